@@ -1,0 +1,287 @@
+/**
+ * Defining a kind of event: a Schema class that also knows its table and columns.
+ *
+ * @since 0.1.0
+ */
+import { Option, Schema, String as Str } from "effect"
+import type { Types } from "effect"
+
+/**
+ * @category type ids
+ * @since 0.1.0
+ */
+export const TypeId: unique symbol = Symbol.for("effect-audit/AuditEvent")
+
+/**
+ * @category type ids
+ * @since 0.1.0
+ */
+export type TypeId = typeof TypeId
+
+/**
+ * Says in `R` that the audit log carries events of this kind. It exists only in the types.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Kind<K extends string> {
+  readonly _: unique symbol
+  readonly kind: K
+}
+
+/**
+ * An event of kind `K`: an instance of a class made by {@link Class}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Instance<K extends string = string> {
+  readonly [TypeId]: K
+}
+
+/**
+ * The moment of an event, as {@link Options.fromTime} receives it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface EventTime {
+  /** ISO 8601, milliseconds, UTC (`2026-01-31T08:00:00.000Z`); an old line's `ts` as it stands */
+  readonly iso: string
+  /** the wall clock of the machine that recorded it, `YYYY-MM-DD HH:MM:SS` */
+  readonly local: string
+}
+
+/**
+ * How a field is stored. `type` is the SQL type that `migrate` creates, for MySQL; by default it follows
+ * from the field's schema.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ColumnOptions {
+  readonly name?: string | undefined
+  readonly type?: string | undefined
+}
+
+/**
+ * A column of a kind's table.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Column {
+  /** the name of the field in the program: `durationMs` */
+  readonly field: string
+  /** its key in a line on disk: `duration_ms` */
+  readonly key: string
+  /** the name of the column in the table */
+  readonly name: string
+  /** the SQL type that `migrate` creates, if the kind says so */
+  readonly type: string | undefined
+}
+
+/**
+ * What a kind of event is made of. Columns are named as the fields, in snake_case, unless said otherwise.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options<Fields extends Schema.Struct.Fields> {
+  /** the table that receives the events */
+  readonly table: string
+  /** the fields, as for Schema.Struct; they must encode to JSON without services */
+  readonly fields: Fields
+  /** the column's name, or its name and SQL type, by field */
+  readonly columns?: { readonly [F in keyof Fields]?: string | ColumnOptions }
+  /** fields that are filled from the time of the event where the program gives none (null) */
+  readonly fromTime?: { readonly [F in keyof Fields]?: (time: EventTime) => Schema.Schema.Type<Fields[F]> }
+}
+
+type OptionalKeys<Fields extends Schema.Struct.Fields> = {
+  [F in keyof Fields]: Fields[F] extends Schema.PropertySignature<any, any, any, any, any, true, any>
+    ? F
+    : Schema.Struct.Type<Fields>[F & keyof Schema.Struct.Type<Fields>] extends infer T
+      ? undefined extends T
+        ? F
+        : never
+      : never
+}[keyof Fields]
+
+/**
+ * What a program gives for an event: a field with a default may be left out, `null` or `undefined`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Input<Fields extends Schema.Struct.Fields> = Types.Simplify<
+  {
+    readonly [F in Exclude<keyof Fields, OptionalKeys<Fields>>]: Schema.Struct.Type<Fields>[F &
+      keyof Schema.Struct.Type<Fields>]
+  } & {
+    readonly [F in OptionalKeys<Fields>]?:
+      | Schema.Struct.Type<Fields>[F & keyof Schema.Struct.Type<Fields>]
+      | null
+      | undefined
+  }
+>
+
+/**
+ * A class of events: construct it, extend it with methods, use it as a Schema. The constructor fills in the
+ * defaults and does not throw: an event that does not fit is `InvalidEvent` when it is recorded.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Class<Self, K extends string, Fields extends Schema.Struct.Fields>
+  extends Schema.Schema<Self, Schema.Struct.Encoded<Fields>> {
+  new (input: Input<Fields>): Schema.Struct.Type<Fields> & Instance<K>
+  readonly kind: K
+  readonly table: string
+  readonly fields: Fields
+  readonly columns: ReadonlyArray<Column>
+  readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
+}
+
+/**
+ * Any class of events.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Any {
+  readonly kind: string
+  readonly table: string
+  readonly fields: Schema.Struct.Fields
+  readonly columns: ReadonlyArray<Column>
+  readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
+  readonly prototype: Instance
+}
+
+/**
+ * The `Kind` of a class of events, for `R`; distributes over unions.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type KindOf<E extends Any> = E extends Any ? Kind<E["kind"]> : never
+
+/**
+ * What a program gives for an event of the class `E`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type InputOf<E extends Any> = Input<E["fields"]>
+
+/**
+ * Makes a class of events. `UseLog` and `LoginLog` are made by it, without any privilege.
+ *
+ * @example
+ * import { Schema } from "effect"
+ * import { AuditEvent } from "effect-audit"
+ *
+ * class Payment extends AuditEvent.Class<Payment>()("payment", {
+ *   table: "payments",
+ *   fields: {
+ *     account: Schema.String,
+ *     cents: Schema.Int,
+ *     note: AuditEvent.optional(Schema.String)
+ *   },
+ *   columns: { account: "account_no", cents: { type: "INT UNSIGNED NOT NULL" } }
+ * }) {}
+ *
+ * new Payment({ account: "0042", cents: 1999 }).note // null
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const Class =
+  <Self = never>() =>
+  <const K extends string, Fields extends Schema.Struct.Fields>(
+    kind: K,
+    options: Options<Fields>
+  ): Class<Self, K, Fields> => {
+    const columns = Object.keys(options.fields).map((field): Column => {
+      const given = options.columns?.[field]
+      const column = typeof given === "string" ? { name: given } : given
+      const key = Str.camelToSnake(field)
+      return { field, key, name: column?.name ?? key, type: column?.type }
+    })
+    const Base = Schema.Class<any>(kind)(options.fields) as unknown as new (input: unknown, options: boolean) => object
+    class Event extends Base {
+      static readonly kind = kind
+      static readonly table = options.table
+      static readonly columns = columns
+      static readonly fromTime = options.fromTime ?? {}
+      constructor(input: Readonly<Record<string, unknown>>) {
+        // null stands for "not given" where a field has a default; what does not fit is found by `record`
+        super(withoutNulls(options.fields, input), true)
+      }
+      get [TypeId](): K {
+        return kind
+      }
+    }
+    return Event as unknown as Class<Self, K, Fields>
+  }
+
+/**
+ * A field that may be left out, `null` or `undefined`, and is then NULL in the table.
+ *
+ * @category fields
+ * @since 0.1.0
+ */
+export const optional = <A, I>(
+  schema: Schema.Schema<A, I>
+): Schema.optionalWith<Schema.NullOr<Schema.Schema<A, I>>, { default: () => null }> =>
+  Schema.optionalWith(Schema.NullOr(schema), { default: () => null })
+
+/**
+ * A text that may be left out, `null` or `undefined`, and is then `fallback`.
+ *
+ * @category fields
+ * @since 0.1.0
+ */
+export const text = (
+  fallback: string
+): Schema.optionalWith<typeof Schema.String, { nullable: true; default: () => string }> =>
+  Schema.optionalWith(Schema.String, { nullable: true, default: () => fallback })
+
+/**
+ * A text that may be left out, `null`, `undefined` or empty, and is then `fallback`.
+ *
+ * @category fields
+ * @since 0.1.0
+ */
+export const nonEmptyText = (fallback: string) =>
+  Schema.optionalToRequired(Schema.NullishOr(Schema.String), Schema.String, {
+    decode: Option.match({ onNone: () => fallback, onSome: (value) => value || fallback }),
+    encode: (value) => Option.some(value || fallback)
+  }).pipe(Schema.withConstructorDefault(() => fallback))
+
+/**
+ * A text that a program must give, and that is `fallback` in a line on disk that lacks it.
+ *
+ * @category fields
+ * @since 0.1.0
+ */
+export const requiredText = (fallback: string) =>
+  Schema.optionalToRequired(Schema.NullishOr(Schema.String), Schema.String, {
+    decode: Option.match({ onNone: () => fallback, onSome: (value) => value ?? fallback }),
+    encode: Option.some
+  })
+
+/** @internal */
+export const defaultOf = (field: Schema.Struct.Field): (() => unknown) | undefined => {
+  if (!Schema.isPropertySignature(field)) return undefined
+  const { ast } = field
+  return ast._tag === "PropertySignatureDeclaration" ? ast.defaultValue : ast.to.defaultValue
+}
+
+const withoutNulls = (fields: Schema.Struct.Fields, input: Readonly<Record<string, unknown>>) => {
+  const given: Record<string, unknown> = { ...input }
+  for (const [name, field] of Object.entries(fields)) {
+    if (given[name] === null && defaultOf(field) !== undefined) delete given[name]
+  }
+  return given
+}

@@ -1,0 +1,240 @@
+/**
+ * The typed errors of effect-audit. Each message says what happened and what to do next, and none
+ * carries the content of an event: prompts and rows are personal data.
+ *
+ * @since 0.1.0
+ */
+import { Schema } from "effect"
+
+/**
+ * What is known of an event whose append failed: `absent`, it is certainly not on disk; `unknown`, it
+ * may still turn up. In both cases repeat it with the same `eventId`: it cannot be doubled.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export const Outcome = Schema.Literal("absent", "unknown")
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export type Outcome = typeof Outcome.Type
+
+/**
+ * The event does not fit its kind. Nothing was written.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit/InvalidEvent")("InvalidEvent", {
+  eventId: Schema.String,
+  outcome: Schema.Literal("absent"),
+  /** the kind of the event, for example `use_log` */
+  kind: Schema.String,
+  /** what is wrong, by field: names and expectations, never values */
+  issues: Schema.Array(Schema.Struct({ field: Schema.String, expected: Schema.String }))
+}) {
+  override get message(): string {
+    const issues = this.issues.map((issue) => `${issue.field}: expected ${issue.expected}`).join("; ")
+    return `The event of kind "${this.kind}" was not recorded (${issues}). Mend the call; nothing was written.`
+  }
+}
+
+/**
+ * The disk refused the event, or did not answer in time. Appends succeed again as soon as the disk does.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class QueueWriteError extends Schema.TaggedError<QueueWriteError>("effect-audit/QueueWriteError")(
+  "QueueWriteError",
+  {
+    eventId: Schema.String,
+    outcome: Outcome,
+    /** the file that could not be written, absolute */
+    path: Schema.String,
+    /** the error code of the operating system (`ENOSPC`, `EIO` ...), or `ETIMEDOUT` for our own time limit */
+    code: Schema.String,
+    cause: Schema.Defect
+  }
+) {
+  override get message(): string {
+    return (
+      `Event ${this.eventId} could not be written to ${this.path} (${this.code}); it is ` +
+      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. Mend the disk, then repeat it with ` +
+      `{ eventId: "${this.eventId}" }: it cannot be doubled.`
+    )
+  }
+}
+
+/**
+ * The queue has reached `maxQueueBytes`, or the disk `minFreeBytes`. Nothing was written.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class QueueFull extends Schema.TaggedError<QueueFull>("effect-audit/QueueFull")("QueueFull", {
+  eventId: Schema.String,
+  outcome: Schema.Literal("absent"),
+  limit: Schema.Literal("maxQueueBytes", "minFreeBytes"),
+  /** the limit, in bytes */
+  limitBytes: Schema.Number,
+  /** what was found, in bytes: the queue's size, or the free space */
+  actualBytes: Schema.Number,
+  /** the queue's directory, absolute */
+  directory: Schema.String
+}) {
+  override get message(): string {
+    const state =
+      this.limit === "maxQueueBytes"
+        ? `the queue holds ${this.actualBytes} bytes, ${this.limit} is ${this.limitBytes}`
+        : `the disk has ${this.actualBytes} bytes free, ${this.limit} is ${this.limitBytes}`
+    return (
+      `Event ${this.eventId} was not recorded: ${state} (${this.directory}). Free the disk, raise the limit, ` +
+      `or bring the database back so that the queue empties; nothing was written.`
+    )
+  }
+}
+
+/**
+ * The queue was closed before the event was written. Nothing was written.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class QueueClosed extends Schema.TaggedError<QueueClosed>("effect-audit/QueueClosed")("QueueClosed", {
+  eventId: Schema.String,
+  outcome: Schema.Literal("absent")
+}) {
+  override get message(): string {
+    return (
+      `Event ${this.eventId} was not recorded: the audit log is closed. Record before the scope of AuditLayer ` +
+      `ends: provide the layer once, at the edge of the program.`
+    )
+  }
+}
+
+/**
+ * Everything that can keep an event from being recorded.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type AppendError = InvalidEvent | QueueWriteError | QueueFull | QueueClosed
+
+/**
+ * The queue's directory cannot be used.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class QueueOpenError extends Schema.TaggedError<QueueOpenError>("effect-audit/QueueOpenError")(
+  "QueueOpenError",
+  {
+    /** the queue's directory, absolute */
+    directory: Schema.String,
+    /** what is wrong and what to do next */
+    reason: Schema.String,
+    cause: Schema.optional(Schema.Defect)
+  }
+) {
+  override get message(): string {
+    return `The audit queue in ${this.directory} cannot be opened: ${this.reason}`
+  }
+}
+
+/**
+ * Another owner holds the queue's directory.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/QueueLocked")("QueueLocked", {
+  /** the queue's directory, absolute */
+  directory: Schema.String,
+  /** the owner's process id, as it wrote it into the lock file; absent if it could not be read */
+  pid: Schema.optional(Schema.Number),
+  /** whether the owner is this very process */
+  sameProcess: Schema.Boolean
+}) {
+  override get message(): string {
+    return this.sameProcess
+      ? `The audit queue in ${this.directory} is already open in this process (pid ${this.pid}). Build the layer ` +
+          `once, at the edge of the program, and share it: Layer memoisation is by reference.`
+      : `The audit queue in ${this.directory} is in use by process ${this.pid ?? "unknown"}. Stop it, give this ` +
+          `process a directory of its own, or set lockWait or instances.`
+  }
+}
+
+/**
+ * Reading or keeping the books of the queue failed (not an append). The worker tries again.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class QueueAccessError extends Schema.TaggedError<QueueAccessError>("effect-audit/QueueAccessError")(
+  "QueueAccessError",
+  {
+    path: Schema.String,
+    /** the error code of the operating system */
+    code: Schema.String,
+    cause: Schema.Defect
+  }
+) {
+  override get message(): string {
+    return `The audit queue could not use ${this.path} (${this.code}). Mend the disk; delivery goes on by itself.`
+  }
+}
+
+/**
+ * The class of a failure to deliver: `transient` passes by itself (network, locks, failover, capacity),
+ * `operator` does not (rights, a missing table, a wrong password).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export const UploadFailureClass = Schema.Literal("transient", "operator")
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export type UploadFailureClass = typeof UploadFailureClass.Type
+
+/**
+ * A batch could not be delivered, wholly or in part. Nothing is lost: it stays in the queue.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/UploadError")("UploadError", {
+  class: UploadFailureClass,
+  /** the database's or the driver's error code, for example `1142` or `ECONNREFUSED` */
+  code: Schema.String,
+  /** what is wrong and what to do next; free of the texts of the database, which echo rows */
+  reason: Schema.String,
+  /** the original error: may hold personal data, so it is never logged above Debug */
+  cause: Schema.optional(Schema.Defect)
+}) {
+  override get message(): string {
+    return `${this.reason} (${this.code})`
+  }
+}
+
+/**
+ * `Audit.flush` could not deliver everything that was appended before it. Nothing is lost.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class FlushError extends Schema.TaggedError<FlushError>("effect-audit/FlushError")("FlushError", {
+  /** how many records still wait */
+  waiting: Schema.Number,
+  cause: Schema.Defect
+}) {
+  override get message(): string {
+    const reason = this.cause instanceof Error ? this.cause.message : String(this.cause)
+    return `${this.waiting} audit events wait on disk and will be delivered later: ${reason}`
+  }
+}

@@ -1,0 +1,51 @@
+/**
+ * Somebody used an AI model.
+ *
+ * @since 0.1.0
+ */
+import { Schema } from "effect"
+import * as AuditEvent from "./AuditEvent.js"
+
+/**
+ * An event of kind `use_log`: somebody used an AI model. A missing, null or empty user or device becomes
+ * `未知用户` / `未知设备`, a missing or null prompt "", as in the Python class that this package replaces;
+ * everything else is stored as given.
+ *
+ * @category events
+ * @since 0.1.0
+ */
+export class UseLog extends AuditEvent.Class<UseLog>()("use_log", {
+  table: "nano_banana_user_use_log",
+  fields: {
+    userName: AuditEvent.nonEmptyText("未知用户"),
+    deviceName: AuditEvent.nonEmptyText("未知设备"),
+    prompt: AuditEvent.text(""),
+    resultPath: AuditEvent.optional(Schema.String),
+    /** how it ended, for example `success`; required */
+    status: AuditEvent.requiredText("unknown"),
+    errorMessage: AuditEvent.optional(Schema.String),
+    model: AuditEvent.optional(Schema.String),
+    /** how long it took, whole milliseconds */
+    durationMs: AuditEvent.optional(Schema.Int),
+    finishReason: AuditEvent.optional(Schema.String)
+  },
+  columns: {
+    userName: { type: "VARCHAR(255) NOT NULL" },
+    deviceName: { type: "VARCHAR(255) NOT NULL" },
+    prompt: { type: "LONGTEXT NOT NULL" },
+    resultPath: { type: "TEXT NULL" },
+    status: { type: "VARCHAR(64) NOT NULL" },
+    errorMessage: { type: "TEXT NULL" },
+    model: { type: "VARCHAR(255) NULL" },
+    durationMs: { type: "BIGINT NULL" },
+    finishReason: { type: "VARCHAR(255) NULL" }
+  }
+}) {}
+
+/**
+ * What `logUse` takes. Only `status` is required.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type UseLogInput = AuditEvent.InputOf<typeof UseLog>

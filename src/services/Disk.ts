@@ -1,0 +1,127 @@
+/**
+ * The only place that touches files. node:fs implements it (layers/NodeDisk.ts); a memory version serves the test
+ * double, faults and simulated power loss, so that they run the real queue. FileSystem of @effect/platform has
+ * neither O_DSYNC nor a lock nor free space, which is why this exists.
+ *
+ * @since 0.1.0
+ */
+import { Context, Data } from "effect"
+import type { Effect, Scope } from "effect"
+
+/**
+ * A call to the disk failed. Internal: users see QueueWriteError, QueueAccessError or QueueOpenError.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class DiskError extends Data.TaggedError("DiskError")<{
+  readonly operation: string
+  /** absolute */
+  readonly path: string
+  /** the error code of the operating system, for example `ENOSPC` */
+  readonly code: string
+  readonly cause: unknown
+}> {
+  override get message(): string {
+    return `${this.operation} ${this.path}: ${this.code}`
+  }
+}
+
+/**
+ * An open file.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface File {
+  readonly path: string
+  /** Adds the bytes at the end; when it returns they are on disk, whatever happens to the process or the power. */
+  readonly append: (bytes: Uint8Array) => Effect.Effect<void, DiskError>
+  /** Adds the bytes at the end, without waiting for the disk: `sync` must follow. */
+  readonly write: (bytes: Uint8Array) => Effect.Effect<void, DiskError>
+  /** Overwrites in place; durable when it returns, like `append`. */
+  readonly writeAt: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
+  /** Up to `length` bytes from `offset`; fewer only at the end of the file. */
+  readonly readAt: (offset: number, length: number) => Effect.Effect<Uint8Array, DiskError>
+  /** bytes */
+  readonly size: Effect.Effect<number, DiskError>
+  /** Makes everything written to the file durable. */
+  readonly sync: Effect.Effect<void, DiskError>
+}
+
+/**
+ * What is known of a file or directory.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FileInfo {
+  readonly type: "file" | "directory" | "other"
+  /** bytes */
+  readonly size: number
+  /** permission bits, for example 0o700 */
+  readonly mode: number
+  /** identifies the file system */
+  readonly device: number
+}
+
+/**
+ * A file system that holds a directory.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Volume {
+  /** bytes that this process may still write */
+  readonly freeBytes: number
+  /** `tmpfs`, `overlay`, `nfs` ... where the system says so; otherwise `unknown` */
+  readonly type: string
+  /** whether it is shared over a network, where locks and fsync cannot be trusted */
+  readonly network: boolean
+}
+
+/**
+ * How a file is opened: `append` (an existing file is continued), `create` (it must not exist yet), `read`, or
+ * `update` (existing, read and overwritten in place). New files are 0600 whatever the umask.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type OpenMode = "append" | "create" | "read" | "update"
+
+/**
+ * The disk.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Disk extends Context.Tag("effect-audit/Disk")<
+  Disk,
+  {
+    readonly open: (path: string, mode: OpenMode) => Effect.Effect<File, DiskError, Scope.Scope>
+    /** Creates one directory, 0700 whatever the umask; false if it is there already. */
+    readonly makeDirectory: (path: string) => Effect.Effect<boolean, DiskError>
+    /** The names in a directory. */
+    readonly list: (path: string) => Effect.Effect<ReadonlyArray<string>, DiskError>
+    /** undefined if there is nothing of that name */
+    readonly info: (path: string) => Effect.Effect<FileInfo | undefined, DiskError>
+    readonly rename: (from: string, to: string) => Effect.Effect<void, DiskError>
+    readonly remove: (path: string) => Effect.Effect<void, DiskError>
+    /** Makes the entries of a directory (creations, renamings, removals in it) durable. */
+    readonly syncDirectory: (path: string) => Effect.Effect<void, DiskError>
+    readonly volume: (path: string) => Effect.Effect<Volume, DiskError>
+    /**
+     * Takes a kernel lock on the file until the scope closes or the process dies; false if another owner has it.
+     * The file is created if need be and then holds `content`; `content` is absent while nobody wrote it.
+     */
+    readonly lock: (path: string, content: string) => Effect.Effect<LockResult, DiskError, Scope.Scope>
+    /** The absolute form of a path. */
+    readonly resolve: (path: string) => string
+  }
+>() {}
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export type LockResult = { readonly acquired: true } | { readonly acquired: false; readonly content: string }
