@@ -1,0 +1,250 @@
+/**
+ * A MariaDB (or MySQL) server of the tests' own: a private data directory, a private port on 127.0.0.1, root
+ * without a password, and the controls that fault tests need. It never outlives the process that started it.
+ *
+ * @module
+ */
+import type { ChildProcess } from "node:child_process"
+import { execFile, spawn } from "node:child_process"
+import { once } from "node:events"
+import * as fs from "node:fs"
+import { Socket } from "node:net"
+import * as os from "node:os"
+import * as path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { promisify } from "node:util"
+import { createConnection } from "mysql2/promise"
+import { freePort } from "./net.js"
+
+const run = promisify(execFile)
+
+/** The programs of an installed server. */
+export interface ServerPrograms {
+  readonly server: string
+  /** `mariadb-install-db`; absent for Oracle's mysqld, which initializes itself. */
+  readonly installer: string | undefined
+}
+
+/** Finds an installed server in the PATH and in the usual places. MariaDB goes first. */
+export const findServer = (): ServerPrograms | undefined => {
+  const directories = [
+    ...(process.env.PATH ?? "").split(path.delimiter),
+    ...["/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin", "/usr/local/mysql/bin"],
+    ...["/opt/homebrew", "/usr/local"].flatMap((prefix) =>
+      ["mariadb", "mysql"].map((formula) => `${prefix}/opt/${formula}/bin`)
+    ),
+    "/opt/homebrew/bin"
+  ]
+  const find = (...names: ReadonlyArray<string>) =>
+    names
+      .flatMap((name) => directories.map((directory) => path.join(directory, name)))
+      .find((file) => fs.existsSync(file))
+
+  const mariadb = find("mariadbd")
+  const installer = find("mariadb-install-db", "mysql_install_db")
+  if (mariadb !== undefined && installer !== undefined) return { server: mariadb, installer }
+  const mysql = find("mysqld")
+  return mysql === undefined ? undefined : { server: mysql, installer }
+}
+
+/** Options of {@link startServer}. */
+export interface ServerOptions {
+  /** Further arguments of the server; the last one wins. */
+  readonly args?: ReadonlyArray<string>
+  /** Where the data live. The caller's to remove; without it they are gone after `stop`. */
+  readonly dataDirectory?: string
+}
+
+/** A running server and its controls. */
+export interface MysqlServer {
+  readonly host: string
+  readonly port: number
+  readonly socket: string
+  /** `mysql://root@host:port` */
+  readonly rootUrl: string
+  readonly dataDirectory: string
+  /** The process id of the present run, undefined while the server is down. */
+  readonly pid: number | undefined
+  /** Shuts the server down for good, in order if it can, and removes what is temporary. */
+  readonly stop: () => Promise<void>
+  /** SIGKILL. The data stay for `restart`. */
+  readonly kill9: () => Promise<void>
+  /** Freezes the server: connections stay established, and silent. */
+  readonly sigstop: () => void
+  readonly sigcont: () => void
+  /** Starts the server again with its data, on the same port; one that runs is shut down first. */
+  readonly restart: () => Promise<void>
+}
+
+/** Starts a server of its own and waits until it answers (2 to 3 seconds). */
+export const startServer = async (options: ServerOptions = {}): Promise<MysqlServer> => {
+  const programs = findServer()
+  if (programs === undefined) throw new Error("no MariaDB or MySQL server is installed")
+
+  // The data of a caller lie elsewhere; socket, log and pid file are always temporary.
+  const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-mysql-"))
+  const watchdog = startWatchdog(home)
+  const dataDirectory = options.dataDirectory ?? path.join(home, "data")
+  const file = { socket: path.join(home, "socket"), log: path.join(home, "log"), pid: path.join(home, "pid") }
+  const tmp = path.join(home, "tmp")
+  fs.mkdirSync(tmp)
+  fs.mkdirSync(dataDirectory, { recursive: true })
+  const account = await serverAccount([home, dataDirectory])
+  const host = "127.0.0.1"
+  const port = await freePort()
+  const rootUrl = `mysql://root@${host}:${port}`
+
+  const serverArguments = [
+    "--no-defaults",
+    ...account,
+    `--datadir=${dataDirectory}`,
+    `--tmpdir=${tmp}`,
+    `--socket=${file.socket}`,
+    `--pid-file=${path.join(home, "server.pid")}`,
+    `--bind-address=${host}`,
+    `--port=${port}`,
+    "--character-set-server=utf8mb4",
+    "--innodb-buffer-pool-size=64M",
+    "--loose-innodb-log-file-size=48M",
+    "--loose-mysqlx=OFF",
+    "--loose-performance-schema=OFF",
+    ...(options.args ?? [])
+  ]
+
+  let child: ChildProcess | undefined
+
+  const start = async () => {
+    const log = fs.openSync(file.log, "a")
+    // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
+    const started = spawn(programs.server, serverArguments, { stdio: ["ignore", log, log], detached: true })
+    fs.closeSync(log)
+    child = started
+    started.unref()
+    started.once("exit", () => {
+      if (child !== started) return
+      child = undefined
+      fs.rmSync(file.pid, { force: true })
+    })
+    await once(started, "spawn")
+    fs.writeFileSync(file.pid, String(started.pid))
+    await untilItAnswers(rootUrl, () => child === started).catch((cause: unknown) => {
+      const log = fs.readFileSync(file.log, "utf8").slice(-4000)
+      throw new Error(`the server did not start: ${log}`, { cause })
+    })
+  }
+
+  const end = async (signal: "SIGTERM" | "SIGKILL") => {
+    const running = child
+    if (running === undefined) return
+    running.ref()
+    const exit = once(running, "exit")
+    running.kill(signal)
+    running.kill("SIGCONT")
+    const inTime = await Promise.race([exit.then(() => true), sleep(20_000, false, { ref: false })])
+    if (!inTime) {
+      running.kill("SIGKILL")
+      await exit
+    }
+  }
+
+  const stop = async () => {
+    await end("SIGTERM")
+    await watchdog.dismiss()
+  }
+
+  try {
+    if (fs.readdirSync(dataDirectory).length === 0) await initialize(programs, dataDirectory, account, tmp)
+    await start()
+  } catch (error) {
+    await end("SIGKILL")
+    await watchdog.dismiss()
+    throw error
+  }
+
+  return {
+    host,
+    port,
+    socket: file.socket,
+    rootUrl,
+    dataDirectory,
+    get pid() {
+      return child?.pid
+    },
+    stop,
+    kill9: () => end("SIGKILL"),
+    sigstop: () => {
+      child?.kill("SIGSTOP")
+    },
+    sigcont: () => {
+      child?.kill("SIGCONT")
+    },
+    restart: async () => {
+      await end("SIGTERM")
+      await start()
+    }
+  }
+}
+
+/** Servers refuse to run as root without being told an account: `mysql` where it exists, else root after all. */
+const serverAccount = async (directories: ReadonlyArray<string>): Promise<ReadonlyArray<string>> => {
+  if (process.getuid?.() !== 0) return []
+  try {
+    await run("chown", ["-R", "mysql", ...directories])
+    return ["--user=mysql"]
+  } catch {
+    return ["--user=root"]
+  }
+}
+
+const initialize = async (
+  { installer, server }: ServerPrograms,
+  dataDirectory: string,
+  account: ReadonlyArray<string>,
+  tmp: string
+): Promise<void> => {
+  const common = ["--no-defaults", ...account, `--datadir=${dataDirectory}`, `--tmpdir=${tmp}`]
+  if (installer === undefined) {
+    await run(server, [...common, "--initialize-insecure"])
+  } else {
+    await run(installer, [...common, "--auth-root-authentication-method=normal", "--skip-test-db"])
+  }
+}
+
+const untilItAnswers = async (rootUrl: string, running: () => boolean): Promise<void> => {
+  const deadline = Date.now() + 60_000
+  for (;;) {
+    try {
+      const connection = await createConnection({ uri: rootUrl, connectTimeout: 2000 })
+      await connection.query("SELECT 1")
+      connection.destroy()
+      return
+    } catch (error) {
+      if (!running() || Date.now() > deadline) throw error
+      await sleep(50)
+    }
+  }
+}
+
+/**
+ * A shell that waits for our end of its pipe to close, which the kernel does however we die, and then kills
+ * the server whose pid stands in `home` and removes the directory.
+ */
+const startWatchdog = (home: string) => {
+  const script = `read -r _; [ -f "$1/pid" ] && kill -9 "$(cat "$1/pid")"; rm -rf "$1"`
+  const shell = spawn("/bin/sh", ["-c", script, "audit-mysql-watchdog", home], {
+    stdio: ["pipe", "ignore", "ignore"],
+    detached: true
+  })
+  const gone = once(shell, "exit")
+  shell.unref()
+  const pipe = shell.stdin
+  if (pipe instanceof Socket) pipe.unref()
+  return {
+    /** Lets it clean up, and waits for that. */
+    dismiss: async () => {
+      shell.ref()
+      pipe.end()
+      await gone
+    }
+  }
+}

@@ -1,0 +1,113 @@
+import { once } from "node:events"
+import * as net from "node:net"
+import { setTimeout as sleep } from "node:timers/promises"
+import { afterEach, expect, test, vi } from "vitest"
+import type { Address } from "./net.js"
+import { refusingPort, silentServer, tcpProxy } from "./net.js"
+
+const cleanUp: Array<() => unknown> = []
+afterEach(async () => {
+  for (const step of cleanUp.splice(0).reverse()) await step()
+})
+
+const connect = (address: Address) => {
+  const socket = net.connect(address.port, address.host)
+  const received: Array<string> = []
+  socket.setEncoding("utf8")
+  socket.on("data", (text: string) => received.push(text))
+  socket.on("error", () => undefined)
+  cleanUp.push(() => socket.destroy())
+  return { socket, received: () => received.join("") }
+}
+
+/** A server that answers everything with itself, and remembers it. */
+const echoServer = async () => {
+  const heard: Array<string> = []
+  const server = net.createServer((socket) => {
+    socket.on("error", () => undefined)
+    socket.on("data", (bytes) => {
+      heard.push(bytes.toString())
+      socket.write(bytes)
+    })
+  })
+  server.listen(0, "127.0.0.1")
+  await once(server, "listening")
+  cleanUp.push(() => server.close())
+  const { port } = server.address() as net.AddressInfo
+  return { host: "127.0.0.1", port, heard: () => heard.join("") }
+}
+
+const proxied = async () => {
+  const target = await echoServer()
+  const proxy = await tcpProxy({ target })
+  cleanUp.push(proxy.close)
+  return { target, proxy }
+}
+
+test("refusingPort refuses", async () => {
+  const { socket } = connect(await refusingPort())
+  await expect(once(socket, "connect")).rejects.toMatchObject({ code: "ECONNREFUSED" })
+})
+
+test("silentServer accepts, listens and says nothing", async () => {
+  const server = await silentServer()
+  const { socket, received } = connect(server)
+  socket.write("anybody there?")
+  await vi.waitFor(() => expect(server.connections).toBe(1))
+  await sleep(100)
+  expect(received()).toBe("")
+  const end = once(socket, "close")
+  await server.close()
+  await end
+})
+
+test("tcpProxy forwards", async () => {
+  const { proxy } = await proxied()
+  const { socket, received } = connect(proxy)
+  socket.write("hello")
+  await vi.waitFor(() => expect(received()).toBe("hello"))
+  expect(proxy.connections).toBe(1)
+  socket.end()
+  await vi.waitFor(() => expect(proxy.connections).toBe(0))
+})
+
+test("tcpProxy: a pause holds everything back, also for new connections", async () => {
+  const { proxy, target } = await proxied()
+  const before = connect(proxy)
+  await vi.waitFor(() => expect(proxy.connections).toBe(1))
+  proxy.pause()
+  const during = connect(proxy)
+  before.socket.write("a")
+  during.socket.write("b")
+  await sleep(100)
+  expect(target.heard()).toBe("")
+  proxy.resume()
+  await vi.waitFor(() => {
+    expect(before.received()).toBe("a")
+    expect(during.received()).toBe("b")
+  })
+})
+
+test("tcpProxy: dropped replies are lost, requests arrive", async () => {
+  const { proxy, target } = await proxied()
+  const { socket, received } = connect(proxy)
+  proxy.dropReplies()
+  socket.write("commit")
+  await vi.waitFor(() => expect(target.heard()).toBe("commit"))
+  await sleep(100)
+  proxy.resume()
+  socket.write(" again")
+  await vi.waitFor(() => expect(received()).toBe(" again"))
+})
+
+test("tcpProxy: a cut ends the present connections, later ones work", async () => {
+  const { proxy } = await proxied()
+  const first = connect(proxy)
+  await vi.waitFor(() => expect(proxy.connections).toBe(1))
+  const end = once(first.socket, "close")
+  proxy.cut()
+  await end
+  const second = connect(proxy)
+  second.socket.write("x")
+  await vi.waitFor(() => expect(second.received()).toBe("x"))
+})

@@ -1,0 +1,169 @@
+/**
+ * Peers that misbehave on purpose: a port that refuses, a server that never speaks, a proxy that can be
+ * paused, cut and made to swallow replies. Everything listens on 127.0.0.1.
+ *
+ * @module
+ */
+import { randomInt } from "node:crypto"
+import { once } from "node:events"
+import * as net from "node:net"
+
+/** Where something listens. */
+export interface Address {
+  readonly host: string
+  readonly port: number
+}
+
+const host = "127.0.0.1"
+
+const listen = async (server: net.Server, port: number): Promise<void> => {
+  server.listen(port, host)
+  await once(server, "listening")
+}
+
+const closed = (server: net.Server): Promise<void> =>
+  new Promise((resolve) => {
+    server.close(() => resolve())
+  })
+
+/**
+ * A port that nobody listens on. It lies below the range from which the kernel takes the ports of outgoing
+ * connections: no client can come to occupy it while a server restarts, nor connect to itself.
+ */
+export const freePort = async (): Promise<number> => {
+  for (;;) {
+    const port = randomInt(15_000, 32_000)
+    const probe = net.createServer()
+    try {
+      await listen(probe, port)
+    } catch {
+      continue
+    }
+    await closed(probe)
+    return port
+  }
+}
+
+/** An address that refuses connections (ECONNREFUSED). */
+export const refusingPort = async (): Promise<Address> => ({ host, port: await freePort() })
+
+/** A listener that a test has started. */
+export interface Listener extends Address {
+  /** How many clients are connected now. */
+  readonly connections: number
+  /** Destroys every connection and stops listening. */
+  readonly close: () => Promise<void>
+}
+
+/** Accepts connections and never says anything. */
+export const silentServer = async (): Promise<Listener> => {
+  const sockets = new Set<net.Socket>()
+  const server = net.createServer((socket) => {
+    sockets.add(socket)
+    socket.on("close", () => sockets.delete(socket))
+    socket.on("error", () => undefined)
+    socket.resume()
+  })
+  const port = await freePort()
+  await listen(server, port)
+  return {
+    host,
+    port,
+    get connections() {
+      return sockets.size
+    },
+    close: () => {
+      for (const socket of sockets) socket.destroy()
+      return closed(server)
+    }
+  }
+}
+
+/** A TCP proxy whose network can fail. */
+export interface TcpProxy extends Listener {
+  /** Nothing passes any more, in either direction: not even the end of a connection. */
+  readonly pause: () => void
+  /** What the client says still arrives; what the server answers is lost. */
+  readonly dropReplies: () => void
+  /** Ends `pause` and `dropReplies`. What was swallowed meanwhile stays lost. */
+  readonly resume: () => void
+  /** Destroys all present connections; new ones are welcome. */
+  readonly cut: () => void
+}
+
+type Flow = "open" | "paused" | "noReplies"
+
+/** Forwards connections to `target` until it is told otherwise. */
+export const tcpProxy = async (options: { readonly target: Address }): Promise<TcpProxy> => {
+  let flow: Flow = "open"
+  const links = new Set<Link>()
+
+  const server = net.createServer((client) => {
+    const upstream = net.connect(options.target.port, options.target.host)
+    const link = new Link(client, upstream)
+    links.add(link)
+    link.apply(flow)
+    for (const socket of [client, upstream]) {
+      socket.setNoDelay(true)
+      socket.on("error", () => undefined)
+      socket.on("close", () => {
+        link.apply(flow)
+        if (client.destroyed && upstream.destroyed) links.delete(link)
+      })
+    }
+  })
+
+  const set = (next: Flow) => () => {
+    flow = next
+    for (const link of links) link.apply(flow)
+  }
+  const cut = () => {
+    for (const link of links) link.destroy()
+  }
+
+  const port = await freePort()
+  await listen(server, port)
+  return {
+    host,
+    port,
+    get connections() {
+      return Array.from(links).filter((link) => !link.client.destroyed).length
+    },
+    pause: set("paused"),
+    dropReplies: set("noReplies"),
+    resume: set("open"),
+    cut,
+    close: () => {
+      cut()
+      return closed(server)
+    }
+  }
+}
+
+class Link {
+  constructor(
+    readonly client: net.Socket,
+    readonly upstream: net.Socket
+  ) {}
+
+  apply(flow: Flow): void {
+    const { client, upstream } = this
+    client.unpipe(upstream)
+    upstream.unpipe(client)
+    if (flow === "paused") {
+      client.pause()
+      upstream.pause()
+      return
+    }
+    if (client.destroyed) upstream.destroy()
+    else client.pipe(upstream)
+    if (flow === "noReplies") upstream.resume()
+    else if (upstream.destroyed) client.destroy()
+    else upstream.pipe(client)
+  }
+
+  destroy(): void {
+    this.client.destroy()
+    this.upstream.destroy()
+  }
+}
