@@ -82,6 +82,9 @@ export default defineConfig(
       "@typescript-eslint/no-explicit-any": "error",
       "@typescript-eslint/ban-ts-comment": ["error", { minimumDescriptionLength: 10 }],
 
+      // The idiom for an index that is known to exist, under noUncheckedIndexedAccess.
+      "@typescript-eslint/no-non-null-assertion": "off",
+
       // These fight with Effect: generators without a yield, methods passed to `pipe`, phantom type
       // parameters, `{}` as an empty environment, namespaces of types beside a class.
       "require-yield": "off",
@@ -96,7 +99,6 @@ export default defineConfig(
   {
     files: ["test/**/*.ts", "bench/**/*.ts", "examples/**/*.ts"],
     rules: {
-      "@typescript-eslint/no-non-null-assertion": "off",
       "@typescript-eslint/require-await": "off"
     }
   },
