@@ -98,8 +98,12 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   readonly fromTime?: { readonly [F in keyof Fields]?: (time: EventTime) => Schema.Schema.Type<Fields[F]> }
 }
 
+/** a field that has a default */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- `any` is how Schema itself matches signatures
+type Defaulted = Schema.PropertySignature<any, any, any, any, any, true, any>
+
 type OptionalKeys<Fields extends Schema.Struct.Fields> = {
-  [F in keyof Fields]: Fields[F] extends Schema.PropertySignature<any, any, any, any, any, true, any>
+  [F in keyof Fields]: Fields[F] extends Defaulted
     ? F
     : Schema.Struct.Type<Fields>[F & keyof Schema.Struct.Type<Fields>] extends infer T
       ? undefined extends T
@@ -120,9 +124,7 @@ export type Input<Fields extends Schema.Struct.Fields> = Types.Simplify<
       keyof Schema.Struct.Type<Fields>]
   } & {
     readonly [F in OptionalKeys<Fields>]?:
-      | Schema.Struct.Type<Fields>[F & keyof Schema.Struct.Type<Fields>]
-      | null
-      | undefined
+      Schema.Struct.Type<Fields>[F & keyof Schema.Struct.Type<Fields>] | null | undefined
   }
 >
 
@@ -133,8 +135,10 @@ export type Input<Fields extends Schema.Struct.Fields> = Types.Simplify<
  * @category models
  * @since 0.1.0
  */
-export interface Class<Self, K extends string, Fields extends Schema.Struct.Fields>
-  extends Schema.Schema<Self, Schema.Struct.Encoded<Fields>> {
+export interface Class<Self, K extends string, Fields extends Schema.Struct.Fields> extends Schema.Schema<
+  Self,
+  Schema.Struct.Encoded<Fields>
+> {
   new (input: Input<Fields>): Schema.Struct.Type<Fields> & Instance<K>
   readonly kind: K
   readonly table: string
@@ -208,7 +212,10 @@ export const Class =
       const key = Str.camelToSnake(field)
       return { field, key, name: column?.name ?? key, type: column?.type }
     })
-    const Base = Schema.Class<any>(kind)(options.fields) as unknown as new (input: unknown, options: boolean) => object
+    const Base = Schema.Class<Instance>(kind)(options.fields) as unknown as new (
+      input: unknown,
+      options: boolean
+    ) => object
     class Event extends Base {
       static readonly kind = kind
       static readonly table = options.table
@@ -281,7 +288,8 @@ export const defaultOf = (field: Schema.Struct.Field): (() => unknown) | undefin
 const withoutNulls = (fields: Schema.Struct.Fields, input: Readonly<Record<string, unknown>>) => {
   const given: Record<string, unknown> = { ...input }
   for (const [name, field] of Object.entries(fields)) {
-    if (given[name] === null && defaultOf(field) !== undefined) delete given[name]
+    // undefined is what Schema replaces by the default
+    if (given[name] === null && defaultOf(field) !== undefined) given[name] = undefined
   }
   return given
 }

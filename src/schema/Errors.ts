@@ -27,14 +27,17 @@ export type Outcome = typeof Outcome.Type
  * @category errors
  * @since 0.1.0
  */
-export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit/InvalidEvent")("InvalidEvent", {
-  eventId: Schema.String,
-  outcome: Schema.Literal("absent"),
-  /** the kind of the event, for example `use_log` */
-  kind: Schema.String,
-  /** what is wrong, by field: names and expectations, never values */
-  issues: Schema.Array(Schema.Struct({ field: Schema.String, expected: Schema.String }))
-}) {
+export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit/InvalidEvent")(
+  "InvalidEvent",
+  {
+    eventId: Schema.String,
+    outcome: Schema.Literal("absent"),
+    /** the kind of the event, for example `use_log` */
+    kind: Schema.String,
+    /** what is wrong, by field: names and expectations, never values */
+    issues: Schema.Array(Schema.Struct({ field: Schema.String, expected: Schema.String }))
+  }
+) {
   override get message(): string {
     const issues = this.issues.map((issue) => `${issue.field}: expected ${issue.expected}`).join("; ")
     return `The event of kind "${this.kind}" was not recorded (${issues}). Mend the call; nothing was written.`
@@ -160,7 +163,7 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
 }) {
   override get message(): string {
     return this.sameProcess
-      ? `The audit queue in ${this.directory} is already open in this process (pid ${this.pid}). Build the layer ` +
+      ? `The audit queue in ${this.directory} is already open in this process (pid ${this.pid ?? "unknown"}). Build the layer ` +
           `once, at the edge of the program, and share it: Layer memoisation is by reference.`
       : `The audit queue in ${this.directory} is in use by process ${this.pid ?? "unknown"}. Stop it, give this ` +
           `process a directory of its own, or set lockWait or instances.`

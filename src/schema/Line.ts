@@ -69,9 +69,15 @@ export interface Unreadable {
 export interface Codec {
   readonly definition: AuditEvent.Any
   /** The line, ended by `\n`; `epochMillis` is the time of the event. */
-  readonly encode: (input: unknown, eventId: string, epochMillis: number) => Either.Either<string, ReadonlyArray<Issue>>
+  readonly encode: (
+    input: unknown,
+    eventId: string,
+    epochMillis: number
+  ) => Either.Either<string, ReadonlyArray<Issue>>
   /** The values of the columns of a parsed line. */
-  readonly row: (line: Readonly<Record<string, unknown>>) => Either.Either<Array<SqlValue>, ReadonlyArray<Issue>>
+  readonly row: (
+    line: Readonly<Record<string, unknown>>
+  ) => Either.Either<Array<SqlValue>, ReadonlyArray<Issue>>
 }
 
 /**
@@ -129,13 +135,13 @@ export const makeDecoder = (
 ): ((line: string, idOf: () => string) => Either.Either<StoredEvent, Unreadable>) => {
   const timeZone = options?.timeZone ?? DateTime.zoneMakeLocal()
   return (text, idOf) => {
-    let line: Readonly<Record<string, unknown>>
+    let line: unknown
     try {
-      line = JSON.parse(text) as typeof line
+      line = JSON.parse(text)
     } catch {
       return unreadable("malformed", "the line is not JSON")
     }
-    if (typeof line !== "object" || line === null || Array.isArray(line)) {
+    if (!isRecord(line)) {
       return unreadable("malformed", "the line is not a JSON object")
     }
     if (typeof line.kind !== "string") return unreadable("malformed", "the line has no kind")
@@ -154,14 +160,18 @@ export const makeDecoder = (
     }
     return Either.right({
       definition: codec.definition,
-      eventId: id === undefined ? idOf() : (id as string).toLowerCase(),
+      eventId: id === undefined ? idOf() : id.toLowerCase(),
       time: typeof line.ts === "string" ? epochMillisOf(line.ts, timeZone) : null,
       row: row.right
     })
   }
 }
 
-const unreadable = (cls: Unreadable["class"], reason: string) => Either.left<Unreadable>({ class: cls, reason })
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+const unreadable = (cls: Unreadable["class"], reason: string) =>
+  Either.left<Unreadable>({ class: cls, reason })
 
 // RFC 9562, section 4; any version, since the ids of old lines are hashes (version 8)
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
@@ -306,8 +316,11 @@ const signatureOf = (field: Schema.Struct.Field): Signature => {
       decode
     }
   }
-  const type = Schema.isPropertySignature(field) ? (field.ast as Schema.PropertySignatureDeclaration).type : field.ast
-  const optional = Schema.isPropertySignature(field) && (field.ast as Schema.PropertySignatureDeclaration).isOptional
+  const type = Schema.isPropertySignature(field)
+    ? (field.ast as Schema.PropertySignatureDeclaration).type
+    : field.ast
+  const optional =
+    Schema.isPropertySignature(field) && (field.ast as Schema.PropertySignatureDeclaration).isOptional
   return {
     from: type,
     to: AST.typeAST(type),

@@ -1,0 +1,16 @@
+/**
+ * The audit log that Effect programs can trust.
+ *
+ * @since 0.1.0
+ */
+export * as Audit from "./Audit.js"
+export { logLogin, logUse } from "./Audit.js"
+export * as AuditLayer from "./layers/AuditLayer.js"
+export * as AuditEvent from "./schema/AuditEvent.js"
+export * from "./schema/Errors.js"
+export { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
+export { UseLog, type UseLogInput } from "./schema/UseLog.js"
+export { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./services/AuditLog.js"
+export type { Balance, QueueStatus } from "./services/QueueFile.js"
+export type { DeliveryFailure, DeliveryStatus } from "./services/Scheduler.js"
+export { Uploader, type Rejection, type UploadBatch, type UploadResult } from "./services/Uploader.js"

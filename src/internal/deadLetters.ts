@@ -1,0 +1,202 @@
+/**
+ * The dead letters: lines that cannot be delivered, byte for byte, with the reason; and the decisions about them.
+ * Append-only NDJSON, so that it is its own history.
+ */
+import { Clock, Effect, type Scope } from "effect"
+import type { Disk, DiskError, File } from "../services/Disk.js"
+import type { Position, Refusal } from "../services/QueueFile.js"
+import { readLines } from "./lines.js"
+
+/** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
+export interface Letter extends Position {
+  readonly type: "letter"
+  readonly id: string
+  readonly length: number
+  readonly class: Refusal["class"]
+  readonly code?: string | undefined
+  readonly reason: string
+  /** ISO 8601 */
+  readonly at: string
+  /** the line, if it is UTF-8; else `base64` */
+  readonly line?: string
+  readonly base64?: string
+}
+
+/** What became of a letter. */
+export interface Decision {
+  readonly type: "retried" | "discarded"
+  readonly id: string
+  readonly at: string
+  readonly by: string
+}
+
+export interface DeadLetters {
+  /** Makes the refusals durable; those that are there already are left out. */
+  readonly keep: (
+    refusals: ReadonlyArray<Refusal>,
+    source: Effect.Effect<File, DiskError, Scope.Scope>
+  ) => Effect.Effect<void, DiskError>
+  readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
+  readonly counts: () => {
+    readonly letters: number
+    readonly torn: number
+    readonly retried: number
+    readonly discarded: number
+  }
+  /** above every letter's sequence number */
+  readonly nextSequence: number
+}
+
+export const idOf = (position: Pick<Position, "segment" | "offset">): string =>
+  `${position.segment}:${position.offset}`
+
+const SCAN = { maxRecords: 1024, maxBytes: 1 << 18, maxLineBytes: 1 << 16 }
+/** a multiple of three, so that pieces of base64 can be joined */
+const PIECE_BYTES = 3 << 18
+
+/** Everything in the file, in order, without the content of the long ones. */
+export const scan = (
+  file: File,
+  each: (entry: Letter | Decision, offset: number, length: number) => void
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const size = yield* file.size
+    for (let at = 0; at < size;) {
+      const { lines, next } = yield* readLines(file, at, size, SCAN)
+      for (const line of lines) {
+        const entry = parse(
+          Buffer.from(line.bytes.buffer, line.bytes.byteOffset, line.bytes.byteLength),
+          line.oversize
+        )
+        // an unterminated or torn entry was never relied on: its letter was written again
+        if (entry !== undefined && line.terminated) each(entry, line.offset, line.length)
+      }
+      if (next === at) break
+      at = next
+    }
+  })
+
+const parse = (bytes: Buffer, cut: boolean): Letter | Decision | undefined => {
+  let text = bytes.toString("utf8")
+  if (cut) {
+    // a quote inside a JSON string is escaped, so this can only be the key
+    const content = /,"(?:line|base64)":"/.exec(text)
+    if (content === null) return undefined
+    text = text.slice(0, content.index) + "}"
+  }
+  try {
+    const entry: unknown = JSON.parse(text)
+    return isEntry(entry) ? entry : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const isEntry = (value: unknown): value is Letter | Decision =>
+  typeof value === "object" &&
+  value !== null &&
+  "id" in value &&
+  typeof value.id === "string" &&
+  "type" in value
+
+/** Opens the dead letters of a directory; the file is made when the first one is kept. */
+export const make = (
+  disk: Disk["Type"],
+  path: string,
+  directory: string
+): Effect.Effect<DeadLetters, DiskError> =>
+  Effect.gen(function* () {
+    const kept = new Map<string, "letter" | "torn">()
+    const decided = new Map<string, Decision["type"]>()
+    let nextSequence = 0
+    let entrySynced = false
+
+    if ((yield* disk.info(path)) !== undefined) {
+      yield* Effect.scoped(
+        Effect.flatMap(disk.open(path, "read"), (file) =>
+          scan(file, (entry) => {
+            if (entry.type === "letter") {
+              kept.set(entry.id, entry.class === "torn" ? "torn" : "letter")
+              nextSequence = Math.max(nextSequence, entry.sequence + 1)
+            } else decided.set(entry.id, entry.type)
+          })
+        )
+      )
+    }
+
+    const withFile = (use: (file: File) => Effect.Effect<void, DiskError>) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const file = yield* disk.open(path, "append")
+          yield* use(file)
+          // once in each process: the one that made the file may have died before it did this
+          if (!entrySynced) yield* disk.syncDirectory(directory)
+          entrySynced = true
+        })
+      )
+
+    const keep: DeadLetters["keep"] = (refusals, source) =>
+      Effect.gen(function* () {
+        const fresh = refusals.filter((refusal) => !kept.has(idOf(refusal.record)))
+        if (fresh.length === 0) return
+        const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+        yield* withFile((file) =>
+          Effect.gen(function* () {
+            // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
+            yield* file.write(NEWLINE)
+            for (const refusal of fresh) yield* writeLetter(file, refusal, at, source)
+            // before the cursor moves: otherwise a power cut could take the only copy
+            yield* file.sync
+          })
+        )
+        for (const { class: cls, record } of fresh) kept.set(idOf(record), cls === "torn" ? "torn" : "letter")
+      })
+
+    return {
+      keep,
+      decide: (decision) =>
+        withFile((file) => file.append(Buffer.from(`\n${JSON.stringify(decision)}\n`))).pipe(
+          Effect.tap(() => {
+            decided.set(decision.id, decision.type)
+          })
+        ),
+      counts: () => {
+        const decisions = [...decided.values()]
+        const retried = decisions.filter((type) => type === "retried").length
+        const torn = [...kept.values()].filter((type) => type === "torn").length
+        return { letters: kept.size - torn, torn, retried, discarded: decisions.length - retried }
+      },
+      nextSequence
+    }
+  })
+
+const NEWLINE = Buffer.from("\n")
+
+const writeLetter = (
+  file: File,
+  { class: cls, code, reason, record }: Refusal,
+  at: string,
+  source: Effect.Effect<File, DiskError, Scope.Scope>
+): Effect.Effect<void, DiskError> => {
+  const { bytes, length, offset, segment, sequence } = record
+  const id = idOf(record)
+  const head: Letter = { type: "letter", id, segment, offset, sequence, length, class: cls, code, reason, at }
+  if (record.problem !== "oversize") {
+    const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const line = content.toString("utf8")
+    const whole = Buffer.from(line, "utf8").equals(content)
+    const letter: Letter = whole ? { ...head, line } : { ...head, base64: content.toString("base64") }
+    return file.write(Buffer.from(`${JSON.stringify(letter)}\n`))
+  }
+  return Effect.gen(function* () {
+    const from = yield* source
+    yield* file.write(Buffer.from(`${JSON.stringify(head).slice(0, -1)},"base64":"`))
+    for (let done = 0; done < length;) {
+      const piece = yield* from.readAt(offset + done, Math.min(PIECE_BYTES, length - done))
+      if (piece.length === 0) break
+      yield* file.write(Buffer.from(Buffer.from(piece).toString("base64")))
+      done += piece.length
+    }
+    yield* file.write(Buffer.from('"}\n'))
+  }).pipe(Effect.scoped)
+}

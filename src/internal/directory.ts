@@ -1,0 +1,150 @@
+/** The queue's directory: made, checked, locked and given an identity. */
+import { Effect, Option, Schedule, Schema } from "effect"
+import type { Duration, Scope } from "effect"
+import { randomUUID } from "node:crypto"
+import * as path from "node:path"
+import { QueueLocked, QueueOpenError } from "../schema/Errors.js"
+import type { Disk, DiskError } from "../services/Disk.js"
+
+type DiskShape = Disk["Type"]
+
+/** Turns a failure of the disk while opening into advice. */
+export const openError = (directory: string) => (error: DiskError) =>
+  new QueueOpenError({
+    directory,
+    reason: `${error.operation} ${error.path} failed with ${error.code}. Check that the directory exists, that this user may write to it, and that the disk works.`,
+    cause: error.cause
+  })
+
+/** Creates the directory with its parents, and refuses one that cannot keep the promise. */
+export const prepare = (
+  disk: DiskShape,
+  directory: string,
+  options: { readonly unsafeFileSystem: boolean }
+): Effect.Effect<void, QueueOpenError> =>
+  Effect.gen(function* () {
+    const refuse = (reason: string) => new QueueOpenError({ directory, reason })
+    yield* makeDirectories(disk, directory)
+    const info = yield* disk.info(directory)
+    if (info?.type !== "directory") return yield* refuse("it is not a directory. Give another path.")
+    if ((info.mode & 0o002) !== 0) {
+      return yield* refuse("everybody may write to it, so anybody could forge events. Run chmod o-w on it.")
+    }
+    const volume = yield* disk.volume(directory)
+    if (volume.network && !options.unsafeFileSystem) {
+      return yield* refuse(
+        `it is on a network file system (${volume.type}), where neither locks nor fsync can be trusted. ` +
+          `Use a local disk, or set unsafeFileSystem if you know better.`
+      )
+    }
+    yield* Effect.logInfo(`audit queue: ${directory}`)
+    if (EPHEMERAL.has(volume.type)) {
+      yield* Effect.logWarning(
+        `audit queue: ${directory} is on ${volume.type}, which does not outlive the machine or container: ` +
+          `events that wait there are lost with it. Use a volume on a disk.`
+      )
+    }
+  }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
+
+const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])
+
+const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const parent = path.dirname(directory)
+    let created = false
+    if ((yield* disk.info(directory)) === undefined) {
+      if (parent !== directory) yield* makeDirectories(disk, parent)
+      created = yield* disk.makeDirectory(directory)
+    }
+    if (parent === directory) return
+    // without it a power cut could take the directory with all that is in it
+    const sync = disk.syncDirectory(parent)
+    yield* created ? sync : Effect.ignore(sync)
+  })
+
+interface Owner {
+  readonly pid: number
+  /** tells this process from another one with the same pid, in another container */
+  readonly process: string
+}
+
+const thisProcess: string = ((globalThis as Record<symbol, unknown>)[Symbol.for("effect-audit/process")] ??=
+  randomUUID()) as string
+
+/** Takes the lock of the directory until the scope closes. */
+export const lock = (
+  disk: DiskShape,
+  directory: string,
+  options: { readonly wait: Duration.Duration | undefined }
+): Effect.Effect<void, QueueOpenError | QueueLocked, Scope.Scope> => {
+  const owner: Owner = { pid: process.pid, process: thisProcess }
+  const attempt = disk.lock(`${directory}/lock`, JSON.stringify(owner)).pipe(
+    Effect.mapError(openError(directory)),
+    Effect.flatMap((result) => {
+      if (result.acquired) return Effect.void
+      const other = Option.getOrUndefined(
+        Option.liftThrowable(() => JSON.parse(result.content) as Partial<Owner>)()
+      )
+      return new QueueLocked({
+        directory,
+        pid: typeof other?.pid === "number" ? other.pid : undefined,
+        sameProcess: other?.process === thisProcess
+      })
+    })
+  )
+  if (options.wait === undefined) return attempt
+  return Effect.retry(attempt, {
+    while: (error) => error._tag === "QueueLocked",
+    schedule: Schedule.spaced("200 millis").pipe(Schedule.upTo(options.wait))
+  })
+}
+
+const QueueInfo = Schema.parseJson(Schema.Struct({ format: Schema.Literal(1), queueId: Schema.UUID }))
+
+/** Reads the identity of the queue, or gives it one; written once. */
+export const identify = (disk: DiskShape, directory: string): Effect.Effect<string, QueueOpenError> =>
+  Effect.gen(function* () {
+    const file = `${directory}/queue.json`
+    if ((yield* disk.info(file)) !== undefined) {
+      const text = yield* readText(disk, file)
+      const { queueId } = yield* Effect.mapError(
+        Schema.decode(QueueInfo)(text),
+        (cause) =>
+          new QueueOpenError({
+            directory,
+            reason: `${file} is damaged, or of a newer version of effect-audit. Move it away to give the queue a new identity.`,
+            cause
+          })
+      )
+      return queueId
+    }
+    const queueId = randomUUID()
+    const text = yield* Effect.orDie(Schema.encode(QueueInfo)({ format: 1, queueId }))
+    yield* replace(disk, directory, file, text)
+    return queueId
+  }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
+
+export const readText = (disk: DiskShape, file: string): Effect.Effect<string, DiskError> =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const handle = yield* disk.open(file, "read")
+      return Buffer.from(yield* handle.readAt(0, yield* handle.size)).toString("utf8")
+    })
+  )
+
+/** Writes a small file whole or not at all. */
+export const replace = (
+  disk: DiskShape,
+  directory: string,
+  file: string,
+  text: string
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const temporary = `${file}.new`
+    yield* Effect.ignore(disk.remove(temporary))
+    yield* Effect.scoped(
+      Effect.flatMap(disk.open(temporary, "create"), (handle) => handle.append(Buffer.from(text)))
+    )
+    yield* disk.rename(temporary, file)
+    yield* disk.syncDirectory(directory)
+  })

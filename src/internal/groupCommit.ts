@@ -1,0 +1,130 @@
+/**
+ * Group commit: all who append while one write is under way share the next one. They wait on their own completion
+ * and not on the semaphore that guards the file, since otherwise each would be written, and fsynced, alone.
+ */
+import { Clock, Effect, Exit, type Scope } from "effect"
+
+/** One caller's entry. */
+export interface Entry<P, A, E> {
+  readonly payload: P
+  readonly done: (result: Effect.Effect<A, E>) => void
+}
+
+export interface GroupCommit<P, A, E> {
+  /** Waits until the entry is written; interrupted before its write began, it is not written at all. */
+  readonly add: (payload: P) => Effect.Effect<A, E>
+  /** From now on entries are refused; returns when those before are written. */
+  readonly close: Effect.Effect<void>
+}
+
+/**
+ * Writes entries in groups, in order, until the scope closes.
+ *
+ * `write` answers every entry of its group by `done`. If it takes longer than `timeoutMillis`, `expired` answers them
+ * instead, and the next group no longer waits for it: it goes on in the background.
+ */
+export const make = <P, A, E>(options: {
+  readonly write: (group: ReadonlyArray<Entry<P, A, E>>) => Effect.Effect<void>
+  /** held by each group until it is answered */
+  readonly guard: Effect.Semaphore
+  readonly expired: (group: ReadonlyArray<Entry<P, A, E>>) => Effect.Effect<void>
+  /** answers an entry that comes after `close`, or is still waiting when the scope closes */
+  readonly refusal: (payload: P) => E
+  readonly timeoutMillis: number
+  readonly sizeOf: (payload: P) => number
+  /** a group ends when it reaches this size */
+  readonly maxGroupSize: number
+}): Effect.Effect<GroupCommit<P, A, E>, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    type Waiting = Entry<P, A, E> & { withdrawn: boolean }
+    let waiting: Array<Waiting> = []
+    let closed = false
+    let wakeWriter: (() => void) | undefined
+    let wakeWatchdog: (() => void) | undefined
+    let wakeCloser: (() => void) | undefined
+    let current: { readonly startedAt: number; readonly expire: () => void } | undefined
+
+    const takeGroup = (): ReadonlyArray<Waiting> => {
+      let size = 0
+      let count = 0
+      while (count < waiting.length && (count === 0 || size < options.maxGroupSize)) {
+        size += options.sizeOf(waiting[count++]!.payload)
+      }
+      const group = waiting.slice(0, count)
+      waiting = count === waiting.length ? [] : waiting.slice(count)
+      return group.filter((entry) => !entry.withdrawn)
+    }
+
+    // resumed by the first who waits; the group is taken when the fiber runs, so that all who are ready now join it
+    const nextGroup = Effect.async<void>((resume) => {
+      if (waiting.length > 0) return resume(Effect.void)
+      wakeWriter = () => {
+        wakeWriter = undefined
+        resume(Effect.void)
+      }
+    }).pipe(Effect.map(takeGroup))
+
+    const writeGroup = (group: ReadonlyArray<Waiting>) =>
+      Effect.gen(function* () {
+        const startedAt = yield* Clock.currentTimeMillis
+        const write = yield* Effect.forkDaemon(options.write(group))
+        const finished = yield* Effect.async<boolean>((resume) => {
+          current = { startedAt, expire: () => resume(Effect.succeed(false)) }
+          wakeWatchdog?.()
+          write.addObserver((exit) => resume(Effect.succeed(Exit.isSuccess(exit))))
+        })
+        current = undefined
+        if (!finished) yield* options.expired(group)
+      })
+
+    const writer = nextGroup.pipe(
+      Effect.flatMap((group) =>
+        group.length === 0 ? Effect.void : options.guard.withPermits(1)(writeGroup(group))
+      ),
+      Effect.zipRight(Effect.sync(() => waiting.length === 0 && wakeCloser?.())),
+      Effect.forever
+    )
+
+    // one timer for as long as something is under way, instead of one for each group
+    const watchdog = Effect.gen(function* () {
+      const watched = current
+      if (watched === undefined) {
+        return yield* Effect.async<void>((resume) => {
+          wakeWatchdog = () => {
+            wakeWatchdog = undefined
+            resume(Effect.void)
+          }
+        })
+      }
+      yield* Effect.sleep(watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis))
+      if (current === watched) watched.expire()
+    }).pipe(Effect.forever)
+
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        closed = true
+        for (const entry of waiting) entry.done(Effect.fail(options.refusal(entry.payload)))
+        waiting = []
+      })
+    )
+    yield* Effect.forkScoped(writer)
+    yield* Effect.forkScoped(watchdog)
+
+    return {
+      add: (payload) =>
+        Effect.async<A, E>((resume) => {
+          if (closed) return resume(Effect.fail(options.refusal(payload)))
+          const entry: Waiting = { payload, done: resume, withdrawn: false }
+          waiting.push(entry)
+          wakeWriter?.()
+          return Effect.sync(() => {
+            entry.withdrawn = true
+          })
+        }),
+      close: Effect.async<void>((resume) => {
+        closed = true
+        if (waiting.length === 0 && current === undefined) resume(Effect.void)
+        else wakeCloser = () => resume(Effect.void)
+      })
+    }
+  })

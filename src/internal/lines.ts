@@ -1,0 +1,112 @@
+/** Reading lines from a file in bounded chunks: memory does not grow with the file, nor with a line. */
+import { Effect } from "effect"
+import type { DiskError, File } from "../services/Disk.js"
+
+export interface RawLine {
+  /** where it starts, bytes */
+  readonly offset: number
+  /** bytes, the line's end not included */
+  readonly length: number
+  /** the line; if it is oversize, only its beginning */
+  readonly bytes: Uint8Array
+  readonly oversize: boolean
+  /** whether a line's end follows: false only at the end of the file */
+  readonly terminated: boolean
+}
+
+export interface Lines {
+  readonly lines: ReadonlyArray<RawLine>
+  /** where the next line starts, bytes */
+  readonly next: number
+}
+
+const NEWLINE = 0x0a
+const PREFIX_BYTES = 4096
+const SCAN_BYTES = 1 << 20
+
+/**
+ * Whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
+ * where the readable part of the file ends.
+ */
+export const readLines = (
+  file: File,
+  from: number,
+  end: number,
+  limits: { readonly maxRecords: number; readonly maxBytes: number; readonly maxLineBytes: number }
+): Effect.Effect<Lines, DiskError> =>
+  Effect.gen(function* () {
+    // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
+    for (let chunk = Math.min(limits.maxBytes, SCAN_BYTES); from < end; chunk *= 2) {
+      const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
+      const bytes = yield* file.readAt(from, length)
+      const atEnd = from + bytes.length >= end || bytes.length < length
+      const found = splitLines(bytes, from, atEnd, limits.maxRecords)
+      if (found.lines.length > 0) {
+        const [first] = found.lines
+        if (first!.length <= limits.maxLineBytes) return found
+      }
+      if (bytes.length > limits.maxLineBytes) return yield* oversizeLine(file, from, end)
+      if (atEnd) break
+    }
+    return { lines: [], next: from }
+  })
+
+const splitLines = (bytes: Uint8Array, from: number, atEnd: boolean, maxRecords: number): Lines => {
+  const lines: Array<RawLine> = []
+  let start = 0
+  while (start < bytes.length && lines.length < maxRecords) {
+    const newline = bytes.indexOf(NEWLINE, start)
+    const terminated = newline !== -1
+    if (!terminated && !atEnd) break
+    const stop = terminated ? newline : bytes.length
+    lines.push({
+      offset: from + start,
+      length: stop - start,
+      bytes: bytes.subarray(start, stop),
+      oversize: false,
+      terminated
+    })
+    start = terminated ? stop + 1 : stop
+  }
+  return { lines, next: from + start }
+}
+
+const oversizeLine = (file: File, from: number, end: number) =>
+  Effect.gen(function* () {
+    const prefix = yield* file.readAt(from, PREFIX_BYTES)
+    let at = from
+    while (at < end) {
+      const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
+      if (bytes.length === 0) break
+      const newline = bytes.indexOf(NEWLINE)
+      if (newline !== -1) {
+        const length = at + newline - from
+        const line: RawLine = { offset: from, length, bytes: prefix, oversize: true, terminated: true }
+        return { lines: [line], next: from + length + 1 }
+      }
+      at += bytes.length
+    }
+    const line: RawLine = {
+      offset: from,
+      length: at - from,
+      bytes: prefix,
+      oversize: true,
+      terminated: false
+    }
+    return { lines: [line], next: at }
+  })
+
+/** How many lines there are; an unterminated end counts as one. */
+export const countLines = (file: File, end: number): Effect.Effect<number, DiskError> =>
+  Effect.gen(function* () {
+    let count = 0
+    let terminated = true
+    for (let at = 0; at < end;) {
+      const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
+      if (bytes.length === 0) break
+      for (let i = bytes.indexOf(NEWLINE); i !== -1; i = bytes.indexOf(NEWLINE, i + 1)) count++
+      terminated = bytes[bytes.length - 1] === NEWLINE
+      at += bytes.length
+    }
+    return terminated ? count : count + 1
+  })

@@ -1,0 +1,76 @@
+/** Where a queue goes on after a start: a pure function of what the disk holds. */
+import { empty, type Cursor } from "./cursor.js"
+
+export interface Found {
+  /** in order */
+  readonly segments: ReadonlyArray<{ readonly first: number; readonly bytes: number }>
+  /** lines of the last segment, an unterminated end included */
+  readonly lastLines: number
+  /** the newer slot of the cursor that is whole */
+  readonly cursor: Cursor | undefined
+  /** whether the cursor's position is the start of a line, or the end of its segment */
+  readonly cursorAtLine: boolean
+  /** dead letters and torn ends in the dead-letter file, for a cursor that is lost */
+  readonly letters: number
+  readonly torn: number
+  /** above every sequence number that the dead letters name */
+  readonly minimumSequence: number
+}
+
+export interface Recovered {
+  readonly cursor: Cursor
+  /** the sequence number of the next line */
+  readonly next: number
+  /** why the cursor was not taken as it is */
+  readonly repair: string | undefined
+}
+
+export const recover = (found: Found): Recovered => {
+  const { cursor: stored, segments } = found
+  const [oldest] = segments
+  const last = segments.at(-1)
+  const end = last === undefined ? 0 : last.first + found.lastLines
+
+  if (stored === undefined) {
+    const first = oldest?.first ?? found.minimumSequence
+    const refused = Math.min(found.letters, first)
+    const torn = Math.min(found.torn, first - refused)
+    const delivered = first - refused - torn
+    const cursor: Cursor = {
+      ...empty,
+      segment: first,
+      sequence: first,
+      settled: first,
+      delivered,
+      refused,
+      torn
+    }
+    return {
+      cursor,
+      next: Math.max(end, first),
+      repair: first === 0 && last === undefined ? undefined : "both slots of the cursor are damaged"
+    }
+  }
+
+  const next = Math.max(end, stored.settled, found.minimumSequence)
+  const repair = disagreement(found, stored, end)
+  if (repair === undefined) return { cursor: stored, next, repair }
+  // everything is delivered again: harmless where the table has the key; what was counted is not counted again
+  const first = oldest?.first ?? next
+  return {
+    cursor: { ...stored, segment: first, offset: 0, sequence: Math.min(first, stored.settled) },
+    next,
+    repair
+  }
+}
+
+const disagreement = ({ cursorAtLine, segments }: Found, stored: Cursor, end: number): string | undefined => {
+  const segment = segments.find(({ first }) => first === stored.segment)
+  if (segment !== undefined) {
+    if (stored.offset > segment.bytes) return "the cursor is past the end of its segment"
+    return cursorAtLine ? undefined : "the cursor is not at the start of a line"
+  }
+  if (segments.length === 0 || segments.some(({ first }) => first > stored.segment)) return undefined
+  // all are older: delivered and not yet removed, if the numbers say so
+  return stored.offset === 0 && stored.segment === end ? undefined : "the cursor is ahead of every segment"
+}

@@ -1,0 +1,217 @@
+/**
+ * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
+ * and removed; never rewritten, and never appended to by a later process, so that a position once read stays true.
+ */
+import { Data, Effect, Exit, identity, Option, Scope } from "effect"
+import { DiskError, type Disk, type File } from "../services/Disk.js"
+import type { Outcome } from "../schema/Errors.js"
+
+export interface Segment {
+  /** the sequence number of its first line */
+  readonly first: number
+  readonly path: string
+  /** where its readable part ends, bytes: the last durable byte while it is live, else the end of the file */
+  bytes: number
+  /** how many lines this process appended */
+  lines: number
+  /** whether it may still grow */
+  live: boolean
+}
+
+export class AppendFailure extends Data.TaggedError("AppendFailure")<{
+  readonly error: DiskError
+  readonly outcome: Outcome
+}> {}
+
+const NAME = /^(\d{20})\.ndjson$/
+const nameOf = (first: number) => `${String(first).padStart(20, "0")}.ndjson`
+
+export interface Segments {
+  /** in order; the last one may be live */
+  readonly all: ReadonlyArray<Segment>
+  /** Appends durably; a new segment, if one is needed, is named `next`. A failure seals the segment. */
+  readonly append: (bytes: Uint8Array, lines: number, next: number) => Effect.Effect<void, AppendFailure>
+  /** Gives the live segment up, whatever a write to it may still do: what it adds is not acknowledged. */
+  readonly seal: Effect.Effect<void>
+  readonly pathOf: (first: number) => string
+  /** A handle for reading, kept while the same segment is read. */
+  readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
+  readonly remove: (segment: Segment) => Effect.Effect<void, DiskError>
+}
+
+/** Lists the segments of a directory and serves them until the scope closes. */
+export const make = (
+  disk: Disk["Type"],
+  directory: string,
+  segmentBytes: number
+): Effect.Effect<Segments, DiskError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const all: Array<Segment> = []
+    for (const name of yield* disk.list(directory)) {
+      const match = NAME.exec(name)
+      if (match === null) continue
+      const path = `${directory}/${name}`
+      const info = yield* disk.info(path)
+      if (info?.type !== "file") continue
+      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false })
+    }
+    all.sort((a, b) => a.first - b.first)
+
+    const pathOf = (first: number) => `${directory}/${nameOf(first)}`
+
+    interface Handle {
+      readonly segment: Segment
+      readonly file: File
+      /** whether the segment was live when the handle was made */
+      readonly live: boolean
+      readonly close: Effect.Effect<void>
+    }
+    const openHandle = (
+      segment: Segment,
+      mode: "append" | "create" | "read"
+    ): Effect.Effect<Handle, DiskError> =>
+      Effect.gen(function* () {
+        const scope = yield* Scope.make()
+        const file = yield* disk.open(segment.path, mode).pipe(
+          Scope.extend(scope),
+          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+        )
+        return { segment, file, live: segment.live, close: Scope.close(scope, Exit.void) }
+      }).pipe(Effect.uninterruptible)
+
+    let writing: Handle | undefined
+    let reading: Handle | undefined
+
+    let seals = 0
+    const seal = Effect.suspend(() => {
+      seals++
+      const handle = writing
+      if (handle === undefined) return Effect.void
+      writing = undefined
+      handle.segment.live = false
+      // a segment without an acknowledged line is no segment: its file is reused, or replaced, by the next append
+      if (handle.segment.lines === 0) all.splice(all.indexOf(handle.segment), 1)
+      return handle.close
+    })
+
+    const create = (first: number): Effect.Effect<Handle, DiskError> =>
+      Effect.gen(function* () {
+        const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true }
+        const existing = yield* disk.info(segment.path)
+        // left by a failed append: no line in it was acknowledged, since its first number is still free
+        if (existing !== undefined && existing.size > 0) yield* disk.remove(segment.path)
+        const handle = yield* openHandle(segment, existing?.size === 0 ? "append" : "create")
+        // without it a power cut could take the file, and every acknowledged line in it
+        yield* disk.syncDirectory(directory).pipe(
+          // the system may have forgotten the entry after a failed sync, so it must be made anew
+          Effect.tapError(() => Effect.zipRight(handle.close, Effect.ignore(disk.remove(segment.path))))
+        )
+        all.push(segment)
+        return handle
+      })
+
+    const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
+      Effect.gen(function* () {
+        const full = writing !== undefined && writing.segment.bytes + bytes.length > segmentBytes
+        if (full && writing!.segment.lines > 0) yield* seal
+        const handle = writing ?? (yield* createOnce(next))
+        const { file, segment } = handle
+        yield* file.append(bytes).pipe(
+          Effect.catchAll((error) => sealFailed(handle, error)),
+          segment.lines === 0 ? exclusively(segment.first) : identity
+        )
+        // sealed meanwhile: the caller gave up waiting, and was told that the outcome is unknown
+        if (writing !== handle) return
+        segment.bytes += bytes.length
+        segment.lines += lines
+      })
+
+    /** names of segments without an acknowledged line that a call to the disk may still touch */
+    const busy = new Set<number>()
+    const exclusively =
+      (first: number) =>
+      <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+        Effect.suspend(() => {
+          busy.add(first)
+          return Effect.ensuring(
+            effect,
+            Effect.sync(() => busy.delete(first))
+          )
+        })
+
+    const createOnce = (first: number): Effect.Effect<Handle, AppendFailure> =>
+      Effect.suspend((): Effect.Effect<Handle, DiskError> => {
+        // a call that was given up could still remove, or append to, a file of this name
+        if (busy.has(first)) {
+          const cause = new Error("an earlier call to the disk was not answered yet")
+          return new DiskError({ operation: "create", path: pathOf(first), code: "ETIMEDOUT", cause })
+        }
+        const started = seals
+        return Effect.flatMap(create(first), (handle) => {
+          if (seals === started) {
+            writing = handle
+            return Effect.succeed(handle)
+          }
+          all.splice(all.indexOf(handle.segment), 1)
+          const cause = new Error("the caller gave up waiting")
+          const late = new DiskError({
+            operation: "create",
+            path: handle.file.path,
+            code: "ETIMEDOUT",
+            cause
+          })
+          return Effect.zipRight(handle.close, late)
+        }).pipe(exclusively(first))
+      }).pipe(Effect.mapError((error) => new AppendFailure({ error, outcome: "absent" })))
+
+    /**
+     * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
+     * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file.
+     */
+    const sealFailed = (handle: Handle, error: DiskError): Effect.Effect<never, AppendFailure> =>
+      Effect.gen(function* () {
+        const size = yield* Effect.option(handle.file.size)
+        if (writing === handle) yield* seal
+        const untouched = Option.contains(size, handle.segment.bytes)
+        return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
+      })
+
+    const reader = (segment: Segment) =>
+      Effect.gen(function* () {
+        if (reading?.segment === segment && reading.live === segment.live) return reading.file
+        yield* closeReader
+        reading = yield* openHandle(segment, "read")
+        // a failed append may have left lines behind the last acknowledged one: they are read as well
+        if (!segment.live) segment.bytes = yield* reading.file.size
+        return reading.file
+      })
+
+    const closeReader = Effect.suspend(() => {
+      const handle = reading
+      reading = undefined
+      return handle === undefined ? Effect.void : handle.close
+    })
+
+    yield* Effect.addFinalizer(() => Effect.zipRight(seal, closeReader))
+
+    return {
+      all,
+      append,
+      seal,
+      pathOf,
+      reader,
+      remove: (segment) =>
+        Effect.gen(function* () {
+          if (writing?.segment === segment) yield* seal
+          if (reading?.segment === segment) yield* closeReader
+          yield* disk.remove(segment.path).pipe(
+            Effect.catchIf(
+              (error) => error.code === "ENOENT",
+              () => Effect.void
+            )
+          )
+          const index = all.indexOf(segment)
+          if (index !== -1) all.splice(index, 1)
+        })
+    }
+  })

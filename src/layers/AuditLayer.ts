@@ -1,0 +1,214 @@
+/**
+ * The audit log as a layer: the queue on disk, the worker, and the log over both. Provide it once, at the edge.
+ *
+ * @since 0.1.0
+ */
+import { Config, Context, DateTime, Effect, Layer, Option, Stream } from "effect"
+import type { ConfigError, Duration } from "effect"
+import { make as makeShutdown } from "../internal/shutdown.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { QueueOpenError, type QueueLocked } from "../schema/Errors.js"
+import { LoginLog } from "../schema/LoginLog.js"
+import { UseLog } from "../schema/UseLog.js"
+import { AuditLog } from "../services/AuditLog.js"
+import type { Disk } from "../services/Disk.js"
+import type { Uploader } from "../services/Uploader.js"
+import * as AuditLogLayer from "./AuditLog.js"
+import * as NodeDisk from "./NodeDisk.js"
+import * as QueueFileLayer from "./QueueFile.js"
+import * as SchedulerLayer from "./Scheduler.js"
+
+export type { AppendFailure, OnAppendFailure } from "./AuditLog.js"
+
+/**
+ * What can come from the environment: see {@link config}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Settings
+  extends Omit<QueueFileLayer.Options, "shutdown">, Omit<SchedulerLayer.Options, "events" | "shutdown"> {
+  /** how long a shutdown may take in all; 5 seconds by default */
+  readonly shutdownTimeout?: Duration.DurationInput | undefined
+}
+
+/**
+ * Everything about an audit log. All have defaults but the directory.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options<E extends ReadonlyArray<AuditEvent.Any> = readonly []> extends Settings {
+  /** own kinds of events, beside `UseLog` and `LoginLog` */
+  readonly events?: E | undefined
+  /** what `logUse` and `logLogin` do when an event cannot be recorded; `log` by default */
+  readonly onAppendFailure?: AuditLogLayer.OnAppendFailure | undefined
+}
+
+/**
+ * The services that a layer with the kinds `E` provides.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Provided<E extends ReadonlyArray<AuditEvent.Any>> =
+  AuditLog | AuditEvent.KindOf<typeof UseLog | typeof LoginLog | E[number]>
+
+/**
+ * The audit log in a directory of this machine's disk. It starts with the database absent; at the end of its scope
+ * it delivers once more, within `shutdownTimeout`, and leaves the rest for the next start.
+ *
+ * Fails with `QueueLocked` if another process, or another layer of this one, holds the directory, and with
+ * `QueueOpenError` if the directory cannot be used.
+ *
+ * @example
+ * import { Effect, Layer, Redacted } from "effect"
+ * import { AuditLayer, logLogin } from "effect-audit"
+ * import { MysqlUploader } from "effect-audit/mysql"
+ *
+ * const AuditLive = AuditLayer.layer({ directory: "./audit" }).pipe(
+ *   Layer.provide(MysqlUploader.layer({ url: Redacted.make("mysql://app@db/app") }))
+ * )
+ *
+ * const program = logLogin({ userName: "li", localIp: "10.0.0.5" }).pipe(Effect.provide(AuditLive))
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = <const E extends ReadonlyArray<AuditEvent.Any> = readonly []>(
+  options: Options<E>
+): Layer.Layer<Provided<E>, QueueOpenError | QueueLocked, Uploader> =>
+  Layer.provide(layerDisk(options), NodeDisk.layer)
+
+/**
+ * The same on any disk: for tests, and for layers of your own.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readonly []>(
+  options: Options<E>
+): Layer.Layer<Provided<E>, QueueOpenError | QueueLocked, Uploader | Disk> =>
+  Layer.unwrapEffect(
+    Effect.gen(function* () {
+      const events = [UseLog, LoginLog, ...(options.events ?? [])]
+      yield* check(options, events)
+      const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
+      return AuditLogLayer.layer({ ...options, events }).pipe(
+        Layer.provide(SchedulerLayer.layer({ ...options, events, shutdown })),
+        Layer.provide(QueueFileLayer.layer({ ...options, shutdown }))
+      )
+    })
+  ) as unknown as Layer.Layer<Provided<E>, QueueOpenError | QueueLocked, Uploader | Disk>
+
+const check = (
+  options: Settings,
+  events: ReadonlyArray<AuditEvent.Any>
+): Effect.Effect<void, QueueOpenError> => {
+  const refuse = (reason: string) => new QueueOpenError({ directory: options.directory, reason })
+  const kinds = events.map((event) => event.kind)
+  const twice = kinds.find((kind, index) => kinds.indexOf(kind) !== index)
+  if (twice !== undefined)
+    return refuse(`two classes of events are of kind "${twice}". Give one another name.`)
+  if (options.timeZone !== undefined && Option.isNone(DateTime.zoneMakeNamed(options.timeZone))) {
+    return refuse(`timeZone "${options.timeZone}" is unknown. Use an IANA name, for example Asia/Shanghai.`)
+  }
+  return Effect.void
+}
+
+/**
+ * The settings from the environment (or any ConfigProvider):
+ *
+ * | name | setting |
+ * |---|---|
+ * | `AUDIT_DIRECTORY` | `directory`; `./audit` by default |
+ * | `AUDIT_SEGMENT_BYTES`, `AUDIT_MAX_LINE_BYTES` | `segmentBytes`, `maxLineBytes` |
+ * | `AUDIT_MIN_FREE_BYTES`, `AUDIT_MAX_QUEUE_BYTES` | `minFreeBytes`, `maxQueueBytes` |
+ * | `AUDIT_APPEND_TIMEOUT`, `AUDIT_LOCK_WAIT`, `AUDIT_SHUTDOWN_TIMEOUT` | durations, for example `5 seconds` |
+ * | `AUDIT_UNSAFE_FILE_SYSTEM` | `unsafeFileSystem` |
+ * | `AUDIT_BATCH_RECORDS`, `AUDIT_BATCH_BYTES`, `AUDIT_POLL_INTERVAL` | `batchRecords`, `batchBytes`, `pollInterval` |
+ * | `AUDIT_TIME_ZONE` | `timeZone` |
+ *
+ * @category config
+ * @since 0.1.0
+ */
+export const config: Config.Config<Settings> = Config.all({
+  directory: Config.withDefault(Config.nonEmptyString("DIRECTORY"), "./audit"),
+  segmentBytes: maybe(Config.integer("SEGMENT_BYTES")),
+  maxLineBytes: maybe(Config.integer("MAX_LINE_BYTES")),
+  minFreeBytes: maybe(Config.integer("MIN_FREE_BYTES")),
+  maxQueueBytes: maybe(Config.integer("MAX_QUEUE_BYTES")),
+  appendTimeout: maybe(Config.duration("APPEND_TIMEOUT")),
+  lockWait: maybe(Config.duration("LOCK_WAIT")),
+  unsafeFileSystem: maybe(Config.boolean("UNSAFE_FILE_SYSTEM")),
+  batchRecords: maybe(Config.integer("BATCH_RECORDS")),
+  batchBytes: maybe(Config.integer("BATCH_BYTES")),
+  pollInterval: maybe(Config.duration("POLL_INTERVAL")),
+  timeZone: maybe(Config.nonEmptyString("TIME_ZONE")),
+  shutdownTimeout: maybe(Config.duration("SHUTDOWN_TIMEOUT"))
+}).pipe(Config.nested("AUDIT"))
+
+function maybe<A>(value: Config.Config<A>): Config.Config<A | undefined> {
+  return Config.map(Config.option(value), Option.getOrUndefined)
+}
+
+/**
+ * Like {@link layer}, with its settings from a Config.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = <const E extends ReadonlyArray<AuditEvent.Any> = readonly []>(
+  settings: Config.Config.Wrap<Settings>,
+  options?: Omit<Options<E>, keyof Settings>
+): Layer.Layer<Provided<E>, QueueOpenError | QueueLocked | ConfigError.ConfigError, Uploader> =>
+  Layer.unwrapEffect(
+    Effect.map(Config.unwrap(settings), (unwrapped) => layer<E>({ ...unwrapped, ...options }))
+  )
+
+/**
+ * An audit log that records nothing: for programs that make auditing optional, and for tests that do not look at it.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerNoop: Layer.Layer<Provided<readonly []>> = Layer.succeedContext(
+  Context.make(AuditLog, {
+    record: (_kind, _input, options) =>
+      Effect.clockWith((clock) =>
+        Effect.map(clock.currentTimeMillis, (time) => ({
+          eventId: options?.eventId ?? NIL,
+          time,
+          sequence: 0
+        }))
+      ),
+    log: () => Effect.void,
+    flush: Effect.void,
+    status: Effect.succeed(EMPTY()),
+    changes: Stream.sync(EMPTY)
+  }) as Context.Context<Provided<readonly []>>
+)
+
+// RFC 9562, section 5.9
+const NIL = "00000000-0000-0000-0000-000000000000"
+
+function EMPTY() {
+  return {
+    accepted: 0,
+    delivered: 0,
+    waiting: 0,
+    dead: 0,
+    retried: 0,
+    discarded: 0,
+    torn: 0,
+    missing: 0,
+    waitingBytes: 0,
+    oldest: undefined,
+    nextSequence: 0,
+    state: "idle" as const,
+    failure: undefined,
+    failures: 0,
+    nextTry: undefined,
+    lastDelivery: undefined
+  }
+}

@@ -1,0 +1,268 @@
+/**
+ * The disk of this machine, by node:fs.
+ *
+ * @since 0.1.0
+ */
+import { Effect, Layer } from "effect"
+import { tryLock } from "fs-native-extensions"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import {
+  Disk,
+  DiskError,
+  type File,
+  type FileInfo,
+  type LockResult,
+  type OpenMode,
+  type Volume
+} from "../services/Disk.js"
+
+const { constants } = fs
+
+/**
+ * With O_DSYNC a write returns when the data, and the size needed to read them, are on disk: one trip through
+ * libuv's thread pool instead of two (open(2)). Only Linux is known to honour it; elsewhere fsync follows, which
+ * libuv turns into F_FULLFSYNC on macOS, so that it reaches the platter and not only the drive's cache.
+ */
+const DSYNC = process.platform === "linux" ? constants.O_DSYNC : 0
+
+const FLAGS: Record<OpenMode, number> = {
+  append: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | DSYNC,
+  create: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | DSYNC,
+  read: constants.O_RDONLY,
+  update: constants.O_RDWR | DSYNC
+}
+
+const DIRECTORY_MODE = 0o700
+const FILE_MODE = 0o600
+
+type Callback<A> = (error: NodeJS.ErrnoException | null, value: A) => void
+
+/** A call of node:fs as an Effect. It has no canceller: an interrupted caller leaves it to the kernel. */
+const call = <A = void>(
+  operation: string,
+  target: string,
+  run: (callback: Callback<A>) => void
+): Effect.Effect<A, DiskError> =>
+  Effect.async((resume) => {
+    run((error, value) =>
+      resume(error ? Effect.fail(diskError(operation, target, error)) : Effect.succeed(value))
+    )
+  })
+
+const diskError = (operation: string, target: string, cause: unknown) => {
+  const code = (cause as NodeJS.ErrnoException | undefined)?.code
+  return new DiskError({ operation, path: target, code: code ?? "UNKNOWN", cause })
+}
+
+/** Writes all of it: write(2) may take less than it was given. */
+const writeAll = (fd: number, bytes: Uint8Array, position: number | null, callback: Callback<void>): void => {
+  fs.write(fd, bytes, 0, bytes.length, position, (error, written) => {
+    if (error !== null) callback(error)
+    else if (written === bytes.length) callback(null)
+    else if (written === 0) callback(Object.assign(new Error("nothing was written"), { code: "ENOSPC" }))
+    else writeAll(fd, bytes.subarray(written), position === null ? null : position + written, callback)
+  })
+}
+
+const writeDurably = (
+  fd: number,
+  bytes: Uint8Array,
+  position: number | null,
+  callback: Callback<void>
+): void =>
+  writeAll(fd, bytes, position, (error) => {
+    if (error !== null) return callback(error)
+    if (DSYNC === 0) return fs.fsync(fd, (error) => callback(error ?? stillLinked(fd)))
+    callback(stillLinked(fd))
+  })
+
+/** A file that somebody removed still takes writes, and loses them: about a microsecond to find out. */
+const stillLinked = (fd: number): NodeJS.ErrnoException | null => {
+  try {
+    if (fs.fstatSync(fd).nlink > 0) return null
+    return Object.assign(new Error("the file was removed while it was open"), { code: "ENOENT" })
+  } catch (error) {
+    return error as NodeJS.ErrnoException
+  }
+}
+
+/**
+ * An open descriptor. Closing it waits for nobody: if a call is still with the kernel (its caller gave up), the
+ * descriptor is closed by the last of them, since its number would be given to another file meanwhile.
+ */
+class Descriptor {
+  private pending = 0
+  private closing = false
+  constructor(
+    readonly path: string,
+    readonly fd: number
+  ) {}
+
+  call<A = void>(operation: string, run: (callback: Callback<A>) => void): Effect.Effect<A, DiskError> {
+    return call<A>(operation, this.path, (callback) => {
+      if (this.closing)
+        return callback(Object.assign(new Error("the file is closed"), { code: "EBADF" }), undefined as A)
+      this.pending++
+      run((error, value) => {
+        if (--this.pending === 0 && this.closing) fs.close(this.fd)
+        callback(error, value)
+      })
+    })
+  }
+
+  readonly close = Effect.async<void>((resume) => {
+    this.closing = true
+    if (this.pending === 0) fs.close(this.fd, () => resume(Effect.void))
+    else resume(Effect.void)
+  })
+}
+
+const openDescriptor = (target: string, flags: number) =>
+  Effect.acquireRelease(
+    Effect.map(
+      call<number>("open", target, (callback) => fs.open(target, flags, FILE_MODE, callback)),
+      (fd) => new Descriptor(target, fd)
+    ),
+    (descriptor) => descriptor.close
+  )
+
+const makeFile = (descriptor: Descriptor): File => {
+  const { fd } = descriptor
+  return {
+    path: descriptor.path,
+    append: (bytes) => descriptor.call("append", (callback) => writeDurably(fd, bytes, null, callback)),
+    write: (bytes) => descriptor.call("write", (callback) => writeAll(fd, bytes, null, callback)),
+    writeAt: (bytes, offset) =>
+      descriptor.call("writeAt", (callback) => writeDurably(fd, bytes, offset, callback)),
+    readAt: (offset, length) => {
+      const buffer = Buffer.allocUnsafeSlow(length)
+      const readFrom = (filled: number, callback: Callback<Uint8Array>): void =>
+        fs.read(fd, buffer, filled, length - filled, offset + filled, (error, count) => {
+          if (error !== null) callback(error, buffer)
+          else if (count === 0 || filled + count === length)
+            callback(null, buffer.subarray(0, filled + count))
+          else readFrom(filled + count, callback)
+        })
+      return descriptor.call("read", (callback) => readFrom(0, callback))
+    },
+    size: Effect.map(
+      descriptor.call<fs.Stats>("stat", (callback) => fs.fstat(fd, callback)),
+      (stats) => stats.size
+    ),
+    sync: descriptor.call("sync", (callback) => fs.fsync(fd, callback as fs.NoParamCallback))
+  }
+}
+
+// statfs(2): the numbers by which Linux names its file systems
+const FILE_SYSTEMS: Readonly<Record<number, string>> = {
+  0xef53: "ext4",
+  0x58465342: "xfs",
+  0x9123683e: "btrfs",
+  0x2fc12fc1: "zfs",
+  0x01021994: "tmpfs",
+  0x858458f6: "ramfs",
+  0x794c7630: "overlay",
+  0x65735546: "fuse",
+  0x6969: "nfs",
+  0xff534d42: "cifs",
+  0xfe534d42: "smb2",
+  0x517b: "smb",
+  0x01021997: "9p",
+  0x00c36400: "ceph",
+  0x0bd00bd0: "lustre",
+  0x5346414f: "afs",
+  0x7461636f: "ocfs2",
+  0x01161970: "gfs2",
+  0x47504653: "gpfs"
+}
+const NETWORK = new Set([
+  "nfs",
+  "cifs",
+  "smb2",
+  "smb",
+  "9p",
+  "ceph",
+  "lustre",
+  "afs",
+  "ocfs2",
+  "gfs2",
+  "gpfs"
+])
+
+/**
+ * The disk of this machine.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
+  resolve: path.resolve,
+
+  open: (target, mode) => Effect.map(openDescriptor(target, FLAGS[mode]), makeFile),
+
+  makeDirectory: (target) =>
+    call("mkdir", target, (callback) =>
+      fs.mkdir(target, DIRECTORY_MODE, callback as fs.NoParamCallback)
+    ).pipe(
+      Effect.as(true),
+      Effect.catchIf(
+        (error) => error.code === "EEXIST",
+        () => Effect.succeed(false)
+      )
+    ),
+
+  list: (target) => call<Array<string>>("list", target, (callback) => fs.readdir(target, callback)),
+
+  info: (target) =>
+    call<fs.Stats>("stat", target, (callback) => fs.stat(target, callback)).pipe(
+      Effect.map((stats): FileInfo => ({
+        type: stats.isFile() ? "file" : stats.isDirectory() ? "directory" : "other",
+        size: stats.size,
+        mode: stats.mode & 0o7777,
+        device: stats.dev
+      })),
+      Effect.catchIf(
+        (error) => error.code === "ENOENT",
+        () => Effect.succeed(undefined)
+      )
+    ),
+
+  rename: (from, to) =>
+    call("rename", from, (callback) => fs.rename(from, to, callback as fs.NoParamCallback)),
+
+  remove: (target) => call("remove", target, (callback) => fs.unlink(target, callback as fs.NoParamCallback)),
+
+  syncDirectory: (target) =>
+    // Windows cannot open a directory; its file systems order such changes in a journal of their own
+    process.platform === "win32"
+      ? Effect.void
+      : Effect.scoped(
+          Effect.flatMap(
+            openDescriptor(target, constants.O_RDONLY),
+            (descriptor) => makeFile(descriptor).sync
+          )
+        ),
+
+  volume: (target) =>
+    Effect.map(
+      call<fs.StatsFs>("statfs", target, (callback) => fs.statfs(target, callback)),
+      (stats): Volume => {
+        const type = (process.platform === "linux" ? FILE_SYSTEMS[stats.type] : undefined) ?? "unknown"
+        return { freeBytes: stats.bavail * stats.bsize, type, network: NETWORK.has(type) }
+      }
+    ),
+
+  lock: (target, content) =>
+    Effect.flatMap(openDescriptor(target, constants.O_RDWR | constants.O_CREAT), ({ fd }) =>
+      Effect.try({
+        try: (): LockResult => {
+          if (!tryLock(fd)) return { acquired: false, content: fs.readFileSync(target, "utf8") }
+          fs.ftruncateSync(fd)
+          fs.writeSync(fd, content, 0)
+          return { acquired: true }
+        },
+        catch: (cause) => diskError("lock", target, cause)
+      })
+    )
+})

@@ -1,0 +1,456 @@
+/**
+ * The queue on disk. Appends are group-committed to the newest segment; delivery reads from the cursor on; whole
+ * segments are removed when they are delivered. What happens after a crash is decided in internal/recovery.ts.
+ *
+ * @since 0.1.0
+ */
+import { Clock, Duration, Effect, Exit, Layer, Scope } from "effect"
+import * as cursorFile from "../internal/cursorFile.js"
+import * as deadLetterFile from "../internal/deadLetters.js"
+import * as directories from "../internal/directory.js"
+import * as groupCommit from "../internal/groupCommit.js"
+import { countLines, readLines } from "../internal/lines.js"
+import { recover } from "../internal/recovery.js"
+import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
+import * as segmentFiles from "../internal/segments.js"
+import {
+  QueueAccessError,
+  QueueClosed,
+  QueueFull,
+  QueueWriteError,
+  type QueueLocked,
+  type QueueOpenError
+} from "../schema/Errors.js"
+import { Disk, type DiskError } from "../services/Disk.js"
+import {
+  QueueFile,
+  type Batch,
+  type Position,
+  type QueueRecord,
+  type QueueStatus,
+  type Refusal
+} from "../services/QueueFile.js"
+
+/**
+ * How a queue is kept. All have defaults but the directory.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** where the queue lives; created if need be, for this process alone */
+  readonly directory: string
+  /** a segment is sealed when it would grow beyond this many bytes; 16 MiB by default */
+  readonly segmentBytes?: number | undefined
+  /** a longer line found on disk goes to the dead letters, in bytes; 8 MiB by default */
+  readonly maxLineBytes?: number | undefined
+  /** `QueueFull` when the disk would have fewer free bytes than this; 128 MiB by default */
+  readonly minFreeBytes?: number | undefined
+  /** `QueueFull` when more bytes than this wait for delivery; no limit by default */
+  readonly maxQueueBytes?: number | undefined
+  /** an append that the disk has not finished by then fails, its outcome unknown; 10 seconds by default */
+  readonly appendTimeout?: Duration.DurationInput | undefined
+  /** how long to wait for another owner of the directory to leave; by default not at all */
+  readonly lockWait?: Duration.DurationInput | undefined
+  /** allows a network file system, where neither locks nor fsync can be trusted; false by default */
+  readonly unsafeFileSystem?: boolean | undefined
+  /** shared with the other steps of a shutdown; 5 seconds of its own by default */
+  readonly shutdown?: Shutdown | undefined
+}
+
+const MiB = 1024 * 1024
+
+/** The free space is asked for at most this often while appending, in milliseconds. */
+const FREE_SPACE_INTERVAL = 1000
+
+interface Append {
+  readonly line: string
+  readonly eventId: string
+}
+type AppendEntry = groupCommit.Entry<Append, number, QueueWriteError | QueueFull | QueueClosed>
+
+/**
+ * Opens a queue until the scope closes.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  options: Options
+): Effect.Effect<QueueFile["Type"], QueueOpenError | QueueLocked, Disk | Scope.Scope> =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const directory = disk.resolve(options.directory)
+    const maxLineBytes = options.maxLineBytes ?? 8 * MiB
+    const minFreeBytes = options.minFreeBytes ?? 128 * MiB
+    const maxQueueBytes = options.maxQueueBytes ?? Number.POSITIVE_INFINITY
+    const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
+    const appendTimeout = Duration.decode(options.appendTimeout ?? "10 seconds")
+
+    yield* directories.prepare(disk, directory, { unsafeFileSystem: options.unsafeFileSystem ?? false })
+    const lockScope = yield* Scope.make()
+    yield* directories
+      .lock(disk, directory, {
+        wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
+      })
+      .pipe(Scope.extend(lockScope))
+    /** writes that the kernel has not answered, although their callers gave up */
+    let unanswered = 0
+    yield* Effect.addFinalizer((exit) =>
+      // a late write must not meet the next owner: then the lock goes with the process
+      Effect.suspend(() => (unanswered === 0 ? Scope.close(lockScope, exit) : Effect.void))
+    )
+    const queueId = yield* directories.identify(disk, directory)
+
+    // ------------------------------------------------------------------------------------------------ recovery
+
+    const state = yield* Effect.gen(function* () {
+      const segments = yield* segmentFiles.make(disk, directory, options.segmentBytes ?? 16 * MiB)
+      const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
+      const slots = yield* cursorFile.open(disk, directory)
+      const last = segments.all.at(-1)
+      const lastLines = last === undefined ? 0 : yield* settleTail(disk, last)
+      const stored = slots.stored
+      const { letters: letterCount, torn } = letters.counts()
+      const recovered = recover({
+        segments: segments.all,
+        lastLines,
+        cursor: stored,
+        cursorAtLine: stored === undefined || (yield* isLineStart(disk, segments, stored)),
+        letters: letterCount,
+        torn,
+        minimumSequence: letters.nextSequence
+      })
+      if (recovered.repair !== undefined) {
+        yield* Effect.logWarning(
+          `audit queue: ${recovered.repair}; delivering again what is on disk (${directory})`
+        )
+      }
+      // before the first append: a segment must never get a number that an older cursor lies beyond
+      if (stored === undefined || recovered.repair !== undefined) yield* slots.write(recovered.cursor)
+      return { segments, letters, slots, ...recovered }
+    }).pipe(Effect.mapError(directories.openError(directory)))
+
+    const { letters, segments, slots } = state
+    let { cursor, next } = state
+    /** held by a group commit and by a seal: what is sealed was looked at whole */
+    const guard = yield* Effect.makeSemaphore(1)
+    const readGuard = yield* Effect.makeSemaphore(1)
+
+    const accessError = (error: DiskError) =>
+      new QueueAccessError({ path: error.path, code: error.code, cause: error.cause })
+
+    const waitingBytes = () => {
+      let bytes = 0
+      for (const segment of segments.all) {
+        if (segment.first > cursor.segment) bytes += segment.bytes
+        else if (segment.first === cursor.segment) bytes += Math.max(0, segment.bytes - cursor.offset)
+      }
+      return bytes
+    }
+
+    // ------------------------------------------------------------------------------------------------- appends
+
+    const listeners = new Set<() => void>()
+    let free = { bytes: Number.POSITIVE_INFINITY, at: Number.NEGATIVE_INFINITY }
+
+    /** the limit that this many more bytes would exceed */
+    const exceeded = (bytes: number) =>
+      Effect.gen(function* () {
+        const queued = waitingBytes()
+        if (queued + bytes > maxQueueBytes) {
+          return { limit: "maxQueueBytes" as const, limitBytes: maxQueueBytes, actualBytes: queued }
+        }
+        const now = yield* Clock.currentTimeMillis
+        if (now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes < minFreeBytes) {
+          // if the disk cannot say, the write will
+          const volume = yield* Effect.option(disk.volume(directory))
+          free = {
+            bytes: volume._tag === "Some" ? volume.value.freeBytes : Number.POSITIVE_INFINITY,
+            at: now
+          }
+        }
+        if (free.bytes - bytes < minFreeBytes) {
+          return { limit: "minFreeBytes" as const, limitBytes: minFreeBytes, actualBytes: free.bytes }
+        }
+        free.bytes -= bytes
+        return undefined
+      })
+
+    const write = (group: ReadonlyArray<AppendEntry>): Effect.Effect<void> =>
+      Effect.gen(function* () {
+        const bytes = Buffer.from(
+          group.length === 1 ? group[0]!.payload.line : group.map((e) => e.payload.line).join("")
+        )
+        const limit = yield* exceeded(bytes.length)
+        if (limit !== undefined) {
+          return refuse(
+            group,
+            (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit })
+          )
+        }
+        unanswered++
+        const exit = yield* Effect.exit(segments.append(bytes, group.length, next))
+        unanswered--
+        if (expiredGroups.delete(group)) return
+        if (Exit.isSuccess(exit)) {
+          let sequence = next
+          next += group.length
+          for (const entry of group) entry.done(Effect.succeed(sequence++))
+          for (const listener of listeners) listener()
+        } else {
+          const failure = exit.cause._tag === "Fail" ? exit.cause.error : undefined
+          const { code = "UNKNOWN", path = directory, cause = exit.cause } = failure?.error ?? {}
+          const outcome = failure?.outcome ?? "unknown"
+          refuse(group, (eventId) => new QueueWriteError({ eventId, outcome, path, code, cause }))
+        }
+      })
+
+    const refuse = (
+      group: ReadonlyArray<AppendEntry>,
+      error: (eventId: string) => QueueWriteError | QueueFull
+    ) => {
+      for (const entry of group) entry.done(Effect.fail(error(entry.payload.eventId)))
+    }
+
+    const expiredGroups = new WeakSet<ReadonlyArray<AppendEntry>>()
+    const expire = (group: ReadonlyArray<AppendEntry>): Effect.Effect<void> =>
+      Effect.gen(function* () {
+        expiredGroups.add(group)
+        const path = segments.all.at(-1)?.path ?? directory
+        yield* segments.seal
+        const cause = new Error(`the disk did not answer within ${Duration.format(appendTimeout)}`)
+        refuse(
+          group,
+          (eventId) => new QueueWriteError({ eventId, outcome: "unknown", path, code: "ETIMEDOUT", cause })
+        )
+      })
+
+    const appends = yield* groupCommit.make<Append, number, QueueWriteError | QueueFull | QueueClosed>({
+      guard,
+      write,
+      expired: expire,
+      refusal: ({ eventId }) => new QueueClosed({ eventId, outcome: "absent" }),
+      timeoutMillis: Duration.toMillis(appendTimeout),
+      sizeOf: ({ line }) => line.length,
+      maxGroupSize: 4 * MiB
+    })
+
+    // ------------------------------------------------------------------------------------------------ delivery
+
+    const take: QueueFile["Type"]["take"] = ({ from, maxBytes, maxRecords }) =>
+      Effect.gen(function* () {
+        let position: Position = from ?? cursor
+        for (;;) {
+          const start = position
+          const at = segments.all.findIndex(({ first }) => first >= start.segment)
+          const segment = segments.all[at]
+          if (segment === undefined) return { records: [], start, end: start }
+          const offset = segment.first === start.segment ? start.offset : 0
+          // numbers end where those of the next segment begin: more lines are of a failed append and have none
+          const limit = segments.all[at + 1]?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
+          let sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
+          const file = yield* segments.reader(segment)
+          const end = segment.bytes
+          const read = yield* readLines(file, offset, end, { maxRecords, maxBytes, maxLineBytes })
+          if (read.lines.length > 0) {
+            const records = read.lines.map((line): QueueRecord => {
+              const surplus = sequence >= limit
+              return {
+                segment: segment.first,
+                offset: line.offset,
+                sequence: surplus ? sequence : sequence++,
+                length: line.length,
+                bytes: line.bytes,
+                problem: line.oversize
+                  ? "oversize"
+                  : line.terminated || isWhole(line.bytes)
+                    ? undefined
+                    : "torn",
+                surplus
+              }
+            })
+            return {
+              records,
+              start: from ?? cursor,
+              end: { segment: segment.first, offset: read.next, sequence }
+            }
+          }
+          if (segments.all[at + 1] === undefined) return { records: [], start: from ?? cursor, end: start }
+          position = { segment: segments.all[at + 1]!.first, offset: 0, sequence: start.sequence }
+        }
+      }).pipe(readGuard.withPermits(1), Effect.mapError(accessError))
+
+    const move = (to: typeof cursor) =>
+      Effect.gen(function* () {
+        unanswered++
+        yield* Effect.ensuring(
+          slots.write(to),
+          Effect.sync(() => unanswered--)
+        )
+        cursor = to
+        for (const segment of [...segments.all]) {
+          if (segment.first < cursor.segment) yield* segments.remove(segment)
+        }
+      })
+
+    const commit = (batch: Batch, refusals: ReadonlyArray<Refusal>) =>
+      Effect.gen(function* () {
+        if (batch.records.length === 0) return
+        // dead letters first: a crash in between finds them again, the other order would lose them
+        if (refusals.length > 0)
+          yield* letters.keep(refusals, disk.open(segments.pathOf(batch.end.segment), "read"))
+        const isCounted = (record: QueueRecord) => record.surplus || record.sequence >= cursor.settled
+        const counted = batch.records.filter(isCounted)
+        const kept = refusals.filter(({ record }) => isCounted(record))
+        const torn = kept.filter((refusal) => refusal.class === "torn").length
+        const surplus = counted.filter((record) => record.surplus).length
+        const settled = Math.max(cursor.settled, batch.end.sequence)
+        yield* move({
+          ...batch.end,
+          settled,
+          delivered: cursor.delivered + counted.length - kept.length,
+          refused: cursor.refused + kept.length - torn,
+          torn: cursor.torn + torn,
+          missing: cursor.missing + (settled - cursor.settled) - (counted.length - surplus),
+          surplus: cursor.surplus + surplus
+        })
+      }).pipe(Effect.uninterruptible, Effect.mapError(accessError))
+
+    const compact = Effect.gen(function* () {
+      const last = segments.all.at(-1)
+      if (last === undefined) return
+      if (last.live) {
+        if (cursor.segment !== last.first || cursor.offset !== last.bytes) return
+        // nothing may be appended to it after this look at it
+        const sealed = yield* guard.withPermits(1)(
+          Effect.suspend(() =>
+            cursor.offset === last.bytes ? Effect.as(segments.seal, true) : Effect.succeed(false)
+          )
+        )
+        if (!sealed) return
+      }
+      const rest = yield* take({ maxRecords: 1, maxBytes: 1 })
+      if (rest.records.length > 0) return
+      const settled = Math.max(cursor.settled, next)
+      yield* Effect.mapError(
+        move({
+          ...cursor,
+          segment: next,
+          offset: 0,
+          sequence: next,
+          settled,
+          missing: cursor.missing + (settled - cursor.settled)
+        }),
+        accessError
+      )
+    }).pipe(Effect.uninterruptible)
+
+    const balance = () => {
+      const { retried, discarded } = letters.counts()
+      return {
+        accepted: next + cursor.surplus,
+        delivered: cursor.delivered,
+        waiting: next - Math.min(cursor.settled, next),
+        dead: cursor.refused - retried - discarded,
+        retried,
+        discarded,
+        torn: cursor.torn,
+        missing: cursor.missing
+      }
+    }
+
+    const status: Effect.Effect<QueueStatus, QueueAccessError> = Effect.gen(function* () {
+      const [oldest] = (yield* readOldest).records
+      return { ...balance(), waitingBytes: waitingBytes(), oldest: timeOf(oldest), nextSequence: next }
+    })
+    const readOldest = take({ maxRecords: 1, maxBytes: 4096 })
+
+    yield* Effect.addFinalizer(() =>
+      shutdown
+        .within(Effect.zipRight(appends.close, Effect.ignore(compact)))
+        .pipe(
+          Effect.flatMap((ended) =>
+            ended
+              ? Effect.void
+              : Effect.logWarning(`audit queue: the disk does not answer; closing without it (${directory})`)
+          )
+        )
+    )
+
+    return {
+      directory,
+      queueId,
+      append: (line, eventId) => appends.add({ line, eventId }),
+      take,
+      commit,
+      compact,
+      status,
+      progress: Effect.sync(() => ({ settled: cursor.sequence, next })),
+      onAppend: (listener) =>
+        Effect.acquireRelease(
+          Effect.sync(() => listeners.add(listener)),
+          () => Effect.sync(() => listeners.delete(listener))
+        )
+    }
+  })
+
+/**
+ * The queue in a directory of this disk.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<QueueFile, QueueOpenError | QueueLocked, Disk> =>
+  Layer.scoped(QueueFile, make(options))
+
+/**
+ * Counts the lines of the newest segment, and makes them durable: a process that was killed may have left them in the
+ * page cache only, and from now on later numbers rest on them.
+ */
+const settleTail = (disk: Disk["Type"], segment: segmentFiles.Segment): Effect.Effect<number, DiskError> =>
+  segment.bytes === 0
+    ? Effect.succeed(0)
+    : Effect.scoped(
+        Effect.gen(function* () {
+          const writable = yield* disk.open(segment.path, "append")
+          yield* writable.sync
+          const file = yield* disk.open(segment.path, "read")
+          return yield* countLines(file, segment.bytes)
+        })
+      )
+
+const isLineStart = (
+  disk: Disk["Type"],
+  segments: segmentFiles.Segments,
+  position: { readonly segment: number; readonly offset: number }
+): Effect.Effect<boolean, DiskError> => {
+  const segment = segments.all.find(({ first }) => first === position.segment)
+  const { offset } = position
+  if (segment === undefined || offset === 0 || offset >= segment.bytes) return Effect.succeed(true)
+  return Effect.scoped(
+    Effect.flatMap(disk.open(segment.path, "read"), (file) =>
+      Effect.map(file.readAt(offset - 1, 1), (bytes) => bytes[0] === NEWLINE)
+    )
+  )
+}
+
+const NEWLINE = 0x0a
+
+/** A last line without its end can only be a whole object if nothing but the end is lacking. */
+const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined
+
+const timeOf = (record: QueueRecord | undefined): number | undefined => {
+  const ts = record === undefined ? undefined : objectOf(record.bytes)?.ts
+  const millis = typeof ts === "string" ? Date.parse(ts) : Number.NaN
+  return Number.isNaN(millis) ? undefined : millis
+}
+
+const objectOf = (bytes: Uint8Array): Readonly<Record<string, unknown>> | undefined => {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes))
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : undefined
+  } catch {
+    return undefined
+  }
+}

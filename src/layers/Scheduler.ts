@@ -1,0 +1,395 @@
+/**
+ * The worker: a fiber that delivers what waits, backs off when it cannot, and drains once more at shutdown.
+ *
+ * @since 0.1.0
+ */
+import {
+  Cause,
+  Clock,
+  DateTime,
+  Deferred,
+  Duration,
+  Effect,
+  Either,
+  Exit,
+  Fiber,
+  Layer,
+  Option,
+  Queue,
+  Schedule,
+  Stream,
+  SubscriptionRef
+} from "effect"
+import type { Scope } from "effect"
+import { isUtf8 } from "node:buffer"
+import { eventIdOfLine } from "../internal/eventId.js"
+import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { FlushError, type QueueAccessError, UploadError } from "../schema/Errors.js"
+import { compile, makeDecoder, type StoredEvent } from "../schema/Line.js"
+import { QueueFile, type Batch, type QueueRecord, type Refusal } from "../services/QueueFile.js"
+import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
+import { Uploader } from "../services/Uploader.js"
+
+/**
+ * How the queue is delivered. All have defaults but the kinds.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** the kinds of events that may stand in the queue */
+  readonly events: ReadonlyArray<AuditEvent.Any>
+  /** at most so many rows in a batch; 500 by default */
+  readonly batchRecords?: number | undefined
+  /** at most about so many bytes in a batch; 4 MiB by default */
+  readonly batchBytes?: number | undefined
+  /** how often an idle worker looks, beside being woken by appends; 60 seconds by default */
+  readonly pollInterval?: Duration.DurationInput | undefined
+  /** the time zone, for example `Asia/Shanghai`, of old lines that carry none; this machine's by default */
+  readonly timeZone?: string | undefined
+  /** shared with the other steps of a shutdown; 5 seconds of its own by default */
+  readonly shutdown?: Shutdown | undefined
+}
+
+/**
+ * 2, 4, 8 ... 256, 300, 300 seconds at most; each up to a fifth shorter, so that a fleet does not come back at once.
+ * The jitter comes after the cap, so that the delays at the cap differ as well and none exceeds it.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const backoff: Schedule.Schedule<Duration.Duration> = Schedule.exponential("2 seconds").pipe(
+  Schedule.modifyDelay((_, delay) => Duration.min(delay, "300 seconds")),
+  Schedule.jitteredWith({ min: 0.8, max: 1 })
+)
+
+/** Delivered lines leave the disk when the queue was idle for this long: sooner would cost a file for each event. */
+const COMPACT_AFTER = Duration.seconds(1)
+
+type PassError = UploadError | QueueAccessError
+
+/**
+ * Starts the worker; it stops, after a last drain, when the scope closes.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  options: Options
+): Effect.Effect<Scheduler["Type"], never, QueueFile | Uploader | Scope.Scope> =>
+  Effect.gen(function* () {
+    const queue = yield* QueueFile
+    const uploader = yield* Uploader
+    const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
+    const limits = {
+      maxRecords: options.batchRecords ?? 500,
+      maxBytes: options.batchBytes ?? 4 * 1024 * 1024
+    }
+    const pollInterval = Duration.decode(options.pollInterval ?? "60 seconds")
+    const status = yield* SubscriptionRef.make<DeliveryStatus>({
+      state: "idle",
+      failure: undefined,
+      failures: 0,
+      nextTry: undefined,
+      lastDelivery: undefined
+    })
+    const update = (change: Partial<DeliveryStatus>) =>
+      SubscriptionRef.update(status, (now) => ({ ...now, ...change }))
+
+    // ---------------------------------------------------------------------------------------------------- pass
+
+    const prepare = prepareWith(options, queue.queueId)
+    /** what became of records of a batch whose other kinds are still to be delivered: undefined for delivered */
+    const settled = new Map<string, Refusal | undefined>()
+
+    const upload = ({ batch, groups, refusals }: Prepared): Effect.Effect<Settled, UploadError> =>
+      Effect.gen(function* () {
+        const refused = [...refusals]
+        for (const group of groups) {
+          const open = group.items.filter(({ record }) => !settled.has(keyOf(record)))
+          if (open.length > 0) {
+            const events = open.map(({ event }) => event)
+            const { rejected } = yield* uploader.upload({ definition: group.definition, events })
+            for (const { record } of open) settled.set(keyOf(record), undefined)
+            for (const { code, index, reason } of rejected) {
+              const { record } = open[index]!
+              settled.set(keyOf(record), { record, class: "rejected", code, reason })
+            }
+          }
+        }
+        for (const { record } of groups.flatMap((group) => group.items)) {
+          const refusal = settled.get(keyOf(record))
+          if (refusal !== undefined) refused.push(refusal)
+        }
+        return { batch, refused }
+      })
+
+    const commit = ({ batch, refused }: Settled) =>
+      Effect.gen(function* () {
+        yield* queue.commit(batch, refused)
+        for (const record of batch.records) settled.delete(keyOf(record))
+        const dead = refused.filter((refusal) => refusal.class !== "torn")
+        if (dead.length > 0) {
+          const classes = [
+            ...new Set(dead.map(({ class: cls, code }) => (code === undefined ? cls : `${cls} ${code}`)))
+          ]
+          yield* Effect.logWarning(
+            `audit: ${dead.length} events went to the dead letters (${classes.join(", ")}); ` +
+              `run "effect-audit dead list" in ${queue.directory}`
+          )
+        }
+        if (dead.length < batch.records.length)
+          yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
+        yield* completeFlushes((yield* queue.progress).settled)
+      })
+
+    /** Delivers until nothing waits; the next batch is read and decoded while the database works on this one. */
+    const pass: Effect.Effect<number, PassError> = Stream.unfoldEffect<
+      Batch | undefined,
+      Prepared,
+      QueueAccessError,
+      never
+    >(undefined, (previous) =>
+      Effect.map(queue.take({ from: previous?.end, ...limits }), (batch) =>
+        batch.records.length === 0 ? Option.none() : Option.some([prepare(batch), batch])
+      )
+    ).pipe(
+      Stream.rechunk(1),
+      Stream.buffer({ capacity: 1 }),
+      Stream.mapEffect(upload, { concurrency: uploader.concurrency }),
+      Stream.mapEffect(commit),
+      Stream.runCount
+    )
+
+    // --------------------------------------------------------------------------------------------------- flush
+
+    interface Flush {
+      readonly target: number
+      readonly done: Deferred.Deferred<void, FlushError>
+    }
+    let flushes: Array<Flush> = []
+
+    const completeFlushes = (reached: number) =>
+      Effect.suspend(() => {
+        const [open, complete] = partition(flushes, (flush) => flush.target <= reached)
+        flushes = open
+        return Effect.forEach(complete, ({ done }) => Deferred.succeed(done, undefined), { discard: true })
+      })
+
+    const failFlushes = (served: ReadonlyArray<Flush>, cause: unknown) =>
+      Effect.gen(function* () {
+        const [open, failed] = partition(flushes, (flush) => served.includes(flush))
+        flushes = open
+        const { next, settled } = yield* queue.progress
+        const error = new FlushError({ waiting: next - settled, cause })
+        yield* Effect.forEach(failed, ({ done }) => Deferred.fail(done, error), { discard: true })
+      })
+
+    // -------------------------------------------------------------------------------------------------- worker
+
+    const wakes = yield* Queue.sliding<void>(1)
+    const wake = Queue.offer(wakes, undefined)
+    /** appends wake the worker only while this holds: neither during a pass, which sees them, nor during a backoff */
+    let idle = false
+    let compacted = false
+
+    const attempt: Effect.Effect<Exit.Exit<number, PassError>> = Effect.gen(function* () {
+      const served = [...flushes]
+      if ((yield* SubscriptionRef.get(status)).failure === undefined) yield* update({ state: "delivering" })
+      const exit = yield* Effect.exit(pass)
+      if (Exit.isSuccess(exit)) {
+        if (exit.value > 0) compacted = false
+        const before = yield* SubscriptionRef.get(status)
+        if (before.failure !== undefined) yield* Effect.logInfo("audit: delivery has recovered")
+        yield* update({ state: "idle", failure: undefined, failures: 0, nextTry: undefined })
+        yield* completeFlushes(Number.POSITIVE_INFINITY)
+      } else if (!Exit.isInterrupted(exit)) {
+        const error = Option.getOrUndefined(Exit.causeOption(exit).pipe(Option.flatMap(Cause.failureOption)))
+        yield* reportFailure(error ?? exit.cause)
+        yield* failFlushes(served, error ?? exit.cause)
+      }
+      return exit
+    })
+
+    const reportFailure = (error: unknown) =>
+      Effect.gen(function* () {
+        const failure =
+          error instanceof UploadError
+            ? { class: error.class, code: error.code, reason: error.reason }
+            : { class: "transient" as const, code: codeOf(error), reason: messageOf(error) }
+        const before = yield* SubscriptionRef.get(status)
+        const state = failure.class === "operator" ? "needsOperator" : "offline"
+        // once for each change of state, not for each retry
+        if (before.state !== state || before.failure?.code !== failure.code) {
+          const { next, settled } = yield* queue.progress
+          const text = `audit: ${next - settled} events wait on disk: ${failure.reason} (${failure.code})`
+          yield* state === "needsOperator" ? Effect.logError(text) : Effect.logWarning(text)
+        }
+        yield* Effect.logDebug("audit: delivery failed", error)
+        yield* update({ state, failure, failures: before.failures + 1 })
+      })
+
+    /** Waits for a time or a wake, whichever comes first; whether it was a wake. */
+    const waitFor = (delay: Effect.Effect<unknown>) =>
+      Effect.raceFirst(Effect.as(delay, false), Effect.as(Queue.take(wakes), true))
+
+    const waitIdle = Effect.gen(function* () {
+      idle = true
+      const { next, settled } = yield* queue.progress
+      // appended after the pass had looked, before `idle` was set
+      if (next > settled) {
+        const rest = yield* Effect.either(queue.take({ maxRecords: 1, maxBytes: 1 }))
+        if (Either.isLeft(rest) || rest.right.records.length > 0) return
+      }
+      if (!compacted) {
+        if (yield* waitFor(Effect.sleep(COMPACT_AFTER))) return
+        yield* Effect.catchAll(queue.compact, (error) => Effect.logDebug("audit: compaction failed", error))
+        compacted = true
+      }
+      yield* waitFor(Effect.sleep(pollInterval))
+    }).pipe(Effect.ensuring(Effect.sync(() => (idle = false))))
+
+    const schedule = Schedule.modifyDelayEffect(backoff, (_, delay) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+        Effect.as(update({ nextTry: now + Duration.toMillis(delay) }), delay)
+      )
+    )
+
+    const worker = Effect.gen(function* () {
+      const driver = yield* Schedule.driver(schedule)
+      for (;;) {
+        let exit = yield* attempt
+        if (Exit.isFailure(exit)) {
+          // a flush tries at once, but neither lengthens the backoff when it fails, nor starts it anew
+          const timer = yield* Effect.fork(driver.next(undefined))
+          while (Exit.isFailure(exit) && (yield* waitFor(Fiber.await(timer)))) exit = yield* attempt
+          yield* Fiber.interrupt(timer)
+        }
+        if (Exit.isSuccess(exit)) {
+          yield* driver.reset
+          yield* waitIdle
+        }
+      }
+    })
+
+    yield* queue.onAppend(() => {
+      if (!idle) return
+      idle = false
+      Queue.unsafeOffer(wakes, undefined)
+    })
+
+    const drain = Effect.gen(function* () {
+      const { next, settled } = yield* queue.progress
+      if (next > settled) yield* attempt
+    })
+
+    yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(worker)), (fiber) =>
+      Effect.gen(function* () {
+        yield* shutdown.within(Fiber.interrupt(fiber))
+        yield* shutdown.within(drain)
+        yield* failFlushes([...flushes], new Error("the audit log was closed"))
+        const { next, settled } = yield* queue.progress
+        if (next > settled) {
+          yield* Effect.logWarning(
+            `audit: ${next - settled} events wait on disk for the next start (${queue.directory})`
+          )
+        }
+      })
+    )
+
+    return {
+      wake,
+      flush: Effect.gen(function* () {
+        const done = yield* Deferred.make<void, FlushError>()
+        const flush: Flush = { target: (yield* queue.progress).next, done }
+        flushes.push(flush)
+        yield* wake
+        yield* Deferred.await(done)
+      }),
+      status: SubscriptionRef.get(status),
+      changes: status.changes
+    }
+  })
+
+/**
+ * The worker over a queue and a database.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile | Uploader> =>
+  Layer.scoped(Scheduler, make(options))
+
+// ------------------------------------------------------------------------------------------------ from lines to rows
+
+interface Item {
+  readonly record: QueueRecord
+  readonly event: StoredEvent
+}
+
+/** A batch, decoded: its events by kind, in the order of the queue, and what cannot be an event. */
+interface Prepared {
+  readonly batch: Batch
+  readonly groups: ReadonlyArray<{ readonly definition: AuditEvent.Any; readonly items: ReadonlyArray<Item> }>
+  readonly refusals: ReadonlyArray<Refusal>
+}
+
+interface Settled {
+  readonly batch: Batch
+  readonly refused: ReadonlyArray<Refusal>
+}
+
+const prepareWith = (options: Options, queueId: string) => {
+  const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
+  const timeZone = options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
+  const decode = makeDecoder(codecs, { timeZone })
+
+  return (batch: Batch): Prepared => {
+    const groups = new Map<string, { readonly definition: AuditEvent.Any; readonly items: Array<Item> }>()
+    const refusals: Array<Refusal> = []
+    for (const record of batch.records) {
+      if (record.problem === "oversize") {
+        refusals.push({ record, class: "oversize", reason: "the line is longer than maxLineBytes" })
+        continue
+      }
+      if (record.problem === "torn") {
+        refusals.push({ record, class: "torn", reason: "the end of a write that was never acknowledged" })
+        continue
+      }
+      if (!isUtf8(record.bytes)) {
+        refusals.push({ record, class: "malformed", reason: "the line is not UTF-8" })
+        continue
+      }
+      const text = Buffer.from(
+        record.bytes.buffer,
+        record.bytes.byteOffset,
+        record.bytes.byteLength
+      ).toString("utf8")
+      const event = decode(text, () => eventIdOfLine(queueId, record))
+      if (Either.isLeft(event)) {
+        refusals.push({ record, ...event.left })
+        continue
+      }
+      const { definition } = event.right
+      const group = groups.get(definition.kind)
+      if (group === undefined)
+        groups.set(definition.kind, { definition, items: [{ record, event: event.right }] })
+      else group.items.push({ record, event: event.right })
+    }
+    return { batch, groups: [...groups.values()], refusals }
+  }
+}
+
+const keyOf = (record: QueueRecord) => `${record.segment}:${record.offset}`
+
+const partition = <A>(items: ReadonlyArray<A>, isRight: (item: A) => boolean): [Array<A>, Array<A>] => [
+  items.filter((item) => !isRight(item)),
+  items.filter(isRight)
+]
+
+const codeOf = (error: unknown): string =>
+  typeof error === "object" && error !== null && "code" in error ? String(error.code) : "UNKNOWN"
+
+const messageOf = (error: unknown): string =>
+  error instanceof Error ? error.message : "an unexpected failure; see the debug log"

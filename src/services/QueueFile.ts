@@ -1,0 +1,160 @@
+/**
+ * The queue on disk: segments, cursor and dead letters in one directory.
+ *
+ * @since 0.1.0
+ */
+import { Context } from "effect"
+import type { Effect, Scope } from "effect"
+import type { QueueAccessError, QueueClosed, QueueFull, QueueWriteError } from "../schema/Errors.js"
+
+/**
+ * The start of a line: the segment (named by the sequence number of its first line), the byte in it, and the
+ * line's own sequence number.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Position {
+  readonly segment: number
+  /** bytes */
+  readonly offset: number
+  readonly sequence: number
+}
+
+/**
+ * A line as it stands on disk.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface QueueRecord extends Position {
+  /** bytes, the line's end not included */
+  readonly length: number
+  /** the line without its end; empty if `problem` is `oversize` */
+  readonly bytes: Uint8Array
+  /**
+   * `torn`: the end of a segment, without a line's end, that was never acknowledged; `oversize`: longer than
+   * `maxLineBytes`.
+   */
+  readonly problem: "torn" | "oversize" | undefined
+  /** a line beyond what the numbers promise: of an append that failed with outcome `unknown`, and turned up */
+  readonly surplus: boolean
+}
+
+/**
+ * Consecutive lines of one segment; no records when everything was taken.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Batch {
+  readonly records: ReadonlyArray<QueueRecord>
+  /** where the line before the batch ended */
+  readonly start: Position
+  /** where the next batch starts */
+  readonly end: Position
+}
+
+/**
+ * Why a line is kept as a dead letter instead of being delivered.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type RefusalClass = "malformed" | "unknownKind" | "invalid" | "oversize" | "rejected" | "torn"
+
+/**
+ * A line that will not be delivered.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Refusal {
+  readonly record: QueueRecord
+  readonly class: RefusalClass
+  /** the database's error code, if it was the database that refused */
+  readonly code?: string | undefined
+  readonly reason: string
+}
+
+/**
+ * The books: accepted = delivered + waiting + dead + retried + discarded + torn, and missing = 0. Counts since the
+ * queue was created.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Balance {
+  /** lines on disk, ever */
+  readonly accepted: number
+  /** committed by the database */
+  readonly delivered: number
+  /** still on disk */
+  readonly waiting: number
+  /** dead letters that wait for a decision */
+  readonly dead: number
+  /** dead letters that were appended again */
+  readonly retried: number
+  /** dead letters that an operator gave up */
+  readonly discarded: number
+  /** ends of segments that no caller was ever told of */
+  readonly torn: number
+  /** lines that the numbers promise and the disk lacks: anything but 0 is a loss */
+  readonly missing: number
+}
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export interface QueueStatus extends Balance {
+  /** bytes on disk that wait for delivery */
+  readonly waitingBytes: number
+  /** the time of the oldest line that waits, milliseconds since 1970 UTC */
+  readonly oldest: number | undefined
+  /** the sequence number of the next line */
+  readonly nextSequence: number
+}
+
+/**
+ * The service that owns a directory. Every method is safe to call from many fibers.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
+  QueueFile,
+  {
+    /** absolute */
+    readonly directory: string
+    /** random, written once; identifies the queue in ids derived from its lines */
+    readonly queueId: string
+    /**
+     * Appends a line (ended by `\n`) and returns its sequence number once it is fsynced. Interrupted, the line is
+     * whole or absent, never torn.
+     */
+    readonly append: (
+      line: string,
+      eventId: string
+    ) => Effect.Effect<number, QueueWriteError | QueueFull | QueueClosed>
+    /** Reads the lines from `from` (the cursor by default) on, at most to the last durable byte. */
+    readonly take: (options: {
+      readonly from?: Position | undefined
+      readonly maxRecords: number
+      readonly maxBytes: number
+    }) => Effect.Effect<Batch, QueueAccessError>
+    /**
+     * Settles a batch: writes its refusals to the dead letters, then moves the cursor behind it, then removes the
+     * segments before. All other records of the batch count as delivered. Batches are committed in order.
+     */
+    readonly commit: (batch: Batch, refusals: ReadonlyArray<Refusal>) => Effect.Effect<void, QueueAccessError>
+    /** Removes what is delivered, the newest segment included if nothing waits. */
+    readonly compact: Effect.Effect<void, QueueAccessError>
+    /** From memory, but for the age of the oldest line. */
+    readonly status: Effect.Effect<QueueStatus, QueueAccessError>
+    /** Where the cursor stands, and where the next line will: nothing waits when the sequences agree. */
+    readonly progress: Effect.Effect<{ readonly settled: number; readonly next: number }>
+    /** Calls the function after each group commit, until the scope closes. It must be fast and not throw. */
+    readonly onAppend: (listener: () => void) => Effect.Effect<void, never, Scope.Scope>
+  }
+>() {}
