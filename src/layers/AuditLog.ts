@@ -9,7 +9,7 @@ import { makeGenerator } from "../internal/eventId.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { type AppendError, InvalidEvent } from "../schema/Errors.js"
 import { compile, type Issue } from "../schema/Line.js"
-import { AuditLog, type AuditStatus, type RecordOptions } from "../services/AuditLog.js"
+import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "../services/AuditLog.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
 
@@ -60,7 +60,12 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
     const maxLineBytes = options.maxLineBytes ?? 8 * 1024 * 1024
     const newId = makeGenerator()
 
-    const append = (kind: string, input: unknown, recordOptions: RecordOptions | undefined, now: number) => {
+    const append = (
+      kind: string,
+      input: unknown,
+      recordOptions: RecordOptions | undefined,
+      now: number
+    ): Effect.Effect<Receipt, AppendError> => {
       const eventId = recordOptions?.eventId ?? newId(now)
       const invalid = (issues: ReadonlyArray<Issue>) =>
         new InvalidEvent({ eventId, outcome: "absent", kind, issues })
