@@ -1,0 +1,305 @@
+/**
+ * Delivers events to MySQL or MariaDB, each once. `effect-audit/mysql` exports it.
+ *
+ * @since 0.1.0
+ */
+import type { SqlError } from "@effect/sql/SqlError"
+import { Cause, Config, Effect, Either, ExecutionStrategy, Exit, Layer, Option, Scope } from "effect"
+import type { ConfigError } from "effect"
+import type { ConnectionSettings, Endpoint, Session } from "../internal/mysqlConnection.js"
+import { endpointsOf, open } from "../internal/mysqlConnection.js"
+import {
+  classify,
+  DUPLICATE_ENTRY,
+  endsConnection,
+  isBusy,
+  isEventKey,
+  isTextRefused,
+  PACKET_TOO_LARGE,
+  toUploadError
+} from "../internal/mysqlErrors.js"
+import * as Migrate from "../internal/mysqlMigrate.js"
+import type { Table } from "../internal/mysqlTable.js"
+import { describe } from "../internal/mysqlTable.js"
+import type { Attempt } from "../internal/narrow.js"
+import { makeDriftGuard, narrow, Refused } from "../internal/narrow.js"
+import type { TableNames } from "../internal/sqlTable.js"
+import { tableName } from "../internal/sqlTable.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { UploadError } from "../schema/Errors.js"
+import type { StoredEvent } from "../schema/Line.js"
+import { LoginLog } from "../schema/LoginLog.js"
+import { UseLog } from "../schema/UseLog.js"
+import type { UploadBatch, UploadResult } from "../services/Uploader.js"
+import { Uploader } from "../services/Uploader.js"
+
+/**
+ * Where the events go.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options extends ConnectionSettings {
+  /** the tables that receive the events, by kind: `{ use_log: "app_use_log" }`; by default those that the kinds name */
+  readonly tables?: TableNames | undefined
+  /**
+   * `key`, the default: each event is stored once, by a unique key over `event_id` that `migrate` makes. `none`: into
+   * tables that may not be altered, each at least once.
+   */
+  readonly deduplication?: "key" | "none" | undefined
+  /** how many batches go at once; 1 by default, since more are faster and give up the order of rows */
+  readonly connections?: number | undefined
+}
+
+/**
+ * Delivers to MySQL or MariaDB. The layer never touches the network while it is built.
+ *
+ * @example
+ * import { Redacted } from "effect"
+ * import { MysqlUploader } from "effect-audit/mysql"
+ *
+ * MysqlUploader.layer({ url: Redacted.make("mysql://audit:secret@db.internal/app") })
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<Uploader> => Layer.scoped(Uploader, make(options))
+
+/**
+ * The same, with options from a Config.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (
+  config: Config.Config.Wrap<Options>
+): Layer.Layer<Uploader, ConfigError.ConfigError> =>
+  Layer.scoped(Uploader, Effect.flatMap(Config.unwrap(config), make))
+
+/**
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const concurrency = Math.max(1, options.connections ?? 1)
+    const permits = yield* Effect.makeSemaphore(concurrency)
+    const withSession = yield* makeSessions(options)
+    const guard = makeDriftGuard()
+
+    // a session is given up whenever something is wrong with a table, and the next one looks again
+    const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
+    const tableOf = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> => {
+      const known = described.get(session)?.get(definition)
+      if (known !== undefined) return Effect.succeed(known)
+      const name = tableName(definition, options.tables)
+      return describe(session, definition, name, options.deduplication !== "none").pipe(
+        Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, session.endpoint))),
+        Effect.tap((table) => {
+          described.set(
+            session,
+            (described.get(session) ?? new Map<AuditEvent.Any, Table>()).set(definition, table)
+          )
+        })
+      )
+    }
+    const withTable = <A, E>(
+      definition: AuditEvent.Any,
+      use: (table: Table, session: Session) => Effect.Effect<A, E>
+    ) =>
+      withSession((session) => Effect.flatMap(tableOf(session, definition), (table) => use(table, session)))
+
+    const upload = ({ definition, events }: UploadBatch): Effect.Effect<UploadResult, UploadError> =>
+      Effect.gen(function* () {
+        const watch = guard.watch(tableName(definition, options.tables), events.length)
+        const attempt: Attempt = (from, to) =>
+          withTable(definition, (table, session) => insert(session, table, events.slice(from, to)))
+
+        let from = 0
+        while (from < events.length) {
+          const start = from
+          const count = yield* withTable(definition, (table) => Effect.succeed(table.fitting(events, start)))
+          if (count === 0) {
+            yield* watch.onRejected({
+              index: from,
+              code: String(PACKET_TOO_LARGE),
+              reason: "max_allowed_packet"
+            })
+          } else {
+            yield* narrow(attempt, from, from + count, watch.onRejected)
+          }
+          from += Math.max(1, count)
+        }
+        return watch.done()
+      })
+
+    return { concurrency, upload: (batch) => permits.withPermits(1)(upload(batch)) }
+  })
+
+/**
+ * Makes the tables, or adds to existing ones the columns and the unique key that delivery needs, while other programs
+ * go on writing to them. May be repeated. Needs the rights CREATE, ALTER, INDEX and INSERT.
+ *
+ * @category migration
+ * @since 0.1.0
+ */
+export const migrate = (
+  options: Options,
+  events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
+): Effect.Effect<void, UploadError> =>
+  Effect.flatMap(endpointsOf(options), ([first, ...others]) =>
+    others.reduce(
+      (earlier, endpoint) =>
+        Effect.catchIf(
+          earlier,
+          (error) => error.class === "transient",
+          () => Migrate.migrate(endpoint, targetsOf(options, events))
+        ),
+      Migrate.migrate(first, targetsOf(options, events))
+    )
+  )
+
+/**
+ * What {@link migrate} does, as SQL for an administrator.
+ *
+ * @category migration
+ * @since 0.1.0
+ */
+export const migrationSql = (
+  options: Pick<Options, "tables" | "deduplication"> = {},
+  events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
+): string => Migrate.migrationSql(targetsOf(options, events))
+
+const targetsOf = (
+  { deduplication, tables }: Pick<Options, "tables" | "deduplication">,
+  events: ReadonlyArray<AuditEvent.Any>
+) =>
+  events.map((definition) => ({
+    definition,
+    table: tableName(definition, tables),
+    deduplicate: deduplication !== "none"
+  }))
+
+/** Stores the events by one statement, all or none; those that are stored already count as stored. */
+const insert = (
+  session: Session,
+  table: Table,
+  events: ReadonlyArray<StoredEvent>
+): Effect.Effect<void, Refused | UploadError> => {
+  const { prepared, sql } = table.insert(events.length)
+  const only = events.length === 1 ? events[0] : undefined
+  const params = table.parameters(events)
+  const statement: Effect.Effect<unknown, SqlError> = prepared
+    ? session.execute(sql, params)
+    : session.query(sql, params)
+  return Effect.catchAll(Effect.asVoid(statement), ({ cause }) => {
+    const failure = classify(cause, table.subject)
+    switch (failure.class) {
+      case "delivered":
+        return only !== undefined ? Effect.void : insertMissing(session, table, events)
+      case "record":
+        return (
+          (only !== undefined && isTextRefused(failure) ? table.unfit(only) : undefined) ??
+          new Refused({ code: failure.code, reason: failure.text })
+        )
+      case "tooMany":
+        return new Refused({ code: failure.code, reason: failure.text, blameless: toUploadError(failure) })
+      default:
+        return toUploadError(failure)
+    }
+  })
+}
+
+/**
+ * Stores those of the events that are not in the table yet. INSERT IGNORE would hide truncated texts and clamped
+ * numbers as well, so it is committed only if it left out duplicates of our key and did nothing else.
+ *
+ * By statements on the session: a COMMIT that fails inside `withTransaction` of @effect/sql is a defect.
+ */
+const insertMissing = (
+  session: Session,
+  table: Table,
+  events: ReadonlyArray<StoredEvent>
+): Effect.Effect<void, Refused | UploadError> =>
+  Effect.gen(function* () {
+    yield* session.query("START TRANSACTION")
+    const { warningStatus } = yield* session.execute(
+      table.insertIgnore(events.length),
+      table.parameters(events)
+    )
+    const warnings = yield* session.query<{ readonly Code: number; readonly Message: string }>(
+      "SHOW WARNINGS"
+    )
+    const harmless =
+      warnings.length === warningStatus &&
+      warnings.every((_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject))
+    yield* session.query(harmless ? "COMMIT" : "ROLLBACK")
+    if (!harmless)
+      yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "some are stored, others are refused" })
+  }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))
+
+interface Kept {
+  readonly session: Session
+  readonly scope: Scope.CloseableScope
+}
+
+/** Keeps sessions for one statement after the other, and connects to the next server when one fails. */
+const makeSessions = (settings: ConnectionSettings) =>
+  Effect.map(Effect.scope, (layerScope) => {
+    const idle: Array<Kept> = []
+    let turn = 0
+
+    const connectTo = (endpoint: Endpoint): Effect.Effect<Kept, UploadError> =>
+      Effect.gen(function* () {
+        // of the layer's scope, so that a session never outlives it, and closed before it when something fails
+        const scope = yield* Scope.fork(layerScope, ExecutionStrategy.sequential)
+        const session = yield* open(endpoint).pipe(
+          Scope.extend(scope),
+          Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
+          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+        )
+        return { session, scope }
+      })
+
+    const connect = Effect.gen(function* () {
+      const endpoints = yield* endpointsOf(settings)
+      const errors: Array<UploadError> = []
+      for (const _ of endpoints) {
+        const attempt = yield* Effect.either(connectTo(endpoints[turn % endpoints.length]!))
+        if (Either.isRight(attempt)) return attempt.right
+        errors.push(attempt.left)
+        turn++
+      }
+      // as long as one of them may come back by itself, no operator is needed
+      return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
+    })
+
+    const take: Effect.Effect<Kept, UploadError> = Effect.suspend(() => {
+      const kept = idle.pop()
+      if (kept === undefined) return connect
+      // servers and proxies end connections that are idle: that is no failure
+      return kept.session.isOpen()
+        ? Effect.succeed(kept)
+        : Effect.zipRight(Scope.close(kept.scope, Exit.void), take)
+    })
+
+    return <A, E>(
+      use: (session: Session) => Effect.Effect<A, E | UploadError>
+    ): Effect.Effect<A, E | UploadError> =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          const kept = yield* restore(take)
+          const exit = yield* Effect.exit(restore(use(kept.session)))
+          const failure = Exit.isFailure(exit)
+            ? Option.getOrUndefined(Cause.failureOption(exit.cause))
+            : undefined
+          if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
+            idle.push(kept)
+          } else {
+            yield* Scope.close(kept.scope, exit)
+            if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
+          }
+          return yield* exit
+        })
+      )
+  })

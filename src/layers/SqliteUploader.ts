@@ -1,0 +1,193 @@
+/**
+ * Delivers events to an embedded SQLite file, each once: for development, demos and edge devices. Statements run in
+ * the thread of the program. `effect-audit/sqlite` exports it.
+ *
+ * @since 0.1.0
+ */
+import * as Reactivity from "@effect/experimental/Reactivity"
+import type { Connection } from "@effect/sql/SqlConnection"
+import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
+import { Config, Effect, Exit, Layer, Scope } from "effect"
+import type { ConfigError } from "effect"
+import * as path from "node:path"
+import { pathToFileURL } from "node:url"
+import { sqliteType } from "../internal/columnTypes.js"
+import type { Attempt } from "../internal/narrow.js"
+import { makeDriftGuard, narrow, Refused } from "../internal/narrow.js"
+import type { TableNames } from "../internal/sqlTable.js"
+import { EVENT_ID, EVENT_TIME, parameters, placeholders, tableName } from "../internal/sqlTable.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { UploadError } from "../schema/Errors.js"
+import type { UploadBatch, UploadResult } from "../services/Uploader.js"
+import { Uploader } from "../services/Uploader.js"
+
+/**
+ * Where the events go.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options {
+  /** the database's file; its directory must exist */
+  readonly filename: string
+  /** the tables that receive the events, by kind; by default those that the kinds name */
+  readonly tables?: TableNames | undefined
+}
+
+/**
+ * Delivers to an SQLite file. The file and its tables are made by the first upload.
+ *
+ * @example
+ * import { SqliteUploader } from "effect-audit/sqlite"
+ *
+ * SqliteUploader.layer({ filename: "./audit.db" })
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<Uploader> => Layer.scoped(Uploader, make(options))
+
+/**
+ * The same, with options from a Config.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = (
+  config: Config.Config.Wrap<Options>
+): Layer.Layer<Uploader, ConfigError.ConfigError> =>
+  Layer.scoped(Uploader, Effect.flatMap(Config.unwrap(config), make))
+
+/**
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const permit = yield* Effect.makeSemaphore(1)
+    const scope = yield* Effect.scope
+    const file = path.resolve(filename)
+    const guard = makeDriftGuard()
+    const ready = new Set<string>()
+    let opened: Connection | undefined
+
+    const connection = Effect.suspend(() => (opened === undefined ? open : Effect.succeed(opened)))
+    const open = Effect.gen(function* () {
+      const trial = yield* Scope.make()
+      const found = yield* openFile(file).pipe(
+        Scope.extend(trial),
+        Effect.onError((cause) => Scope.close(trial, Exit.failCause(cause)))
+      )
+      yield* Scope.addFinalizerExit(scope, (exit) => Scope.close(trial, exit))
+      return (opened = found)
+    })
+
+    const upload = ({ definition, events }: UploadBatch): Effect.Effect<UploadResult, UploadError> =>
+      Effect.gen(function* () {
+        const name = tableName(definition, tables)
+        const database = yield* connection
+        if (!ready.has(name)) {
+          yield* database
+            .executeRaw(createTable(definition, name), [])
+            .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
+          ready.add(name)
+        }
+        const watch = guard.watch(name, events.length)
+        const attempt: Attempt = (from, to) =>
+          database
+            .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))
+            .pipe(
+              Effect.asVoid,
+              Effect.mapError(({ cause }) => explain(cause, file))
+            )
+        const step = Math.floor(MAX_VARIABLES / (definition.columns.length + 2))
+        for (let from = 0; from < events.length; from += step) {
+          yield* narrow(attempt, from, Math.min(events.length, from + step), watch.onRejected)
+        }
+        return watch.done()
+      })
+
+    return { concurrency: 1, upload: (batch) => permit.withPermits(1)(upload(batch)) }
+  })
+
+/** Opens the file, and makes it if it is not there. */
+const openFile = (file: string): Effect.Effect<Connection, UploadError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const client = yield* LibsqlClient.make({ url: pathToFileURL(file) }).pipe(
+      Effect.provide(Reactivity.layer)
+    )
+    const connection = yield* client.reserve
+    // a commit that was acknowledged survives a power cut; fullfsync is what macOS needs for it
+    for (const pragma of ["journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"]) {
+      yield* connection.executeRaw(`PRAGMA ${pragma}`, [])
+    }
+    return connection
+  }).pipe(
+    Effect.mapError(({ cause }) => toUploadError(cause, file)),
+    // the client throws when it cannot open the file, and does not say why
+    Effect.catchAllDefect((cause) => operator("SQLITE_CANTOPEN", file, cause))
+  )
+
+const createTable = (definition: AuditEvent.Any, table: string): string =>
+  `CREATE TABLE IF NOT EXISTS ${quote(table)} (${[
+    "id INTEGER PRIMARY KEY AUTOINCREMENT",
+    ...definition.columns.map((column) => `${quote(column.name)} ${sqliteType(definition, column)}`),
+    "created_at TEXT DEFAULT CURRENT_TIMESTAMP",
+    `${EVENT_ID} BLOB UNIQUE`,
+    `${EVENT_TIME} TEXT`
+  ].join(", ")})`
+
+const insertInto = (definition: AuditEvent.Any, table: string, count: number): string => {
+  const columns = [EVENT_ID, EVENT_TIME, ...definition.columns.map((column) => column.name)]
+  return (
+    `INSERT INTO ${quote(table)} (${columns.map(quote).join(",")}) ` +
+    `VALUES ${placeholders(count, columns.length)} ON CONFLICT (${EVENT_ID}) DO NOTHING`
+  )
+}
+
+const quote = (name: string) => `"${name.replaceAll('"', '""')}"`
+
+/** SQLite's limit of parameters, since 3.32. */
+const MAX_VARIABLES = 32_766
+
+// -------------------------------------------------------------------------------------------------- failures
+
+/** By the primary result code (https://sqlite.org/rescode.html); what is not listed passes by itself. */
+const RECORD = [18, 19, 20] // TOOBIG, CONSTRAINT, MISMATCH
+const OPERATOR = [1, 3, 8, 11, 12, 14, 23, 24, 26] // ERROR, PERM, READONLY, CORRUPT, NOTFOUND, CANTOPEN, AUTH, FORMAT, NOTADB
+/** extended codes: a unique key other than ours */
+const UNIQUE = [1555, 2067]
+
+const explain = (cause: unknown, file: string): Refused | UploadError => {
+  // thrown before SQLite was asked: an integer of more than 64 bits
+  if (cause instanceof RangeError) return new Refused({ code: "RangeError", reason: cause.message })
+  const { code, message, rawCode } = cause as { code?: unknown; message?: unknown; rawCode?: unknown }
+  const extended = typeof rawCode === "number" ? rawCode : 0
+  const name = typeof code === "string" ? code : String(extended)
+  if (RECORD.includes(extended & 0xff) && !UNIQUE.includes(extended)) {
+    return new Refused({ code: name, reason: String(message) })
+  }
+  return OPERATOR.includes(extended & 0xff) || UNIQUE.includes(extended)
+    ? operator(name, file, cause)
+    : new UploadError({
+        class: "transient",
+        code: name,
+        reason: `The database file ${file} cannot take events now; it is tried again`,
+        cause
+      })
+}
+
+const toUploadError = (cause: unknown, file: string): UploadError => {
+  const error = explain(cause, file)
+  return error instanceof Refused ? operator(error.code, file, cause) : error
+}
+
+const operator = (code: string, file: string, cause: unknown) =>
+  new UploadError({
+    class: "operator",
+    code,
+    reason:
+      `The database file ${file} cannot be used: its directory must exist, the file be writable and SQLite's, and its ` +
+      `tables those that this package made`,
+    cause
+  })
