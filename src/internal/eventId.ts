@@ -1,5 +1,5 @@
 /** Ids of events. */
-import { createHash } from "node:crypto"
+import { createHash, randomFillSync } from "node:crypto"
 import { v7 } from "uuid"
 import type { QueueRecord } from "../services/QueueFile.js"
 
@@ -7,6 +7,9 @@ import type { QueueRecord } from "../services/QueueFile.js"
 export const makeGenerator = (): ((epochMillis: number) => string) => {
   let msecs = Number.NEGATIVE_INFINITY
   let seq = 0
+  // a call to the system's generator for each id would cost more than all the rest of an append
+  const pool = new Uint8Array(256 * RANDOM_BYTES)
+  let used = pool.length
   return (epochMillis) => {
     if (epochMillis > msecs) {
       msecs = epochMillis
@@ -16,9 +19,15 @@ export const makeGenerator = (): ((epochMillis: number) => string) => {
       // the same millisecond, or a clock that was set back
       seq++
     }
-    return v7({ msecs, seq })
+    if (used === pool.length) {
+      randomFillSync(pool)
+      used = 0
+    }
+    return v7({ msecs, seq, random: pool.subarray(used, (used += RANDOM_BYTES)) })
   }
 }
+
+const RANDOM_BYTES = 16
 
 /**
  * The id of a line that carries none: a hash of what it is and where it stands, so that equal lines are different

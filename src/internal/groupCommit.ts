@@ -11,7 +11,7 @@ export interface Entry<P, A, E> {
 }
 
 export interface GroupCommit<P, A, E> {
-  /** Waits until the entry is written; interrupted before its write began, it is not written at all. */
+  /** Waits until the entry is written. A caller that is interrupted leaves it to be written whole. */
   readonly add: (payload: P) => Effect.Effect<A, E>
   /** From now on entries are refused; returns when those before are written. */
   readonly close: Effect.Effect<void>
@@ -36,23 +36,22 @@ export const make = <P, A, E>(options: {
   readonly maxGroupSize: number
 }): Effect.Effect<GroupCommit<P, A, E>, never, Scope.Scope> =>
   Effect.gen(function* () {
-    type Waiting = Entry<P, A, E> & { withdrawn: boolean }
-    let waiting: Array<Waiting> = []
+    let waiting: Array<Entry<P, A, E>> = []
     let closed = false
     let wakeWriter: (() => void) | undefined
     let wakeWatchdog: (() => void) | undefined
     let wakeCloser: (() => void) | undefined
     let current: { readonly startedAt: number; readonly expire: () => void } | undefined
 
-    const takeGroup = (): ReadonlyArray<Waiting> => {
+    const takeGroup = (): ReadonlyArray<Entry<P, A, E>> => {
       let size = 0
       let count = 0
       while (count < waiting.length && (count === 0 || size < options.maxGroupSize)) {
         size += options.sizeOf(waiting[count++]!.payload)
       }
-      const group = waiting.slice(0, count)
+      const group = count === waiting.length ? waiting : waiting.slice(0, count)
       waiting = count === waiting.length ? [] : waiting.slice(count)
-      return group.filter((entry) => !entry.withdrawn)
+      return group
     }
 
     // resumed by the first who waits; the group is taken when the fiber runs, so that all who are ready now join it
@@ -64,7 +63,7 @@ export const make = <P, A, E>(options: {
       }
     }).pipe(Effect.map(takeGroup))
 
-    const writeGroup = (group: ReadonlyArray<Waiting>) =>
+    const writeGroup = (group: ReadonlyArray<Entry<P, A, E>>) =>
       Effect.gen(function* () {
         const startedAt = yield* Clock.currentTimeMillis
         const write = yield* Effect.forkDaemon(options.write(group))
@@ -78,9 +77,7 @@ export const make = <P, A, E>(options: {
       })
 
     const writer = nextGroup.pipe(
-      Effect.flatMap((group) =>
-        group.length === 0 ? Effect.void : options.guard.withPermits(1)(writeGroup(group))
-      ),
+      Effect.flatMap((group) => options.guard.withPermits(1)(writeGroup(group))),
       Effect.zipRight(Effect.sync(() => waiting.length === 0 && wakeCloser?.())),
       Effect.forever
     )
@@ -114,12 +111,8 @@ export const make = <P, A, E>(options: {
       add: (payload) =>
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(payload)))
-          const entry: Waiting = { payload, done: resume, withdrawn: false }
-          waiting.push(entry)
+          waiting.push({ payload, done: resume })
           wakeWriter?.()
-          return Effect.sync(() => {
-            entry.withdrawn = true
-          })
         }),
       close: Effect.async<void>((resume) => {
         closed = true
