@@ -141,7 +141,8 @@ export const make = (
         }
         if (dead.length < batch.records.length)
           yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
-        yield* completeFlushes((yield* queue.progress).settled)
+        const reached = (yield* queue.progress).settled
+        yield* completeFlushes((flush) => flush.target <= reached)
       })
 
     /** Delivers until nothing waits; the next batch is read and decoded while the database works on this one. */
@@ -170,9 +171,9 @@ export const make = (
     }
     let flushes: Array<Flush> = []
 
-    const completeFlushes = (reached: number) =>
+    const completeFlushes = (isComplete: (flush: Flush) => boolean) =>
       Effect.suspend(() => {
-        const [open, complete] = partition(flushes, (flush) => flush.target <= reached)
+        const [open, complete] = partition(flushes, isComplete)
         flushes = open
         return Effect.forEach(complete, ({ done }) => Deferred.succeed(done, undefined), { discard: true })
       })
@@ -203,7 +204,8 @@ export const make = (
         const before = yield* SubscriptionRef.get(status)
         if (before.failure !== undefined) yield* Effect.logInfo("audit: delivery has recovered")
         yield* update({ state: "idle", failure: undefined, failures: 0, nextTry: undefined })
-        yield* completeFlushes(Number.POSITIVE_INFINITY)
+        // not those that came during the pass: it may have looked before what they wait for was appended
+        yield* completeFlushes((flush) => served.includes(flush))
       } else if (!Exit.isInterrupted(exit)) {
         const error = Option.getOrUndefined(Exit.causeOption(exit).pipe(Option.flatMap(Cause.failureOption)))
         yield* reportFailure(error ?? exit.cause)
