@@ -32,6 +32,8 @@ export interface StoredEvent {
   readonly time: number | null
   /** one value for each of `definition.columns`, in their order */
   readonly row: ReadonlyArray<SqlValue>
+  /** the line itself, for targets that are no tables */
+  readonly line: Readonly<Record<string, unknown>>
 }
 
 /**
@@ -162,7 +164,8 @@ export const makeDecoder = (
       definition: codec.definition,
       eventId: id === undefined ? idOf() : id.toLowerCase(),
       time: typeof line.ts === "string" ? epochMillisOf(line.ts, timeZone) : null,
-      row: row.right
+      row: row.right,
+      line
     })
   }
 }
