@@ -33,6 +33,8 @@ export interface Segments {
   readonly append: (bytes: Uint8Array, lines: number, next: number) => Effect.Effect<void, AppendFailure>
   /** Gives the live segment up, whatever a write to it may still do: what it adds is not acknowledged. */
   readonly seal: Effect.Effect<void>
+  /** Takes in a file that was put there under the name of this number. */
+  readonly add: (first: number, bytes: number) => void
   readonly pathOf: (first: number) => string
   /** A handle for reading, kept while the same segment is read. */
   readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
@@ -198,6 +200,7 @@ export const make = (
       all,
       append,
       seal,
+      add: (first, bytes) => all.push({ first, path: pathOf(first), bytes, lines: 0, live: false }),
       pathOf,
       reader,
       remove: (segment) =>

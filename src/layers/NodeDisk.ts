@@ -199,12 +199,26 @@ const NETWORK = new Set([
 export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
   resolve: path.resolve,
 
-  open: (target, mode) => Effect.map(openDescriptor(target, FLAGS[mode]), makeFile),
+  open: (target, mode) =>
+    Effect.gen(function* () {
+      const descriptor = yield* openDescriptor(target, FLAGS[mode])
+      if (mode === "create" || mode === "append") {
+        // whatever the umask was, and whoever made the file
+        yield* descriptor.call("chmod", (callback) =>
+          fs.fchmod(descriptor.fd, FILE_MODE, callback as fs.NoParamCallback)
+        )
+      }
+      return makeFile(descriptor)
+    }),
 
   makeDirectory: (target) =>
     call("mkdir", target, (callback) =>
       fs.mkdir(target, DIRECTORY_MODE, callback as fs.NoParamCallback)
     ).pipe(
+      // the umask may have taken bits away that we need
+      Effect.zipRight(
+        call("chmod", target, (cb) => fs.chmod(target, DIRECTORY_MODE, cb as fs.NoParamCallback))
+      ),
       Effect.as(true),
       Effect.catchIf(
         (error) => error.code === "EEXIST",

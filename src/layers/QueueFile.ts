@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import { Clock, Duration, Effect, Exit, Layer, Scope } from "effect"
+import { adopt } from "../internal/adoption.js"
 import * as cursorFile from "../internal/cursorFile.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import * as directories from "../internal/directory.js"
@@ -54,6 +55,8 @@ export interface Options {
   readonly lockWait?: Duration.DurationInput | undefined
   /** allows a network file system, where neither locks nor fsync can be trusted; false by default */
   readonly unsafeFileSystem?: boolean | undefined
+  /** the queue file of the Python class, taken over at the start; the old program must be stopped */
+  readonly adopt?: { readonly path: string } | undefined
   /** shared with the other steps of a shutdown; 5 seconds of its own by default */
   readonly shutdown?: Shutdown | undefined
 }
@@ -128,7 +131,11 @@ export const make = (
       }
       // before the first append: a segment must never get a number that an older cursor lies beyond
       if (stored === undefined || recovered.repair !== undefined) yield* slots.write(recovered.cursor)
-      return { segments, letters, slots, ...recovered }
+      const adopted =
+        options.adopt === undefined
+          ? 0
+          : yield* adopt(disk, directory, segments, options.adopt.path, recovered.next)
+      return { segments, letters, slots, cursor: recovered.cursor, next: recovered.next + adopted }
     }).pipe(Effect.mapError(directories.openError(directory)))
 
     const { letters, segments, slots } = state

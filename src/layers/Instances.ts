@@ -1,0 +1,120 @@
+/**
+ * Several processes of one program beside each other (PM2, cluster): each takes a sub-directory of its own, and they
+ * deliver what a process that is gone has left.
+ *
+ * @since 0.1.0
+ */
+import { Duration, Effect, Layer, Schedule } from "effect"
+import { make as makeShutdown } from "../internal/shutdown.js"
+import type { QueueLocked, QueueOpenError } from "../schema/Errors.js"
+import { Disk } from "../services/Disk.js"
+import { QueueFile } from "../services/QueueFile.js"
+import type { Uploader } from "../services/Uploader.js"
+import * as QueueFileLayer from "./QueueFile.js"
+import * as SchedulerLayer from "./Scheduler.js"
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options extends Omit<QueueFileLayer.Options, "adopt"> {
+  /** how many processes there may be at once */
+  readonly instances: number
+  readonly adopt?: QueueFileLayer.Options["adopt"]
+  /** how the queue of a process that is gone is delivered */
+  readonly scheduler: SchedulerLayer.Options
+}
+
+/** A taken-over queue is held for so long at a time: a process that starts meanwhile finds it free again soon. */
+const HOLD = Duration.seconds(2)
+
+/** A shutdown of this process must not wait long for the queue of another one. */
+const LEAVE = Duration.seconds(1)
+
+/** How long a start waits for a free sub-directory by default, since one may just be held for another. */
+const WAIT = Duration.seconds(5)
+
+const directoriesOf = (options: Options, disk: Disk["Type"]): ReadonlyArray<string> =>
+  Array.from(
+    { length: options.instances },
+    (_, index) => `${disk.resolve(options.directory)}/instance-${index}`
+  )
+
+/**
+ * The queue in the first free sub-directory; `QueueLocked` if all are taken.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenError | QueueLocked, Disk> =>
+  Layer.scoped(
+    QueueFile,
+    Effect.gen(function* () {
+      const disk = yield* Disk
+      const attempts = directoriesOf(options, disk).map((directory) =>
+        QueueFileLayer.make({ ...options, directory, lockWait: undefined })
+      )
+      const [first, ...others] = attempts
+      const firstFree = others.reduce(
+        (earlier, attempt) => Effect.catchTag(earlier, "QueueLocked", () => attempt),
+        first!
+      )
+      return yield* Effect.retry(firstFree, {
+        while: (error) => error._tag === "QueueLocked",
+        schedule: Schedule.spaced("200 millis").pipe(Schedule.upTo(options.lockWait ?? WAIT))
+      })
+    })
+  )
+
+/**
+ * Delivers, every poll, what stands in sub-directories that nobody holds.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerTakeOver = (options: Options): Layer.Layer<never, never, Disk | QueueFile | Uploader> =>
+  Layer.scopedDiscard(
+    Effect.gen(function* () {
+      const disk = yield* Disk
+      const own = yield* QueueFile
+      const others = directoriesOf(options, disk).filter((directory) => directory !== own.directory)
+      const pollInterval = Duration.decode(options.scheduler.pollInterval ?? "60 seconds")
+      yield* Effect.forEach(others, (directory) => takeOver(options, directory), { discard: true }).pipe(
+        Effect.repeat(Schedule.spaced(pollInterval)),
+        Effect.forkScoped
+      )
+    })
+  )
+
+const takeOver = (options: Options, directory: string): Effect.Effect<void, never, Disk | Uploader> =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const names = yield* Effect.orElseSucceed(disk.list(directory), () => [])
+    if (!names.some((name) => name.endsWith(".ndjson"))) return
+    const waiting = yield* Effect.scoped(hold(options, directory))
+    if (waiting > 0) yield* Effect.suspend(() => takeOver(options, directory))
+  }).pipe(
+    // held by its process, or the database is away: the next poll looks again
+    Effect.catchAll((error) => Effect.logDebug(`audit: ${directory} is not taken over: ${error.message}`))
+  )
+
+/** Delivers for a while; how many events still wait. */
+const hold = (options: Options, directory: string) =>
+  Effect.gen(function* () {
+    const shutdown = yield* makeShutdown(LEAVE)
+    const queue = yield* QueueFileLayer.make({
+      ...options,
+      directory,
+      adopt: undefined,
+      lockWait: undefined,
+      shutdown
+    })
+    const scheduler = yield* Effect.provideService(
+      SchedulerLayer.make({ ...options.scheduler, shutdown }),
+      QueueFile,
+      queue
+    )
+    yield* Effect.timeoutOption(scheduler.flush, HOLD)
+    const { next, settled } = yield* queue.progress
+    return next - settled
+  })
