@@ -44,7 +44,7 @@ const quoted = (names: ReadonlyArray<string>, quote: string) =>
 const columnNames = (definition: AuditEvent.Any) => definition.columns.map((column) => column.name)
 
 const mysql = Effect.gen(function* () {
-  const database = yield* mysqlDatabase
+  const database = yield* mysqlDatabase()
   const options = connectionOptions(database)
   yield* MysqlUploader.migrate(options)
   const select = (what: string, definition: AuditEvent.Any) =>

@@ -163,7 +163,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         maxIdle: 1,
         connectTimeout: Duration.toMillis(connectTimeout),
         // bounds the prepared statements on the server, since batches differ in size
-        maxPreparedStatements: 16,
+        maxPreparedStatements: 64,
         ...(ssl === undefined ? {} : { ssl: sslOptions(ssl) }),
         stream: () => {
           const socket = net.connect({ ...address, noDelay: true, keepAlive: true })
@@ -234,8 +234,10 @@ const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<str
     "lc_messages = 'en_US'",
     // SHOW WARNINGS must show them all
     "max_error_count = 65535",
-    // what we no longer wait for must not go on waiting there; /*M! is read by MariaDB only
+    // what we no longer wait for must not go on waiting there, neither for rows nor behind an ALTER TABLE;
+    // /*M! is read by MariaDB only
     "innodb_lock_wait_timeout = 5",
+    "lock_wait_timeout = 5",
     `unique_checks = 1 /*M! , max_statement_time = ${Duration.toSeconds(statementTimeout) * 0.8} */`
   ].join(", ")
 ]

@@ -84,7 +84,7 @@ export const toUploadError = (failure: Failure): UploadError =>
     class: failure.class === "operator" ? "operator" : "transient",
     code: failure.code,
     reason: failure.reason,
-    cause: failure.cause
+    cause: essence(failure.cause)
   })
 
 /**
@@ -217,6 +217,15 @@ const asDriverError = (cause: unknown): DriverError => {
     code: typeof code === "string" ? code : undefined,
     message: typeof sqlMessage === "string" ? sqlMessage : typeof message === "string" ? message : ""
   }
+}
+
+/** The driver's errors hold the statement with all its rows, and for TLS the server's certificates in a circle. */
+const essence = (cause: unknown): unknown => {
+  if (!(cause instanceof Error)) return cause
+  const { code, errno, sqlState } = cause as { code?: unknown; errno?: unknown; sqlState?: unknown }
+  const error = new Error(cause.message)
+  if (cause.stack !== undefined) error.stack = cause.stack
+  return Object.assign(error, { code, errno, sqlState })
 }
 
 /** mysql2 calls every end of a TLS handshake `HANDSHAKE_SSL_ERROR`, also that of a server which goes down. */

@@ -238,6 +238,8 @@ const insertMissing = (
       yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "some are stored, others are refused" })
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))
 
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
 interface Kept {
   readonly session: Session
   readonly scope: Scope.CloseableScope
@@ -249,46 +251,49 @@ const makeSessions = (settings: ConnectionSettings) =>
     const idle: Array<Kept> = []
     let turn = 0
 
-    const connectTo = (endpoint: Endpoint): Effect.Effect<Kept, UploadError> =>
+    const close = ({ scope }: Kept, exit: Exit.Exit<unknown, unknown>) => Scope.close(scope, exit)
+
+    // only connecting itself can be interrupted: nobody would close a session that was lost on its way
+    const connectTo = (endpoint: Endpoint, restore: Restore): Effect.Effect<Kept, UploadError> =>
       Effect.gen(function* () {
-        // of the layer's scope, so that a session never outlives it, and closed before it when something fails
         const scope = yield* Scope.fork(layerScope, ExecutionStrategy.sequential)
-        const session = yield* open(endpoint).pipe(
-          Scope.extend(scope),
+        const session = yield* restore(Scope.extend(open(endpoint), scope)).pipe(
           Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
           Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
         )
         return { session, scope }
       })
 
-    const connect = Effect.gen(function* () {
-      const endpoints = yield* endpointsOf(settings)
-      const errors: Array<UploadError> = []
-      for (const _ of endpoints) {
-        const attempt = yield* Effect.either(connectTo(endpoints[turn % endpoints.length]!))
-        if (Either.isRight(attempt)) return attempt.right
-        errors.push(attempt.left)
-        turn++
-      }
-      // as long as one of them may come back by itself, no operator is needed
-      return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
-    })
+    const connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
+      Effect.gen(function* () {
+        const endpoints = yield* endpointsOf(settings)
+        const errors: Array<UploadError> = []
+        while (errors.length < endpoints.length) {
+          const attempt = yield* Effect.either(connectTo(endpoints[turn % endpoints.length]!, restore))
+          if (Either.isRight(attempt)) return attempt.right
+          errors.push(attempt.left)
+          turn++
+        }
+        // as long as one of them may come back by itself, no operator is needed
+        return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
+      })
 
-    const take: Effect.Effect<Kept, UploadError> = Effect.suspend(() => {
-      const kept = idle.pop()
-      if (kept === undefined) return connect
-      // servers and proxies end connections that are idle: that is no failure
-      return kept.session.isOpen()
-        ? Effect.succeed(kept)
-        : Effect.zipRight(Scope.close(kept.scope, Exit.void), take)
-    })
+    const take = (restore: Restore): Effect.Effect<Kept, UploadError> =>
+      Effect.suspend(() => {
+        const kept = idle.pop()
+        if (kept === undefined) return connect(restore)
+        // servers and proxies end connections that are idle: that is no failure
+        return kept.session.isOpen()
+          ? Effect.succeed(kept)
+          : Effect.zipRight(close(kept, Exit.void), take(restore))
+      })
 
     return <A, E>(
       use: (session: Session) => Effect.Effect<A, E | UploadError>
     ): Effect.Effect<A, E | UploadError> =>
       Effect.uninterruptibleMask((restore) =>
         Effect.gen(function* () {
-          const kept = yield* restore(take)
+          const kept = yield* take(restore)
           const exit = yield* Effect.exit(restore(use(kept.session)))
           const failure = Exit.isFailure(exit)
             ? Option.getOrUndefined(Cause.failureOption(exit.cause))
@@ -296,7 +301,7 @@ const makeSessions = (settings: ConnectionSettings) =>
           if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
             idle.push(kept)
           } else {
-            yield* Scope.close(kept.scope, exit)
+            yield* close(kept, exit)
             if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
           }
           return yield* exit

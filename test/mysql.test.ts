@@ -1,0 +1,925 @@
+/**
+ * The uploader against real servers: one of this file's own, whose global settings it changes, and one whose
+ * defaults are as odd as can be.
+ */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Duration, Effect, Exit, Fiber, Redacted, Scope } from "effect"
+import { execFile } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { promisify } from "node:util"
+import { createConnection } from "mysql2/promise"
+import * as MysqlUploader from "../src/layers/MysqlUploader.js"
+import type { UploadError } from "../src/schema/Errors.js"
+import type { StoredEvent } from "../src/schema/Line.js"
+import { LoginLog } from "../src/schema/LoginLog.js"
+import { UseLog } from "../src/schema/UseLog.js"
+import type { Uploader } from "../src/services/Uploader.js"
+import { createReferenceTables, type TestDatabase } from "./support/database.js"
+import { login, use, uses } from "./support/events.js"
+import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "./support/mysql.js"
+import type { MysqlServer } from "./support/mysqlServer.js"
+import { startServer } from "./support/mysqlServer.js"
+import { refusingPort, silentServer, tcpProxy } from "./support/net.js"
+
+let server: MysqlServer
+let odd: MysqlServer
+let certificates: Certificates
+
+beforeAll(async () => {
+  certificates = await makeCertificates()
+  const start = [
+    startServer(),
+    startServer({
+      args: [
+        "--lc-messages=fr_FR",
+        "--sql-mode=NO_BACKSLASH_ESCAPES",
+        "--autocommit=OFF",
+        "--default-time-zone=+08:00",
+        "--max-error-count=1",
+        "--max-allowed-packet=1M",
+        "--skip-character-set-client-handshake",
+        `--ssl-ca=${certificates.authority}`,
+        `--ssl-cert=${certificates.certificate}`,
+        `--ssl-key=${certificates.key}`
+      ]
+    })
+  ] as const
+  ;[server, odd] = await Promise.all(start)
+})
+
+afterAll(async () => {
+  await Promise.all([server.stop(), odd.stop()])
+  fs.rmSync(certificates.directory, { recursive: true })
+})
+
+// ------------------------------------------------------------------------------------------------------ tools
+
+/** A database on this file's server with the tables as `migrate` makes them. */
+const migrated = (rootUrl = server.rootUrl) =>
+  Effect.tap(mysqlDatabase(rootUrl), (database) => MysqlUploader.migrate(connectionOptions(database)))
+
+const sql = <Row = Record<string, unknown>>(database: TestDatabase, text: string) =>
+  Effect.promise(() => database.query<Row>(text))
+
+const upload = ({ upload }: Uploader["Type"], events: ReadonlyArray<StoredEvent>, definition = UseLog) =>
+  upload({ definition, events })
+
+const uploadLogins = ({ upload }: Uploader["Type"], events: ReadonlyArray<StoredEvent>) =>
+  upload({ definition: LoginLog, events })
+
+/** The prompts in the order of the rows. */
+const prompts = (database: TestDatabase) =>
+  Effect.map(sql<{ prompt: string }>(database, `SELECT prompt FROM ${UseLog.table} ORDER BY id`), (rows) =>
+    rows.map((row) => row.prompt)
+  )
+
+const count = (database: TestDatabase) =>
+  Effect.map(sql<{ n: number }>(database, `SELECT COUNT(*) AS n FROM ${UseLog.table}`), (rows) => rows[0]!.n)
+
+/** Runs an effect and says how long it took, in milliseconds. */
+const timed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.timed(effect), ([duration, value]) => [Duration.toMillis(duration), value] as const)
+
+const expectFailure = (error: UploadError, cls: "transient" | "operator", code: string | number) =>
+  assert.deepStrictEqual([error.class, error.code], [cls, String(code)], error.message)
+
+const acquire = <A>(open: () => Promise<A>, close: (resource: A) => unknown) =>
+  Effect.acquireRelease(Effect.promise(open), (resource) => Effect.promise(async () => close(resource)))
+
+/** A second client, for locks and long transactions. */
+const client = (database: TestDatabase) =>
+  acquire(
+    () => createConnection({ uri: database.url }),
+    (connection) => connection.destroy()
+  )
+
+interface Certificates {
+  readonly directory: string
+  readonly authority: string
+  readonly stranger: string
+  readonly certificate: string
+  readonly key: string
+}
+
+/** An authority, a server's certificate for db.test signed by it, and an authority that has signed nothing. */
+const makeCertificates = async (): Promise<Certificates> => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-tls-"))
+  fs.chmodSync(directory, 0o755)
+  const file = (name: string) => path.join(directory, name)
+  const openssl = (...args: ReadonlyArray<string>) => promisify(execFile)("openssl", args)
+  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+  for (const name of ["authority", "stranger"]) {
+    await openssl(
+      "req",
+      "-x509",
+      ...key,
+      "-keyout",
+      file(`${name}.key`),
+      "-out",
+      file(`${name}.pem`),
+      "-subj",
+      `/CN=${name}`
+    )
+  }
+  await openssl(
+    "req",
+    ...key,
+    "-keyout",
+    file("server.key"),
+    "-out",
+    file("server.csr"),
+    "-subj",
+    "/CN=db.test"
+  )
+  fs.writeFileSync(file("names"), "subjectAltName=DNS:db.test")
+  await openssl(
+    ...[
+      "x509",
+      "-req",
+      "-in",
+      file("server.csr"),
+      "-CA",
+      file("authority.pem"),
+      "-CAkey",
+      file("authority.key")
+    ],
+    ...["-CAcreateserial", "-extfile", file("names"), "-out", file("server.pem")]
+  )
+  fs.chmodSync(file("server.key"), 0o644)
+  return {
+    directory,
+    authority: file("authority.pem"),
+    stranger: file("stranger.pem"),
+    certificate: file("server.pem"),
+    key: file("server.key")
+  }
+}
+
+// -------------------------------------------------------------------------------------- what an operator mends
+
+describe("an operator's matter: the queue waits, no event is blamed", () => {
+  it.scopedLive("1045, 1049, 1044: password, database, rights", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const options = yield* account(database, "INSERT")
+      const wrong = yield* uploaderOf({ ...options, password: Redacted.make("PROMPT-wrong") })
+      expectFailure(yield* failureOf(upload(wrong, uses(1))), "operator", 1045)
+      const nowhere = yield* uploaderOf({ ...connectionOptions(database), database: "nowhere" })
+      expectFailure(yield* failureOf(upload(nowhere, uses(1))), "operator", 1049)
+      const elsewhere = yield* uploaderOf({ ...options, database: "mysql" })
+      expectFailure(yield* failureOf(upload(elsewhere, uses(1))), "operator", 1044)
+    })
+  )
+
+  it.scopedLive("1146, 1054, no key: names `effect-audit migrate`, and goes on after it", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(server.rootUrl)
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const events = uses(20)
+      const fails = (code: string | number) =>
+        Effect.map(failureOf(upload(uploader, events)), (error) => {
+          expectFailure(error, "operator", code)
+          assert.include(error.reason, "effect-audit migrate")
+        })
+      const delivers = Effect.zipRight(
+        MysqlUploader.migrate(connectionOptions(database)),
+        Effect.map(upload(uploader, events), ({ rejected }) => assert.deepStrictEqual(rejected, []))
+      )
+      yield* fails(1146)
+      yield* Effect.promise(() => createReferenceTables(database))
+      yield* fails(1054)
+      yield* delivers
+      // behind the back of a session that has looked at the table
+      yield* sql(database, `ALTER TABLE ${UseLog.table} DROP COLUMN event_time`)
+      yield* fails(1054)
+      yield* delivers
+      yield* sql(database, `DROP TABLE ${UseLog.table}`)
+      yield* fails(1146)
+      yield* delivers
+      // seen by the next session: events are never sent twice on the same one
+      yield* sql(database, `ALTER TABLE ${UseLog.table} DROP KEY effect_audit_event_id`)
+      const another = yield* uploaderOf(connectionOptions(database))
+      expectFailure(yield* failureOf(upload(another, events)), "operator", "NO_UNIQUE_KEY")
+      yield* delivers
+      assert.strictEqual(yield* count(database), 20)
+    })
+  )
+
+  it.scopedLive("1142, 1364, 1062 on another key", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const reader = yield* uploaderOf(yield* account(database, "SELECT"))
+      const denied = yield* failureOf(upload(reader, uses(3)))
+      expectFailure(denied, "operator", 1142)
+      assert.include(denied.reason, "GRANT INSERT")
+
+      const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+      yield* sql(database, `ALTER TABLE ${UseLog.table} ADD COLUMN theirs INT NOT NULL`)
+      expectFailure(yield* failureOf(upload(uploader, uses(3))), "operator", 1364)
+      yield* sql(
+        database,
+        `ALTER TABLE ${UseLog.table} MODIFY COLUMN theirs INT NULL, ADD UNIQUE KEY event_id (user_name)`
+      )
+      expectFailure(
+        yield* failureOf(
+          upload(
+            uploader,
+            uses(3, () => ({ userName: "PROMPT" }))
+          )
+        ),
+        "operator",
+        1062
+      )
+      assert.strictEqual(yield* count(database), 0)
+    })
+  )
+
+  it.scopedLive("a character set that cannot hold the text names table, column and the ALTER", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(server.rootUrl)
+      yield* sql(database, `ALTER DATABASE CHARACTER SET latin1`)
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      yield* sql(
+        database,
+        `ALTER TABLE ${UseLog.table} MODIFY model VARCHAR(255) CHARACTER SET latin1, MODIFY prompt LONGTEXT CHARACTER SET utf8mb3 NOT NULL`
+      )
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const events = [
+        ...uses(4, () => ({ model: "café", prompt: "中文" })),
+        use({ model: "模型" }),
+        use({ prompt: "🦊 PROMPT" }),
+        ...uses(4)
+      ]
+      const first = yield* failureOf(upload(uploader, events))
+      expectFailure(first, "operator", 1366)
+      assert.include(first.reason, `latin1 of ${UseLog.table}.model`)
+      yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY model VARCHAR(255) CHARACTER SET utf8mb4`)
+      const second = yield* failureOf(upload(uploader, events))
+      expectFailure(second, "operator", 1366)
+      assert.include(second.reason, `utf8mb3 of ${UseLog.table}.prompt`)
+      const alter = /ALTER TABLE .*/.exec(second.reason)![0]
+      yield* sql(database, alter)
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      assert.deepStrictEqual(
+        yield* prompts(database),
+        events.map((event) => String(event.row[2]))
+      )
+    })
+  )
+
+  it.scopedLive("a URL that is none, no database", () =>
+    Effect.gen(function* () {
+      for (const url of [
+        "s3cr3t-ключ",
+        "http://a:s3cr3t-ключ@b/c",
+        "mysql://a:s3cr3t-ключ@b:port/c",
+        "mysql://a:%E0%A4@b/c"
+      ]) {
+        expectFailure(
+          yield* failureOf(upload(yield* uploaderOf({ url: Redacted.make(url) }), uses(1))),
+          "operator",
+          "CONFIG"
+        )
+      }
+      expectFailure(
+        yield* failureOf(upload(yield* uploaderOf({ host: "127.0.0.1" }), uses(1))),
+        "operator",
+        "CONFIG"
+      )
+    })
+  )
+})
+
+// ------------------------------------------------------------------------------------------- what passes by itself
+
+describe("what passes by itself", () => {
+  it.scopedLive("1205, 1213, 1969: locks", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      yield* upload(uploader, uses(1))
+      const events = uses(2)
+      const id = (event: StoredEvent) => `UNHEX('${event.eventId.replaceAll("-", "")}')`
+      const other = yield* client(database)
+      const says = (text: string) => Effect.promise(() => other.query(text))
+      const insert = (event: StoredEvent) =>
+        `INSERT INTO ${UseLog.table} (user_name, device_name, prompt, status, event_id) VALUES ('', '', '', '', ${id(event)})`
+
+      // the other one has inserted our second event; it wants the first as well, which we hold meanwhile
+      yield* says("START TRANSACTION")
+      for (const heavy of uses(20)) yield* says(insert(heavy))
+      yield* says(insert(events[1]!))
+      const ours = yield* Effect.fork(failureOf(upload(uploader, events)))
+      yield* Effect.sleep("300 millis")
+      yield* says(insert(events[0]!))
+      expectFailure(yield* Fiber.join(ours), "transient", 1213)
+
+      const [waited, error] = yield* timed(failureOf(upload(uploader, events)))
+      expectFailure(error, "transient", 1205)
+      assert.isBelow(waited, 7000)
+      // the statement waits no longer than we do: max_statement_time
+      const hasty = yield* uploaderOf({ ...connectionOptions(database), statementTimeout: "1 second" })
+      expectFailure(yield* failureOf(upload(hasty, events)), "transient", 1969)
+
+      yield* says("ROLLBACK")
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      assert.strictEqual(yield* count(database), 3)
+    })
+  )
+
+  it.scopedLive("refused, silent, reset: no server", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const silent = yield* acquire(silentServer, (listener) => listener.close())
+      const nobody = yield* Effect.promise(refusingPort)
+      const at = (address: { host: string; port: number }) =>
+        uploaderOf({ ...connectionOptions(database), ...address, connectTimeout: "300 millis" })
+      const scope = yield* Scope.make()
+      expectFailure(yield* failureOf(upload(yield* at(nobody), uses(1))), "transient", "ECONNREFUSED")
+      const [waited, error] = yield* timed(
+        failureOf(Effect.flatMap(Scope.extend(at(silent), scope), (uploader) => upload(uploader, uses(1))))
+      )
+      expectFailure(error, "transient", "ETIMEDOUT")
+      assert.isBelow(waited, 1000)
+      yield* Scope.close(scope, Exit.void)
+      yield* Effect.sleep("50 millis")
+      assert.strictEqual(silent.connections, 0)
+    })
+  )
+
+  it.scopedLive("a connection that is closed while it is idle is no failure; one killed at work is", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const kill = Effect.gen(function* () {
+        const connections = yield* sql<{ Id: number; db: string; Info: string | null }>(
+          database,
+          "SHOW PROCESSLIST"
+        )
+        const ours = connections.filter(
+          (_) => _.db === database.config.database && _.Info?.startsWith("SHOW") !== true
+        )
+        for (const { Id } of ours)
+          yield* Effect.promise(() => database.query(`KILL ${Id}`).catch(() => undefined))
+      })
+      yield* upload(uploader, uses(1))
+      const locker = yield* client(database)
+      yield* Effect.promise(() => locker.query("SELECT 1"))
+      locker.destroy()
+      yield* kill
+      yield* Effect.sleep("100 millis")
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+
+      const table = yield* client(database)
+      yield* Effect.promise(() => table.query(`LOCK TABLES ${UseLog.table} WRITE`))
+      const blocked = yield* Effect.fork(failureOf(upload(uploader, uses(1))))
+      yield* Effect.sleep("200 millis")
+      yield* kill
+      const error = yield* Fiber.join(blocked)
+      assert.strictEqual(error.class, "transient")
+      assert.oneOf(error.code, ["1927", "1317", "1158", "PROTOCOL_CONNECTION_LOST", "ECONNRESET"])
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+    })
+  )
+
+  it.scopedLive("1040: too many connections", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const options = yield* account(database, "INSERT")
+      const [before] = yield* sql<{ n: number }>(database, "SELECT @@max_connections AS n")
+      yield* Effect.addFinalizer(() => sql(database, `SET GLOBAL max_connections = ${before!.n}`))
+      yield* sql(database, "SET GLOBAL max_connections = 10")
+      for (let open = 0; open < 10; open++) {
+        yield* acquire(
+          () =>
+            createConnection({
+              host: server.host,
+              port: server.port,
+              user: options.username!,
+              password: Redacted.value(options.password!)
+            }).catch(() => undefined),
+          (connection) => connection?.destroy()
+        )
+      }
+      expectFailure(yield* failureOf(upload(yield* uploaderOf(options), uses(1))), "transient", 1040)
+    })
+  )
+
+  it.scopedLive("1290: a read-only server; the next host is tried", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const options = yield* account(database, "INSERT")
+      const proxy = yield* acquire(
+        () => tcpProxy({ target: server }),
+        (proxy) => proxy.close()
+      )
+      const nobody = yield* Effect.promise(refusingPort)
+      const silent = yield* acquire(silentServer, (listener) => listener.close())
+      const address = ({ host, port }: { host: string; port: number }) => `${host}:${port}`
+      const uploader = yield* uploaderOf({
+        ...options,
+        hosts: [nobody, silent, proxy, server].map(address),
+        connectTimeout: "200 millis"
+      })
+      // the first two do not answer: the batch goes to the third
+      assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
+      assert.strictEqual(proxy.connections, 1)
+
+      yield* Effect.addFinalizer(() => sql(database, "SET GLOBAL read_only = OFF"))
+      yield* sql(database, "SET GLOBAL read_only = ON")
+      expectFailure(yield* failureOf(upload(uploader, uses(1))), "transient", 1290)
+      yield* sql(database, "SET GLOBAL read_only = OFF")
+      assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
+      assert.strictEqual(proxy.connections, 0)
+      assert.strictEqual(yield* count(database), 10)
+    })
+  )
+})
+
+// ------------------------------------------------------------------------------------------------- this record
+
+describe("a record that the database will never take", () => {
+  it.scopedLive(
+    "1048, 1264, 1265, 1292, 1366, 1406, 4025: rejected with the code, the others delivered",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated()
+        const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+        yield* sql(
+          database,
+          `ALTER TABLE ${UseLog.table} MODIFY duration_ms INT NULL, MODIFY result_path VARCHAR(20) NOT NULL DEFAULT '',
+          MODIFY model ENUM('a', 'b') NULL, MODIFY finish_reason INT NULL, ADD CONSTRAINT c CHECK (status <> 'odd')`
+        )
+        const good = { resultPath: "out" }
+        const cases: ReadonlyArray<readonly [number, StoredEvent]> = [
+          [1048, use()],
+          [1264, use({ ...good, durationMs: 2 ** 31 })],
+          [1265, use({ ...good, model: "c" })],
+          [1366, use({ ...good, finishReason: "STOP" })],
+          [1406, use({ resultPath: "x".repeat(21) })],
+          [4025, use({ ...good, status: "odd" })]
+        ]
+        const events = cases.flatMap(([, event]) => [...uses(7, () => good), event, ...uses(7, () => good)])
+        const { rejected } = yield* upload(uploader, events)
+        assert.deepStrictEqual(
+          rejected.map(({ code, index }) => [index, code]),
+          cases.map(([code], index) => [15 * index + 7, String(code)])
+        )
+        for (const { reason } of rejected) assert.isAbove(reason.length, 10)
+        assert.strictEqual(yield* count(database), 14 * cases.length)
+
+        const late = [login(), login({ loginTime: "yesterday" }), login()]
+        const outcome = yield* uploadLogins(uploader, late)
+        assert.deepStrictEqual(
+          outcome.rejected.map(({ code, index }) => [index, code]),
+          [[1, "1292"]]
+        )
+      })
+  )
+
+  it.scopedLive("one among 500 costs at most 2 log2 n further statements, wherever it stands", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const inserts = Effect.map(
+        sql<{ Value: string }>(database, "SHOW GLOBAL STATUS LIKE 'Com_insert'"),
+        ([row]) => Number(row!.Value)
+      )
+      yield* upload(uploader, uses(1))
+      for (const bad of [0, 1, 123, 249, 250, 498, 499]) {
+        const events = uses(500, (index) => (index === bad ? { userName: "x".repeat(300) } : {}))
+        const before = yield* inserts
+        const { rejected } = yield* upload(uploader, events)
+        const statements = (yield* inserts) - before
+        assert.deepStrictEqual(
+          rejected.map(({ code, index }) => [index, code]),
+          [[bad, "1406"]]
+        )
+        assert.isAtMost(statements, 1 + 2 * Math.log2(500))
+      }
+      const stored = yield* prompts(database)
+      assert.strictEqual(stored.length, 1 + 7 * 499)
+      assert.deepStrictEqual(
+        stored.slice(1, 500),
+        Array.from({ length: 499 }, (_, index) => String(index + 1))
+      )
+    })
+  )
+
+  it.scopedLive(
+    "when most of a batch is refused for one reason, the schema has drifted: nothing is rejected",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated()
+        const uploader = yield* uploaderOf(connectionOptions(database))
+        const long = { userName: "x".repeat(300) }
+        const odd = (period: number) => uses(100, (index) => (index % period === 0 ? long : {}))
+        assert.strictEqual((yield* upload(uploader, odd(2))).rejected.length, 50)
+        const mostly = uses(100, (index) => (index < 51 ? long : {}))
+        const drifted = yield* failureOf(upload(uploader, mostly))
+        expectFailure(drifted, "operator", 1406)
+        assert.include(drifted.reason, UseLog.table)
+        yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY user_name VARCHAR(300) NOT NULL`)
+        assert.deepStrictEqual(yield* upload(uploader, mostly), { rejected: [] })
+        assert.strictEqual(yield* count(database), 150)
+      })
+  )
+
+  it.scopedLive("a quiet program's schema drifts too: at most nine events in a row are rejected", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const bad = () => use({ userName: "x".repeat(300) })
+      const rejects = (times: number) =>
+        Effect.gen(function* () {
+          for (let n = 0; n < times; n++)
+            assert.strictEqual((yield* upload(uploader, [bad()])).rejected.length, 1)
+        })
+      yield* rejects(9)
+      // one that is stored shows that the table still fits
+      yield* upload(uploader, uses(1))
+      yield* rejects(9)
+      const next = bad()
+      for (let n = 0; n < 3; n++) expectFailure(yield* failureOf(upload(uploader, [next])), "operator", 1406)
+      // other tables have nothing to do with it
+      assert.deepStrictEqual(yield* uploadLogins(uploader, [login()]), { rejected: [] })
+      yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY user_name VARCHAR(300) NOT NULL`)
+      assert.deepStrictEqual(yield* upload(uploader, [next]), { rejected: [] })
+    })
+  )
+
+  it.scopedLive("bad and repeated events in one batch", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+      const events = uses(500, (index) => (index % 100 === 50 ? { userName: "x".repeat(300) } : {}))
+      yield* upload(uploader, events.slice(30, 40))
+      yield* upload(uploader, events.slice(320, 333))
+      const { rejected } = yield* upload(uploader, events)
+      assert.deepStrictEqual(
+        rejected.map(({ index }) => index),
+        [50, 150, 250, 350, 450]
+      )
+      assert.strictEqual(yield* count(database), 495)
+      assert.strictEqual((yield* upload(uploader, events)).rejected.length, 5)
+      assert.strictEqual(yield* count(database), 495)
+    })
+  )
+})
+
+// ------------------------------------------------------------------------------------------------- hung servers
+
+describe("a server that hangs", () => {
+  it.scopedLive("the statement's time-out, an interruption, the end of the scope: none waits for it", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const proxy = yield* acquire(
+        () => tcpProxy({ target: server }),
+        (proxy) => proxy.close()
+      )
+      const options = { ...connectionOptions(database), host: proxy.host, port: proxy.port }
+      const open = proxy.connections
+      const scope = yield* Scope.make()
+      const uploader = yield* Scope.extend(uploaderOf({ ...options, statementTimeout: "500 millis" }), scope)
+      const events = uses(50)
+      yield* upload(uploader, events.slice(0, 10))
+
+      yield* Effect.addFinalizer(() => Effect.sync(server.sigcont))
+      server.sigstop()
+      const [waited, error] = yield* timed(failureOf(upload(uploader, events)))
+      expectFailure(error, "transient", "ETIMEDOUT")
+      assert.isBelow(waited, 800)
+      const [connecting, again] = yield* timed(
+        failureOf(upload(yield* uploaderOf({ ...options, connectTimeout: "500 millis" }), events))
+      )
+      expectFailure(again, "transient", "ETIMEDOUT")
+      assert.isBelow(connecting, 800)
+      server.sigcont()
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      assert.deepStrictEqual(
+        yield* prompts(database),
+        events.map((event) => event.row[2] as string)
+      )
+
+      // interrupted in the middle of a statement, and while connecting
+      for (const warm of [true, false]) {
+        const other = yield* uploaderOf(options)
+        if (warm) yield* upload(other, uses(1))
+        server.sigstop()
+        const fiber = yield* Effect.fork(upload(other, uses(5)))
+        yield* Effect.sleep("200 millis")
+        const [stopping] = yield* timed(Fiber.interrupt(fiber))
+        assert.isBelow(stopping, 100)
+        server.sigcont()
+      }
+
+      // a scope that closes says goodbye to a server that does not listen
+      server.sigstop()
+      const [closing] = yield* timed(Scope.close(scope, Exit.void))
+      assert.isBelow(closing, 100)
+      yield* Effect.sleep("100 millis")
+      assert.strictEqual(proxy.connections, open)
+      server.sigcont()
+    })
+  )
+
+  it.live("the process exits", () =>
+    Effect.gen(function* () {
+      const silent = yield* Effect.promise(silentServer)
+      const script = `
+        import { Context, Effect, Fiber, Redacted } from "effect"
+        import * as MysqlUploader from ${JSON.stringify(new URL("../src/layers/MysqlUploader.ts", import.meta.url).href)}
+        import { Uploader } from ${JSON.stringify(new URL("../src/services/Uploader.ts", import.meta.url).href)}
+        import { uses } from ${JSON.stringify(new URL("./support/events.ts", import.meta.url).href)}
+        import { UseLog } from ${JSON.stringify(new URL("../src/schema/UseLog.ts", import.meta.url).href)}
+        const program = Effect.gen(function* () {
+          const uploader = yield* Uploader
+          const fiber = yield* Effect.fork(uploader.upload({ definition: UseLog, events: uses(1) }))
+          yield* Effect.sleep("200 millis")
+          yield* Fiber.interrupt(fiber)
+        })
+        const url = Redacted.make("mysql://root@${silent.host}:${silent.port}/audit")
+        await Effect.runPromise(Effect.provide(program, MysqlUploader.layer({ url, connectTimeout: "1 minute" })))
+        console.log(performance.now())`
+      const run = promisify(execFile)(process.execPath, [
+        "--import",
+        "tsx",
+        "--input-type=module",
+        "--eval",
+        script
+      ])
+      const { stdout } = yield* Effect.promise(() => run)
+      // what remains after the program's last word is the end of the process
+      assert.isAbove(Number(stdout), 0)
+      yield* Effect.promise(() => silent.close())
+    }).pipe(Effect.timeout("15 seconds"))
+  )
+
+  it.scopedLive("a commit whose answer is lost: sent again, stored once", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const proxy = yield* acquire(
+        () => tcpProxy({ target: server }),
+        (proxy) => proxy.close()
+      )
+      const uploader = yield* uploaderOf({
+        ...connectionOptions(database),
+        host: proxy.host,
+        port: proxy.port,
+        statementTimeout: "200 millis"
+      })
+      const all: Array<StoredEvent> = []
+      for (let round = 0; round < 5; round++) {
+        // the session is described already, so that it is the INSERT whose answer is lost
+        yield* upload(uploader, uses(1))
+        const events = uses(100)
+        all.push(...events)
+        proxy.dropReplies()
+        expectFailure(yield* failureOf(upload(uploader, events)), "transient", "ETIMEDOUT")
+        proxy.resume()
+        assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      }
+      assert.strictEqual(yield* count(database), all.length + 5)
+    })
+  )
+})
+
+// ----------------------------------------------------------------------------------------- whatever the defaults
+
+describe("a server with odd defaults", () => {
+  it.scopedLive(
+    "French, NO_BACKSLASH_ESCAPES, autocommit off, +08:00, one warning, latin1: nothing changes",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated(odd.rootUrl)
+        assert.deepStrictEqual(
+          yield* sql(
+            database,
+            "SELECT @@lc_messages AS m, @@sql_mode AS s, @@global.autocommit AS a, @@time_zone AS z"
+          ),
+          [{ m: "fr_FR", s: "IGNORE_SPACE,NO_BACKSLASH_ESCAPES", a: 0, z: "+08:00" }]
+        )
+        const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+        const hostile = `\\', '', '', ''); DROP TABLE ${UseLog.table}; -- `
+        const events = [
+          use({ prompt: hostile, userName: hostile, resultPath: `"\\"'\\\\'` }),
+          use({ prompt: "emoji 🦊, lone \ud83e, NUL \0, 中文" }),
+          use({ userName: "x".repeat(256) }),
+          ...uses(40, () => ({ errorMessage: hostile }))
+        ]
+        for (let round = 0; round < 2; round++) {
+          const { rejected } = yield* upload(uploader, events)
+          assert.deepStrictEqual(
+            rejected.map(({ code, index }) => [index, code]),
+            [[2, "1406"]]
+          )
+        }
+        const rows = yield* sql(
+          database,
+          `SELECT ${UseLog.columns.map((column) => column.name).join(", ")}, created_at,
+           TIMESTAMPDIFF(SECOND, event_time, created_at) AS apart FROM ${UseLog.table} ORDER BY id`
+        )
+        const expected = events.toSpliced(2, 1)
+        assert.deepStrictEqual(
+          rows.map(({ apart: _, created_at: __, ...row }) => Object.values(row)),
+          expected.map((event) => [...event.row])
+        )
+        // created_at is the server's wall clock, as for every other writer; event_time is UTC
+        for (const row of rows) assert.closeTo(Number(row.apart), 8 * 3600, 5)
+      })
+  )
+
+  it.scopedLive("max_allowed_packet: batches are cut, a record that cannot fit is rejected", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated(odd.rootUrl)
+      const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+      const large = (bytes: number) => use({ prompt: "'".repeat(bytes) })
+      const events = [
+        ...uses(20),
+        ...Array.from({ length: 12 }, () => large(200_000)),
+        large(1_100_000),
+        large(900_000),
+        large(1_030_000),
+        ...uses(20)
+      ]
+      const { rejected } = yield* upload(uploader, events)
+      assert.deepStrictEqual(
+        rejected.map(({ code, index }) => [index, code]),
+        [[32, "1153"]]
+      )
+      assert.deepStrictEqual(
+        yield* prompts(database),
+        events.filter((_, index) => index !== 32).map((event) => event.row[2] as string)
+      )
+    })
+  )
+
+  it.scopedLive("TLS: authority and name are verified", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated(odd.rootUrl)
+      const options = yield* account(database, "INSERT", "REQUIRE SSL")
+      const ca = (file: string) => fs.readFileSync(file, "utf8")
+      const trusted = { ca: ca(certificates.authority), servername: "db.test" }
+      const at = (more: Partial<MysqlUploader.Options>) =>
+        Effect.flatMap(uploaderOf({ ...options, ...more }), (uploader) => upload(uploader, uses(2)))
+
+      assert.deepStrictEqual(yield* at({ ssl: trusted }), { rejected: [] })
+      assert.deepStrictEqual(yield* at({ ssl: { rejectUnauthorized: false } }), { rejected: [] })
+      const untrusted = [
+        true,
+        { ...trusted, ca: ca(certificates.stranger) },
+        { ...trusted, servername: "db.other" },
+        { ca: trusted.ca }
+      ]
+      for (const ssl of untrusted) {
+        expectFailure(yield* failureOf(at({ ssl })), "operator", "HANDSHAKE_SSL_ERROR")
+      }
+      expectFailure(yield* failureOf(at({})), "operator", 1045)
+      assert.strictEqual(yield* count(database), 4)
+
+      const plain = yield* migrated()
+      const error = yield* failureOf(
+        Effect.flatMap(uploaderOf({ ...connectionOptions(plain), ssl: true }), (uploader) =>
+          upload(uploader, uses(1))
+        )
+      )
+      expectFailure(error, "operator", "HANDSHAKE_NO_SSL_SUPPORT")
+    })
+  )
+
+  it.scopedLive("options from a URL and from a Config", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const { password, username } = yield* account(database, "INSERT")
+      const secret = encodeURIComponent(Redacted.value(password!))
+      const url = `mysql://${username ?? ""}:${secret}@${server.host}:${server.port}/${database.config.database}`
+      assert.deepStrictEqual(yield* upload(yield* uploaderOf({ url: Redacted.make(url) }), uses(1)), {
+        rejected: []
+      })
+      assert.deepStrictEqual(
+        yield* upload(yield* uploaderOf({ url: Redacted.make(`${url}?ssl=false`) }), uses(1)),
+        { rejected: [] }
+      )
+      assert.strictEqual(yield* count(database), 2)
+    })
+  )
+})
+
+// ----------------------------------------------------------------------------------------------------- migrate
+
+describe("migrate", () => {
+  const names = (database: TestDatabase) =>
+    Effect.map(
+      sql<{ n: string }>(
+        database,
+        "SELECT CONCAT(table_name, '.', column_name, ' ', column_type, ' ', is_nullable) AS n FROM information_schema.columns " +
+          "WHERE table_schema = DATABASE() ORDER BY table_name, ordinal_position"
+      ),
+      (rows) => rows.map((row) => row.n)
+    )
+
+  it.scopedLive("makes the tables; again and two at once, it changes nothing", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(server.rootUrl)
+      const migrate = MysqlUploader.migrate(yield* account(database, "CREATE, ALTER, INDEX, INSERT"))
+      yield* Effect.all([migrate, migrate, migrate], { concurrency: "unbounded" })
+      const before = yield* names(database)
+      assert.include(before, `${UseLog.table}.event_id binary(16) YES`)
+      assert.include(before, `${LoginLog.table}.event_time datetime(6) YES`)
+      assert.include(before, `${UseLog.table}.id bigint(20) unsigned NO`)
+      yield* migrate
+      assert.deepStrictEqual(yield* names(database), before)
+    })
+  )
+
+  it.scopedLive("fits tables with rows while others write to them, two at once, behind a long reader", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(server.rootUrl)
+      yield* Effect.promise(() => createReferenceTables(database))
+      const theirs = `INSERT INTO ${UseLog.table} (user_name, device_name, prompt, status) VALUES ('li', 'pc', 'theirs', 'ok')`
+      yield* sql(database, theirs)
+      const before = yield* sql(database, `SELECT * FROM ${UseLog.table}`)
+
+      const reader = yield* client(database)
+      yield* Effect.promise(() => reader.query("START TRANSACTION"))
+      yield* Effect.promise(() => reader.query(`SELECT * FROM ${UseLog.table}`))
+      let longest = 0
+      const writer = yield* Effect.fork(
+        Effect.forever(
+          Effect.zipLeft(
+            Effect.tap(timed(sql(database, theirs)), ([millis]) =>
+              Effect.sync(() => {
+                longest = Math.max(longest, millis)
+              })
+            ),
+            Effect.sleep("10 millis")
+          )
+        )
+      )
+      const migrate = MysqlUploader.migrate(connectionOptions(database))
+      const both = yield* Effect.fork(Effect.all([migrate, migrate], { concurrency: "unbounded" }))
+      yield* Effect.sleep("3 seconds")
+      yield* Effect.promise(() => reader.query("COMMIT"))
+      yield* Fiber.join(both)
+      yield* Fiber.interrupt(writer)
+      // an ALTER waits for 2 s at a time, then the writers behind it go first
+      assert.isBelow(longest, 5000)
+
+      const [first] = yield* sql(database, `SELECT * FROM ${UseLog.table} ORDER BY id LIMIT 1`)
+      assert.deepStrictEqual(first, { ...before[0], event_id: null, event_time: null })
+      const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+      const rows = yield* count(database)
+      for (let round = 0; round < 2; round++)
+        yield* upload(uploader, [use({}, { eventId: "01936f2a-89ab-7cde-8f01-23456789abcd" })])
+      assert.strictEqual(yield* count(database), rows + 1)
+      yield* sql(database, theirs)
+    })
+  )
+
+  it.scopedLive("without the right: an operator's error that offers the SQL, and the SQL works", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(server.rootUrl)
+      const options = yield* account(database, "INSERT")
+      const denied = yield* failureOf(MysqlUploader.migrate(options))
+      expectFailure(denied, "operator", 1142)
+      const text = MysqlUploader.migrationSql()
+      const statements = (sql: string) =>
+        sql
+          .split(";\n")
+          .map((_) => _.replace(/^-- .*\n/gm, "").trim())
+          .filter((_) => _ !== "" && !_.startsWith("--"))
+      for (const statement of statements(text)) yield* sql(database, statement)
+      assert.deepStrictEqual(yield* upload(yield* uploaderOf(options), uses(3)), { rejected: [] })
+      // and the commented half, for tables that exist
+      const existing = yield* mysqlDatabase(server.rootUrl)
+      yield* Effect.promise(() => createReferenceTables(existing))
+      for (const [, statement] of text.matchAll(/^-- {3}(.*);$/gm)) yield* sql(existing, statement!)
+      assert.deepStrictEqual(yield* upload(yield* uploaderOf(connectionOptions(existing)), uses(3)), {
+        rejected: []
+      })
+    })
+  )
+
+  it.scopedLive(
+    'deduplication "none" delivers into tables as they are, at least once; tables can be renamed',
+    () =>
+      Effect.gen(function* () {
+        const database = yield* mysqlDatabase(server.rootUrl)
+        yield* Effect.promise(() => createReferenceTables(database))
+        yield* sql(database, `RENAME TABLE ${UseLog.table} TO \`odd \`\`name\``)
+        const uploader = yield* uploaderOf({
+          ...(yield* account(database, "INSERT")),
+          deduplication: "none",
+          tables: { use_log: "odd `name" }
+        })
+        const events = uses(150)
+        for (let round = 0; round < 2; round++)
+          assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+        yield* uploadLogins(uploader, [login()])
+        const [rows] = yield* sql<{ n: number }>(database, "SELECT COUNT(*) AS n FROM `odd ``name`")
+        assert.strictEqual(rows!.n, 300)
+      })
+  )
+})

@@ -1,0 +1,133 @@
+import { assert, describe, it } from "@effect/vitest"
+import type { FailureClass, Subject } from "../src/internal/mysqlErrors.js"
+import { classify, endsConnection, isBusy, toUploadError } from "../src/internal/mysqlErrors.js"
+
+const subject: Subject = {
+  host: "db1:3306",
+  username: "audit",
+  database: "app",
+  table: "use_log",
+  eventKeys: ["effect_audit_event_id", "PRIMARY"]
+}
+
+/** As mysql2 gives it: the name is wrong on purpose, since it is not to be relied on. */
+const serverError = (errno: number, sqlMessage = "Data too long: 'the prompt of a user'") =>
+  Object.assign(new Error(sqlMessage), {
+    errno,
+    code: "ER_SOMETHING_ELSE",
+    sqlState: "HY000",
+    sqlMessage,
+    sql: "INSERT"
+  })
+
+/** As Node gives it. */
+const systemError = (code: string, errno: number | null = -111) =>
+  Object.assign(new Error(`connect ${code} 10.0.0.5:3306`), errno === null ? { code } : { code, errno })
+
+const codes: Record<Exclude<FailureClass, "delivered">, ReadonlyArray<number>> = {
+  busy: [1205, 1213, 1614],
+  transient: [
+    1021, 1037, 1040, 1041, 1047, 1053, 1105, 1114, 1135, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1226,
+    1290, 1317, 1461, 1637, 1792, 1836, 1927, 1969, 3024, 3032, 3100, 3101, 4031, 8002, 8005, 8022, 8027,
+    8028, 8120, 8229, 9001, 9002, 9003, 9004, 9005, 9007, 9008
+  ],
+  operator: [
+    1044, 1045, 1049, 1054, 1064, 1129, 1130, 1142, 1143, 1146, 1227, 1364, 1467, 1526, 1698, 1820, 1862,
+    1874, 3118, 3159, 4151, 8059
+  ],
+  record: [1048, 1153, 1264, 1265, 1292, 1300, 1366, 1406, 1452, 1690, 1713, 1977, 3140, 3819, 4025, 8025],
+  tooMany: [1390, 8004, 9500]
+}
+
+describe("classes of failure", () => {
+  for (const [cls, numbers] of Object.entries(codes)) {
+    it(`${cls}: ${numbers.length} codes`, () => {
+      for (const errno of numbers) {
+        const failure = classify(serverError(errno), subject)
+        assert.strictEqual(failure.class, cls as FailureClass, String(errno))
+        assert.strictEqual(failure.code, String(errno))
+        assert.strictEqual(isBusy(failure), cls === "busy")
+        assert.strictEqual(endsConnection(failure), errno === 1153)
+      }
+    })
+  }
+
+  it("a code that nobody knows passes by itself, and is shown", () => {
+    const failure = classify(serverError(4711), subject)
+    assert.strictEqual(failure.class, "transient")
+    assert.strictEqual(toUploadError(failure).code, "4711")
+    assert.strictEqual(classify(undefined, subject).class, "transient")
+  })
+
+  it("connections: by the code, with or without a number", () => {
+    const network = [
+      "ECONNREFUSED",
+      "ECONNRESET",
+      "ETIMEDOUT",
+      "EPIPE",
+      "ENOTFOUND",
+      "EAI_AGAIN",
+      "EHOSTUNREACH"
+    ]
+    for (const code of [...network, "PROTOCOL_CONNECTION_LOST", "PROTOCOL_SEQUENCE_TIMEOUT", "ESOMETHING"]) {
+      for (const error of [systemError(code), systemError(code, null)]) {
+        const failure = classify(error, subject)
+        assert.deepStrictEqual([failure.class, failure.code], ["transient", code])
+      }
+    }
+    const closed = classify(Object.assign(new Error("closed"), { fatal: true }), subject)
+    assert.deepStrictEqual([closed.class, closed.code], ["transient", "CONNECTION_LOST"])
+  })
+
+  it("TLS: an operator's matter, unless the connection broke", () => {
+    for (const code of ["HANDSHAKE_SSL_ERROR", "HANDSHAKE_NO_SSL_SUPPORT", "AUTH_SWITCH_PLUGIN_ERROR"]) {
+      const failure = classify(systemError(code, null), subject)
+      assert.deepStrictEqual([failure.class, failure.code], ["operator", code])
+    }
+    const reset = classify(systemError("HANDSHAKE_SSL_ERROR", -104), subject)
+    assert.deepStrictEqual([reset.class, reset.code], ["transient", "ECONNRESET"])
+    const ended = "Client network socket disconnected before secure TLS connection was established"
+    const error = Object.assign(new Error(ended), { code: "HANDSHAKE_SSL_ERROR" })
+    assert.strictEqual(classify(error, subject).class, "transient")
+  })
+
+  it("1062: delivered by our key, of MariaDB and of MySQL 8, an operator's matter by another", () => {
+    const classOf = (message: string) => classify(serverError(1062, message), subject).class
+    for (const key of [
+      "effect_audit_event_id",
+      "use_log.effect_audit_event_id",
+      "PRIMARY",
+      "use_log.PRIMARY"
+    ]) {
+      assert.strictEqual(classOf(`Duplicate entry '\\x01\\x93o' for key '${key}'`), "delivered")
+    }
+    for (const message of [
+      "Duplicate entry 'li' for key 'user_name'",
+      "Duplicate entry 'li' for key 'other.effect_audit_event_id'",
+      // a value that looks like the end of the message
+      "Duplicate entry 'x for key 'effect_audit_event_id'' for key 'user_name'",
+      // other languages name the key elsewhere: hence lc_messages
+      "Doublon dans une entr\u00e9e : 'x' pour la clef 'effect_audit_event_id'"
+    ]) {
+      assert.strictEqual(classOf(message), "operator", message)
+    }
+    const { eventKeys: _, ...withoutKeys } = subject
+    assert.strictEqual(classify(serverError(1062, "x for key 'PRIMARY'"), withoutKeys).class, "operator")
+  })
+
+  it("a reason says what to do and never what the database said", () => {
+    for (const errno of [...codes.operator, ...codes.transient, ...codes.busy, 1062, 4711]) {
+      const error = toUploadError(classify(serverError(errno), subject))
+      assert.notInclude(error.message, "the prompt of a user")
+      assert.include(error.message, `(${errno})`)
+      assert.isAbove(error.reason.length, 30)
+    }
+    for (const errno of [1054, 1146]) {
+      assert.include(toUploadError(classify(serverError(errno), subject)).message, "effect-audit migrate")
+    }
+    assert.include(
+      toUploadError(classify(serverError(1142), subject)).message,
+      "use_log of app: GRANT INSERT"
+    )
+  })
+})
