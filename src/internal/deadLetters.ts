@@ -4,19 +4,12 @@
  */
 import { Clock, Effect, type Scope } from "effect"
 import type { Disk, DiskError, File } from "../services/Disk.js"
-import type { Position, Refusal } from "../services/QueueFile.js"
+import type { DeadLetter, Position, Refusal } from "../services/QueueFile.js"
 import { readLines } from "./lines.js"
 
 /** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
-export interface Letter extends Position {
+export interface Letter extends DeadLetter {
   readonly type: "letter"
-  readonly id: string
-  readonly length: number
-  readonly class: Refusal["class"]
-  readonly code?: string | undefined
-  readonly reason: string
-  /** ISO 8601 */
-  readonly at: string
   /** the line, if it is UTF-8; else `base64` */
   readonly line?: string
   readonly base64?: string
@@ -30,12 +23,23 @@ export interface Decision {
   readonly by: string
 }
 
+/** A letter and where its entry stands in the file, bytes. */
+export interface Entry {
+  readonly letter: Letter
+  readonly at: number
+  readonly length: number
+}
+
 export interface DeadLetters {
   /** Makes the refusals durable; those that are there already are left out. */
   readonly keep: (
     refusals: ReadonlyArray<Refusal>,
     source: Effect.Effect<File, DiskError, Scope.Scope>
   ) => Effect.Effect<void, DiskError>
+  /** The selected letters that wait for a decision, without their content. */
+  readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
+  /** A letter with its content. */
+  readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
   readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
   readonly counts: () => {
     readonly letters: number
@@ -111,16 +115,17 @@ export const make = (
     let nextSequence = 0
     let entrySynced = false
 
+    const withReader = <A>(use: (file: File) => Effect.Effect<A, DiskError>) =>
+      Effect.scoped(Effect.flatMap(disk.open(path, "read"), use))
+
     if ((yield* disk.info(path)) !== undefined) {
-      yield* Effect.scoped(
-        Effect.flatMap(disk.open(path, "read"), (file) =>
-          scan(file, (entry) => {
-            if (entry.type === "letter") {
-              kept.set(entry.id, entry.class === "torn" ? "torn" : "letter")
-              nextSequence = Math.max(nextSequence, entry.sequence + 1)
-            } else decided.set(entry.id, entry.type)
-          })
-        )
+      yield* withReader((file) =>
+        scan(file, (entry) => {
+          if (entry.type === "letter") {
+            kept.set(entry.id, entry.class === "torn" ? "torn" : "letter")
+            nextSequence = Math.max(nextSequence, entry.sequence + 1)
+          } else decided.set(entry.id, entry.type)
+        })
       )
     }
 
@@ -154,6 +159,22 @@ export const make = (
 
     return {
       keep,
+      open: (select) =>
+        Effect.suspend(() => {
+          const entries = new Map<string, Entry>()
+          if (kept.size === decided.size) return Effect.succeed([])
+          return withReader((file) =>
+            scan(file, (entry, at, length) => {
+              if (entry.type !== "letter" || entry.class === "torn" || decided.has(entry.id)) return
+              if (select(entry)) entries.set(entry.id, { letter: entry, at, length })
+            })
+          ).pipe(Effect.map(() => [...entries.values()]))
+        }),
+      read: ({ at, length }) =>
+        Effect.map(
+          withReader((file) => file.readAt(at, length)),
+          (bytes) => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter
+        ),
       decide: (decision) =>
         withFile((file) => file.append(Buffer.from(`\n${JSON.stringify(decision)}\n`))).pipe(
           Effect.tap(() => {
@@ -174,13 +195,25 @@ const NEWLINE = Buffer.from("\n")
 
 const writeLetter = (
   file: File,
-  { class: cls, code, reason, record }: Refusal,
+  { class: cls, code, kind, reason, record }: Refusal,
   at: string,
   source: Effect.Effect<File, DiskError, Scope.Scope>
 ): Effect.Effect<void, DiskError> => {
   const { bytes, length, offset, segment, sequence } = record
   const id = idOf(record)
-  const head: Letter = { type: "letter", id, segment, offset, sequence, length, class: cls, code, reason, at }
+  const head: Letter = {
+    type: "letter",
+    id,
+    segment,
+    offset,
+    sequence,
+    length,
+    class: cls,
+    kind,
+    code,
+    reason,
+    at
+  }
   if (record.problem !== "oversize") {
     const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     const line = content.toString("utf8")

@@ -9,9 +9,11 @@ import { adopt } from "../internal/adoption.js"
 import * as cursorFile from "../internal/cursorFile.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import * as directories from "../internal/directory.js"
+import { eventIdOfLine } from "../internal/eventId.js"
 import * as groupCommit from "../internal/groupCommit.js"
 import { countLines, readLines } from "../internal/lines.js"
 import { recover } from "../internal/recovery.js"
+import * as requests from "../internal/requests.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import * as segmentFiles from "../internal/segments.js"
 import {
@@ -26,6 +28,7 @@ import { Disk, type DiskError } from "../services/Disk.js"
 import {
   QueueFile,
   type Batch,
+  type DeadLetter,
   type Position,
   type QueueRecord,
   type QueueStatus,
@@ -353,6 +356,59 @@ export const make = (
       )
     }).pipe(Effect.uninterruptible)
 
+    // -------------------------------------------------------------------------------------------- dead letters
+
+    /** The line of a letter, with its event id, which was derived from where the line stood. */
+    const lineOf = (letter: deadLetterFile.Letter) => {
+      if (letter.line === undefined) return undefined
+      const bytes = Buffer.from(letter.line)
+      const event = objectOf(bytes)
+      if (event === undefined) return undefined
+      if (typeof event.event_id === "string") return { line: `${letter.line}\n`, eventId: event.event_id }
+      const eventId = eventIdOfLine(queueId, { ...letter, bytes })
+      return { line: `${JSON.stringify({ event_id: eventId, ...event })}\n`, eventId }
+    }
+
+    const decide = (type: deadLetterFile.Decision["type"], id: string, by: string) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+        letters.decide({ type, id, at: new Date(now).toISOString(), by })
+      )
+
+    const retry: QueueFile["Type"]["retry"] = (select, by) =>
+      Effect.gen(function* () {
+        let count = 0
+        const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
+        for (const entry of yield* Effect.mapError(letters.open(fits), accessError)) {
+          const again = lineOf(yield* Effect.mapError(letters.read(entry), accessError))
+          if (again === undefined) continue
+          // first the line, then the decision: a crash in between appends it once more, under the same id
+          yield* appends.add(again).pipe(
+            Effect.mapError((error) => {
+              const code = "code" in error ? error.code : error._tag
+              return new QueueAccessError({ path: directory, code, cause: error })
+            })
+          )
+          yield* Effect.mapError(decide("retried", entry.letter.id, by), accessError)
+          count++
+        }
+        return count
+      })
+
+    const carryOutRequests = Effect.gen(function* () {
+      for (const { file, request } of yield* Effect.mapError(requests.list(disk, directory), accessError)) {
+        const { action, by, letters: chosen } = request
+        const select = ({ id }: DeadLetter) => chosen === "all" || chosen.includes(id)
+        if (action === "retry") yield* retry(select, by)
+        else {
+          const discarded = yield* Effect.mapError(letters.open(select), accessError)
+          for (const { letter } of discarded) {
+            yield* Effect.mapError(decide("discarded", letter.id, by), accessError)
+          }
+        }
+        yield* Effect.mapError(disk.remove(file), accessError)
+      }
+    })
+
     const balance = () => {
       const { retried, discarded } = letters.counts()
       return {
@@ -391,6 +447,8 @@ export const make = (
       append: (line, eventId) => appends.add({ line, eventId }),
       take,
       commit,
+      retry,
+      carryOutRequests,
       compact,
       status,
       progress: Effect.sync(() => ({ settled: cursor.sequence, next })),

@@ -48,6 +48,12 @@ export interface Options {
   readonly pollInterval?: Duration.DurationInput | undefined
   /** the time zone, for example `Asia/Shanghai`, of old lines that carry none; this machine's by default */
   readonly timeZone?: string | undefined
+  /**
+   * what becomes of lines of a kind that this program does not carry: `deadLetter`, the default, leaves them to an
+   * operator; `wait` keeps them among the dead letters too, where they block nobody, and appends them again at the
+   * first start of a program that carries the kind
+   */
+  readonly unknownKind?: "deadLetter" | "wait" | undefined
   /** shared with the other steps of a shutdown; 5 seconds of its own by default */
   readonly shutdown?: Shutdown | undefined
 }
@@ -114,7 +120,13 @@ export const make = (
             for (const { record } of open) settled.set(keyOf(record), undefined)
             for (const { code, index, reason } of rejected) {
               const { record } = open[index]!
-              settled.set(keyOf(record), { record, class: "rejected", code, reason })
+              settled.set(keyOf(record), {
+                record,
+                class: "rejected",
+                kind: group.definition.kind,
+                code,
+                reason
+              })
             }
           }
         }
@@ -146,7 +158,7 @@ export const make = (
       })
 
     /** Delivers until nothing waits; the next batch is read and decoded while the database works on this one. */
-    const pass: Effect.Effect<number, PassError> = Stream.unfoldEffect<
+    const deliver: Effect.Effect<number, PassError> = Stream.unfoldEffect<
       Batch | undefined,
       Prepared,
       QueueAccessError,
@@ -162,6 +174,8 @@ export const make = (
       Stream.mapEffect(commit),
       Stream.runCount
     )
+
+    const pass = Effect.zipRight(queue.carryOutRequests, deliver)
 
     // --------------------------------------------------------------------------------------------------- flush
 
@@ -258,7 +272,14 @@ export const make = (
       )
     )
 
+    const kinds = new Set(options.events.map(({ kind }) => kind))
+    const retryKnown = queue.retry(
+      (letter) => letter.class === "unknownKind" && letter.kind !== undefined && kinds.has(letter.kind),
+      "effect-audit"
+    )
+
     const worker = Effect.gen(function* () {
+      if (options.unknownKind === "wait") yield* Effect.ignoreLogged(retryKnown)
       const driver = yield* Schedule.driver(schedule)
       for (;;) {
         let exit = yield* attempt

@@ -60,6 +60,8 @@ export interface Issue {
 export interface Unreadable {
   readonly class: "malformed" | "unknownKind" | "invalid"
   readonly reason: string
+  /** the kind that the line says, if it says one */
+  readonly kind?: string
 }
 
 /**
@@ -149,16 +151,20 @@ export const makeDecoder = (
     if (typeof line.kind !== "string") return unreadable("malformed", "the line has no kind")
     const codec = codecs.get(line.kind)
     if (codec === undefined) {
-      return unreadable("unknownKind", "this program does not carry the kind of the line: add it to `events`")
+      return unreadable(
+        "unknownKind",
+        "this program does not carry the kind of the line: add it to `events`",
+        line.kind
+      )
     }
     const id = line.event_id
     if (id !== undefined && (typeof id !== "string" || !UUID.test(id))) {
-      return unreadable("malformed", "event_id is not a UUID")
+      return unreadable("malformed", "event_id is not a UUID", line.kind)
     }
     const row = codec.row(line)
     if (Either.isLeft(row)) {
       const issues = row.left.map((issue) => `${issue.field}: expected ${issue.expected}`).join("; ")
-      return unreadable("invalid", issues)
+      return unreadable("invalid", issues, line.kind)
     }
     return Either.right({
       definition: codec.definition,
@@ -173,8 +179,8 @@ export const makeDecoder = (
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
-const unreadable = (cls: Unreadable["class"], reason: string) =>
-  Either.left<Unreadable>({ class: cls, reason })
+const unreadable = (cls: Unreadable["class"], reason: string, kind?: string) =>
+  Either.left<Unreadable>({ class: cls, reason, ...(kind === undefined ? {} : { kind }) })
 
 // RFC 9562, section 4; any version, since the ids of old lines are hashes (version 8)
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i

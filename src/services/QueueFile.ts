@@ -72,9 +72,31 @@ export type RefusalClass = "malformed" | "unknownKind" | "invalid" | "oversize" 
 export interface Refusal {
   readonly record: QueueRecord
   readonly class: RefusalClass
+  /** the kind of the event, if it is known */
+  readonly kind?: string | undefined
   /** the database's error code, if it was the database that refused */
   readonly code?: string | undefined
   readonly reason: string
+}
+
+/**
+ * A line that was refused, as the dead-letter file tells of it, without its content.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DeadLetter extends Position {
+  /** segment and offset of the line */
+  readonly id: string
+  /** bytes */
+  readonly length: number
+  readonly class: RefusalClass
+  /** the `kind` of its event, if the line says one */
+  readonly kind?: string | undefined
+  readonly code?: string | undefined
+  readonly reason: string
+  /** when it was refused, ISO 8601 */
+  readonly at: string
 }
 
 /**
@@ -148,6 +170,16 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
      * segments before. All other records of the batch count as delivered. Batches are committed in order.
      */
     readonly commit: (batch: Batch, refusals: ReadonlyArray<Refusal>) => Effect.Effect<void, QueueAccessError>
+    /**
+     * Appends dead letters again, under the same event ids, and records the decision; those that are no JSON objects
+     * or too long stay. Returns how many were appended.
+     */
+    readonly retry: (
+      select: (letter: DeadLetter) => boolean,
+      by: string
+    ) => Effect.Effect<number, QueueAccessError>
+    /** Carries out what other processes have asked for. */
+    readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
     /** Removes what is delivered, the newest segment included if nothing waits. */
     readonly compact: Effect.Effect<void, QueueAccessError>
     /** From memory, but for the age of the oldest line. */
