@@ -3,11 +3,13 @@
  *
  * @since 0.1.0
  */
-import { Effect, Stream } from "effect"
+import { Cause, Clock, Effect, Exit, Stream } from "effect"
+import { dual } from "effect/Function"
 import * as AuditEvent from "./schema/AuditEvent.js"
 import type { AppendError, FlushError, QueueAccessError } from "./schema/Errors.js"
 import { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
 import { UseLog, type UseLogInput } from "./schema/UseLog.js"
+import { CurrentActor } from "./services/Actor.js"
 import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./services/AuditLog.js"
 
 /**
@@ -98,3 +100,177 @@ export const status: Effect.Effect<AuditStatus, QueueAccessError, AuditLog> = Ef
 export const changes: Stream.Stream<AuditStatus, QueueAccessError, AuditLog> = Stream.unwrap(
   Effect.map(AuditLog, (log) => log.changes)
 )
+
+// ------------------------------------------------------------------------------------------------ regions
+
+/**
+ * Says who is acting, for a region of a program: events fill in from it what they leave open, as their kind says
+ * (`fromActor`; for `UseLog` and `LoginLog` the fields `userName` and `deviceName`). What an event gives itself comes
+ * first, then the inner actor, then the outer one, then the field's default. Fibers forked in the region inherit it,
+ * daemons included.
+ *
+ * @example
+ * import { Effect } from "effect"
+ * import { Audit, logUse } from "effect-audit"
+ *
+ * const program = logUse({ prompt: "a red fox", status: "success" }).pipe(
+ *   Audit.withActor({ userName: "li", deviceName: "studio-3" })
+ * )
+ *
+ * @category regions
+ * @since 0.1.0
+ */
+export const withActor: {
+  (actor: AuditEvent.Actor): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  <A, E, R>(self: Effect.Effect<A, E, R>, actor: AuditEvent.Actor): Effect.Effect<A, E, R>
+} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, actor: AuditEvent.Actor): Effect.Effect<A, E, R> =>
+  Effect.flatMap(CurrentActor, (outer) =>
+    Effect.provideService(self, CurrentActor, {
+      userName: actor.userName ?? outer.userName,
+      deviceName: actor.deviceName ?? outer.deviceName
+    })
+  )
+)
+
+/**
+ * What {@link audited} is told: the fields of `UseLogInput` that it cannot know, each a value or, for what is known
+ * only afterwards, a function of the effect's success. Such a function is not called otherwise, and where it throws
+ * its field is left out.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Audited<A> = {
+  readonly [F in keyof Omit<UseLogInput, "status" | "errorMessage" | "durationMs">]:
+    UseLogInput[F] | ((success: A) => UseLogInput[F])
+}
+
+/**
+ * Runs the effect and records it as `use_log`, whatever becomes of it: its duration, `status` (see {@link statusOf})
+ * and, for a failure or a defect, the message as `errorMessage`. The effect's own result stays as it was; an event
+ * that cannot be recorded goes to `onAppendFailure`. Recording is not interrupted, even if the effect is.
+ *
+ * An actor must be said around it: `effect.pipe(Audit.audited({ prompt }), Audit.withActor(actor))`.
+ *
+ * @example
+ * import { Effect } from "effect"
+ * import { Audit } from "effect-audit"
+ *
+ * declare const generateImage: (prompt: string) => Effect.Effect<{ readonly path: string }, Error>
+ *
+ * const program = (prompt: string) =>
+ *   generateImage(prompt).pipe(
+ *     Audit.audited({ prompt, model: "gemini-2.5-flash-image", resultPath: (image) => image.path })
+ *   )
+ *
+ * @category regions
+ * @since 0.1.0
+ */
+export const audited: {
+  <A>(fields: Audited<A>): <E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | AuditLog>
+  <A, E, R>(self: Effect.Effect<A, E, R>, fields: Audited<A>): Effect.Effect<A, E, R | AuditLog>
+} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, fields: Audited<A>): Effect.Effect<A, E, R | AuditLog> =>
+  onEnd(self, UseLog.kind, (exit, durationMs) => {
+    const given = Object.entries(fields).map(([name, field]) => [
+      name,
+      typeof field === "function" ? valueOf(field as (success: A) => unknown, exit) : field
+    ])
+    return {
+      ...(Object.fromEntries(given) as Partial<UseLogInput>),
+      status: statusOf(exit),
+      errorMessage: Exit.match(exit, { onSuccess: () => null, onFailure: errorMessageOf }),
+      durationMs
+    }
+  })
+)
+
+/**
+ * Runs the effect and records it as an event of any kind, made from its exit and its duration in whole milliseconds;
+ * otherwise like {@link audited}. If the function throws, the event is `InvalidEvent`.
+ *
+ * @example
+ * import { Effect, Schema } from "effect"
+ * import { Audit, AuditEvent } from "effect-audit"
+ *
+ * class Payment extends AuditEvent.Class<Payment>()("payment", {
+ *   table: "payments",
+ *   fields: { account: Schema.String, cents: Schema.Int, outcome: Schema.String }
+ * }) {}
+ *
+ * declare const charge: (account: string, cents: number) => Effect.Effect<string, Error>
+ *
+ * const program = (account: string, cents: number) =>
+ *   charge(account, cents).pipe(
+ *     Audit.auditedAs(Payment, (exit) => ({ account, cents, outcome: Audit.statusOf(exit) }))
+ *   )
+ *
+ * @category regions
+ * @since 0.1.0
+ */
+export const auditedAs: {
+  <C extends AuditEvent.Any, A, E>(
+    event: C,
+    input: (exit: Exit.Exit<A, E>, durationMs: number) => AuditEvent.InputOf<C>
+  ): <R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | AuditLog | AuditEvent.KindOf<C>>
+  <A, E, R, C extends AuditEvent.Any>(
+    self: Effect.Effect<A, E, R>,
+    event: C,
+    input: (exit: Exit.Exit<A, E>, durationMs: number) => AuditEvent.InputOf<C>
+  ): Effect.Effect<A, E, R | AuditLog | AuditEvent.KindOf<C>>
+} = dual(
+  3,
+  <A, E, R, C extends AuditEvent.Any>(
+    self: Effect.Effect<A, E, R>,
+    event: C,
+    input: (exit: Exit.Exit<A, E>, durationMs: number) => AuditEvent.InputOf<C>
+  ): Effect.Effect<A, E, R | AuditLog | AuditEvent.KindOf<C>> => onEnd(self, event.kind, input)
+)
+
+/**
+ * How an effect ended: `success`; `failure`, if it failed with one of its typed errors; `defect`, if it died of
+ * something unexpected; `interrupted`, if nothing else happened to it.
+ *
+ * @category regions
+ * @since 0.1.0
+ */
+export const statusOf = (
+  exit: Exit.Exit<unknown, unknown>
+): "success" | "failure" | "defect" | "interrupted" => {
+  if (Exit.isSuccess(exit)) return "success"
+  if (Cause.isFailure(exit.cause)) return "failure"
+  return Cause.isDie(exit.cause) ? "defect" : "interrupted"
+}
+
+/** The messages of the errors, or their names where they have none; null if there was only an interruption. */
+const errorMessageOf = (cause: Cause.Cause<unknown>): string | null => {
+  const messages = [...Cause.failures(cause), ...Cause.defects(cause)].map((error) =>
+    error instanceof Error
+      ? error.message || error.name
+      : Cause.pretty(Cause.fail(error)).replace(/^Error: /, "")
+  )
+  return messages.length === 0 ? null : messages.join("; ")
+}
+
+const valueOf = <A>(field: (success: A) => unknown, exit: Exit.Exit<A, unknown>): unknown => {
+  try {
+    return Exit.isSuccess(exit) ? field(exit.value) : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const onEnd = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  kind: string,
+  input: (exit: Exit.Exit<A, E>, durationMs: number) => unknown
+): Effect.Effect<A, E, R | AuditLog> =>
+  Effect.flatMap(Clock.currentTimeNanos, (start) =>
+    Effect.onExit(self, (exit) =>
+      Effect.gen(function* () {
+        const log = yield* AuditLog
+        const durationMs = Math.round(Number((yield* Clock.currentTimeNanos) - start) / 1e6)
+        const made = yield* Effect.either(Effect.try(() => input(exit, durationMs)))
+        yield* log.log(kind, made._tag === "Right" ? made.right : undefined)
+      })
+    )
+  )

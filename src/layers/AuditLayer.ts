@@ -5,15 +5,18 @@
  */
 import { Config, Context, DateTime, Effect, Layer, Option, Stream } from "effect"
 import type { ConfigError, Duration } from "effect"
+import { checkRules } from "../internal/prepare.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { QueueOpenError, type QueueLocked } from "../schema/Errors.js"
 import { LoginLog } from "../schema/LoginLog.js"
+import type * as Redact from "../schema/Redact.js"
 import { UseLog } from "../schema/UseLog.js"
 import { AuditLog } from "../services/AuditLog.js"
 import type { Disk } from "../services/Disk.js"
 import type { Uploader } from "../services/Uploader.js"
 import * as AuditLogLayer from "./AuditLog.js"
+import * as Instances from "./Instances.js"
 import * as NodeDisk from "./NodeDisk.js"
 import * as QueueFileLayer from "./QueueFile.js"
 import * as SchedulerLayer from "./Scheduler.js"
@@ -27,7 +30,19 @@ export type { AppendFailure, OnAppendFailure } from "./AuditLog.js"
  * @since 0.1.0
  */
 export interface Settings
-  extends Omit<QueueFileLayer.Options, "shutdown">, Omit<SchedulerLayer.Options, "events" | "shutdown"> {
+  extends
+    Omit<QueueFileLayer.Options, "shutdown">,
+    Omit<SchedulerLayer.Options, "events" | "shutdown" | "timeZone"> {
+  /**
+   * the queue file of the Python class, taken over at the start, and the time zone (`Asia/Shanghai`) of its lines;
+   * this machine's by default. The old program must be stopped.
+   */
+  readonly adopt?: { readonly path: string; readonly timeZone?: string | undefined } | undefined
+  /**
+   * how many processes of this program may run at once (PM2, cluster): each takes a sub-directory, and they deliver
+   * what one that is gone has left; by default one process has the directory for itself
+   */
+  readonly instances?: number | undefined
   /** how long a shutdown may take in all; 5 seconds by default */
   readonly shutdownTimeout?: Duration.DurationInput | undefined
 }
@@ -41,9 +56,21 @@ export interface Settings
 export interface Options<E extends ReadonlyArray<AuditEvent.Any> = readonly []> extends Settings {
   /** own kinds of events, beside `UseLog` and `LoginLog` */
   readonly events?: E | undefined
+  /** what of an event may reach the disk, by kind and field: functions of `Redact`, or your own */
+  readonly redact?: Redact.Redactions<Kinds<NoInfer<E>>> | undefined
+  /** texts that are longer are cut, visibly, by kind and field: see `Redact.Limits` */
+  readonly limits?: Redact.Limits<Kinds<NoInfer<E>>> | undefined
   /** what `logUse` and `logLogin` do when an event cannot be recorded; `log` by default */
   readonly onAppendFailure?: AuditLogLayer.OnAppendFailure | undefined
 }
+
+/**
+ * The kinds of events of a layer with the own kinds `E`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Kinds<E extends ReadonlyArray<AuditEvent.Any>> = typeof UseLog | typeof LoginLog | E[number]
 
 /**
  * The services that a layer with the kinds `E` provides.
@@ -51,8 +78,7 @@ export interface Options<E extends ReadonlyArray<AuditEvent.Any> = readonly []> 
  * @category models
  * @since 0.1.0
  */
-export type Provided<E extends ReadonlyArray<AuditEvent.Any>> =
-  AuditLog | AuditEvent.KindOf<typeof UseLog | typeof LoginLog | E[number]>
+export type Provided<E extends ReadonlyArray<AuditEvent.Any>> = AuditLog | AuditEvent.KindOf<Kinds<E>>
 
 /**
  * The audit log in a directory of this machine's disk. It starts with the database absent; at the end of its scope
@@ -94,15 +120,22 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
       const events = [UseLog, LoginLog, ...(options.events ?? [])]
       yield* check(options, events)
       const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
-      return AuditLogLayer.layer({ ...options, events }).pipe(
-        Layer.provide(SchedulerLayer.layer({ ...options, events, shutdown })),
-        Layer.provide(QueueFileLayer.layer({ ...options, shutdown }))
+      const scheduler = { ...options, events, timeZone: options.adopt?.timeZone }
+      const log = AuditLogLayer.layer({ ...options, events }).pipe(
+        Layer.provide(SchedulerLayer.layer({ ...scheduler, shutdown }))
+      )
+      if (options.instances === undefined) {
+        return Layer.provide(log, QueueFileLayer.layer({ ...options, shutdown }))
+      }
+      const instances = { ...options, instances: options.instances, scheduler, shutdown }
+      return Layer.merge(log, Instances.layerTakeOver(instances)).pipe(
+        Layer.provide(Instances.layerQueue(instances))
       )
     })
   ) as unknown as Layer.Layer<Provided<E>, QueueOpenError | QueueLocked, Uploader | Disk>
 
 const check = (
-  options: Settings,
+  options: Settings & Pick<AuditLogLayer.Options, "redact" | "limits">,
   events: ReadonlyArray<AuditEvent.Any>
 ): Effect.Effect<void, QueueOpenError> => {
   const refuse = (reason: string) => new QueueOpenError({ directory: options.directory, reason })
@@ -110,9 +143,15 @@ const check = (
   const twice = kinds.find((kind, index) => kinds.indexOf(kind) !== index)
   if (twice !== undefined)
     return refuse(`two classes of events are of kind "${twice}". Give one another name.`)
-  if (options.timeZone !== undefined && Option.isNone(DateTime.zoneMakeNamed(options.timeZone))) {
-    return refuse(`timeZone "${options.timeZone}" is unknown. Use an IANA name, for example Asia/Shanghai.`)
+  const timeZone = options.adopt?.timeZone
+  if (timeZone !== undefined && Option.isNone(DateTime.zoneMakeNamed(timeZone))) {
+    return refuse(`timeZone "${timeZone}" is unknown. Use an IANA name, for example Asia/Shanghai.`)
   }
+  if (options.instances !== undefined && !(Number.isInteger(options.instances) && options.instances > 0)) {
+    return refuse(`instances is ${options.instances}. Give a whole number above 0.`)
+  }
+  const wrongRule = checkRules(events, { redact: options.redact, limits: options.limits })
+  if (wrongRule !== undefined) return refuse(wrongRule)
   return Effect.void
 }
 
@@ -127,7 +166,8 @@ const check = (
  * | `AUDIT_APPEND_TIMEOUT`, `AUDIT_LOCK_WAIT`, `AUDIT_SHUTDOWN_TIMEOUT` | durations, for example `5 seconds` |
  * | `AUDIT_UNSAFE_FILE_SYSTEM` | `unsafeFileSystem` |
  * | `AUDIT_BATCH_RECORDS`, `AUDIT_BATCH_BYTES`, `AUDIT_POLL_INTERVAL` | `batchRecords`, `batchBytes`, `pollInterval` |
- * | `AUDIT_TIME_ZONE` | `timeZone` |
+ * | `AUDIT_ADOPT_PATH`, `AUDIT_ADOPT_TIME_ZONE` | `adopt` |
+ * | `AUDIT_INSTANCES` | `instances` |
  *
  * @category config
  * @since 0.1.0
@@ -144,7 +184,13 @@ export const config: Config.Config<Settings> = Config.all({
   batchRecords: maybe(Config.integer("BATCH_RECORDS")),
   batchBytes: maybe(Config.integer("BATCH_BYTES")),
   pollInterval: maybe(Config.duration("POLL_INTERVAL")),
-  timeZone: maybe(Config.nonEmptyString("TIME_ZONE")),
+  adopt: maybe(
+    Config.all({
+      path: Config.nonEmptyString("ADOPT_PATH"),
+      timeZone: maybe(Config.nonEmptyString("ADOPT_TIME_ZONE"))
+    })
+  ),
+  instances: maybe(Config.integer("INSTANCES")),
   shutdownTimeout: maybe(Config.duration("SHUTDOWN_TIMEOUT"))
 }).pipe(Config.nested("AUDIT"))
 

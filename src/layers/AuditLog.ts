@@ -3,12 +3,15 @@
  *
  * @since 0.1.0
  */
-import { Clock, Effect, Either, Layer, Stream } from "effect"
+import { Clock, Context, Effect, Either, Layer, Stream } from "effect"
+import type { Fiber } from "effect"
 import { validate as isUuid } from "uuid"
 import { makeGenerator } from "../internal/eventId.js"
+import { makePrepare, type Prepared, type Rules } from "../internal/prepare.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { type AppendError, InvalidEvent } from "../schema/Errors.js"
 import { compile, type Issue } from "../schema/Line.js"
+import { CurrentActor } from "../services/Actor.js"
 import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "../services/AuditLog.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
@@ -31,7 +34,7 @@ export type OnAppendFailure = "log" | "die" | ((failure: AppendFailure) => Effec
 export interface AppendFailure {
   readonly error: AppendError
   readonly kind: string
-  /** the event as the program gave it: personal data */
+  /** the event as it would have been written, after redaction: what is left of it may still be personal data */
   readonly input: unknown
 }
 
@@ -42,6 +45,10 @@ export interface AppendFailure {
 export interface Options {
   /** the kinds of events that are carried */
   readonly events: ReadonlyArray<AuditEvent.Any>
+  /** what of an event may reach the disk, by kind */
+  readonly redact?: Readonly<Record<string, Rules["redact"]>> | undefined
+  /** how long texts may be, by kind */
+  readonly limits?: Readonly<Record<string, Rules["limits"]>> | undefined
   /** `log` by default */
   readonly onAppendFailure?: OnAppendFailure | undefined
   /** a longer event is refused, in bytes of its line; 8 MiB by default */
@@ -56,25 +63,36 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
   Effect.gen(function* () {
     const queue = yield* QueueFile
     const scheduler = yield* Scheduler
-    const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
+    const kinds = new Map(
+      options.events.map((event) => {
+        const rules = { redact: options.redact?.[event.kind], limits: options.limits?.[event.kind] }
+        return [event.kind, { ...compile(event), prepare: makePrepare(event, rules) }]
+      })
+    )
     const maxLineBytes = options.maxLineBytes ?? 8 * 1024 * 1024
     const newId = makeGenerator()
 
+    const prepare = (kind: string, input: unknown, fiber: Fiber.RuntimeFiber<unknown, unknown>): Prepared => {
+      const actor = fiber.currentContext.unsafeMap.get(CurrentActor.key) as CurrentActor["Type"] | undefined
+      return kinds.get(kind)?.prepare(input, actor) ?? { input, issues: NONE }
+    }
+
     const append = (
       kind: string,
-      input: unknown,
+      { input, issues }: Prepared,
       recordOptions: RecordOptions | undefined,
       now: number
     ): Effect.Effect<Receipt, AppendError> => {
       const eventId = recordOptions?.eventId ?? newId(now)
       const invalid = (issues: ReadonlyArray<Issue>) =>
         new InvalidEvent({ eventId, outcome: "absent", kind, issues })
-      const codec = codecs.get(kind)
+      const codec = kinds.get(kind)
       if (codec === undefined) {
         return invalid([
-          { field: "kind", expected: `one of ${[...codecs.keys()].join(", ")}; add it to \`events\`` }
+          { field: "kind", expected: `one of ${[...kinds.keys()].join(", ")}; add it to \`events\`` }
         ])
       }
+      if (issues.length > 0) return invalid(issues)
       if (recordOptions?.eventId !== undefined && !isUuid(eventId)) {
         return invalid([{ field: "eventId", expected: "a UUID" }])
       }
@@ -90,7 +108,9 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
     }
 
     const record: AuditLog["Type"]["record"] = (kind, input, recordOptions) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => append(kind, input, recordOptions, now))
+      Effect.withFiberRuntime((fiber) =>
+        append(kind, prepare(kind, input, fiber), recordOptions, currentTime(fiber))
+      )
 
     const onFailure = failureHandler(options.onAppendFailure ?? "log")
 
@@ -103,15 +123,24 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
     return {
       record,
       log: (kind, input) =>
-        Effect.matchEffect(record(kind, input), {
-          onFailure: (error) => onFailure({ error, kind, input }),
-          onSuccess: () => Effect.void
+        Effect.withFiberRuntime((fiber) => {
+          const prepared = prepare(kind, input, fiber)
+          return Effect.matchEffect(append(kind, prepared, undefined, currentTime(fiber)), {
+            onFailure: (error) => onFailure({ error, kind, input: prepared.input }),
+            onSuccess: () => Effect.void
+          })
         }),
       flush: scheduler.flush,
       status,
       changes: Stream.mapEffect(scheduler.changes, () => status)
     }
   })
+
+const NONE: ReadonlyArray<Issue> = []
+
+/** `Clock.currentTimeMillis`, without the steps that it takes to look at the fiber. */
+const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
+  Context.get(fiber.currentDefaultServices, Clock.Clock).unsafeCurrentTimeMillis()
 
 const failureHandler = (handler: OnAppendFailure): ((failure: AppendFailure) => Effect.Effect<void>) => {
   if (handler === "die") return ({ error }) => Effect.die(error)

@@ -53,6 +53,17 @@ export interface EventTime {
 }
 
 /**
+ * Who is acting, as `Audit.withActor` says it for a region of a program and {@link Options.fromActor} receives it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Actor {
+  readonly userName?: string | null | undefined
+  readonly deviceName?: string | null | undefined
+}
+
+/**
  * How a field is stored. `type` is the SQL type that `migrate` creates, for MySQL; by default it follows
  * from the field's schema.
  *
@@ -96,6 +107,13 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   readonly columns?: { readonly [F in keyof Fields]?: string | ColumnOptions }
   /** fields that are filled from the time of the event where the program gives none (null) */
   readonly fromTime?: { readonly [F in keyof Fields]?: (time: EventTime) => Schema.Schema.Type<Fields[F]> }
+  /**
+   * fields that are filled from the actor of `Audit.withActor` where the program gives none: null, undefined, an empty
+   * text, or the field's default
+   */
+  readonly fromActor?: {
+    readonly [F in keyof Fields]?: (actor: Actor) => Schema.Schema.Type<Fields[F]> | null | undefined
+  }
 }
 
 /** a field that has a default */
@@ -145,6 +163,7 @@ export interface Class<Self, K extends string, Fields extends Schema.Struct.Fiel
   readonly fields: Fields
   readonly columns: ReadonlyArray<Column>
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
+  readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
 }
 
 /**
@@ -159,6 +178,7 @@ export interface Any {
   readonly fields: Schema.Struct.Fields
   readonly columns: ReadonlyArray<Column>
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
+  readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly prototype: Instance
 }
 
@@ -221,6 +241,7 @@ export const Class =
       static readonly table = options.table
       static readonly columns = columns
       static readonly fromTime = options.fromTime ?? {}
+      static readonly fromActor = options.fromActor ?? {}
       constructor(input: Readonly<Record<string, unknown>>) {
         // null stands for "not given" where a field has a default; what does not fit is found by `record`
         super(withoutNulls(options.fields, input), true)

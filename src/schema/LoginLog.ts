@@ -29,7 +29,8 @@ export class LoginLog extends AuditEvent.Class<LoginLog>()("login_log", {
     deviceName: { type: "VARCHAR(255) NULL" },
     loginTime: { type: "DATETIME NULL" }
   },
-  fromTime: { loginTime: (time) => time.local }
+  fromTime: { loginTime: (time) => time.local },
+  fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName }
 }) {}
 
 /**

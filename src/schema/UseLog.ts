@@ -39,7 +39,8 @@ export class UseLog extends AuditEvent.Class<UseLog>()("use_log", {
     model: { type: "VARCHAR(255) NULL" },
     durationMs: { type: "BIGINT NULL" },
     finishReason: { type: "VARCHAR(255) NULL" }
-  }
+  },
+  fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName }
 }) {}
 
 /**

@@ -1,0 +1,20 @@
+/**
+ * Who is acting.
+ *
+ * @since 0.1.0
+ */
+import { Context } from "effect"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+
+/**
+ * The actor of the running fiber; nobody by default. `Audit.withActor` sets it for a region of a program, and fibers
+ * forked there inherit it. A middleware of an HttpApi may provide it.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class CurrentActor extends Context.Reference<CurrentActor>()("effect-audit/CurrentActor", {
+  defaultValue: (): AuditEvent.Actor => NOBODY
+}) {}
+
+const NOBODY: AuditEvent.Actor = {}

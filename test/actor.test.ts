@@ -1,0 +1,78 @@
+/** Who is acting: explicit, inner actor, outer actor, default. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Schema } from "effect"
+import { Audit, AuditEvent, CurrentActor, LoginLog, logLogin, logUse, UseLog } from "effect-audit"
+import { AuditTest } from "effect-audit/testing"
+
+/** A kind that names its fields otherwise; its second field knows nothing of actors. */
+class Payment extends AuditEvent.Class<Payment>()("payment", {
+  table: "payments",
+  fields: { payer: AuditEvent.text("nobody"), userName: AuditEvent.optional(Schema.String) },
+  fromActor: { payer: (actor) => actor.userName }
+}) {}
+
+const users = Effect.gen(function* () {
+  yield* Audit.flush
+  return (yield* AuditTest.delivered(UseLog)).map((use) => [use.userName, use.deviceName])
+})
+
+describe("withActor", () => {
+  it.effect("explicit before inner before outer before default", () =>
+    Effect.gen(function* () {
+      yield* Effect.gen(function* () {
+        yield* logUse({ status: "s", userName: "explicit" })
+        yield* logUse({ status: "s" })
+        yield* logUse({ status: "s" }).pipe(Audit.withActor({ userName: "inner" }))
+        yield* logUse({ status: "s", userName: "" }).pipe(Audit.withActor({ userName: null }))
+      }).pipe(Audit.withActor({ userName: "outer", deviceName: "studio" }))
+      yield* logUse({ status: "s" })
+      assert.deepStrictEqual(yield* users, [
+        ["explicit", "studio"],
+        ["outer", "studio"],
+        ["inner", "studio"],
+        ["outer", "studio"],
+        ["未知用户", "未知设备"]
+      ])
+    }).pipe(Effect.provide(AuditTest.layer))
+  )
+
+  it.effect("survives fork and forkDaemon, and ends with its region", () =>
+    Effect.gen(function* () {
+      const fibers = yield* Effect.all([
+        Effect.fork(Effect.yieldNow().pipe(Effect.zipRight(logUse({ status: "s" })))),
+        Effect.forkDaemon(Effect.yieldNow().pipe(Effect.zipRight(logUse({ status: "s" }))))
+      ]).pipe(
+        Effect.flatMap(Fiber.joinAll),
+        Audit.withActor({ userName: "li", deviceName: "pc" }),
+        Effect.fork
+      )
+      yield* Fiber.join(fibers)
+      assert.deepStrictEqual(yield* users, [
+        ["li", "pc"],
+        ["li", "pc"]
+      ])
+      assert.deepStrictEqual(yield* CurrentActor, {})
+    }).pipe(Effect.provide(AuditTest.layer))
+  )
+
+  it.effect("serves every kind as the kind says, and events made by a constructor", () =>
+    Effect.gen(function* () {
+      yield* Effect.gen(function* () {
+        yield* logLogin({ localIp: "10.0.0.5" })
+        yield* Audit.record(new Payment({}))
+        yield* Audit.record(new Payment({ payer: "wang" }))
+        yield* Audit.record(new UseLog({ status: "s" }))
+      }).pipe(Audit.withActor({ userName: "li", deviceName: "pc" }))
+      assert.deepStrictEqual(yield* users, [["li", "pc"]])
+      const [login] = yield* AuditTest.delivered(LoginLog)
+      assert.deepInclude(login!, { userName: "li", deviceName: "pc", localIp: "10.0.0.5", publicIp: null })
+      assert.deepStrictEqual(
+        (yield* AuditTest.delivered(Payment)).map(({ payer, userName }) => [payer, userName]),
+        [
+          ["li", null],
+          ["wang", null]
+        ]
+      )
+    }).pipe(Effect.provide(AuditTest.layerWith({ events: [Payment] })))
+  )
+})
