@@ -41,7 +41,12 @@ export const make = <P, A, E>(options: {
     let wakeWriter: (() => void) | undefined
     let wakeWatchdog: (() => void) | undefined
     let wakeCloser: (() => void) | undefined
-    let current: { readonly startedAt: number; readonly expire: () => void } | undefined
+    interface UnderWay {
+      readonly group: ReadonlyArray<Entry<P, A, E>>
+      readonly startedAt: number
+      readonly expire: () => void
+    }
+    let current: UnderWay | undefined
 
     const takeGroup = (): ReadonlyArray<Entry<P, A, E>> => {
       let size = 0
@@ -68,7 +73,7 @@ export const make = <P, A, E>(options: {
         const startedAt = yield* Clock.currentTimeMillis
         const write = yield* Effect.forkDaemon(options.write(group))
         const finished = yield* Effect.async<boolean>((resume) => {
-          current = { startedAt, expire: () => resume(Effect.succeed(false)) }
+          current = { group, startedAt, expire: () => resume(Effect.succeed(false)) }
           wakeWatchdog?.()
           write.addObserver((exit) => resume(Effect.succeed(Exit.isSuccess(exit))))
         })
@@ -98,10 +103,12 @@ export const make = <P, A, E>(options: {
     }).pipe(Effect.forever)
 
     yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
+      Effect.suspend(() => {
         closed = true
         for (const entry of waiting) entry.done(Effect.fail(options.refusal(entry.payload)))
         waiting = []
+        // the disk never answered, and nobody is left to wait for it
+        return current === undefined ? Effect.void : options.expired(current.group)
       })
     )
     yield* Effect.forkScoped(writer)

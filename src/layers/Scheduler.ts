@@ -207,6 +207,7 @@ export const make = (
     const wake = Queue.offer(wakes, undefined)
     /** appends wake the worker only while this holds: neither during a pass, which sees them, nor during a backoff */
     let idle = false
+    const isIdle = () => idle
     let compacted = false
 
     const attempt: Effect.Effect<Exit.Exit<number, PassError>> = Effect.gen(function* () {
@@ -233,7 +234,8 @@ export const make = (
         const failure =
           error instanceof UploadError
             ? { class: error.class, code: error.code, reason: error.reason }
-            : { class: "transient" as const, code: codeOf(error), reason: messageOf(error) }
+            : // the disk, then, which does not mend itself
+              { class: "operator" as const, code: codeOf(error), reason: messageOf(error) }
         const before = yield* SubscriptionRef.get(status)
         const state = failure.class === "operator" ? "needsOperator" : "offline"
         // once for each change of state, not for each retry
@@ -259,7 +261,8 @@ export const make = (
         if (Either.isLeft(rest) || rest.right.records.length > 0) return
       }
       if (!compacted) {
-        if (yield* waitFor(Effect.sleep(COMPACT_AFTER))) return
+        // a wake that arrives with the timer is lost by the race (Queue.take), but it has cleared `idle`
+        if ((yield* waitFor(Effect.sleep(COMPACT_AFTER))) || !isIdle()) return
         yield* Effect.catchAll(queue.compact, (error) => Effect.logDebug("audit: compaction failed", error))
         compacted = true
       }
