@@ -5,6 +5,7 @@
  */
 export * as Audit from "./Audit.js"
 export { logLogin, logUse } from "./Audit.js"
+export { openAuditLogger, type AuditLogger, type AuditLoggerOptions } from "./AuditLogger.js"
 export * as AuditLayer from "./layers/AuditLayer.js"
 export * as AuditEvent from "./schema/AuditEvent.js"
 export * from "./schema/Errors.js"

@@ -1,0 +1,198 @@
+/**
+ * The audit log for programs that are not written with Effect: the same log, on promises. The only module of the
+ * library that runs Effects.
+ *
+ * @since 0.1.0
+ */
+import { Cause, Effect, Exit, Layer, ManagedRuntime, Runtime } from "effect"
+import type { Duration } from "effect"
+import * as path from "node:path"
+import * as AuditLayer from "./layers/AuditLayer.js"
+import * as AuditEvent from "./schema/AuditEvent.js"
+import { FlushError } from "./schema/Errors.js"
+import { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
+import { UseLog, type UseLogInput } from "./schema/UseLog.js"
+import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./services/AuditLog.js"
+import type { Uploader } from "./services/Uploader.js"
+
+/**
+ * Everything about an audit log: the options of `AuditLayer.layer`, and where the events go.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AuditLoggerOptions<E extends ReadonlyArray<AuditEvent.Any> = readonly []> extends Omit<
+  AuditLayer.Options<E>,
+  "onAppendFailure"
+> {
+  /** for example `MysqlUploader.layer({ ... })` */
+  readonly uploader: Layer.Layer<Uploader, unknown>
+  /**
+   * what `logUse` and `logLogin` do when an event cannot be recorded: `log` it (the default), reject (`die`), or call
+   * your function and wait for it; if that throws, they reject
+   */
+  readonly onAppendFailure?:
+    "log" | "die" | ((failure: AuditLayer.AppendFailure) => void | Promise<void>) | undefined
+  /**
+   * signals upon which the log is closed and, if the program has no handler of its own, the signal takes its course;
+   * none by default
+   */
+  readonly closeOnSignals?: ReadonlyArray<NodeJS.Signals> | undefined
+}
+
+/**
+ * An open audit log. Its promises reject with the errors of this package (`error._tag` tells them apart).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AuditLogger<K extends string = "use_log" | "login_log"> extends AsyncDisposable {
+  /** Resolves when the event is on disk, fsynced; a failure goes to `onAppendFailure`. */
+  readonly logUse: (input: UseLogInput) => Promise<void>
+  /** Resolves when the event is on disk, fsynced; a failure goes to `onAppendFailure`. */
+  readonly logLogin: (input: LoginLogInput) => Promise<void>
+  /** Like `logUse`, but rejects when the event cannot be recorded. */
+  readonly recordUse: (input: UseLogInput, options?: RecordOptions) => Promise<Receipt>
+  /** Like `logLogin`, but rejects when the event cannot be recorded. */
+  readonly recordLogin: (input: LoginLogInput, options?: RecordOptions) => Promise<Receipt>
+  /** Records an event of any kind that the log carries. */
+  readonly record: (event: AuditEvent.Instance<K>, options?: RecordOptions) => Promise<Receipt>
+  /** Resolves when everything recorded before is delivered or a dead letter; rejects after one failed attempt. */
+  readonly flush: () => Promise<void>
+  readonly status: () => Promise<AuditStatus>
+  /**
+   * Gives this handle back; with the last one of its directory the log delivers once more and closes, within
+   * `shutdownTimeout` of its options. Resolves after `timeout` at the latest; closing then goes on by itself. Never
+   * rejects. What waits is on disk, for the next start.
+   */
+  readonly shutdown: (timeout?: Duration.DurationInput) => Promise<void>
+}
+
+/**
+ * Opens the audit log of a directory. Whoever opens the same directory again, in this process, gets a handle of the
+ * same log, with the options of the first; the log closes with its last handle.
+ *
+ * An event is on disk when its promise resolves: a process that exits without `shutdown`, or is killed, loses none.
+ * An open log keeps the process alive, as an open connection does.
+ *
+ * @example
+ * import { Redacted } from "effect"
+ * import { openAuditLogger } from "effect-audit"
+ * import { MysqlUploader } from "effect-audit/mysql"
+ *
+ * await using audit = await openAuditLogger({
+ *   directory: "./audit",
+ *   uploader: MysqlUploader.layer({ url: Redacted.make("mysql://app@db/app") })
+ * })
+ * await audit.logUse({ userName: "li", prompt: "a red fox", status: "success", durationMs: 1840 })
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const openAuditLogger = async <const E extends ReadonlyArray<AuditEvent.Any> = readonly []>(
+  options: AuditLoggerOptions<E>
+): Promise<AuditLogger<AuditLayer.Kinds<E>["kind"]>> => {
+  const directory = path.resolve(options.directory)
+  // one that is closing still holds the lock
+  while (logs.get(directory)?.closing !== undefined) await logs.get(directory)?.closing
+  const log = logs.get(directory) ?? new Log(directory, layerOf(options), options.closeOnSignals ?? [])
+  log.handles++
+  try {
+    return handleOf(log, await log.opened)
+  } catch (error) {
+    await log.release()
+    throw error
+  }
+}
+
+const layerOf = <const E extends ReadonlyArray<AuditEvent.Any>>({
+  closeOnSignals: _,
+  onAppendFailure,
+  uploader,
+  ...options
+}: AuditLoggerOptions<E>): Layer.Layer<AuditLog, unknown> =>
+  AuditLayer.layer<E>({
+    ...options,
+    onAppendFailure:
+      typeof onAppendFailure === "function"
+        ? (failure) => Effect.promise(async () => onAppendFailure(failure))
+        : onAppendFailure
+  }).pipe(Layer.provide(uploader))
+
+const logs = new Map<string, Log>()
+
+interface Opened {
+  readonly audit: AuditLog["Type"]
+  readonly run: <A, E>(effect: Effect.Effect<A, E>) => Promise<A>
+}
+
+/** The log of a directory, shared by its handles. */
+class Log {
+  readonly opened: Promise<Opened>
+  handles = 0
+  closing: Promise<void> | undefined
+  readonly #close: () => Promise<void>
+
+  constructor(
+    readonly directory: string,
+    layer: Layer.Layer<AuditLog, unknown>,
+    signals: ReadonlyArray<NodeJS.Signals>
+  ) {
+    const runtime = ManagedRuntime.make(layer)
+    const onSignal = (signal: NodeJS.Signals) => {
+      void this.close().then(() => {
+        if (process.listenerCount(signal) === 0) process.kill(process.pid, signal)
+      })
+    }
+    // the runtime outlives the log: what is recorded after its end is told so
+    this.opened = unwrapped(runtime.runPromiseExit(Effect.all([AuditLog, Effect.runtime<AuditLog>()]))).then(
+      ([audit, rt]) => ({ audit, run: (effect) => unwrapped(Runtime.runPromiseExit(rt, effect)) })
+    )
+    this.#close = async () => {
+      for (const signal of signals) process.off(signal, onSignal)
+      await runtime.dispose().catch(() => undefined)
+      logs.delete(directory)
+    }
+    for (const signal of signals) process.once(signal, onSignal)
+    logs.set(directory, this)
+  }
+
+  close(): Promise<void> {
+    return (this.closing ??= this.#close())
+  }
+
+  async release(): Promise<void> {
+    if (--this.handles === 0) await this.close()
+  }
+}
+
+const handleOf = (log: Log, { audit, run }: Opened): AuditLogger<string> => {
+  let released: Promise<void> | undefined
+  const release = () => (released ??= log.release())
+  return {
+    logUse: (input) => run(audit.log(UseLog.kind, input)),
+    logLogin: (input) => run(audit.log(LoginLog.kind, input)),
+    recordUse: (input, options) => run(audit.record(UseLog.kind, input, options)),
+    recordLogin: (input, options) => run(audit.record(LoginLog.kind, input, options)),
+    record: (event, options) => run(audit.record(event[AuditEvent.TypeId], event, options)),
+    flush: () => run(Effect.suspend(() => (log.closing === undefined ? audit.flush : tooLate(audit)))),
+    status: () => run(audit.status),
+    shutdown: async (timeout) => {
+      const closed = Effect.promise(release)
+      await run(timeout === undefined ? closed : Effect.timeoutOption(closed, timeout))
+    },
+    [Symbol.asyncDispose]: release
+  }
+}
+
+const tooLate = (audit: AuditLog["Type"]): Effect.Effect<void, FlushError> =>
+  Effect.matchEffect(audit.status, {
+    onSuccess: ({ waiting }) => new FlushError({ waiting, cause: new Error("the audit log is closed") }),
+    onFailure: (cause) => new FlushError({ waiting: 0, cause })
+  })
+
+/** Rejects with the error itself, rather than with an Effect's account of it. */
+const unwrapped = async <A, E>(exit: Promise<Exit.Exit<A, E>>): Promise<A> =>
+  Exit.getOrElse(await exit, (cause) => {
+    throw Cause.squash(cause)
+  })
