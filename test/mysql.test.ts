@@ -3,7 +3,19 @@
  * defaults are as odd as can be.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Redacted, Scope } from "effect"
+import {
+  Config,
+  ConfigProvider,
+  Context,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Redacted,
+  Schema,
+  Scope
+} from "effect"
 import { execFile } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
@@ -11,13 +23,14 @@ import * as path from "node:path"
 import { promisify } from "node:util"
 import { createConnection } from "mysql2/promise"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
+import * as AuditEvent from "../src/schema/AuditEvent.js"
 import type { UploadError } from "../src/schema/Errors.js"
 import type { StoredEvent } from "../src/schema/Line.js"
 import { LoginLog } from "../src/schema/LoginLog.js"
 import { UseLog } from "../src/schema/UseLog.js"
-import type { Uploader } from "../src/services/Uploader.js"
+import { Uploader } from "../src/services/Uploader.js"
 import { createReferenceTables, type TestDatabase } from "./support/database.js"
-import { login, use, uses } from "./support/events.js"
+import { login, stored, use, uses } from "./support/events.js"
 import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "./support/mysql.js"
 import type { MysqlServer } from "./support/mysqlServer.js"
 import { startServer } from "./support/mysqlServer.js"
@@ -499,10 +512,10 @@ describe("a record that the database will never take", () => {
         )
         assert.isAtMost(statements, 1 + 2 * Math.log2(500))
       }
-      const stored = yield* prompts(database)
-      assert.strictEqual(stored.length, 1 + 7 * 499)
+      const inOrder = yield* prompts(database)
+      assert.strictEqual(inOrder.length, 1 + 7 * 499)
       assert.deepStrictEqual(
-        stored.slice(1, 500),
+        inOrder.slice(1, 500),
         Array.from({ length: 499 }, (_, index) => String(index + 1))
       )
     })
@@ -802,7 +815,28 @@ describe("a server with odd defaults", () => {
         yield* upload(yield* uploaderOf({ url: Redacted.make(`${url}?ssl=false`) }), uses(1)),
         { rejected: [] }
       )
-      assert.strictEqual(yield* count(database), 2)
+      const configured = MysqlUploader.layerConfig({
+        url: Config.redacted("URL"),
+        statementTimeout: Config.duration("TIMEOUT"),
+        connections: Config.integer("CONNECTIONS")
+      }).pipe(
+        Layer.provide(
+          Layer.setConfigProvider(
+            ConfigProvider.fromMap(
+              new Map([
+                ["URL", url],
+                ["TIMEOUT", "3 seconds"],
+                ["CONNECTIONS", "2"]
+              ])
+            )
+          )
+        )
+      )
+      const uploader = Context.get(yield* Layer.build(configured), Uploader)
+      assert.strictEqual(uploader.concurrency, 2)
+      const batches = Array.from({ length: 10 }, () => uses(20))
+      yield* Effect.forEach(batches, (batch) => upload(uploader, batch), { concurrency: "unbounded" })
+      assert.strictEqual(yield* count(database), 202)
     })
   )
 })
@@ -875,6 +909,81 @@ describe("migrate", () => {
         yield* upload(uploader, [use({}, { eventId: "01936f2a-89ab-7cde-8f01-23456789abcd" })])
       assert.strictEqual(yield* count(database), rows + 1)
       yield* sql(database, theirs)
+    })
+  )
+
+  it.scopedLive("a kind of one's own: types follow from the fields, or from what the kind says", () =>
+    Effect.gen(function* () {
+      class Payment extends AuditEvent.Class<Payment>()("payment", {
+        table: "payments",
+        fields: {
+          account: Schema.String,
+          cents: Schema.BigInt,
+          count: AuditEvent.optional(Schema.Int),
+          rate: Schema.Number,
+          paid: Schema.Boolean,
+          at: Schema.Date,
+          state: Schema.Literal("open", "closed"),
+          tags: Schema.Array(Schema.String)
+        },
+        columns: { account: { name: "account_no", type: "CHAR(4) NOT NULL" } }
+      }) {}
+      const database = yield* mysqlDatabase(server.rootUrl)
+      const options = connectionOptions(database)
+      yield* MysqlUploader.migrate(options, [Payment])
+      assert.deepStrictEqual(
+        (yield* names(database)).map((name) => name.replace("payments.", "")),
+        [
+          ...[
+            "id bigint(20) unsigned NO",
+            "account_no char(4) NO",
+            "cents bigint(20) YES",
+            "count bigint(20) YES"
+          ],
+          ...[
+            "rate double YES",
+            "paid tinyint(1) YES",
+            "at datetime(3) YES",
+            "state longtext YES",
+            "tags longtext YES"
+          ],
+          ...["created_at timestamp NO", "event_id binary(16) YES", "event_time datetime(6) YES"]
+        ]
+      )
+      const at = new Date("2026-01-31T08:00:00.123Z")
+      const payment = {
+        account: "0042",
+        cents: 2n ** 63n - 1n,
+        count: null,
+        rate: 0.1,
+        paid: true,
+        at,
+        state: "open" as const,
+        tags: ["a", "狐"]
+      }
+      const uploader = yield* uploaderOf(options)
+      // one alone is prepared, a few are text
+      for (const number of [1, 2]) {
+        const events = Array.from({ length: number }, () => stored(Payment, new Payment(payment)))
+        assert.deepStrictEqual(yield* uploader.upload({ definition: Payment, events }), { rejected: [] })
+      }
+      const rows = yield* sql(
+        database,
+        "SELECT account_no, CAST(cents AS CHAR) AS cents, `count`, rate, paid, at, state, tags FROM payments"
+      )
+      for (const row of rows) {
+        assert.deepStrictEqual(Object.values(row), [
+          "0042",
+          "9223372036854775807",
+          null,
+          0.1,
+          1,
+          "2026-01-31 08:00:00.123",
+          "open",
+          '["a","狐"]'
+        ])
+      }
+      assert.strictEqual(rows.length, 3)
     })
   )
 

@@ -24,7 +24,7 @@ export interface Failure {
   readonly class: FailureClass
   /** what the status shows: the errno as text, or a connection's code */
   readonly code: string
-  /** what is wrong and what to do next, in our words */
+  /** what is wrong and what to do next, in our words; of use where no event is to blame */
   readonly reason: string
   /** the database's words: they may echo the row */
   readonly text: string
@@ -75,7 +75,7 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
   const operator = OPERATOR[code]
   if (operator !== undefined) return failure(code, "operator", operator(subject))
   const cls = CLASSES.get(errno) ?? "transient"
-  return failure(code, cls, cls === "record" ? text : unavailable(subject))
+  return failure(code, cls, unavailable(subject))
 }
 
 /** The failure as callers of an Uploader see it. */

@@ -61,7 +61,9 @@ const migrateTable = (session: Session, target: MigrationTarget) =>
     yield* alter(session, createTable(target))
 
     const present = yield* columnsOf(session, target.table)
-    const missing = columnsFor(target).filter(([name]) => !present.has(name.toLowerCase()))
+    const missing = [...theirColumns(target), ...ourColumns(target)].filter(
+      ([name]) => !present.has(name.toLowerCase())
+    )
     if (missing.length > 0) {
       // a moment's work where the server can, without a lock where it cannot, and never by copying under one
       yield* alter(session, `${addColumns(target, missing)}, ALGORITHM=INSTANT`).pipe(
@@ -108,18 +110,20 @@ const OUR_COLUMNS: ReadonlyArray<ColumnOf> = [
 
 const EVENT_KEY = "effect_audit_event_id"
 
-const columnsFor = ({ deduplicate, definition }: MigrationTarget): ReadonlyArray<ColumnOf> => [
-  ...definition.columns.map((column): ColumnOf => [column.name, mysqlType(definition, column)]),
-  ...(deduplicate ? OUR_COLUMNS : [])
-]
+const theirColumns = ({ definition }: MigrationTarget): ReadonlyArray<ColumnOf> =>
+  definition.columns.map((column) => [column.name, mysqlType(definition, column)])
+
+const ourColumns = ({ deduplicate }: MigrationTarget): ReadonlyArray<ColumnOf> =>
+  deduplicate ? OUR_COLUMNS : []
 
 const createTable = (target: MigrationTarget): string => {
-  const given = columnsFor(target)
-  const taken = new Set(given.map(([name]) => name.toLowerCase()))
+  const taken = new Set(theirColumns(target).map(([name]) => name.toLowerCase()))
+  const column = ([name, type]: ColumnOf) => `${quote(name)} ${type}`
   const lines = [
     ...(taken.has("id") ? [] : ["`id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY"]),
-    ...given.map(([name, type]) => `${quote(name)} ${type}`),
+    ...theirColumns(target).map(column),
     ...(taken.has("created_at") ? [] : ["`created_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"]),
+    ...ourColumns(target).map(column),
     ...(target.deduplicate ? [`UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`] : [])
   ]
   return (

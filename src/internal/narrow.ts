@@ -20,10 +20,9 @@ export class Refused extends Data.TaggedError("Refused")<{
 export type Attempt = (from: number, to: number) => Effect.Effect<void, Refused | UploadError>
 
 /**
- * Stores the events from `from` to before `to` in order and returns those that are refused one by one. Halving: one
- * bad event among n costs at most 2 log2 n further statements. An event is rejected only after it was refused alone.
- *
- * `onRejected` hears of each at once, and may end the search.
+ * Stores the events from `from` to before `to` in order, all but those that are refused. By halving: one bad event
+ * among n costs at most 2 log2 n further statements. An event is rejected only after it was refused alone;
+ * `onRejected` hears of it at once and may end the search.
  */
 export const narrow = (
   attempt: Attempt,

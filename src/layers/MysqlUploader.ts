@@ -4,21 +4,20 @@
  * @since 0.1.0
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Cause, Config, Effect, Either, ExecutionStrategy, Exit, Layer, Option, Scope } from "effect"
-import type { ConfigError } from "effect"
-import type { ConnectionSettings, Endpoint, Session } from "../internal/mysqlConnection.js"
-import { endpointsOf, open } from "../internal/mysqlConnection.js"
+import { Config, Effect, Layer } from "effect"
+import type { ConfigError, Scope } from "effect"
+import type { ConnectionSettings, Session } from "../internal/mysqlConnection.js"
+import { endpointsOf } from "../internal/mysqlConnection.js"
 import {
   classify,
   DUPLICATE_ENTRY,
-  endsConnection,
-  isBusy,
   isEventKey,
   isTextRefused,
   PACKET_TOO_LARGE,
   toUploadError
 } from "../internal/mysqlErrors.js"
 import * as Migrate from "../internal/mysqlMigrate.js"
+import { makeSessions } from "../internal/mysqlSessions.js"
 import type { Table } from "../internal/mysqlTable.js"
 import { describe } from "../internal/mysqlTable.js"
 import type { Attempt } from "../internal/narrow.js"
@@ -26,7 +25,7 @@ import { makeDriftGuard, narrow, Refused } from "../internal/narrow.js"
 import type { TableNames } from "../internal/sqlTable.js"
 import { tableName } from "../internal/sqlTable.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
-import { UploadError } from "../schema/Errors.js"
+import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
@@ -235,76 +234,5 @@ const insertMissing = (
       warnings.every((_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject))
     yield* session.query(harmless ? "COMMIT" : "ROLLBACK")
     if (!harmless)
-      yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "some are stored, others are refused" })
+      yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "not all of them are duplicates" })
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))
-
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-
-interface Kept {
-  readonly session: Session
-  readonly scope: Scope.CloseableScope
-}
-
-/** Keeps sessions for one statement after the other, and connects to the next server when one fails. */
-const makeSessions = (settings: ConnectionSettings) =>
-  Effect.map(Effect.scope, (layerScope) => {
-    const idle: Array<Kept> = []
-    let turn = 0
-
-    const close = ({ scope }: Kept, exit: Exit.Exit<unknown, unknown>) => Scope.close(scope, exit)
-
-    // only connecting itself can be interrupted: nobody would close a session that was lost on its way
-    const connectTo = (endpoint: Endpoint, restore: Restore): Effect.Effect<Kept, UploadError> =>
-      Effect.gen(function* () {
-        const scope = yield* Scope.fork(layerScope, ExecutionStrategy.sequential)
-        const session = yield* restore(Scope.extend(open(endpoint), scope)).pipe(
-          Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
-          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
-        )
-        return { session, scope }
-      })
-
-    const connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
-      Effect.gen(function* () {
-        const endpoints = yield* endpointsOf(settings)
-        const errors: Array<UploadError> = []
-        while (errors.length < endpoints.length) {
-          const attempt = yield* Effect.either(connectTo(endpoints[turn % endpoints.length]!, restore))
-          if (Either.isRight(attempt)) return attempt.right
-          errors.push(attempt.left)
-          turn++
-        }
-        // as long as one of them may come back by itself, no operator is needed
-        return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
-      })
-
-    const take = (restore: Restore): Effect.Effect<Kept, UploadError> =>
-      Effect.suspend(() => {
-        const kept = idle.pop()
-        if (kept === undefined) return connect(restore)
-        // servers and proxies end connections that are idle: that is no failure
-        return kept.session.isOpen()
-          ? Effect.succeed(kept)
-          : Effect.zipRight(close(kept, Exit.void), take(restore))
-      })
-
-    return <A, E>(
-      use: (session: Session) => Effect.Effect<A, E | UploadError>
-    ): Effect.Effect<A, E | UploadError> =>
-      Effect.uninterruptibleMask((restore) =>
-        Effect.gen(function* () {
-          const kept = yield* take(restore)
-          const exit = yield* Effect.exit(restore(use(kept.session)))
-          const failure = Exit.isFailure(exit)
-            ? Option.getOrUndefined(Cause.failureOption(exit.cause))
-            : undefined
-          if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
-            idle.push(kept)
-          } else {
-            yield* close(kept, exit)
-            if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
-          }
-          return yield* exit
-        })
-      )
-  })

@@ -7,7 +7,7 @@
 import * as Reactivity from "@effect/experimental/Reactivity"
 import type { Connection } from "@effect/sql/SqlConnection"
 import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
-import { Config, Effect, Exit, Layer, Scope } from "effect"
+import { Config, Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
@@ -68,33 +68,37 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
     const scope = yield* Effect.scope
     const file = path.resolve(filename)
     const guard = makeDriftGuard()
-    const ready = new Set<string>()
-    let opened: Connection | undefined
+    let opened: Opened | undefined
 
-    const connection = Effect.suspend(() => (opened === undefined ? open : Effect.succeed(opened)))
     const open = Effect.gen(function* () {
-      const trial = yield* Scope.make()
-      const found = yield* openFile(file).pipe(
-        Scope.extend(trial),
-        Effect.onError((cause) => Scope.close(trial, Exit.failCause(cause)))
+      const own = yield* Scope.fork(scope, ExecutionStrategy.sequential)
+      const connection = yield* openFile(file).pipe(
+        Scope.extend(own),
+        Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
       )
-      yield* Scope.addFinalizerExit(scope, (exit) => Scope.close(trial, exit))
-      return (opened = found)
+      return (opened = { connection, scope: own, tables: new Set() })
+    })
+    // libsql does not reset a statement that found the file locked, and what the connection commits after it is not
+    // on disk: a connection is used no more once something went wrong
+    const giveUp = Effect.suspend(() => {
+      const given = opened
+      opened = undefined
+      return given === undefined ? Effect.void : Scope.close(given.scope, Exit.void)
     })
 
     const upload = ({ definition, events }: UploadBatch): Effect.Effect<UploadResult, UploadError> =>
       Effect.gen(function* () {
         const name = tableName(definition, tables)
-        const database = yield* connection
-        if (!ready.has(name)) {
-          yield* database
+        const { connection, tables: made } = opened ?? (yield* Effect.uninterruptible(open))
+        if (!made.has(name)) {
+          yield* connection
             .executeRaw(createTable(definition, name), [])
             .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
-          ready.add(name)
+          made.add(name)
         }
         const watch = guard.watch(name, events.length)
         const attempt: Attempt = (from, to) =>
-          database
+          connection
             .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))
             .pipe(
               Effect.asVoid,
@@ -107,8 +111,18 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
         return watch.done()
       })
 
-    return { concurrency: 1, upload: (batch) => permit.withPermits(1)(upload(batch)) }
+    return {
+      concurrency: 1,
+      upload: (batch) => permit.withPermits(1)(Effect.onError(upload(batch), () => giveUp))
+    }
   })
+
+interface Opened {
+  readonly connection: Connection
+  readonly scope: Scope.CloseableScope
+  /** those that were made, or found, on this connection */
+  readonly tables: Set<string>
+}
 
 /** Opens the file, and makes it if it is not there. */
 const openFile = (file: string): Effect.Effect<Connection, UploadError, Scope.Scope> =>

@@ -1,0 +1,84 @@
+/**
+ * Sessions that are opened when they are needed, kept while they are good, and given up when they are not.
+ *
+ * @internal
+ */
+import { Cause, Effect, Either, ExecutionStrategy, Exit, Option, Scope } from "effect"
+import { UploadError } from "../schema/Errors.js"
+import type { ConnectionSettings, Endpoint, Session } from "./mysqlConnection.js"
+import { endpointsOf, open } from "./mysqlConnection.js"
+import { classify, endsConnection, isBusy, toUploadError } from "./mysqlErrors.js"
+import { Refused } from "./narrow.js"
+
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+interface Kept {
+  readonly session: Session
+  readonly scope: Scope.CloseableScope
+}
+
+/**
+ * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers.
+ * The session is kept afterwards, unless something is wrong with it; the next one goes to the next server if that is
+ * likely to help. All sessions end with the scope.
+ */
+export const makeSessions = (settings: ConnectionSettings) =>
+  Effect.map(Effect.scope, (layerScope) => {
+    const idle: Array<Kept> = []
+    let turn = 0
+
+    // only connecting itself can be interrupted: nobody would close a session that was lost on its way
+    const connectTo = (endpoint: Endpoint, restore: Restore): Effect.Effect<Kept, UploadError> =>
+      Effect.gen(function* () {
+        const scope = yield* Scope.fork(layerScope, ExecutionStrategy.sequential)
+        const session = yield* restore(Scope.extend(open(endpoint), scope)).pipe(
+          Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
+          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+        )
+        return { session, scope }
+      })
+
+    const connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
+      Effect.gen(function* () {
+        const endpoints = yield* endpointsOf(settings)
+        const errors: Array<UploadError> = []
+        while (errors.length < endpoints.length) {
+          const attempt = yield* Effect.either(connectTo(endpoints[turn % endpoints.length]!, restore))
+          if (Either.isRight(attempt)) return attempt.right
+          errors.push(attempt.left)
+          turn++
+        }
+        // as long as one of them may come back by itself, no operator is needed
+        return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
+      })
+
+    const take = (restore: Restore): Effect.Effect<Kept, UploadError> =>
+      Effect.suspend(() => {
+        const kept = idle.pop()
+        if (kept === undefined) return connect(restore)
+        // servers and proxies end connections that are idle: that is no failure
+        return kept.session.isOpen()
+          ? Effect.succeed(kept)
+          : Effect.zipRight(Scope.close(kept.scope, Exit.void), take(restore))
+      })
+
+    return <A, E>(
+      use: (session: Session) => Effect.Effect<A, E | UploadError>
+    ): Effect.Effect<A, E | UploadError> =>
+      Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          const kept = yield* take(restore)
+          const exit = yield* Effect.exit(restore(use(kept.session)))
+          const failure = Exit.isFailure(exit)
+            ? Option.getOrUndefined(Cause.failureOption(exit.cause))
+            : undefined
+          if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
+            idle.push(kept)
+          } else {
+            yield* Scope.close(kept.scope, exit)
+            if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
+          }
+          return yield* exit
+        })
+      )
+  })
