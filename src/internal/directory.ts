@@ -37,14 +37,26 @@ export const prepare = (
           `Use a local disk, or set unsafeFileSystem if you know better.`
       )
     }
+  }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
+
+/** Says where the queue is, and warns of a place that is none for it; the owner does so, once. */
+export const announce = (disk: DiskShape, directory: string): Effect.Effect<void, QueueOpenError> =>
+  Effect.gen(function* () {
     yield* Effect.logInfo(`audit queue: ${directory}`)
-    if (EPHEMERAL.has(volume.type)) {
+    const { network, type } = yield* disk.volume(directory)
+    if (EPHEMERAL.has(type)) {
       yield* Effect.logWarning(
-        `audit queue: ${directory} is on ${volume.type}, which does not outlive the machine or container: ` +
-          `events that wait there are lost with it. Use a volume on a disk.`
+        `audit queue: ${directory} is on ${type}, which does not outlive the machine or container: events that ` +
+          `wait there are lost with it. Use a volume on a disk.`
       )
     }
-  }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
+    if (network) {
+      yield* Effect.logWarning(
+        `audit queue: ${directory} is on a network file system (${type}), where neither locks nor fsync can be ` +
+          `trusted: acknowledged events may be lost. Use a local disk.`
+      )
+    }
+  }).pipe(Effect.mapError(openError(directory)))
 
 const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])
 

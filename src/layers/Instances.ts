@@ -6,7 +6,7 @@
  */
 import { Duration, Effect, Layer, Schedule } from "effect"
 import { make as makeShutdown } from "../internal/shutdown.js"
-import type { QueueLocked, QueueOpenError } from "../schema/Errors.js"
+import { QueueLocked, type QueueOpenError } from "../schema/Errors.js"
 import { Disk } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
 import type { Uploader } from "../services/Uploader.js"
@@ -25,8 +25,10 @@ export interface Options extends Omit<QueueFileLayer.Options, "adopt"> {
   readonly scheduler: SchedulerLayer.Options
 }
 
-/** A taken-over queue is held for so long at a time: a process that starts meanwhile finds it free again soon. */
+/** A taken-over queue is held for so long at a time, then left for long enough that a process that starts finds it. */
 const HOLD = Duration.seconds(2)
+const RETRY = Duration.millis(200)
+const PAUSE = Duration.times(RETRY, 3)
 
 /** A shutdown of this process must not wait long for the queue of another one. */
 const LEAVE = Duration.seconds(1)
@@ -61,8 +63,19 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
       )
       return yield* Effect.retry(firstFree, {
         while: (error) => error._tag === "QueueLocked",
-        schedule: Schedule.spaced("200 millis").pipe(Schedule.upTo(options.lockWait ?? WAIT))
-      })
+        schedule: Schedule.spaced(RETRY).pipe(Schedule.upTo(options.lockWait ?? WAIT))
+      }).pipe(
+        Effect.catchTag(
+          "QueueLocked",
+          ({ pid, sameProcess }) =>
+            new QueueLocked({
+              directory: disk.resolve(options.directory),
+              pid,
+              sameProcess,
+              instances: options.instances
+            })
+        )
+      )
     })
   )
 
@@ -90,9 +103,9 @@ const takeOver = (options: Options, directory: string): Effect.Effect<void, neve
   Effect.gen(function* () {
     const disk = yield* Disk
     const names = yield* Effect.orElseSucceed(disk.list(directory), () => [])
-    if (!names.some((name) => name.endsWith(".ndjson"))) return
+    if (!names.some((name) => /^\d+\.ndjson$/.test(name))) return
     const waiting = yield* Effect.scoped(hold(options, directory))
-    if (waiting > 0) yield* Effect.suspend(() => takeOver(options, directory))
+    if (waiting > 0) yield* Effect.delay(takeOver(options, directory), PAUSE)
   }).pipe(
     // held by its process, or the database is away: the next poll looks again
     Effect.catchAll((error) => Effect.logDebug(`audit: ${directory} is not taken over: ${error.message}`))

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Effect, Layer } from "effect"
+import { Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
 import { tryLock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
@@ -268,15 +268,22 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
     ),
 
   lock: (target, content) =>
-    Effect.flatMap(openDescriptor(target, constants.O_RDWR | constants.O_CREAT), ({ fd }) =>
-      Effect.try({
+    Effect.gen(function* () {
+      // of its own, since whoever waits for the lock tries often: a try that failed leaves nothing open
+      const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
+      const flags = constants.O_RDWR | constants.O_CREAT
+      const { fd } = yield* Scope.extend(openDescriptor(target, flags), scope)
+      const result = yield* Effect.try({
         try: (): LockResult => {
           if (!tryLock(fd)) return { acquired: false, content: fs.readFileSync(target, "utf8") }
+          fs.fchmodSync(fd, FILE_MODE)
           fs.ftruncateSync(fd)
           fs.writeSync(fd, content, 0)
           return { acquired: true }
         },
         catch: (cause) => diskError("lock", target, cause)
       })
-    )
+      if (!result.acquired) yield* Scope.close(scope, Exit.void)
+      return result
+    })
 })

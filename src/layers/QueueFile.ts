@@ -12,7 +12,7 @@ import * as directories from "../internal/directory.js"
 import { eventIdOfLine } from "../internal/eventId.js"
 import * as groupCommit from "../internal/groupCommit.js"
 import { countLines, readLines } from "../internal/lines.js"
-import { recover } from "../internal/recovery.js"
+import { recover, tailStart } from "../internal/recovery.js"
 import * as requests from "../internal/requests.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import * as segmentFiles from "../internal/segments.js"
@@ -95,17 +95,18 @@ export const make = (
 
     yield* directories.prepare(disk, directory, { unsafeFileSystem: options.unsafeFileSystem ?? false })
     const lockScope = yield* Scope.make()
-    yield* directories
-      .lock(disk, directory, {
-        wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
-      })
-      .pipe(Scope.extend(lockScope))
     /** writes that the kernel has not answered, although their callers gave up */
     let unanswered = 0
     yield* Effect.addFinalizer((exit) =>
       // a late write must not meet the next owner: then the lock goes with the process
       Effect.suspend(() => (unanswered === 0 ? Scope.close(lockScope, exit) : Effect.void))
     )
+    yield* directories
+      .lock(disk, directory, {
+        wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
+      })
+      .pipe(Scope.extend(lockScope))
+    yield* directories.announce(disk, directory)
     const queueId = yield* directories.identify(disk, directory)
 
     // ------------------------------------------------------------------------------------------------ recovery
@@ -115,14 +116,17 @@ export const make = (
       const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
       const slots = yield* cursorFile.open(disk, directory)
       const last = segments.all.at(-1)
-      const lastLines = last === undefined ? 0 : yield* settleTail(disk, last)
       const stored = slots.stored
+      const found = {
+        segments: segments.all,
+        cursor: stored,
+        cursorAtLine: stored === undefined || (yield* isLineStart(disk, segments, stored))
+      }
+      const tailLines = last === undefined ? 0 : yield* settleTail(disk, last, tailStart(found).offset)
       const { letters: letterCount, torn } = letters.counts()
       const recovered = recover({
-        segments: segments.all,
-        lastLines,
-        cursor: stored,
-        cursorAtLine: stored === undefined || (yield* isLineStart(disk, segments, stored)),
+        ...found,
+        tailLines,
         letters: letterCount,
         torn,
         minimumSequence: letters.nextSequence
@@ -470,10 +474,14 @@ export const layer = (options: Options): Layer.Layer<QueueFile, QueueOpenError |
   Layer.scoped(QueueFile, make(options))
 
 /**
- * Counts the lines of the newest segment, and makes them durable: a process that was killed may have left them in the
+ * Counts the lines of the newest segment from a byte on, and makes all of them durable: a process that was killed may have left them in the
  * page cache only, and from now on later numbers rest on them.
  */
-const settleTail = (disk: Disk["Type"], segment: segmentFiles.Segment): Effect.Effect<number, DiskError> =>
+const settleTail = (
+  disk: Disk["Type"],
+  segment: segmentFiles.Segment,
+  from: number
+): Effect.Effect<number, DiskError> =>
   segment.bytes === 0
     ? Effect.succeed(0)
     : Effect.scoped(
@@ -481,7 +489,7 @@ const settleTail = (disk: Disk["Type"], segment: segmentFiles.Segment): Effect.E
           const writable = yield* disk.open(segment.path, "append")
           yield* writable.sync
           const file = yield* disk.open(segment.path, "read")
-          return yield* countLines(file, segment.bytes)
+          return yield* countLines(file, from, segment.bytes)
         })
       )
 

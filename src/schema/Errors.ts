@@ -159,9 +159,17 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
   /** the owner's process id, as it wrote it into the lock file; absent if it could not be read */
   pid: Schema.optional(Schema.Number),
   /** whether the owner is this very process */
-  sameProcess: Schema.Boolean
+  sameProcess: Schema.Boolean,
+  /** if the queue is of several `instances`: how many, since all of their sub-directories are in use */
+  instances: Schema.optional(Schema.Number)
 }) {
   override get message(): string {
+    if (this.instances !== undefined) {
+      return (
+        `All ${this.instances} instances of the audit queue in ${this.directory} are in use. Raise instances to the ` +
+        `number of processes that may run at once, one that is just being replaced included, or set lockWait.`
+      )
+    }
     return this.sameProcess
       ? `The audit queue in ${this.directory} is already open in this process (pid ${this.pid ?? "unknown"}). Build the layer ` +
           `once, at the edge of the program, and share it: Layer memoisation is by reference.`
