@@ -50,7 +50,8 @@ export const encodeSlot = (generation: number, cursor: Cursor): Uint8Array => {
 const CHECKSUM_BYTES = 9 // eight hexadecimal digits and a line's end
 const checksum = (body: string | Uint8Array) => `${crc32(body).toString(16).padStart(8, "0")}\n`
 
-const decodeSlot = (bytes: Uint8Array): (Cursor & { readonly generation: number }) | undefined => {
+/** What a slot says; undefined if it was never written, or is damaged. */
+export const decodeSlot = (bytes: Uint8Array): (Cursor & { readonly generation: number }) | undefined => {
   if (bytes.length !== SLOT_BYTES) return undefined
   const text = Buffer.from(bytes).toString("latin1")
   const body = text.slice(0, SLOT_BYTES - CHECKSUM_BYTES)

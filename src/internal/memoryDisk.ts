@@ -374,7 +374,13 @@ export const make = (): MemoryDisk => {
       syncDirectory,
       volume: (path) =>
         call("volume", path, () => ({ freeBytes: Math.max(0, freeBytes()), type: "memory", network: false })),
-      lock
+      lock,
+      lockHolder: (path) =>
+        call("lock", path, () => {
+          const node = find(path)
+          if (node?.type !== "file" || !node.locked) return undefined
+          return Buffer.from(node.cache.read(0, node.cache.length)).toString("utf8")
+        })
     }
   }
 

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
-import { tryLock } from "fs-native-extensions"
+import { tryLock, unlock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import {
@@ -285,5 +285,25 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
       })
       if (!result.acquired) yield* Scope.close(scope, Exit.void)
       return result
-    })
+    }),
+
+  lockHolder: (target) =>
+    Effect.scoped(
+      Effect.flatMap(openDescriptor(target, constants.O_RDONLY), ({ fd }) =>
+        Effect.try({
+          try: () => {
+            // the kernel tells only by giving it: shared, and for microseconds
+            if (!tryLock(fd, { shared: true })) return fs.readFileSync(target, "utf8")
+            unlock(fd)
+            return undefined
+          },
+          catch: (cause) => diskError("lock", target, cause)
+        })
+      )
+    ).pipe(
+      Effect.catchIf(
+        (error) => error.code === "ENOENT",
+        () => Effect.succeed(undefined)
+      )
+    )
 })

@@ -6,6 +6,7 @@
  */
 import { Clock, Duration, Effect, Exit, Layer, Scope } from "effect"
 import { adopt } from "../internal/adoption.js"
+import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
 import * as cursorFile from "../internal/cursorFile.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import * as directories from "../internal/directory.js"
@@ -154,14 +155,7 @@ export const make = (
     const accessError = (error: DiskError) =>
       new QueueAccessError({ path: error.path, code: error.code, cause: error.cause })
 
-    const waitingBytes = () => {
-      let bytes = 0
-      for (const segment of segments.all) {
-        if (segment.first > cursor.segment) bytes += segment.bytes
-        else if (segment.first === cursor.segment) bytes += Math.max(0, segment.bytes - cursor.offset)
-      }
-      return bytes
-    }
+    const waitingBytes = () => waitingBytesOf(cursor, segments.all)
 
     // ------------------------------------------------------------------------------------------------- appends
 
@@ -413,23 +407,14 @@ export const make = (
       }
     })
 
-    const balance = () => {
-      const { retried, discarded } = letters.counts()
-      return {
-        accepted: next + cursor.surplus,
-        delivered: cursor.delivered,
-        waiting: next - Math.min(cursor.settled, next),
-        dead: cursor.refused - retried - discarded,
-        retried,
-        discarded,
-        torn: cursor.torn,
-        missing: cursor.missing
-      }
-    }
-
     const status: Effect.Effect<QueueStatus, QueueAccessError> = Effect.gen(function* () {
       const [oldest] = (yield* readOldest).records
-      return { ...balance(), waitingBytes: waitingBytes(), oldest: timeOf(oldest), nextSequence: next }
+      return {
+        ...balanceOf(cursor, next, letters.counts()),
+        waitingBytes: waitingBytes(),
+        oldest: oldest === undefined ? undefined : timeOfLine(objectOf(oldest.bytes)),
+        nextSequence: next
+      }
     })
     const readOldest = take({ maxRecords: 1, maxBytes: 4096 })
 
@@ -512,18 +497,3 @@ const NEWLINE = 0x0a
 
 /** A last line without its end can only be a whole object if nothing but the end is lacking. */
 const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined
-
-const timeOf = (record: QueueRecord | undefined): number | undefined => {
-  const ts = record === undefined ? undefined : objectOf(record.bytes)?.ts
-  const millis = typeof ts === "string" ? Date.parse(ts) : Number.NaN
-  return Number.isNaN(millis) ? undefined : millis
-}
-
-const objectOf = (bytes: Uint8Array): Readonly<Record<string, unknown>> | undefined => {
-  try {
-    const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes))
-    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : undefined
-  } catch {
-    return undefined
-  }
-}

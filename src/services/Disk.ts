@@ -115,6 +115,8 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
      * The file is created if need be and then holds `content`; `content` is absent while nobody wrote it.
      */
     readonly lock: (path: string, content: string) => Effect.Effect<LockResult, DiskError, Scope.Scope>
+    /** What the owner of a lock wrote into its file; undefined if nobody has it. Changes nothing. */
+    readonly lockHolder: (path: string) => Effect.Effect<string | undefined, DiskError>
     /** The absolute form of a path. */
     readonly resolve: (path: string) => string
   }
