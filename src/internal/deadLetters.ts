@@ -10,6 +10,8 @@ import { readLines } from "./lines.js"
 /** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
 export interface Letter extends DeadLetter {
   readonly type: "letter"
+  /** its line has no number of its own: `sequence` is that of the next one */
+  readonly surplus?: true
   /** the line, if it is UTF-8; else `base64` */
   readonly line?: string
   readonly base64?: string
@@ -31,7 +33,10 @@ export interface Entry {
 }
 
 export interface DeadLetters {
-  /** Makes the refusals durable; those that are there already are left out. */
+  /**
+   * Makes the refusals durable. After a crash, or a failed sync, a letter is written again: entries of one id are
+   * one letter.
+   */
   readonly keep: (
     refusals: ReadonlyArray<Refusal>,
     source: Effect.Effect<File, DiskError, Scope.Scope>
@@ -111,6 +116,8 @@ export const make = (
 ): Effect.Effect<DeadLetters, DiskError> =>
   Effect.gen(function* () {
     const kept = new Map<string, "letter" | "torn">()
+    /** those that are on disk for certain: others may be in the page cache only, by a process that died */
+    const synced = new Set<string>()
     const decided = new Map<string, Decision["type"]>()
     let nextSequence = 0
     let entrySynced = false
@@ -123,7 +130,7 @@ export const make = (
         scan(file, (entry) => {
           if (entry.type === "letter") {
             kept.set(entry.id, entry.class === "torn" ? "torn" : "letter")
-            nextSequence = Math.max(nextSequence, entry.sequence + 1)
+            nextSequence = Math.max(nextSequence, entry.surplus ? entry.sequence : entry.sequence + 1)
           } else decided.set(entry.id, entry.type)
         })
       )
@@ -142,7 +149,7 @@ export const make = (
 
     const keep: DeadLetters["keep"] = (refusals, source) =>
       Effect.gen(function* () {
-        const fresh = refusals.filter((refusal) => !kept.has(idOf(refusal.record)))
+        const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
         if (fresh.length === 0) return
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
         yield* withFile((file) =>
@@ -154,7 +161,10 @@ export const make = (
             yield* file.sync
           })
         )
-        for (const { class: cls, record } of fresh) kept.set(idOf(record), cls === "torn" ? "torn" : "letter")
+        for (const { class: cls, record } of fresh) {
+          kept.set(idOf(record), cls === "torn" ? "torn" : "letter")
+          synced.add(idOf(record))
+        }
       })
 
     return {
@@ -207,6 +217,7 @@ const writeLetter = (
     segment,
     offset,
     sequence,
+    ...(record.surplus ? { surplus: true } : {}),
     length,
     class: cls,
     kind,

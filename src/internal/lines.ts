@@ -96,12 +96,12 @@ const oversizeLine = (file: File, from: number, end: number) =>
     return { lines: [line], next: at }
   })
 
-/** How many lines there are; an unterminated end counts as one. */
-export const countLines = (file: File, end: number): Effect.Effect<number, DiskError> =>
+/** How many lines there are between two bytes; an unterminated end counts as one. */
+export const countLines = (file: File, from: number, end: number): Effect.Effect<number, DiskError> =>
   Effect.gen(function* () {
     let count = 0
     let terminated = true
-    for (let at = 0; at < end;) {
+    for (let at = from; at < end;) {
       const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
       if (bytes.length === 0) break
       for (let i = bytes.indexOf(NEWLINE); i !== -1; i = bytes.indexOf(NEWLINE, i + 1)) count++

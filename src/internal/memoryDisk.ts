@@ -100,7 +100,13 @@ class FileNode {
     this.unsynced.push({ offset, bytes: Uint8Array.from(bytes) })
   }
   sync(): void {
-    for (const { bytes, offset } of this.unsynced) this.durable.write(offset, bytes)
+    for (const { bytes, offset } of this.unsynced) {
+      this.durable.write(offset, bytes)
+      // what was overwritten cannot arrive any more
+      this.forgotten = this.forgotten.filter(
+        (old) => old.offset + old.bytes.length <= offset || offset + bytes.length <= old.offset
+      )
+    }
     this.unsynced = []
   }
   forget(): void {

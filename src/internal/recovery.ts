@@ -4,8 +4,8 @@ import { empty, type Cursor } from "./cursor.js"
 export interface Found {
   /** in order */
   readonly segments: ReadonlyArray<{ readonly first: number; readonly bytes: number }>
-  /** lines of the last segment, an unterminated end included */
-  readonly lastLines: number
+  /** lines of the last segment from {@link tailStart} on, an unterminated end included */
+  readonly tailLines: number
   /** the newer slot of the cursor that is whole */
   readonly cursor: Cursor | undefined
   /** whether the cursor's position is the start of a line, or the end of its segment */
@@ -25,11 +25,25 @@ export interface Recovered {
   readonly repair: string | undefined
 }
 
+/**
+ * From where on the lines of the last segment are counted: from the cursor on if it is there, since lines of failed
+ * appends, which have no number, may stand before it.
+ */
+export const tailStart = (
+  found: Pick<Found, "segments" | "cursor" | "cursorAtLine">
+): { readonly offset: number; readonly sequence: number } => {
+  const { cursor, cursorAtLine, segments } = found
+  const last = segments.at(-1)
+  if (last === undefined) return { offset: 0, sequence: 0 }
+  const isThere = cursor?.segment === last.first && cursor.offset <= last.bytes && cursorAtLine
+  return isThere ? cursor : { offset: 0, sequence: last.first }
+}
+
 export const recover = (found: Found): Recovered => {
   const { cursor: stored, segments } = found
   const [oldest] = segments
   const last = segments.at(-1)
-  const end = last === undefined ? 0 : last.first + found.lastLines
+  const end = tailStart(found).sequence + found.tailLines
 
   if (stored === undefined) {
     const first = oldest?.first ?? found.minimumSequence

@@ -51,7 +51,7 @@ export const make = (
     const all: Array<Segment> = []
     for (const name of yield* disk.list(directory)) {
       const match = NAME.exec(name)
-      if (match === null) continue
+      if (match === null || !Number.isSafeInteger(Number(match[1]))) continue
       const path = `${directory}/${name}`
       const info = yield* disk.info(path)
       if (info?.type !== "file") continue
@@ -99,6 +99,9 @@ export const make = (
     const create = (first: number): Effect.Effect<Handle, DiskError> =>
       Effect.gen(function* () {
         const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true }
+        // an empty one of an earlier process is continued, or replaced
+        const known = all.findIndex((other) => other.first === first)
+        if (known !== -1) all.splice(known, 1)
         const existing = yield* disk.info(segment.path)
         // left by a failed append: no line in it was acknowledged, since its first number is still free
         if (existing !== undefined && existing.size > 0) yield* disk.remove(segment.path)
@@ -200,7 +203,17 @@ export const make = (
       all,
       append,
       seal,
-      add: (first, bytes) => all.push({ first, path: pathOf(first), bytes, lines: 0, live: false }),
+      add: (first, bytes) => {
+        // in the place of an empty one of an earlier process, if there is
+        const known = all.findIndex((other) => other.first === first)
+        all.splice(known === -1 ? all.length : known, 1, {
+          first,
+          path: pathOf(first),
+          bytes,
+          lines: 0,
+          live: false
+        })
+      },
       pathOf,
       reader,
       remove: (segment) =>

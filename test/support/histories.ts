@@ -1,0 +1,213 @@
+/**
+ * Random lives of a queue, with deaths of the process, power cuts and failing calls at any step, and the oracle
+ * that judges what is left after each of them.
+ *
+ * @module
+ */
+import { Cause, Deferred, Effect, Exit, Logger, LogLevel } from "effect"
+import * as fc from "fast-check"
+import * as assert from "node:assert/strict"
+import * as MemoryDisk from "../../src/internal/memoryDisk.js"
+import type { Call, Fault } from "../../src/internal/memoryDisk.js"
+import * as queues from "./queue.js"
+
+/** What is done, and what goes wrong at which call to the disk. */
+export interface Step {
+  readonly action:
+    | { readonly type: "append"; readonly count: number }
+    | { readonly type: "deliver"; readonly maxRecords: number; readonly rejecting: boolean }
+    | { readonly type: "compact" }
+    | { readonly type: "reopen" }
+  readonly mishap:
+    | { readonly type: "kill" | "power"; readonly call: number }
+    | { readonly type: "fail"; readonly call: number; readonly short: number | undefined }
+    | undefined
+}
+
+/** A life, and the dice of its power cuts: 0 where they are exhausted. */
+export interface History {
+  readonly steps: ReadonlyArray<Step>
+  readonly dice: ReadonlyArray<number>
+}
+
+const call = fc.nat(14)
+const mishap: fc.Arbitrary<Step["mishap"]> = fc.oneof(
+  { weight: 4, arbitrary: fc.constant(undefined) },
+  { weight: 3, arbitrary: fc.record({ type: fc.constantFrom("kill" as const, "power" as const), call }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant("fail" as const),
+      call,
+      short: fc.option(fc.nat(80), { nil: undefined })
+    })
+  }
+)
+const action: fc.Arbitrary<Step["action"]> = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({ type: fc.constant("append" as const), count: fc.integer({ min: 1, max: 3 }) })
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      type: fc.constant("deliver" as const),
+      maxRecords: fc.integer({ min: 1, max: 4 }),
+      rejecting: fc.boolean()
+    })
+  },
+  { weight: 1, arbitrary: fc.constant({ type: "compact" as const }) },
+  { weight: 1, arbitrary: fc.constant({ type: "reopen" as const }) }
+)
+
+/** Histories of up to `maxLength` steps. */
+export const histories = (maxLength = 12): fc.Arbitrary<History> =>
+  fc.record({
+    steps: fc.array(fc.record({ action, mishap }), { minLength: 1, maxLength, size: "max" }),
+    dice: fc.array(fc.nat(1_000_000), { maxLength: 40, size: "max" })
+  })
+
+const OPTIONS = { segmentBytes: 150 }
+
+/** Lives a history; throws when the oracle finds a promise broken. `skip` names calls that are left out. */
+export const live = (history: History, skip?: (call: Call) => boolean): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    let disk = memory.startProcess()
+    let open: { readonly queue: queues.Queue; readonly close: Effect.Effect<void> } | undefined
+    let die = 0
+    const choose = (bound: number) => (history.dice[die++] ?? 0) % bound
+    let appended = 0
+
+    // ------------------------------------------------------------------------------- what the world outside knows
+    const acknowledged = new Map<string, number>()
+    const database = new Set<string>()
+    const rejected = new Set<string>()
+    let queueId: string | undefined
+    /**
+     * Failed fsyncs of a segment. The system then shows lines that are not on the disk, also to a next process, which
+     * numbers them: a power cut can make such a number `missing`, although nobody was told that its event is safe.
+     */
+    let doubtful = 0
+    let reached = { delivered: 0, torn: 0, refused: 0 }
+
+    const skipping = (call: Call): Fault | undefined => (skip?.(call) === true ? { type: "skip" } : undefined)
+    memory.inject(skipping)
+
+    const ensureOpen = Effect.gen(function* () {
+      open ??= yield* queues.openClosable(disk, OPTIONS)
+      queueId ??= open.queue.queueId
+      return open.queue
+    })
+
+    /** the action; what is learned counts only while the process lives */
+    const act = (action: Step["action"], isAlive: () => boolean): Effect.Effect<unknown, unknown> =>
+      Effect.gen(function* () {
+        const queue = yield* ensureOpen
+        switch (action.type) {
+          case "append": {
+            const ids = queues.idsOf(`${appended}-`, action.count)
+            appended += action.count
+            const one = (id: string) =>
+              Effect.tap(queues.append(queue, id), (sequence) => {
+                if (isAlive()) acknowledged.set(id, sequence)
+              })
+            return yield* Effect.forEach(ids, (id) => Effect.exit(one(id)), { concurrency: "unbounded" })
+          }
+          case "deliver": {
+            const isRejected = (id: string) => {
+              if (action.rejecting && !database.has(id) && id.endsWith("1")) rejected.add(id)
+              return rejected.has(id)
+            }
+            yield* queues.deliver(queue, database, { maxRecords: action.maxRecords, isRejected })
+            if (isAlive()) yield* remember(queue)
+            return
+          }
+          case "compact":
+            return yield* queue.compact
+          case "reopen": {
+            const { close } = open!
+            open = undefined
+            return yield* Effect.zipRight(close, ensureOpen)
+          }
+        }
+      })
+
+    const remember = (queue: queues.Queue) =>
+      Effect.map(queues.books(queue), ({ dead, delivered, torn }) => {
+        reached = { delivered, torn, refused: dead }
+      })
+
+    for (const { action, mishap } of history.steps) {
+      let alive = true
+      const frozen = yield* Deferred.make<void>()
+      const buried = yield* Deferred.make<void>()
+      let calls = 0
+      memory.inject((call): Fault | undefined => {
+        if (mishap === undefined || calls++ < mishap.call) return skipping(call)
+        if (mishap.type === "fail") {
+          if (calls - 1 > mishap.call) return skipping(call)
+          if (call.operation === "append" && call.step === "sync") doubtful++
+          return mishap.short === undefined
+            ? { type: "fail", code: "EIO" }
+            : { type: "short", bytes: mishap.short, code: "EIO" }
+        }
+        alive = false
+        Deferred.unsafeDone(frozen, Exit.void)
+        return { type: "wait", until: Deferred.await(buried) }
+      })
+      const before = open
+      const done = yield* Effect.forkDaemon(Effect.exit(act(action, () => alive)))
+      yield* Effect.raceFirst(done.await, Deferred.await(frozen))
+      if (mishap?.type === "kill" || mishap?.type === "power") {
+        alive = false
+        if (mishap.type === "kill") memory.kill()
+        else memory.cutPower(choose)
+        memory.inject(skipping)
+        yield* Deferred.succeed(buried, undefined)
+        yield* done.await
+        for (const queue of [before, open]) if (queue !== undefined) yield* queue.close
+        open = undefined
+        disk = memory.startProcess()
+      } else {
+        const exit = yield* done.await
+        const result = Exit.flatten(exit)
+        assert.ok(Exit.isSuccess(result) || !Cause.isDie(result.cause), String(result))
+      }
+      memory.inject(skipping)
+      const judged = yield* ensureOpen
+      yield* judge(judged)
+    }
+
+    // the last word: everything is delivered, and everything is there
+    const queue = yield* ensureOpen
+    yield* queues.deliverAll(queue, database, { isRejected: (id) => rejected.has(id) })
+    yield* judge(queue)
+    const end = yield* queues.books(queue)
+    if (doubtful === 0) assert.equal(end.waiting, 0, "everything is delivered at last")
+    yield* open!.close
+
+    function judge(queue: queues.Queue) {
+      return Effect.gen(function* () {
+        const status = yield* queues.books(queue)
+        assert.equal(queue.queueId, queueId, "the queue keeps its identity")
+        if (doubtful === 0) assert.equal(status.missing, 0, "nothing is missing by the books")
+        assert.ok(status.balanced, `the books add up: ${JSON.stringify(status)}`)
+        assert.ok(status.delivered >= reached.delivered, "delivered does not go back")
+        assert.ok(status.torn >= reached.torn, "torn does not go back")
+        assert.ok(status.dead >= reached.refused, "refused does not go back")
+        const letters = yield* queues.letters(disk)
+        const waiting = new Set(yield* queues.waitingIds(queue))
+        const dead = new Set(letters.map(({ bytes }) => queues.idOf({ bytes, problem: undefined })))
+        for (const [id, sequence] of acknowledged) {
+          assert.ok(database.has(id) || waiting.has(id) || dead.has(id), `${id} is lost`)
+          assert.ok(sequence < status.nextSequence, `the number of ${id} would be used again`)
+        }
+        const numbers = new Set(acknowledged.values())
+        assert.equal(numbers.size, acknowledged.size, "no number is used twice")
+        for (const id of acknowledged.keys()) {
+          if (rejected.has(id)) assert.ok(waiting.has(id) || dead.has(id), `${id} was refused and is gone`)
+        }
+      })
+    }
+  }).pipe(Effect.orDie, Logger.withMinimumLogLevel(LogLevel.None))

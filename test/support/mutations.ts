@@ -1,0 +1,27 @@
+/**
+ * The syncs that the promise rests on: what each is called in test/README.md, and the calls that are left out to show
+ * that a test notices.
+ *
+ * @module
+ */
+import type { Call } from "../../src/internal/memoryDisk.js"
+
+const isSegment = (path: string) => /\d{20}\.ndjson$/.test(path)
+const syncsEntry = (is: (name: string) => boolean) => (call: Call) =>
+  call.operation === "syncDirectory" && call.unsynced.some(is)
+
+/** The calls of each sync. */
+export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
+  append: ({ operation, path, step }) => operation === "append" && step === "sync" && isSegment(path),
+  segmentEntry: syncsEntry(isSegment),
+  parents: ({ operation, path }) => operation === "syncDirectory" && path === "/",
+  tail: ({ operation, path }) => operation === "sync" && isSegment(path),
+  deadLetter: ({ operation, path }) => operation === "sync" && path.endsWith("/dead-letter.ndjson"),
+  deadLetterEntry: syncsEntry((name) => name === "dead-letter.ndjson"),
+  cursor: ({ operation, step }) => operation === "writeAt" && step === "sync",
+  cursorEntry: syncsEntry((name) => name === "cursor"),
+  foundCursor: ({ operation, path }) => operation === "sync" && path.endsWith("/cursor"),
+  identity: ({ operation, path, step }) =>
+    operation === "append" && step === "sync" && path.endsWith("/queue.json.new"),
+  identityEntry: syncsEntry((name) => name === "queue.json")
+}
