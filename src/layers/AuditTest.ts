@@ -3,7 +3,7 @@
  * Nothing is shared between two builds of the layer, and no time passes: it works under TestClock.
  *
  * @example
- * import { it } from "@effect/vitest"
+ * import { assert, it } from "@effect/vitest"
  * import { Effect } from "effect"
  * import { Audit, logUse, UseLog } from "effect-audit"
  * import { AuditTest } from "effect-audit/testing"
@@ -13,7 +13,7 @@
  *     yield* logUse({ userName: "li", prompt: "a red fox", status: "success" })
  *     yield* Audit.flush
  *     const [use] = yield* AuditTest.delivered(UseLog)
- *     assert.strictEqual(use.prompt, "a red fox")
+ *     assert.strictEqual(use?.prompt, "a red fox")
  *   }).pipe(Effect.provide(AuditTest.layer))
  * )
  *
