@@ -72,3 +72,10 @@ export const failureOf = <A, R>(
     assert.isAbove(error.reason.length, 30)
     return error
   })
+
+/** A database with the tables of the events, for tests without a scope. */
+export const migratedDatabase = async (rootUrl?: string): Promise<TestDatabase> => {
+  const database = await freshDatabase(rootUrl)
+  await Effect.runPromise(MysqlUploader.migrate(connectionOptions(database)))
+  return database
+}
