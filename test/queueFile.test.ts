@@ -1,0 +1,175 @@
+/** The queue: append, take, commit, compact, on the disk of this machine and on that in memory. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber } from "effect"
+import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import type { QueueClosed, QueueFull } from "../src/schema/Errors.js"
+import * as q from "./support/queue.js"
+
+const memory = Effect.sync(() => ({ disk: MemoryDisk.make().startProcess(), directory: "/audit" }))
+const files = Effect.gen(function* () {
+  return { disk: yield* q.nodeDisk, directory: `${yield* q.temporaryDirectory}/audit` }
+})
+
+describe.each([
+  ["memory", memory],
+  ["files", files]
+] as const)("a queue in %s", (_, place) => {
+  it.scoped("delivers in order, and its books add up", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const queue = yield* q.openQueue(disk, { directory, segmentBytes: 200 })
+      const ids = q.idsOf("e", 50)
+      const numbers = yield* q.appendAll(queue, ids)
+      assert.deepStrictEqual(numbers, [...ids.keys()])
+      assert.deepStrictEqual(yield* q.waitingIds(queue), ids)
+      assert.isAbove((yield* q.segmentNames(disk, directory)).length, 3)
+
+      const database = new Set<string>()
+      yield* q.deliver(queue, database, { maxRecords: 7, isRejected: (id) => id === "e3" })
+      const some = yield* q.books(queue)
+      assert.include(some, { accepted: 50, waiting: 43, delivered: 6, dead: 1, missing: 0, balanced: true })
+      yield* q.deliverAll(queue, database, { maxRecords: 7 })
+      assert.deepStrictEqual(
+        [...database],
+        ids.filter((id) => id !== "e3")
+      )
+      assert.lengthOf(yield* q.segmentNames(disk, directory), 1)
+      yield* queue.compact
+      assert.lengthOf(yield* q.segmentNames(disk, directory), 0)
+      assert.include(yield* q.books(queue), { accepted: 50, waiting: 0, waitingBytes: 0, balanced: true })
+      assert.strictEqual(yield* q.append(queue, "next"), 50)
+    })
+  )
+
+  it.scoped("goes on where it was after each of ten restarts, whatever was delivered meanwhile", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const database = new Set<string>()
+      for (let round = 0; round < 10; round++) {
+        yield* q.withQueue(disk, { directory, segmentBytes: 200 }, (queue) =>
+          Effect.gen(function* () {
+            yield* q.appendAll(queue, q.idsOf(`${round}-`, 5))
+            yield* q.deliver(queue, database, { maxRecords: 4 })
+            const books = yield* q.books(queue)
+            assert.include(books, { accepted: 5 * (round + 1), missing: 0, balanced: true })
+            assert.strictEqual(books.delivered, database.size)
+          })
+        )
+      }
+      yield* q.withQueue(disk, { directory }, (queue) => q.deliverAll(queue, database))
+      assert.strictEqual(database.size, 50)
+      assert.lengthOf(yield* q.segmentNames(disk, directory), 0)
+    })
+  )
+
+  it.scoped("commits together what is appended at the same time", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const queue = yield* q.openQueue(disk, { directory })
+      let commits = 0
+      yield* queue.onAppend(() => commits++)
+      const ids = q.idsOf("e", 1000)
+      const numbers = yield* Effect.forEach(ids, (id) => q.append(queue, id), { concurrency: "unbounded" })
+      assert.deepStrictEqual(numbers, [...ids.keys()])
+      assert.isBelow(commits, 50)
+      assert.deepStrictEqual(yield* q.waitingIds(queue), ids)
+    })
+  )
+
+  it.scoped("leaves the event of an interrupted caller whole or absent, and others alone", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const queue = yield* q.openQueue(disk, { directory })
+      const acknowledged = new Set<string>()
+      for (let round = 0; round < 20; round++) {
+        const fibers = yield* Effect.forEach(q.idsOf(`${round}-`, 40), (id) =>
+          q.append(queue, id, 100).pipe(
+            Effect.tap(() => Effect.sync(() => acknowledged.add(id))),
+            Effect.fork
+          )
+        )
+        for (let turn = 0; turn < round; turn++) yield* Effect.yieldNow()
+        yield* Effect.forEach(fibers, (fiber, index) =>
+          index % 2 === 0 ? Fiber.interrupt(fiber) : Fiber.await(fiber)
+        )
+      }
+      const records = yield* q.readAll(queue)
+      const ids = records.map(q.idOf)
+      assert.notInclude(ids, undefined)
+      assert.strictEqual(new Set(ids).size, ids.length)
+      for (const id of acknowledged) assert.include(ids, id)
+      assert.isAtLeast(acknowledged.size, 400)
+      assert.strictEqual((yield* q.books(queue)).accepted, ids.length)
+    })
+  )
+
+  it.scoped("reads from a position without moving the cursor", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const queue = yield* q.openQueue(disk, { directory, segmentBytes: 100 })
+      yield* q.appendAll(queue, q.idsOf("e", 9))
+      const limits = { maxRecords: 2, maxBytes: 1000 }
+      const first = yield* queue.take(limits)
+      const second = yield* queue.take({ from: first.end, ...limits })
+      assert.deepStrictEqual(yield* queue.take(limits), first)
+      assert.strictEqual(second.records[0]!.sequence, first.records.at(-1)!.sequence + 1)
+      yield* queue.commit(first, [])
+      assert.deepStrictEqual((yield* queue.take(limits)).records, second.records)
+    })
+  )
+
+  it.scoped("continues an empty newest segment instead of heaping up more", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      yield* q.withQueue(disk, { directory }, (queue) => q.append(queue, "a"))
+      yield* Effect.scoped(disk.open(`${directory}/${"1".padStart(20, "0")}.ndjson`, "create"))
+      for (let round = 0; round < 3; round++) yield* q.withQueue(disk, { directory }, () => Effect.void)
+      yield* q.withQueue(disk, { directory }, (queue) =>
+        Effect.gen(function* () {
+          assert.strictEqual(yield* q.append(queue, "b"), 1)
+          assert.deepStrictEqual(yield* q.waitingIds(queue), ["a", "b"])
+        })
+      )
+      assert.lengthOf(yield* q.segmentNames(disk, directory), 2)
+    })
+  )
+
+  it.scoped("refuses appends beyond maxQueueBytes until something is delivered", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const queue = yield* q.openQueue(disk, { directory, maxQueueBytes: 300 })
+      const exits = yield* Effect.forEach(q.idsOf("e", 20), (id) => Effect.either(q.append(queue, id)))
+      const accepted = exits.filter((exit) => exit._tag === "Right").length
+      assert.isTrue(accepted > 5 && accepted < 20)
+      const last = exits.at(-1)! as unknown as { readonly left: QueueFull }
+      assert.include(last.left, {
+        _tag: "QueueFull",
+        limit: "maxQueueBytes",
+        outcome: "absent",
+        eventId: "e19"
+      })
+      assert.isAtMost((yield* q.books(queue)).waitingBytes, 300)
+      yield* q.deliverAll(queue, new Set())
+      yield* q.append(queue, "again")
+    })
+  )
+
+  it.scoped("refuses appends after its end, and gives the directory free", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const { close, queue } = yield* q.openClosable(disk, { directory })
+      yield* q.append(queue, "a")
+      const second = yield* Effect.flip(Effect.scoped(q.openQueue(disk, { directory })))
+      assert.include(second, { _tag: "QueueLocked", pid: process.pid, sameProcess: true })
+      const last = yield* Effect.fork(q.append(queue, "b"))
+      yield* Effect.yieldNow()
+      yield* close
+      assert.isTrue(Exit.isSuccess(yield* Fiber.await(last)))
+      const error = (yield* Effect.flip(q.append(queue, "c"))) as QueueClosed
+      assert.include(error, { _tag: "QueueClosed", eventId: "c", outcome: "absent" })
+      yield* q.withQueue(disk, { directory }, (next) =>
+        Effect.map(q.waitingIds(next), (ids) => assert.deepStrictEqual(ids, ["a", "b"]))
+      )
+    })
+  )
+})
