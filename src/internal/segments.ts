@@ -185,7 +185,14 @@ export const make = (
       Effect.gen(function* () {
         if (reading?.segment === segment && reading.live === segment.live) return reading.file
         yield* closeReader
-        reading = yield* openHandle(segment, "read")
+        reading = yield* openHandle(segment, "read").pipe(
+          // somebody removed it: reported once, then its lines count as missing and block nothing behind them
+          Effect.tapError(({ code }) =>
+            Effect.sync(() => {
+              if (code === "ENOENT" && !segment.live) all.splice(all.indexOf(segment), 1)
+            })
+          )
+        )
         // a failed append may have left lines behind the last acknowledged one: they are read as well
         if (!segment.live) segment.bytes = yield* reading.file.size
         return reading.file

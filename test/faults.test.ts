@@ -1,0 +1,288 @@
+/** A disk that fails: typed errors, nothing acknowledged is missing, and it goes on as soon as the disk does. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Either, Exit, Fiber, Scope, TestClock } from "effect"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import { AuditTest } from "../src/testing.js"
+import * as Audit from "../src/Audit.js"
+import { UseLog } from "../src/schema/UseLog.js"
+import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import type { Call, Fault } from "../src/internal/memoryDisk.js"
+import type { QueueWriteError } from "../src/schema/Errors.js"
+import * as q from "./support/queue.js"
+
+const isSegment = ({ path }: Call) => /\d{20}\.ndjson$/.test(path)
+
+/** A queue with one acknowledged event. */
+const start = (options: Parameters<typeof q.openQueue>[1] = {}) =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    const disk = memory.startProcess()
+    const scope = yield* Scope.make()
+    const queue = yield* Scope.extend(q.openQueue(disk, options), scope)
+    yield* q.append(queue, "before")
+    /** the next call that fits has this fault, all others none */
+    const once = (fits: (call: Call) => boolean, fault: Fault) => {
+      let done = false
+      memory.inject((call) => {
+        if (done || !fits(call)) return undefined
+        done = true
+        return fault
+      })
+    }
+    return { memory, disk, queue, once, close: Scope.close(scope, Exit.void) }
+  })
+
+const failing = (queue: q.Queue, id: string) =>
+  Effect.map(Effect.flip(q.append(queue, id)), (error) => error as QueueWriteError)
+
+/** What every fault ends in: acknowledged events are there, also for the next process; no heap of segments. */
+const mended = (
+  { close, disk, memory, queue }: Effect.Effect.Success<ReturnType<typeof start>>,
+  expected: ReadonlyArray<string>
+) =>
+  Effect.gen(function* () {
+    memory.inject(() => undefined)
+    yield* q.append(queue, "after")
+    assert.includeMembers(yield* q.waitingIds(queue), [...expected, "after"])
+    assert.isAtMost((yield* q.segmentNames(disk)).length, 3)
+    yield* close
+    const database = new Set<string>()
+    yield* q.withQueue(disk, {}, (next) =>
+      Effect.gen(function* () {
+        yield* q.deliverAll(next, database)
+        yield* next.compact
+        assert.include(yield* q.books(next), { missing: 0, waiting: 0, balanced: true })
+      })
+    )
+    assert.includeMembers([...database], [...expected, "after"])
+    assert.lengthOf(yield* q.segmentNames(disk), 0)
+  })
+
+describe("a failing disk", () => {
+  const faults: ReadonlyArray<readonly [string, (call: Call) => boolean, Fault, "absent" | "unknown"]> = [
+    ...["ENOSPC", "EIO", "EROFS", "EDQUOT"].map(
+      (code) =>
+        [
+          `${code} on write`,
+          (call: Call) => call.operation === "append" && call.step === "data" && isSegment(call),
+          { type: "fail", code },
+          "absent"
+        ] as const
+    ),
+    [
+      "EIO on fsync",
+      (call) => call.operation === "append" && call.step === "sync" && isSegment(call),
+      { type: "fail", code: "EIO" },
+      "unknown"
+    ],
+    [
+      "a short write",
+      (call) => call.operation === "append" && call.step === "data" && isSegment(call),
+      { type: "short", bytes: 7, code: "ENOSPC" },
+      "unknown"
+    ]
+  ]
+  for (const [name, fits, fault, outcome] of faults) {
+    it.effect(name, () =>
+      Effect.gen(function* () {
+        const place = yield* start()
+        place.once(fits, fault)
+        const error = yield* failing(place.queue, "failed")
+        const code = "code" in fault ? fault.code : ""
+        assert.include(error, { _tag: "QueueWriteError", code, eventId: "failed", outcome })
+        assert.match(error.path, /^\/audit\/\d{20}\.ndjson$/)
+        yield* mended(place, ["before"])
+      })
+    )
+  }
+
+  for (const [code, operation] of [
+    ["EMFILE", "open"],
+    ["EACCES", "open"],
+    ["EROFS", "open"],
+    ["EIO", "syncDirectory"],
+    ["EIO", "info"]
+  ] as const) {
+    it.effect(`${code} on ${operation} of the next segment, a hundred times`, () =>
+      Effect.gen(function* () {
+        const place = yield* start({ segmentBytes: 30 })
+        place.memory.inject((call) => {
+          const hit = call.operation === operation && (operation === "syncDirectory" || isSegment(call))
+          return hit ? { type: "fail", code } : undefined
+        })
+        for (const id of q.idsOf("failed", 100)) {
+          const error = yield* failing(place.queue, id)
+          assert.include(error, { _tag: "QueueWriteError", code, eventId: id, outcome: "absent" })
+        }
+        assert.isAtMost((yield* q.segmentNames(place.disk)).length, 2)
+        yield* mended(place, ["before"])
+      })
+    )
+  }
+
+  it.effect("random faults at a tenth of all calls, and a restart now and then", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      const acknowledged = new Set<string>()
+      const database = new Set<string>()
+      let state = 42
+      const random = () => (state = (state * 1103515245 + 12345) % 2147483648) / 2147483648
+      for (let round = 0; round < 20; round++) {
+        memory.inject(() => undefined)
+        yield* q.withQueue(disk, { segmentBytes: 300 }, (queue) =>
+          Effect.gen(function* () {
+            memory.inject(({ operation }) => {
+              if (random() >= 0.1) return undefined
+              if (operation === "append" && random() < 0.5)
+                return { type: "short", bytes: Math.floor(random() * 60), code: "ENOSPC" }
+              return { type: "fail", code: "EIO" }
+            })
+            for (const id of q.idsOf(`${round}-`, 30)) {
+              const result = yield* Effect.either(q.append(queue, id))
+              if (Either.isRight(result)) acknowledged.add(id)
+              if (random() < 0.3) yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 3 }))
+              if (random() < 0.1) yield* Effect.ignore(queue.compact)
+            }
+            memory.inject(() => undefined)
+          })
+        )
+      }
+      const books = yield* q.withQueue(disk, {}, (queue) =>
+        Effect.zipRight(q.deliverAll(queue, database), q.books(queue))
+      )
+      assert.isAbove(acknowledged.size, 300)
+      assert.includeMembers([...database], [...acknowledged])
+      assert.include(books, { missing: 0, waiting: 0, balanced: true })
+    })
+  )
+
+  it.effect("a write that is never answered: a typed error after appendTimeout, and the next one works", () =>
+    Effect.gen(function* () {
+      const place = yield* start({ appendTimeout: "10 seconds" })
+      const answer = yield* Deferred.make<void>()
+      place.once((call) => call.operation === "append" && call.step === "data", {
+        type: "wait",
+        until: Deferred.await(answer)
+      })
+      const stuck = yield* Effect.fork(failing(place.queue, "stuck"))
+      yield* TestClock.adjust("9 seconds")
+      const behind = yield* Effect.fork(q.append(place.queue, "behind"))
+      assert.isNull(yield* Fiber.poll(stuck).pipe(Effect.map((exit) => (exit._tag === "None" ? null : exit))))
+      yield* TestClock.adjust("1 seconds")
+      const error = yield* Fiber.join(stuck)
+      assert.include(error, { code: "ETIMEDOUT", outcome: "unknown", eventId: "stuck" })
+      yield* Fiber.join(behind)
+      // the disk answers after all: the event turns up, and nobody is harmed
+      yield* Deferred.succeed(answer, undefined)
+      yield* mended(place, ["before", "behind"])
+    })
+  )
+
+  it.effect("a cursor that cannot be written: delivered again, counted once", () =>
+    Effect.gen(function* () {
+      const place = yield* start()
+      const database = new Set<string>()
+      place.once((call) => call.operation === "writeAt" && call.step === "sync", {
+        type: "fail",
+        code: "EIO"
+      })
+      const error = yield* Effect.flip(q.deliver(place.queue, database))
+      assert.include(error, { _tag: "QueueAccessError", code: "EIO", path: "/audit/cursor" })
+      yield* q.deliver(place.queue, database)
+      assert.include(yield* q.books(place.queue), { delivered: 1, accepted: 1, waiting: 0, balanced: true })
+    })
+  )
+
+  it.effect("a full disk with the database up frees itself by delivery", () =>
+    Effect.gen(function* () {
+      const { disk, memory, queue } = yield* start({ segmentBytes: 500 })
+      memory.capacity = 6000
+      let count = 0
+      while (Either.isRight(yield* Effect.either(q.append(queue, `e${count}`)))) count++
+      assert.isAbove(count, 50)
+      const database = new Set<string>()
+      // no dead letter can be written, and no file made: the cursor is overwritten in place
+      yield* q.deliverAll(queue, database, { maxRecords: 10 })
+      assert.isAtLeast(database.size, count + 1)
+      yield* q.append(queue, "after")
+      assert.include(yield* q.books(queue), { missing: 0, balanced: true, waiting: 1 })
+      assert.isAtMost((yield* q.segmentNames(disk)).length, 2)
+    })
+  )
+
+  it.effect("a disk that fails and recovers under the whole audit log", () =>
+    Effect.gen(function* () {
+      yield* Audit.recordUse({ status: "a" })
+      yield* AuditTest.diskFails("EIO")
+      const error = yield* Effect.flip(Audit.recordUse({ status: "b" }))
+      yield* AuditTest.diskWorks
+      yield* Audit.recordUse({ status: "b" }, { eventId: error.eventId })
+      yield* Audit.flush
+      assert.deepStrictEqual(
+        (yield* AuditTest.delivered(UseLog)).map(({ status }) => status),
+        ["a", "b"]
+      )
+    }).pipe(Effect.provide(AuditTest.layer))
+  )
+})
+
+describe("a failing disk, for real", () => {
+  it.scoped("the directory is removed while the queue runs", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const queue = yield* q.openQueue(yield* q.nodeDisk, { directory })
+      yield* q.append(queue, "lost with the directory")
+      fs.rmSync(directory, { recursive: true })
+      const error = yield* failing(queue, "failed")
+      assert.include(error, { _tag: "QueueWriteError", code: "ENOENT", eventId: "failed" })
+      fs.mkdirSync(directory, { mode: 0o700 })
+      yield* q.append(queue, "after")
+      // reported once, then counted; what stands behind it is delivered
+      assert.include(yield* Effect.flip(q.readAll(queue)), { _tag: "QueueAccessError", code: "ENOENT" })
+      const database = new Set<string>()
+      // the cursor's file is found gone as well, and made anew by the next try
+      yield* Effect.retry(q.deliverAll(queue, database), { times: 1 })
+      assert.deepStrictEqual([...database], ["after"])
+      assert.include(yield* q.books(queue), { missing: 1, waiting: 0, balanced: true })
+    })
+  )
+
+  const tmpfs = process.platform === "linux" && process.getuid?.() === 0
+  it.scoped.skipIf(!tmpfs)("a tmpfs that is full (needs root: mount)", () =>
+    Effect.gen(function* () {
+      const mount = yield* q.temporaryDirectory
+      const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", "size=256k", "tmpfs", mount])
+      if (status !== 0) return yield* Effect.log("no tmpfs could be mounted: not tested")
+      yield* Effect.addFinalizer(() => Effect.sync(() => spawnSync("umount", [mount])))
+      const directory = `${mount}/audit`
+      const disk = yield* q.nodeDisk
+      const database = new Set<string>()
+      const acknowledged = new Set<string>()
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const queue = yield* q.openQueue(disk, { directory, segmentBytes: 20_000 })
+          for (let round = 0; round < 3; round++) {
+            let error: QueueWriteError | undefined
+            for (let i = 0; error === undefined; i++) {
+              const id = `${round}-${i}`
+              const result = yield* Effect.either(q.append(queue, id, 500))
+              if (Either.isRight(result)) acknowledged.add(id)
+              else error = result.left as QueueWriteError
+            }
+            assert.include(error, { _tag: "QueueWriteError", code: "ENOSPC" })
+            for (const id of q.idsOf(`full-${round}-`, 20)) yield* Effect.ignore(q.append(queue, id, 5000))
+            yield* q.deliverAll(queue, database)
+            yield* queue.compact
+            // what the last failed append left is replaced by the next one
+            assert.isAtMost((yield* q.segmentNames(disk, directory)).length, 1)
+          }
+          assert.include(yield* q.books(queue), { missing: 0, waiting: 0, balanced: true })
+        })
+      )
+      assert.isAbove(acknowledged.size, 600)
+      assert.includeMembers([...database], [...acknowledged])
+    })
+  )
+})
