@@ -111,3 +111,16 @@ test("tcpProxy: a cut ends the present connections, later ones work", async () =
   second.socket.write("x")
   await vi.waitFor(() => expect(second.received()).toBe("x"))
 })
+
+test("tcpProxy: acts once when a client says a text, before the server answers it", async () => {
+  const { proxy, target } = await proxied()
+  const { received, socket } = connect(proxy)
+  proxy.whenAsked("commit", proxy.dropReplies)
+  socket.write("insert")
+  await vi.waitFor(() => expect(received()).toBe("insert"))
+  socket.write("commit")
+  await vi.waitFor(() => expect(target.heard()).toBe("insertcommit"))
+  proxy.resume()
+  socket.write("commit")
+  await vi.waitFor(() => expect(received()).toBe("insertcommit"))
+})

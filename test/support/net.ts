@@ -89,6 +89,8 @@ export interface TcpProxy extends Listener {
   readonly resume: () => void
   /** Destroys all present connections; new ones are welcome. */
   readonly cut: () => void
+  /** Acts once, as soon as a client has said the text, which the server is just about to hear. */
+  readonly whenAsked: (text: string, act: () => void) => void
 }
 
 type Flow = "open" | "paused" | "noReplies"
@@ -97,11 +99,21 @@ type Flow = "open" | "paused" | "noReplies"
 export const tcpProxy = async (options: { readonly target: Address }): Promise<TcpProxy> => {
   let flow: Flow = "open"
   const links = new Set<Link>()
+  const awaited = new Map<string, () => void>()
+
+  const listenTo = (request: Buffer) => {
+    for (const [text, act] of [...awaited].filter(([text]) => request.includes(text))) {
+      awaited.delete(text)
+      act()
+    }
+  }
 
   const server = net.createServer((client) => {
     const upstream = net.connect(options.target.port, options.target.host)
     const link = new Link(client, upstream)
     links.add(link)
+    // before the pipe, so that it hears everything first
+    client.on("data", listenTo)
     link.apply(flow)
     for (const socket of [client, upstream]) {
       socket.setNoDelay(true)
@@ -133,6 +145,7 @@ export const tcpProxy = async (options: { readonly target: Address }): Promise<T
     dropReplies: set("noReplies"),
     resume: set("open"),
     cut,
+    whenAsked: (text, act) => void awaited.set(text, act),
     close: () => {
       cut()
       return closed(server)
