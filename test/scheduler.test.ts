@@ -1,0 +1,424 @@
+/** The worker under TestClock, over the real queue, with an Uploader that does what the test says. */
+import { assert, describe, it } from "@effect/vitest"
+import {
+  Clock,
+  Deferred,
+  Effect,
+  Either,
+  Exit,
+  Fiber,
+  Logger,
+  type LogLevel,
+  Option,
+  Random,
+  Scope,
+  Stream,
+  TestClock
+} from "effect"
+import { v7 } from "uuid"
+import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import { make as makeShutdown } from "../src/internal/shutdown.js"
+import * as SchedulerLayer from "../src/layers/Scheduler.js"
+import type * as AuditEvent from "../src/schema/AuditEvent.js"
+import { UploadError } from "../src/schema/Errors.js"
+import { compile } from "../src/schema/Line.js"
+import { LoginLog } from "../src/schema/LoginLog.js"
+import { UseLog } from "../src/schema/UseLog.js"
+import { QueueFile } from "../src/services/QueueFile.js"
+import { Uploader, type UploadBatch, type UploadResult } from "../src/services/Uploader.js"
+import * as q from "./support/queue.js"
+
+type Answer = (batch: UploadBatch) => Effect.Effect<UploadResult, UploadError>
+
+const works: Answer = () => Effect.succeed({ rejected: [] })
+const failing = (cls: UploadError["class"] = "transient", code = "ECONNREFUSED"): Answer => {
+  return () => new UploadError({ class: cls, code, reason: "the database says no" })
+}
+const hangs: Answer = () => Effect.never
+
+interface Setting {
+  readonly answer?: Answer
+  readonly concurrency?: number
+  readonly options?: Partial<SchedulerLayer.Options>
+  /** stands between the worker and the queue */
+  readonly over?: (queue: q.Queue) => q.Queue
+}
+
+/** A worker, at its start over an empty queue. */
+const start = ({ answer = works, concurrency = 1, options = {}, over = (queue) => queue }: Setting = {}) =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    const disk = memory.startProcess()
+    const scope = yield* Scope.make()
+    const shutdown = yield* makeShutdown("5 seconds")
+    const queue = yield* Scope.extend(q.openQueue(disk, { shutdown }), scope)
+    const script = { answer }
+    const uploads: Array<{
+      readonly at: number
+      readonly kind: string
+      readonly rows: ReadonlyArray<unknown>
+    }> = []
+    const scheduler = yield* SchedulerLayer.make({ events: [UseLog, LoginLog], shutdown, ...options }).pipe(
+      Effect.provideService(QueueFile, over(queue)),
+      Effect.provideService(Uploader, {
+        concurrency,
+        upload: (batch) =>
+          Effect.flatMap(Clock.currentTimeMillis, (at) => {
+            const rows = batch.events.map(({ line }) => line.status ?? line.user_name)
+            uploads.push({ at, kind: batch.definition.kind, rows })
+            return script.answer(batch)
+          })
+      }),
+      Scope.extend(scope),
+      // the jitter at its maximum: the delays as they stand in the documentation
+      Effect.withRandom(Random.fixed([1]))
+    )
+    const record = (definition: AuditEvent.Any, input: unknown) =>
+      Effect.suspend(() => {
+        const eventId = v7()
+        return queue.append(Either.getOrThrow(compile(definition).encode(input, eventId, 0)), eventId)
+      })
+    const use = (status: string) => record(UseLog, { status })
+    const login = (userName: string) => record(LoginLog, { userName })
+    return {
+      memory,
+      disk,
+      queue,
+      script,
+      uploads,
+      scheduler,
+      use,
+      login,
+      close: Scope.close(scope, Exit.void)
+    }
+  })
+
+const seconds = (count: number) => TestClock.adjust(`${count} seconds`)
+const settle = TestClock.adjust(0)
+
+/** What is logged at Info or above, while the effect runs. */
+const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const lines: Array<readonly [LogLevel.LogLevel["label"], string]> = []
+    const logger = Logger.make(({ logLevel, message }) => {
+      lines.push([logLevel.label, String(message)])
+    })
+    yield* Effect.provide(effect, Logger.add(logger))
+    return lines
+  })
+
+describe("the worker's times", () => {
+  it.effect("backs off 2, 4, 8 ... 256, 300, 300 seconds", () =>
+    Effect.gen(function* () {
+      const { scheduler, uploads, use } = yield* start({ answer: failing() })
+      yield* use("a")
+      yield* settle
+      assert.lengthOf(uploads, 1)
+      let attempts = 1
+      for (const delay of [2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]) {
+        const now = yield* Clock.currentTimeMillis
+        assert.include(yield* scheduler.status, { failures: attempts, nextTry: now + delay * 1000 })
+        yield* TestClock.adjust(delay * 1000 - 1)
+        assert.lengthOf(uploads, attempts, `before ${delay} seconds`)
+        yield* TestClock.adjust(1)
+        assert.lengthOf(uploads, ++attempts, `after ${delay} seconds`)
+      }
+    })
+  )
+
+  it.effect("starts anew after a success", () =>
+    Effect.gen(function* () {
+      const { script, scheduler, uploads, use } = yield* start({ answer: failing() })
+      yield* use("a")
+      yield* seconds(2)
+      yield* seconds(4)
+      script.answer = works
+      yield* seconds(8)
+      assert.include(yield* scheduler.status, { state: "idle", failures: 0, nextTry: undefined })
+      script.answer = failing()
+      const before = uploads.length
+      yield* use("b")
+      yield* settle
+      assert.lengthOf(uploads, before + 1)
+      yield* seconds(2)
+      assert.lengthOf(uploads, before + 2)
+    })
+  )
+
+  it.effect(
+    "an append during a backoff makes no attempt; a flush makes one, and leaves the backoff alone",
+    () =>
+      Effect.gen(function* () {
+        const { scheduler, uploads, use } = yield* start({ answer: failing() })
+        yield* use("a")
+        yield* seconds(1)
+        for (let i = 0; i < 50; i++) yield* use("more")
+        yield* settle
+        assert.lengthOf(uploads, 1)
+        const error = yield* Effect.flip(scheduler.flush)
+        assert.include(error, { _tag: "FlushError", waiting: 51 })
+        assert.lengthOf(uploads, 2)
+        yield* TestClock.adjust(999)
+        assert.lengthOf(uploads, 2)
+        yield* TestClock.adjust(1)
+        assert.lengthOf(uploads, 3)
+        yield* TestClock.adjust(3999)
+        assert.lengthOf(uploads, 3)
+        yield* TestClock.adjust(1)
+        assert.lengthOf(uploads, 4)
+      })
+  )
+
+  it.effect("delivered lines leave the disk after a second of rest", () =>
+    Effect.gen(function* () {
+      const { disk, uploads, use } = yield* start()
+      yield* use("a")
+      yield* TestClock.adjust(999)
+      assert.lengthOf(uploads, 1)
+      assert.lengthOf(yield* q.segmentNames(disk), 1)
+      yield* TestClock.adjust(1)
+      assert.lengthOf(yield* q.segmentNames(disk), 0)
+    })
+  )
+
+  it.effect("looks at least once a minute", () =>
+    Effect.gen(function* () {
+      let takes = 0
+      const over = (queue: q.Queue): q.Queue => ({
+        ...queue,
+        take: (options) => Effect.suspend(() => (takes++, queue.take(options)))
+      })
+      yield* start({ over })
+      yield* seconds(2)
+      const before = takes
+      yield* seconds(58)
+      assert.strictEqual(takes, before)
+      yield* seconds(2)
+      assert.isAbove(takes, before)
+    })
+  )
+})
+
+describe("the worker's words", () => {
+  it.effect("each change of state once, not each retry", () =>
+    Effect.gen(function* () {
+      const lines = yield* logged(
+        Effect.gen(function* () {
+          const { script, use } = yield* start({ answer: failing() })
+          yield* use("a")
+          for (const delay of [2, 4, 8]) yield* seconds(delay)
+          script.answer = failing("operator", "1142")
+          for (const delay of [16, 32]) yield* seconds(delay)
+          script.answer = works
+          yield* seconds(64)
+        })
+      )
+      const about = lines.filter(([, text]) => text.startsWith("audit: "))
+      assert.deepStrictEqual(
+        about.map(([level, text]) => [level, text.split(":")[1]!.trim()]),
+        [
+          ["WARN", "1 events wait on disk"],
+          ["ERROR", "1 events wait on disk"],
+          ["INFO", "delivery has recovered"]
+        ]
+      )
+    })
+  )
+
+  it.effect("changes are a stream", () =>
+    Effect.gen(function* () {
+      const { script, scheduler, use } = yield* start({ answer: failing("operator", "1142") })
+      yield* settle
+      const states = yield* scheduler.changes.pipe(
+        Stream.map(({ state }) => state),
+        Stream.changes,
+        Stream.takeUntil((state) => state === "needsOperator"),
+        Stream.runCollect,
+        Effect.fork
+      )
+      yield* settle
+      yield* use("a")
+      assert.deepStrictEqual([...(yield* Fiber.join(states))], ["idle", "delivering", "needsOperator"])
+      assert.deepInclude((yield* scheduler.status).failure, { class: "operator", code: "1142" })
+      script.answer = works
+    })
+  )
+})
+
+describe("the worker's end", () => {
+  it.effect("a last drain delivers what waits", () =>
+    Effect.gen(function* () {
+      const { close, script, uploads, use } = yield* start({ answer: failing() })
+      yield* use("a")
+      yield* settle
+      script.answer = works
+      yield* close
+      assert.lengthOf(uploads, 2)
+    })
+  )
+
+  it.effect("is bounded when the database hangs, says what waits, and fails an open flush", () =>
+    Effect.gen(function* () {
+      const lines = yield* logged(
+        Effect.gen(function* () {
+          const { close, scheduler, use } = yield* start({ answer: hangs })
+          yield* use("a")
+          const flush = yield* Effect.fork(Effect.flip(scheduler.flush))
+          yield* settle
+          const closing = yield* Effect.fork(close)
+          yield* TestClock.adjust(4999)
+          assert.isTrue(Option.isNone(yield* Fiber.poll(closing)))
+          yield* TestClock.adjust(1)
+          assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
+          assert.include(yield* Fiber.join(flush), { _tag: "FlushError", waiting: 1 })
+        })
+      )
+      assert.isTrue(
+        lines.some(
+          ([level, text]) => level === "WARN" && text.includes("1 events wait on disk for the next start")
+        )
+      )
+    })
+  )
+
+  for (const operation of ["append", "writeAt", "readAt", "remove"] as const) {
+    it.effect(`is bounded when the disk does not answer any ${operation}`, () =>
+      Effect.gen(function* () {
+        const { close, memory, script, use } = yield* start({ answer: failing() })
+        yield* use("a")
+        yield* settle
+        script.answer = works
+        memory.inject((call) =>
+          call.operation === operation ? { type: "wait", until: Effect.never } : undefined
+        )
+        yield* Effect.fork(use("b"))
+        yield* settle
+        const closing = yield* Effect.fork(close)
+        yield* seconds(5)
+        assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
+      })
+    )
+  }
+})
+
+describe("a batch", () => {
+  it.effect("kinds that were delivered are not sent again when a later one fails", () =>
+    Effect.gen(function* () {
+      const { login, queue, script, uploads, use } = yield* start({ answer: failing() })
+      script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : works(batch))
+      yield* Effect.all([use("a"), login("li"), use("b")], { concurrency: "unbounded" })
+      yield* seconds(2)
+      script.answer = works
+      yield* seconds(4)
+      assert.deepStrictEqual(
+        uploads.map(({ kind, rows }) => [kind, rows]),
+        [
+          ["use_log", ["a", "b"]],
+          ["login_log", ["li"]],
+          ["login_log", ["li"]],
+          ["login_log", ["li"]]
+        ]
+      )
+      assert.include(yield* q.books(queue), { delivered: 3, waiting: 0, balanced: true })
+    })
+  )
+
+  it.effect("what cannot be delivered goes to the dead letters, the rest arrives", () =>
+    Effect.gen(function* () {
+      const { disk, queue, script, uploads, use } = yield* start()
+      script.answer = ({ events }) =>
+        Effect.succeed({
+          rejected: events.flatMap(({ line }, index) =>
+            line.status === "refused" ? [{ index, code: "1406", reason: "Data too long" }] : []
+          )
+        })
+      const odd = [
+        '{"kind":"unheard_of"}',
+        '{"kind":"use_log","duration_ms":1.5}',
+        "[]",
+        "nonsense",
+        "null",
+        "1"
+      ]
+      yield* Effect.forEach(
+        [use("a"), ...odd.map((line) => queue.append(`${line}\n`, "odd")), use("refused"), use("b")],
+        (append) => append
+      )
+      yield* settle
+      assert.deepStrictEqual(
+        uploads.flatMap(({ rows }) => rows),
+        ["a", "refused", "b"]
+      )
+      const letters = yield* q.letters(disk)
+      assert.deepStrictEqual(
+        letters.slice(0, -1).map((letter) => [letter.class, letter.bytes.toString()]),
+        odd.map((line, index) => [index === 0 ? "unknownKind" : index === 1 ? "invalid" : "malformed", line])
+      )
+      assert.include(letters.at(-1), { class: "rejected", reason: "Data too long" })
+      assert.include(yield* q.books(queue), { delivered: 2, dead: 7, waiting: 0, balanced: true })
+    })
+  )
+
+  it.effect("the next one is read while the database works on this one", () =>
+    Effect.gen(function* () {
+      let takes = 0
+      const over = (queue: q.Queue): q.Queue => ({
+        ...queue,
+        take: (options) => Effect.suspend(() => (takes++, queue.take(options)))
+      })
+      const { uploads, use } = yield* start({ answer: hangs, over, options: { batchRecords: 1 } })
+      yield* settle
+      const before = takes
+      for (const status of ["a", "b", "c", "d"]) yield* use(status)
+      yield* settle
+      assert.lengthOf(uploads, 1)
+      assert.isAtLeast(takes - before, 2)
+    })
+  )
+
+  it.effect("two at once are committed in order", () =>
+    Effect.gen(function* () {
+      const first = yield* Deferred.make<void>()
+      const commits: Array<number> = []
+      const over = (queue: q.Queue): q.Queue => ({
+        ...queue,
+        commit: (batch, refusals) => {
+          commits.push(batch.records[0]!.sequence)
+          return queue.commit(batch, refusals)
+        }
+      })
+      const { queue, uploads, use } = yield* start({
+        concurrency: 2,
+        options: { batchRecords: 1 },
+        over,
+        answer: ({ events }) =>
+          Effect.as(events[0]!.line.status === "0" ? Deferred.await(first) : Effect.void, { rejected: [] })
+      })
+      for (const status of ["0", "1", "2"]) yield* use(status)
+      yield* settle
+      assert.isAtLeast(uploads.length, 2)
+      assert.deepStrictEqual(commits, [])
+      yield* Deferred.succeed(first, undefined)
+      yield* settle
+      assert.deepStrictEqual(commits, [0, 1, 2])
+      assert.include(yield* q.books(queue), { delivered: 3, waiting: 0, missing: 0, balanced: true })
+    })
+  )
+
+  it.effect("a flush waits for what was appended before it, also during a pass", () =>
+    Effect.gen(function* () {
+      const { scheduler, uploads, use } = yield* start()
+      for (let round = 0; round < 50; round++) {
+        const before = uploads.flatMap(({ rows }) => rows).length
+        yield* use("a")
+        for (let turn = 0; turn < round; turn++) yield* Effect.yieldNow()
+        yield* use("b")
+        yield* scheduler.flush
+        assert.lengthOf(
+          uploads.flatMap(({ rows }) => rows),
+          before + 2
+        )
+      }
+    })
+  )
+})
