@@ -1,6 +1,9 @@
 /**
- * Taking over the queue file of the Python class: it becomes a segment. A record, durable before the first step, makes
- * a crash in between harmless: the next start finishes with the same segment number, and so with the same event ids.
+ * Taking over the queue file of the Python class: it becomes a segment.
+ *
+ * On the queue's own file system a rename does it. From another one the content is copied beside the segments; then
+ * a record, durable before the old file is touched, makes any later start finish what a crash has interrupted. Ids
+ * are derived from the segment's number and bytes, and nothing is delivered before both are durable.
  */
 import { Effect, Schema } from "effect"
 import * as path from "node:path"
@@ -9,54 +12,96 @@ import { readText, replace } from "./directory.js"
 import { countLines } from "./lines.js"
 import type { Segments } from "./segments.js"
 
-const Adoption = Schema.parseJson(Schema.Struct({ source: Schema.String, segment: Schema.NonNegativeInt }))
+/** A copy is whole: once the old file is put aside, it becomes a segment. */
+const Adoption = Schema.parseJson(Schema.Struct({ source: Schema.String, aside: Schema.String }))
 
 const COPY_BYTES = 1 << 20
 
-/** Adopts the file, if there is one, as the segment `next`; how many lines it has. */
+/** Adopts the file, if there is one, as the segment `next`; how many lines were taken in. */
 export const adopt = (
   disk: Disk["Type"],
   directory: string,
   segments: Segments,
-  file: string,
+  file: string | undefined,
   next: number
-): Effect.Effect<number, DiskError> =>
-  Effect.gen(function* () {
-    const source = disk.resolve(file)
-    const record = `${directory}/adoption.json`
-    const begun = yield* readRecord(disk, record)
+): Effect.Effect<number, DiskError> => {
+  const record = `${directory}/adoption.json`
+  const copied = `${directory}/adoption.copy`
 
-    if (begun !== undefined && begun.segment < next) {
-      // its lines are here already: only the end of the work is missing
-      yield* putAside(disk, begun.source)
-      yield* forget(disk, directory, record)
-    }
-    const info = yield* disk.info(source)
-    if (info?.type !== "file" || info.size === 0) return 0
-
-    yield* replace(disk, directory, record, Schema.encodeSync(Adoption)({ source, segment: next }))
-    const target = segments.pathOf(next)
-    const home = yield* disk.info(directory)
-    if (home?.device === info.device) {
-      // the old program may have been killed between its write and its fsync
-      yield* Effect.scoped(Effect.flatMap(disk.open(source, "append"), (handle) => handle.sync))
-      yield* disk.rename(source, target)
-      yield* disk.syncDirectory(directory)
-      yield* disk.syncDirectory(path.dirname(source))
-    } else {
-      yield* copy(disk, source, info.size, `${target}.new`)
-      yield* disk.rename(`${target}.new`, target)
-      yield* disk.syncDirectory(directory)
-      yield* putAside(disk, source)
-    }
-    const lines = yield* Effect.scoped(
-      Effect.flatMap(disk.open(target, "read"), (handle) => countLines(handle, info.size))
+  /** Counts the lines of the segment that was put there. */
+  const takeIn = (number: number, source: string) =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const handle = yield* disk.open(segments.pathOf(number), "read")
+        const size = yield* handle.size
+        const lines = yield* countLines(handle, 0, size)
+        segments.add(number, size)
+        yield* Effect.logInfo(`audit queue: adopted ${lines} lines of ${source}`)
+        return lines
+      })
     )
-    segments.add(next, info.size)
-    yield* forget(disk, directory, record)
-    yield* Effect.logInfo(`audit queue: adopted ${lines} lines of ${source}`)
-    return lines
+
+  /** The copy becomes a segment, if a copy was being adopted. */
+  const finish = (number: number) =>
+    Effect.gen(function* () {
+      const adoption = yield* readRecord(disk, record)
+      if (adoption === undefined) return 0
+      const { aside, source } = adoption
+      if ((yield* disk.info(aside)) === undefined && (yield* disk.info(source)) !== undefined) {
+        // the old file still stands in its place, and may even have grown: it is copied anew
+        yield* disk.remove(record)
+        return 0
+      }
+      yield* syncParent(disk, source)
+      const isNew = (yield* disk.info(copied)) !== undefined
+      if (isNew) yield* disk.rename(copied, segments.pathOf(number))
+      yield* disk.syncDirectory(directory)
+      const lines = isNew ? yield* takeIn(number, source) : 0
+      yield* disk.remove(record)
+      yield* disk.syncDirectory(directory)
+      return lines
+    })
+
+  const move = (source: string, number: number) =>
+    Effect.gen(function* () {
+      yield* disk.rename(source, segments.pathOf(number))
+      yield* disk.syncDirectory(directory)
+      yield* syncParent(disk, source)
+      return yield* takeIn(number, source)
+    })
+
+  const copy = (source: string, number: number) =>
+    Effect.gen(function* () {
+      yield* copyFile(disk, source, copied)
+      // before the record, which says that it is there
+      yield* disk.syncDirectory(directory)
+      const aside = `${source}.${number}.adopted`
+      yield* replace(disk, directory, record, Schema.encodeSync(Adoption)({ source, aside }))
+      yield* disk.rename(source, aside)
+      return yield* finish(number)
+    })
+
+  return Effect.gen(function* () {
+    const finished = yield* finish(next)
+    if (file === undefined) return finished
+    const source = disk.resolve(file)
+    // a process that was killed may have moved it and not made that durable: it would come back, and be doubled
+    yield* disk.syncDirectory(directory)
+    yield* syncParent(disk, source)
+    const info = yield* disk.info(source)
+    if (info?.type !== "file" || info.size === 0) return finished
+
+    // the old program may have been killed between its write and its fsync
+    yield* Effect.scoped(Effect.flatMap(disk.open(source, "append"), (handle) => handle.sync))
+    const number = next + finished
+    const lines = yield* Effect.catchIf(
+      move(source, number),
+      (error) => error.code === "EXDEV",
+      () => copy(source, number)
+    )
+    return finished + lines
   })
+}
 
 const readRecord = (disk: Disk["Type"], record: string) =>
   Effect.gen(function* () {
@@ -68,23 +113,20 @@ const readRecord = (disk: Disk["Type"], record: string) =>
     )
   })
 
-/** The old file keeps its content under another name, where nobody adopts it again. */
-const putAside = (disk: Disk["Type"], source: string) =>
-  Effect.gen(function* () {
-    if ((yield* disk.info(source)) === undefined) return
-    yield* disk.rename(source, `${source}.adopted`)
-    yield* disk.syncDirectory(path.dirname(source))
-  })
+/** The directory of the old file; it may be gone with it. */
+const syncParent = (disk: Disk["Type"], source: string) =>
+  Effect.catchIf(
+    disk.syncDirectory(path.dirname(source)),
+    (error) => error.code === "ENOENT",
+    () => Effect.void
+  )
 
-/** Durably: a record that came back after a power cut would keep a later file from being adopted. */
-const forget = (disk: Disk["Type"], directory: string, record: string) =>
-  Effect.zipRight(disk.remove(record), disk.syncDirectory(directory))
-
-const copy = (disk: Disk["Type"], from: string, size: number, to: string) =>
+const copyFile = (disk: Disk["Type"], from: string, to: string) =>
   Effect.gen(function* () {
     yield* Effect.ignore(disk.remove(to))
     const source = yield* disk.open(from, "read")
     const target = yield* disk.open(to, "create")
+    const size = yield* source.size
     for (let at = 0; at < size; at += COPY_BYTES) {
       yield* target.write(yield* source.readAt(at, Math.min(COPY_BYTES, size - at)))
     }

@@ -139,10 +139,7 @@ export const make = (
       }
       // before the first append: a segment must never get a number that an older cursor lies beyond
       if (stored === undefined || recovered.repair !== undefined) yield* slots.write(recovered.cursor)
-      const adopted =
-        options.adopt === undefined
-          ? 0
-          : yield* adopt(disk, directory, segments, options.adopt.path, recovered.next)
+      const adopted = yield* adopt(disk, directory, segments, options.adopt?.path, recovered.next)
       return { segments, letters, slots, cursor: recovered.cursor, next: recovered.next + adopted }
     }).pipe(Effect.mapError(directories.openError(directory)))
 

@@ -392,6 +392,11 @@ const prepareWith = (options: Options, queueId: string) => {
         record.bytes.byteOffset,
         record.bytes.byteLength
       ).toString("utf8")
+      if (text.trim() === "") {
+        // the Python class skips them too: nobody was ever told of one
+        refusals.push({ record, class: "torn", reason: "the line is blank" })
+        continue
+      }
       const event = decode(text, () => eventIdOfLine(queueId, record))
       if (Either.isLeft(event)) {
         refusals.push({ record, ...event.left })

@@ -1,0 +1,312 @@
+/** The queue file of the Python class becomes a part of ours: every event of it once, whatever happens meanwhile. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Fiber, Logger, LogLevel } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import type { AuditLayer } from "../src/index.js"
+import type { Disk } from "../src/services/Disk.js"
+import { openAudit, slowDatabase } from "./support/auditHere.js"
+import { letters, nodeDisk, temporaryDirectory } from "./support/queue.js"
+import { isLive, queueFile } from "./support/reference.js"
+
+const LINES = queueFile.trimEnd().split("\n")
+const NOISE = { malformed: ['{"kind":"use_log","user_na', "[]"], torn: ["", "  ", '{"kind":"login_l'] }
+
+/** What the class leaves when it was killed at its worst moments, on the system that ends lines this way. */
+const untidy = (lineEnd: string) =>
+  [LINES[0], NOISE.malformed[0], "", ...LINES.slice(1), "  ", NOISE.malformed[1], NOISE.torn[2]].join(lineEnd)
+
+/** Opens the audit log, delivers everything and closes it. */
+const deliver = (
+  settings: AuditLayer.Settings,
+  options: Parameters<typeof openAudit>[1] & { readonly uploader: object }
+) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { flush, status } = yield* openAudit(settings, options)
+      yield* flush
+      return yield* status
+    })
+  )
+
+const withoutId = (database: ReturnType<typeof slowDatabase>) =>
+  [...database.events.values()].map(({ line }) => JSON.stringify(line))
+
+describe("the reference", () => {
+  it.skipIf(!isLive)("writes what the fixture holds", () => {
+    const shape = (text: string) => text.replaceAll(/\d{4}-\d\d-\d\d(.)\d\d:\d\d:\d\d/g, "<time$1>")
+    assert.strictEqual(
+      shape(queueFile),
+      shape(fs.readFileSync(new URL("fixtures/audit_queue.ndjson", import.meta.url), "utf8"))
+    )
+  })
+})
+
+describe("adoption", () => {
+  it.scopedLive.each([
+    { system: "Linux", lineEnd: "\n" },
+    { system: "Windows", lineEnd: "\r\n" }
+  ])("delivers what the class has left on $system", ({ lineEnd }) =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      fs.writeFileSync(old, untidy(lineEnd))
+      const logs: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel.label} ${String(message)}`))
+      const database = slowDatabase()
+      const queue = `${directory}/audit`
+      const status = yield* deliver(
+        { directory: queue, adopt: { path: old, timeZone: "Asia/Shanghai" } },
+        database
+      ).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+
+      const events = [...database.events.values()]
+      assert.sameMembers(
+        withoutId(database),
+        LINES.map((line) => JSON.stringify(JSON.parse(line)))
+      )
+      for (const { line, time } of events) {
+        assert.strictEqual(time, Date.parse(`${String(line.ts)}+08:00`), "ts is a wall clock of the zone")
+      }
+      const rows = events.map(({ row }) => row)
+      assert.sameDeepMembers(rows.slice(0, 2), [
+        [
+          "李雷",
+          "studio-3",
+          "一只红色的狐狸🦊",
+          "out/1.png",
+          "success",
+          null,
+          "gemini-2.5-flash-image",
+          1840,
+          "STOP"
+        ],
+        ["未知用户", "未知设备", "", null, "failed", 'a "quoted"\nline\u2028', null, null, null]
+      ])
+      const loginTime = (JSON.parse(LINES[2]!) as { readonly login_time: string }).login_time
+      const login = ["韩梅梅", "10.0.0.5", null, "studio-3", loginTime]
+      assert.deepStrictEqual(rows.slice(2, 4), [login, login])
+
+      const kept = yield* letters(yield* nodeDisk, queue)
+      const bytesOf = (cls: string) =>
+        kept.filter((letter) => letter.class === cls).map(({ bytes }) => bytes.toString())
+      const ended = (lines: ReadonlyArray<string>) => lines.map((line) => line + lineEnd.slice(0, -1))
+      assert.deepStrictEqual(bytesOf("malformed"), ended(NOISE.malformed))
+      assert.deepStrictEqual(bytesOf("torn"), [...ended(NOISE.torn.slice(0, 2)), NOISE.torn[2]])
+      const { accepted, dead, delivered, missing, torn, waiting } = status
+      assert.deepStrictEqual(
+        { accepted, dead, delivered, missing, torn, waiting },
+        { accepted: 10, delivered: 5, dead: 2, torn: 3, missing: 0, waiting: 0 }
+      )
+      const warnings = logs.filter((line) => !/^(INFO|DEBUG)/.test(line))
+      assert.lengthOf(warnings, 1)
+      assert.include(warnings[0], "2 events went to the dead letters", "of blank lines and torn ends nothing")
+    })
+  )
+
+  it.scopedLive("raises no alarm for a file that ends as it should", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      fs.writeFileSync(old, `${queueFile}\n`)
+      const { dead, delivered } = yield* deliver(
+        { directory: `${directory}/audit`, adopt: { path: old } },
+        slowDatabase()
+      )
+      assert.deepStrictEqual({ dead, delivered }, { dead: 0, delivered: 5 })
+    })
+  )
+
+  it.scopedLive("takes a file once, and a new one of the same path as well", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      const settings = { directory: `${directory}/audit`, adopt: { path: old } }
+      const database = slowDatabase()
+      fs.writeFileSync(old, queueFile)
+      yield* deliver(settings, database)
+      yield* deliver(settings, database)
+      assert.lengthOf(withoutId(database), 5)
+
+      // the old program was started again
+      fs.writeFileSync(old, queueFile)
+      yield* deliver(settings, database)
+      yield* deliver(settings, database)
+      assert.sameMembers(withoutId(database), [...LINES, ...LINES].map(normal))
+    })
+  )
+
+  it.scopedLive("puts the file beside what waits already, an empty segment included", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      const queue = `${directory}/audit`
+      yield* Effect.scoped(Effect.flatMap(openAudit({ directory: queue }), ({ use }) => use("before")))
+      // of a process that was killed before its first line
+      fs.writeFileSync(`${queue}/${"1".padStart(20, "0")}.ndjson`, "")
+      fs.writeFileSync(old, queueFile)
+      const database = slowDatabase()
+      const adopting = yield* openAudit({ directory: queue, adopt: { path: old } }, database)
+      yield* adopting.use("after")
+      yield* adopting.flush
+      const { accepted, delivered, missing } = yield* adopting.status
+      assert.deepStrictEqual({ accepted, delivered, missing }, { accepted: 7, delivered: 7, missing: 0 })
+      assert.strictEqual(database.events.size, 7)
+    })
+  )
+
+  it.scopedLive("mistakes no event of one machine for that of another", () =>
+    Effect.gen(function* () {
+      const database = slowDatabase()
+      for (let machine = 0; machine < 2; machine++) {
+        const directory = yield* temporaryDirectory
+        const old = path.join(directory, "audit_queue.ndjson")
+        fs.writeFileSync(old, queueFile)
+        yield* deliver({ directory: `${directory}/audit`, adopt: { path: old } }, database)
+      }
+      assert.sameMembers(withoutId(database), [...LINES, ...LINES].map(normal))
+    })
+  )
+
+  const isMounted = fs.existsSync("/dev/shm") && fs.statSync("/dev/shm").dev !== fs.statSync(".").dev
+  it.scopedLive.skipIf(!isMounted)(
+    "copies the file from another file system (skipped without /dev/shm)",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const elsewhere = yield* Effect.acquireRelease(
+          Effect.sync(() => fs.mkdtempSync("/dev/shm/audit-adoption-")),
+          (name) => Effect.sync(() => fs.rmSync(name, { recursive: true }))
+        )
+        const old = path.join(elsewhere, "audit_queue.ndjson")
+        const settings = { directory: `${directory}/audit`, adopt: { path: old } }
+        const database = slowDatabase()
+        for (let round = 1; round <= 2; round++) {
+          fs.writeFileSync(old, queueFile)
+          yield* deliver(settings, database)
+          yield* deliver(settings, database)
+          assert.lengthOf(withoutId(database), 5 * round)
+          const names = fs.readdirSync(elsewhere)
+          assert.lengthOf(names, round)
+          for (const name of names) {
+            assert.match(name, /\.adopted$/)
+            assert.strictEqual(fs.readFileSync(path.join(elsewhere, name), "utf8"), queueFile)
+          }
+        }
+        assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+      })
+  )
+})
+
+const normal = (line: string) => JSON.stringify(JSON.parse(line))
+
+// ---------------------------------------------------------------------------------- a crash at every step of the way
+
+const OLD = "/old/audit_queue.ndjson"
+const LATER = '{"kind":"login_log","ts":"2026-01-01T00:00:00","user_name":"later"}\n'
+
+/** Writes to the old file, as the class does: opened to append, fsynced. Its directory is synced too. */
+const writeOld = (disk: Disk["Type"], text: string) =>
+  Effect.gen(function* () {
+    yield* disk.makeDirectory("/old")
+    const file = yield* disk.open(OLD, "append")
+    yield* file.append(Buffer.from(text))
+    yield* disk.syncDirectory("/old")
+    yield* disk.syncDirectory("/")
+  }).pipe(Effect.scoped, Effect.orDie)
+
+interface Variant {
+  readonly end: "kill" | "power"
+  /** what of the unsynced arrives: 0 nothing, 1 everything, else at random */
+  readonly dice: number
+  readonly isFar: boolean
+  /** the start after the crash: with the option, without it, or after the old program has written again */
+  readonly next: "same" | "withoutOption" | "oldProgram"
+}
+
+/** Crashes at the given call of adopting and delivering, starts again, crashes at the end, starts again. */
+const crashAt = (step: number, { dice, end, isFar, next }: Variant) =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    let seed = step * 7919 + dice
+    const choose = (bound: number) =>
+      dice < 2 ? Math.min(dice, bound - 1) : (seed = (seed * 48271) % 0x7fffffff) % bound
+    /** a rename of the old file goes across file systems first, and then beside it */
+    let isCrossing = true
+    const far = ({ operation, path }: MemoryDisk.Call): MemoryDisk.Fault | undefined => {
+      if (!isFar || operation !== "rename" || path !== OLD) return undefined
+      isCrossing = !isCrossing
+      return isCrossing ? undefined : { type: "fail", code: "EXDEV" }
+    }
+    let disk = memory.startProcess()
+    yield* writeOld(disk, queueFile)
+
+    const database = slowDatabase()
+    let alive = true
+    const uploader = { ...database.uploader }
+    uploader.upload = (batch) => (alive ? database.uploader.upload(batch) : Effect.never)
+    const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+
+    let calls = 0
+    const reached = yield* Deferred.make<void>()
+    const buried = yield* Deferred.make<void>()
+    memory.inject((call) => {
+      if (calls++ < step) return far(call)
+      alive = false
+      Deferred.unsafeDone(reached, Exit.void)
+      return { type: "wait", until: Deferred.await(buried) }
+    })
+    const life = yield* Effect.forkDaemon(deliver(settings, { uploader, disk }))
+    yield* Effect.raceFirst(Fiber.await(life), Deferred.await(reached))
+    const isReached = !alive
+    alive = false
+    const crash = () => {
+      if (end === "kill") memory.kill()
+      else memory.cutPower(choose)
+      isCrossing = true
+      memory.inject(far)
+    }
+    crash()
+    yield* Deferred.succeed(buried, undefined)
+    yield* Fiber.interrupt(life)
+
+    const expected = LINES.map(normal)
+    disk = memory.startProcess()
+    if (next === "oldProgram") {
+      yield* writeOld(disk, LATER)
+      expected.push(normal(LATER))
+    }
+    yield* deliver(next === "withoutOption" ? { directory: "/audit", minFreeBytes: 0 } : settings, {
+      uploader: database.uploader,
+      disk
+    })
+    crash()
+    disk = memory.startProcess()
+    const { missing } = yield* deliver(settings, { uploader: database.uploader, disk })
+    assert.strictEqual(missing, 0)
+    const got = [...database.events.values()].map(({ line }) => JSON.stringify(line))
+    assert.deepStrictEqual(got.sort(), expected.sort(), JSON.stringify({ step, end, dice, isFar, next }))
+    return isReached
+  })
+
+describe("a crash in the middle of adopting", () => {
+  const variants: Array<Variant> = []
+  for (const isFar of [false, true]) {
+    for (const next of ["same", "withoutOption", "oldProgram"] as const) {
+      variants.push({ end: "kill", dice: 0, isFar, next })
+      for (const dice of [0, 1, 2, 3]) variants.push({ end: "power", dice, isFar, next })
+    }
+  }
+  // in ordinary runs each takes every twelfth step, all together every one
+  const stride = process.env.AUDIT_LONG === "1" ? 1 : 12
+  it.live.each(variants.map((variant, index) => ({ ...variant, first: index % stride })))(
+    `$end at every step (each ${stride}th from $first): other file system $isFar, dice $dice, next start $next`,
+    ({ first, ...variant }) =>
+      Effect.gen(function* () {
+        let step = first
+        while (yield* crashAt(step, variant)) step += stride
+        assert.isAbove(step, 30)
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+})
