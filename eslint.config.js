@@ -56,7 +56,7 @@ const house = [
 ]
 
 export default defineConfig(
-  globalIgnores(["dist/", "coverage/", "docs/api/", "**/node_modules/"]),
+  globalIgnores(["**/dist/", "coverage/", "docs/api/", "**/node_modules/"]),
   { linterOptions: { reportUnusedDisableDirectives: "error" } },
   eslint.configs.recommended,
   {

@@ -1,0 +1,69 @@
+/**
+ * Databases of the bench's own, on the server of the run.
+ *
+ * @module
+ */
+import { Effect, Redacted } from "effect"
+import { MysqlUploader } from "effect-audit/mysql"
+import { createConnection } from "mysql2/promise"
+import type { Server } from "./measure.js"
+
+export interface Database {
+  readonly name: string
+  readonly url: string
+  /** Empties the tables, which also gives their files back. */
+  readonly empty: () => Promise<void>
+  /** Fails unless so many different events are there. */
+  readonly expect: (events: number) => Promise<void>
+}
+
+/** A database with our tables: the columns of the reference, our two, and the UNIQUE key. */
+export const withOurTables = (server: Server, name: string): Promise<Database> =>
+  create(server, name, async (url) => {
+    await Effect.runPromise(MysqlUploader.migrate({ url: Redacted.make(url) }))
+  })
+
+/** A database with the tables of the reference: without our columns, and without the key. */
+export const withReferenceTables = (server: Server, name: string): Promise<Database> =>
+  create(server, name, async (url, query) => {
+    await Effect.runPromise(MysqlUploader.migrate({ url: Redacted.make(url), deduplication: "none" }))
+    const columns = await query<{ readonly name: string }>(
+      "SELECT column_name AS name FROM information_schema.columns WHERE table_schema = DATABASE() " +
+        "AND table_name = 'nano_banana_user_use_log' AND column_name LIKE 'event\\_%'"
+    )
+    if (columns.length > 0) throw new Error("the reference's tables have our columns")
+  })
+
+type Query = <Row>(sql: string) => Promise<ReadonlyArray<Row>>
+
+const create = async (
+  server: Server,
+  name: string,
+  migrate: (url: string, query: Query) => Promise<void>
+): Promise<Database> => {
+  const query: Query = async <Row>(sql: string) => {
+    const connection = await createConnection({ host: server.host, port: server.port, user: "root" })
+    await connection.query(`CREATE DATABASE IF NOT EXISTS ${name} CHARACTER SET utf8mb4`)
+    await connection.query(`USE ${name}`)
+    const [rows] = await connection.query(sql)
+    await connection.end()
+    return rows as unknown as ReadonlyArray<Row>
+  }
+  await query("SELECT 1")
+  const url = `mysql://root@${server.host}:${server.port}/${name}`
+  await migrate(url, query)
+  return {
+    name,
+    url,
+    empty: async () => {
+      await query("TRUNCATE TABLE nano_banana_user_use_log")
+    },
+    expect: async (events) => {
+      const [found] = await query<{ readonly events: number }>(
+        "SELECT COUNT(*) AS events FROM nano_banana_user_use_log"
+      )
+      if (found?.events !== events)
+        throw new Error(`${found?.events ?? 0} of ${events} events were delivered`)
+    }
+  }
+}

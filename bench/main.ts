@@ -1,0 +1,69 @@
+/**
+ * Runs every work in a process of its own, one after the other, and writes what came of it.
+ *
+ * @module
+ */
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { findServer, startServer } from "../test/support/mysqlServer.js"
+import { inChild } from "./child.js"
+import type { Row, Settings } from "./measure.js"
+import { findPython } from "./peers.js"
+import { chart, writeReadme } from "./report.js"
+
+const quick = process.argv.includes("--quick")
+const only = process.argv.slice(2).filter((argument) => !argument.startsWith("--"))
+const works = ["append", "backlog", "delivery", "million", "quiet"].filter(
+  (work) => only.length === 0 || only.includes(work)
+)
+
+// the disk of the project, since /tmp may be memory
+const directory = fs.mkdtempSync(path.join(process.cwd(), "bench", "dist", "run-"))
+const server =
+  findServer() === undefined
+    ? undefined
+    : await startServer({ args: ["--innodb-buffer-pool-size=1G", "--innodb-log-file-size=512M"] })
+try {
+  const python = await findPython()
+  if (server === undefined) console.warn("no MariaDB or MySQL is installed: deliveries are left out")
+  if (python === undefined) console.warn("no python3 with pymysql: the reference is left out")
+  const settings: Settings = { quick, directory, database: server, python }
+
+  const rows: Array<Row> = []
+  for (const work of works) {
+    const startedAt = performance.now()
+    const found = await inChild<ReadonlyArray<Row>>(`./work/${work}.js`, settings)
+    rows.push(...found)
+    console.log(`\n${work} (${Math.round((performance.now() - startedAt) / 1000)} s)`)
+    for (const row of found) console.log(describe(row))
+  }
+
+  // a part, or a quick look, is not what the README tells of
+  const directoryOfResults = works.length === 5 ? "bench" : directory
+  fs.writeFileSync(path.join(directoryOfResults, "results.json"), JSON.stringify(rows, null, 2) + "\n")
+  if (works.length === 5) {
+    fs.writeFileSync("bench/chart.svg", chart(rows))
+    writeReadme("bench/README.md", machine(), rows)
+  }
+} finally {
+  await server?.stop()
+  fs.rmSync(directory, { recursive: true })
+}
+
+function describe(row: Row): string {
+  const rate = row.eventsPerSecond?.toLocaleString("en").padStart(9) ?? "".padStart(9)
+  const ratio = row.ratio?.toFixed(2).padStart(6) ?? "".padStart(6)
+  const subject = row.callers === null ? row.subject : `${row.subject} (${row.callers})`
+  const goal = row.goal === null ? "" : `${row.met === null ? "" : row.met ? "MET" : "NOT MET"}: ${row.goal}`
+  return [rate, ratio, subject.padEnd(46), row.measured ?? "", goal].join("  ")
+}
+
+function machine(): string {
+  const [cpu] = os.cpus()
+  const memory = Math.round(os.totalmem() / 2 ** 30)
+  return (
+    `Measured by \`npm run bench${quick ? " -- --quick" : ""}\` on ${os.cpus().length} cores (${cpu?.model ?? "unknown"}), ` +
+    `${memory} GB, ${os.type()} ${os.release()}, Node ${process.version}.`
+  )
+}

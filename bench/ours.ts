@@ -1,0 +1,65 @@
+/**
+ * Our side, through the public API, as a program would use it.
+ *
+ * @module
+ */
+import { Effect, Layer, Logger, LogLevel, ManagedRuntime, Redacted } from "effect"
+import { Audit, AuditLayer, type AuditLog, logUse, type Uploader } from "effect-audit"
+import { MysqlUploader } from "effect-audit/mysql"
+import { useLog } from "./event.js"
+import type { Load, Sample } from "./measure.js"
+
+/** Nobody listens on this port: the database is down. */
+const NOBODY = "mysql://root@127.0.0.1:1/audit"
+
+/** The uploader that a program would use; without a URL its database is down. */
+export const uploader = (url = NOBODY, connections = 1): Layer.Layer<Uploader> =>
+  MysqlUploader.layer({ url: Redacted.make(url), connections })
+
+export interface Ours {
+  readonly run: <A, E>(effect: Effect.Effect<A, E, AuditLog>) => Promise<A>
+  readonly close: () => Promise<void>
+}
+
+/** Opens an audit log in the directory. */
+export const open = async (directory: string, target = uploader()): Promise<Ours> => {
+  const runtime = ManagedRuntime.make(
+    AuditLayer.layer({ directory }).pipe(
+      Layer.provide(target),
+      Layer.provide(Logger.minimumLogLevel(LogLevel.None))
+    )
+  )
+  await runtime.runtime()
+  return { run: (effect) => runtime.runPromise(effect), close: () => runtime.dispose() }
+}
+
+/** Callers that append without pause. */
+export const append = (load: Load): Effect.Effect<Sample, never, AuditLog> => {
+  const caller = Effect.suspend(() => {
+    const clock = load.caller()
+    let goesOn = true
+    return Effect.whileLoop({
+      while: () => goesOn,
+      body: () => logUse(useLog()),
+      step: () => {
+        goesOn = clock()
+      }
+    })
+  })
+  return Effect.map(Effect.replicateEffect(caller, load.callers, CONCURRENTLY), () => load.sample())
+}
+
+const CONCURRENTLY = { concurrency: "unbounded", discard: true } as const
+
+/** Appends so many events, as fast as it goes. */
+export const fill = (events: number): Effect.Effect<void, never, AuditLog> =>
+  Effect.replicateEffect(Effect.replicateEffect(logUse(useLog()), 1000, CONCURRENTLY), events / 1000, {
+    discard: true
+  })
+
+/** Delivers what was appended before; fails if anything of it went another way. */
+export const deliver: Effect.Effect<void, never, AuditLog> = Effect.gen(function* () {
+  yield* Effect.orDie(Audit.flush)
+  const { dead, missing } = yield* Effect.orDie(Audit.status)
+  if (dead + missing > 0) yield* Effect.dieMessage("not everything was delivered")
+})

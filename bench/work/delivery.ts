@@ -1,0 +1,109 @@
+/**
+ * Delivery of a backlog of 100,000, whole: open, read, parse, insert, until the database has committed it all.
+ *
+ * @module
+ */
+import * as fs from "node:fs"
+import * as path from "node:path"
+import * as database from "../database.js"
+import { asReferenceFile, asTabSeparated, backlog } from "../fixture.js"
+import * as limits from "../limits.js"
+import type { Row, Sample, Settings, Subject } from "../measure.js"
+import { interleaved, now, pairedRatio, round, rowsOf } from "../measure.js"
+import * as ours from "../ours.js"
+import * as peers from "../peers.js"
+
+const OURS = "effect-audit"
+const OURS_2 = "effect-audit, 2 connections"
+const LIMIT = "limit: bare mysql2, prepared"
+const LIMIT_2 = "limit: bare mysql2, prepared, 2 connections"
+const REFERENCE = "reference"
+const LOAD_DATA = "LOAD DATA, native client, no JSON work"
+
+export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
+  const { database: server, python } = settings
+  if (server === undefined) return []
+  const queue = await backlog(settings.directory, settings.quick ? 20_000 : 100_000)
+  const { events, segments } = queue
+  const target = await database.withOurTables(server, "delivery")
+
+  /** `deliver` returns how long it took, in milliseconds. */
+  const subject = (
+    name: string,
+    deliver: () => Promise<number>,
+    { empty, expect }: database.Database = target
+  ): Subject => ({
+    name,
+    run: async () => {
+      await empty()
+      const millis = await deliver()
+      await expect(events)
+      return { eventsPerSecond: (events / millis) * 1000 }
+    }
+  })
+  const own = (name: string, connections: number) =>
+    subject(name, async () => {
+      const directory = queue.copy()
+      const startedAt = now()
+      const log = await ours.open(directory, ours.uploader(target.url, connections))
+      await log.run(ours.deliver)
+      const took = now() - startedAt
+      await log.close()
+      fs.rmSync(directory, { recursive: true })
+      return took
+    })
+  const bare = (name: string, connections: number, ready: boolean) =>
+    subject(name, () => limits.insertAll(target.url, segments, { connections, ready }))
+
+  const subjects = [
+    own(OURS, 1),
+    bare(LIMIT, 1, false),
+    own(OURS_2, 2),
+    bare(LIMIT_2, 2, false),
+    bare("bare mysql2, prepared, rows in memory", 1, true),
+    bare("bare mysql2, prepared, rows in memory, 2 connections", 2, true)
+  ]
+  if (await peers.hasClient()) {
+    const file = path.join(settings.directory, "events.tsv")
+    asTabSeparated(queue, file)
+    subjects.push(subject(LOAD_DATA, () => peers.loadData(server, target.name, file)))
+  }
+  if (python !== undefined) {
+    const file = path.join(settings.directory, "reference.ndjson")
+    const copy = path.join(settings.directory, "reference-copy.ndjson")
+    asReferenceFile(queue, file)
+    const old = await database.withReferenceTables(server, "delivery_reference")
+    const deliver = async () => {
+      fs.copyFileSync(file, copy)
+      const task = { task: "deliver", file: copy } as const
+      const { host, port } = server
+      return (await peers.reference<{ millis: number }>(python, task, { host, port, database: old.name }))
+        .millis
+    }
+    subjects.push(subject(REFERENCE, deliver, old))
+  }
+
+  const samples = await interleaved(subjects, settings.quick ? 3 : 9)
+  return withGoals(rowsOf(`delivery of ${events.toLocaleString("en")}`, null, samples, LIMIT), samples)
+}
+
+const withGoals = (
+  rows: ReadonlyArray<Row>,
+  samples: ReadonlyMap<string, ReadonlyArray<Sample>>
+): ReadonlyArray<Row> => {
+  const rates = (name: string) => samples.get(name)?.map(({ eventsPerSecond }) => eventsPerSecond)
+  const goal = (subject: string, other: string, text: string, least?: number): ReadonlyArray<Row> => {
+    const others = rates(other)
+    if (others === undefined) return []
+    const ratio = pairedRatio(rates(subject)!, others)
+    const own = rows.find((row) => row.subject === subject)!
+    return [{ ...own, ratio: round(ratio), goal: text, met: least === undefined ? null : ratio >= least }]
+  }
+  return [
+    ...rows,
+    ...goal(OURS, LIMIT, "at least 0.90 of bare mysql2 on one connection", 0.9),
+    ...goal(OURS, REFERENCE, "at least 8 times the reference", 8),
+    ...goal(OURS_2, LIMIT_2, "at least 0.90 of bare mysql2 on two connections", 0.9),
+    ...goal(OURS_2, LOAD_DATA, "the ratio to LOAD DATA is printed")
+  ]
+}
