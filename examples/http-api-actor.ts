@@ -58,7 +58,7 @@ const StudioApi = HttpApi.make("studio").add(
 
 const generateImage = (prompt: string) =>
   Effect.gen(function* () {
-    if (prompt.includes("dragon")) yield* new HttpApiError.ServiceUnavailable()
+    if (prompt.includes("dragon")) return yield* new HttpApiError.ServiceUnavailable()
     yield* Effect.sleep("20 millis")
     return { path: `out/${encodeURIComponent(prompt)}.png` }
   })

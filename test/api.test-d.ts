@@ -62,7 +62,7 @@ describe("own kinds", () => {
     // @ts-expect-error no such value
     new Payment({ ...payment, currency: "GBP" })
     // @ts-expect-error not an event
-    Audit.record({ account: "0042" })
+    expectTypeOf(Audit.record).toBeCallableWith({ account: "0042" })
   })
 
   test("a column of a field that is not there is refused", () => {
@@ -109,7 +109,7 @@ describe("audited", () => {
       Effect.Effect<{ readonly path: string }, Blocked, LoginLog | AuditLog>
     >()
     // @ts-expect-error what it measures is not given
-    image.pipe(Audit.audited({ status: "success" }))
+    expectTypeOf(image.pipe(Audit.audited({ status: "success" }))).toBeObject()
   })
 
   test("of an own kind, knows the exit and the kind", () => {
@@ -119,7 +119,7 @@ describe("audited", () => {
       Effect.Effect<{ readonly path: string }, Blocked, LoginLog | AuditLog | AuditEvent.Kind<"payment">>
     >()
     // @ts-expect-error a field is missing
-    image.pipe(Audit.auditedAs(Payment, () => ({ account: "0042" })))
+    expectTypeOf(image.pipe(Audit.auditedAs(Payment, () => ({ account: "0042" })))).toBeObject()
   })
 })
 
