@@ -19,7 +19,7 @@ export interface AuditProcess {
   /** Opens the log; the error, if it cannot. */
   readonly open: (
     settings: Open["settings"],
-    options?: Pick<Open, "at" | "database">
+    options?: Pick<Open, "at" | "database" | "mysql">
   ) => Effect.Effect<OpenFailure | undefined>
   /** Records a use for each prompt. */
   readonly use: (...prompts: ReadonlyArray<string>) => Effect.Effect<void>
@@ -27,6 +27,8 @@ export interface AuditProcess {
   readonly flush: Effect.Effect<void>
   readonly close: Effect.Effect<void>
   readonly umask: (mask: number) => Effect.Effect<void>
+  /** Lets it end by itself, and waits for that. */
+  readonly end: Effect.Effect<Ended>
   /** Kills it with SIGKILL, and waits until it is gone. */
   readonly kill: Effect.Effect<Ended>
 }
@@ -73,6 +75,10 @@ const startProcess = async (options: { readonly under?: ReadonlyArray<string> })
     flush: Effect.asVoid(valueOf({ do: "flush" })),
     close: Effect.asVoid(valueOf({ do: "close" })),
     umask: (mask) => Effect.asVoid(valueOf({ do: "umask", mask })),
+    end: Effect.promise(() => {
+      program.stdin.end()
+      return program.ended
+    }),
     kill: Effect.promise(() => {
       program.kill("SIGKILL")
       return program.ended

@@ -6,6 +6,7 @@
  */
 import { Effect, Either, Layer, Logger, ManagedRuntime } from "effect"
 import { Audit, AuditLayer, logUse, Uploader, UploadError } from "effect-audit"
+import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
 import { createInterface } from "node:readline"
 
@@ -14,8 +15,9 @@ export type Command =
   | {
       readonly do: "open"
       readonly settings: AuditLayer.Settings
-      /** the SQLite file that takes the events; without it the database is away */
+      /** the SQLite file, or the MySQL server, that takes the events; without one the database is away */
       readonly database?: string | undefined
+      readonly mysql?: Pick<MysqlUploader.Options, "host" | "port" | "username" | "database"> | undefined
       /** when to begin, milliseconds since 1970: for two that begin together */
       readonly at?: number
     }
@@ -44,11 +46,15 @@ const away = Layer.succeed(Uploader, {
 
 const logs = Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger))
 
-const layerOf = ({ database, settings }: Extract<Command, { readonly do: "open" }>) =>
-  AuditLayer.layer(settings).pipe(
-    Layer.provide(database === undefined ? away : SqliteUploader.layer({ filename: database })),
-    Layer.provideMerge(logs)
-  )
+type Open = Extract<Command, { readonly do: "open" }>
+
+const uploaderOf = ({ database, mysql }: Open) => {
+  if (mysql !== undefined) return MysqlUploader.layer(mysql)
+  return database === undefined ? away : SqliteUploader.layer({ filename: database })
+}
+
+const layerOf = (command: Open) =>
+  AuditLayer.layer(command.settings).pipe(Layer.provide(uploaderOf(command)), Layer.provideMerge(logs))
 
 let runtime:
   ManagedRuntime.ManagedRuntime<Layer.Layer.Success<ReturnType<typeof layerOf>>, unknown> | undefined
