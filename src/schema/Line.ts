@@ -3,7 +3,7 @@
  * the Python class that this package replaces (no `event_id`, a local `ts`) are read as well.
  *
  * The Schema of a kind is the contract; appending and delivering use an encoder and a decoder compiled from it,
- * since a Schema's own cost 4 to 10 microseconds an event. test/Line.test.ts proves the two equal.
+ * since a Schema's own cost 4 to 10 microseconds an event. test/line.test.ts proves the two equal.
  *
  * @since 0.1.0
  */
@@ -103,21 +103,34 @@ export const compile = (definition: AuditEvent.Any): Codec => {
       const time = eventTime(epochMillis)
       const line: Record<string, unknown> = { kind: definition.kind, event_id: eventId, ts: time.iso }
       let issues: Array<Issue> | undefined
-      for (const field of fields) {
-        const value = field.encode((input as Record<string, unknown>)[field.name], time)
-        if (value === INVALID) (issues ??= []).push({ field: field.name, expected: field.expected })
-        else line[field.key] = value
+      let i = 0
+      try {
+        for (; i < fields.length; i++) {
+          const field = fields[i]!
+          const value = field.encode((input as Record<string, unknown>)[field.name], time)
+          if (value === INVALID) (issues ??= []).push({ field: field.name, expected: field.expected })
+          else line[field.key] = value
+        }
+      } catch {
+        // a getter of the input, or a Schema of the program, threw
+        ;(issues ??= []).push({ field: fields[i]!.name, expected: fields[i]!.expected })
       }
       return issues === undefined ? Either.right(JSON.stringify(line) + "\n") : Either.left(issues)
     },
     row: (line) => {
       const row = new Array<SqlValue>(fields.length)
       let issues: Array<Issue> | undefined
-      for (let i = 0; i < fields.length; i++) {
-        const field = fields[i]!
-        const value = field.decode(line[field.key], line)
-        if (value === INVALID) (issues ??= []).push({ field: field.key, expected: field.expected })
-        else row[i] = value
+      let i = 0
+      try {
+        for (; i < fields.length; i++) {
+          const field = fields[i]!
+          const value = field.decode(line[field.key], line)
+          if (value === INVALID) (issues ??= []).push({ field: field.key, expected: field.expected })
+          else row[i] = value
+        }
+      } catch {
+        // a Schema of the program threw: that must not stop what stands behind the line
+        ;(issues ??= []).push({ field: fields[i]!.key, expected: fields[i]!.expected })
       }
       return issues === undefined ? Either.right(row) : Either.left(issues)
     }
@@ -292,10 +305,11 @@ const compileField = (
       return fromTime !== undefined && isEmpty(encoded) ? encode(fromTime(time)) : encoded
     },
     decode: (value, line) => {
-      if (fromTime !== undefined && isEmpty(value) && typeof line.ts === "string") {
-        const iso = line.ts
+      const iso = line.ts
+      const millis = fromTime !== undefined && typeof iso === "string" ? Date.parse(iso) : Number.NaN
+      if (fromTime !== undefined && isEmpty(value) && typeof iso === "string" && !Number.isNaN(millis)) {
         // an old line's ts is the wall clock of the machine that wrote it
-        const local = iso.endsWith("Z") ? localWallClock(Date.parse(iso)) : iso.slice(0, 19).replace("T", " ")
+        const local = iso.endsWith("Z") ? localWallClock(millis) : iso.slice(0, 19).replace("T", " ")
         const encoded = encode(fromTime({ iso, local }))
         return encoded === INVALID ? INVALID : decode(encoded)
       }
@@ -398,6 +412,7 @@ const toSql = (value: unknown, wire: unknown): SqlValue => {
   }
   if (value === null) return null
   if (value instanceof Date) return sqlDateTime(value.getTime())
+  if (wire === undefined || wire === null) return null
   if (typeof wire === "string") return wire.toWellFormed()
-  return typeof wire === "number" ? wire : JSON.stringify(wire ?? null)
+  return typeof wire === "number" ? wire : JSON.stringify(wire)
 }
