@@ -271,6 +271,8 @@ describe("the worker's end", () => {
           yield* TestClock.adjust(1)
           assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
           assert.include(yield* Fiber.join(flush), { _tag: "FlushError", waiting: 1 })
+          // nobody would ever answer a later one
+          assert.include(yield* Effect.flip(scheduler.flush), { _tag: "FlushError", waiting: 1 })
         })
       )
       assert.isTrue(

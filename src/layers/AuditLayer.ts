@@ -20,6 +20,7 @@ import * as Instances from "./Instances.js"
 import * as NodeDisk from "./NodeDisk.js"
 import * as QueueFileLayer from "./QueueFile.js"
 import * as SchedulerLayer from "./Scheduler.js"
+import * as StatusFile from "./StatusFile.js"
 
 export type { AppendFailure, OnAppendFailure } from "./AuditLog.js"
 
@@ -121,7 +122,7 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
       yield* check(options, events)
       const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
       const scheduler = { ...options, events, timeZone: options.adopt?.timeZone }
-      const log = AuditLogLayer.layer({ ...options, events }).pipe(
+      const log = Layer.merge(AuditLogLayer.layer({ ...options, events }), StatusFile.layer(shutdown)).pipe(
         Layer.provide(SchedulerLayer.layer({ ...scheduler, shutdown }))
       )
       if (options.instances === undefined) {

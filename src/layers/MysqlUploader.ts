@@ -233,6 +233,7 @@ const insertMissing = (
       warnings.length === warningStatus &&
       warnings.every((_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject))
     yield* session.query(harmless ? "COMMIT" : "ROLLBACK")
-    if (!harmless)
-      yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "not all of them are duplicates" })
+    if (!harmless) {
+      return yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "not all of them are duplicates" })
+    }
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))

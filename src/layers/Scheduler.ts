@@ -73,6 +73,8 @@ export const backoff: Schedule.Schedule<Duration.Duration> = Schedule.exponentia
 /** Delivered lines leave the disk when the queue was idle for this long: sooner would cost a file for each event. */
 const COMPACT_AFTER = Duration.seconds(1)
 
+const CLOSED = new Error("the audit log is closed")
+
 type PassError = UploadError | QueueAccessError
 
 /**
@@ -305,6 +307,7 @@ export const make = (
       Queue.unsafeOffer(wakes, undefined)
     })
 
+    let closed = false
     const drain = Effect.gen(function* () {
       const { next, settled } = yield* queue.progress
       if (next > settled) yield* attempt
@@ -314,7 +317,8 @@ export const make = (
       Effect.gen(function* () {
         yield* shutdown.within(Fiber.interrupt(fiber))
         yield* shutdown.within(drain)
-        yield* failFlushes([...flushes], new Error("the audit log was closed"))
+        closed = true
+        yield* failFlushes([...flushes], CLOSED)
         const { next, settled } = yield* queue.progress
         if (next > settled) {
           yield* Effect.logWarning(
@@ -327,8 +331,10 @@ export const make = (
     return {
       wake,
       flush: Effect.gen(function* () {
+        const { next, settled } = yield* queue.progress
+        if (closed) return yield* new FlushError({ waiting: next - settled, cause: CLOSED })
         const done = yield* Deferred.make<void, FlushError>()
-        const flush: Flush = { target: (yield* queue.progress).next, done }
+        const flush: Flush = { target: next, done }
         flushes.push(flush)
         yield* wake
         yield* Deferred.await(done)
