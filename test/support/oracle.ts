@@ -1,0 +1,182 @@
+/**
+ * A judge outside the process: reads the queue's directory and the database, and says what does not hold. It shares
+ * no code with the library: it knows the format of the files from ARCHITECTURE.md.
+ *
+ * @module
+ */
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { crc32 } from "node:zlib"
+
+/** A queue's directory, as it lies there between two processes. */
+export interface Books {
+  readonly accepted: number
+  readonly delivered: number
+  readonly waiting: number
+  readonly refused: number
+  readonly torn: number
+  readonly missing: number
+  /** event ids of the lines behind the cursor */
+  readonly waitingIds: ReadonlyArray<string>
+  /** event ids of the dead letters, those left out that were retried */
+  readonly deadIds: ReadonlyArray<string>
+}
+
+/** Reads a directory that no process has open. */
+export const readBooks = (directory: string): Books => {
+  const cursor = readCursor(path.join(directory, "cursor"))
+  const segments = fs
+    .readdirSync(directory)
+    .filter((name) => /^\d{20}\.ndjson$/.test(name))
+    .sort()
+    .map((name) => ({
+      first: Number(name.slice(0, 20)),
+      lines: readLines(path.join(directory, name))
+    }))
+  const waiting = segments.flatMap(({ first, lines }) =>
+    lines.filter(
+      ({ offset }) => first > cursor.segment || (first === cursor.segment && offset >= cursor.offset)
+    )
+  )
+  const last = segments.at(-1)
+  const next = Math.max(cursor.settled, last === undefined ? 0 : last.first + last.lines.length)
+  const entries = readLines(path.join(directory, "dead-letter.ndjson")).flatMap(({ text }) => entryOf(text))
+  const retried = new Set(entries.filter(({ type }) => type === "retried").map(({ id }) => id))
+  const letters = entries.flatMap(({ class: cls, id, line, type }) =>
+    type === "letter" && cls !== "torn" && line !== undefined && !retried.has(id) ? [line] : []
+  )
+  return {
+    accepted: next + cursor.surplus,
+    delivered: cursor.delivered,
+    waiting: waiting.length,
+    refused: cursor.refused,
+    torn: cursor.torn,
+    missing: cursor.missing,
+    waitingIds: waiting.flatMap(({ text }) => idOf(text)),
+    deadIds: letters.flatMap(idOf)
+  }
+}
+
+/** What the judge is shown. */
+export interface Evidence {
+  /** ids that the process printed after `record` had returned, of all its lives */
+  readonly acknowledged: ReadonlyArray<string>
+  readonly books: Books
+  /** `event_id` of each row, as a UUID */
+  readonly rows: ReadonlyArray<string>
+  /** how many retries of a dead letter may have been cut short: each may stand in the queue twice, under one id */
+  readonly interruptedRetries?: number
+}
+
+/** What does not hold; nothing if all is well. */
+export const judge = ({
+  acknowledged,
+  books,
+  interruptedRetries = 0,
+  rows
+}: Evidence): ReadonlyArray<string> => {
+  const stored = new Set(rows)
+  const known = new Set([...rows, ...books.waitingIds, ...books.deadIds])
+  const lost = acknowledged.filter((id) => !known.has(id))
+  const both = books.deadIds.filter((id) => stored.has(id))
+  const { accepted, delivered, missing, refused, torn, waiting } = books
+  // a commit that the process did not live to note is delivered again, and stored once
+  const unnoted = rows.length - delivered
+  const claims: ReadonlyArray<readonly [holds: boolean, otherwise: string]> = [
+    [lost.length === 0, `${lost.length} acknowledged events are lost: ${lost.slice(0, 3).join(", ")} ...`],
+    [stored.size === rows.length, `${rows.length - stored.size} events are stored twice`],
+    [both.length <= interruptedRetries, `${both.length} events are stored and among the dead letters`],
+    [
+      accepted === delivered + waiting + refused + torn,
+      `accepted ${accepted} is not delivered ${delivered} + waiting ${waiting} + refused ${refused} + torn ${torn}`
+    ],
+    [missing === 0, `${missing} lines are missing`],
+    [new Set(acknowledged).size === acknowledged.length, "an id was given twice"],
+    [acknowledged.length <= accepted, `${acknowledged.length} acknowledged, but ${accepted} accepted`],
+    [
+      unnoted >= -interruptedRetries && unnoted <= waiting,
+      `${rows.length} rows, but ${delivered} delivered and ${waiting} waiting`
+    ]
+  ]
+  return claims.filter(([holds]) => !holds).map(([, otherwise]) => otherwise)
+}
+
+/** The tables' ids as UUIDs, by a function that runs SQL. */
+export const readRows = async (
+  query: (sql: string) => Promise<ReadonlyArray<unknown>>
+): Promise<ReadonlyArray<string>> => {
+  const rows: Array<string> = []
+  for (const table of ["nano_banana_user_use_log", "nano_banana_user_log"]) {
+    const found = await query(`SELECT LOWER(HEX(event_id)) AS id FROM ${table}`)
+    for (const { id } of found as ReadonlyArray<{ readonly id: string }>) {
+      rows.push(id.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5"))
+    }
+  }
+  return rows
+}
+
+type Cursor = Readonly<
+  Record<
+    | "generation"
+    | "segment"
+    | "offset"
+    | "settled"
+    | "delivered"
+    | "refused"
+    | "torn"
+    | "missing"
+    | "surplus",
+    number
+  >
+>
+
+/** Two slots of 512 bytes: JSON, blanks, eight hexadecimal digits of CRC-32, a line's end. The newer one counts. */
+const readCursor = (file: string): Cursor => {
+  const bytes = fs.readFileSync(file)
+  const slots = [0, 512].flatMap((start) => {
+    const body = bytes.subarray(start, start + 503)
+    const checksum = bytes.toString("latin1", start + 503, start + 511)
+    return crc32(body) === Number.parseInt(checksum, 16) ? [JSON.parse(body.toString()) as Cursor] : []
+  })
+  const [newest] = slots.sort((a, b) => b.generation - a.generation)
+  if (newest === undefined) throw new Error(`both slots of ${file} are damaged`)
+  return newest
+}
+
+/** The lines of a file that may be absent; blank ones mean nothing. */
+const readLines = (file: string) => {
+  const lines: Array<{ readonly offset: number; readonly text: string }> = []
+  if (!fs.existsSync(file)) return lines
+  let offset = 0
+  for (const text of fs.readFileSync(file, "utf8").split("\n")) {
+    if (text !== "") lines.push({ offset, text })
+    offset += Buffer.byteLength(text) + 1
+  }
+  return lines
+}
+
+interface Entry {
+  readonly type: string
+  readonly id: string
+  readonly class?: string
+  readonly line?: string
+}
+
+const entryOf = (text: string): ReadonlyArray<Entry> => {
+  try {
+    return [JSON.parse(text) as Entry]
+  } catch {
+    // cut short by a crash: the letter was written again
+    return []
+  }
+}
+
+const idOf = (line: string): ReadonlyArray<string> => {
+  try {
+    const { event_id } = JSON.parse(line) as { readonly event_id?: string }
+    return event_id === undefined ? [] : [event_id]
+  } catch {
+    // a torn end
+    return []
+  }
+}

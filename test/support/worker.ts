@@ -1,0 +1,59 @@
+/**
+ * The program of the kill and crash tests: fibers that log uses and logins, as fast as the disk lets them, and a
+ * worker that delivers them meanwhile. The id of an event goes to stdout when `record` has returned, so that a judge
+ * outside knows what was acknowledged.
+ *
+ * WORKER_DATABASE: a MySQL URL, or the name of an SQLite file. WORKER_EVENTS: how many events; 0 for "until killed".
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { Config, Effect, Layer, Logger, Redacted } from "effect"
+import { Audit, AuditLayer } from "effect-audit"
+import { MysqlUploader } from "effect-audit/mysql"
+import { SqliteUploader } from "effect-audit/sqlite"
+
+const FIBERS = 16
+
+const UploaderLive = Layer.unwrapEffect(
+  Effect.map(Config.string("WORKER_DATABASE"), (address) =>
+    address.startsWith("mysql:")
+      ? MysqlUploader.layer({ url: Redacted.make(address) })
+      : SqliteUploader.layer({ filename: address })
+  )
+)
+
+// small segments and batches: the more of them, the more there is to break
+const AuditLive = AuditLayer.layerConfig({
+  directory: Config.string("WORKER_DIRECTORY"),
+  segmentBytes: Config.succeed(32 * 1024),
+  batchRecords: Config.succeed(100)
+}).pipe(Layer.provide(UploaderLive))
+
+const logOne = (index: number) =>
+  Effect.gen(function* () {
+    const who = { userName: `用户 ${index % 7}`, deviceName: "studio-3 🖥️" }
+    const { eventId } =
+      index % 5 === 0
+        ? yield* Audit.recordLogin({ ...who, localIp: "10.0.0.5" })
+        : yield* Audit.recordUse({ ...who, prompt: "一只红狐狸\n".repeat(index % 30), status: "success" })
+    yield* Effect.sync(() => process.stdout.write(`${eventId}\n`))
+    // the worker and its database are to keep pace, or it would be an outage
+    yield* Effect.sleep(index % 4)
+  })
+
+const load = Effect.flatMap(Config.integer("WORKER_EVENTS"), (count) =>
+  Effect.forEach(
+    Array.from({ length: FIBERS }, (_, fiber) => fiber),
+    (fiber) =>
+      Effect.iterate(fiber, {
+        while: (index) => count === 0 || index < count,
+        body: (index) => Effect.as(logOne(index), index + FIBERS)
+      }),
+    { concurrency: "unbounded", discard: true }
+  )
+)
+
+Effect.zipRight(load, Audit.flush).pipe(
+  Effect.provide(AuditLive),
+  Effect.provide(Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger))),
+  NodeRuntime.runMain
+)
