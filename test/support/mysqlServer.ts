@@ -51,6 +51,8 @@ export const findServer = (): ServerPrograms | undefined => {
 export interface ServerOptions {
   /** Further arguments of the server; the last one wins. */
   readonly args?: ReadonlyArray<string>
+  /** Those of the first start only. */
+  readonly firstArgs?: ReadonlyArray<string>
   /** Where the data live. The caller's to remove; without it they are gone after `stop`. */
   readonly dataDirectory?: string
 }
@@ -113,10 +115,13 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
 
   let child: ChildProcess | undefined
 
-  const start = async () => {
+  const start = async (more: ReadonlyArray<string> = []) => {
     const log = fs.openSync(file.log, "a")
     // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
-    const started = spawn(programs.server, serverArguments, { stdio: ["ignore", log, log], detached: true })
+    const started = spawn(programs.server, [...serverArguments, ...more], {
+      stdio: ["ignore", log, log],
+      detached: true
+    })
     fs.closeSync(log)
     child = started
     started.unref()
@@ -154,7 +159,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
 
   try {
     if (fs.readdirSync(dataDirectory).length === 0) await initialize(programs, dataDirectory, account, tmp)
-    await start()
+    await start(options.firstArgs)
   } catch (error) {
     await end("SIGKILL")
     await watchdog.dismiss()

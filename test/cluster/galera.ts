@@ -1,0 +1,143 @@
+/**
+ * A MariaDB Galera cluster of three nodes on this machine's loopback.
+ *
+ * @module
+ */
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import { setTimeout as sleep } from "node:timers/promises"
+import type { Connection, RowDataPacket } from "mysql2/promise"
+import { createConnection } from "mysql2/promise"
+import type { MysqlServer } from "../support/mysqlServer.js"
+import { startServer } from "../support/mysqlServer.js"
+import { freePort } from "../support/net.js"
+
+/** One server of the cluster. */
+export interface Node {
+  readonly name: string
+  readonly server: MysqlServer
+  /** Runs a statement on this node, as root, over a connection of its own. */
+  readonly query: <Row>(sql: string) => Promise<Array<Row>>
+  /** Waits until it has all rows, in a primary component of so many nodes. */
+  readonly synced: (size: number) => Promise<void>
+  /** Cuts it off from the others, which it then cannot reach: a component of one, without a quorum. */
+  readonly isolate: () => Promise<void>
+  readonly rejoin: () => Promise<void>
+}
+
+/** Starts three nodes, one after the other (10 to 20 seconds). */
+export const startCluster = async (): Promise<ReadonlyArray<Node>> => {
+  const provider = galera()
+  const ports = await Promise.all(Array.from({ length: 9 }, freePort))
+  const group = ports.slice(0, 3)
+  const nodes: Array<Node> = []
+  try {
+    for (const [index, port] of group.entries()) {
+      const [transfer, receive] = [ports[3 + index]!, ports[6 + index]!]
+      const node = nodeOf(
+        `n${index + 1}`,
+        await startServer({
+          args: [
+            "--binlog-format=ROW",
+            "--default-storage-engine=InnoDB",
+            "--innodb-autoinc-lock-mode=2",
+            "--wsrep-on=ON",
+            `--wsrep-provider=${provider}`,
+            "--wsrep-cluster-name=audit",
+            `--wsrep-cluster-address=gcomm://${group.map((port) => `127.0.0.1:${port}`).join(",")}`,
+            `--wsrep-node-name=n${index + 1}`,
+            `--wsrep-node-address=127.0.0.1:${port}`,
+            "--wsrep-sst-method=rsync",
+            `--wsrep-sst-receive-address=127.0.0.1:${receive}`,
+            `--wsrep-provider-options=${[
+              `gmcast.listen_addr=tcp://127.0.0.1:${port}`,
+              `ist.recv_addr=127.0.0.1:${transfer}`,
+              `ist.recv_bind=127.0.0.1:${transfer}`,
+              "gcache.size=32M",
+              "evs.suspect_timeout=PT3S",
+              "evs.inactive_timeout=PT6S",
+              "evs.install_timeout=PT6S",
+              "pc.announce_timeout=PT3S"
+            ].join(";")}`
+          ],
+          firstArgs: index === 0 ? ["--wsrep-new-cluster"] : []
+        })
+      )
+      nodes.push(node)
+      await node.synced(nodes.length)
+    }
+    return nodes
+  } catch (error) {
+    await stopCluster(nodes)
+    throw error
+  }
+}
+
+/** Ends all nodes. Nobody needs their data: the last ones would wait for a quorum. */
+export const stopCluster = async (nodes: ReadonlyArray<Node>): Promise<void> => {
+  for (const { server } of nodes) await server.kill9()
+  for (const { server } of nodes) await server.stop()
+}
+
+const nodeOf = (name: string, server: MysqlServer): Node => {
+  const query = async <Row>(sql: string): Promise<Array<Row>> => {
+    const connection: Connection = await createConnection({ uri: server.rootUrl, connectTimeout: 2000 })
+    try {
+      const [rows] = await connection.query<Array<RowDataPacket>>(sql)
+      return rows as Array<Row>
+    } finally {
+      connection.destroy()
+    }
+  }
+  const isSynced = async (size: number) => {
+    const rows = await query<{ Variable_name: string; Value: string }>("SHOW STATUS LIKE 'wsrep_%'")
+    const status = new Map(rows.map((row) => [row.Variable_name, row.Value]))
+    return (
+      status.get("wsrep_local_state_comment") === "Synced" &&
+      status.get("wsrep_cluster_status") === "Primary" &&
+      status.get("wsrep_cluster_size") === String(size)
+    )
+  }
+  const setIsolated = (isolated: 0 | 1) => async () => {
+    await query(`SET GLOBAL wsrep_provider_options = 'gmcast.isolate=${isolated}'`)
+  }
+  return {
+    name,
+    server,
+    query,
+    synced: async (size) => {
+      for (const deadline = Date.now() + 90_000; ;) {
+        if (await isSynced(size).catch(() => false)) return
+        if (Date.now() > deadline) throw new Error(`${name} has not joined the cluster`)
+        await sleep(100)
+      }
+    },
+    isolate: setIsolated(1),
+    rejoin: setIsolated(0)
+  }
+}
+
+const PACKAGES = ["mariadb-server", "galera-4", "rsync"]
+
+/** The path of the library; Debian's packages are installed where we may. */
+const galera = (): string => {
+  const find = () =>
+    ["/usr/lib/galera", "/usr/lib64/galera-4", "/usr/lib64/galera"]
+      .map((directory) => `${directory}/libgalera_smm.so`)
+      .find((file) => fs.existsSync(file))
+  const isComplete = () =>
+    ["mariadbd", "rsync"].every((name) => spawnSync(name, ["--version"]).error === undefined)
+  const found = find()
+  if (found !== undefined && isComplete()) return found
+
+  const whatToDo = `The cluster needs MariaDB with Galera, and rsync: apt-get install ${PACKAGES.join(" ")}.`
+  if (process.getuid?.() !== 0 || !fs.existsSync("/usr/bin/apt-get")) throw new Error(whatToDo)
+  console.log(`Installing ${PACKAGES.join(", ")}.`)
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" }
+  for (const args of [["update"], ["install", "--no-install-recommends", ...PACKAGES]]) {
+    spawnSync("apt-get", ["-q", "-y", ...args], { stdio: ["ignore", "ignore", "inherit"], env })
+  }
+  const installed = find()
+  if (installed === undefined || !isComplete()) throw new Error(whatToDo)
+  return installed
+}
