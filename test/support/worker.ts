@@ -4,6 +4,7 @@
  * outside knows what was acknowledged.
  *
  * WORKER_DATABASE: a MySQL URL, or the name of an SQLite file. WORKER_EVENTS: how many events; 0 for "until killed".
+ * WORKER_THEN: `flush` and end (the default), just `end`, or `stay` for a signal.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Config, Effect, Layer, Logger, Redacted } from "effect"
@@ -12,6 +13,7 @@ import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
 
 const FIBERS = 16
+const SHUTDOWN_TIMEOUT = "2 seconds"
 
 const UploaderLive = Layer.unwrapEffect(
   Effect.map(Config.string("WORKER_DATABASE"), (address) =>
@@ -25,7 +27,8 @@ const UploaderLive = Layer.unwrapEffect(
 const AuditLive = AuditLayer.layerConfig({
   directory: Config.string("WORKER_DIRECTORY"),
   segmentBytes: Config.succeed(32 * 1024),
-  batchRecords: Config.succeed(100)
+  batchRecords: Config.succeed(100),
+  shutdownTimeout: Config.succeed(SHUTDOWN_TIMEOUT)
 }).pipe(Layer.provide(UploaderLive))
 
 const logOne = (index: number) =>
@@ -52,8 +55,18 @@ const load = Effect.flatMap(Config.integer("WORKER_EVENTS"), (count) =>
   )
 )
 
-Effect.zipRight(load, Audit.flush).pipe(
+const then = Config.literal(
+  "flush",
+  "end",
+  "stay"
+)("WORKER_THEN").pipe(
+  Config.withDefault("flush"),
+  Effect.flatMap((then) => ({ flush: Audit.flush, end: Effect.void, stay: Effect.never })[then])
+)
+
+Effect.zipRight(load, then).pipe(
   Effect.provide(AuditLive),
   Effect.provide(Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger))),
-  NodeRuntime.runMain
+  // the pretty logger writes to stdout, where the ids go
+  NodeRuntime.runMain({ disablePrettyLogger: true })
 )

@@ -1,0 +1,148 @@
+/** How a program starts, ends and is ended, whatever its database does: real processes, real signals. */
+import { Effect } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { beforeAll, describe, expect, onTestFinished, test, vi } from "vitest"
+import { bundle } from "./support/bundle.js"
+import { migratedDatabase } from "./support/mysql.js"
+import { refusingPort, silentServer } from "./support/net.js"
+import { judge, readBooks, readRows } from "./support/oracle.js"
+import { start, temporaryDirectory } from "./support/program.js"
+import { openSqlite } from "./support/sqlite.js"
+
+const EVENTS = 50
+/** that of the worker, and the second that everything else may take */
+const END_WITHIN = 2000 + 1000
+const MARKER = "红狐狸"
+
+let worker: string
+beforeAll(async () => {
+  worker = await bundle("test/support/worker.ts")
+  return () => fs.rmSync(worker)
+})
+
+/** Runs workers in a directory of their own. */
+const workplace = () => {
+  const { path: cwd, remove } = temporaryDirectory()
+  onTestFinished(remove)
+  const directory = path.join(cwd, "audit")
+  const acknowledged: Array<string> = []
+  return {
+    cwd,
+    directory,
+    acknowledged,
+    /** Starts one and waits until its events are acknowledged. */
+    startAndLog: async (database: string, then: "flush" | "end" | "stay") => {
+      const program = start(worker, {
+        cwd,
+        env: {
+          WORKER_DIRECTORY: directory,
+          WORKER_DATABASE: database,
+          WORKER_EVENTS: String(EVENTS),
+          WORKER_THEN: then
+        }
+      })
+      await program.prints(new RegExp(`(?:.+\\n){${EVENTS}}`))
+      acknowledged.push(...program.stdout().trim().split("\n"))
+      return program
+    },
+    /** the content of all files of the queue */
+    content: () =>
+      fs
+        .readdirSync(directory, { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isFile())
+        .map((entry) => fs.readFileSync(path.join(entry.parentPath, entry.name), "utf8"))
+        .join("\n")
+  }
+}
+
+/** What keeps events from being delivered. */
+const troubles: Record<string, (url: string) => Promise<string>> = {
+  "nobody listening": async (url) => {
+    const { port } = await refusingPort()
+    return Object.assign(new URL(url), { port: String(port) }).href
+  },
+  "a wrong password": async (url) => Object.assign(new URL(url), { password: "wrong" }).href,
+  "a server that stays silent": async (url) => {
+    const server = await silentServer()
+    onTestFinished(server.close)
+    return Object.assign(new URL(url), { port: String(server.port) }).href
+  }
+}
+
+describe.for(Object.entries(troubles))("with %s", ([_, trouble]) => {
+  test.for([
+    ["it starts, logs and ends by itself", undefined],
+    ["it ends by SIGTERM", "SIGTERM"]
+  ] as const)("%s, and the next start delivers", async ([_, signal]) => {
+    const database = await migratedDatabase()
+    onTestFinished(database.drop)
+    const { acknowledged, directory, startAndLog } = workplace()
+
+    const program = await startAndLog(await trouble(database.url), signal === undefined ? "end" : "stay")
+    const asked = Date.now()
+    if (signal !== undefined) program.kill(signal)
+    const ended = await program.ended
+    expect(Date.now() - asked).toBeLessThan(END_WITHIN)
+    expect(ended).toMatchObject({ code: 0, signal: null })
+    expect(ended.stderr).toContain(`${EVENTS} events wait on disk for the next start`)
+    expect(readBooks(directory)).toMatchObject({ accepted: EVENTS, waiting: EVENTS })
+
+    const next = await startAndLog(database.url, "flush")
+    expect(await next.ended).toMatchObject({ code: 0 })
+    const [books, rows] = [readBooks(directory), await readRows(database.query)]
+    expect(judge({ acknowledged, books, rows })).toEqual([])
+    expect(books).toMatchObject({ accepted: 2 * EVENTS, delivered: 2 * EVENTS, waiting: 0 })
+  })
+})
+
+test.for(["SIGINT", "SIGTERM"] as const)("%s drains, and the program exits with 0", async (signal) => {
+  const { acknowledged, cwd, directory, startAndLog } = workplace()
+  const server = path.join(cwd, "server")
+  const program = await startAndLog(path.join(server, "audit.db"), "stay")
+  expect(readBooks(directory)).toMatchObject({ accepted: EVENTS, delivered: 0 })
+  // the next try is seconds away: only the drain can deliver
+  fs.mkdirSync(server)
+  program.kill(signal)
+  expect(await program.ended).toMatchObject({ code: 0, signal: null })
+  const books = readBooks(directory)
+  const rows = await Effect.runPromise(
+    Effect.scoped(
+      Effect.flatMap(openSqlite(path.join(server, "audit.db")), (query) =>
+        Effect.promise(() => readRows((sql) => Effect.runPromise(query(sql))))
+      )
+    )
+  )
+  expect(judge({ acknowledged, books, rows })).toEqual([])
+  expect(books).toMatchObject({ accepted: EVENTS, delivered: EVENTS, waiting: 0 })
+})
+
+test("a signal at any moment of a delivery ends it in order", async () => {
+  const database = await migratedDatabase()
+  onTestFinished(database.drop)
+  const { acknowledged, directory, startAndLog } = workplace()
+  for (const moment of [0, 5, 10, 20, 40, 80]) {
+    const program = await startAndLog(database.url, "stay")
+    await sleep(moment)
+    program.kill("SIGTERM")
+    expect(await program.ended).toMatchObject({ code: 0, signal: null })
+    const [books, rows] = [readBooks(directory), await readRows(database.query)]
+    expect(judge({ acknowledged, books, rows }), `after ${moment} ms`).toEqual([])
+    expect(books, `after ${moment} ms`).toMatchObject({ waiting: 0, delivered: rows.length })
+  }
+})
+
+test("after a complete delivery and an idle second, no event is left in the directory", async () => {
+  const database = await migratedDatabase()
+  onTestFinished(database.drop)
+  const { content, directory, startAndLog } = workplace()
+  const program = await startAndLog(database.url, "stay")
+  await vi.waitFor(async () => expect(await readRows(database.query)).toHaveLength(EVENTS), {
+    timeout: 10_000
+  })
+  await vi.waitFor(() => expect(content()).not.toContain(MARKER), { timeout: 3000, interval: 100 })
+  expect(fs.readdirSync(directory).filter((name) => name.endsWith(".ndjson"))).toEqual([])
+  program.kill("SIGTERM")
+  expect(await program.ended).toMatchObject({ code: 0 })
+})
