@@ -1,0 +1,84 @@
+/** `effect-audit doctor`: everything that delivery needs, one line each. */
+import { Command } from "@effect/cli"
+import { Effect, Option } from "effect"
+import { ownerOf } from "../internal/inspect.js"
+import { Disk } from "../services/Disk.js"
+import { endWith, ExitCode } from "./exit.js"
+import type { Finding } from "./findings.js"
+import { describeFinding, failure, ok, warning } from "./findings.js"
+import { formatBytes } from "./format.js"
+import { loadDoctor } from "./mysql.js"
+import { database, databaseOf, directory, events, json, kindsOf, settingsOf } from "./settings.js"
+import { print, printJson } from "./terminal.js"
+
+export const doctor = Command.make("doctor", { directory, json, events, ...database }, (options) =>
+  Effect.gen(function* () {
+    const settings = yield* settingsOf(options.directory)
+    const levels = new Set<Finding["level"]>()
+    const report = (finding: Finding) => {
+      levels.add(finding.level)
+      return options.json ? printJson(finding) : print(describeFinding(finding))
+    }
+    for (const finding of yield* checkDirectory(settings)) yield* report(finding)
+    if (Option.isNone(options.url) && Option.isNone(options.database)) {
+      yield* report(warning("database", "not checked: name it by --url or AUDIT_MYSQL_URL"))
+    } else {
+      const { examine } = yield* loadDoctor
+      const kinds = yield* kindsOf(options.events)
+      yield* examine(yield* databaseOf(options), kinds, report)
+    }
+    if (levels.has("failure")) return yield* endWith(ExitCode.needsOperator)
+  })
+).pipe(
+  Command.withDescription(
+    "Check directory, disk and lock, and of the database: name, connection, TLS, login, rights, tables, keys, clock"
+  )
+)
+
+const checkDirectory = (settings: {
+  readonly directory: string
+  readonly minFreeBytes?: number | undefined
+  readonly unsafeFileSystem?: boolean | undefined
+}) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const { directory, minFreeBytes = 128 * 1024 * 1024, unsafeFileSystem = false } = settings
+    const info = yield* disk.info(directory)
+    if (info === undefined)
+      return [warning("directory", `${directory} does not exist yet: the first start makes it`)]
+    if (info.type !== "directory")
+      return [failure("directory", `${directory} is no directory: give another path`)]
+
+    const mode = info.mode.toString(8)
+    const volume = yield* disk.volume(directory)
+    const owner = yield* ownerOf(disk, directory)
+    return [
+      (info.mode & 0o002) !== 0
+        ? failure("directory", `everybody may write to ${directory} (${mode}): chmod 700`)
+        : (info.mode & 0o077) !== 0
+          ? warning(
+              "directory",
+              `others may read ${directory} (${mode}), which holds personal data: chmod 700`
+            )
+          : ok("directory", `${directory} (${mode})`),
+      volume.network
+        ? (unsafeFileSystem ? warning : failure)(
+            "file system",
+            `${volume.type} is shared over a network, where locks and fsync cannot be trusted: use a local disk`
+          )
+        : EPHEMERAL.has(volume.type)
+          ? warning(
+              "file system",
+              `${volume.type} does not outlive the machine or container: use a volume on a disk`
+            )
+          : ok("file system", volume.type),
+      volume.freeBytes < minFreeBytes
+        ? failure("disk", `${formatBytes(volume.freeBytes)} free, less than minFreeBytes: free the disk`)
+        : ok("disk", `${formatBytes(volume.freeBytes)} free`),
+      owner === undefined
+        ? ok("lock", "free: no program owns the queue")
+        : ok("lock", `process ${owner.pid ?? "unknown"} owns the queue`)
+    ]
+  })
+
+const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])

@@ -1,0 +1,111 @@
+/** `effect-audit tail` and `show`: events as they stand in the queue. */
+import { Args, Command, Options } from "@effect/cli"
+import { Effect, Option, Stream } from "effect"
+import * as deadLetterFile from "../internal/deadLetters.js"
+import { eventIdOfLine } from "../internal/eventId.js"
+import { ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/inspect.js"
+import { Disk } from "../services/Disk.js"
+import { usageError } from "./exit.js"
+import { visible } from "./format.js"
+import { maskEvent, type Masked } from "./mask.js"
+import type { Queue } from "./settings.js"
+import { directory, json, queuesOf, reveal } from "./settings.js"
+import { paint, print, printJson } from "./terminal.js"
+
+const count = Options.integer("number").pipe(
+  Options.withAlias("n"),
+  Options.withDefault(10),
+  Options.withDescription("How many events, the newest ones")
+)
+
+/** An event that waits, masked. */
+interface Shown extends Masked {
+  readonly queue: string | undefined
+  readonly eventId: string | undefined
+  /** segment and offset of its line */
+  readonly position: string
+  readonly sequence: number
+}
+
+export const tail = Command.make("tail", { directory, json, reveal, count }, (options) =>
+  Effect.gen(function* () {
+    for (const queue of yield* queuesOf(options.directory)) {
+      const newest = Stream.takeRight(waitingIn(queue, options.reveal), Math.max(0, options.count))
+      yield* Stream.runForEach(newest, (event) => (options.json ? printJson(event) : print(inOneLine(event))))
+    }
+  })
+).pipe(Command.withDescription("The newest events that wait in the queue"))
+
+const id = Args.text({ name: "id" }).pipe(
+  Args.withDescription("The id of an event, or where its line stands: segment:offset")
+)
+
+export const show = Command.make("show", { directory, json, reveal, id }, (options) =>
+  Effect.gen(function* () {
+    for (const queue of yield* queuesOf(options.directory)) {
+      const isMeant = ({ eventId, position }: Shown) =>
+        eventId === options.id.toLowerCase() || position === options.id
+      const found = yield* Stream.runHead(Stream.filter(waitingIn(queue, options.reveal), isMeant))
+      if (Option.isSome(found)) {
+        yield* options.json ? printJson(found.value) : print(...inFull(found.value))
+        return
+      }
+      if (yield* isDead(queue, options.id)) {
+        return yield* usageError(`${options.id} is a dead letter: see "effect-audit dead show".`)
+      }
+    }
+    return yield* usageError(`No event ${options.id} waits: it is delivered, or was never recorded.`)
+  })
+).pipe(Command.withDescription("One event that waits in the queue"))
+
+const waitingIn = ({ directory, name }: Queue, isRevealed: boolean) =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      const disk = yield* Disk
+      const queueId = yield* queueIdOf(disk, directory)
+      const found = yield* snapshot(disk, directory, yield* ownerOf(disk, directory))
+      return Stream.map(waitingLines(disk, found), (line): Shown => {
+        const masked = maskEvent(line.bytes, { reveal: isRevealed, oversize: line.oversize })
+        const { event } = masked
+        const derived = Option.map(queueId, (_) => eventIdOfLine(_, line))
+        return {
+          queue: name,
+          eventId:
+            typeof event?.event_id === "string" || event === undefined
+              ? (event?.event_id as string | undefined)
+              : Option.getOrUndefined(derived),
+          position: deadLetterFile.idOf(line),
+          sequence: line.sequence,
+          ...masked
+        }
+      })
+    })
+  )
+
+const isDead = ({ directory }: Queue, id: string) =>
+  Effect.gen(function* () {
+    const letters = yield* deadLetterFile.make(yield* Disk, `${directory}/dead-letter.ndjson`, directory)
+    return (yield* letters.open((letter) => letter.id === id)).length > 0
+  })
+
+const inOneLine = ({ event, eventId, position, queue, text }: Shown): string => {
+  const where = queue === undefined ? "" : `${queue} `
+  if (event === undefined) return `${where}${position}  ${text ?? ""}`
+  const { event_id: _, kind, ts, ...fields } = event
+  const time = visible(typeof ts === "string" ? ts : "-")
+  return `${where}${paint("dim", time)}  ${paint("cyan", visible(String(kind)))}  ${eventId ?? position}  ${visible(JSON.stringify(fields))}`
+}
+
+const inFull = ({ event, eventId, position, queue, sequence, text }: Shown): ReadonlyArray<string> => [
+  `${paint("bold", eventId ?? position)}${queue === undefined ? "" : ` in ${queue}`}, number ${sequence}, at ${position}`,
+  ...(event === undefined ? [text ?? ""] : fieldsOf(event))
+]
+
+/** The fields of an event, a line for each. */
+export const fieldsOf = (event: Readonly<Record<string, unknown>>): ReadonlyArray<string> => {
+  const width = Math.max(0, ...Object.keys(event).map((key) => key.length))
+  return Object.entries(event).map(([key, value]) => {
+    const text = typeof value === "string" ? value : JSON.stringify(value)
+    return `  ${paint("dim", visible(key).padEnd(width))}  ${visible(text)}`
+  })
+}

@@ -1,0 +1,25 @@
+/** The lines of `doctor` and `verify`: what was looked at, how it is, and how to mend it. */
+import { visible } from "./format.js"
+import { paint } from "./terminal.js"
+
+export interface Finding {
+  readonly level: "ok" | "warning" | "failure"
+  readonly subject: string
+  /** what was found; if it is not ok, with the way to mend it */
+  readonly text: string
+}
+
+export const ok = (subject: string, text: string): Finding => ({ level: "ok", subject, text })
+export const warning = (subject: string, text: string): Finding => ({ level: "warning", subject, text })
+export const failure = (subject: string, text: string): Finding => ({ level: "failure", subject, text })
+
+const MARKS = {
+  ok: ["green", "ok     "],
+  warning: ["yellow", "warning"],
+  failure: ["red", "failure"]
+} as const
+
+export const describeFinding = ({ level, subject, text }: Finding): string => {
+  const [colour, mark] = MARKS[level]
+  return `${paint(colour, mark)}  ${paint("bold", visible(subject))}: ${visible(text)}`
+}

@@ -1,0 +1,166 @@
+/** `effect-audit flush`: delivers what waits when no program does. */
+import { Command } from "@effect/cli"
+import { Duration, Effect, Exit, Fiber, Layer } from "effect"
+import { objectOf } from "../internal/books.js"
+import { make as makeShutdown } from "../internal/shutdown.js"
+import * as QueueFileLayer from "../layers/QueueFile.js"
+import * as SchedulerLayer from "../layers/Scheduler.js"
+import * as StatusFile from "../layers/StatusFile.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { UploadError, type FlushError } from "../schema/Errors.js"
+import { QueueFile, type Position } from "../services/QueueFile.js"
+import { Scheduler } from "../services/Scheduler.js"
+import { endWith, ExitCode, usageError } from "./exit.js"
+import { counted, formatCount, formatSpan } from "./format.js"
+import { loadMysql } from "./mysql.js"
+import type { Queue } from "./settings.js"
+import { database, databaseOf, directory, events, json, kindsOf, queuesOf, settingsOf } from "./settings.js"
+import { isTerminal, makeCanvas, paint, print, printJson, say } from "./terminal.js"
+
+export const flush = Command.make("flush", { directory, json, events, ...database }, (options) =>
+  Effect.gen(function* () {
+    const queues = yield* queuesOf(options.directory)
+    const settings = yield* settingsOf(options.directory)
+    const kinds = yield* kindsOf(options.events)
+    const MysqlUploader = yield* loadMysql
+    const uploader = MysqlUploader.layer(yield* databaseOf(options))
+
+    let code: ExitCode = ExitCode.fine
+    for (const queue of queues) {
+      const shutdown = yield* makeShutdown(settings.shutdownTimeout ?? "5 seconds")
+      const queueFile = QueueFileLayer.layer({
+        ...settings,
+        adopt: undefined,
+        directory: queue.directory,
+        shutdown
+      })
+      const scheduler = SchedulerLayer.layer({
+        ...settings,
+        events: kinds,
+        timeZone: settings.adopt?.timeZone,
+        shutdown
+      })
+      const worker = StatusFile.layer(shutdown).pipe(Layer.provideMerge(scheduler), Layer.provide(uploader))
+      const outcome = yield* Effect.zipRight(
+        refuseUnknownKinds(kinds),
+        Effect.provide(deliver(queue), worker)
+      ).pipe(
+        Effect.provide(queueFile),
+        Effect.catchTag("QueueLocked", ({ pid }) =>
+          Effect.as(
+            say(`${queue.directory}: process ${pid ?? "unknown"} owns the queue, and delivers it itself.`),
+            { delivered: 0, dead: 0, waiting: 0, failure: undefined, owner: pid }
+          )
+        )
+      )
+      yield* options.json ? printJson({ queue: queue.name, ...outcome }) : print(...describe(queue, outcome))
+      code = Math.max(code, codeOf(outcome)) as ExitCode
+    }
+    if (code !== ExitCode.fine) return yield* endWith(code)
+  })
+).pipe(
+  Command.withDescription(
+    "Deliver what waits, when no program owns the queue. Exit code: 1 if the database cannot be reached, 2 if it needs " +
+      "an operator or refused events."
+  )
+)
+
+interface Outcome {
+  readonly delivered: number
+  readonly dead: number
+  readonly waiting: number
+  readonly failure: { readonly class: string; readonly code: string; readonly reason: string } | undefined
+  /** the process that has the queue */
+  readonly owner?: number | undefined
+}
+
+const codeOf = ({ dead, failure }: Outcome): ExitCode => {
+  if (failure?.class === "operator" || dead > 0) return ExitCode.needsOperator
+  return failure === undefined ? ExitCode.fine : ExitCode.lagging
+}
+
+const describe = (
+  queue: Queue,
+  { dead, delivered, failure, owner, waiting }: Outcome
+): ReadonlyArray<string> => {
+  if (owner !== undefined) return []
+  const where = queue.name === undefined ? "" : `${queue.name}: `
+  const refused = dead === 0 ? "" : `, ${counted(dead, "dead letter")}: see "effect-audit dead list"`
+  const rest =
+    failure === undefined ? "" : `, ${formatCount(waiting)} wait: ${failure.reason} (${failure.code})`
+  return [`${where}${formatCount(delivered)} delivered${refused}${rest}`]
+}
+
+/** Without its class an event would become a dead letter, though nothing is wrong with it. */
+const refuseUnknownKinds = (kinds: ReadonlyArray<AuditEvent.Any>) =>
+  Effect.gen(function* () {
+    const queue = yield* QueueFile
+    const known = new Set(kinds.map(({ kind }) => kind))
+    let from: Position | undefined
+    for (;;) {
+      const batch = yield* queue.take({ from, maxRecords: 10_000, maxBytes: 1 << 20 })
+      if (batch.records.length === 0) return
+      for (const { bytes, problem } of batch.records) {
+        const kind = problem === undefined ? objectOf(bytes)?.kind : undefined
+        if (typeof kind === "string" && !known.has(kind)) {
+          return yield* usageError(
+            `An event of kind ${JSON.stringify(kind)} waits: name the module that exports its class by --events, or ` +
+              `start the program that records it.`
+          )
+        }
+      }
+      from = batch.end
+    }
+  })
+
+const deliver = (target: Queue) =>
+  Effect.gen(function* () {
+    const queue = yield* QueueFile
+    const scheduler = yield* Scheduler
+    const before = yield* queue.status
+    const progress = yield* Effect.fork(drawProgress(queue, target))
+    const exit = yield* Effect.exit(scheduler.flush)
+    yield* Fiber.interrupt(progress)
+    const after = yield* queue.status
+    return {
+      delivered: after.delivered - before.delivered,
+      dead: after.dead - before.dead,
+      waiting: after.waiting,
+      failure: Exit.isSuccess(exit) ? undefined : yield* failureOf(exit)
+    } satisfies Outcome
+  })
+
+const failureOf = (exit: Exit.Failure<void, FlushError>) =>
+  Effect.flip(exit).pipe(
+    Effect.map(({ cause, message }) =>
+      cause instanceof UploadError
+        ? { class: cause.class, code: cause.code, reason: cause.reason }
+        : { class: "transient", code: "UNKNOWN", reason: message }
+    ),
+    Effect.orDie
+  )
+
+const BAR = 30
+
+/** A bar with the rate and the time left, on a terminal. */
+const drawProgress = (queue: QueueFile["Type"], { name }: Queue) =>
+  Effect.gen(function* () {
+    if (!isTerminal(process.stderr)) return
+    const canvas = makeCanvas(process.stderr)
+    const { next, settled: start } = yield* queue.progress
+    const began = Date.now()
+    const draw = Effect.gen(function* () {
+      const { settled } = yield* queue.progress
+      const done = settled - start
+      const share = next === start ? 1 : done / (next - start)
+      const seconds = (Date.now() - began) / 1000
+      const rate = seconds > 0 ? done / seconds : 0
+      const left = rate > 0 ? `, ${formatSpan(((next - settled) / rate) * 1000)} left` : ""
+      const filled = Math.round(share * BAR)
+      yield* canvas.draw([
+        `${name === undefined ? "" : `${name} `}${paint("green", "█".repeat(filled))}${"░".repeat(BAR - filled)} ` +
+          `${formatCount(done)} of ${counted(next - start, "event")}, ${formatCount(rate)} a second${left}`
+      ])
+    })
+    return yield* Effect.ensuring(Effect.forever(Effect.zipRight(draw, Effect.sleep(Duration.millis(100)))), draw)
+  })

@@ -1,0 +1,79 @@
+/** Numbers, times and texts as people read them. */
+import { stripVTControlCharacters } from "node:util"
+
+const LARGE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 })
+
+export const formatCount = (count: number): string => LARGE.format(count)
+
+/** `1 event`, `1,204 events` */
+export const counted = (count: number, noun: string): string =>
+  `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`
+
+export const formatBytes = (bytes: number): string => {
+  const units = ["B", "kB", "MB", "GB", "TB"]
+  const step = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(bytes) / 3))
+  const value = bytes / 1000 ** step
+  return `${step === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${units[step]!}`
+}
+
+/** The two largest units of a span: `41 s`, `3 min 5 s`, `2 d 4 h`. */
+export const formatSpan = (millis: number): string => {
+  let seconds = Math.max(0, Math.round(millis / 1000))
+  const parts: Array<string> = []
+  for (const [unit, size] of UNITS) {
+    const count = Math.floor(seconds / size)
+    if (count > 0) parts.push(`${count} ${unit}`)
+    seconds -= count * size
+    if (parts.length > 0 && (parts.length === 2 || count === 0)) break
+  }
+  return parts.length === 0 ? "0 s" : parts.join(" ")
+}
+
+const UNITS = [
+  ["d", 86_400],
+  ["h", 3600],
+  ["min", 60],
+  ["s", 1]
+] as const
+
+/**
+ * A text that may come from anybody, for a terminal: whatever could move the cursor, change the colours or turn the
+ * direction of writing is shown as its code.
+ */
+export const visible = (text: string): string =>
+  text.replace(UNSAFE, (character) => {
+    const code = character.codePointAt(0)!
+    return code > 0xff
+      ? `\\u${code.toString(16).padStart(4, "0")}`
+      : `\\x${code.toString(16).padStart(2, "0")}`
+  })
+
+// control characters, marks and overrides of direction, line and paragraph separators, lone surrogates
+const UNSAFE = /[\p{Cc}\p{Cs}\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu
+
+/** How many columns of a terminal a text takes: two for the wide characters of East Asia and for pictures. */
+export const widthOf = (text: string): number => {
+  let width = 0
+  for (const character of stripVTControlCharacters(text))
+    width += ZERO_WIDTH.test(character) ? 0 : WIDE.test(character) ? 2 : 1
+  return width
+}
+
+const ZERO_WIDTH = /^\p{M}$/u
+const WIDE =
+  /^[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]$/u
+
+/** Columns under each other; the last one is not padded. */
+export const formatTable = (rows: ReadonlyArray<ReadonlyArray<string>>): ReadonlyArray<string> => {
+  const widths = (rows[0] ?? []).map((_, column) =>
+    Math.max(...rows.map((row) => widthOf(row[column] ?? "")))
+  )
+  return rows.map((row) =>
+    row
+      .map((cell, column) =>
+        column === row.length - 1 ? cell : cell + " ".repeat(widths[column]! - widthOf(cell))
+      )
+      .join("  ")
+      .trimEnd()
+  )
+}

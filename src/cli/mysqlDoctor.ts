@@ -1,0 +1,199 @@
+/** What `doctor` asks of MySQL or MariaDB, step by step: the first that fails says where to look. */
+import type { SqlError } from "@effect/sql/SqlError"
+import { Effect, Either } from "effect"
+import * as dns from "node:dns/promises"
+import * as net from "node:net"
+import type { Endpoint, Session } from "../internal/mysqlConnection.js"
+import { endpointsOf, open } from "../internal/mysqlConnection.js"
+import { classify } from "../internal/mysqlErrors.js"
+import { columnsOf, eventKeysOf } from "../internal/mysqlTable.js"
+import { EVENT_ID, EVENT_TIME, tableName } from "../internal/sqlTable.js"
+import type * as MysqlUploader from "../layers/MysqlUploader.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import type { Finding } from "./findings.js"
+import { failure, ok, warning } from "./findings.js"
+import { formatBytes } from "./format.js"
+
+type Report = (finding: Finding) => Effect.Effect<void>
+
+/** Examines each server, as far as it can be reached. */
+export const examine = (
+  options: MysqlUploader.Options,
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  report: Report
+): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    const endpoints = yield* Effect.either(endpointsOf(options))
+    if (Either.isLeft(endpoints)) return yield* report(failure("database", endpoints.left.reason))
+    for (const endpoint of endpoints.right) {
+      if (!(yield* reach(endpoint, report))) continue
+      const result = yield* Effect.either(Effect.scoped(examineServer(endpoint, options, kinds, report)))
+      if (Either.isRight(result)) continue
+      const { code, reason } = classify(result.left.cause, endpoint)
+      yield* report(failure("login", `${reason} (${code})`))
+    }
+  })
+
+/** Name and port, by hand: the driver would not say which of them it was. */
+const reach = ({ address, host }: Endpoint, report: Report) =>
+  Effect.gen(function* () {
+    const found = yield* Effect.either(
+      Effect.tryPromise(() => dns.lookup(address.host)).pipe(Effect.timeout("5 seconds"))
+    )
+    if (Either.isLeft(found)) {
+      yield* report(
+        failure("name", `${address.host} is not known here: correct it, or mend the name service`)
+      )
+      return false
+    }
+    yield* report(ok("name", `${address.host} is ${found.right.address}`))
+    const connected = yield* Effect.either(connect(found.right.address, address.port))
+    yield* report(
+      Either.isRight(connected)
+        ? ok("connect", host)
+        : failure(
+            "connect",
+            `${host} does not answer (${connected.left}): is it running, and does a firewall let us through?`
+          )
+    )
+    return Either.isRight(connected)
+  })
+
+const connect = (host: string, port: number): Effect.Effect<void, string> =>
+  Effect.async<void, string>((resume) => {
+    const socket = net.connect({ host, port })
+    socket.once("connect", () => {
+      socket.destroy()
+      resume(Effect.void)
+    })
+    socket.once("error", (error: NodeJS.ErrnoException) => resume(Effect.fail(error.code ?? error.message)))
+    return Effect.sync(() => socket.destroy())
+  }).pipe(Effect.timeoutFail({ duration: "5 seconds", onTimeout: () => "ETIMEDOUT" }))
+
+const examineServer = (
+  endpoint: Endpoint,
+  options: MysqlUploader.Options,
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  report: Report
+) =>
+  Effect.gen(function* () {
+    const session = yield* open(endpoint)
+    const { database, username } = endpoint
+    yield* report(ok("login", `${username} to ${database}`))
+    for (const finding of yield* examineSettings(session)) yield* report(finding)
+    for (const kind of kinds) {
+      const name = tableName(kind, options.tables)
+      for (const finding of yield* examineTable(session, kind, name, options.deduplication !== "none")) {
+        yield* report(finding)
+      }
+    }
+  })
+
+interface ServerSettings {
+  readonly version: string
+  readonly mode: string
+  readonly packet: number
+  readonly now: number
+}
+
+const examineSettings = (session: Session): Effect.Effect<ReadonlyArray<Finding>, SqlError> =>
+  Effect.gen(function* () {
+    const [tls] = yield* session.query<{ readonly Value: string }>("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+    const before = Date.now()
+    const [server] = yield* session.query<ServerSettings>(
+      "SELECT VERSION() AS version, @@global.sql_mode AS mode, @@max_allowed_packet AS packet, " +
+        "UNIX_TIMESTAMP(NOW(3)) * 1000 AS now"
+    )
+    const after = Date.now()
+    const { mode, now, packet, version } = server!
+    // the clock was read somewhere between the question and the answer
+    const skew = now - (before + after) / 2
+    const isSkewed = Math.abs(skew) > SKEW + (after - before) / 2
+    const cipher = tls?.Value ?? ""
+    return [
+      ok("server", version),
+      cipher === ""
+        ? warning(
+            "TLS",
+            "none: passwords and events cross the network in the clear; set ssl, unless it is a local one"
+          )
+        : ok("TLS", cipher),
+      ok("sql_mode", `${mode === "" ? "empty" : mode}; our sessions are strict whatever it is`),
+      packet < PACKET
+        ? warning(
+            "packet",
+            `max_allowed_packet is ${formatBytes(packet)}: events that are longer become dead letters; 16 MB is enough for all`
+          )
+        : ok("packet", formatBytes(packet)),
+      isSkewed
+        ? warning(
+            "clock",
+            `the server's differs from ours by ${Math.round(skew / 1000)} s: synchronise both by NTP`
+          )
+        : ok("clock", "agrees with ours")
+    ]
+  })
+
+/** milliseconds */
+const SKEW = 2000
+/** maxLineBytes is 8 MiB by default */
+const PACKET = 16 * 1024 * 1024
+
+const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
+  Effect.gen(function* () {
+    const { database, username } = session.endpoint
+    const charsets = yield* columnsOf(session, name)
+    if (charsets.size === 0) {
+      return [
+        failure(
+          name,
+          `${username} sees no such table in ${database}: run "effect-audit migrate", or GRANT INSERT on it`
+        )
+      ]
+    }
+    const ours = isDeduplicated ? [EVENT_ID, EVENT_TIME] : []
+    const wanted = [...ours, ...kind.columns.map((column) => column.name)]
+    const missing = wanted.filter((column) => !charsets.has(column.toLowerCase()))
+    const narrow = kind.columns.filter((column) => {
+      const charset = charsets.get(column.name.toLowerCase())
+      return typeof charset === "string" && !/^utf8mb4$|^utf(16|32)/.test(charset)
+    })
+    const refused = yield* columnsWithoutInsert(session, name, wanted)
+    const keys = isDeduplicated ? yield* eventKeysOf(session, name) : []
+    return [
+      missing.length === 0
+        ? ok(name, "all columns are there")
+        : failure(name, `has no column ${missing.join(", ")}: run "effect-audit migrate"`),
+      refused.length === 0
+        ? ok(name, `${username} may insert`)
+        : failure(
+            name,
+            `${username} may not insert into ${refused.join(", ")}: GRANT INSERT ON ${database}.${name}`
+          ),
+      narrow.length === 0
+        ? ok(name, "its texts hold every character")
+        : warning(
+            name,
+            `${narrow.map((column) => column.name).join(", ")} cannot hold every character: ALTER TABLE ${name} CONVERT TO CHARACTER SET utf8mb4`
+          ),
+      !isDeduplicated
+        ? warning(name, 'deduplication is "none": an event may be stored twice after a failure')
+        : keys.length === 0
+          ? failure(name, `has no unique key over ${EVENT_ID}: run "effect-audit migrate"`)
+          : ok(name, `unique key ${keys.join(", ")}`)
+    ]
+  })
+
+/** Of the columns those that the account may not insert into, roles and grants of the database taken together. */
+const columnsWithoutInsert = (session: Session, table: string, columns: ReadonlyArray<string>) =>
+  Effect.map(
+    session.query<{ readonly name: string; readonly rights: string }>(
+      "SELECT column_name AS name, privileges AS rights FROM information_schema.columns " +
+        "WHERE table_schema = DATABASE() AND table_name = ?",
+      [table]
+    ),
+    (rows) => {
+      const rights = new Map(rows.map(({ name, rights }) => [name.toLowerCase(), rights.split(",")]))
+      return columns.filter((column) => rights.get(column.toLowerCase())?.includes("insert") === false)
+    }
+  )

@@ -1,0 +1,206 @@
+/** What flags and environment say: which queue, which database, which kinds of events. */
+import { Options, Prompt } from "@effect/cli"
+import { Config, Effect, HashMap, Option, Redacted } from "effect"
+import * as path from "node:path"
+import { pathToFileURL } from "node:url"
+import { readText } from "../internal/directory.js"
+import { queuesIn } from "../internal/inspect.js"
+import * as AuditLayer from "../layers/AuditLayer.js"
+import type * as MysqlUploader from "../layers/MysqlUploader.js"
+import * as AuditEvent from "../schema/AuditEvent.js"
+import { LoginLog } from "../schema/LoginLog.js"
+import { UseLog } from "../schema/UseLog.js"
+import { Disk } from "../services/Disk.js"
+import { Ended, ExitCode, usageError } from "./exit.js"
+
+// ------------------------------------------------------------------------------------------------- the queue
+
+export const directory = Options.directory("directory").pipe(
+  Options.withAlias("d"),
+  Options.withDescription(
+    "The directory of the queue, or that of several `instances`; AUDIT_DIRECTORY, or ./audit"
+  ),
+  Options.optional
+)
+
+export const json = Options.boolean("json").pipe(
+  Options.withDescription("Print JSON, for other programs to read")
+)
+
+export const reveal = Options.boolean("reveal").pipe(
+  Options.withDescription("Show prompts, which are masked otherwise")
+)
+
+/** A queue and how it is called among those of its directory: nothing, or `instance-2`. */
+export interface Queue {
+  readonly directory: string
+  readonly name: string | undefined
+}
+
+/** The settings of the environment, for the given directory. */
+export const settingsOf = (given: Option.Option<string>) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const settings = yield* AuditLayer.config
+    return { ...settings, directory: disk.resolve(Option.getOrElse(given, () => settings.directory)) }
+  })
+
+/** The queues of the given directory: one, or one for each instance. */
+export const queuesOf = (given: Option.Option<string>) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const { directory } = yield* settingsOf(given)
+    const info = yield* disk.info(directory)
+    if (info?.type !== "directory") return yield* noQueue(directory)
+    const queues = (yield* queuesIn(disk, directory)).map((queue): Queue => ({
+      directory: queue,
+      name: queue === directory ? undefined : path.basename(queue)
+    }))
+    for (const queue of queues) {
+      if ((yield* disk.info(`${queue.directory}/queue.json`)) === undefined) {
+        return yield* noQueue(queue.directory)
+      }
+    }
+    return queues
+  })
+
+const noQueue = (directory: string) =>
+  new Ended({
+    code: ExitCode.needsOperator,
+    message: `There is no queue in ${directory}: give its directory by --directory or AUDIT_DIRECTORY.`
+  })
+
+// ---------------------------------------------------------------------------------------------- kinds of events
+
+export const events = Options.file("events").pipe(
+  Options.withDescription(
+    "A module that exports classes of events of your own, beside UseLog and LoginLog; AUDIT_EVENTS"
+  ),
+  Options.repeated
+)
+
+/** The kinds of this package and those that the modules export. */
+export const kindsOf = (files: ReadonlyArray<string>) =>
+  Effect.gen(function* () {
+    const more = yield* Config.withDefault(Config.array(Config.nonEmptyString(), "AUDIT_EVENTS"), [])
+    const kinds: Array<AuditEvent.Any> = [UseLog, LoginLog]
+    for (const file of files.length > 0 ? files : more) {
+      const exported = yield* Effect.tryPromise({
+        try: () => import(pathToFileURL(path.resolve(file)).href) as Promise<Record<string, unknown>>,
+        catch: (cause) => usageError(`${file} cannot be imported: ${String(cause)}`)
+      })
+      const found = Object.values(exported).filter(isKind)
+      if (found.length === 0) return yield* usageError(`${file} exports no class of events.`)
+      kinds.push(...found)
+    }
+    return kinds
+  })
+
+const isKind = (value: unknown): value is AuditEvent.Any =>
+  typeof value === "function" && (value.prototype as object | undefined) !== undefined
+    ? AuditEvent.TypeId in (value.prototype as object)
+    : false
+
+// ------------------------------------------------------------------------------------------------- the database
+
+const fromEnvironment =
+  <A>(config: Config.Config<A>) =>
+  (option: Options.Options<A>) =>
+    option.pipe(Options.withFallbackConfig(config), Options.optional)
+
+/** The flags that name a database; all of them have a variable as well. */
+export const database = {
+  url: Options.redacted("url").pipe(
+    Options.withDescription("mysql://user@host:port/database; leave the password to --ask-password"),
+    fromEnvironment(Config.redacted("AUDIT_MYSQL_URL"))
+  ),
+  host: Options.text("host").pipe(
+    Options.withDescription("Host, or host:port; several, separated by commas, are tried in turn"),
+    fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_HOST"))
+  ),
+  port: Options.integer("port").pipe(fromEnvironment(Config.integer("AUDIT_MYSQL_PORT"))),
+  username: Options.text("username").pipe(
+    Options.withAlias("u"),
+    fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_USERNAME"))
+  ),
+  database: Options.text("database").pipe(fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_DATABASE"))),
+  ssl: Options.boolean("ssl").pipe(
+    Options.withDescription("Connect by TLS, and verify the server's name and authority; AUDIT_MYSQL_SSL")
+  ),
+  sslCa: Options.file("ssl-ca").pipe(
+    Options.withDescription("The authority that signed the server's certificate, PEM"),
+    fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_SSL_CA"))
+  ),
+  tables: Options.keyValueMap("table").pipe(
+    Options.withDescription("The table of a kind, as use_log=app_use_log; AUDIT_MYSQL_TABLES, by commas"),
+    Options.optional
+  ),
+  deduplication: Options.choice("deduplication", ["key", "none"]).pipe(
+    Options.withDescription("Whether the tables have a unique key over event_id"),
+    fromEnvironment(Config.literal("key", "none")("AUDIT_MYSQL_DEDUPLICATION"))
+  ),
+  askPassword: Options.boolean("ask-password").pipe(
+    Options.withAlias("p"),
+    Options.withDescription("Ask for the password; AUDIT_MYSQL_PASSWORD otherwise")
+  )
+}
+
+type Flags<T> = { readonly [K in keyof T]: T[K] extends Options.Options<infer A> ? A : never }
+
+/** The database that the flags and the environment name. */
+export const databaseOf = (flags: Flags<typeof database>) =>
+  Effect.gen(function* () {
+    if (Option.isNone(flags.url) && Option.isNone(flags.database)) {
+      return yield* usageError(
+        "Name the database: --url or AUDIT_MYSQL_URL, or --host, --username and --database, or AUDIT_MYSQL_HOST, " +
+          "AUDIT_MYSQL_USERNAME and AUDIT_MYSQL_DATABASE."
+      )
+    }
+    const disk = yield* Disk
+    const password = flags.askPassword
+      ? Option.some(yield* askForPassword)
+      : yield* Config.option(Config.redacted("AUDIT_MYSQL_PASSWORD"))
+    const ca = Option.isSome(flags.sslCa)
+      ? { ca: yield* readText(disk, disk.resolve(flags.sslCa.value)) }
+      : undefined
+    const ssl = flags.ssl || (yield* Config.withDefault(Config.boolean("AUDIT_MYSQL_SSL"), false))
+    const options: MysqlUploader.Options = {
+      url: Option.getOrUndefined(Option.map(flags.url, (url) => withPassword(url, password))),
+      hosts: Option.getOrUndefined(Option.map(flags.host, (hosts) => hosts.split(",").map((_) => _.trim()))),
+      port: Option.getOrUndefined(flags.port),
+      username: Option.getOrUndefined(flags.username),
+      password: Option.getOrUndefined(password),
+      database: Option.getOrUndefined(flags.database),
+      ssl: ca ?? (ssl ? true : undefined),
+      deduplication: Option.getOrUndefined(flags.deduplication),
+      tables: yield* tablesOf(flags.tables)
+    }
+    return options
+  })
+
+/** The tables of the kinds that go elsewhere than where they say. */
+export const tablesOf = (flag: Option.Option<HashMap.HashMap<string, string>>) =>
+  Effect.gen(function* () {
+    if (Option.isSome(flag)) return Object.fromEntries(HashMap.toEntries(flag.value))
+    const names = Config.array(Config.nonEmptyString(), "AUDIT_MYSQL_TABLES")
+    const pairs = yield* Config.withDefault(names, [])
+    return Object.fromEntries(pairs.map((pair) => pair.split("=", 2) as [kind: string, table: string]))
+  })
+
+/** A URL is taken as it is, so the password has to stand in it. */
+const withPassword = (url: Redacted.Redacted, password: Option.Option<Redacted.Redacted>) => {
+  if (Option.isNone(password) || !URL.canParse(Redacted.value(url))) return url
+  const whole = new URL(Redacted.value(url))
+  whole.password = encodeURIComponent(Redacted.value(password.value))
+  return Redacted.make(whole.href)
+}
+
+const askForPassword = Effect.suspend(() =>
+  process.stdin.isTTY
+    ? Effect.catchTag(
+        Prompt.run(Prompt.hidden({ message: "Password of the database" })),
+        "QuitException",
+        () => usageError("No password was given.")
+      )
+    : usageError("There is no terminal to ask for the password: set AUDIT_MYSQL_PASSWORD.")
+)

@@ -1,0 +1,250 @@
+/** `effect-audit verify`: reads every file of a queue and checks it against the others; changes nothing. */
+import { Command } from "@effect/cli"
+import { Effect, Exit, Option, Stream } from "effect"
+import { balanceOf } from "../internal/books.js"
+import * as deadLetterFile from "../internal/deadLetters.js"
+import { eventIdOfLine } from "../internal/eventId.js"
+import type { Owner, Snapshot } from "../internal/inspect.js"
+import { cursorSlots, linesFrom, ownerOf, queueIdOf, snapshot } from "../internal/inspect.js"
+import * as requests from "../internal/requests.js"
+import type { Segment } from "../internal/segments.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { compile, makeDecoder } from "../schema/Line.js"
+import type { DiskError } from "../services/Disk.js"
+import { Disk } from "../services/Disk.js"
+import { endWith, ExitCode } from "./exit.js"
+import type { Finding } from "./findings.js"
+import { describeFinding, failure, ok, warning } from "./findings.js"
+import { counted } from "./format.js"
+import type { Queue } from "./settings.js"
+import { directory, events, json, kindsOf, queuesOf } from "./settings.js"
+import { print, printJson } from "./terminal.js"
+import { imbalance } from "./verdict.js"
+
+export const verify = Command.make("verify", { directory, json, events }, (options) =>
+  Effect.gen(function* () {
+    const kinds = yield* kindsOf(options.events)
+    let failed = false
+    for (const queue of yield* queuesOf(options.directory)) {
+      for (const finding of yield* examine(queue, kinds)) {
+        failed ||= finding.level === "failure"
+        const named =
+          queue.name === undefined ? finding : { ...finding, subject: `${queue.name} ${finding.subject}` }
+        yield* options.json ? printJson(named) : print(describeFinding(named))
+      }
+    }
+    if (failed) return yield* endWith(ExitCode.integrity)
+  })
+).pipe(
+  Command.withDescription(
+    "Read and check every segment, the cursor, the dead letters and the requests; nothing is changed. Exit code 3 if " +
+      "something is missing or damaged."
+  )
+)
+
+const examine = ({ directory }: Queue, kinds: ReadonlyArray<AuditEvent.Any>) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const owner = yield* ownerOf(disk, directory)
+    const found = yield* snapshot(disk, directory, owner)
+    return [
+      yield* identity(directory),
+      ...(yield* cursor(directory, found, owner)),
+      ...(yield* segments(directory, found, owner, kinds)),
+      ...(yield* deadLetters(directory, found)),
+      yield* openRequests(directory),
+      books(found)
+    ]
+  })
+
+const identity = (directory: string) =>
+  Effect.map(
+    Effect.flatMap(Disk, (disk) => queueIdOf(disk, directory)),
+    (queueId) =>
+      Option.match(queueId, {
+        onNone: () => failure("queue.json", "damaged: move it away to give the queue a new identity"),
+        onSome: (id) => ok("queue.json", id)
+      })
+  )
+
+const cursor = (directory: string, { cursor, repair }: Snapshot, owner: Owner | undefined) =>
+  Effect.gen(function* () {
+    const slots = yield* cursorSlots(yield* Disk, directory)
+    const state = `${slots.join(" and ")}; segment ${cursor.segment}, byte ${cursor.offset}, number ${cursor.sequence}`
+    const findings: Array<Finding> = [
+      slots.includes("whole")
+        ? slots.includes("damaged") && owner === undefined
+          ? warning("cursor", `${state}: the whole slot serves, and the next write mends the other`)
+          : ok("cursor", state)
+        : failure("cursor", `${state}: the next start delivers again what is on disk`)
+    ]
+    // an owner has mended what it found, and goes on while we read
+    if (repair !== undefined && slots.includes("whole") && owner === undefined) {
+      findings.push(failure("cursor", `${repair}: the next start delivers again what is on disk`))
+    }
+    return findings
+  })
+
+/** What the lines of a segment are. */
+interface Tally {
+  lines: number
+  damaged: number
+  firstDamage: string
+  unknown: Set<string>
+  unterminated: boolean
+}
+
+const segments = (
+  directory: string,
+  found: Snapshot,
+  owner: Owner | undefined,
+  kinds: ReadonlyArray<AuditEvent.Any>
+) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const queueId = Option.getOrElse(yield* queueIdOf(disk, directory), () => "")
+    const decode = makeDecoder(new Map(kinds.map((kind) => [kind.kind, compile(kind)])))
+    const findings: Array<Finding> = []
+    for (const [index, segment] of found.segments.entries()) {
+      const tally: Tally = { lines: 0, damaged: 0, firstDamage: "", unknown: new Set(), unterminated: false }
+      const isCurrent = segment.first === found.cursor.segment
+      const start = isCurrent ? found.cursor.offset : 0
+      const read = yield* Stream.runForEach(linesFrom(disk, segment, start), (line) =>
+        Effect.sync(() => {
+          tally.lines++
+          tally.unterminated ||= !line.terminated
+          const problem = line.oversize
+            ? { class: "oversize", reason: "longer than 8 MiB" }
+            : problemOf(line.bytes, (text) =>
+                decode(text, () => eventIdOfLine(queueId, { ...line, segment: segment.first }))
+              )
+          if (problem === undefined) return
+          if (problem.class === "unknownKind") tally.unknown.add(problem.kind ?? "")
+          else if (tally.damaged++ === 0) tally.firstDamage = `byte ${line.offset}: ${problem.reason}`
+        })
+      ).pipe(
+        Effect.as(true),
+        Effect.catchIf(isAbsent, () => Effect.succeed(false))
+      )
+      if (!read) continue
+      const sequence = isCurrent && start > 0 ? found.cursor.sequence : segment.first
+      const isLive = owner !== undefined && index === found.segments.length - 1
+      findings.push(
+        ...judge(segment, tally, (found.segments[index + 1]?.first ?? sequence) - sequence, isLive)
+      )
+    }
+    return findings
+  })
+
+const problemOf = (
+  bytes: Uint8Array,
+  decode: (text: string) => ReturnType<ReturnType<typeof makeDecoder>>
+): { readonly class: string; readonly reason: string; readonly kind?: string } | undefined => {
+  let text: string
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes)
+  } catch {
+    return { class: "malformed", reason: "the line is not UTF-8" }
+  }
+  const event = decode(text)
+  return event._tag === "Left" ? event.left : undefined
+}
+
+const judge = (
+  { bytes, first, path }: Segment,
+  { damaged, firstDamage, lines, unknown, unterminated }: Tally,
+  promised: number,
+  isLive: boolean
+): ReadonlyArray<Finding> => {
+  const subject = path.slice(path.lastIndexOf("/") + 1)
+  const findings: Array<Finding> = []
+  if (lines < promised) {
+    findings.push(
+      failure(
+        subject,
+        `${counted(promised - lines, "line")} after number ${first} ${promised - lines === 1 ? "is" : "are"} missing: restore the file from a copy`
+      )
+    )
+  }
+  if (damaged > 0) {
+    findings.push(
+      warning(
+        subject,
+        `${counted(damaged, "line")} cannot be read (${firstDamage}); delivery moves them to the dead letters`
+      )
+    )
+  }
+  if (unknown.size > 0) {
+    findings.push(
+      warning(
+        subject,
+        `kinds that were not checked: ${[...unknown].join(", ")}; name their module by --events`
+      )
+    )
+  }
+  if (unterminated && !isLive) {
+    findings.push(
+      warning(subject, "its last line has no end: a write that a crash cut off; delivery counts it as torn")
+    )
+  }
+  return findings.length > 0
+    ? findings
+    : [ok(subject, `${counted(lines, "line")} wait${lines === 1 ? "s" : ""} (${bytes} bytes)`)]
+}
+
+const deadLetters = (directory: string, { cursor }: Snapshot) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const subject = "dead-letter.ndjson"
+    const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
+    const counts = letters.counts()
+    const open = yield* letters.open(() => true)
+    const unreadable = yield* Effect.filter(open, (entry) =>
+      Effect.map(Effect.exit(letters.read(entry)), Exit.isFailure)
+    )
+    const findings: Array<Finding> = unreadable.map(({ letter }) =>
+      failure(subject, `${letter.id} cannot be read`)
+    )
+    if (counts.letters < cursor.refused || counts.torn < cursor.torn) {
+      findings.push(
+        failure(
+          subject,
+          `${counts.letters} letters and ${counts.torn} torn ends, but the cursor has counted ${cursor.refused} and ` +
+            `${cursor.torn}: restore the file from a copy`
+        )
+      )
+    }
+    return findings.length > 0
+      ? findings
+      : [
+          ok(
+            subject,
+            `${counted(counts.letters, "letter")}, ${counts.retried} retried, ${counts.discarded} discarded`
+          )
+        ]
+  })
+
+const openRequests = (directory: string) =>
+  Effect.map(
+    Effect.flatMap(Disk, (disk) => requests.list(disk, directory)),
+    (open) =>
+      open.length === 0
+        ? ok("requests", "none")
+        : warning(
+            "requests",
+            `${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
+          )
+  )
+
+const books = ({ cursor, decisions, next }: Snapshot): Finding => {
+  const balance = balanceOf(cursor, next, decisions)
+  const wrong = imbalance(balance)
+  return wrong === undefined
+    ? ok(
+        "books",
+        `${balance.accepted} accepted, ${balance.delivered} delivered, ${balance.waiting} wait, 0 missing`
+      )
+    : failure("books", wrong)
+}
+
+const isAbsent = (error: DiskError) => error.code === "ENOENT"

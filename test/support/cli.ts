@@ -1,0 +1,136 @@
+/**
+ * The command `effect-audit` as a child process, and queues in the states that an operator meets.
+ *
+ * @module
+ */
+import { Effect, Either } from "effect"
+import { build } from "esbuild"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { v7 } from "uuid"
+import { compile } from "../../src/schema/Line.js"
+import { UseLog, type UseLogInput } from "../../src/schema/UseLog.js"
+import type { Ended } from "./program.js"
+import { root, run, start } from "./program.js"
+import { nodeDisk, withQueue } from "./queue.js"
+
+const home = path.join(root, "node_modules", ".effect-audit-test")
+const bundle = path.join(home, String(process.pid), "cli", "main.mjs")
+
+/** Bundles the command, since that starts four times as fast as compiling it anew for each call. */
+export const bundleCommand = async (): Promise<void> => {
+  await build({
+    entryPoints: [path.join(root, "src/cli/main.ts")],
+    outdir: path.dirname(bundle),
+    outExtension: { ".js": ".mjs" },
+    bundle: true,
+    splitting: true,
+    platform: "node",
+    format: "esm",
+    target: "node20",
+    external: ["fs-native-extensions", "mysql2"],
+    // for the modules of CommonJS within
+    banner: {
+      js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
+    }
+  })
+  // the command reads its version from there
+  fs.copyFileSync(path.join(root, "package.json"), path.join(home, "package.json"))
+}
+
+export const removeBundle = (): void =>
+  fs.rmSync(path.dirname(path.dirname(bundle)), { recursive: true, force: true })
+
+export interface Ran extends Ended {
+  /** each line of its output, parsed */
+  readonly json: () => ReadonlyArray<Record<string, unknown>>
+}
+
+/** Runs the command on a directory. */
+export const effectAudit = (
+  directory: string,
+  args: ReadonlyArray<string>,
+  env: Readonly<Record<string, string>> = {}
+): Effect.Effect<Ran> =>
+  Effect.promise(async () => {
+    const ended = await run(bundle, { cwd: directory, args, env: { AUDIT_DIRECTORY: directory, ...env } })
+    return {
+      ...ended,
+      json: () =>
+        ended.stdout
+          .trim()
+          .split("\n")
+          .map((line) => JSON.parse(line) as Record<string, unknown>)
+    }
+  })
+
+// the terminal is 100 columns wide; the code is that of the command
+const PTY = `
+import os, pty, select, sys, fcntl, struct, termios
+pid, fd = pty.fork()
+if pid == 0:
+    if os.environ.get("NO_COLOR") == "": del os.environ["NO_COLOR"]
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    os.execvp(sys.argv[1], sys.argv[1:])
+inputs = [fd, 0]
+while True:
+    ready, _, _ = select.select(inputs, [], [])
+    try: data = os.read(ready[0], 65536)
+    except OSError: break
+    if ready[0] == fd: os.write(1, data)
+    elif data: os.write(fd, data)
+    else: inputs.remove(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+`
+
+/** Whether a terminal can be imitated here. */
+export const hasPty =
+  spawnSync("python3", ["-c", "import pty, termios, os; os.waitstatus_to_exitcode"]).status === 0
+
+/** Starts the command in a terminal. */
+export const inTerminal = (
+  directory: string,
+  args: ReadonlyArray<string>,
+  env: Readonly<Record<string, string>> = {}
+) =>
+  start(bundle, {
+    cwd: directory,
+    args,
+    env: { TERM: "xterm-256color", NO_COLOR: "", AUDIT_DIRECTORY: directory, ...env },
+    under: ["python3", "-c", PTY]
+  })
+
+/** A use as it stands in the queue. */
+export const useLine = (
+  input: Partial<UseLogInput>,
+  { at = Date.now(), eventId = v7() }: { readonly at?: number; readonly eventId?: string } = {}
+) => ({
+  eventId,
+  line: Either.getOrThrow(compile(UseLog).encode({ status: "success", ...input }, eventId, at))
+})
+
+/** Appends uses to the queue of a directory, makes dead letters of the first ones, and leaves. */
+export const fill = (
+  directory: string,
+  uses: ReadonlyArray<ReturnType<typeof useLine>>,
+  refused: ReadonlyArray<{ readonly class: "rejected" | "unknownKind"; readonly reason: string }> = []
+) =>
+  Effect.flatMap(nodeDisk, (disk) =>
+    withQueue(disk, { directory }, (queue) =>
+      Effect.gen(function* () {
+        for (const { eventId, line } of uses) yield* queue.append(line, eventId)
+        if (refused.length === 0) return
+        const batch = yield* queue.take({ maxRecords: refused.length, maxBytes: 1 << 20 })
+        yield* queue.commit(
+          batch,
+          refused.map((refusal, index) => ({
+            record: batch.records[index]!,
+            kind: "use_log",
+            code: "1406",
+            ...refusal
+          }))
+        )
+      })
+    )
+  )
