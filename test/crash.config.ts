@@ -1,0 +1,14 @@
+/** `npm run test:crash`: the tests of what must never be lost, at full length. */
+import { defineConfig } from "vitest/config"
+import base from "../vitest.config.js"
+
+export default defineConfig({
+  ...base,
+  test: {
+    ...base.test,
+    env: { AUDIT_LONG: "1" },
+    include: ["crash", "kill", "adoption", "powerLoss", "damage"].map((name) => `test/${name}.test.ts`),
+    typecheck: { enabled: false },
+    testTimeout: 3_600_000
+  }
+})

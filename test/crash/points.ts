@@ -1,0 +1,63 @@
+/**
+ * The moments at which a process is killed: a call to the disk, by what it does and to which file, and how far it
+ * has come.
+ *
+ * @module
+ */
+
+/** How far the call has come: `half` of its bytes are written, or all of them but not fsynced. */
+export type Phase = "before" | "half" | "written" | "after"
+
+/** The kinds of files in a queue's directory, and of the old file beside it. */
+export type Target =
+  "segment" | "cursor" | "letters" | "request" | "copy" | "record" | "old" | "aside" | "directory" | "other"
+
+/** A moment. */
+export interface Point {
+  readonly name: string
+  /** the call, as `hit` in disk.ts names it */
+  readonly call: `${string} ${Target} ${Phase}`
+  /** the kill comes at one of so many first calls, at random */
+  readonly among: number
+}
+
+const each = (
+  step: string,
+  call: `${string} ${Target}`,
+  among: number,
+  phases: ReadonlyArray<Phase>
+): ReadonlyArray<Point> =>
+  phases.map((phase) => ({ name: `${step}: ${WORDS[phase]}`, call: `${call} ${phase}`, among }))
+
+const WORDS: Record<Phase, string> = {
+  before: "before",
+  half: "half written",
+  written: "written, not fsynced",
+  after: "done"
+}
+
+const around: ReadonlyArray<Phase> = ["before", "after"]
+
+/** What can be under way when a process dies. */
+export const points: ReadonlyArray<Point> = [
+  ...each("append", "append segment", 20, ["before", "half", "written", "after"]),
+  ...each("seal a segment", "close segment", 5, around),
+  ...each("create a segment", "create segment", 5, around),
+  ...each("sync the directory", "syncDirectory directory", 8, around),
+  ...each("write a cursor slot", "writeAt cursor", 10, ["before", "half", "written", "after"]),
+  ...each("remove a segment", "remove segment", 5, around),
+  ...each("write a dead letter", "write letters", 6, ["before", "half", "after"]),
+  ...each("fsync the dead letters", "sync letters", 3, around),
+  ...each("carry out a request, the line", "append segment", 4, ["after"]),
+  ...each("carry out a request, the decision", "append letters", 4, ["before", "half", "written", "after"]),
+  ...each("carry out a request, its removal", "remove request", 2, around),
+  ...each("adopt, fsync", "sync old", 1, around),
+  ...each("adopt, rename", "rename segment", 1, around),
+  ...each("adopt by copy, content", "write copy", 1, ["before", "half", "after"]),
+  ...each("adopt by copy, fsync", "sync copy", 1, around),
+  ...each("adopt by copy, record", "append record", 1, ["before", "half", "written", "after"]),
+  ...each("adopt by copy, record's place", "rename record", 1, around),
+  ...each("adopt by copy, old file aside", "rename aside", 1, around),
+  ...each("adopt by copy, copy's place", "rename segment", 1, around),
+  ...each("adopt by copy, record's removal", "remove record", 1, around)
+]

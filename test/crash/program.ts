@@ -1,0 +1,110 @@
+/**
+ * The program of the crash tests: fibers that record uses, a database that refuses some of them once, an operator who
+ * has dead letters retried and discarded, and a disk that kills the process at a moment of the list.
+ *
+ * CRASH_DIRECTORY, CRASH_DATABASE (a MySQL URL, or the name of an SQLite file), CRASH_EVENTS (0 for "until killed"),
+ * CRASH_CALL and CRASH_OCCURRENCE (see points.ts), CRASH_OLD (the file to adopt), CRASH_FAR, CRASH_REQUESTS.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { Config, Effect, Layer, Logger, Redacted, Schedule } from "effect"
+import { Audit, AuditLayer, Uploader, type UploadBatch } from "effect-audit"
+import { MysqlUploader } from "effect-audit/mysql"
+import { SqliteUploader } from "effect-audit/sqlite"
+import * as requests from "../../src/internal/requests.js"
+import { Disk } from "../../src/services/Disk.js"
+import * as CrashDisk from "./disk.js"
+
+const FIBERS = 8
+
+const settings = Config.all({
+  directory: Config.string("DIRECTORY"),
+  database: Config.string("DATABASE"),
+  events: Config.integer("EVENTS"),
+  call: Config.withDefault(Config.string("CALL"), ""),
+  occurrence: Config.withDefault(Config.integer("OCCURRENCE"), 1),
+  old: Config.option(Config.string("OLD")),
+  far: Config.withDefault(Config.boolean("FAR"), false),
+  requests: Config.withDefault(Config.boolean("REQUESTS"), false)
+}).pipe(Config.nested("CRASH"))
+
+/** The database refuses every event that asks for it, once in a life of the process. */
+const refusing = (uploader: Uploader["Type"]): Uploader["Type"] => {
+  const refused = new Set<string>()
+  const isRefused = ({ eventId, line }: UploadBatch["events"][number]) =>
+    line.prompt === "refuse me" && !refused.has(eventId)
+  return {
+    concurrency: uploader.concurrency,
+    upload: ({ definition, events }) =>
+      Effect.gen(function* () {
+        const rejected = events.flatMap((event, index) =>
+          isRefused(event) ? [{ index, code: "1", reason: "as it asked" }] : []
+        )
+        const accepted = events.filter((event) => !isRefused(event))
+        if (accepted.length > 0) yield* uploader.upload({ definition, events: accepted })
+        for (const { index } of rejected) refused.add(events[index]!.eventId)
+        return { rejected }
+      })
+  }
+}
+
+const recordOne = (index: number) =>
+  Effect.gen(function* () {
+    const prompt = index % 9 === 0 ? "refuse me" : "一只红狐狸 ".repeat(index % 20)
+    const { eventId } =
+      index % 5 === 1
+        ? yield* Audit.recordLogin({ userName: "li", localIp: "10.0.0.5" })
+        : yield* Audit.recordUse({ prompt, status: "success" })
+    yield* Effect.sync(() => process.stdout.write(`${eventId}\n`))
+    yield* Effect.sleep(index % 4)
+  })
+
+const load = (count: number) =>
+  Effect.forEach(
+    Array.from({ length: FIBERS }, (_, fiber) => fiber),
+    (fiber) =>
+      Effect.iterate(fiber, {
+        while: (index) => count === 0 || index < count,
+        body: (index) => Effect.as(recordOne(index), index + FIBERS)
+      }),
+    { concurrency: "unbounded", discard: true }
+  )
+
+const operator = (directory: string) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const ask = (action: "retry" | "discard") =>
+      requests.submit(disk, directory, { action, letters: "all", by: "operator" })
+    yield* Effect.iterate(0, {
+      while: () => true,
+      body: (index) =>
+        ask(index % 3 === 2 ? "discard" : "retry").pipe(Effect.delay("60 millis"), Effect.as(index + 1))
+    })
+  })
+
+const program = Effect.gen(function* () {
+  const options = yield* settings
+  const database = options.database.startsWith("mysql:")
+    ? MysqlUploader.layer({ url: Redacted.make(options.database) })
+    : SqliteUploader.layer({ filename: options.database })
+  const disk = CrashDisk.layer(options)
+  const audit = AuditLayer.layerDisk({
+    directory: options.directory,
+    segmentBytes: 4 * 1024,
+    batchRecords: 20,
+    pollInterval: "50 millis",
+    minFreeBytes: 0,
+    adopt: options.old._tag === "Some" ? { path: options.old.value } : undefined
+  }).pipe(Layer.provide(Layer.effect(Uploader, Effect.map(Uploader, refusing))), Layer.provide(database))
+
+  const work = options.requests
+    ? Effect.raceFirst(load(options.events), operator(options.directory))
+    : load(options.events)
+  yield* Effect.zipRight(work, Effect.retry(Audit.flush, Schedule.recurs(3))).pipe(
+    Effect.provide(Layer.provideMerge(audit, disk))
+  )
+})
+
+program.pipe(
+  Effect.provide(Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger))),
+  NodeRuntime.runMain
+)
