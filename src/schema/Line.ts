@@ -265,9 +265,11 @@ const compileField = (
   const defaultValue = AuditEvent.defaultOf(field)
   const accepts = guard(to)
   const readable = guard(AST.encodedAST(from))
-  const plain = AST.typeAST(from) === from
-  const encodeFrom = plain ? Either.right<unknown> : ParseResult.encodeUnknownEither(Schema.make(from))
-  const decodeFrom = plain ? Either.right<unknown> : ParseResult.decodeUnknownEither(Schema.make(from))
+  const unchanged = AST.typeAST(from) === from
+  // an object that the Schema does not change may still have keys that it does not know, and drops
+  const scalar = unchanged && isScalar(from)
+  const encodeFrom = scalar ? Either.right<unknown> : ParseResult.encodeUnknownEither(Schema.make(from))
+  const decodeFrom = scalar ? Either.right<unknown> : ParseResult.decodeUnknownEither(Schema.make(from))
 
   const encode = (value: unknown): unknown => {
     let given = value
@@ -278,6 +280,8 @@ const compileField = (
     if (!accepts(given)) return INVALID
     const option = signature.encode(given)
     if (Option.isNone(option)) return undefined
+    // a Record takes a Date too, and makes {} of it
+    if (unchanged && !isJson(option.value)) return INVALID
     const encoded = encodeFrom(option.value)
     return Either.isRight(encoded) && isJson(encoded.right) ? encoded.right : INVALID
   }
@@ -375,6 +379,22 @@ const guard = (ast: AST.AST): ((value: unknown) => boolean) => {
       if (Option.contains(AST.getSchemaIdAnnotation(ast), Schema.IntSchemaId)) return Number.isSafeInteger
   }
   return ParseResult.is(Schema.make(ast))
+}
+
+const isScalar = (ast: AST.AST): boolean => {
+  switch (ast._tag) {
+    case "StringKeyword":
+    case "NumberKeyword":
+    case "BooleanKeyword":
+    case "UndefinedKeyword":
+    case "Literal":
+      return true
+    case "Union":
+      return ast.types.every(isScalar)
+    case "Refinement":
+      return isScalar(ast.from)
+  }
+  return false
 }
 
 /** Whether JSON can carry the value without changing it: `NaN`, `Infinity`, dates and the like it cannot. */
