@@ -226,7 +226,11 @@ interface Variant {
 }
 
 /** Crashes at the given call of adopting and delivering, starts again, crashes at the end, starts again. */
-const crashAt = (step: number, { dice, end, isFar, next }: Variant) =>
+const crashAt = (
+  step: number,
+  { dice, end, isFar, next }: Variant,
+  isLeftOut: (call: MemoryDisk.Call) => boolean = () => false
+) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let seed = step * 7919 + dice
@@ -234,7 +238,9 @@ const crashAt = (step: number, { dice, end, isFar, next }: Variant) =>
       dice < 2 ? Math.min(dice, bound - 1) : (seed = (seed * 48271) % 0x7fffffff) % bound
     /** a rename of the old file goes across file systems first, and then beside it */
     let isCrossing = true
-    const far = ({ operation, path }: MemoryDisk.Call): MemoryDisk.Fault | undefined => {
+    const far = (call: MemoryDisk.Call): MemoryDisk.Fault | undefined => {
+      if (isLeftOut(call)) return { type: "skip" }
+      const { operation, path } = call
       if (!isFar || operation !== "rename" || path !== OLD) return undefined
       isCrossing = !isCrossing
       return isCrossing ? undefined : { type: "fail", code: "EXDEV" }
@@ -308,5 +314,41 @@ describe("a crash in the middle of adopting", () => {
         while (yield* crashAt(step, variant)) step += stride
         assert.isAbove(step, 30)
       }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  const isSync = (step: MemoryDisk.Call["step"], path: string, file: string) =>
+    step === "sync" && path.startsWith(file)
+  const moves = (names: ReadonlyArray<string>) =>
+    names.some((name) => name.startsWith("audit_queue.ndjson") || /^\d{20}\.ndjson$/.test(name))
+  const syncs: ReadonlyArray<{
+    readonly sync: string
+    readonly isFar: boolean
+    readonly isIt: (call: MemoryDisk.Call) => boolean
+  }> = [
+    {
+      sync: "of the copy's content",
+      isFar: true,
+      isIt: ({ path, step }) => isSync(step, path, "/audit/adoption.copy")
+    },
+    {
+      sync: "of the record's content",
+      isFar: true,
+      isIt: ({ path, step }) => isSync(step, path, "/audit/adoption.json")
+    },
+    {
+      sync: "of the entries, after the renames",
+      isFar: false,
+      isIt: ({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)
+    }
+  ]
+  it.live.each(syncs)("shows that the sync $sync is needed", ({ isFar, isIt }) =>
+    Effect.gen(function* () {
+      const variant = { end: "power", dice: 0, isFar, next: "same" } as const
+      for (let step = 30; ; step++) {
+        const exit = yield* Effect.exit(crashAt(step, variant, isIt))
+        if (Exit.isFailure(exit)) return
+        assert.isTrue(exit.value, "no crash at any step has done harm")
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 })
