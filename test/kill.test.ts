@@ -44,11 +44,10 @@ const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length 
 /** Kills it at a random moment: mostly under load, sometimes while it still starts. */
 const killSoon = async (program: Program) => {
   if (randomInt(5) > 0) {
+    await program.prints("\n")
     // by the number of events, so that a slow machine sees a load as well
-    await Promise.race([
-      program.prints(new RegExp(`(?:.+\n){${randomInt(1, 200)}}`)).catch(() => undefined),
-      sleep(1500)
-    ])
+    const enough = program.prints(new RegExp(`(?:.+\\n){${randomInt(1, 200)}}`))
+    await Promise.race([enough.catch(() => undefined), sleep(2000)])
     await sleep(randomInt(30))
   } else {
     await sleep(randomInt(500))
@@ -97,8 +96,8 @@ const ordeal = async (context: TestContext, kills: number, open: typeof mysql) =
 }
 
 describe.concurrent("SIGKILL under load", () => {
-  test("25 times, delivering to MySQL", { timeout: 120_000 }, (context) => ordeal(context, 25, mysql))
-  test("25 times, delivering to MySQL, beside it", { timeout: 120_000 }, (context) =>
+  test("25 times, delivering to MySQL", { timeout: 300_000 }, (context) => ordeal(context, 25, mysql))
+  test("25 times, delivering to MySQL, beside it", { timeout: 300_000 }, (context) =>
     ordeal(context, 25, mysql)
   )
 })
