@@ -7,8 +7,9 @@
 import type { Call } from "../../src/internal/memoryDisk.js"
 
 const isSegment = (path: string) => /\d{20}\.ndjson$/.test(path)
+/** The sync that follows a change of such an entry; one that follows a later change still takes it along. */
 const syncsEntry = (is: (name: string) => boolean) => (call: Call) =>
-  call.operation === "syncDirectory" && call.unsynced.some(is)
+  call.operation === "syncDirectory" && is(call.unsynced.at(-1) ?? "")
 
 /** The calls of each sync. */
 export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
@@ -19,9 +20,8 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
   deadLetter: ({ operation, path }) => operation === "sync" && path.endsWith("/dead-letter.ndjson"),
   deadLetterEntry: syncsEntry((name) => name === "dead-letter.ndjson"),
   cursor: ({ operation, step }) => operation === "writeAt" && step === "sync",
-  cursorEntry: syncsEntry((name) => name === "cursor"),
+  replacedEntry: syncsEntry((name) => name === "cursor" || name === "queue.json"),
   foundCursor: ({ operation, path }) => operation === "sync" && path.endsWith("/cursor"),
   identity: ({ operation, path, step }) =>
-    operation === "append" && step === "sync" && path.endsWith("/queue.json.new"),
-  identityEntry: syncsEntry((name) => name === "queue.json")
+    operation === "append" && step === "sync" && path.endsWith("/queue.json.new")
 }
