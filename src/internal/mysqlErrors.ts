@@ -7,6 +7,7 @@
  *
  * @internal
  */
+import { Redacted } from "effect"
 import { UploadError } from "../schema/Errors.js"
 
 /**
@@ -84,7 +85,7 @@ export const toUploadError = (failure: Failure): UploadError =>
     class: failure.class === "operator" ? "operator" : "transient",
     code: failure.code,
     reason: failure.reason,
-    cause: essence(failure.cause)
+    cause: Redacted.make(essence(failure.cause))
   })
 
 /**

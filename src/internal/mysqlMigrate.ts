@@ -5,7 +5,7 @@
  * @internal
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Duration, Effect, Schedule } from "effect"
+import { Duration, Effect, Redacted, Schedule } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { UploadError } from "../schema/Errors.js"
 import { mysqlType } from "./columnTypes.js"
@@ -149,5 +149,5 @@ const refused = (code: string, { database, username }: Endpoint, cause: unknown)
       ? `A transaction holds a table of ${database}: end it, then migrate again`
       : `${database} refuses to change a table for ${username}: let an administrator run the SQL of ` +
         `\`effect-audit migrate --print\``,
-    cause
+    cause: Redacted.make(cause)
   })

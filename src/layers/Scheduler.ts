@@ -16,6 +16,7 @@ import {
   Layer,
   Option,
   Queue,
+  Redacted,
   Schedule,
   Stream,
   SubscriptionRef
@@ -246,7 +247,9 @@ export const make = (
           const text = `audit: ${next - settled} events wait on disk: ${failure.reason} (${failure.code})`
           yield* state === "needsOperator" ? Effect.logError(text) : Effect.logWarning(text)
         }
-        yield* Effect.logDebug("audit: delivery failed", error)
+        const original = error instanceof UploadError ? error.cause : undefined
+        const details = original === undefined ? [error] : [error, Redacted.value(original)]
+        yield* Effect.logDebug("audit: delivery failed", ...details)
         yield* update({ state, failure, failures: before.failures + 1 })
       })
 

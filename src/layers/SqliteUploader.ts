@@ -7,7 +7,7 @@
 import * as Reactivity from "@effect/experimental/Reactivity"
 import type { Connection } from "@effect/sql/SqlConnection"
 import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
-import { Config, Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
+import { Config, Effect, ExecutionStrategy, Exit, Layer, Redacted, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
@@ -187,7 +187,7 @@ const explain = (cause: unknown, file: string): Refused | UploadError => {
         class: "transient",
         code: name,
         reason: `The database file ${file} cannot take events now; it is tried again`,
-        cause
+        cause: Redacted.make(cause)
       })
 }
 
@@ -203,5 +203,5 @@ const operator = (code: string, file: string, cause: unknown) =>
     reason:
       `The database file ${file} cannot be used: its directory must exist, the file be writable and SQLite's, and its ` +
       `tables those that this package made`,
-    cause
+    cause: Redacted.make(cause)
   })

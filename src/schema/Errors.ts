@@ -225,8 +225,8 @@ export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/U
   code: Schema.String,
   /** what is wrong and what to do next; free of the texts of the database, which echo rows */
   reason: Schema.String,
-  /** the original error: may hold personal data, so it is never logged above Debug */
-  cause: Schema.optional(Schema.Defect)
+  /** the original error, whose text may echo a row: out of the sight of logs and traces, but for our log at Debug */
+  cause: Schema.optional(Schema.RedactedFromSelf(Schema.Unknown))
 }) {
   override get message(): string {
     return `${this.reason} (${this.code})`
