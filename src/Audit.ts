@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Effect, Exit, Stream } from "effect"
+import { Cause, Clock, Context, Effect, Exit, Stream } from "effect"
 import { dual } from "effect/Function"
 import * as AuditEvent from "./schema/AuditEvent.js"
 import type { AppendError, FlushError, QueueAccessError } from "./schema/Errors.js"
@@ -11,6 +11,12 @@ import { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
 import { UseLog, type UseLogInput } from "./schema/UseLog.js"
 import { CurrentActor } from "./services/Actor.js"
 import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./services/AuditLog.js"
+
+/** `Effect.flatMap(AuditLog, use)` in one step instead of three: it is taken for every event. */
+const withLog = <A, E>(use: (log: AuditLog["Type"]) => Effect.Effect<A, E>): Effect.Effect<A, E, AuditLog> =>
+  Effect.withFiberRuntime((fiber) =>
+    use(Context.unsafeGet(fiber.currentContext as Context.Context<AuditLog>, AuditLog))
+  )
 
 /**
  * Records an event; it is on disk, fsynced, when the receipt is there. The layer must carry its kind: otherwise the
@@ -26,7 +32,7 @@ export const record = <K extends string>(
   event: AuditEvent.Instance<K>,
   options?: RecordOptions
 ): Effect.Effect<Receipt, AppendError, AuditLog | AuditEvent.Kind<K>> =>
-  Effect.flatMap(AuditLog, (log) => log.record(event[AuditEvent.TypeId], event, options))
+  withLog((log) => log.record(event[AuditEvent.TypeId], event, options))
 
 /**
  * Records that somebody used an AI model; like {@link record}.
@@ -37,8 +43,7 @@ export const record = <K extends string>(
 export const recordUse = (
   input: UseLogInput,
   options?: RecordOptions
-): Effect.Effect<Receipt, AppendError, AuditLog> =>
-  Effect.flatMap(AuditLog, (log) => log.record(UseLog.kind, input, options))
+): Effect.Effect<Receipt, AppendError, AuditLog> => withLog((log) => log.record(UseLog.kind, input, options))
 
 /**
  * Records that somebody logged in; like {@link record}.
@@ -50,7 +55,7 @@ export const recordLogin = (
   input: LoginLogInput,
   options?: RecordOptions
 ): Effect.Effect<Receipt, AppendError, AuditLog> =>
-  Effect.flatMap(AuditLog, (log) => log.record(LoginLog.kind, input, options))
+  withLog((log) => log.record(LoginLog.kind, input, options))
 
 /**
  * Records that somebody used an AI model; it is on disk, fsynced, when it returns. It does not fail: a failure goes to
@@ -60,7 +65,7 @@ export const recordLogin = (
  * @since 0.1.0
  */
 export const logUse = (input: UseLogInput): Effect.Effect<void, never, AuditLog> =>
-  Effect.flatMap(AuditLog, (log) => log.log(UseLog.kind, input))
+  withLog((log) => log.log(UseLog.kind, input))
 
 /**
  * Records that somebody logged in; like {@link logUse}.
@@ -69,7 +74,7 @@ export const logUse = (input: UseLogInput): Effect.Effect<void, never, AuditLog>
  * @since 0.1.0
  */
 export const logLogin = (input: LoginLogInput): Effect.Effect<void, never, AuditLog> =>
-  Effect.flatMap(AuditLog, (log) => log.log(LoginLog.kind, input))
+  withLog((log) => log.log(LoginLog.kind, input))
 
 /**
  * Waits until everything that was recorded before is in the database or among the dead letters. Tries at once,

@@ -23,6 +23,8 @@ export interface Lines {
 const NEWLINE = 0x0a
 const PREFIX_BYTES = 4096
 const SCAN_BYTES = 1 << 20
+/** about what a batch of 500 events takes: what is read beyond it is read again */
+const CHUNK_BYTES = 1 << 18
 
 /**
  * Whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
@@ -36,7 +38,7 @@ export const readLines = (
 ): Effect.Effect<Lines, DiskError> =>
   Effect.gen(function* () {
     // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
-    for (let chunk = Math.min(limits.maxBytes, SCAN_BYTES); from < end; chunk *= 2) {
+    for (let chunk = Math.min(limits.maxBytes, CHUNK_BYTES); from < end; chunk *= 2) {
       const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
       const bytes = yield* file.readAt(from, length)
       const atEnd = from + bytes.length >= end || bytes.length < length
