@@ -5,6 +5,7 @@
  */
 import { Config, Context, DateTime, Effect, Layer, Option, Stream } from "effect"
 import type { ConfigError, Duration } from "effect"
+import { makeTally } from "../internal/metrics.js"
 import { checkRules } from "../internal/prepare.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -17,6 +18,7 @@ import type { Disk } from "../services/Disk.js"
 import type { Uploader } from "../services/Uploader.js"
 import * as AuditLogLayer from "./AuditLog.js"
 import * as Instances from "./Instances.js"
+import * as Metrics from "./Metrics.js"
 import * as NodeDisk from "./NodeDisk.js"
 import * as QueueFileLayer from "./QueueFile.js"
 import * as SchedulerLayer from "./Scheduler.js"
@@ -122,9 +124,12 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
       yield* check(options, events)
       const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
       const scheduler = { ...options, events, timeZone: options.adopt?.timeZone }
-      const log = Layer.merge(AuditLogLayer.layer({ ...options, events }), StatusFile.layer(shutdown)).pipe(
-        Layer.provide(SchedulerLayer.layer({ ...scheduler, shutdown }))
-      )
+      const tally = makeTally(events)
+      const log = Layer.mergeAll(
+        AuditLogLayer.layer({ ...options, events, tally }),
+        StatusFile.layer(shutdown),
+        Metrics.layer(tally)
+      ).pipe(Layer.provide(SchedulerLayer.layer({ ...scheduler, shutdown })))
       if (options.instances === undefined) {
         return Layer.provide(log, QueueFileLayer.layer({ ...options, shutdown }))
       }

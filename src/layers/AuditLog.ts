@@ -7,6 +7,7 @@ import { Clock, Context, Effect, Either, Layer, Stream } from "effect"
 import type { Fiber } from "effect"
 import { validate as isUuid } from "uuid"
 import { makeGenerator } from "../internal/eventId.js"
+import { makeTally, type Tally } from "../internal/metrics.js"
 import { makePrepare, type Prepared, type Rules } from "../internal/prepare.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { type AppendError, InvalidEvent } from "../schema/Errors.js"
@@ -53,6 +54,8 @@ export interface Options {
   readonly onAppendFailure?: OnAppendFailure | undefined
   /** a longer event is refused, in bytes of its line; 8 MiB by default */
   readonly maxLineBytes?: number | undefined
+  /** where it is counted what was recorded, and what was not */
+  readonly tally?: Tally | undefined
 }
 
 /**
@@ -71,6 +74,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
     )
     const maxLineBytes = options.maxLineBytes ?? 8 * 1024 * 1024
     const newId = makeGenerator()
+    const tally = options.tally ?? makeTally(options.events)
 
     const prepare = (kind: string, input: unknown, fiber: Fiber.RuntimeFiber<unknown, unknown>): Prepared => {
       const actor = fiber.currentContext.unsafeMap.get(CurrentActor.key) as CurrentActor["Type"] | undefined
@@ -84,8 +88,13 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       now: number
     ): Effect.Effect<Receipt, AppendError> => {
       const eventId = recordOptions?.eventId ?? newId(now)
+      const counts = tally.of(kind)
+      const count = (error: AppendError) => {
+        counts.failed[error._tag] = (counts.failed[error._tag] ?? 0) + 1
+        return error
+      }
       const invalid = (issues: ReadonlyArray<Issue>) =>
-        new InvalidEvent({ eventId, outcome: "absent", kind, issues })
+        Effect.fail(count(new InvalidEvent({ eventId, outcome: "absent", kind, issues })))
       const codec = kinds.get(kind)
       if (codec === undefined) {
         return invalid([
@@ -104,7 +113,13 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
           { field: "event", expected: `at most ${maxLineBytes} bytes as a line (maxLineBytes)` }
         ])
       }
-      return Effect.map(queue.append(line.right, eventId), (sequence) => ({ eventId, time: now, sequence }))
+      return Effect.mapBoth(queue.append(line.right, eventId), {
+        onFailure: count,
+        onSuccess: (sequence): Receipt => {
+          counts.appended++
+          return { eventId, time: now, sequence }
+        }
+      })
     }
 
     const record: AuditLog["Type"]["record"] = (kind, input, recordOptions) =>

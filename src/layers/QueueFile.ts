@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import { Clock, Duration, Effect, Exit, Layer, Scope } from "effect"
+import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
 import * as cursorFile from "../internal/cursorFile.js"
@@ -14,6 +15,7 @@ import { eventIdOfLine } from "../internal/eventId.js"
 import * as groupCommit from "../internal/groupCommit.js"
 import { countLines, readLines } from "../internal/lines.js"
 import { recover, tailStart } from "../internal/recovery.js"
+import * as metrics from "../internal/metrics.js"
 import * as requests from "../internal/requests.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import * as segmentFiles from "../internal/segments.js"
@@ -69,6 +71,8 @@ const MiB = 1024 * 1024
 
 /** The free space is asked for at most this often while appending, in milliseconds. */
 const FREE_SPACE_INTERVAL = 1000
+
+const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
 interface Append {
   readonly line: string
@@ -157,6 +161,7 @@ export const make = (
     // ------------------------------------------------------------------------------------------------- appends
 
     const listeners = new Set<() => void>()
+    const appendDuration = metrics.ofQueue(directory)(metrics.appendDuration)
     let free = { bytes: Number.POSITIVE_INFINITY, at: Number.NEGATIVE_INFINITY }
 
     /** the limit that this many more bytes would exceed */
@@ -195,7 +200,9 @@ export const make = (
           )
         }
         unanswered++
+        const started = performance.now()
         const exit = yield* Effect.exit(segments.append(bytes, group.length, next))
+        appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
         unanswered--
         if (expiredGroups.delete(group)) return
         if (Exit.isSuccess(exit)) {

@@ -1,0 +1,74 @@
+/**
+ * The metrics, by name; docs/metrics.md explains them. All carry `queue`, the directory. Nothing is measured for a
+ * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry once a second.
+ */
+import { Metric, MetricBoundaries } from "effect"
+import type { AppendError } from "../schema/Errors.js"
+
+const name = (metric: string) => `effect_audit_${metric}`
+
+const counter = (metric: string, description: string) =>
+  Metric.counter(name(metric), { description, incremental: true })
+
+const gauge = (metric: string, description: string) => Metric.gauge(name(metric), { description })
+
+const seconds = (metric: string, description: string, boundaries: MetricBoundaries.MetricBoundaries) =>
+  Metric.histogram(name(metric), boundaries, description)
+
+const doubling = (start: number, count: number) => MetricBoundaries.exponential({ start, factor: 2, count })
+
+export const appended = counter("appended_events", "Events that were recorded, by kind")
+export const appendFailures = counter("append_failures", "Events that were not recorded, by kind and error")
+export const appendDuration = seconds(
+  "append_duration_seconds",
+  "How long the disk took for a group of events, fsync included",
+  doubling(0.0001, 16)
+)
+
+export const waitingEvents = gauge("waiting_events", "Events on disk that wait for delivery")
+export const waitingBytes = gauge("waiting_bytes", "Bytes on disk that wait for delivery")
+export const oldestAge = gauge("oldest_age_seconds", "The age of the oldest event that waits; 0 if none does")
+export const deadLetters = gauge("dead_letters", "Dead letters that wait for a decision")
+export const missingEvents = gauge("missing_events", "Lines that the books promise and the disk lacks")
+export const freeBytes = gauge("disk_free_bytes", "Free bytes on the disk of the queue")
+
+export const deliveredEvents = counter("delivered_events", "Events that the database has committed")
+export const batches = counter("batches", "Batches that were settled")
+export const batchDuration = seconds(
+  "batch_duration_seconds",
+  "How long the database took for a batch",
+  doubling(0.001, 15)
+)
+export const deliveryFailures = counter("delivery_failures", "Failed attempts to deliver, by class and code")
+export const backoff = gauge(
+  "backoff_seconds",
+  "How long the worker waits between attempts; 0 if the last one succeeded"
+)
+export const state = gauge("state", "1 for the present state of delivery, 0 for the others, by state")
+
+/** A metric of one queue. */
+export const ofQueue =
+  (directory: string) =>
+  <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.Metric<Type, In, Out> =>
+    Metric.tagged(metric, "queue", directory)
+
+export const STATES = ["idle", "delivering", "offline", "needsOperator"] as const
+
+/** What was appended, and what was not: counts of one kind since the start. */
+export interface KindTally {
+  appended: number
+  readonly failed: Partial<Record<AppendError["_tag"], number>>
+}
+
+/** By kind; `unknown` for kinds that the audit log does not carry. */
+export interface Tally {
+  readonly of: (kind: string) => KindTally
+  readonly all: ReadonlyMap<string, KindTally>
+}
+
+export const makeTally = (kinds: ReadonlyArray<{ readonly kind: string }>): Tally => {
+  const unknown: KindTally = { appended: 0, failed: {} }
+  const all = new Map<string, KindTally>(kinds.map(({ kind }) => [kind, { appended: 0, failed: {} }]))
+  all.set("unknown", unknown)
+  return { of: (kind) => all.get(kind) ?? unknown, all }
+}

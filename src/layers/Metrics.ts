@@ -1,0 +1,93 @@
+/**
+ * Puts the numbers of an audit log into the registry of Effect's metrics, once a second: appends only count.
+ *
+ * @since 0.1.0
+ */
+import { Clock, Effect, Layer, Metric, Schedule } from "effect"
+import * as metrics from "../internal/metrics.js"
+import { Disk } from "../services/Disk.js"
+import { QueueFile } from "../services/QueueFile.js"
+import { Scheduler } from "../services/Scheduler.js"
+
+const INTERVAL = "1 second"
+
+/**
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (tally: metrics.Tally): Layer.Layer<never, never, Disk | QueueFile | Scheduler> =>
+  Layer.scopedDiscard(
+    Effect.gen(function* () {
+      const disk = yield* Disk
+      const queue = yield* QueueFile
+      const scheduler = yield* Scheduler
+      const own = metrics.ofQueue(queue.directory)
+
+      /** Raises a counter to a total that was counted elsewhere. */
+      const raised = new Map<Metric.Metric.Counter<number>, number>()
+      const raise = (counter: Metric.Metric.Counter<number>, total: number) =>
+        Effect.suspend(() => {
+          const before = raised.get(counter) ?? 0
+          raised.set(counter, total)
+          return Metric.incrementBy(counter, Math.max(0, total - before))
+        })
+
+      const appends = [...tally.all].map(([kind, counts]) => ({
+        counts,
+        appended: Metric.tagged(own(metrics.appended), "kind", kind),
+        failed: new Map<string, Metric.Metric.Counter<number>>(),
+        failure: Metric.tagged(own(metrics.appendFailures), "kind", kind)
+      }))
+      const sampleAppends = Effect.forEach(
+        appends,
+        ({ appended, counts, failed, failure }) =>
+          Effect.gen(function* () {
+            if (counts.appended > 0) yield* raise(appended, counts.appended)
+            for (const [error, count] of Object.entries(counts.failed)) {
+              const counter = failed.get(error) ?? Metric.tagged(failure, "error", error)
+              failed.set(error, counter)
+              yield* raise(counter, count)
+            }
+          }),
+        { discard: true }
+      )
+
+      const states = metrics.STATES.map((state) => ({
+        state,
+        gauge: Metric.tagged(own(metrics.state), "state", state)
+      }))
+      const { delivered: deliveredBefore } = yield* Effect.orElseSucceed(queue.status, () => ({
+        delivered: 0
+      }))
+      const deliveredEvents = own(metrics.deliveredEvents)
+      const gauges = {
+        waiting: own(metrics.waitingEvents),
+        waitingBytes: own(metrics.waitingBytes),
+        dead: own(metrics.deadLetters),
+        missing: own(metrics.missingEvents)
+      }
+      const oldestAge = own(metrics.oldestAge)
+      const freeBytes = own(metrics.freeBytes)
+
+      const sampleQueue = Effect.gen(function* () {
+        const books = yield* queue.status
+        for (const key of ["waiting", "waitingBytes", "dead", "missing"] as const) {
+          yield* Metric.set(gauges[key], books[key])
+        }
+        const now = yield* Clock.currentTimeMillis
+        yield* Metric.set(oldestAge, books.oldest === undefined ? 0 : Math.max(0, now - books.oldest) / 1000)
+        yield* raise(deliveredEvents, books.delivered - deliveredBefore)
+        const delivery = yield* scheduler.status
+        for (const { gauge, state } of states) yield* Metric.set(gauge, state === delivery.state ? 1 : 0)
+        yield* Metric.set(freeBytes, (yield* disk.volume(queue.directory)).freeBytes)
+      })
+
+      const sample = Effect.zipRight(
+        sampleAppends,
+        Effect.catchAll(sampleQueue, (error) => Effect.logDebug("audit: the queue was not measured", error))
+      )
+      // what was counted since the last second
+      yield* Effect.addFinalizer(() => sampleAppends)
+      yield* Effect.forkScoped(Effect.repeat(sample, Schedule.spaced(INTERVAL)))
+    })
+  )
