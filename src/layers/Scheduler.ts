@@ -14,6 +14,7 @@ import {
   Exit,
   Fiber,
   Layer,
+  Metric,
   Option,
   Queue,
   Redacted,
@@ -23,7 +24,9 @@ import {
 } from "effect"
 import type { Scope } from "effect"
 import { isUtf8 } from "node:buffer"
+import { idOf } from "../internal/deadLetters.js"
 import { eventIdOfLine } from "../internal/eventId.js"
+import * as metrics from "../internal/metrics.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { FlushError, type QueueAccessError, UploadError } from "../schema/Errors.js"
@@ -106,6 +109,16 @@ export const make = (
     const update = (change: Partial<DeliveryStatus>) =>
       SubscriptionRef.update(status, (now) => ({ ...now, ...change }))
 
+    const own = metrics.ofQueue(queue.directory)
+    const measures = {
+      batches: own(metrics.batches),
+      batchDuration: own(metrics.batchDuration),
+      failures: own(metrics.deliveryFailures),
+      backoff: own(metrics.backoff)
+    }
+
+    const annotated = Effect.annotateLogs("queue", queue.directory)
+
     // ---------------------------------------------------------------------------------------------------- pass
 
     const prepare = prepareWith(options, queue.queueId)
@@ -119,7 +132,12 @@ export const make = (
           const open = group.items.filter(({ record }) => !settled.has(keyOf(record)))
           if (open.length > 0) {
             const events = open.map(({ event }) => event)
-            const { rejected } = yield* uploader.upload({ definition: group.definition, events })
+            const { rejected } = yield* measured(
+              uploader.upload({ definition: group.definition, events }),
+              batch,
+              group.definition.kind,
+              events.length
+            )
             for (const { record } of open) settled.set(keyOf(record), undefined)
             for (const { code, index, reason } of rejected) {
               const { record } = open[index]!
@@ -140,9 +158,30 @@ export const make = (
         return { batch, refused }
       })
 
+    /** An upload with its span, its log annotated, its time taken. */
+    const measured = <A, E>(upload: Effect.Effect<A, E>, { start }: Batch, kind: string, events: number) =>
+      upload.pipe(
+        Effect.timed,
+        Effect.tap(([duration]) => Metric.update(measures.batchDuration, Duration.toSeconds(duration))),
+        Effect.map(([, result]) => result),
+        Effect.annotateLogs({ batch: idOf(start), kind, events }),
+        Effect.withSpan("effect-audit.upload", {
+          // of its own: it belongs to no request of those that recorded the events
+          root: true,
+          kind: "client",
+          attributes: {
+            "audit.queue": queue.directory,
+            "audit.batch": idOf(start),
+            "audit.kind": kind,
+            "audit.events": events
+          }
+        })
+      )
+
     const commit = ({ batch, refused }: Settled) =>
       Effect.gen(function* () {
         yield* queue.commit(batch, refused)
+        yield* Metric.increment(measures.batches)
         for (const record of batch.records) settled.delete(keyOf(record))
         const dead = refused.filter((refusal) => refusal.class !== "torn")
         if (dead.length > 0) {
@@ -152,7 +191,7 @@ export const make = (
           yield* Effect.logWarning(
             `audit: ${dead.length} events went to the dead letters (${classes.join(", ")}); ` +
               `run "effect-audit dead list" in ${queue.directory}`
-          )
+          ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
         }
         if (dead.length < batch.records.length)
           yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
@@ -222,6 +261,7 @@ export const make = (
         const before = yield* SubscriptionRef.get(status)
         if (before.failure !== undefined) yield* Effect.logInfo("audit: delivery has recovered")
         yield* update({ state: "idle", failure: undefined, failures: 0, nextTry: undefined })
+        yield* Metric.set(measures.backoff, 0)
         // not those that came during the pass: it may have looked before what they wait for was appended
         yield* completeFlushes((flush) => served.includes(flush))
       } else if (!Exit.isInterrupted(exit)) {
@@ -250,6 +290,8 @@ export const make = (
         const original = error instanceof UploadError ? error.cause : undefined
         const details = original === undefined ? [error] : [error, Redacted.value(original)]
         yield* Effect.logDebug("audit: delivery failed", ...details)
+        const ofClass = Metric.tagged(measures.failures, "class", failure.class)
+        yield* Metric.increment(Metric.tagged(ofClass, "code", failure.code))
         yield* update({ state, failure, failures: before.failures + 1 })
       })
 
@@ -276,7 +318,10 @@ export const make = (
 
     const schedule = Schedule.modifyDelayEffect(backoff, (_, delay) =>
       Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        Effect.as(update({ nextTry: now + Duration.toMillis(delay) }), delay)
+        update({ nextTry: now + Duration.toMillis(delay) }).pipe(
+          Effect.zipRight(Metric.set(measures.backoff, Duration.toSeconds(delay))),
+          Effect.as(delay)
+        )
       )
     )
 
@@ -316,10 +361,10 @@ export const make = (
       if (next > settled) yield* attempt
     })
 
-    yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(worker)), (fiber) =>
+    yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(annotated(worker))), (fiber) =>
       Effect.gen(function* () {
         yield* shutdown.within(Fiber.interrupt(fiber))
-        yield* shutdown.within(drain)
+        yield* shutdown.within(annotated(drain))
         closed = true
         yield* failFlushes([...flushes], CLOSED)
         const { next, settled } = yield* queue.progress
