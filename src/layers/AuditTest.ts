@@ -37,7 +37,7 @@ import * as AuditLayer from "./AuditLayer.js"
  */
 export type Options<E extends ReadonlyArray<AuditEvent.Any> = readonly []> = Omit<
   AuditLayer.Options<E>,
-  "directory" | "instances" | "lockWait" | "unsafeFileSystem"
+  "adopt" | "directory" | "instances" | "lockWait" | "unsafeFileSystem"
 >
 
 /**
