@@ -118,7 +118,7 @@ const ordeal = async (
       await sleep(randomInt(300))
       child.kill("SIGKILL")
     }
-    const timer = setTimeout(() => child.kill("SIGTERM"), 20_000)
+    const timer = setTimeout(() => child.kill("SIGTERM"), 60_000)
     const ended = await child.ended
     clearTimeout(timer)
     expect(ended.signal, `${point.name} was never reached:\n${ended.stderr}`).toBe("SIGKILL")

@@ -47,7 +47,7 @@ const refusing = (uploader: Uploader["Type"]): Uploader["Type"] => {
   }
 }
 
-const recordOne = (index: number) =>
+const recordOne = (index: number, pause: number) =>
   Effect.gen(function* () {
     const prompt = index % 9 === 0 ? "refuse me" : "一只红狐狸 ".repeat(index % 20)
     const { eventId } =
@@ -55,16 +55,16 @@ const recordOne = (index: number) =>
         ? yield* Audit.recordLogin({ userName: "li", localIp: "10.0.0.5" })
         : yield* Audit.recordUse({ prompt, status: "success" })
     yield* Effect.sync(() => process.stdout.write(`${eventId}\n`))
-    yield* Effect.sleep(index % 4)
+    yield* Effect.sleep(pause)
   })
 
-const load = (count: number) =>
+const load = (count: number, pauseOf: (index: number) => number) =>
   Effect.forEach(
     Array.from({ length: FIBERS }, (_, fiber) => fiber),
     (fiber) =>
       Effect.iterate(fiber, {
         while: (index) => count === 0 || index < count,
-        body: (index) => Effect.as(recordOne(index), index + FIBERS)
+        body: (index) => Effect.as(recordOne(index, pauseOf(index)), index + FIBERS)
       }),
     { concurrency: "unbounded", discard: true }
   )
@@ -96,9 +96,13 @@ const program = Effect.gen(function* () {
     adopt: options.old._tag === "Some" ? { path: options.old.value } : undefined
   }).pipe(Layer.provide(Layer.effect(Uploader, Effect.map(Uploader, refusing))), Layer.provide(database))
 
+  // requests are carried out between two passes, so delivery is to keep pace on a slow machine too
   const work = options.requests
-    ? Effect.raceFirst(load(options.events), operator(options.directory))
-    : load(options.events)
+    ? Effect.raceFirst(
+        load(options.events, () => 20),
+        operator(options.directory)
+      )
+    : load(options.events, (index) => index % 4)
   yield* Effect.zipRight(work, Effect.retry(Audit.flush, Schedule.recurs(3))).pipe(
     Effect.provide(Layer.provideMerge(audit, disk))
   )
