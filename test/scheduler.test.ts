@@ -407,6 +407,22 @@ describe("a batch", () => {
     })
   )
 
+  it.effect("requests are carried out during a pass that does not end", () =>
+    Effect.gen(function* () {
+      let looks = 0
+      const { queue, use } = yield* start({
+        over: (queue) => ({ ...queue, carryOutRequests: Effect.sync(() => void looks++) }),
+        options: { batchRecords: 1 },
+        answer: () => Effect.as(Effect.sleep(100), { rejected: [] })
+      })
+      const before = looks
+      for (let event = 0; event < 60; event++) yield* use("a")
+      yield* TestClock.adjust("5 seconds")
+      assert.isAbove((yield* q.books(queue)).waiting, 0)
+      assert.isAtLeast(looks - before, 4)
+    })
+  )
+
   it.effect("a flush waits for what was appended before it, also during a pass", () =>
     Effect.gen(function* () {
       const { scheduler, uploads, use } = yield* start()

@@ -4,8 +4,6 @@
  * It keeps what reached the disk apart from what is in the page cache only, for the content of files as well as for
  * the entries of directories. A power cut decides for each unsynced thing by itself whether it arrived, so that
  * later writes may survive earlier ones.
- *
- * @internal
  */
 import { Effect } from "effect"
 import type { Scope } from "effect"
@@ -362,8 +360,7 @@ export const make = (): MemoryDisk => {
           return {
             type: node.type,
             size: isFile ? node.cache.length : 0,
-            mode: isFile ? 0o600 : 0o700,
-            device: 1
+            mode: isFile ? 0o600 : 0o700
           }
         }),
       rename: (from, to) =>

@@ -233,8 +233,7 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
       Effect.map((stats): FileInfo => ({
         type: stats.isFile() ? "file" : stats.isDirectory() ? "directory" : "other",
         size: stats.size,
-        mode: stats.mode & 0o7777,
-        device: stats.dev
+        mode: stats.mode & 0o7777
       })),
       Effect.catchIf(
         (error) => error.code === "ENOENT",

@@ -79,6 +79,9 @@ const COMPACT_AFTER = Duration.seconds(1)
 
 const CLOSED = new Error("the audit log is closed")
 
+/** How often requests are looked for during a pass, in milliseconds. */
+const REQUESTS_INTERVAL = 1000
+
 type PassError = UploadError | QueueAccessError
 
 /**
@@ -197,7 +200,15 @@ export const make = (
           yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
         const reached = (yield* queue.progress).settled
         yield* completeFlushes((flush) => flush.target <= reached)
+        // under load a pass may never end
+        if ((yield* Clock.currentTimeMillis) - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
       })
+
+    let requestsSeenAt = 0
+    const carryOutRequests = Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      requestsSeenAt = now
+      return queue.carryOutRequests
+    })
 
     /** Delivers until nothing waits; the next batch is read and decoded while the database works on this one. */
     const deliver: Effect.Effect<number, PassError> = Stream.unfoldEffect<
@@ -217,7 +228,7 @@ export const make = (
       Stream.runCount
     )
 
-    const pass = Effect.zipRight(queue.carryOutRequests, deliver)
+    const pass = Effect.zipRight(carryOutRequests, deliver)
 
     // --------------------------------------------------------------------------------------------------- flush
 

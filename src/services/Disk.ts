@@ -61,8 +61,6 @@ export interface FileInfo {
   readonly size: number
   /** permission bits, for example 0o700 */
   readonly mode: number
-  /** identifies the file system */
-  readonly device: number
 }
 
 /**
