@@ -411,7 +411,12 @@ describe("a batch", () => {
     Effect.gen(function* () {
       let looks = 0
       const { queue, use } = yield* start({
-        over: (queue) => ({ ...queue, carryOutRequests: Effect.sync(() => void looks++) }),
+        over: (queue) => ({
+          ...queue,
+          carryOutRequests: Effect.sync(() => {
+            looks++
+          })
+        }),
         options: { batchRecords: 1 },
         answer: () => Effect.as(Effect.sleep(100), { rejected: [] })
       })
