@@ -81,20 +81,25 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       return kinds.get(kind)?.prepare(input, actor) ?? { input, issues: NONE }
     }
 
-    const append = (
+    /** Goes on as the caller says, in the step that counts: one less for each event. */
+    const append = <A, E>(
       kind: string,
       { input, issues }: Prepared,
       recordOptions: RecordOptions | undefined,
-      now: number
-    ): Effect.Effect<Receipt, AppendError> => {
+      now: number,
+      then: {
+        readonly onFailure: (error: AppendError) => Effect.Effect<A, E>
+        readonly onSuccess: (receipt: Receipt) => Effect.Effect<A, E>
+      }
+    ): Effect.Effect<A, E> => {
       const eventId = recordOptions?.eventId ?? newId(now)
       const counts = tally.of(kind)
-      const count = (error: AppendError) => {
+      const failed = (error: AppendError) => {
         counts.failed[error._tag] = (counts.failed[error._tag] ?? 0) + 1
-        return error
+        return then.onFailure(error)
       }
       const invalid = (issues: ReadonlyArray<Issue>) =>
-        Effect.fail(count(new InvalidEvent({ eventId, outcome: "absent", kind, issues })))
+        failed(new InvalidEvent({ eventId, outcome: "absent", kind, issues }))
       const codec = kinds.get(kind)
       if (codec === undefined) {
         return invalid([
@@ -113,18 +118,18 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
           { field: "event", expected: `at most ${maxLineBytes} bytes as a line (maxLineBytes)` }
         ])
       }
-      return Effect.mapBoth(queue.append(line.right, eventId), {
-        onFailure: count,
-        onSuccess: (sequence): Receipt => {
+      return Effect.matchEffect(queue.append(line.right, eventId), {
+        onFailure: failed,
+        onSuccess: (sequence) => {
           counts.appended++
-          return { eventId, time: now, sequence }
+          return then.onSuccess({ eventId, time: now, sequence })
         }
       })
     }
 
     const record: AuditLog["Type"]["record"] = (kind, input, recordOptions) =>
       Effect.withFiberRuntime((fiber) =>
-        append(kind, prepare(kind, input, fiber), recordOptions, currentTime(fiber))
+        append(kind, prepare(kind, input, fiber), recordOptions, currentTime(fiber), AS_IT_IS)
       )
 
     const onFailure = failureHandler(options.onAppendFailure ?? "log")
@@ -140,7 +145,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       log: (kind, input) =>
         Effect.withFiberRuntime((fiber) => {
           const prepared = prepare(kind, input, fiber)
-          return Effect.matchEffect(append(kind, prepared, undefined, currentTime(fiber)), {
+          return append(kind, prepared, undefined, currentTime(fiber), {
             onFailure: (error) => onFailure({ error, kind, input: prepared.input }),
             onSuccess: () => Effect.void
           })
@@ -152,6 +157,11 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
   })
 
 const NONE: ReadonlyArray<Issue> = []
+
+const AS_IT_IS = {
+  onFailure: (error: AppendError): Effect.Effect<Receipt, AppendError> => Effect.fail(error),
+  onSuccess: (receipt: Receipt): Effect.Effect<Receipt, AppendError> => Effect.succeed(receipt)
+}
 
 /** `Clock.currentTimeMillis`, without the steps that it takes to look at the fiber. */
 const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
