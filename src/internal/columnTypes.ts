@@ -1,7 +1,5 @@
 /**
  * The type of a column, as it follows from the schema of its field, for the tables that this package makes.
- *
- * @internal
  */
 import { Option, Schema, SchemaAST as AST } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"

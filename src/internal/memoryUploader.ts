@@ -1,7 +1,5 @@
 /**
  * An Uploader to tables in memory, with the contract of the others: each event once, all or nothing for a failure.
- *
- * @internal
  */
 import { Effect } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"

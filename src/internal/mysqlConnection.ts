@@ -1,8 +1,6 @@
 /**
  * A session with MySQL or MariaDB that can be given up at any moment. The driver's calls have no canceller and closing
  * its pool waits for a hung server, so every socket is ours: destroying it ends whatever waits for it.
- *
- * @internal
  */
 import * as Reactivity from "@effect/experimental/Reactivity"
 import { SqlError } from "@effect/sql/SqlError"

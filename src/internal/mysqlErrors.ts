@@ -4,8 +4,6 @@
  *
  * By `errno`, never by mysql2's `code`, which names MariaDB's 4025 (CHECK) `ER_INNODB_AUTOEXTEND_SIZE_OUT_OF_RANGE`.
  * The codes of MySQL, MariaDB, TiDB and ProxySQL share the table, since none of them means two things to an INSERT.
- *
- * @internal
  */
 import { Redacted } from "effect"
 import { UploadError } from "../schema/Errors.js"

@@ -1,8 +1,6 @@
 /**
  * Makes the tables of the events, or fits tables that exist, while other programs go on writing to them. It may run
  * twice, or twice at once.
- *
- * @internal
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Duration, Effect, Redacted, Schedule } from "effect"

@@ -1,7 +1,5 @@
 /**
  * Sessions that are opened when they are needed, kept while they are good, and given up when they are not.
- *
- * @internal
  */
 import { Cause, Effect, Either, ExecutionStrategy, Exit, Option, Scope } from "effect"
 import { UploadError } from "../schema/Errors.js"

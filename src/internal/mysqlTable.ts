@@ -1,7 +1,5 @@
 /**
  * The table of a kind of events, as an INSERT needs to know it.
- *
- * @internal
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect } from "effect"

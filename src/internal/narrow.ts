@@ -1,7 +1,5 @@
 /**
  * Finds the events that a database will never take, when all it says is that one of many is bad.
- *
- * @internal
  */
 import { Data, Effect } from "effect"
 import { UploadError } from "../schema/Errors.js"

@@ -1,7 +1,5 @@
 /**
  * What the tables of both databases have in common.
- *
- * @internal
  */
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { SqlValue, StoredEvent } from "../schema/Line.js"
