@@ -13,7 +13,7 @@ export const isTerminal = (stream: Stream): boolean => stream.isTTY
 
 /** A text in a style, where it will be seen. */
 export const paint = (style: Style, text: string): string =>
-  hasColours(process.stdout) ? styleText(style, text) : text
+  hasColours(process.stdout) ? styleText(style, text, { validateStream: false }) : text
 
 export const print = (...lines: ReadonlyArray<string>): Effect.Effect<void> =>
   Effect.forEach(lines, (line) => Console.log(line), { discard: true })
