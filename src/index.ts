@@ -1,14 +1,36 @@
 /**
  * The audit log that Effect programs can trust.
  *
+ * @module effect-audit
+ * @since 0.1.0
+ */
+
+/**
+ * The verbs: record, flush, status, and regions of a program that are audited.
+ *
  * @since 0.1.0
  */
 export * as Audit from "./Audit.js"
 export { logLogin, logUse } from "./Audit.js"
 export { openAuditLogger, type AuditLogger, type AuditLoggerOptions } from "./AuditLogger.js"
+/**
+ * Composes the audit log; its options.
+ *
+ * @since 0.1.0
+ */
 export * as AuditLayer from "./layers/AuditLayer.js"
+/**
+ * Kinds of events, and their fields.
+ *
+ * @since 0.1.0
+ */
 export * as AuditEvent from "./schema/AuditEvent.js"
 export * from "./schema/Errors.js"
+/**
+ * What of an event may reach the disk.
+ *
+ * @since 0.1.0
+ */
 export * as Redact from "./schema/Redact.js"
 export { CurrentActor } from "./services/Actor.js"
 export { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"

@@ -1,10 +1,13 @@
 /**
  * `effect-audit/mysql`: delivery to MySQL and MariaDB. Needs @effect/sql-mysql2.
  *
+ * @module effect-audit/mysql
  * @since 0.1.0
  */
 
 /**
+ * Delivers to MySQL and MariaDB, each event once.
+ *
  * @since 0.1.0
  */
 export * as MysqlUploader from "./layers/MysqlUploader.js"

@@ -1,10 +1,13 @@
 /**
  * `effect-audit/sqlite`: delivery to an embedded SQLite file. Needs @effect/sql-libsql.
  *
+ * @module effect-audit/sqlite
  * @since 0.1.0
  */
 
 /**
+ * Delivers to an embedded SQLite file.
+ *
  * @since 0.1.0
  */
 export * as SqliteUploader from "./layers/SqliteUploader.js"

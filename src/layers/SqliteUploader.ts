@@ -59,6 +59,9 @@ export const layerConfig = (
   Layer.scoped(Uploader, Effect.flatMap(Config.unwrap(config), make))
 
 /**
+ * The uploader of {@link layer}, for a layer of your own. It connects with its first upload, and lets go with the
+ * scope.
+ *
  * @category constructors
  * @since 0.1.0
  */

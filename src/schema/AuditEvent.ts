@@ -7,12 +7,16 @@ import { Option, Schema, String as Str } from "effect"
 import type { Types } from "effect"
 
 /**
+ * The key under which an event carries its kind.
+ *
  * @category type ids
  * @since 0.1.0
  */
 export const TypeId: unique symbol = Symbol.for("effect-audit/AuditEvent")
 
 /**
+ * The type of that key.
+ *
  * @category type ids
  * @since 0.1.0
  */

@@ -25,6 +25,8 @@ export interface Receipt {
 }
 
 /**
+ * What can be said of one `Audit.record`.
+ *
  * @category models
  * @since 0.1.0
  */

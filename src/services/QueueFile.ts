@@ -126,6 +126,8 @@ export interface Balance {
 }
 
 /**
+ * The books of a queue, and how much of it waits.
+ *
  * @category models
  * @since 0.1.0
  */
