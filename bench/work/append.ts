@@ -27,7 +27,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
 }
 
 const append = async (settings: Settings, callers: number): Promise<ReadonlyArray<Row>> => {
-  const millis = settings.quick ? 150 : 700
+  const millis = settings.quick ? 150 : 400
   const rounds = settings.quick ? 3 : 9
   const directory = fs.mkdtempSync(path.join(settings.directory, `append-${callers}-`))
   const line = makeLine()

@@ -11,9 +11,10 @@ import { interleaved, Load, median, now, pairedRatio, round, row, rowsOf, spread
 import * as ours from "../ours.js"
 
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
-  const { directory: full, events } = await backlog(settings.directory, settings.quick ? 100_000 : 1_000_000)
-  const millis = settings.quick ? 200 : 1000
-  const rounds = settings.quick ? 3 : 15
+  const { copy, events } = await backlog(settings.directory, settings.quick ? 100_000 : 1_000_000)
+  const full = copy()
+  const millis = settings.quick ? 200 : 700
+  const rounds = settings.quick ? 3 : 9
   const waiting = `${events.toLocaleString("en")} waiting`
   const rows: Array<Row> = []
 
@@ -36,7 +37,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     rows.push(
       ...rowsOf("append, database down", callers, samples, "nothing waiting").map((row) =>
         row.subject === waiting
-          ? { ...row, goal: "within 5 % of the same with an empty queue", met: Math.abs(1 - ratio) <= 0.05 }
+          ? { ...row, goal: "within 5 % of the same with an empty queue", met: ratio >= 0.95 }
           : row
       )
     )

@@ -83,7 +83,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     subjects.push(subject(REFERENCE, deliver, old))
   }
 
-  const samples = await interleaved(subjects, settings.quick ? 3 : 9)
+  const samples = await interleaved(subjects, settings.quick ? 3 : 5)
   return withGoals(rowsOf(`delivery of ${events.toLocaleString("en")}`, null, samples, LIMIT), samples)
 }
 

@@ -27,7 +27,7 @@ const eventLoop = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const queue = await backlog(settings.directory, quick ? 100_000 : 1_000_000)
   const target = server === undefined ? undefined : await database.withOurTables(server, "event_loop")
   const url = target?.url ?? null
-  const millis = quick ? 1000 : 10_000
+  const millis = quick ? 1000 : 5000
   const subject = (name: string, work: "nothing" | "append" | "deliver", url: string | null) => ({
     name,
     run: async () => {
@@ -63,7 +63,7 @@ const idle = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
   if (server === undefined) return []
   const target = await database.withOurTables(server, "idle")
-  const millis = quick ? 1000 : 20_000
+  const millis = quick ? 1000 : 5000
   const measure = (directory: string | null) =>
     inChild<Idle>("./process/idle.js", { directory, url: target.url, millis })
   // they are idle, so they do not disturb each other
