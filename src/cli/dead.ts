@@ -55,7 +55,7 @@ export const openLetters = (queues: ReadonlyArray<Queue>) =>
     (found) => found.flat()
   )
 
-const readLetter = ({ entry, queue }: OpenLetter) =>
+export const readLetter = ({ entry, queue }: OpenLetter) =>
   Effect.flatMap(lettersOf(queue), (letters) => letters.read(entry))
 
 interface Choice {
@@ -118,7 +118,7 @@ const list = Command.make("list", { directory, json }, (options) =>
 /** The words of a database may echo the row, so that they are shown with the letter only. */
 const ADVICE = { rejected: 'refused by the database: see "effect-audit dead show"' }
 
-const withoutContent = ({ base64: _b, line: _l, reason, ...letter }: deadLetterFile.Letter) => ({
+export const withoutContent = ({ base64: _b, line: _l, reason, ...letter }: deadLetterFile.Letter) => ({
   ...letter,
   ...(letter.class === "rejected" ? {} : { reason })
 })
@@ -198,7 +198,8 @@ const decide = (
     const settings = yield* settingsOf(options.directory)
     for (const queue of new Set(chosen.map((letter) => letter.queue))) {
       const letters = chosen.filter((letter) => letter.queue === queue).map(({ entry }) => entry.letter.id)
-      yield* ask(queue, settings, { action, letters, by: operator() }, patience.value)
+      const asked = yield* ask(queue, settings, { action, letters, by: operator() })
+      yield* awaitOwner(asked, queue, patience.value)
     }
     const open = yield* openLetters(yield* queuesOf(options.directory))
     const stay = chosen.filter((letter) => open.some(({ name }) => name === letter.name))
@@ -218,42 +219,44 @@ const decide = (
 /** Who decides, for the record. */
 export const operator = (): string => `${os.userInfo().username}@${os.hostname()}`
 
-/** Leaves the request, and carries it out, or waits until the owner of the queue has. */
-const ask = (
-  queue: Queue,
-  settings: QueueFileLayer.Options,
-  request: Omit<requests.Request, "at">,
-  patience: Duration.Duration
-) =>
+/** A request that was left for the owner of the queue. */
+export interface Asked {
+  readonly file: string
+  /** the owner, who carries it out at the next pass; undefined if it is done already */
+  readonly owner: { readonly pid: number | undefined } | undefined
+}
+
+/** Leaves the request, and carries it out if nobody owns the queue. */
+export const ask = (queue: Queue, settings: QueueFileLayer.Options, request: Omit<requests.Request, "at">) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const file = yield* requests.submit(disk, queue.directory, request)
-    const own = QueueFileLayer.make({
-      ...settings,
-      directory: queue.directory,
-      adopt: undefined,
-      lockWait: undefined
-    })
-    yield* Effect.scoped(Effect.flatMap(own, ({ carryOutRequests }) => carryOutRequests)).pipe(
-      Effect.catchTag("QueueLocked", ({ pid }) =>
-        Effect.gen(function* () {
-          yield* say(
-            `Process ${pid ?? "unknown"} owns ${queue.directory}: it carries the request out at its next pass; waiting.`
-          )
-          const isDone = Effect.map(disk.info(file), (info) => info === undefined)
-          const done = yield* isDone.pipe(
-            Effect.repeat({ until: (gone) => gone, schedule: Schedule.spaced("100 millis") }),
-            Effect.timeoutOption(patience)
-          )
-          if (Option.isNone(done)) {
-            return yield* new Ended({
-              code: ExitCode.lagging,
-              message: `Not carried out after ${Duration.format(patience)}; the request stays: ${file}`
-            })
-          }
-        })
-      )
+    const { directory } = queue
+    const file = yield* requests.submit(disk, directory, request)
+    const own = QueueFileLayer.make({ ...settings, directory, adopt: undefined, lockWait: undefined })
+    const owner = yield* Effect.scoped(
+      Effect.flatMap(own, ({ carryOutRequests }) => Effect.as(carryOutRequests, undefined))
+    ).pipe(Effect.catchTag("QueueLocked", ({ pid }) => Effect.succeed({ pid })))
+    return { file, owner } satisfies Asked
+  })
+
+/** Waits until the owner has done what was asked. */
+const awaitOwner = ({ file, owner }: Asked, { directory }: Queue, patience: Duration.Duration) =>
+  Effect.gen(function* () {
+    if (owner === undefined) return
+    const disk = yield* Disk
+    yield* say(
+      `Process ${owner.pid ?? "unknown"} owns ${directory}: it carries the request out at its next pass; waiting.`
     )
+    const done = yield* Effect.map(disk.info(file), (info) => info === undefined).pipe(
+      Effect.repeat({ until: (gone) => gone, schedule: Schedule.spaced("100 millis") }),
+      Effect.timeoutOption(patience)
+    )
+    if (Option.isNone(done)) {
+      return yield* new Ended({
+        code: ExitCode.lagging,
+        message: `Not carried out after ${Duration.format(patience)}; the request stays: ${file}`
+      })
+    }
   })
 
 export const dead = Command.make("dead").pipe(

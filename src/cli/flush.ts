@@ -162,5 +162,8 @@ const drawProgress = (queue: QueueFile["Type"], { name }: Queue) =>
           `${formatCount(done)} of ${counted(next - start, "event")}, ${formatCount(rate)} a second${left}`
       ])
     })
-    return yield* Effect.ensuring(Effect.forever(Effect.zipRight(draw, Effect.sleep(Duration.millis(100)))), draw)
+    return yield* Effect.ensuring(
+      Effect.forever(Effect.zipRight(draw, Effect.sleep(Duration.millis(100)))),
+      draw
+    )
   })

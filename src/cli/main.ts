@@ -17,6 +17,7 @@ import { Ended, ExitCode } from "./exit.js"
 import { flush } from "./flush.js"
 import { migrate } from "./migrate.js"
 import { overview } from "./overview.js"
+import { serve } from "./serve.js"
 import { status } from "./status.js"
 import { logger, print, say, withPlainConsole } from "./terminal.js"
 import { verify } from "./verify.js"
@@ -25,7 +26,7 @@ const { version } = createRequire(import.meta.url)("../../package.json") as { re
 
 const command = Command.make("effect-audit", {}, () => print(...overview(version))).pipe(
   Command.withDescription("Looks at an audit queue, and after it"),
-  Command.withSubcommands([status, tail, show, flush, dead, doctor, migrate, adopt, verify])
+  Command.withSubcommands([status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve])
 )
 
 // the help of @effect/cli repeats all flags of all commands

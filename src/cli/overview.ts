@@ -10,7 +10,8 @@ const COMMANDS = [
   ["doctor", "everything that delivery needs, checked line by line"],
   ["migrate", "make the tables, or fit existing ones; --print shows the SQL"],
   ["adopt FILE", "take over the queue file of the Python class"],
-  ["verify", "read and check every file of the queue; nothing is changed"]
+  ["verify", "read and check every file of the queue; nothing is changed"],
+  ["serve", "a page on this machine that shows the queue, live"]
 ]
 
 export const overview = (version: string): ReadonlyArray<string> => [

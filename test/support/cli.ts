@@ -88,6 +88,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 export const hasPty =
   spawnSync("python3", ["-c", "import pty, termios, os; os.waitstatus_to_exitcode"]).status === 0
 
+/** Starts the command. */
+export const startEffectAudit = (directory: string, args: ReadonlyArray<string>) =>
+  start(bundle, { cwd: path.dirname(directory), args, env: { AUDIT_DIRECTORY: directory } })
+
 /** Starts the command in a terminal. */
 export const inTerminal = (
   directory: string,
@@ -127,7 +131,7 @@ export const fill = (
           refused.map((refusal, index) => ({
             record: batch.records[index]!,
             kind: "use_log",
-            code: "1406",
+            ...(refusal.class === "rejected" ? { code: "1406" } : {}),
             ...refusal
           }))
         )

@@ -1,0 +1,22 @@
+/** `effect-audit serve`: one page on this machine, for those who like to look rather than read. */
+import { Command, Options } from "@effect/cli"
+import { Effect } from "effect"
+import { directory, queuesOf } from "./settings.js"
+
+const port = Options.integer("port").pipe(
+  Options.withDefault(0),
+  Options.withDescription("The port on this machine; a free one by default")
+)
+
+export const serve = Command.make("serve", { directory, port }, (options) =>
+  Effect.gen(function* () {
+    yield* queuesOf(options.directory)
+    // late, since all other commands start without a server
+    const { runServer } = yield* Effect.promise(() => import("./server.js"))
+    return yield* runServer(options.directory, options.port)
+  })
+).pipe(
+  Command.withDescription(
+    "A page on this machine that shows the queue, live; its address holds the token that opens it"
+  )
+)

@@ -1,0 +1,203 @@
+/** The server of `effect-audit serve`: one page, and behind a token the numbers, the letters and what to do with them. */
+import * as HttpApi from "@effect/platform/HttpApi"
+import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder"
+import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
+import * as HttpApiMiddleware from "@effect/platform/HttpApiMiddleware"
+import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
+import * as HttpApiSecurity from "@effect/platform/HttpApiSecurity"
+import * as HttpServer from "@effect/platform/HttpServer"
+import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import type { Option } from "effect"
+import { Context, Effect, Layer, Redacted, Schema, Stream } from "effect"
+import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
+import { createServer } from "node:http"
+import { Disk } from "../services/Disk.js"
+import { ask, contentOf, openLetters, operator, readLetter, withoutContent } from "./dead.js"
+import { maskEvent } from "./mask.js"
+import { makeMonitor } from "./monitor.js"
+import { page, POLICY } from "./page.js"
+import { queuesOf, settingsOf } from "./settings.js"
+import { print } from "./terminal.js"
+
+/** Serves the page until interrupted. */
+export const runServer = (given: Option.Option<string>, port: number) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const token = randomBytes(24).toString("base64url")
+      const disk = yield* Disk
+      const server = HttpApiBuilder.serve().pipe(
+        Layer.provide(HttpApiBuilder.api(Api)),
+        Layer.provide(handlers(given)),
+        Layer.provide(authorization(token)),
+        Layer.provide(pageLayer),
+        Layer.provideMerge(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port })),
+        Layer.provide(Layer.succeed(Disk, disk))
+      )
+      const { address } = Context.get(yield* Layer.build(server), HttpServer.HttpServer)
+      // behind the hash it is sent to no server, and stands in no log
+      if (address._tag === "TcpAddress") yield* print(`http://127.0.0.1:${address.port}/#${token}`)
+      return yield* Effect.never
+    })
+  )
+
+// ----------------------------------------------------------------------------------------------------------- api
+
+class Unauthorized extends Schema.TaggedError<Unauthorized>()(
+  "Unauthorized",
+  {},
+  HttpApiSchema.annotations({ status: 401 })
+) {}
+
+class NotFound extends Schema.TaggedError<NotFound>()(
+  "NotFound",
+  {},
+  HttpApiSchema.annotations({ status: 404 })
+) {}
+
+class Authorization extends HttpApiMiddleware.Tag<Authorization>()("effect-audit/Authorization", {
+  failure: Unauthorized,
+  security: { token: HttpApiSecurity.bearer }
+}) {}
+
+const authorization = (token: string) =>
+  Layer.succeed(Authorization, {
+    token: (given) => (isEqual(Redacted.value(given), token) ? Effect.void : new Unauthorized())
+  })
+
+const isEqual = (given: string, token: string) => {
+  const [a, b] = [given, token].map((text) => createHash("sha256").update(text).digest())
+  return timingSafeEqual(a!, b!)
+}
+
+const Letters = Schema.Struct({ ids: Schema.Array(Schema.String) })
+
+class QueueApi extends HttpApiGroup.make("queue")
+  .add(
+    HttpApiEndpoint.get("changes", "/api/changes").addSuccess(
+      HttpApiSchema.Text({ contentType: "text/event-stream" })
+    )
+  )
+  .add(
+    HttpApiEndpoint.get("letter", "/api/letter")
+      .setUrlParams(Schema.Struct({ id: Schema.String, reveal: Schema.optional(Schema.Literal("yes")) }))
+      .addSuccess(Schema.Unknown)
+      .addError(NotFound)
+  )
+  .add(
+    HttpApiEndpoint.post("retry", "/api/retry")
+      .setPayload(Letters)
+      .addSuccess(Schema.Struct({ message: Schema.String }))
+      .addError(NotFound)
+  )
+  .add(
+    HttpApiEndpoint.get("exported", "/api/export").addSuccess(
+      HttpApiSchema.Text({ contentType: "application/x-ndjson" })
+    )
+  )
+  .middleware(Authorization) {}
+
+class Api extends HttpApi.make("effect-audit").add(QueueApi) {}
+
+const handlers = (given: Option.Option<string>) =>
+  HttpApiBuilder.group(Api, "queue", (group) =>
+    Effect.gen(function* () {
+      const monitor = yield* makeMonitor(given, LAG)
+      const disk = yield* Disk
+      const withDisk = Effect.provideService(Disk, disk)
+      const letters = Effect.flatMap(queuesOf(given), openLetters)
+      const find = (id: string) =>
+        Effect.flatMap(letters, (open) => {
+          const found = open.find(({ name }) => name === id)
+          return found === undefined ? new NotFound() : Effect.succeed(found)
+        })
+      /** Whatever else goes wrong is the disk's, and the page says that it got no answer. */
+      const orDie = <A, E>(effect: Effect.Effect<A, E, Disk>) =>
+        withDisk(effect).pipe(
+          Effect.catchAll((error) => (error instanceof NotFound ? Effect.fail(error) : Effect.die(error)))
+        )
+
+      return group
+        .handleRaw("changes", () =>
+          Effect.succeed(
+            HttpServerResponse.stream(
+              monitor.changes.pipe(
+                Stream.map((view) => `data: ${JSON.stringify(view)}\n\n`),
+                Stream.encodeText
+              ),
+              { contentType: "text/event-stream", headers: { "cache-control": "no-store" } }
+            )
+          )
+        )
+        .handle("letter", ({ urlParams }) =>
+          orDie(
+            Effect.gen(function* () {
+              const found = yield* find(urlParams.id)
+              const letter = yield* readLetter(found)
+              const reveal = urlParams.reveal === "yes"
+              const { event, text } = maskEvent(contentOf(letter), { reveal })
+              return {
+                ...withoutContent(letter),
+                id: found.name,
+                ...(reveal ? { reason: letter.reason } : {}),
+                event: event ?? text
+              }
+            })
+          )
+        )
+        .handle("retry", ({ payload }) =>
+          orDie(
+            Effect.gen(function* () {
+              const chosen = yield* Effect.forEach(payload.ids, find)
+              const settings = yield* settingsOf(given)
+              const messages = new Set<string>()
+              for (const queue of new Set(chosen.map((letter) => letter.queue))) {
+                const ids = chosen
+                  .filter((letter) => letter.queue === queue)
+                  .map(({ entry }) => entry.letter.id)
+                const { owner } = yield* ask(queue, settings, {
+                  action: "retry",
+                  letters: ids,
+                  by: operator()
+                })
+                messages.add(
+                  owner === undefined
+                    ? "Appended again; delivered at the next start, or by effect-audit flush."
+                    : `Asked process ${owner.pid ?? "unknown"}, which does it at its next pass.`
+                )
+              }
+              return { message: [...messages].join(" ") }
+            })
+          )
+        )
+        .handle("exported", () =>
+          orDie(
+            Effect.gen(function* () {
+              const all = yield* Effect.forEach(yield* letters, (found) =>
+                Effect.map(readLetter(found), (letter) => JSON.stringify({ ...letter, id: found.name }))
+              )
+              return all.map((line) => `${line}\n`).join("")
+            })
+          ).pipe(Effect.orDie)
+        )
+    })
+  )
+
+/** five minutes, as `status` has it */
+const LAG = 300_000
+
+const pageLayer = HttpApiBuilder.Router.use((router) =>
+  router.get(
+    "/",
+    HttpServerResponse.text(page, {
+      contentType: "text/html; charset=utf-8",
+      headers: {
+        "content-security-policy": POLICY,
+        "cache-control": "no-store",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff"
+      }
+    })
+  )
+)

@@ -1,0 +1,32 @@
+/**
+ * Chromium without a window: that of Debian, installed where we may.
+ *
+ * @module
+ */
+import type { Scope } from "effect"
+import { Effect } from "effect"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import type { Browser } from "playwright-core"
+import { chromium } from "playwright-core"
+
+const EXECUTABLE = "/usr/bin/chromium"
+
+/** Whether there is a browser, after an attempt to install one. */
+export const hasBrowser = (): boolean => {
+  if (fs.existsSync(EXECUTABLE)) return true
+  if (process.getuid?.() !== 0 || !fs.existsSync("/usr/bin/apt-get")) return false
+  const apt = (...args: ReadonlyArray<string>) =>
+    spawnSync("apt-get", ["-q", "-y", ...args], {
+      stdio: "ignore",
+      env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }
+    }).status === 0
+  const install = ["install", "--no-install-recommends", "chromium"]
+  return (apt(...install) || (apt("update") && apt(...install))) && fs.existsSync(EXECUTABLE)
+}
+
+/** A browser that is closed with the scope. */
+export const browser: Effect.Effect<Browser, never, Scope.Scope> = Effect.acquireRelease(
+  Effect.promise(() => chromium.launch({ executablePath: EXECUTABLE, args: ["--no-sandbox"] })),
+  (open) => Effect.promise(() => open.close())
+)
