@@ -28,9 +28,11 @@ export const checkRules = (
   for (const [option, kinds] of Object.entries(rules)) {
     for (const [kind, fields] of Object.entries(kinds ?? {})) {
       const event = events.find((event) => event.kind === kind)
-      if (event === undefined) return `${option} names the kind "${kind}", which is not in \`events\`. Mend one.`
+      if (event === undefined)
+        return `${option} names the kind "${kind}", which is not in \`events\`. Mend one.`
       for (const [field, rule] of Object.entries(fields ?? {})) {
-        if (!(field in event.fields)) return `${option}.${kind}.${field}: there is no such field. Mend its name.`
+        if (!(field in event.fields))
+          return `${option}.${kind}.${field}: there is no such field. Mend its name.`
         if (typeof rule === "number" && !(Number.isInteger(rule) && rule >= MIN_LIMIT)) {
           return `${option}.${kind}.${field} is ${rule}. Use a whole number of characters, at least ${MIN_LIMIT}.`
         }

@@ -2,7 +2,7 @@
  * `status.json`: how delivery is going, for other processes. Advisory: the books are in the cursor and the segments,
  * so it is neither fsynced nor needed.
  */
-import type { Option} from "effect";
+import type { Option } from "effect"
 import { Effect, Schema } from "effect"
 import { UploadFailureClass } from "../schema/Errors.js"
 import type { Disk, DiskError } from "../services/Disk.js"
