@@ -78,6 +78,8 @@ test("http-server logs each request's user, also of those that fail", async () =
   expect((await post("wang", '{"prompt":""}')).status).toBe(400)
   expect((await fetch(`http://127.0.0.1:${port}/nowhere`)).status).toBe(404)
 
+  // test/process.test.ts ends programs in the middle of a delivery; here the rows are looked at
+  await vi.waitFor(async () => expect(await query(USE)).toHaveLength(3), { timeout: 10_000 })
   server.kill("SIGTERM")
   expect(await server.ended).toMatchObject({ code: 0, stderr: "" })
   expect(await query(USE)).toMatchObject([
