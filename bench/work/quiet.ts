@@ -43,7 +43,7 @@ const eventLoop = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     subject("append, 256 callers", "append", null),
     ...(url === null ? [] : [subject("delivery", "deliver", url)])
   ]
-  const samples = await interleaved(subjects, quick ? 1 : 5)
+  const samples = await interleaved(subjects, quick ? 1 : 9)
   const control = median(samples.get("idle, the control")!)
   return [...samples].map(([subject, delays]) => {
     const beyond = median(delays) - control
@@ -63,7 +63,7 @@ const idle = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
   if (server === undefined) return []
   const target = await database.withOurTables(server, "idle")
-  const millis = quick ? 1000 : 5000
+  const millis = quick ? 1000 : 10_000
   const measure = (directory: string | null) =>
     inChild<Idle>("./process/idle.js", { directory, url: target.url, millis })
   // they are idle, so they do not disturb each other
