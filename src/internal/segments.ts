@@ -59,6 +59,13 @@ export const make = (
     }
     all.sort((a, b) => a.first - b.first)
 
+    /** Leaves one out of the list; it may have been left out already. */
+    const forget = (segment: Segment | undefined) => {
+      const index = all.findIndex((other) => other === segment)
+      if (index !== -1) all.splice(index, 1)
+    }
+    const named = (first: number) => all.find((segment) => segment.first === first)
+
     const pathOf = (first: number) => `${directory}/${nameOf(first)}`
 
     interface Handle {
@@ -92,7 +99,7 @@ export const make = (
       writing = undefined
       handle.segment.live = false
       // a segment without an acknowledged line is no segment: its file is reused, or replaced, by the next append
-      if (handle.segment.lines === 0) all.splice(all.indexOf(handle.segment), 1)
+      if (handle.segment.lines === 0) forget(handle.segment)
       return handle.close
     })
 
@@ -100,8 +107,7 @@ export const make = (
       Effect.gen(function* () {
         const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true }
         // an empty one of an earlier process is continued, or replaced
-        const known = all.findIndex((other) => other.first === first)
-        if (known !== -1) all.splice(known, 1)
+        forget(named(first))
         const existing = yield* disk.info(segment.path)
         // left by a failed append: no line in it was acknowledged, since its first number is still free
         if (existing !== undefined && existing.size > 0) yield* disk.remove(segment.path)
@@ -157,7 +163,7 @@ export const make = (
             writing = handle
             return Effect.succeed(handle)
           }
-          all.splice(all.indexOf(handle.segment), 1)
+          forget(handle.segment)
           const cause = new Error("the caller gave up waiting")
           const late = new DiskError({
             operation: "create",
@@ -189,7 +195,7 @@ export const make = (
           // somebody removed it: reported once, then its lines count as missing and block nothing behind them
           Effect.tapError(({ code }) =>
             Effect.sync(() => {
-              if (code === "ENOENT" && !segment.live) all.splice(all.indexOf(segment), 1)
+              if (code === "ENOENT" && !segment.live) forget(segment)
             })
           )
         )
@@ -212,14 +218,8 @@ export const make = (
       seal,
       add: (first, bytes) => {
         // in the place of an empty one of an earlier process, if there is
-        const known = all.findIndex((other) => other.first === first)
-        all.splice(known === -1 ? all.length : known, 1, {
-          first,
-          path: pathOf(first),
-          bytes,
-          lines: 0,
-          live: false
-        })
+        forget(named(first))
+        all.push({ first, path: pathOf(first), bytes, lines: 0, live: false })
       },
       pathOf,
       reader,
@@ -233,8 +233,7 @@ export const make = (
               () => Effect.void
             )
           )
-          const index = all.indexOf(segment)
-          if (index !== -1) all.splice(index, 1)
+          forget(segment)
         })
     }
   })
