@@ -4,13 +4,13 @@ import { Effect, Exit, Option, Stream } from "effect"
 import { balanceOf } from "../internal/books.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import { eventIdOfLine } from "../internal/eventId.js"
+import { isAbsent } from "../internal/files.js"
 import type { Owner, Snapshot } from "../internal/inspect.js"
 import { cursorSlots, linesFrom, ownerOf, queueIdOf, snapshot } from "../internal/inspect.js"
 import * as requests from "../internal/requests.js"
 import type { Segment } from "../internal/segments.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { compile, makeDecoder } from "../schema/Line.js"
-import type { DiskError } from "../services/Disk.js"
 import { Disk } from "../services/Disk.js"
 import { endWith, ExitCode } from "./exit.js"
 import type { Finding } from "./findings.js"
@@ -246,5 +246,3 @@ const books = ({ cursor, decisions, next }: Snapshot): Finding => {
       )
     : failure("books", wrong)
 }
-
-const isAbsent = (error: DiskError) => error.code === "ENOENT"

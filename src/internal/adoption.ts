@@ -8,7 +8,7 @@
 import { Effect, Schema } from "effect"
 import * as path from "node:path"
 import type { Disk, DiskError } from "../services/Disk.js"
-import { readText, replace } from "./directory.js"
+import { isAbsent, readText, replace } from "./files.js"
 import { countLines } from "./lines.js"
 import type { Segments } from "./segments.js"
 
@@ -115,11 +115,7 @@ const readRecord = (disk: Disk["Type"], record: string) =>
 
 /** The directory of the old file; it may be gone with it. */
 const syncParent = (disk: Disk["Type"], source: string) =>
-  Effect.catchIf(
-    disk.syncDirectory(path.dirname(source)),
-    (error) => error.code === "ENOENT",
-    () => Effect.void
-  )
+  Effect.catchIf(disk.syncDirectory(path.dirname(source)), isAbsent, () => Effect.void)
 
 const copyFile = (disk: Disk["Type"], from: string, to: string) =>
   Effect.gen(function* () {

@@ -1,8 +1,8 @@
 /** The cursor's file: the newest slot at the start, and every later one written durably in its place. */
-import { Effect, Exit, Scope } from "effect"
-import type { Disk, DiskError, File } from "../services/Disk.js"
+import { Effect, type Scope } from "effect"
+import type { Disk, DiskError } from "../services/Disk.js"
 import { decode, encodeSlot, SLOT_BYTES, type Cursor } from "./cursor.js"
-import { replace } from "./directory.js"
+import { openHandle, replace, type Handle } from "./files.js"
 
 export interface CursorFile {
   /** the cursor as it was found; undefined if there is none, or both slots are damaged */
@@ -17,25 +17,21 @@ export const open = (
 ): Effect.Effect<CursorFile, DiskError, Scope.Scope> =>
   Effect.gen(function* () {
     const path = `${directory}/cursor`
-    let handle: { readonly file: File; readonly scope: Scope.CloseableScope } | undefined
+    let handle: Handle | undefined
 
     const close = Effect.suspend(() => {
-      const scope = handle?.scope
+      const given = handle
       handle = undefined
-      return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
+      return given === undefined ? Effect.void : given.close
     })
-    const openHandle = Effect.gen(function* () {
+    const openFile = Effect.gen(function* () {
       if ((yield* disk.info(path)) === undefined) {
         yield* replace(disk, directory, path, " ".repeat(2 * SLOT_BYTES))
       }
-      const scope = yield* Scope.make()
-      const file = yield* Effect.onError(Scope.extend(disk.open(path, "update"), scope), (cause) =>
-        Scope.close(scope, Exit.failCause(cause))
-      )
-      return { file, scope }
+      return yield* openHandle(disk, path, "update")
     })
 
-    handle = yield* openHandle
+    handle = yield* openFile
     yield* Effect.addFinalizer(() => close)
     // a slot that was written but not synced would go back at a power cut, and the books with it
     yield* handle.file.sync
@@ -46,7 +42,7 @@ export const open = (
       stored: found?.cursor,
       write: (cursor) =>
         Effect.gen(function* () {
-          handle ??= yield* openHandle
+          handle ??= yield* openFile
           const slot = generation + 1
           yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
           // only now: a failed write is repeated in the same slot, so that the other one stays whole

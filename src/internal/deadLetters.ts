@@ -5,6 +5,7 @@
 import { Clock, Effect, type Scope } from "effect"
 import type { Disk, DiskError, File } from "../services/Disk.js"
 import type { DeadLetter, Position, Refusal } from "../services/QueueFile.js"
+import { withFile } from "./files.js"
 import { readLines } from "./lines.js"
 
 /** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
@@ -122,11 +123,8 @@ export const make = (
     let nextSequence = 0
     let entrySynced = false
 
-    const withReader = <A>(use: (file: File) => Effect.Effect<A, DiskError>) =>
-      Effect.scoped(Effect.flatMap(disk.open(path, "read"), use))
-
     if ((yield* disk.info(path)) !== undefined) {
-      yield* withReader((file) =>
+      yield* withFile(disk, path, (file) =>
         scan(file, (entry) => {
           if (entry.type === "letter") {
             kept.set(entry.id, entry.class === "torn" ? "torn" : "letter")
@@ -136,7 +134,7 @@ export const make = (
       )
     }
 
-    const withFile = (use: (file: File) => Effect.Effect<void, DiskError>) =>
+    const appending = (use: (file: File) => Effect.Effect<void, DiskError>) =>
       Effect.scoped(
         Effect.gen(function* () {
           const file = yield* disk.open(path, "append")
@@ -152,7 +150,7 @@ export const make = (
         const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
         if (fresh.length === 0) return
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
-        yield* withFile((file) =>
+        yield* appending((file) =>
           Effect.gen(function* () {
             // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
             yield* file.write(NEWLINE)
@@ -173,7 +171,7 @@ export const make = (
         Effect.suspend(() => {
           const entries = new Map<string, Entry>()
           if (kept.size === decided.size) return Effect.succeed([])
-          return withReader((file) =>
+          return withFile(disk, path, (file) =>
             scan(file, (entry, at, length) => {
               if (entry.type !== "letter" || entry.class === "torn" || decided.has(entry.id)) return
               if (select(entry)) entries.set(entry.id, { letter: entry, at, length })
@@ -182,11 +180,11 @@ export const make = (
         }),
       read: ({ at, length }) =>
         Effect.map(
-          withReader((file) => file.readAt(at, length)),
+          withFile(disk, path, (file) => file.readAt(at, length)),
           (bytes) => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter
         ),
       decide: (decision) =>
-        withFile((file) => file.append(Buffer.from(`\n${JSON.stringify(decision)}\n`))).pipe(
+        appending((file) => file.append(Buffer.from(`\n${JSON.stringify(decision)}\n`))).pipe(
           Effect.tap(() => {
             decided.set(decision.id, decision.type)
           })

@@ -5,6 +5,7 @@ import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueLocked, QueueOpenError } from "../schema/Errors.js"
 import type { Disk, DiskError } from "../services/Disk.js"
+import { readText, replace } from "./files.js"
 
 type DiskShape = Disk["Type"]
 
@@ -135,28 +136,3 @@ export const identify = (disk: DiskShape, directory: string): Effect.Effect<stri
     yield* replace(disk, directory, file, text)
     return queueId
   }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
-
-export const readText = (disk: DiskShape, file: string): Effect.Effect<string, DiskError> =>
-  Effect.scoped(
-    Effect.gen(function* () {
-      const handle = yield* disk.open(file, "read")
-      return Buffer.from(yield* handle.readAt(0, yield* handle.size)).toString("utf8")
-    })
-  )
-
-/** Writes a small file whole or not at all. */
-export const replace = (
-  disk: DiskShape,
-  directory: string,
-  file: string,
-  text: string
-): Effect.Effect<void, DiskError> =>
-  Effect.gen(function* () {
-    const temporary = `${file}.new`
-    yield* Effect.ignore(disk.remove(temporary))
-    yield* Effect.scoped(
-      Effect.flatMap(disk.open(temporary, "create"), (handle) => handle.append(Buffer.from(text)))
-    )
-    yield* disk.rename(temporary, file)
-    yield* disk.syncDirectory(directory)
-  })

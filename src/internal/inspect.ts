@@ -3,13 +3,13 @@
  * the owner says of itself, and with what an opening would make of the directory.
  */
 import { Chunk, Effect, Option, Schema, Stream } from "effect"
-import type { Disk, DiskError, File, Volume } from "../services/Disk.js"
+import type { Disk, DiskError, Volume } from "../services/Disk.js"
 import type { QueueStatus } from "../services/QueueFile.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "./books.js"
 import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
-import { readText } from "./directory.js"
+import { isAbsent, isLineStart, readText, withFile } from "./files.js"
 import { countLines, readLines, type RawLine } from "./lines.js"
 import { recover, tailStart } from "./recovery.js"
 import * as segmentFiles from "./segments.js"
@@ -88,7 +88,7 @@ export const snapshot = (
         return found.right
       }
       // a segment that was delivered meanwhile is gone
-      if (found._tag === "Left" && (found.left.code !== "ENOENT" || tries >= TRIES)) return yield* found.left
+      if (found._tag === "Left" && (!isAbsent(found.left) || tries >= TRIES)) return yield* found.left
     }
   })
 
@@ -160,13 +160,6 @@ const linesIn = (disk: DiskShape, segment: segmentFiles.Segment, from: number, o
           const [end] = yield* file.readAt(segment.bytes - 1, 1)
           return end === NEWLINE ? lines : lines - 1
         })
-      )
-
-const isLineStart = (disk: DiskShape, segment: segmentFiles.Segment, offset: number) =>
-  offset === 0 || offset >= segment.bytes
-    ? Effect.succeed(true)
-    : withFile(disk, segment.path, (file) =>
-        Effect.map(file.readAt(offset - 1, 1), ([byte]) => byte === NEWLINE)
       )
 
 /** A line behind the cursor, and where it stands. */
@@ -247,8 +240,3 @@ export const queueIdOf = (
   )
 
 const Identity = Schema.parseJson(Schema.Struct({ queueId: Schema.UUID }))
-
-const isAbsent = (error: DiskError) => error.code === "ENOENT"
-
-const withFile = <A>(disk: DiskShape, path: string, use: (file: File) => Effect.Effect<A, DiskError>) =>
-  Effect.scoped(Effect.flatMap(disk.open(path, "read"), use))

@@ -5,7 +5,7 @@
 import { Clock, Effect, Either, Option, Schema } from "effect"
 import { randomUUID } from "node:crypto"
 import type { Disk, DiskError } from "../services/Disk.js"
-import { readText, replace } from "./directory.js"
+import { isAbsent, readText, replace } from "./files.js"
 
 /** A request: `letters` are their ids, or `all` that wait for a decision. */
 export const Request = Schema.Struct({
@@ -46,10 +46,8 @@ export const list = (
 ): Effect.Effect<ReadonlyArray<{ readonly file: string; readonly request: Request }>, DiskError> =>
   Effect.gen(function* () {
     const directory = directoryOf(queue)
-    const names = yield* Effect.catchIf(
-      disk.list(directory),
-      (error) => error.code === "ENOENT",
-      () => Effect.succeed<ReadonlyArray<string>>([])
+    const names = yield* Effect.catchIf(disk.list(directory), isAbsent, () =>
+      Effect.succeed<ReadonlyArray<string>>([])
     )
     const requests: Array<{ readonly file: string; readonly request: Request }> = []
     for (const name of [...names].sort()) {

@@ -2,9 +2,10 @@
  * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
  * and removed; never rewritten, and never appended to by a later process, so that a position once read stays true.
  */
-import { Data, Effect, Exit, identity, Option, Scope } from "effect"
-import { DiskError, type Disk, type File } from "../services/Disk.js"
+import { Data, Effect, identity, Option, type Scope } from "effect"
 import type { Outcome } from "../schema/Errors.js"
+import { DiskError, type Disk, type File, type OpenMode } from "../services/Disk.js"
+import { isAbsent, openHandle, type Handle } from "./files.js"
 
 export interface Segment {
   /** the sequence number of its first line */
@@ -24,6 +25,10 @@ export class AppendFailure extends Data.TaggedError("AppendFailure")<{
 }> {}
 
 const NAME = /^(\d{20})\.ndjson$/
+
+/** Whether a file of this name is a segment. */
+export const isSegment = (name: string): boolean => NAME.test(name)
+
 const nameOf = (first: number) => `${String(first).padStart(20, "0")}.ndjson`
 
 export interface Segments {
@@ -68,28 +73,20 @@ export const make = (
 
     const pathOf = (first: number) => `${directory}/${nameOf(first)}`
 
-    interface Handle {
+    interface SegmentHandle extends Handle {
       readonly segment: Segment
-      readonly file: File
       /** whether the segment was live when the handle was made */
       readonly live: boolean
-      readonly close: Effect.Effect<void>
     }
-    const openHandle = (
-      segment: Segment,
-      mode: "append" | "create" | "read"
-    ): Effect.Effect<Handle, DiskError> =>
-      Effect.gen(function* () {
-        const scope = yield* Scope.make()
-        const file = yield* disk.open(segment.path, mode).pipe(
-          Scope.extend(scope),
-          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
-        )
-        return { segment, file, live: segment.live, close: Scope.close(scope, Exit.void) }
-      }).pipe(Effect.uninterruptible)
+    const openSegment = (segment: Segment, mode: OpenMode): Effect.Effect<SegmentHandle, DiskError> =>
+      Effect.map(openHandle(disk, segment.path, mode), (handle) => ({
+        ...handle,
+        segment,
+        live: segment.live
+      }))
 
-    let writing: Handle | undefined
-    let reading: Handle | undefined
+    let writing: SegmentHandle | undefined
+    let reading: SegmentHandle | undefined
 
     let seals = 0
     const seal = Effect.suspend(() => {
@@ -103,7 +100,7 @@ export const make = (
       return handle.close
     })
 
-    const create = (first: number): Effect.Effect<Handle, DiskError> =>
+    const create = (first: number): Effect.Effect<SegmentHandle, DiskError> =>
       Effect.gen(function* () {
         const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true }
         // an empty one of an earlier process is continued, or replaced
@@ -111,7 +108,7 @@ export const make = (
         const existing = yield* disk.info(segment.path)
         // left by a failed append: no line in it was acknowledged, since its first number is still free
         if (existing !== undefined && existing.size > 0) yield* disk.remove(segment.path)
-        const handle = yield* openHandle(segment, existing?.size === 0 ? "append" : "create")
+        const handle = yield* openSegment(segment, existing?.size === 0 ? "append" : "create")
         // without it a power cut could take the file, and every acknowledged line in it
         yield* disk.syncDirectory(directory).pipe(
           // the system may have forgotten the entry after a failed sync, so it must be made anew
@@ -150,8 +147,8 @@ export const make = (
           )
         })
 
-    const createOnce = (first: number): Effect.Effect<Handle, AppendFailure> =>
-      Effect.suspend((): Effect.Effect<Handle, DiskError> => {
+    const createOnce = (first: number): Effect.Effect<SegmentHandle, AppendFailure> =>
+      Effect.suspend((): Effect.Effect<SegmentHandle, DiskError> => {
         // a call that was given up could still remove, or append to, a file of this name
         if (busy.has(first)) {
           const cause = new Error("an earlier call to the disk was not answered yet")
@@ -179,7 +176,7 @@ export const make = (
      * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
      * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file.
      */
-    const sealFailed = (handle: Handle, error: DiskError): Effect.Effect<never, AppendFailure> =>
+    const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
       Effect.gen(function* () {
         const size = yield* Effect.option(handle.file.size)
         if (writing === handle) yield* seal
@@ -191,11 +188,11 @@ export const make = (
       Effect.gen(function* () {
         if (reading?.segment === segment && reading.live === segment.live) return reading.file
         yield* closeReader
-        reading = yield* openHandle(segment, "read").pipe(
+        reading = yield* openSegment(segment, "read").pipe(
           // somebody removed it: reported once, then its lines count as missing and block nothing behind them
-          Effect.tapError(({ code }) =>
+          Effect.tapError((error) =>
             Effect.sync(() => {
-              if (code === "ENOENT" && !segment.live) forget(segment)
+              if (isAbsent(error) && !segment.live) forget(segment)
             })
           )
         )
@@ -227,12 +224,7 @@ export const make = (
         Effect.gen(function* () {
           if (writing?.segment === segment) yield* seal
           if (reading?.segment === segment) yield* closeReader
-          yield* disk.remove(segment.path).pipe(
-            Effect.catchIf(
-              (error) => error.code === "ENOENT",
-              () => Effect.void
-            )
-          )
+          yield* Effect.catchIf(disk.remove(segment.path), isAbsent, () => Effect.void)
           forget(segment)
         })
     }

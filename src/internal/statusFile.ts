@@ -6,7 +6,7 @@ import type { Option } from "effect"
 import { Effect, Schema } from "effect"
 import { UploadFailureClass } from "../schema/Errors.js"
 import type { Disk, DiskError } from "../services/Disk.js"
-import { readText } from "./directory.js"
+import { readText } from "./files.js"
 
 const Timestamp = Schema.Number.annotations({ description: "milliseconds since 1970 UTC" })
 

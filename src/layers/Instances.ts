@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import { Duration, Effect, Layer, Schedule } from "effect"
+import { isSegment } from "../internal/segments.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import { QueueLocked, type QueueOpenError } from "../schema/Errors.js"
 import { Disk } from "../services/Disk.js"
@@ -103,7 +104,7 @@ const takeOver = (options: Options, directory: string): Effect.Effect<void, neve
   Effect.gen(function* () {
     const disk = yield* Disk
     const names = yield* Effect.orElseSucceed(disk.list(directory), () => [])
-    if (!names.some((name) => /^\d+\.ndjson$/.test(name))) return
+    if (!names.some(isSegment)) return
     const waiting = yield* Effect.scoped(hold(options, directory))
     if (waiting > 0) yield* Effect.delay(takeOver(options, directory), PAUSE)
   }).pipe(

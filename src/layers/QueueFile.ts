@@ -12,6 +12,7 @@ import * as cursorFile from "../internal/cursorFile.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import * as directories from "../internal/directory.js"
 import { eventIdOfLine } from "../internal/eventId.js"
+import { isLineStart } from "../internal/files.js"
 import * as groupCommit from "../internal/groupCommit.js"
 import { countLines, readLines } from "../internal/lines.js"
 import { recover, tailStart } from "../internal/recovery.js"
@@ -122,10 +123,11 @@ export const make = (
       const slots = yield* cursorFile.open(disk, directory)
       const last = segments.all.at(-1)
       const stored = slots.stored
+      const at = segments.all.find(({ first }) => first === stored?.segment)
       const found = {
         segments: segments.all,
         cursor: stored,
-        cursorAtLine: stored === undefined || (yield* isLineStart(disk, segments, stored))
+        cursorAtLine: at === undefined || (yield* isLineStart(disk, at, stored!.offset))
       }
       const tailLines = last === undefined ? 0 : yield* settleTail(disk, last, tailStart(found).offset)
       const { letters: letterCount, torn } = letters.counts()
@@ -463,8 +465,8 @@ export const layer = (options: Options): Layer.Layer<QueueFile, QueueOpenError |
   Layer.scoped(QueueFile, make(options))
 
 /**
- * Counts the lines of the newest segment from a byte on, and makes all of them durable: a process that was killed may have left them in the
- * page cache only, and from now on later numbers rest on them.
+ * Counts the lines of the newest segment from a byte on, and makes all of them durable: a process that was killed may
+ * have left them in the page cache only, and from now on later numbers rest on them.
  */
 const settleTail = (
   disk: Disk["Type"],
@@ -481,23 +483,6 @@ const settleTail = (
           return yield* countLines(file, from, segment.bytes)
         })
       )
-
-const isLineStart = (
-  disk: Disk["Type"],
-  segments: segmentFiles.Segments,
-  position: { readonly segment: number; readonly offset: number }
-): Effect.Effect<boolean, DiskError> => {
-  const segment = segments.all.find(({ first }) => first === position.segment)
-  const { offset } = position
-  if (segment === undefined || offset === 0 || offset >= segment.bytes) return Effect.succeed(true)
-  return Effect.scoped(
-    Effect.flatMap(disk.open(segment.path, "read"), (file) =>
-      Effect.map(file.readAt(offset - 1, 1), (bytes) => bytes[0] === NEWLINE)
-    )
-  )
-}
-
-const NEWLINE = 0x0a
 
 /** A last line without its end can only be a whole object if nothing but the end is lacking. */
 const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined
