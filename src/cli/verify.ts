@@ -1,12 +1,12 @@
 /** `effect-audit verify`: reads every file of a queue and checks it against the others; changes nothing. */
 import { Command } from "@effect/cli"
-import { Effect, Exit, Option, Stream } from "effect"
+import { Effect, Either, Exit, Option, Stream } from "effect"
 import { balanceOf } from "../internal/books.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
-import { eventIdOfLine } from "../internal/eventId.js"
 import { isAbsent } from "../internal/files.js"
 import type { Owner, Snapshot } from "../internal/inspect.js"
 import { cursorSlots, linesFrom, ownerOf, queueIdOf, snapshot } from "../internal/inspect.js"
+import { makeReader } from "../internal/readEvent.js"
 import * as requests from "../internal/requests.js"
 import type { Segment } from "../internal/segments.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -104,6 +104,7 @@ const segments = (
     const disk = yield* Disk
     const queueId = Option.getOrElse(yield* queueIdOf(disk, directory), () => "")
     const decode = makeDecoder(new Map(kinds.map((kind) => [kind.kind, compile(kind)])))
+    const readEvent = makeReader(decode, queueId)
     const findings: Array<Finding> = []
     for (const [index, segment] of found.segments.entries()) {
       const tally: Tally = { lines: 0, damaged: 0, firstDamage: "", unknown: new Set(), unterminated: false }
@@ -113,14 +114,12 @@ const segments = (
         Effect.sync(() => {
           tally.lines++
           tally.unterminated ||= !line.terminated
-          const problem = line.oversize
-            ? { class: "oversize", reason: "longer than 8 MiB" }
-            : problemOf(line.bytes, (text) =>
-                decode(text, () => eventIdOfLine(queueId, { ...line, segment: segment.first }))
-              )
-          if (problem === undefined) return
-          if (problem.class === "unknownKind") tally.unknown.add(problem.kind ?? "")
-          else if (tally.damaged++ === 0) tally.firstDamage = `byte ${line.offset}: ${problem.reason}`
+          const problem = line.oversize ? ("oversize" as const) : undefined
+          const event = readEvent({ ...line, problem, segment: segment.first })
+          if (Either.isRight(event)) return
+          const { class: cls, kind, reason } = event.left
+          if (cls === "unknownKind") tally.unknown.add(kind ?? "")
+          else if (tally.damaged++ === 0) tally.firstDamage = `byte ${line.offset}: ${reason}`
         })
       ).pipe(
         Effect.as(true),
@@ -135,20 +134,6 @@ const segments = (
     }
     return findings
   })
-
-const problemOf = (
-  bytes: Uint8Array,
-  decode: (text: string) => ReturnType<ReturnType<typeof makeDecoder>>
-): { readonly class: string; readonly reason: string; readonly kind?: string } | undefined => {
-  let text: string
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes)
-  } catch {
-    return { class: "malformed", reason: "the line is not UTF-8" }
-  }
-  const event = decode(text)
-  return event._tag === "Left" ? event.left : undefined
-}
 
 const judge = (
   { bytes, first, path }: Segment,

@@ -4,7 +4,7 @@ import type { Duration, Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueLocked, QueueOpenError } from "../schema/Errors.js"
-import type { Disk, DiskError } from "../services/Disk.js"
+import type { Disk, DiskError, Volume } from "../services/Disk.js"
 import { readText, replace } from "./files.js"
 
 type DiskShape = Disk["Type"]
@@ -17,12 +17,12 @@ export const openError = (directory: string) => (error: DiskError) =>
     cause: error.cause
   })
 
-/** Creates the directory with its parents, and refuses one that cannot keep the promise. */
+/** Creates the directory with its parents, and refuses one that cannot keep the promise; what holds it. */
 export const prepare = (
   disk: DiskShape,
   directory: string,
   options: { readonly unsafeFileSystem: boolean }
-): Effect.Effect<void, QueueOpenError> =>
+): Effect.Effect<Volume, QueueOpenError> =>
   Effect.gen(function* () {
     const refuse = (reason: string) => new QueueOpenError({ directory, reason })
     yield* makeDirectories(disk, directory)
@@ -38,13 +38,13 @@ export const prepare = (
           `Use a local disk, or set unsafeFileSystem if you know better.`
       )
     }
+    return volume
   }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
 
 /** Says where the queue is, and warns of a place that is none for it; the owner does so, once. */
-export const announce = (disk: DiskShape, directory: string): Effect.Effect<void, QueueOpenError> =>
+export const announce = (directory: string, { network, type }: Volume): Effect.Effect<void> =>
   Effect.gen(function* () {
     yield* Effect.logInfo(`audit queue: ${directory}`)
-    const { network, type } = yield* disk.volume(directory)
     if (EPHEMERAL.has(type)) {
       yield* Effect.logWarning(
         `audit queue: ${directory} is on ${type}, which does not outlive the machine or container: events that ` +
@@ -57,7 +57,7 @@ export const announce = (disk: DiskShape, directory: string): Effect.Effect<void
           `trusted: acknowledged events may be lost. Use a local disk.`
       )
     }
-  }).pipe(Effect.mapError(openError(directory)))
+  })
 
 const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])
 

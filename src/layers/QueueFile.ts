@@ -99,7 +99,9 @@ export const make = (
     const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
     const appendTimeout = Duration.decode(options.appendTimeout ?? "10 seconds")
 
-    yield* directories.prepare(disk, directory, { unsafeFileSystem: options.unsafeFileSystem ?? false })
+    const volume = yield* directories.prepare(disk, directory, {
+      unsafeFileSystem: options.unsafeFileSystem ?? false
+    })
     const lockScope = yield* Scope.make()
     /** writes that the kernel has not answered, although their callers gave up */
     let unanswered = 0
@@ -112,7 +114,7 @@ export const make = (
         wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
       })
       .pipe(Scope.extend(lockScope))
-    yield* directories.announce(disk, directory)
+    yield* directories.announce(directory, volume)
     const queueId = yield* directories.identify(disk, directory)
 
     // ------------------------------------------------------------------------------------------------ recovery
@@ -155,8 +157,10 @@ export const make = (
     const guard = yield* Effect.makeSemaphore(1)
     const readGuard = yield* Effect.makeSemaphore(1)
 
-    const accessError = (error: DiskError) =>
-      new QueueAccessError({ path: error.path, code: error.code, cause: error.cause })
+    const accessError = (error: DiskError | QueueAccessError) =>
+      error._tag === "DiskError"
+        ? new QueueAccessError({ path: error.path, code: error.code, cause: error.cause })
+        : error
 
     const waitingBytes = () => waitingBytesOf(cursor, segments.all)
 
@@ -347,18 +351,15 @@ export const make = (
       const rest = yield* take({ maxRecords: 1, maxBytes: 1 })
       if (rest.records.length > 0) return
       const settled = Math.max(cursor.settled, next)
-      yield* Effect.mapError(
-        move({
-          ...cursor,
-          segment: next,
-          offset: 0,
-          sequence: next,
-          settled,
-          missing: cursor.missing + (settled - cursor.settled)
-        }),
-        accessError
-      )
-    }).pipe(Effect.uninterruptible)
+      yield* move({
+        ...cursor,
+        segment: next,
+        offset: 0,
+        sequence: next,
+        settled,
+        missing: cursor.missing + (settled - cursor.settled)
+      })
+    }).pipe(Effect.uninterruptible, Effect.mapError(accessError))
 
     // -------------------------------------------------------------------------------------------- dead letters
 
@@ -382,8 +383,8 @@ export const make = (
       Effect.gen(function* () {
         let count = 0
         const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
-        for (const entry of yield* Effect.mapError(letters.open(fits), accessError)) {
-          const again = lineOf(yield* Effect.mapError(letters.read(entry), accessError))
+        for (const entry of yield* letters.open(fits)) {
+          const again = lineOf(yield* letters.read(entry))
           if (again === undefined) continue
           // first the line, then the decision: a crash in between appends it once more, under the same id
           yield* appends.add(again).pipe(
@@ -392,26 +393,23 @@ export const make = (
               return new QueueAccessError({ path: directory, code, cause: error })
             })
           )
-          yield* Effect.mapError(decide("retried", entry.letter.id, by), accessError)
+          yield* decide("retried", entry.letter.id, by)
           count++
         }
         return count
-      })
+      }).pipe(Effect.mapError(accessError))
 
     const carryOutRequests = Effect.gen(function* () {
-      for (const { file, request } of yield* Effect.mapError(requests.list(disk, directory), accessError)) {
+      for (const { file, request } of yield* requests.list(disk, directory)) {
         const { action, by, letters: chosen } = request
         const select = ({ id }: DeadLetter) => chosen === "all" || chosen.includes(id)
         if (action === "retry") yield* retry(select, by)
         else {
-          const discarded = yield* Effect.mapError(letters.open(select), accessError)
-          for (const { letter } of discarded) {
-            yield* Effect.mapError(decide("discarded", letter.id, by), accessError)
-          }
+          for (const { letter } of yield* letters.open(select)) yield* decide("discarded", letter.id, by)
         }
-        yield* Effect.mapError(disk.remove(file), accessError)
+        yield* disk.remove(file)
       }
-    })
+    }).pipe(Effect.mapError(accessError))
 
     const status: Effect.Effect<QueueStatus, QueueAccessError> = Effect.gen(function* () {
       const [oldest] = (yield* readOldest).records

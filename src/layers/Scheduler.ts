@@ -23,10 +23,9 @@ import {
   SubscriptionRef
 } from "effect"
 import type { Scope } from "effect"
-import { isUtf8 } from "node:buffer"
 import { idOf } from "../internal/deadLetters.js"
-import { eventIdOfLine } from "../internal/eventId.js"
 import * as metrics from "../internal/metrics.js"
+import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { FlushError, type QueueAccessError, UploadError } from "../schema/Errors.js"
@@ -132,7 +131,7 @@ export const make = (
       Effect.gen(function* () {
         const refused = [...refusals]
         for (const group of groups) {
-          const open = group.items.filter(({ record }) => !settled.has(keyOf(record)))
+          const open = group.items.filter(({ record }) => !settled.has(idOf(record)))
           if (open.length > 0) {
             const events = open.map(({ event }) => event)
             const { rejected } = yield* measured(
@@ -141,10 +140,10 @@ export const make = (
               group.definition.kind,
               events.length
             )
-            for (const { record } of open) settled.set(keyOf(record), undefined)
+            for (const { record } of open) settled.set(idOf(record), undefined)
             for (const { code, index, reason } of rejected) {
               const { record } = open[index]!
-              settled.set(keyOf(record), {
+              settled.set(idOf(record), {
                 record,
                 class: "rejected",
                 kind: group.definition.kind,
@@ -155,7 +154,7 @@ export const make = (
           }
         }
         for (const { record } of groups.flatMap((group) => group.items)) {
-          const refusal = settled.get(keyOf(record))
+          const refusal = settled.get(idOf(record))
           if (refusal !== undefined) refused.push(refusal)
         }
         return { batch, refused }
@@ -185,7 +184,7 @@ export const make = (
       Effect.gen(function* () {
         yield* queue.commit(batch, refused)
         yield* Metric.increment(measures.batches)
-        for (const record of batch.records) settled.delete(keyOf(record))
+        for (const record of batch.records) settled.delete(idOf(record))
         const dead = refused.filter((refusal) => refusal.class !== "torn")
         if (dead.length > 0) {
           const classes = [
@@ -276,9 +275,9 @@ export const make = (
         // not those that came during the pass: it may have looked before what they wait for was appended
         yield* completeFlushes((flush) => served.includes(flush))
       } else if (!Exit.isInterrupted(exit)) {
-        const error = Option.getOrUndefined(Exit.causeOption(exit).pipe(Option.flatMap(Cause.failureOption)))
-        yield* reportFailure(error ?? exit.cause)
-        yield* failFlushes(served, error ?? exit.cause)
+        const error = Option.getOrElse(Cause.failureOption(exit.cause), () => exit.cause)
+        yield* reportFailure(error)
+        yield* failFlushes(served, error)
       }
       return exit
     })
@@ -434,35 +433,13 @@ interface Settled {
 const prepareWith = (options: Options, queueId: string) => {
   const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
   const timeZone = options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
-  const decode = makeDecoder(codecs, { timeZone })
+  const read = makeReader(makeDecoder(codecs, { timeZone }), queueId)
 
   return (batch: Batch): Prepared => {
     const groups = new Map<string, { readonly definition: AuditEvent.Any; readonly items: Array<Item> }>()
     const refusals: Array<Refusal> = []
     for (const record of batch.records) {
-      if (record.problem === "oversize") {
-        refusals.push({ record, class: "oversize", reason: "the line is longer than maxLineBytes" })
-        continue
-      }
-      if (record.problem === "torn") {
-        refusals.push({ record, class: "torn", reason: "the end of a write that was never acknowledged" })
-        continue
-      }
-      if (!isUtf8(record.bytes)) {
-        refusals.push({ record, class: "malformed", reason: "the line is not UTF-8" })
-        continue
-      }
-      const text = Buffer.from(
-        record.bytes.buffer,
-        record.bytes.byteOffset,
-        record.bytes.byteLength
-      ).toString("utf8")
-      if (text.trim() === "") {
-        // the Python class skips them too: nobody was ever told of one
-        refusals.push({ record, class: "torn", reason: "the line is blank" })
-        continue
-      }
-      const event = decode(text, () => eventIdOfLine(queueId, record))
+      const event = read(record)
       if (Either.isLeft(event)) {
         refusals.push({ record, ...event.left })
         continue
@@ -476,8 +453,6 @@ const prepareWith = (options: Options, queueId: string) => {
     return { batch, groups: [...groups.values()], refusals }
   }
 }
-
-const keyOf = (record: QueueRecord) => `${record.segment}:${record.offset}`
 
 const partition = <A>(items: ReadonlyArray<A>, isRight: (item: A) => boolean): [Array<A>, Array<A>] => [
   items.filter((item) => !isRight(item)),
