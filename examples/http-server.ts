@@ -61,8 +61,9 @@ const ServerLive = NodeHttpServer.layerConfig(createServer, {
   port: Config.withDefault(Config.port("PORT"), 3000)
 })
 
-router.pipe(
-  HttpServer.serve(audited),
+// not as the middleware of `serve`, which runs around the sending: the response would be out before the event is on disk
+audited(router).pipe(
+  HttpServer.serve(),
   HttpServer.withLogAddress,
   // the server first: at the end it closes before the audit log, so that the last response is still logged
   Layer.provide(ServerLive),

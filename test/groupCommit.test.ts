@@ -60,6 +60,27 @@ describe("group commit", () => {
     })
   )
 
+  it.scoped("those who ask wait for the entries before, and for no later one", () =>
+    Effect.gen(function* () {
+      const first = yield* Deferred.make<void>()
+      const commit = yield* make((group) =>
+        group[0]!.payload === "first" ? Effect.zipRight(Deferred.await(first), answer(group)) : Effect.never
+      )
+      yield* commit.awaitAnswers
+      yield* Effect.fork(commit.add("first"))
+      // taken by the writer or not: it waits
+      const soon = yield* Effect.fork(commit.awaitAnswers)
+      yield* Effect.repeatN(Effect.yieldNow(), 10)
+      const later = yield* Effect.fork(commit.awaitAnswers)
+      yield* Effect.fork(commit.add("never"))
+      yield* Effect.repeatN(Effect.yieldNow(), 10)
+      assert.deepStrictEqual([soon.unsafePoll(), later.unsafePoll()], [null, null])
+      yield* Deferred.succeed(first, undefined)
+      yield* Fiber.join(soon)
+      yield* Fiber.join(later)
+    })
+  )
+
   it.effect("no caller is left without an answer when the scope closes", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()

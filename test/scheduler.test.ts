@@ -257,6 +257,22 @@ describe("the worker's end", () => {
     })
   )
 
+  it.effect("a last drain delivers what is on its way to the disk", () =>
+    Effect.gen(function* () {
+      const { close, memory, uploads, use } = yield* start()
+      yield* settle
+      memory.inject(({ operation }) =>
+        operation === "append" ? { type: "wait", until: Effect.sleep(1000) } : undefined
+      )
+      // its caller is gone, but the event is written whole
+      yield* Effect.flatMap(Effect.fork(use("a")), (caller) => Effect.zipRight(settle, Fiber.interrupt(caller)))
+      const closing = yield* Effect.fork(close)
+      yield* seconds(2)
+      assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
+      assert.lengthOf(uploads, 1)
+    })
+  )
+
   it.effect("is bounded when the database hangs, says what waits, and fails an open flush", () =>
     Effect.gen(function* () {
       const lines = yield* logged(

@@ -13,7 +13,9 @@ export interface Entry<P, A, E> {
 export interface GroupCommit<P, A, E> {
   /** Waits until the entry is written. A caller that is interrupted leaves it to be written whole. */
   readonly add: (payload: P) => Effect.Effect<A, E>
-  /** From now on entries are refused; returns when those before are written. */
+  /** Waits until all entries that were added before are answered. */
+  readonly awaitAnswers: Effect.Effect<void>
+  /** From now on entries are refused; waits for those before. */
   readonly close: Effect.Effect<void>
 }
 
@@ -40,7 +42,9 @@ export const make = <P, A, E>(options: {
     let closed = false
     let wakeWriter: (() => void) | undefined
     let wakeWatchdog: (() => void) | undefined
-    let wakeCloser: (() => void) | undefined
+    let added = 0
+    let answered = 0
+    let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
     interface UnderWay {
       readonly group: ReadonlyArray<Entry<P, A, E>>
       readonly startedAt: number
@@ -81,9 +85,21 @@ export const make = <P, A, E>(options: {
         if (!finished) yield* options.expired(group)
       })
 
+    const answeredGroup = (group: ReadonlyArray<Entry<P, A, E>>) => {
+      answered += group.length
+      if (awaiting.length === 0) return
+      for (const { resume, target } of awaiting) if (target <= answered) resume()
+      awaiting = awaiting.filter(({ target }) => target > answered)
+    }
+    const awaitAnswers = Effect.async<void>((resume) => {
+      if (answered === added) resume(Effect.void)
+      else awaiting.push({ target: added, resume: () => resume(Effect.void) })
+    })
+
     const writer = nextGroup.pipe(
-      Effect.flatMap((group) => options.guard.withPermits(1)(writeGroup(group))),
-      Effect.zipRight(Effect.sync(() => waiting.length === 0 && wakeCloser?.())),
+      Effect.flatMap((group) =>
+        Effect.map(options.guard.withPermits(1)(writeGroup(group)), () => answeredGroup(group))
+      ),
       Effect.forever
     )
 
@@ -118,13 +134,14 @@ export const make = <P, A, E>(options: {
       add: (payload) =>
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(payload)))
+          added++
           waiting.push({ payload, done: resume })
           wakeWriter?.()
         }),
-      close: Effect.async<void>((resume) => {
+      awaitAnswers,
+      close: Effect.suspend(() => {
         closed = true
-        if (waiting.length === 0 && current === undefined) resume(Effect.void)
-        else wakeCloser = () => resume(Effect.void)
+        return awaitAnswers
       })
     }
   })

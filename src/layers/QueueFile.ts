@@ -438,6 +438,7 @@ export const make = (
       directory,
       queueId,
       append: (line, eventId) => appends.add({ line, eventId }),
+      awaitAppends: appends.awaitAnswers,
       take,
       commit,
       retry,

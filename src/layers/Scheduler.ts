@@ -367,8 +367,12 @@ export const make = (
 
     let closed = false
     const drain = Effect.gen(function* () {
+      const before = yield* queue.progress
+      if (before.next > before.settled) yield* attempt
+      // events on their way to the disk, whose callers may be gone already
+      yield* queue.awaitAppends
       const { next, settled } = yield* queue.progress
-      if (next > settled) yield* attempt
+      if (next > Math.max(before.next, settled)) yield* attempt
     })
 
     yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(annotated(worker))), (fiber) =>

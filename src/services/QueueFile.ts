@@ -161,6 +161,8 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
       line: string,
       eventId: string
     ) => Effect.Effect<number, QueueWriteError | QueueFull | QueueClosed>
+    /** Waits for the appends under way, those of interrupted callers included. */
+    readonly awaitAppends: Effect.Effect<void>
     /** Reads the lines from `from` (the cursor by default) on, at most to the last durable byte. */
     readonly take: (options: {
       readonly from?: Position | undefined
