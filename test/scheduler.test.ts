@@ -265,7 +265,9 @@ describe("the worker's end", () => {
         operation === "append" ? { type: "wait", until: Effect.sleep(1000) } : undefined
       )
       // its caller is gone, but the event is written whole
-      yield* Effect.flatMap(Effect.fork(use("a")), (caller) => Effect.zipRight(settle, Fiber.interrupt(caller)))
+      yield* Effect.flatMap(Effect.fork(use("a")), (caller) =>
+        Effect.zipRight(settle, Fiber.interrupt(caller))
+      )
       const closing = yield* Effect.fork(close)
       yield* seconds(2)
       assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
@@ -396,10 +398,12 @@ describe("a batch", () => {
 
   it.effect("two at once are committed in order", () =>
     Effect.gen(function* () {
+      const appended = yield* Deferred.make<void>()
       const first = yield* Deferred.make<void>()
       const commits: Array<number> = []
       const over = (queue: q.Queue): q.Queue => ({
         ...queue,
+        take: (options) => Effect.zipRight(Deferred.await(appended), queue.take(options)),
         commit: (batch, refusals) => {
           commits.push(batch.records[0]!.sequence)
           return queue.commit(batch, refusals)
@@ -413,6 +417,7 @@ describe("a batch", () => {
           Effect.as(events[0]!.line.status === "0" ? Deferred.await(first) : Effect.void, { rejected: [] })
       })
       for (const status of ["0", "1", "2"]) yield* use(status)
+      yield* Deferred.succeed(appended, undefined)
       yield* settle
       assert.isAtLeast(uploads.length, 2)
       assert.deepStrictEqual(commits, [])

@@ -10,6 +10,19 @@ export interface Entry<P, A, E> {
   readonly done: (result: Effect.Effect<A, E>) => void
 }
 
+/**
+ * A class, and groups are emptied when they are answered, because of V8: object and array literals that outlive a few
+ * scavenges are from then on allocated in the old generation (allocation-site pretenuring). Entries live for as long
+ * as a write takes; as literals they would hold all that belongs to an append, its line included, until the next full
+ * collection. Appends by many callers took more than twice the time then (bench/README.md).
+ */
+class Pending<P, A, E> implements Entry<P, A, E> {
+  constructor(
+    readonly payload: P,
+    readonly done: (result: Effect.Effect<A, E>) => void
+  ) {}
+}
+
 export interface GroupCommit<P, A, E> {
   /** Waits until the entry is written. A caller that is interrupted leaves it to be written whole. */
   readonly add: (payload: P) => Effect.Effect<A, E>
@@ -38,21 +51,20 @@ export const make = <P, A, E>(options: {
   readonly maxGroupSize: number
 }): Effect.Effect<GroupCommit<P, A, E>, never, Scope.Scope> =>
   Effect.gen(function* () {
-    let waiting: Array<Entry<P, A, E>> = []
-    let closed = false
-    let wakeWriter: (() => void) | undefined
-    let wakeWatchdog: (() => void) | undefined
-    let added = 0
-    let answered = 0
-    let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
     interface UnderWay {
       readonly group: ReadonlyArray<Entry<P, A, E>>
       readonly startedAt: number
-      readonly expire: () => void
     }
+    let waiting: Array<Entry<P, A, E>> = []
     let current: UnderWay | undefined
+    let closed = false
+    let added = 0
+    let answered = 0
+    let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
+    let wakeWriter: (() => void) | undefined
+    let wakeWatchdog: (() => void) | undefined
 
-    const takeGroup = (): ReadonlyArray<Entry<P, A, E>> => {
+    const takeGroup = (): Array<Entry<P, A, E>> => {
       let size = 0
       let count = 0
       while (count < waiting.length && (count === 0 || size < options.maxGroupSize)) {
@@ -63,45 +75,65 @@ export const make = <P, A, E>(options: {
       return group
     }
 
-    // resumed by the first who waits; the group is taken when the fiber runs, so that all who are ready now join it
-    const nextGroup = Effect.async<void>((resume) => {
-      if (waiting.length > 0) return resume(Effect.void)
+    const nextCaller = Effect.async<void>((resume) => {
+      if (waiting.length > 0 || closed) return resume(Effect.void)
       wakeWriter = () => {
         wakeWriter = undefined
         resume(Effect.void)
       }
-    }).pipe(Effect.map(takeGroup))
-
-    const writeGroup = (group: ReadonlyArray<Entry<P, A, E>>) =>
-      Effect.gen(function* () {
-        const startedAt = yield* Clock.currentTimeMillis
-        const write = yield* Effect.forkDaemon(options.write(group))
-        const finished = yield* Effect.async<boolean>((resume) => {
-          current = { group, startedAt, expire: () => resume(Effect.succeed(false)) }
-          wakeWatchdog?.()
-          write.addObserver((exit) => resume(Effect.succeed(Exit.isSuccess(exit))))
-        })
-        current = undefined
-        if (!finished) yield* options.expired(group)
-      })
-
-    const answeredGroup = (group: ReadonlyArray<Entry<P, A, E>>) => {
-      answered += group.length
-      if (awaiting.length === 0) return
-      for (const { resume, target } of awaiting) if (target <= answered) resume()
-      awaiting = awaiting.filter(({ target }) => target > answered)
-    }
-    const awaitAnswers = Effect.async<void>((resume) => {
-      if (answered === added) resume(Effect.void)
-      else awaiting.push({ target: added, resume: () => resume(Effect.void) })
     })
 
-    const writer = nextGroup.pipe(
-      Effect.flatMap((group) =>
-        Effect.map(options.guard.withPermits(1)(writeGroup(group)), () => answeredGroup(group))
-      ),
-      Effect.forever
+    /** Writes the next group; whether its writer goes on. */
+    const writeNext = nextCaller.pipe(
+      Effect.zipRight(options.guard.take(1)),
+      Effect.zipRight(Clock.currentTimeMillis),
+      Effect.flatMap((startedAt) => {
+        // taken only now, so that all who are ready join it
+        const group = takeGroup()
+        if (group.length === 0) return Effect.as(options.guard.release(1), !closed)
+        const mine = { group, startedAt }
+        current = mine
+        wakeWatchdog?.()
+        return Effect.flatMap(Effect.exit(options.write(group)), (exit) => {
+          // given up meanwhile: another writer has the guard
+          if (current !== mine) return Effect.succeed(false)
+          if (Exit.isFailure(exit)) return Effect.as(giveUp(mine), true)
+          const finished = finish(group.length)
+          // see Pending
+          group.length = 0
+          return Effect.as(finished, true)
+        })
+      })
     )
+
+    const finish = (count: number) =>
+      Effect.suspend(() => {
+        current = undefined
+        answered += count
+        if (awaiting.length > 0) {
+          for (const { resume, target } of awaiting) if (target <= answered) resume()
+          awaiting = awaiting.filter(({ target }) => target > answered)
+        }
+        return options.guard.release(1)
+      })
+
+    const giveUp = (underWay: UnderWay) =>
+      Effect.suspend(() => {
+        current = undefined
+        return Effect.zipRight(options.expired(underWay.group), finish(underWay.group.length))
+      })
+
+    // no fiber for each group: the set in which the runtime keeps its fibers would hold all of them for too long
+    const writer = Effect.suspend(() => {
+      let goesOn = true
+      return Effect.whileLoop({
+        while: () => goesOn,
+        body: () => writeNext,
+        step: (more) => {
+          goesOn = more
+        }
+      })
+    })
 
     // one timer for as long as something is under way, instead of one for each group
     const watchdog = Effect.gen(function* () {
@@ -115,19 +147,27 @@ export const make = <P, A, E>(options: {
         })
       }
       yield* Effect.sleep(watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis))
-      if (current === watched) watched.expire()
+      if (current !== watched) return
+      yield* Effect.uninterruptible(Effect.zipRight(giveUp(watched), Effect.forkDaemon(writer)))
     }).pipe(Effect.forever)
+
+    const awaitAnswers = Effect.async<void>((resume) => {
+      if (answered === added) resume(Effect.void)
+      else awaiting.push({ target: added, resume: () => resume(Effect.void) })
+    })
 
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
         closed = true
         for (const entry of waiting) entry.done(Effect.fail(options.refusal(entry.payload)))
         waiting = []
+        wakeWriter?.()
         // the disk never answered, and nobody is left to wait for it
-        return current === undefined ? Effect.void : options.expired(current.group)
+        return current === undefined ? Effect.void : giveUp(current)
       })
     )
-    yield* Effect.forkScoped(writer)
+    // it ends when the scope is closed and its write, which nothing may interrupt, has ended
+    yield* Effect.forkDaemon(writer)
     yield* Effect.forkScoped(watchdog)
 
     return {
@@ -135,7 +175,7 @@ export const make = <P, A, E>(options: {
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(payload)))
           added++
-          waiting.push({ payload, done: resume })
+          waiting.push(new Pending(payload, resume))
           wakeWriter?.()
         }),
       awaitAnswers,

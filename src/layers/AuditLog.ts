@@ -87,16 +87,15 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       { input, issues }: Prepared,
       recordOptions: RecordOptions | undefined,
       now: number,
-      then: {
-        readonly onFailure: (error: AppendError) => Effect.Effect<A, E>
-        readonly onSuccess: (receipt: Receipt) => Effect.Effect<A, E>
-      }
+      // two, since an object would live as long as the write takes: see Pending in internal/groupCommit.ts
+      onFailure: (error: AppendError) => Effect.Effect<A, E>,
+      onSuccess: (receipt: Receipt) => Effect.Effect<A, E>
     ): Effect.Effect<A, E> => {
       const eventId = recordOptions?.eventId ?? newId(now)
       const counts = tally.of(kind)
       const failed = (error: AppendError) => {
         counts.failed[error._tag] = (counts.failed[error._tag] ?? 0) + 1
-        return then.onFailure(error)
+        return onFailure(error)
       }
       const invalid = (issues: ReadonlyArray<Issue>) =>
         failed(new InvalidEvent({ eventId, outcome: "absent", kind, issues }))
@@ -122,17 +121,24 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
         onFailure: failed,
         onSuccess: (sequence) => {
           counts.appended++
-          return then.onSuccess({ eventId, time: now, sequence })
+          return onSuccess({ eventId, time: now, sequence })
         }
       })
     }
 
     const record: AuditLog["Type"]["record"] = (kind, input, recordOptions) =>
       Effect.withFiberRuntime((fiber) =>
-        append(kind, prepare(kind, input, fiber), recordOptions, currentTime(fiber), AS_IT_IS)
+        append(
+          kind,
+          prepare(kind, input, fiber),
+          recordOptions,
+          currentTime(fiber),
+          Effect.fail,
+          Effect.succeed
+        )
       )
 
-    const onFailure = failureHandler(options.onAppendFailure ?? "log")
+    const handleFailure = failureHandler(options.onAppendFailure ?? "log")
 
     const status: AuditLog["Type"]["status"] = Effect.zipWith(
       queue.status,
@@ -145,10 +151,15 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       log: (kind, input) =>
         Effect.withFiberRuntime((fiber) => {
           const prepared = prepare(kind, input, fiber)
-          return append(kind, prepared, undefined, currentTime(fiber), {
-            onFailure: (error) => onFailure({ error, kind, input: prepared.input }),
-            onSuccess: () => Effect.void
-          })
+          const { input: shown } = prepared
+          return append(
+            kind,
+            prepared,
+            undefined,
+            currentTime(fiber),
+            (error) => handleFailure({ error, kind, input: shown }),
+            () => Effect.void
+          )
         }),
       flush: scheduler.flush,
       status,
@@ -157,11 +168,6 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
   })
 
 const NONE: ReadonlyArray<Issue> = []
-
-const AS_IT_IS = {
-  onFailure: (error: AppendError): Effect.Effect<Receipt, AppendError> => Effect.fail(error),
-  onSuccess: (receipt: Receipt): Effect.Effect<Receipt, AppendError> => Effect.succeed(receipt)
-}
 
 /** `Clock.currentTimeMillis`, without the steps that it takes to look at the fiber. */
 const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>

@@ -75,9 +75,12 @@ const FREE_SPACE_INTERVAL = 1000
 
 const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
-interface Append {
-  readonly line: string
-  readonly eventId: string
+/** A class for the reason that internal/groupCommit.ts gives for its own. */
+class Append {
+  constructor(
+    readonly line: string,
+    readonly eventId: string
+  ) {}
 }
 type AppendEntry = groupCommit.Entry<Append, number, QueueWriteError | QueueFull | QueueClosed>
 
@@ -364,14 +367,14 @@ export const make = (
     // -------------------------------------------------------------------------------------------- dead letters
 
     /** The line of a letter, with its event id, which was derived from where the line stood. */
-    const lineOf = (letter: deadLetterFile.Letter) => {
+    const lineOf = (letter: deadLetterFile.Letter): Append | undefined => {
       if (letter.line === undefined) return undefined
       const bytes = Buffer.from(letter.line)
       const event = objectOf(bytes)
       if (event === undefined) return undefined
-      if (typeof event.event_id === "string") return { line: `${letter.line}\n`, eventId: event.event_id }
+      if (typeof event.event_id === "string") return new Append(`${letter.line}\n`, event.event_id)
       const eventId = eventIdOfLine(queueId, { ...letter, bytes })
-      return { line: `${JSON.stringify({ event_id: eventId, ...event })}\n`, eventId }
+      return new Append(`${JSON.stringify({ event_id: eventId, ...event })}\n`, eventId)
     }
 
     const decide = (type: deadLetterFile.Decision["type"], id: string, by: string) =>
@@ -437,7 +440,7 @@ export const make = (
     return {
       directory,
       queueId,
-      append: (line, eventId) => appends.add({ line, eventId }),
+      append: (line, eventId) => appends.add(new Append(line, eventId)),
       awaitAppends: appends.awaitAnswers,
       take,
       commit,
