@@ -1,6 +1,6 @@
 /** The metrics, their documentation, and the spans and annotations of delivery. */
 import { assert, describe, it, vi } from "@effect/vitest"
-import { Effect, Layer, Logger, Metric, MetricState, Tracer } from "effect"
+import { Clock, Effect, Layer, Logger, Metric, MetricState, Tracer } from "effect"
 import * as HashMap from "effect/HashMap"
 import * as TestClock from "effect/TestClock"
 import * as fs from "node:fs"
@@ -55,11 +55,14 @@ describe("metrics", () => {
       yield* logUse({ prompt: "x", status: "success" })
       yield* Effect.ignore(Audit.flush)
       yield* TestClock.adjust("10 seconds")
+      // the clock does not wait for the end of a sample
+      yield* Effect.promise(() =>
+        vi.waitFor(() => assert.strictEqual(registry().get("state{state=offline}"), 1))
+      )
       const now = registry()
       assert.strictEqual(now.get("waiting_events{}"), 1)
       assert.isAbove(now.get("waiting_bytes{}")!, 0)
       assert.isAtLeast(now.get("oldest_age_seconds{}")!, 9)
-      assert.strictEqual(now.get("state{state=offline}"), 1)
       assert.strictEqual(now.get("state{state=idle}"), 0)
       assert.isAbove(now.get("backoff_seconds{}")!, 0)
       const failures = [...now].filter(([name]) => name.startsWith("delivery_failures{class=transient"))
@@ -67,6 +70,19 @@ describe("metrics", () => {
         failures.reduce((sum, [, count]) => sum + count, 0),
         0
       )
+    }).pipe(Effect.provide(AuditTest.layer))
+  )
+
+  it.effect("rest while nothing happens and nothing waits", () =>
+    Effect.gen(function* () {
+      yield* logUse({ prompt: "x", status: "success" })
+      yield* Audit.flush
+      yield* TestClock.adjust("10 seconds")
+      // the worker's poll and ours, of 60 seconds each, and nothing that comes sooner
+      const now = yield* Clock.currentTimeMillis
+      const armed = yield* TestClock.sleeps()
+      assert.isNotEmpty([...armed])
+      for (const at of armed) assert.isAtLeast(at - now, 49_000)
     }).pipe(Effect.provide(AuditTest.layer))
   )
 })

@@ -1,6 +1,6 @@
 /**
  * The metrics, by name; docs/metrics.md explains them. All carry `queue`, the directory. Nothing is measured for a
- * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry once a second.
+ * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry soon after.
  */
 import { Metric, MetricBoundaries } from "effect"
 import type { AppendError } from "../schema/Errors.js"
@@ -63,12 +63,28 @@ export interface KindTally {
 /** By kind; `unknown` for kinds that the audit log does not carry. */
 export interface Tally {
   readonly of: (kind: string) => KindTally
+  readonly failed: (kind: string, error: AppendError["_tag"]) => void
   readonly all: ReadonlyMap<string, KindTally>
+  /** Calls the function after each failure; of successes the queue tells. */
+  readonly onFailure: (listener: () => void) => void
 }
 
 export const makeTally = (kinds: ReadonlyArray<{ readonly kind: string }>): Tally => {
   const unknown: KindTally = { appended: 0, failed: {} }
   const all = new Map<string, KindTally>(kinds.map(({ kind }) => [kind, { appended: 0, failed: {} }]))
   all.set("unknown", unknown)
-  return { of: (kind) => all.get(kind) ?? unknown, all }
+  const of = (kind: string) => all.get(kind) ?? unknown
+  let notify: () => void = () => undefined
+  return {
+    of,
+    all,
+    failed: (kind, error) => {
+      const { failed } = of(kind)
+      failed[error] = (failed[error] ?? 0) + 1
+      notify()
+    },
+    onFailure: (listener) => {
+      notify = listener
+    }
+  }
 }

@@ -128,7 +128,7 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
       const log = Layer.mergeAll(
         AuditLogLayer.layer({ ...options, events, tally }),
         StatusFile.layer(shutdown),
-        Metrics.layer(tally)
+        Metrics.layer({ tally, pollInterval: options.pollInterval })
       ).pipe(Layer.provide(SchedulerLayer.layer({ ...scheduler, shutdown })))
       if (options.instances === undefined) {
         return Layer.provide(log, QueueFileLayer.layer({ ...options, shutdown }))

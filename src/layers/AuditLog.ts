@@ -94,7 +94,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       const eventId = recordOptions?.eventId ?? newId(now)
       const counts = tally.of(kind)
       const failed = (error: AppendError) => {
-        counts.failed[error._tag] = (counts.failed[error._tag] ?? 0) + 1
+        tally.failed(kind, error._tag)
         return onFailure(error)
       }
       const invalid = (issues: ReadonlyArray<Issue>) =>

@@ -1,9 +1,10 @@
 /**
- * Puts the numbers of an audit log into the registry of Effect's metrics, once a second: appends only count.
+ * Puts the numbers of an audit log into the registry of Effect's metrics, at most about once a second: appends only
+ * count, and nothing is looked at while nothing happens and nothing waits.
  *
  * @since 0.1.0
  */
-import { Clock, Effect, Layer, Metric, Schedule } from "effect"
+import { Clock, type Duration, Effect, Layer, Metric, Queue, Stream } from "effect"
 import * as metrics from "../internal/metrics.js"
 import { Disk } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
@@ -15,9 +16,14 @@ const INTERVAL = "1 second"
  * @category layers
  * @since 0.1.0
  */
-export const layer = (tally: metrics.Tally): Layer.Layer<never, never, Disk | QueueFile | Scheduler> =>
+export const layer = (options: {
+  readonly tally: metrics.Tally
+  /** how often an idle queue is looked at: its free disk may change; 60 seconds by default */
+  readonly pollInterval?: Duration.DurationInput | undefined
+}): Layer.Layer<never, never, Disk | QueueFile | Scheduler> =>
   Layer.scopedDiscard(
     Effect.gen(function* () {
+      const { pollInterval = "60 seconds", tally } = options
       const disk = yield* Disk
       const queue = yield* QueueFile
       const scheduler = yield* Scheduler
@@ -86,8 +92,29 @@ export const layer = (tally: metrics.Tally): Layer.Layer<never, never, Disk | Qu
         sampleAppends,
         Effect.catchAll(sampleQueue, (error) => Effect.logDebug("audit: the queue was not measured", error))
       )
-      // what was counted since the last second
+      // what was counted since the last sample
       yield* Effect.addFinalizer(() => sampleAppends)
-      yield* Effect.forkScoped(Effect.repeat(sample, Schedule.spaced(INTERVAL)))
+
+      const changes = yield* Queue.sliding<void>(1)
+      let changed = true
+      const change = () => {
+        if (changed) return
+        changed = true
+        Queue.unsafeOffer(changes, undefined)
+      }
+      yield* queue.onAppend(change)
+      tally.onFailure(change)
+      yield* Effect.forkScoped(Stream.runForEach(scheduler.changes, () => Effect.sync(change)))
+
+      const rest = Effect.flatMap(queue.progress, ({ next, settled }) =>
+        // the oldest event that waits grows older
+        changed || next > settled
+          ? Effect.sleep(INTERVAL)
+          : Effect.raceFirst(Queue.take(changes), Effect.sleep(pollInterval))
+      )
+      yield* Effect.suspend(() => {
+        changed = false
+        return Effect.zipRight(sample, rest)
+      }).pipe(Effect.forever, Effect.forkScoped)
     })
   )
