@@ -150,7 +150,7 @@ const certificate: Reason = ({ host }) =>
   `The TLS certificate of ${host} is not trusted: check \`ssl.ca\`, the names in the certificate, and its dates`
 
 /** Class B, with what the operator is to do. */
-const OPERATOR: Readonly<Record<string, Reason>> = {
+export const OPERATOR: Readonly<Record<string, Reason>> = {
   1044: ({ database, username }) => `The account ${username} may not use ${database}: GRANT INSERT on it`,
   1045: credentials,
   1049: ({ database, host }) => `${host} has no database ${database}: create it, or correct the name`,
@@ -184,7 +184,7 @@ const OPERATOR: Readonly<Record<string, Reason>> = {
 const BROKEN = ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST", "CONNECTION_LOST", "2006", "2013"]
 
 /** All other classes. A code that is nowhere in the table counts as transient: nothing is ever dropped for it. */
-const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
+export const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
   Object.entries({
     busy: [1205, 1213, 1614],
     transient: [
