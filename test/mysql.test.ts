@@ -398,6 +398,34 @@ describe("what passes by itself", () => {
     })
   )
 
+  it.scopedLive("a server that is restarted, and one that is killed and comes back", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      yield* upload(uploader, uses(1))
+      yield* Effect.promise(server.restart)
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+
+      const locker = yield* client(database)
+      yield* Effect.promise(() => locker.query(`LOCK TABLES ${UseLog.table} WRITE`))
+      const events = uses(5)
+      const under = yield* Effect.fork(failureOf(upload(uploader, events)))
+      yield* Effect.sleep("200 millis")
+      yield* Effect.promise(server.kill9)
+      const broken = yield* Fiber.join(under)
+      assert.strictEqual(broken.class, "transient")
+      assert.oneOf(broken.code, ["PROTOCOL_CONNECTION_LOST", "ECONNRESET"])
+      expectFailure(yield* failureOf(upload(uploader, events)), "transient", "ECONNREFUSED")
+      yield* Effect.promise(server.restart)
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      assert.strictEqual(yield* count(database), 7)
+    }).pipe(
+      Effect.ensuring(
+        Effect.suspend(() => (server.pid === undefined ? Effect.promise(server.restart) : Effect.void))
+      )
+    )
+  )
+
   it.scopedLive("1040: too many connections", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
