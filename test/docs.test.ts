@@ -4,6 +4,8 @@ import * as path from "node:path"
 import { fileURLToPath } from "node:url"
 import ts from "typescript"
 import { describe, expect, test } from "vitest"
+import * as mysql from "../src/internal/mysqlErrors.js"
+import * as sqlite from "../src/internal/sqliteErrors.js"
 
 const root = fileURLToPath(new URL("../", import.meta.url))
 
@@ -118,3 +120,22 @@ const anchorsOf = (document: string): Array<string> =>
       .replace(/[^\p{L}\p{N}\- _]/gu, "")
       .replaceAll(" ", "-")
   )
+
+describe("docs/operations.md names every code of a database, where it says what to do", () => {
+  const mysqlCodes = (...classes: ReadonlyArray<mysql.FailureClass>) =>
+    Array.from(mysql.CLASSES).flatMap(([code, cls]) => (classes.includes(cls) ? [String(code)] : []))
+
+  const sections: Record<string, ReadonlyArray<string>> = {
+    "Nobody has to do anything": mysqlCodes("transient", "busy", "tooMany"),
+    "Somebody has to do something": [...Object.keys(mysql.OPERATOR), ...Object.values(sqlite.OPERATOR)],
+    "Dead letters": [...mysqlCodes("record"), ...Object.values(sqlite.RECORD)]
+  }
+  test.each(Object.entries(sections))("%s", (heading, codes) => {
+    const section = read("docs/operations.md")
+      .split(/^## /m)
+      .find((text) => text.startsWith(`${heading}\n`))
+    const named = new Set(section?.match(/\w+/g))
+    expect(codes.length).toBeGreaterThan(5)
+    expect(codes.filter((code) => !named.has(code))).toEqual([])
+  })
+})

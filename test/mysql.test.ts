@@ -22,6 +22,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import { promisify } from "node:util"
 import { createConnection } from "mysql2/promise"
+import { classify } from "../src/internal/mysqlErrors.js"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
 import * as AuditEvent from "../src/schema/AuditEvent.js"
 import type { UploadError } from "../src/schema/Errors.js"
@@ -34,7 +35,7 @@ import { login, stored, use, uses } from "./support/events.js"
 import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "./support/mysql.js"
 import type { MysqlServer } from "./support/mysqlServer.js"
 import { startServer } from "./support/mysqlServer.js"
-import { refusingPort, silentServer, tcpProxy } from "./support/net.js"
+import { lyingProxy, refusingPort, silentServer, tcpProxy } from "./support/net.js"
 
 let server: MysqlServer
 let odd: MysqlServer
@@ -395,6 +396,34 @@ describe("what passes by itself", () => {
       assert.oneOf(error.code, ["1927", "1317", "1158", "PROTOCOL_CONNECTION_LOST", "ECONNRESET"])
       assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
     })
+  )
+
+  it.scopedLive("a server that is restarted, and one that is killed and comes back", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      yield* upload(uploader, uses(1))
+      yield* Effect.promise(server.restart)
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+
+      const locker = yield* client(database)
+      yield* Effect.promise(() => locker.query(`LOCK TABLES ${UseLog.table} WRITE`))
+      const events = uses(5)
+      const under = yield* Effect.fork(failureOf(upload(uploader, events)))
+      yield* Effect.sleep("200 millis")
+      yield* Effect.promise(server.kill9)
+      const broken = yield* Fiber.join(under)
+      assert.strictEqual(broken.class, "transient")
+      assert.oneOf(broken.code, ["PROTOCOL_CONNECTION_LOST", "ECONNRESET"])
+      expectFailure(yield* failureOf(upload(uploader, events)), "transient", "ECONNREFUSED")
+      yield* Effect.promise(server.restart)
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      assert.strictEqual(yield* count(database), 7)
+    }).pipe(
+      Effect.ensuring(
+        Effect.suspend(() => (server.pid === undefined ? Effect.promise(server.restart) : Effect.void))
+      )
+    )
   )
 
   it.scopedLive("1040: too many connections", () =>
@@ -766,6 +795,93 @@ describe("a server with odd defaults", () => {
         yield* prompts(database),
         events.filter((_, index) => index !== 32).map((event) => event.row[2] as string)
       )
+    })
+  )
+
+  it.scopedLive.each([
+    { audible: true, seen: ["1153"] },
+    { audible: false, seen: ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST"] }
+  ])("a proxy takes larger packets than its server, which shows as $seen.0", ({ audible, seen }) =>
+    Effect.gen(function* () {
+      const database = yield* migrated(odd.rootUrl)
+      const proxy = yield* acquire(
+        () => lyingProxy({ target: odd, truth: 1_048_576, lie: 8_388_608, audible }),
+        (proxy) => proxy.close()
+      )
+      const { host, port } = proxy
+      const options = { ...(yield* account(database, "INSERT")), host, port }
+      const user = options.username!
+      const plain = yield* acquire(
+        () => createConnection({ host, port, user, password: Redacted.value(options.password!) }),
+        (connection) => connection.destroy()
+      )
+      const refusal: unknown = yield* Effect.promise(() =>
+        plain.query("SELECT ?", ["x".repeat(1_100_000)]).catch((error: unknown) => error)
+      )
+      assert.oneOf(classify(refusal, { host, username: user, database: "" }).code, seen)
+
+      const large = (bytes: number) => use({ prompt: "'".repeat(bytes) })
+      const good = [...uses(20), ...Array.from({ length: 12 }, () => large(200_000)), large(900_000)]
+      const { rejected } = yield* upload(yield* uploaderOf(options), good.toSpliced(32, 0, large(1_100_000)))
+      assert.deepStrictEqual(
+        rejected.map(({ code, index }) => [index, code]),
+        [[32, "1153"]]
+      )
+      assert.deepStrictEqual(
+        yield* prompts(database),
+        good.map((event) => event.row[2] as string)
+      )
+    })
+  )
+
+  it.scopedLive("a connection that breaks under a large event by chance: no event is blamed", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const proxy = yield* acquire(
+        () => tcpProxy({ target: server }),
+        (proxy) => proxy.close()
+      )
+      const { host, port } = proxy
+      const uploader = yield* uploaderOf({ ...connectionOptions(database), host, port })
+      const large = () => use({ prompt: `PROMPT ${"x".repeat(600_000)}` })
+      const one = large()
+      proxy.whenAsked("PROMPT", proxy.cut)
+      const { class: cls, code } = yield* failureOf(upload(uploader, [one]))
+      assert.strictEqual(cls, "transient")
+      assert.oneOf(code, ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST"])
+      assert.deepStrictEqual(yield* upload(uploader, [one]), { rejected: [] })
+      // several are only made smaller
+      proxy.whenAsked("PROMPT", proxy.cut)
+      assert.deepStrictEqual(yield* upload(uploader, [large(), large(), large()]), { rejected: [] })
+      assert.strictEqual(yield* count(database), 4)
+    })
+  )
+
+  it.scopedLive("max_allowed_packet that was lowered counts from the next connection on", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const proxy = yield* acquire(
+        () => tcpProxy({ target: server }),
+        (proxy) => proxy.close()
+      )
+      const uploader = yield* uploaderOf({
+        ...connectionOptions(database),
+        host: proxy.host,
+        port: proxy.port
+      })
+      const events = () => uses(20, (index) => ({ prompt: "x".repeat(index === 10 ? 1_100_000 : 150_000) }))
+      yield* Effect.addFinalizer(() => sql(database, "SET GLOBAL max_allowed_packet = 16777216"))
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+      yield* sql(database, "SET GLOBAL max_allowed_packet = 1048576")
+      assert.deepStrictEqual(yield* upload(uploader, events()), { rejected: [] })
+      proxy.cut()
+      yield* Effect.sleep("50 millis")
+      const { rejected } = yield* upload(uploader, events())
+      assert.deepStrictEqual(
+        rejected.map(({ code, index }) => [index, code]),
+        [[10, "1153"]]
+      )
+      assert.strictEqual(yield* count(database), 40)
     })
   )
 

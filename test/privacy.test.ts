@@ -164,7 +164,12 @@ it.scopedLive("each change of state is logged once; events and passwords are kep
     for (const text of [...witness.logs.map(({ text }) => text), ...witness.others]) {
       for (const password of [PASSWORD, encodeURIComponent(PASSWORD)]) assert.notInclude(text, password)
     }
-    // it did listen: Debug has the words of the database
+    // it did listen: the words of the database are there, at Debug and in the dead letter, and so are spans
     assert.isTrue(witness.logs.some(({ text }) => text.includes("Duplicate entry")))
+    assert.match(
+      fs.readFileSync(`${directory}/dead-letter.ndjson`, "utf8"),
+      /"reason":"[^}]*Incorrect.*PROMPT/
+    )
+    assert.isTrue(witness.others.some((text) => text.includes("effect-audit.upload")))
   })
 )

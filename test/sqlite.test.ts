@@ -1,6 +1,8 @@
 /** What SQLite refuses, and why. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Layer, Schema } from "effect"
+import { Context, Effect, Layer, Logger, Schedule, Schema } from "effect"
+import type { Scope } from "effect"
+import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -9,6 +11,7 @@ import * as AuditEvent from "../src/schema/AuditEvent.js"
 import type { UploadFailureClass } from "../src/schema/Errors.js"
 import { UseLog } from "../src/schema/UseLog.js"
 import { Uploader } from "../src/services/Uploader.js"
+import { openAudit } from "./support/auditHere.js"
 import { stored, uses } from "./support/events.js"
 import { openSqlite } from "./support/sqlite.js"
 
@@ -115,5 +118,157 @@ describe("SqliteUploader", () => {
       const error = yield* Effect.flip(uploader.upload({ definition: Payment, events: [pay(1n, "a")] }))
       assert.deepStrictEqual([error.class, error.code], ["operator", "SQLITE_CONSTRAINT_UNIQUE"])
     })
+  )
+})
+
+// ----------------------------------------------------------------------------------------- troubles with the disk
+
+const run = (...[command, ...args]: readonly [string, ...ReadonlyArray<string>]) =>
+  spawnSync(command, args).status === 0
+
+const isRoot = process.getuid?.() === 0
+
+/** Whether we may mount something, as root on Linux mostly may. */
+const mounts = (() => {
+  if (process.platform !== "linux" || !isRoot) return false
+  const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-mount-"))
+  const allowed = run("mount", "--bind", home, home) && run("umount", home)
+  fs.rmdirSync(home)
+  return allowed
+})()
+
+const unmountAtTheEnd = (at: string) => Effect.addFinalizer(() => Effect.sync(() => run("umount", "-l", at)))
+
+/** Makes a file or a directory read-only, for root too, whom the bits do not bind. */
+const readOnly = (at: string) =>
+  Effect.gen(function* () {
+    if (!isRoot) {
+      const { mode } = fs.statSync(at)
+      fs.chmodSync(at, mode & ~0o222)
+      return Effect.sync(() => fs.chmodSync(at, mode))
+    }
+    assert.isTrue(run("mount", "--bind", at, at))
+    yield* unmountAtTheEnd(at)
+    assert.isTrue(run("mount", "-o", "remount,bind,ro", at))
+    return Effect.sync(() => assert.isTrue(run("mount", "-o", "remount,bind,rw", at)))
+  })
+
+const fill = (file: string) =>
+  Effect.sync(() => {
+    const filler = fs.openSync(file, "w")
+    assert.throws(() => {
+      for (;;) fs.writeSync(filler, Buffer.alloc(4096))
+    }, "ENOSPC")
+    fs.closeSync(filler)
+    return Effect.sync(() => fs.rmSync(file))
+  })
+
+interface Trouble {
+  readonly name: string
+  readonly isPossible: boolean
+  readonly class: UploadFailureClass
+  readonly code: string
+  /** before there is a file */
+  readonly prepare?: (home: string) => Effect.Effect<unknown, never, Scope.Scope>
+  /** gives what ends it */
+  readonly inflict: (file: string) => Effect.Effect<Effect.Effect<unknown>, never, Scope.Scope>
+}
+
+const TROUBLES: ReadonlyArray<Trouble> = [
+  {
+    name: "a read-only file",
+    isPossible: !isRoot || mounts,
+    class: "operator",
+    code: "SQLITE_READONLY",
+    inflict: readOnly
+  },
+  {
+    name: "a read-only directory, without the file",
+    isPossible: !isRoot || mounts,
+    class: "operator",
+    code: "SQLITE_CANTOPEN",
+    inflict: (file) => {
+      for (const name of fs.readdirSync(path.dirname(file))) fs.rmSync(path.join(path.dirname(file), name))
+      return readOnly(path.dirname(file))
+    }
+  },
+  {
+    name: "a file that another connection has locked",
+    isPossible: true,
+    class: "transient",
+    code: "SQLITE_BUSY",
+    inflict: (file) =>
+      Effect.gen(function* () {
+        const other = yield* openSqlite(file)
+        yield* other("BEGIN IMMEDIATE")
+        return other("ROLLBACK")
+      })
+  },
+  {
+    name: "a full disk",
+    isPossible: mounts,
+    class: "transient",
+    code: "SQLITE_FULL",
+    prepare: (home) => {
+      assert.isTrue(run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", home))
+      return unmountAtTheEnd(home)
+    },
+    inflict: (file) => fill(path.join(path.dirname(file), "filler"))
+  }
+]
+
+describe("a worker that delivers to a file", () => {
+  const endure = ({ class: cls, code, inflict, name, prepare }: Trouble) =>
+    Effect.gen(function* () {
+      const home = yield* directory
+      const queue = yield* directory
+      yield* prepare?.(home) ?? Effect.void
+      const filename = path.join(home, "audit.db")
+      // the tables are there already, and a row
+      yield* Effect.scoped(Effect.flatMap(uploaderTo(filename), (uploader) => upload(uploader, uses(1))))
+      const end = yield* inflict(filename)
+
+      const audit = yield* openAudit({ directory: queue }, { uploader: yield* uploaderTo(filename) })
+      const prompts = ["1", "2", "3"].map((number) => number.repeat(5000))
+      yield* Effect.forEach(prompts, audit.use)
+      const until = (isReached: (status: Effect.Effect.Success<typeof audit.status>) => boolean) =>
+        Effect.repeat(audit.status, {
+          schedule: Schedule.spaced("20 millis"),
+          until: isReached,
+          times: 500
+        }).pipe(Effect.zipRight(audit.status))
+      const { failure, waiting } = yield* until((status) => status.failure !== undefined)
+      assert.deepStrictEqual(
+        { class: failure?.class, code: failure?.code, waiting },
+        { class: cls, code, waiting: 3 },
+        name
+      )
+
+      yield* end
+      const { dead, delivered, missing } = yield* until((status) => status.waiting === 0)
+      assert.deepStrictEqual({ dead, delivered, missing }, { dead: 0, delivered: 3, missing: 0 }, name)
+      yield* audit.close
+
+      // as after a crash: what is in the file and its log, and not what the process has in common with itself
+      const copy = yield* directory
+      for (const suffix of ["", "-wal"])
+        fs.copyFileSync(filename + suffix, path.join(copy, `audit.db${suffix}`))
+      const look = yield* openSqlite(path.join(copy, "audit.db"))
+      const rows = yield* look(`SELECT prompt FROM ${UseLog.table} WHERE prompt <> '0' ORDER BY id`)
+      assert.deepStrictEqual(
+        rows.map((row) => row.prompt),
+        prompts,
+        name
+      )
+    })
+
+  const possible = TROUBLES.filter(({ isPossible }) => isPossible)
+  it.scopedLive(
+    `loses nothing and goes on by itself after ${possible.map(({ name }) => name).join("; ")}`,
+    () =>
+      Effect.forEach(possible, (trouble) => Effect.scoped(endure(trouble)), {
+        concurrency: "unbounded",
+        discard: true
+      }).pipe(Effect.provide(Logger.remove(Logger.defaultLogger)))
   )
 })

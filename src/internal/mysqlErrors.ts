@@ -100,9 +100,15 @@ export const PACKET_TOO_LARGE = 1153
 
 export const DUPLICATE_ENTRY = 1062
 
-/** Whether the server closes the connection after the failure, though an event is to blame. */
-export const endsConnection = ({ code }: { readonly code: string }): boolean =>
-  Number(code) === PACKET_TOO_LARGE
+/**
+ * Whether the connection broke in the middle of the statement. A packet that is too large shows like that as well: the
+ * server says 1153 and hangs up while we are still sending, which mostly takes its words along.
+ */
+export const isBroken = ({ code }: { readonly code: string }): boolean => BROKEN.includes(code)
+
+/** Whether the connection is gone with the failure, though an event may be to blame. */
+export const endsConnection = (failure: { readonly code: string }): boolean =>
+  Number(failure.code) === PACKET_TOO_LARGE || isBroken(failure)
 
 /** Whether it was a lock that made us wait: another server would not help. */
 export const isBusy = ({ code }: { readonly code: string }): boolean => CLASSES.get(Number(code)) === "busy"
@@ -144,7 +150,7 @@ const certificate: Reason = ({ host }) =>
   `The TLS certificate of ${host} is not trusted: check \`ssl.ca\`, the names in the certificate, and its dates`
 
 /** Class B, with what the operator is to do. */
-const OPERATOR: Readonly<Record<string, Reason>> = {
+export const OPERATOR: Readonly<Record<string, Reason>> = {
   1044: ({ database, username }) => `The account ${username} may not use ${database}: GRANT INSERT on it`,
   1045: credentials,
   1049: ({ database, host }) => `${host} has no database ${database}: create it, or correct the name`,
@@ -175,8 +181,10 @@ const OPERATOR: Readonly<Record<string, Reason>> = {
     `${host} asks for a way of authentication that the driver refuses: choose another one for ${username}`
 }
 
+const BROKEN = ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST", "CONNECTION_LOST", "2006", "2013"]
+
 /** All other classes. A code that is nowhere in the table counts as transient: nothing is ever dropped for it. */
-const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
+export const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
   Object.entries({
     busy: [1205, 1213, 1614],
     transient: [
@@ -184,6 +192,7 @@ const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
       ...[1047, 1053, 1290, 1792, 1836, 1927, 3032, 3100, 3101, 4031], // failover, shutdown
       ...[1317, 1969, 3024], // killed, or out of time: MariaDB 1969, MySQL 3024
       ...[1105, 1152, 1158, 1159, 1160, 1161, 1180], // network; 1105 is Vitess's general error
+      ...[2006, 2013], // what a proxy says when the server behind it has gone
       ...[1021, 1114], // disk or table full
       ...[8002, 8005, 8022, 8027, 8028, 8120, 8229, 9001, 9002, 9003, 9004, 9005, 9007, 9008] // TiDB, ProxySQL
     ],

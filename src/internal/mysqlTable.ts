@@ -174,6 +174,16 @@ const countFitting = (
   return most
 }
 
+/** No fewer bytes than the statement of an event has that is stored alone. */
+export const bytesOf = (events: ReadonlyArray<StoredEvent>): number =>
+  events.reduce((total, event) => total + IDENTITY_BYTES + bytesOfRow(event), STATEMENT_BYTES)
+
+const bytesOfRow = ({ row }: StoredEvent): number =>
+  row.reduce<number>(
+    (total, value) => total + VALUE_BYTES + (typeof value === "string" ? Buffer.byteLength(value) : 0),
+    0
+  )
+
 /** event_id and event_time */
 const IDENTITY_BYTES = 128
 /** a number; or of a text the quotes and the comma, or its type and length */

@@ -11,6 +11,8 @@ import { endpointsOf } from "../internal/mysqlConnection.js"
 import {
   classify,
   DUPLICATE_ENTRY,
+  endsConnection,
+  isBroken,
   isEventKey,
   isTextRefused,
   PACKET_TOO_LARGE,
@@ -19,7 +21,7 @@ import {
 import * as Migrate from "../internal/mysqlMigrate.js"
 import { makeSessions } from "../internal/mysqlSessions.js"
 import type { Table } from "../internal/mysqlTable.js"
-import { describe } from "../internal/mysqlTable.js"
+import { bytesOf, describe } from "../internal/mysqlTable.js"
 import type { Attempt } from "../internal/narrow.js"
 import { makeDriftGuard, narrow, Refused } from "../internal/narrow.js"
 import type { TableNames } from "../internal/sqlTable.js"
@@ -111,11 +113,35 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
     ) =>
       withSession((session) => Effect.flatMap(tableOf(session, definition), (table) => use(table, session)))
 
+    /**
+     * Whether it was for its size that the connection broke under a statement: a proxy may know another limit than
+     * the server behind it. Asked with as many bytes of nothing, and thrice, so that no event is blamed for chance.
+     */
+    const explainBreak = (refused: Refused, bytes: number): Effect.Effect<never, Refused | UploadError> =>
+      withSession((session) =>
+        Effect.mapError(session.query("SELECT LENGTH(?)", ["x".repeat(bytes)]), ({ cause }) => {
+          const failure = classify(cause, session.endpoint)
+          return endsConnection(failure)
+            ? new Refused({ code: failure.code, reason: failure.text })
+            : toUploadError(failure)
+        })
+      ).pipe(
+        Effect.retry({ while: ({ _tag }) => _tag === "Refused", times: 2 }),
+        Effect.catchTag("Refused", () => new Refused(TOO_LARGE)),
+        Effect.zipRight(refused)
+      )
+
     const upload = ({ definition, events }: UploadBatch): Effect.Effect<UploadResult, UploadError> =>
       Effect.gen(function* () {
         const watch = guard.watch(tableName(definition, options.tables), events.length)
         const attempt: Attempt = (from, to) =>
-          withTable(definition, (table, session) => insert(session, table, events.slice(from, to)))
+          withTable(definition, (table, session) => insert(session, table, events.slice(from, to))).pipe(
+            Effect.catchTag("Refused", (refused) =>
+              isBroken(refused) && to - from === 1
+                ? explainBreak(refused, bytesOf(events.slice(from, to)))
+                : refused
+            )
+          )
 
         let from = 0
         while (from < events.length) {
@@ -124,8 +150,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
           if (count === 0) {
             yield* watch.onRejected({
               index: from,
-              code: String(PACKET_TOO_LARGE),
-              reason: "max_allowed_packet"
+              ...TOO_LARGE
             })
           } else {
             yield* narrow(attempt, from, from + count, watch.onRejected)
@@ -206,10 +231,22 @@ const insert = (
         )
       case "tooMany":
         return new Refused({ code: failure.code, reason: failure.text, blameless: toUploadError(failure) })
-      default:
-        return toUploadError(failure)
+      default: {
+        const error = toUploadError(failure)
+        return isBroken(failure) && bytesOf(events) > SUSPECT_BYTES
+          ? new Refused({ code: failure.code, reason: failure.text, blameless: error })
+          : error
+      }
     }
   })
+}
+
+/** A packet that no server refuses unless it was told to: a connection that breaks under less breaks for another reason. */
+const SUSPECT_BYTES = 512 * 1024
+
+const TOO_LARGE = {
+  code: String(PACKET_TOO_LARGE),
+  reason: "larger than max_allowed_packet of the server, or of something before it"
 }
 
 /**

@@ -7,17 +7,18 @@
 import * as Reactivity from "@effect/experimental/Reactivity"
 import type { Connection } from "@effect/sql/SqlConnection"
 import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
-import { Config, Effect, ExecutionStrategy, Exit, Layer, Redacted, Scope } from "effect"
+import { Config, Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
 import { sqliteType } from "../internal/columnTypes.js"
 import type { Attempt } from "../internal/narrow.js"
-import { makeDriftGuard, narrow, Refused } from "../internal/narrow.js"
+import { makeDriftGuard, narrow } from "../internal/narrow.js"
+import { explain, operator, toUploadError } from "../internal/sqliteErrors.js"
 import type { TableNames } from "../internal/sqlTable.js"
 import { EVENT_ID, EVENT_TIME, parameters, placeholders, tableName } from "../internal/sqlTable.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
-import { UploadError } from "../schema/Errors.js"
+import type { UploadError } from "../schema/Errors.js"
 import type { UploadBatch, UploadResult } from "../services/Uploader.js"
 import { Uploader } from "../services/Uploader.js"
 
@@ -166,45 +167,3 @@ const quote = (name: string) => `"${name.replaceAll('"', '""')}"`
 
 /** SQLite's limit of parameters, since 3.32. */
 const MAX_VARIABLES = 32_766
-
-// -------------------------------------------------------------------------------------------------- failures
-
-/** By the primary result code (https://sqlite.org/rescode.html); what is not listed passes by itself. */
-const RECORD = [18, 19, 20] // TOOBIG, CONSTRAINT, MISMATCH
-const OPERATOR = [1, 3, 8, 11, 12, 14, 23, 24, 26] // ERROR, PERM, READONLY, CORRUPT, NOTFOUND, CANTOPEN, AUTH, FORMAT, NOTADB
-/** extended codes: a unique key other than ours */
-const UNIQUE = [1555, 2067]
-
-const explain = (cause: unknown, file: string): Refused | UploadError => {
-  // thrown before SQLite was asked: an integer of more than 64 bits
-  if (cause instanceof RangeError) return new Refused({ code: "RangeError", reason: cause.message })
-  const { code, message, rawCode } = cause as { code?: unknown; message?: unknown; rawCode?: unknown }
-  const extended = typeof rawCode === "number" ? rawCode : 0
-  const name = typeof code === "string" ? code : String(extended)
-  if (RECORD.includes(extended & 0xff) && !UNIQUE.includes(extended)) {
-    return new Refused({ code: name, reason: String(message) })
-  }
-  return OPERATOR.includes(extended & 0xff) || UNIQUE.includes(extended)
-    ? operator(name, file, cause)
-    : new UploadError({
-        class: "transient",
-        code: name,
-        reason: `The database file ${file} cannot take events now; it is tried again`,
-        cause: Redacted.make(cause)
-      })
-}
-
-const toUploadError = (cause: unknown, file: string): UploadError => {
-  const error = explain(cause, file)
-  return error instanceof Refused ? operator(error.code, file, cause) : error
-}
-
-const operator = (code: string, file: string, cause: unknown) =>
-  new UploadError({
-    class: "operator",
-    code,
-    reason:
-      `The database file ${file} cannot be used: its directory must exist, the file be writable and SQLite's, and its ` +
-      `tables those that this package made`,
-    cause: Redacted.make(cause)
-  })

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import type { Connection, RowDataPacket } from "mysql2/promise"
 import { createConnection } from "mysql2/promise"
 import type { MysqlServer } from "../support/mysqlServer.js"
-import { startServer } from "../support/mysqlServer.js"
+import { findServer, startServer } from "../support/mysqlServer.js"
 import { freePort } from "../support/net.js"
 
 /** One server of the cluster. */
@@ -126,7 +126,8 @@ const galera = (): string => {
       .map((directory) => `${directory}/libgalera_smm.so`)
       .find((file) => fs.existsSync(file))
   const isComplete = () =>
-    ["mariadbd", "rsync"].every((name) => spawnSync(name, ["--version"]).error === undefined)
+    findServer()?.server.endsWith("mariadbd") === true &&
+    spawnSync("rsync", ["--version"]).error === undefined
   const found = find()
   if (found !== undefined && isComplete()) return found
 

@@ -95,6 +95,69 @@ export interface TcpProxy extends Listener {
 
 type Flow = "open" | "paused" | "noReplies"
 
+/** What a {@link lyingProxy} is told. */
+export interface LyingProxyOptions {
+  readonly target: Address
+  /** the server's `max_allowed_packet` */
+  readonly truth: number
+  /** what it says instead, of as many digits */
+  readonly lie: number
+  /**
+   * Whether the server's refusal reaches the client. A server that hangs up while it is still being sent something
+   * takes its last words back (the kernel's RST): then it must get no more than the head of a packet it refuses.
+   */
+  readonly audible: boolean
+}
+
+/** A proxy of a MySQL server, which takes larger packets than the server. */
+export const lyingProxy = async ({ audible, lie, target, truth }: LyingProxyOptions): Promise<Listener> => {
+  const links = new Set<Link>()
+  const server = net.createServer((client) => {
+    const upstream = net.connect(target.port, target.host)
+    const link = new Link(client, upstream)
+    links.add(link)
+    // a client waits for an answer before it sends on: its packets start with a chunk, and end with one
+    let rest = 0
+    let isTooLarge = false
+    client.on("data", (request) => {
+      const isHead = rest === 0
+      let end = rest
+      while (end < request.length) {
+        const length = request.readUIntLE(end, 3)
+        isTooLarge = length > truth
+        end += 4 + length
+      }
+      rest = end - request.length
+      if (isHead || !isTooLarge || !audible) upstream.write(request)
+    })
+    upstream.on("data", (reply) => {
+      if (isTooLarge && !audible) return
+      const at = reply.indexOf(String(truth))
+      if (at >= 0) reply.write(String(lie), at)
+      client.write(reply)
+    })
+    upstream.on("close", () => (audible ? client.end() : client.destroy()))
+    client.on("close", () => {
+      upstream.destroy()
+      links.delete(link)
+    })
+    for (const socket of [client, upstream]) socket.on("error", () => undefined)
+  })
+  const port = await freePort()
+  await listen(server, port)
+  return {
+    host,
+    port,
+    get connections() {
+      return links.size
+    },
+    close: () => {
+      for (const link of links) link.destroy()
+      return closed(server)
+    }
+  }
+}
+
 /** Forwards connections to `target` until it is told otherwise. */
 export const tcpProxy = async (options: { readonly target: Address }): Promise<TcpProxy> => {
   let flow: Flow = "open"
