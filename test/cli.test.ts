@@ -1,14 +1,16 @@
 /** The command, as real child processes; in a terminal where it draws. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
+import { DiskError } from "../src/services/Disk.js"
 import { away, openAudit, slowDatabase } from "./support/auditHere.js"
+import { auditProcess } from "./support/auditProcess.js"
 import { bundleCommand, effectAudit, fill, hasPty, inTerminal, removeBundle, useLine } from "./support/cli.js"
 import { connectionOptions, account, mysqlDatabase, PASSWORD } from "./support/mysql.js"
-import { temporaryDirectory } from "./support/queue.js"
+import { nodeDisk, temporaryDirectory } from "./support/queue.js"
 
 beforeAll(bundleCommand)
 afterAll(removeBundle)
@@ -218,7 +220,7 @@ describe("dead", () => {
     })
   )
 
-  it.scopedLive("asks the owner of the queue, and waits for it", () =>
+  it.scopedLive("asks an idle owner, which does it at once and delivers", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(2), [
@@ -226,12 +228,45 @@ describe("dead", () => {
         { class: "rejected", reason: DEAD }
       ])
       const database = slowDatabase()
-      yield* openAudit({ directory, pollInterval: "300 millis" }, { uploader: database.uploader })
-      const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
+      const audit = yield* openAudit({ directory }, { uploader: database.uploader })
+      // its next look would be in a minute
+      const wait = ["--wait", "10 seconds"]
+      const retried = yield* effectAudit(directory, ["dead", "retry", "--all", ...wait])
       assert.strictEqual(retried.code, 0)
       assert.include(retried.stderr, `Process ${process.pid} owns`)
       assert.include(retried.stdout, "2 dead letters appended again.")
+      yield* audit.flush
       assert.strictEqual(database.events.size, 2)
+    })
+  )
+
+  it.scopedLive("asks an owner whose database is away: no attempt to deliver comes of it", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const dead = { class: "rejected", reason: DEAD } as const
+      yield* fill(directory, uses(3), [dead, dead])
+      const owner = yield* auditProcess()
+      yield* owner.open({ directory })
+      // the next attempt is 3 to 4 seconds away
+      yield* Effect.repeat(owner.status, {
+        until: ({ failures }) => failures === 2,
+        schedule: Schedule.spaced("20 millis")
+      })
+      const results = yield* Effect.all(
+        [
+          effectAudit(directory, ["dead", "retry", "0:0", "--wait", "10 seconds"]),
+          effectAudit(directory, ["dead", "discard", "--class", "rejected", "--yes", "--wait", "10 seconds"])
+        ],
+        { concurrency: 1 }
+      )
+      assert.deepStrictEqual(
+        results.map(({ code, stdout }) => [code, stdout]),
+        [
+          [0, "1 dead letter appended again.\n"],
+          [0, "1 dead letter discarded.\n"]
+        ]
+      )
+      assert.deepInclude(yield* owner.status, { failures: 2, dead: 0, retried: 1, discarded: 1, waiting: 2 })
     })
   )
 
@@ -239,8 +274,13 @@ describe("dead", () => {
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])
-      yield* openAudit({ directory })
-      yield* Effect.sleep("1500 millis")
+      const disk = yield* nodeDisk
+      // as on a machine that has no watch left to give
+      const watch = (path: string) =>
+        Stream.fail(new DiskError({ operation: "watch", path, code: "ENOSPC", cause: undefined }))
+      const database = slowDatabase()
+      const audit = yield* openAudit({ directory }, { disk: { ...disk, watch }, uploader: database.uploader })
+      yield* audit.flush
       const waited = yield* effectAudit(directory, [
         "dead",
         "discard",
