@@ -323,10 +323,16 @@ describe("the database", () => {
         code: 0,
         stdout: "Ready: nano_banana_user_use_log, nano_banana_user_log\n"
       })
-      const [healthy, delivered] = yield* Effect.all(
-        [effectAudit(directory, ["doctor"], env), effectAudit(directory, ["flush", "--json"], env)],
-        { concurrency: 2 }
+      const [healthy, delivered, long] = yield* Effect.all(
+        [
+          effectAudit(directory, ["doctor"], env),
+          effectAudit(directory, ["flush", "--json"], env),
+          effectAudit(directory, ["doctor"], { ...env, AUDIT_MAX_LINE_BYTES: "1000000000" })
+        ],
+        { concurrency: 3 }
       )
+      assert.match(healthy.stdout, /ok {7}packet: /)
+      assert.match(long.stdout, /warning {2}packet: max_allowed_packet is .* 2.0 GB are enough for all/)
       assert.strictEqual(healthy.code, 0)
       for (const line of [
         /ok {7}connect: /,
@@ -427,6 +433,28 @@ describe("adopt and verify", () => {
     })
   )
 })
+
+it.scopedLive("the length that a line may have is that of the program", () =>
+  Effect.gen(function* () {
+    const directory = yield* temporaryDirectory
+    yield* fill(directory, [useLine({ prompt: "x".repeat(9 * 1024 * 1024) })])
+    const env = { AUDIT_MAX_LINE_BYTES: String(16 * 1024 * 1024) }
+    const [byDefault, verified, shown, status] = yield* Effect.all(
+      [
+        effectAudit(directory, ["verify"]),
+        effectAudit(directory, ["verify"], env),
+        effectAudit(directory, ["show", "0:0"], env),
+        effectAudit(directory, ["status", "--json"], env)
+      ],
+      { concurrency: 2 }
+    )
+    assert.include(byDefault.stdout, "the line is longer than maxLineBytes")
+    assert.include(verified.stdout, "1 line waits")
+    assert.include(shown.stdout, "[9,437,184 characters, masked]")
+    const [queue] = status.json()[0]!.queues as ReadonlyArray<{ readonly oldest: number }>
+    assert.closeTo(queue!.oldest, Date.now(), 60_000)
+  })
+)
 
 /** All bytes of a directory. */
 const digest = (directory: string): string => {
