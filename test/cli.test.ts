@@ -4,11 +4,14 @@ import { Effect, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { judge } from "../src/cli/verdict.js"
+import type { Inspection } from "../src/internal/inspect.js"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
 import { DiskError } from "../src/services/Disk.js"
 import { away, openAudit, slowDatabase } from "./support/auditHere.js"
 import { auditProcess } from "./support/auditProcess.js"
 import { bundleCommand, effectAudit, fill, hasPty, inTerminal, removeBundle, useLine } from "./support/cli.js"
+import { createReferenceTables } from "./support/database.js"
 import { connectionOptions, account, mysqlDatabase, PASSWORD } from "./support/mysql.js"
 import { nodeDisk, temporaryDirectory } from "./support/queue.js"
 
@@ -98,6 +101,47 @@ describe("status", () => {
         assert.strictEqual(dead.code, 2)
         assert.match(dead.stdout, /1 dead letter: see "effect-audit dead list"/)
       })
+  )
+
+  it.effect("says when a backlog will be done, and that it is too old", () =>
+    Effect.sync(() => {
+      const now = 1_000_000_000
+      const limits = { lag: 300_000, minFreeBytes: 0 }
+      const queue = (age: number): Inspection => ({
+        directory: "/audit",
+        owner: { pid: 1 },
+        repair: undefined,
+        accepted: 1500,
+        delivered: 300,
+        waiting: 1200,
+        dead: 0,
+        retried: 0,
+        discarded: 0,
+        torn: 0,
+        missing: 0,
+        waitingBytes: 340_000,
+        oldest: now - age,
+        nextSequence: 1500,
+        delivery: {
+          format: 1,
+          pid: 1,
+          at: now,
+          state: "delivering",
+          failure: null,
+          failures: 0,
+          nextTry: null,
+          lastDelivery: now,
+          rate: 20
+        },
+        volume: { freeBytes: 1, type: "ext4", network: false }
+      })
+      assert.deepStrictEqual(judge(queue(5000), now, limits), {
+        code: 0,
+        state: "delivering",
+        sentences: ["delivering: 1,200 events wait, the oldest for 5 s, done in about 1 min"]
+      })
+      assert.strictEqual(judge(queue(300_001), now, limits).code, 1)
+    })
   )
 
   it.scopedLive("finds a damaged cursor, and sums up several instances", () =>
@@ -379,6 +423,34 @@ describe("the database", () => {
       }
       assert.strictEqual(away.code, 1)
       assert.match(away.stdout, /0 delivered, 1 wait: The database at 127\.0\.0\.1:1 cannot be reached/)
+    })
+  )
+
+  it.scopedLive("is examined table by table, column by column", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase()
+      yield* Effect.promise(async () => {
+        await createReferenceTables(database)
+        await database.query("ALTER TABLE nano_banana_user_use_log CONVERT TO CHARACTER SET latin1")
+        await database.query(
+          "ALTER TABLE nano_banana_user_log ADD event_id BINARY(16), ADD event_time DATETIME(6)"
+        )
+      })
+      const { code, stdout } = yield* effectAudit(yield* temporaryDirectory, [
+        "doctor",
+        "--url",
+        database.url
+      ])
+      assert.strictEqual(code, 2)
+      for (const line of [
+        /failure {2}nano_banana_user_use_log: has no column event_id, event_time: run "effect-audit migrate"/,
+        /warning {2}nano_banana_user_use_log: user_name, .*prompt.* cannot hold every character: ALTER TABLE/,
+        /ok {7}nano_banana_user_log: all columns are there/,
+        /failure {2}nano_banana_user_log: has no unique key over event_id: run "effect-audit migrate"/,
+        /ok {7}sql_mode: .*our sessions are strict/
+      ]) {
+        assert.match(stdout, line)
+      }
     })
   )
 
