@@ -1,14 +1,19 @@
 /** The command, as real child processes; in a terminal where it draws. */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { judge } from "../src/cli/verdict.js"
+import type { Inspection } from "../src/internal/inspect.js"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
+import { DiskError } from "../src/services/Disk.js"
 import { away, openAudit, slowDatabase } from "./support/auditHere.js"
+import { auditProcess } from "./support/auditProcess.js"
 import { bundleCommand, effectAudit, fill, hasPty, inTerminal, removeBundle, useLine } from "./support/cli.js"
+import { createReferenceTables } from "./support/database.js"
 import { connectionOptions, account, mysqlDatabase, PASSWORD } from "./support/mysql.js"
-import { temporaryDirectory } from "./support/queue.js"
+import { nodeDisk, temporaryDirectory } from "./support/queue.js"
 
 beforeAll(bundleCommand)
 afterAll(removeBundle)
@@ -96,6 +101,47 @@ describe("status", () => {
         assert.strictEqual(dead.code, 2)
         assert.match(dead.stdout, /1 dead letter: see "effect-audit dead list"/)
       })
+  )
+
+  it.effect("says when a backlog will be done, and that it is too old", () =>
+    Effect.sync(() => {
+      const now = 1_000_000_000
+      const limits = { lag: 300_000, minFreeBytes: 0 }
+      const queue = (age: number): Inspection => ({
+        directory: "/audit",
+        owner: { pid: 1 },
+        repair: undefined,
+        accepted: 1500,
+        delivered: 300,
+        waiting: 1200,
+        dead: 0,
+        retried: 0,
+        discarded: 0,
+        torn: 0,
+        missing: 0,
+        waitingBytes: 340_000,
+        oldest: now - age,
+        nextSequence: 1500,
+        delivery: {
+          format: 1,
+          pid: 1,
+          at: now,
+          state: "delivering",
+          failure: null,
+          failures: 0,
+          nextTry: null,
+          lastDelivery: now,
+          rate: 20
+        },
+        volume: { freeBytes: 1, type: "ext4", network: false }
+      })
+      assert.deepStrictEqual(judge(queue(5000), now, limits), {
+        code: 0,
+        state: "delivering",
+        sentences: ["delivering: 1,200 events wait, the oldest for 5 s, done in about 1 min"]
+      })
+      assert.strictEqual(judge(queue(300_001), now, limits).code, 1)
+    })
   )
 
   it.scopedLive("finds a damaged cursor, and sums up several instances", () =>
@@ -218,7 +264,7 @@ describe("dead", () => {
     })
   )
 
-  it.scopedLive("asks the owner of the queue, and waits for it", () =>
+  it.scopedLive("asks an idle owner, which does it at once and delivers", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(2), [
@@ -226,12 +272,45 @@ describe("dead", () => {
         { class: "rejected", reason: DEAD }
       ])
       const database = slowDatabase()
-      yield* openAudit({ directory, pollInterval: "300 millis" }, { uploader: database.uploader })
-      const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
+      const audit = yield* openAudit({ directory }, { uploader: database.uploader })
+      // its next look would be in a minute
+      const wait = ["--wait", "10 seconds"]
+      const retried = yield* effectAudit(directory, ["dead", "retry", "--all", ...wait])
       assert.strictEqual(retried.code, 0)
       assert.include(retried.stderr, `Process ${process.pid} owns`)
       assert.include(retried.stdout, "2 dead letters appended again.")
+      yield* audit.flush
       assert.strictEqual(database.events.size, 2)
+    })
+  )
+
+  it.scopedLive("asks an owner whose database is away: no attempt to deliver comes of it", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const dead = { class: "rejected", reason: DEAD } as const
+      yield* fill(directory, uses(3), [dead, dead])
+      const owner = yield* auditProcess()
+      yield* owner.open({ directory })
+      // the next attempt is 3 to 4 seconds away
+      yield* Effect.repeat(owner.status, {
+        until: ({ failures }) => failures === 2,
+        schedule: Schedule.spaced("20 millis")
+      })
+      const results = yield* Effect.all(
+        [
+          effectAudit(directory, ["dead", "retry", "0:0", "--wait", "10 seconds"]),
+          effectAudit(directory, ["dead", "discard", "--class", "rejected", "--yes", "--wait", "10 seconds"])
+        ],
+        { concurrency: 1 }
+      )
+      assert.deepStrictEqual(
+        results.map(({ code, stdout }) => [code, stdout]),
+        [
+          [0, "1 dead letter appended again.\n"],
+          [0, "1 dead letter discarded.\n"]
+        ]
+      )
+      assert.deepInclude(yield* owner.status, { failures: 2, dead: 0, retried: 1, discarded: 1, waiting: 2 })
     })
   )
 
@@ -239,8 +318,13 @@ describe("dead", () => {
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])
-      yield* openAudit({ directory })
-      yield* Effect.sleep("1500 millis")
+      const disk = yield* nodeDisk
+      // as on a machine that has no watch left to give
+      const watch = (path: string) =>
+        Stream.fail(new DiskError({ operation: "watch", path, code: "ENOSPC", cause: undefined }))
+      const database = slowDatabase()
+      const audit = yield* openAudit({ directory }, { disk: { ...disk, watch }, uploader: database.uploader })
+      yield* audit.flush
       const waited = yield* effectAudit(directory, [
         "dead",
         "discard",
@@ -283,10 +367,16 @@ describe("the database", () => {
         code: 0,
         stdout: "Ready: nano_banana_user_use_log, nano_banana_user_log\n"
       })
-      const [healthy, delivered] = yield* Effect.all(
-        [effectAudit(directory, ["doctor"], env), effectAudit(directory, ["flush", "--json"], env)],
-        { concurrency: 2 }
+      const [healthy, delivered, long] = yield* Effect.all(
+        [
+          effectAudit(directory, ["doctor"], env),
+          effectAudit(directory, ["flush", "--json"], env),
+          effectAudit(directory, ["doctor"], { ...env, AUDIT_MAX_LINE_BYTES: "1000000000" })
+        ],
+        { concurrency: 3 }
       )
+      assert.match(healthy.stdout, /ok {7}packet: /)
+      assert.match(long.stdout, /warning {2}packet: max_allowed_packet is .* 2.0 GB are enough for all/)
       assert.strictEqual(healthy.code, 0)
       for (const line of [
         /ok {7}connect: /,
@@ -333,6 +423,34 @@ describe("the database", () => {
       }
       assert.strictEqual(away.code, 1)
       assert.match(away.stdout, /0 delivered, 1 wait: The database at 127\.0\.0\.1:1 cannot be reached/)
+    })
+  )
+
+  it.scopedLive("is examined table by table, column by column", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase()
+      yield* Effect.promise(async () => {
+        await createReferenceTables(database)
+        await database.query("ALTER TABLE nano_banana_user_use_log CONVERT TO CHARACTER SET latin1")
+        await database.query(
+          "ALTER TABLE nano_banana_user_log ADD event_id BINARY(16), ADD event_time DATETIME(6)"
+        )
+      })
+      const { code, stdout } = yield* effectAudit(yield* temporaryDirectory, [
+        "doctor",
+        "--url",
+        database.url
+      ])
+      assert.strictEqual(code, 2)
+      for (const line of [
+        /failure {2}nano_banana_user_use_log: has no column event_id, event_time: run "effect-audit migrate"/,
+        /warning {2}nano_banana_user_use_log: user_name, .*prompt.* cannot hold every character: ALTER TABLE/,
+        /ok {7}nano_banana_user_log: all columns are there/,
+        /failure {2}nano_banana_user_log: has no unique key over event_id: run "effect-audit migrate"/,
+        /ok {7}sql_mode: .*our sessions are strict/
+      ]) {
+        assert.match(stdout, line)
+      }
     })
   )
 
@@ -387,6 +505,28 @@ describe("adopt and verify", () => {
     })
   )
 })
+
+it.scopedLive("the length that a line may have is that of the program", () =>
+  Effect.gen(function* () {
+    const directory = yield* temporaryDirectory
+    yield* fill(directory, [useLine({ prompt: "x".repeat(9 * 1024 * 1024) })])
+    const env = { AUDIT_MAX_LINE_BYTES: String(16 * 1024 * 1024) }
+    const [byDefault, verified, shown, status] = yield* Effect.all(
+      [
+        effectAudit(directory, ["verify"]),
+        effectAudit(directory, ["verify"], env),
+        effectAudit(directory, ["show", "0:0"], env),
+        effectAudit(directory, ["status", "--json"], env)
+      ],
+      { concurrency: 2 }
+    )
+    assert.include(byDefault.stdout, "the line is longer than maxLineBytes")
+    assert.include(verified.stdout, "1 line waits")
+    assert.include(shown.stdout, "[9,437,184 characters, masked]")
+    const [queue] = status.json()[0]!.queues as ReadonlyArray<{ readonly oldest: number }>
+    assert.closeTo(queue!.oldest, Date.now(), 60_000)
+  })
+)
 
 /** All bytes of a directory. */
 const digest = (directory: string): string => {

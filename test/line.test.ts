@@ -35,6 +35,7 @@ class Maybe extends AuditEvent.Class<Maybe>()("maybe", {
     optional: Schema.optional(Schema.String),
     exact: Schema.optionalWith(Schema.Number, { exact: true }),
     defaulted: Schema.optionalWith(Schema.Number, { default: () => 7 }),
+    defaultedOrNull: Schema.optionalWith(Schema.NullOr(Schema.Number), { default: () => 7 }),
     nullable: Schema.optionalWith(Schema.Boolean, { nullable: true, default: () => true }),
     asOption: Schema.optionalWith(Schema.String, { as: "Option" }),
     option: Schema.OptionFromNullOr(Schema.Int),
@@ -323,6 +324,23 @@ describe("lines of the Python class", () => {
 })
 
 describe("odd lines and inputs", () => {
+  it("null is the default of a field that takes none, and itself where it is a value", () => {
+    const fieldsOf = (input: unknown) => {
+      const line = Either.getOrThrow(compile(Maybe).encode(input, ID, TIME))
+      const { defaulted, defaulted_or_null } = JSON.parse(line) as Record<string, unknown>
+      return [defaulted, defaulted_or_null]
+    }
+    const input = { option: Option.none(), asOption: Option.none(), required: "" } as const
+    for (const [given, expected] of [
+      [null, [7, null]],
+      [undefined, [7, 7]]
+    ] as const) {
+      const whole = { ...input, defaulted: given, defaultedOrNull: given }
+      assert.deepStrictEqual(fieldsOf(whole), [...expected])
+      assert.deepStrictEqual(fieldsOf(new Maybe(whole)), [...expected])
+    }
+  })
+
   it("any text is an event or refused, never a defect", () => {
     fc.assert(
       fc.property(

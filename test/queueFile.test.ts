@@ -1,7 +1,8 @@
 /** The queue: append, take, commit, compact, on the disk of this machine and on that in memory. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber } from "effect"
+import { Deferred, Effect, Exit, Fiber, Stream } from "effect"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import * as requests from "../src/internal/requests.js"
 import type { QueueClosed, QueueFull } from "../src/schema/Errors.js"
 import * as q from "./support/queue.js"
 
@@ -154,6 +155,24 @@ describe.each([
     })
   )
 
+  it.scoped("tells of a request as soon as it is there", () =>
+    Effect.gen(function* () {
+      const { disk, directory } = yield* place
+      const queue = yield* q.openQueue(disk, { directory })
+      const looking = yield* Deferred.make<void>()
+      const seen = yield* queue.requests.pipe(
+        Stream.tap(() => Deferred.succeed(looking, undefined)),
+        Stream.mapEffect(() => requests.list(disk, directory)),
+        Stream.takeUntil((open) => open.length > 0),
+        Stream.runDrain,
+        Effect.fork
+      )
+      yield* Deferred.await(looking)
+      yield* requests.submit(disk, directory, { action: "discard", letters: "all", by: "li" })
+      yield* Fiber.join(seen)
+    })
+  )
+
   it.scoped("refuses appends after its end, and gives the directory free", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
@@ -173,3 +192,27 @@ describe.each([
     })
   )
 })
+
+it.effect("a letter is not decided before the cursor has counted it", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const queue = yield* q.openQueue(memory.startProcess())
+      yield* q.append(queue, "a")
+      const cursor = yield* Deferred.make<void>()
+      memory.inject(({ operation }) =>
+        operation === "writeAt" ? { type: "wait", until: Deferred.await(cursor) } : undefined
+      )
+      const delivering = yield* Effect.fork(q.deliver(queue, new Set(), { isRejected: () => true }))
+      yield* Effect.repeatN(Effect.yieldNow(), 100)
+      const retrying = yield* Effect.fork(queue.retry(() => true, "li"))
+      yield* Effect.repeatN(Effect.yieldNow(), 100)
+      const meanwhile = yield* queue.status
+      yield* Deferred.succeed(cursor, undefined)
+      assert.include(meanwhile, { waiting: 1, dead: 0, retried: 0 })
+      yield* Fiber.join(delivering)
+      assert.strictEqual(yield* Fiber.join(retrying), 1)
+      assert.include(yield* q.books(queue), { waiting: 1, dead: 0, retried: 1, balanced: true })
+    })
+  )
+)

@@ -17,10 +17,11 @@ import {
 } from "effect"
 import { v7 } from "uuid"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import * as requests from "../src/internal/requests.js"
 import { make as makeShutdown } from "../src/internal/shutdown.js"
 import * as SchedulerLayer from "../src/layers/Scheduler.js"
 import type * as AuditEvent from "../src/schema/AuditEvent.js"
-import { UploadError } from "../src/schema/Errors.js"
+import { QueueAccessError, UploadError } from "../src/schema/Errors.js"
 import { compile } from "../src/schema/Line.js"
 import { LoginLog } from "../src/schema/LoginLog.js"
 import { UseLog } from "../src/schema/UseLog.js"
@@ -195,6 +196,97 @@ describe("the worker's times", () => {
       assert.strictEqual(takes, before)
       yield* seconds(2)
       assert.isAbove(takes, before)
+    })
+  )
+})
+
+describe("a request of another process", () => {
+  /** A worker with two dead letters, which does what the test says from then on. */
+  const startWithLetters = (options: Setting = {}) =>
+    Effect.gen(function* () {
+      const worker = yield* start({
+        ...options,
+        answer: ({ events }) =>
+          Effect.succeed({
+            rejected: events.map((_, index) => ({ index, code: "1406", reason: "too long" }))
+          })
+      })
+      yield* Effect.all([worker.use("a"), worker.use("b")])
+      yield* settle
+      worker.script.answer = options.answer ?? works
+      worker.uploads.length = 0
+      assert.include(yield* q.books(worker.queue), { dead: 2, waiting: 0, balanced: true })
+      const ask = (action: requests.Request["action"], letters: requests.Request["letters"] = "all") =>
+        Effect.zipRight(requests.submit(worker.disk, "/audit", { action, letters, by: "li" }), settle)
+      const open = Effect.map(requests.list(worker.disk, "/audit"), (files) => files.length)
+      return { ...worker, ask, open }
+    })
+
+  it.effect("is carried out at once by an idle worker, which delivers what it asks for", () =>
+    Effect.gen(function* () {
+      const { ask, open, queue, uploads } = yield* startWithLetters()
+      yield* seconds(10)
+      yield* ask("retry", ["0:0"])
+      yield* ask("discard")
+      assert.lengthOf(uploads, 1)
+      assert.include(yield* q.books(queue), { retried: 1, discarded: 1, delivered: 1, balanced: true })
+      assert.strictEqual(yield* open, 0)
+    })
+  )
+
+  it.effect("is carried out during a backoff, without an attempt to deliver", () =>
+    Effect.gen(function* () {
+      const { ask, open, queue, script, uploads, use } = yield* startWithLetters({ answer: failing() })
+      yield* use("c")
+      yield* seconds(2 + 4)
+      assert.lengthOf(uploads, 3)
+      yield* ask("retry", ["0:0"])
+      yield* ask("discard")
+      assert.strictEqual(yield* open, 0)
+      assert.include(yield* q.books(queue), { retried: 1, discarded: 1, waiting: 2, balanced: true })
+      script.answer = works
+      yield* TestClock.adjust(7999)
+      assert.lengthOf(uploads, 3)
+      yield* TestClock.adjust(1)
+      assert.include(yield* q.books(queue), { delivered: 2, waiting: 0, balanced: true })
+    })
+  )
+
+  it.effect("is carried out while the database hangs", () =>
+    Effect.gen(function* () {
+      const { ask, open, queue, use } = yield* startWithLetters({ answer: hangs })
+      yield* use("c")
+      yield* settle
+      yield* ask("discard")
+      assert.strictEqual(yield* open, 0)
+      assert.include(yield* q.books(queue), { discarded: 2, waiting: 1, balanced: true })
+    })
+  )
+
+  it.effect("waits for the next look where the directory cannot be watched", () =>
+    Effect.gen(function* () {
+      const { ask, open } = yield* startWithLetters({
+        over: (queue) => ({
+          ...queue,
+          requests: Stream.fail(new QueueAccessError({ path: "/audit/requests", code: "ENOSPC", cause: "" }))
+        })
+      })
+      yield* seconds(2)
+      yield* ask("discard")
+      yield* seconds(50)
+      assert.strictEqual(yield* open, 1)
+      yield* seconds(10)
+      assert.strictEqual(yield* open, 0)
+    })
+  )
+
+  it.effect("appends a letter once, however many ask for it at the same time", () =>
+    Effect.gen(function* () {
+      const { ask, queue } = yield* startWithLetters({ answer: hangs })
+      yield* Effect.all([ask("retry"), ask("retry"), queue.retry(() => true, "li"), queue.carryOutRequests], {
+        concurrency: "unbounded"
+      })
+      assert.include(yield* q.books(queue), { accepted: 4, retried: 2, waiting: 2, balanced: true })
     })
   )
 })

@@ -3,9 +3,13 @@ import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import * as MysqlUploader from "../src/layers/MysqlUploader.js"
 import { openAudit, slowDatabase } from "./support/auditHere.js"
+import { auditProcess } from "./support/auditProcess.js"
 import { browser, hasBrowser } from "./support/browser.js"
 import { bundleCommand, fill, removeBundle, startEffectAudit, useLine } from "./support/cli.js"
+import { connectionOptions, mysqlDatabase } from "./support/mysql.js"
+import { freePort, tcpProxy } from "./support/net.js"
 import { temporaryDirectory } from "./support/queue.js"
 
 beforeAll(bundleCommand)
@@ -123,6 +127,72 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
       })
   )
 
+  it.scopedLive("shows several instances as one, and retries a letter of the one that has it", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const instance = (index: number) => path.join(directory, `instance-${index}`)
+      yield* fill(instance(0), [useLine({}), useLine({})])
+      yield* fill(instance(1), [useLine({})], [{ class: "unknownKind", reason: "of another program" }])
+      const { address } = yield* serve(directory)
+      const chromium = yield* browser
+      yield* Effect.promise(async () => {
+        const page = await chromium.newPage()
+        await page.goto(address.href)
+        // what is worst comes first, and gives the light
+        await page.locator("#sentence", { hasText: "instance-1: 1 dead letter" }).waitFor()
+        await page.locator("#others", { hasText: "instance-0: 2 events wait" }).waitFor()
+        assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
+        await page.locator("#booksLegend", { hasText: /3 accepted =.*2 waiting.*1 dead/ }).waitFor()
+        assert.include(await page.locator("#facts").textContent(), instance(1))
+
+        const letter = page.locator('tr[data-id="instance-1/0:0"]')
+        await letter.getByRole("button", { name: "Retry" }).click()
+        await page.locator("#booksLegend", { hasText: /4 accepted =.*3 waiting.*1 retried/ }).waitFor()
+        await page.locator("#light[data-code='1']").waitFor()
+      })
+      assert.lengthOf(
+        fs.readFileSync(path.join(instance(1), "dead-letter.ndjson"), "utf8").match(/retried/g)!,
+        1
+      )
+    })
+  )
+
+  it.scopedLive("says that the database of a program is away, and that it is back", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const database = yield* mysqlDatabase()
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      const { database: name, host, port: target, username } = database.config
+      const port = yield* Effect.promise(freePort)
+      const owner = yield* auditProcess()
+      yield* owner.open({ directory }, { mysql: { host: "127.0.0.1", port, username, database: name } })
+      yield* owner.use("a", "b", "c")
+      const { address } = yield* serve(directory)
+      const chromium = yield* browser
+      const page = yield* Effect.promise(() => chromium.newPage())
+      yield* Effect.promise(async () => {
+        await page.goto(address.href)
+        await page.locator("#sentence", { hasText: /^offline, next try in .*\(ECONNREFUSED\)$/ }).waitFor()
+        await page.locator("#light[data-code='1']").waitFor()
+        await page.locator("#facts", { hasText: `process ${owner.pid}` }).waitFor()
+        await page.locator("#booksLegend", { hasText: "3 waiting" }).waitFor()
+        await page.locator("#failures", { hasText: "transient ECONNREFUSED: " }).waitFor()
+      })
+      yield* Effect.acquireRelease(
+        Effect.promise(() => tcpProxy({ target: { host, port: target }, port })),
+        (proxy) => Effect.promise(() => proxy.close())
+      )
+      yield* owner.flush
+      yield* Effect.promise(async () => {
+        await page.locator("#sentence", { hasText: "idle: everything is delivered" }).waitFor()
+        await page.locator("#light[data-code='0']").waitFor()
+        await page.locator("#booksLegend", { hasText: "3 delivered" }).waitFor()
+        // what happened is still to be seen
+        assert.include(await page.locator("#failures").textContent(), "ECONNREFUSED")
+      })
+    })
+  )
+
   it.scopedLive("asks the owner of the queue, and sees what it delivers", () =>
     Effect.gen(function* () {
       const directory = path.join(yield* temporaryDirectory, "audit")
@@ -138,10 +208,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         }))
       )
       const database = slowDatabase("1200 millis")
-      const audit = yield* openAudit(
-        { directory, batchRecords: 100, pollInterval: "500 millis" },
-        { uploader: database.uploader }
-      )
+      const audit = yield* openAudit({ directory, batchRecords: 100 }, { uploader: database.uploader })
       const { address } = yield* serve(directory)
       const chromium = yield* browser
       yield* Effect.promise(async () => {

@@ -1,4 +1,4 @@
-/** What must compile, and what must not. */
+/** What must compile, and what must not: the guarantees that cost nothing at run time. */
 import { Effect, Layer, Redacted, Schema } from "effect"
 import { describe, expectTypeOf, test } from "vitest"
 import type {
@@ -11,12 +11,17 @@ import type {
   Uploader,
   UseLogInput
 } from "effect-audit"
-import { Audit, AuditEvent, AuditLayer, LoginLog, logLogin, logUse, UseLog } from "effect-audit"
+import { Audit, AuditEvent, AuditLayer, LoginLog, logLogin, logUse, Redact, UseLog } from "effect-audit"
 import { MysqlUploader } from "effect-audit/mysql"
 
 class Payment extends AuditEvent.Class<Payment>()("payment", {
   table: "payments",
-  fields: { account: Schema.String, cents: Schema.Int, note: AuditEvent.optional(Schema.String) },
+  fields: {
+    account: Schema.String,
+    cents: Schema.Int,
+    currency: Schema.Literal("EUR", "USD"),
+    note: AuditEvent.optional(Schema.String)
+  },
   columns: { account: "account_no", cents: { type: "INT UNSIGNED NOT NULL" } }
 }) {}
 
@@ -25,6 +30,8 @@ class Refund extends AuditEvent.Class<Refund>()("refund", {
   fields: { cents: Schema.Int }
 }) {}
 
+const directory = "./audit"
+const payment = { account: "0042", cents: 1999, currency: "EUR" } as const
 const UploaderLive = MysqlUploader.layer({ url: Redacted.make("mysql://app@db/app") })
 /** Compiles only if nothing is left to be provided. */
 const complete = <A, E>(program: Effect.Effect<A, E>) => program
@@ -32,15 +39,16 @@ const complete = <A, E>(program: Effect.Effect<A, E>) => program
 const construct = (_: () => AuditEvent.Instance) => undefined
 
 describe("a program", () => {
+  const AuditLive = AuditLayer.layer({ directory })
+
   test("that provides the uploader is complete", () => {
-    const AuditLive = AuditLayer.layer({ directory: "./audit" }).pipe(Layer.provide(UploaderLive))
-    complete(logLogin({ userName: "li" }).pipe(Effect.provide(AuditLive)))
-    complete(Audit.record(new UseLog({ status: "success" })).pipe(Effect.provide(AuditLive)))
-    complete(Audit.record(new LoginLog({})).pipe(Effect.provide(AuditLive)))
+    const WithUploader = Layer.provide(AuditLive, UploaderLive)
+    complete(logLogin({ userName: "li" }).pipe(Effect.provide(WithUploader)))
+    complete(Audit.record(new UseLog({ status: "success" })).pipe(Effect.provide(WithUploader)))
+    complete(Audit.record(new LoginLog({})).pipe(Effect.provide(WithUploader)))
   })
 
   test("that forgets the uploader does not compile", () => {
-    const AuditLive = AuditLayer.layer({ directory: "./audit" })
     expectTypeOf(AuditLive).toExtend<Layer.Layer<AuditLog, QueueOpenError | QueueLocked, Uploader>>()
     const program = logLogin({ userName: "li" }).pipe(Effect.provide(AuditLive))
     expectTypeOf(program).toEqualTypeOf<Effect.Effect<void, QueueOpenError | QueueLocked, Uploader>>()
@@ -55,7 +63,7 @@ describe("a program", () => {
 })
 
 describe("an own kind of event", () => {
-  const pay = Audit.record(new Payment({ account: "0042", cents: 1999 }))
+  const pay = Audit.record(new Payment(payment))
 
   test("says in R that the layer must carry it", () => {
     expectTypeOf(pay).toEqualTypeOf<
@@ -63,8 +71,15 @@ describe("an own kind of event", () => {
     >()
   })
 
-  test("is recorded through a layer that carries it", () => {
-    const AuditLive = AuditLayer.layer({ directory: "./audit", events: [Payment, Refund] })
+  test("is recorded through a layer that carries it, beside the built-in ones", () => {
+    const AuditLive = AuditLayer.layer({ directory, events: [Payment, Refund] })
+    expectTypeOf<Layer.Layer.Success<typeof AuditLive>>().toEqualTypeOf<
+      | AuditLog
+      | AuditEvent.Kind<"payment">
+      | AuditEvent.Kind<"refund">
+      | AuditEvent.Kind<"use_log">
+      | AuditEvent.Kind<"login_log">
+    >()
     complete(pay.pipe(Effect.provide(AuditLive), Effect.provide(UploaderLive)))
     complete(
       Audit.record(new Refund({ cents: 1 })).pipe(Effect.provide(AuditLive), Effect.provide(UploaderLive))
@@ -72,26 +87,34 @@ describe("an own kind of event", () => {
   })
 
   test("does not compile with a layer that does not", () => {
-    const AuditLive = AuditLayer.layer({ directory: "./audit", events: [Refund] }).pipe(
-      Layer.provide(UploaderLive)
-    )
+    const program = pay.pipe(Effect.provide(AuditLayer.layer({ directory, events: [Refund] })))
+    expectTypeOf<Effect.Effect.Context<typeof program>>().toEqualTypeOf<
+      Uploader | AuditEvent.Kind<"payment">
+    >()
     // @ts-expect-error -- no layer carries payments
-    complete(pay.pipe(Effect.provide(AuditLive)))
+    complete(program.pipe(Effect.provide(UploaderLive)))
   })
 
   test("has the input of its fields", () => {
     expectTypeOf<AuditEvent.InputOf<typeof Payment>>().toEqualTypeOf<{
       readonly account: string
       readonly cents: number
+      readonly currency: "EUR" | "USD"
       readonly note?: string | null | undefined
     }>()
     // @ts-expect-error -- the account is required
-    construct(() => new Payment({ cents: 1 }))
+    construct(() => new Payment({ cents: 1, currency: "EUR" }))
     // @ts-expect-error -- cents is a number
-    construct(() => new Payment({ account: "0042", cents: "1999" }))
+    construct(() => new Payment({ ...payment, cents: "1999" }))
+    // @ts-expect-error -- there is no such value
+    construct(() => new Payment({ ...payment, currency: "GBP" }))
+    // @ts-expect-error -- there is no field of this name
+    construct(() => new Payment({ ...payment, colour: "red" }))
+    // @ts-expect-error -- its fields alone are no event
+    Audit.record(payment)
   })
 
-  test("names columns of its own fields only", () => {
+  test("names its own fields only", () => {
     AuditEvent.Class()("typo", {
       table: "payments",
       fields: { account: Schema.String },
@@ -103,6 +126,12 @@ describe("an own kind of event", () => {
       fields: { at: Schema.String },
       // @ts-expect-error -- there is no field of this name
       fromTime: { att: () => "" }
+    })
+    AuditEvent.Class()("typo", {
+      table: "payments",
+      fields: { cents: Schema.Int },
+      // @ts-expect-error -- a text is no number
+      fromActor: { cents: (actor) => actor.userName }
     })
   })
 })
@@ -148,5 +177,80 @@ describe("the reference's events", () => {
   test("logUse and logLogin do not fail", () => {
     expectTypeOf(logUse({ status: "success" })).toEqualTypeOf<Effect.Effect<void, never, AuditLog>>()
     expectTypeOf(logLogin({})).toEqualTypeOf<Effect.Effect<void, never, AuditLog>>()
+  })
+
+  test("their classes are Schemas", () => {
+    expectTypeOf(Schema.decodeUnknownSync(UseLog)({})).toEqualTypeOf<UseLog>()
+  })
+})
+
+describe("audited", () => {
+  class Blocked extends Schema.TaggedError<Blocked>()("Blocked", {}) {}
+  interface Image {
+    readonly path: string
+  }
+  const image = Effect.succeed({ path: "a.png" }) as Effect.Effect<Image, Blocked, LoginLog>
+
+  test("keeps the result, the error and the requirements", () => {
+    type Result = Effect.Effect<Image, Blocked, LoginLog | AuditLog>
+    expectTypeOf(
+      image.pipe(Audit.audited({ prompt: "p", resultPath: (image) => image.path }))
+    ).toEqualTypeOf<Result>()
+    expectTypeOf(image.pipe(Audit.audited({ prompt: "p" }))).toEqualTypeOf<Result>()
+    expectTypeOf(Audit.audited(image, { resultPath: (image) => image.path })).toEqualTypeOf<Result>()
+    // @ts-expect-error -- what it measures is not given
+    image.pipe(Audit.audited({ status: "success" }))
+  })
+
+  test("of an own kind, knows the exit and the kind", () => {
+    expectTypeOf(
+      image.pipe(Audit.auditedAs(Payment, (exit) => ({ ...payment, note: Audit.statusOf(exit) })))
+    ).toEqualTypeOf<Effect.Effect<Image, Blocked, LoginLog | AuditLog | AuditEvent.Kind<"payment">>>()
+    // @ts-expect-error -- fields are missing
+    image.pipe(Audit.auditedAs(Payment, () => ({ account: "0042" })))
+  })
+})
+
+describe("redaction and limits", () => {
+  const key = Redacted.make("key")
+
+  test("are typed by kind and field, own kinds and built-in ones", () => {
+    AuditLayer.layer({
+      directory,
+      events: [Payment],
+      redact: {
+        payment: {
+          note: Redact.omit,
+          account: (account) => {
+            expectTypeOf(account).toEqualTypeOf<string>()
+            return account.slice(-4)
+          },
+          cents: (cents) => {
+            expectTypeOf(cents).toEqualTypeOf<number>()
+            return 0
+          }
+        },
+        use_log: { prompt: Redact.omit, userName: Redact.hash(key), model: (model) => model.toUpperCase() },
+        login_log: { publicIp: Redact.mask }
+      },
+      limits: { use_log: { prompt: 4096 }, payment: { note: 100 } }
+    })
+  })
+
+  test("that do not fit the field do not compile", () => {
+    // @ts-expect-error -- the field must be given
+    AuditLayer.layer({ directory, events: [Payment], redact: { payment: { account: Redact.omit } } })
+    // @ts-expect-error -- a number cannot be masked
+    AuditLayer.layer({ directory, events: [Payment], redact: { payment: { cents: Redact.mask } } })
+    // @ts-expect-error -- only two texts are allowed
+    AuditLayer.layer({ directory, events: [Payment], redact: { payment: { currency: Redact.mask } } })
+    // @ts-expect-error -- there is no field of this name
+    AuditLayer.layer({ directory, redact: { use_log: { prmopt: Redact.omit } } })
+    // @ts-expect-error -- a kind that is not carried
+    AuditLayer.layer({ directory, redact: { payment: { note: Redact.omit } } })
+    // @ts-expect-error -- a number has no length
+    AuditLayer.layer({ directory, limits: { use_log: { durationMs: 100 } } })
+    // @ts-expect-error -- cut, it would no longer be one of the two texts
+    AuditLayer.layer({ directory, events: [Payment], limits: { payment: { currency: 100 } } })
   })
 })

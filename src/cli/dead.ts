@@ -222,7 +222,7 @@ export const operator = (): string => `${os.userInfo().username}@${os.hostname()
 /** A request that was left for the owner of the queue. */
 export interface Asked {
   readonly file: string
-  /** the owner, who carries it out at the next pass; undefined if it is done already */
+  /** the owner, who carries it out; undefined if it is done already */
   readonly owner: { readonly pid: number | undefined } | undefined
 }
 
@@ -244,9 +244,7 @@ const awaitOwner = ({ file, owner }: Asked, { directory }: Queue, patience: Dura
   Effect.gen(function* () {
     if (owner === undefined) return
     const disk = yield* Disk
-    yield* say(
-      `Process ${owner.pid ?? "unknown"} owns ${directory}: it carries the request out at its next pass; waiting.`
-    )
+    yield* say(`Process ${owner.pid ?? "unknown"} owns ${directory} and was asked to do it; waiting.`)
     const done = yield* Effect.map(disk.info(file), (info) => info === undefined).pipe(
       Effect.repeat({ until: (gone) => gone, schedule: Schedule.spaced("100 millis") }),
       Effect.timeoutOption(patience)
@@ -254,7 +252,7 @@ const awaitOwner = ({ file, owner }: Asked, { directory }: Queue, patience: Dura
     if (Option.isNone(done)) {
       return yield* new Ended({
         code: ExitCode.lagging,
-        message: `Not carried out after ${Duration.format(patience)}; the request stays: ${file}`
+        message: `Not carried out after ${Duration.format(patience)}; the request stays, for its next pass: ${file}`
       })
     }
   })

@@ -25,7 +25,7 @@ export const doctor = Command.make("doctor", { directory, json, events, ...datab
     } else {
       const { examine } = yield* loadDoctor
       const kinds = yield* kindsOf(options.events)
-      yield* examine(yield* databaseOf(options), kinds, report)
+      yield* examine(yield* databaseOf(options), kinds, settings, report)
     }
     if (levels.has("failure")) return yield* endWith(ExitCode.needsOperator)
   })
@@ -37,12 +37,12 @@ export const doctor = Command.make("doctor", { directory, json, events, ...datab
 
 const checkDirectory = (settings: {
   readonly directory: string
-  readonly minFreeBytes?: number | undefined
+  readonly minFreeBytes: number
   readonly unsafeFileSystem?: boolean | undefined
 }) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const { directory, minFreeBytes = 128 * 1024 * 1024, unsafeFileSystem = false } = settings
+    const { directory, minFreeBytes, unsafeFileSystem = false } = settings
     const info = yield* disk.info(directory)
     if (info === undefined)
       return [warning("directory", `${directory} does not exist yet: the first start makes it`)]

@@ -3,13 +3,13 @@ import { Args, Command, Options } from "@effect/cli"
 import { Effect, Option, Stream } from "effect"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import { eventIdOfLine } from "../internal/eventId.js"
-import { ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/inspect.js"
+import { type LineLimit, ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/inspect.js"
 import { Disk } from "../services/Disk.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
 import { maskEvent, type Masked } from "./mask.js"
 import type { Queue } from "./settings.js"
-import { directory, json, queuesOf, reveal } from "./settings.js"
+import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
 import { paint, print, printJson } from "./terminal.js"
 
 const count = Options.integer("number").pipe(
@@ -29,8 +29,9 @@ interface Shown extends Masked {
 
 export const tail = Command.make("tail", { directory, json, reveal, count }, (options) =>
   Effect.gen(function* () {
+    const limits = yield* settingsOf(options.directory)
     for (const queue of yield* queuesOf(options.directory)) {
-      const newest = Stream.takeRight(waitingIn(queue, options.reveal), Math.max(0, options.count))
+      const newest = Stream.takeRight(waitingIn(queue, options.reveal, limits), Math.max(0, options.count))
       yield* Stream.runForEach(newest, (event) => (options.json ? printJson(event) : print(inOneLine(event))))
     }
   })
@@ -42,10 +43,11 @@ const id = Args.text({ name: "id" }).pipe(
 
 export const show = Command.make("show", { directory, json, reveal, id }, (options) =>
   Effect.gen(function* () {
+    const limits = yield* settingsOf(options.directory)
     for (const queue of yield* queuesOf(options.directory)) {
       const isMeant = ({ eventId, position }: Shown) =>
         eventId === options.id.toLowerCase() || position === options.id
-      const found = yield* Stream.runHead(Stream.filter(waitingIn(queue, options.reveal), isMeant))
+      const found = yield* Stream.runHead(Stream.filter(waitingIn(queue, options.reveal, limits), isMeant))
       if (Option.isSome(found)) {
         yield* options.json ? printJson(found.value) : print(...inFull(found.value))
         return
@@ -58,13 +60,13 @@ export const show = Command.make("show", { directory, json, reveal, id }, (optio
   })
 ).pipe(Command.withDescription("One event that waits in the queue"))
 
-const waitingIn = ({ directory, name }: Queue, isRevealed: boolean) =>
+const waitingIn = ({ directory, name }: Queue, isRevealed: boolean, { maxLineBytes }: Required<LineLimit>) =>
   Stream.unwrap(
     Effect.gen(function* () {
       const disk = yield* Disk
       const queueId = yield* queueIdOf(disk, directory)
       const found = yield* snapshot(disk, directory, yield* ownerOf(disk, directory))
-      return Stream.map(waitingLines(disk, found), (line): Shown => {
+      return Stream.map(waitingLines(disk, found, { maxLineBytes }), (line): Shown => {
         const masked = maskEvent(line.bytes, { reveal: isRevealed, oversize: line.oversize })
         const { event } = masked
         const derived = Option.map(queueId, (_) => eventIdOfLine(_, line))

@@ -14,12 +14,17 @@ import type { Finding } from "./findings.js"
 import { failure, ok, warning } from "./findings.js"
 import { formatBytes } from "./format.js"
 
+interface Limits {
+  readonly maxLineBytes: number
+}
+
 type Report = (finding: Finding) => Effect.Effect<void>
 
 /** Examines each server, as far as it can be reached. */
 export const examine = (
   options: MysqlUploader.Options,
   kinds: ReadonlyArray<AuditEvent.Any>,
+  limits: Limits,
   report: Report
 ): Effect.Effect<void> =>
   Effect.gen(function* () {
@@ -27,7 +32,9 @@ export const examine = (
     if (Either.isLeft(endpoints)) return yield* report(failure("database", endpoints.left.reason))
     for (const endpoint of endpoints.right) {
       if (!(yield* reach(endpoint, report))) continue
-      const result = yield* Effect.either(Effect.scoped(examineServer(endpoint, options, kinds, report)))
+      const result = yield* Effect.either(
+        Effect.scoped(examineServer(endpoint, options, kinds, limits, report))
+      )
       if (Either.isRight(result)) continue
       const { code, reason } = classify(result.left.cause, endpoint)
       yield* report(failure("login", `${reason} (${code})`))
@@ -74,13 +81,14 @@ const examineServer = (
   endpoint: Endpoint,
   options: MysqlUploader.Options,
   kinds: ReadonlyArray<AuditEvent.Any>,
+  limits: Limits,
   report: Report
 ) =>
   Effect.gen(function* () {
     const session = yield* open(endpoint)
     const { database, username } = endpoint
     yield* report(ok("login", `${username} to ${database}`))
-    for (const finding of yield* examineSettings(session)) yield* report(finding)
+    for (const finding of yield* examineSettings(session, limits)) yield* report(finding)
     for (const kind of kinds) {
       const name = tableName(kind, options.tables)
       for (const finding of yield* examineTable(session, kind, name, options.deduplication !== "none")) {
@@ -96,7 +104,10 @@ interface ServerSettings {
   readonly now: number
 }
 
-const examineSettings = (session: Session): Effect.Effect<ReadonlyArray<Finding>, SqlError> =>
+const examineSettings = (
+  session: Session,
+  { maxLineBytes }: Limits
+): Effect.Effect<ReadonlyArray<Finding>, SqlError> =>
   Effect.gen(function* () {
     const [tls] = yield* session.query<{ readonly Value: string }>("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
     const before = Date.now()
@@ -110,6 +121,8 @@ const examineSettings = (session: Session): Effect.Effect<ReadonlyArray<Finding>
     const skew = now - (before + after) / 2
     const isSkewed = Math.abs(skew) > SKEW + (after - before) / 2
     const cipher = tls?.Value ?? ""
+    // escaped, a line takes up to twice its length
+    const needed = 2 * maxLineBytes
     return [
       ok("server", version),
       cipher === ""
@@ -119,10 +132,10 @@ const examineSettings = (session: Session): Effect.Effect<ReadonlyArray<Finding>
           )
         : ok("TLS", cipher),
       ok("sql_mode", `${mode === "" ? "empty" : mode}; our sessions are strict whatever it is`),
-      packet < PACKET
+      packet < needed
         ? warning(
             "packet",
-            `max_allowed_packet is ${formatBytes(packet)}: events that are longer become dead letters; 16 MB is enough for all`
+            `max_allowed_packet is ${formatBytes(packet)}: events that are longer become dead letters; ${formatBytes(needed)} are enough for all (twice maxLineBytes)`
           )
         : ok("packet", formatBytes(packet)),
       isSkewed
@@ -136,8 +149,6 @@ const examineSettings = (session: Session): Effect.Effect<ReadonlyArray<Finding>
 
 /** milliseconds */
 const SKEW = 2000
-/** maxLineBytes is 8 MiB by default */
-const PACKET = 16 * 1024 * 1024
 
 const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
   Effect.gen(function* () {

@@ -119,7 +119,8 @@ const drawLetters = (letters) => {
 
 const draw = (view) => {
   byId("light").dataset.code = String(view.code)
-  const sentences = view.queues.flatMap((queue) => queue.sentences.map((sentence) => (queue.name === undefined ? "" : queue.name + ": ") + sentence))
+  // of several instances the one that is worst comes first, as it gives the light
+  const sentences = [...view.queues].sort((a, b) => b.code - a.code).flatMap((queue) => queue.sentences.map((sentence) => (queue.name === undefined ? "" : queue.name + ": ") + sentence))
   byId("sentence").textContent = view.problem ?? sentences[0] ?? ""
   byId("others").replaceChildren(...sentences.slice(1).map((sentence) => make("p", sentence)))
   byId("facts").textContent = view.queues.map((queue) => queue.directory + ", " + (queue.owner === undefined ? "no owner" : "process " + (queue.owner.pid ?? "unknown")) + ", " + (queue.volume.freeBytes / 1e9).toFixed(1) + " GB free").join("; ")

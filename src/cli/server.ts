@@ -164,7 +164,7 @@ const handlers = (given: Option.Option<string>) =>
                 messages.add(
                   owner === undefined
                     ? "Appended again; delivered at the next start, or by effect-audit flush."
-                    : `Asked process ${owner.pid ?? "unknown"}, which does it at its next pass.`
+                    : `Asked process ${owner.pid ?? "unknown"}, which appends it again.`
                 )
               }
               return { message: [...messages].join(" ") }

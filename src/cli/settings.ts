@@ -37,12 +37,17 @@ export interface Queue {
   readonly name: string | undefined
 }
 
-/** The settings of the environment, for the given directory. */
+/** The settings of the environment, which are to be those of the program, for the given directory. */
 export const settingsOf = (given: Option.Option<string>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const settings = yield* AuditLayer.config
-    return { ...settings, directory: disk.resolve(Option.getOrElse(given, () => settings.directory)) }
+    return {
+      ...settings,
+      directory: disk.resolve(Option.getOrElse(given, () => settings.directory)),
+      minFreeBytes: settings.minFreeBytes ?? 128 * 1024 * 1024,
+      maxLineBytes: settings.maxLineBytes ?? 8 * 1024 * 1024
+    }
   })
 
 /** The queues of the given directory: one, or one for each instance. */

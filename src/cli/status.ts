@@ -66,11 +66,11 @@ export interface Survey {
 export const survey = (given: Option.Option<string>, lagMillis: number) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const { minFreeBytes = 128 * 1024 * 1024 } = yield* settingsOf(given)
+    const { maxLineBytes, minFreeBytes } = yield* settingsOf(given)
     const limits: Limits = { lag: lagMillis, minFreeBytes }
     const at = yield* Clock.currentTimeMillis
     const queues = yield* Effect.forEach(yield* queuesOf(given), ({ directory, name }) =>
-      Effect.map(inspect(disk, directory), (found): Surveyed => ({
+      Effect.map(inspect(disk, directory, { maxLineBytes }), (found): Surveyed => ({
         name,
         ...found,
         ...judge(found, at, limits)

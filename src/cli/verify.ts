@@ -4,7 +4,7 @@ import { Effect, Either, Exit, Option, Stream } from "effect"
 import { balanceOf } from "../internal/books.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import { isAbsent } from "../internal/files.js"
-import type { Owner, Snapshot } from "../internal/inspect.js"
+import type { LineLimit, Owner, Snapshot } from "../internal/inspect.js"
 import { cursorSlots, linesFrom, ownerOf, queueIdOf, snapshot } from "../internal/inspect.js"
 import { makeReader } from "../internal/readEvent.js"
 import * as requests from "../internal/requests.js"
@@ -17,16 +17,17 @@ import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"
 import { counted } from "./format.js"
 import type { Queue } from "./settings.js"
-import { directory, events, json, kindsOf, queuesOf } from "./settings.js"
+import { directory, events, json, kindsOf, queuesOf, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
 import { imbalance } from "./verdict.js"
 
 export const verify = Command.make("verify", { directory, json, events }, (options) =>
   Effect.gen(function* () {
     const kinds = yield* kindsOf(options.events)
+    const limits = yield* settingsOf(options.directory)
     let failed = false
     for (const queue of yield* queuesOf(options.directory)) {
-      for (const finding of yield* examine(queue, kinds)) {
+      for (const finding of yield* examine(queue, kinds, limits)) {
         failed ||= finding.level === "failure"
         const named =
           queue.name === undefined ? finding : { ...finding, subject: `${queue.name} ${finding.subject}` }
@@ -42,7 +43,11 @@ export const verify = Command.make("verify", { directory, json, events }, (optio
   )
 )
 
-const examine = ({ directory }: Queue, kinds: ReadonlyArray<AuditEvent.Any>) =>
+const examine = (
+  { directory }: Queue,
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  { maxLineBytes }: Required<LineLimit>
+) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const owner = yield* ownerOf(disk, directory)
@@ -50,7 +55,7 @@ const examine = ({ directory }: Queue, kinds: ReadonlyArray<AuditEvent.Any>) =>
     return [
       yield* identity(directory),
       ...(yield* cursor(directory, found, owner)),
-      ...(yield* segments(directory, found, owner, kinds)),
+      ...(yield* segments(directory, found, owner, kinds, maxLineBytes)),
       ...(yield* deadLetters(directory, found)),
       yield* openRequests(directory),
       books(found)
@@ -98,7 +103,8 @@ const segments = (
   directory: string,
   found: Snapshot,
   owner: Owner | undefined,
-  kinds: ReadonlyArray<AuditEvent.Any>
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  maxLineBytes: number
 ) =>
   Effect.gen(function* () {
     const disk = yield* Disk
@@ -110,7 +116,7 @@ const segments = (
       const tally: Tally = { lines: 0, damaged: 0, firstDamage: "", unknown: new Set(), unterminated: false }
       const isCurrent = segment.first === found.cursor.segment
       const start = isCurrent ? found.cursor.offset : 0
-      const read = yield* Stream.runForEach(linesFrom(disk, segment, start), (line) =>
+      const read = yield* Stream.runForEach(linesFrom(disk, segment, start, { maxLineBytes }), (line) =>
         Effect.sync(() => {
           tally.lines++
           tally.unterminated ||= !line.terminated

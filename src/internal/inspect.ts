@@ -45,11 +45,15 @@ export interface Inspection extends QueueStatus {
   readonly volume: Volume
 }
 
-export const inspect = (disk: DiskShape, directory: string): Effect.Effect<Inspection, DiskError> =>
+export const inspect = (
+  disk: DiskShape,
+  directory: string,
+  limits: LineLimit = {}
+): Effect.Effect<Inspection, DiskError> =>
   Effect.gen(function* () {
     const owner = yield* ownerOf(disk, directory)
     const found = yield* snapshot(disk, directory, owner)
-    const oldest = yield* Stream.runHead(Stream.take(waitingLines(disk, found, HEAD), 1))
+    const oldest = yield* Stream.runHead(Stream.take(waitingLines(disk, found, { ...HEAD, ...limits }), 1))
     return {
       directory,
       owner,
@@ -168,21 +172,25 @@ export interface WaitingLine extends RawLine {
   readonly sequence: number
 }
 
-/** How much of a file is read at once, and how long a line may be before only its beginning is. */
-interface Reading {
-  readonly maxRecords: number
-  readonly maxBytes: number
-  readonly maxLineBytes: number
+/** How long a line may be before only its beginning is read: that of the program, 8 MiB by default. */
+export interface LineLimit {
+  readonly maxLineBytes?: number
 }
 
-const HEAD: Reading = { maxRecords: 1, maxBytes: 4096, maxLineBytes: 1 << 23 }
-const WHOLE: Reading = { maxRecords: 1024, maxBytes: 1 << 20, maxLineBytes: 1 << 23 }
+/** How much of a file is read at once. */
+interface Reading extends LineLimit {
+  readonly maxRecords?: number
+  readonly maxBytes?: number
+}
+
+const HEAD: Reading = { maxRecords: 1, maxBytes: 4096 }
+const WHOLE = { maxRecords: 1024, maxBytes: 1 << 20, maxLineBytes: 1 << 23 }
 
 /** The lines that wait, in order. What the owner delivers meanwhile is left out. */
 export const waitingLines = (
   disk: DiskShape,
   { cursor, segments }: Pick<Snapshot, "cursor" | "segments">,
-  reading: Reading = WHOLE
+  reading: Reading = {}
 ): Stream.Stream<WaitingLine, DiskError> =>
   Stream.fromIterable(segments.filter(({ first }) => first >= cursor.segment)).pipe(
     Stream.flatMap((segment) => {
@@ -202,12 +210,12 @@ export const linesFrom = (
   disk: DiskShape,
   segment: Pick<segmentFiles.Segment, "bytes" | "path">,
   start: number,
-  reading: Reading = WHOLE
+  reading: Reading = {}
 ): Stream.Stream<RawLine, DiskError> =>
   Stream.unwrapScoped(
     Effect.map(disk.open(segment.path, "read"), (file) =>
       Stream.paginateChunkEffect(start, (at) =>
-        Effect.map(readLines(file, at, segment.bytes, reading), ({ lines, next }) => [
+        Effect.map(readLines(file, at, segment.bytes, { ...WHOLE, ...reading }), ({ lines, next }) => [
           Chunk.unsafeFromArray([...lines]),
           next > at && next < segment.bytes ? Option.some(next) : Option.none()
         ])

@@ -5,7 +5,7 @@
  * the entries of directories. A power cut decides for each unsynced thing by itself whether it arrived, so that
  * later writes may survive earlier ones.
  */
-import { Effect } from "effect"
+import { Effect, Stream } from "effect"
 import type { Scope } from "effect"
 import { posix } from "node:path"
 import { type Disk, DiskError, type File, type FileInfo, type LockResult } from "../services/Disk.js"
@@ -131,6 +131,7 @@ class FileNode {
 
 class DirectoryNode {
   readonly type = "directory"
+  readonly watchers = new Set<() => void>()
   entries = new Map<string, Node>()
   durable = new Map<string, Node>()
 }
@@ -200,6 +201,7 @@ export const make = (): MemoryDisk => {
   const change = (...entries: Change) => {
     applyTo("entries", entries)
     changes.push(entries)
+    for (const { directory } of entries) for (const watcher of directory.watchers) watcher()
   }
 
   const openNode = (path: string, mode: Parameters<Disk["Type"]["open"]>[1]): FileNode => {
@@ -375,6 +377,22 @@ export const make = (): MemoryDisk => {
           change(entryOf(path, undefined))
         }),
       syncDirectory,
+      watch: (path) =>
+        Stream.asyncPush<void, DiskError>(
+          (emit) => {
+            const watcher = () => void emit.single()
+            return Effect.acquireRelease(
+              call("watch", path, () => {
+                const { watchers } = directoryAt(path)
+                watchers.add(watcher)
+                watcher()
+                return watchers
+              }),
+              (watchers) => Effect.sync(() => watchers.delete(watcher))
+            )
+          },
+          { bufferSize: 1, strategy: "sliding" }
+        ),
       volume: (path) =>
         call("volume", path, () => ({ freeBytes: Math.max(0, freeBytes()), type: "memory", network: false })),
       lock,

@@ -2,7 +2,7 @@
  * What another process asks the owner of a queue to do with its dead letters: a file for each request, written whole,
  * removed when it is carried out. Only the owner of the lock writes to the queue itself.
  */
-import { Clock, Effect, Either, Option, Schema } from "effect"
+import { Clock, Effect, Either, Option, Schema, Stream } from "effect"
 import { randomUUID } from "node:crypto"
 import type { Disk, DiskError } from "../services/Disk.js"
 import { isAbsent, readText, replace } from "./files.js"
@@ -61,3 +61,9 @@ export const list = (
     }
     return requests
   })
+
+/** Emits at once, and when there may be a new request. */
+export const watch = (disk: Disk["Type"], queue: string): Stream.Stream<void, DiskError> => {
+  const directory = directoryOf(queue)
+  return Stream.unwrap(Effect.as(disk.makeDirectory(directory), disk.watch(directory)))
+}

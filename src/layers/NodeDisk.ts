@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
+import { Effect, ExecutionStrategy, Exit, Layer, Scope, Stream } from "effect"
 import { tryLock, unlock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
@@ -304,5 +304,25 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
         (error) => error.code === "ENOENT",
         () => Effect.succeed(undefined)
       )
+    ),
+
+  watch: (target) =>
+    Stream.asyncPush<void, DiskError>(
+      (emit) =>
+        Effect.acquireRelease(
+          Effect.try({
+            // it keeps no process alive
+            try: () => fs.watch(target, { persistent: false }, () => emit.single()),
+            catch: (cause) => diskError("watch", target, cause)
+          }),
+          (watcher) => Effect.sync(() => watcher.close())
+        ).pipe(
+          Effect.tap((watcher) => {
+            watcher.on("error", (cause) => emit.fail(diskError("watch", target, cause)))
+            emit.single()
+          })
+        ),
+      // changes while nobody looks are one
+      { bufferSize: 1, strategy: "sliding" }
     )
 })

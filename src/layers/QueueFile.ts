@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Exit, Layer, Scope } from "effect"
+import { Clock, Duration, Effect, Exit, Layer, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
@@ -159,6 +159,8 @@ export const make = (
     /** held by a group commit and by a seal: what is sealed was looked at whole */
     const guard = yield* Effect.makeSemaphore(1)
     const readGuard = yield* Effect.makeSemaphore(1)
+    /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
+    const lettersGuard = yield* Effect.makeSemaphore(1)
 
     const accessError = (error: DiskError | QueueAccessError) =>
       error._tag === "DiskError"
@@ -336,7 +338,7 @@ export const make = (
           missing: cursor.missing + (settled - cursor.settled) - (counted.length - surplus),
           surplus: cursor.surplus + surplus
         })
-      }).pipe(Effect.uninterruptible, Effect.mapError(accessError))
+      }).pipe(Effect.uninterruptible, lettersGuard.withPermits(1), Effect.mapError(accessError))
 
     const compact = Effect.gen(function* () {
       const last = segments.all.at(-1)
@@ -382,7 +384,7 @@ export const make = (
         letters.decide({ type, id, at: new Date(now).toISOString(), by })
       )
 
-    const retry: QueueFile["Type"]["retry"] = (select, by) =>
+    const appendAgain: QueueFile["Type"]["retry"] = (select, by) =>
       Effect.gen(function* () {
         let count = 0
         const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
@@ -406,13 +408,13 @@ export const make = (
       for (const { file, request } of yield* requests.list(disk, directory)) {
         const { action, by, letters: chosen } = request
         const select = ({ id }: DeadLetter) => chosen === "all" || chosen.includes(id)
-        if (action === "retry") yield* retry(select, by)
+        if (action === "retry") yield* appendAgain(select, by)
         else {
           for (const { letter } of yield* letters.open(select)) yield* decide("discarded", letter.id, by)
         }
         yield* disk.remove(file)
       }
-    }).pipe(Effect.mapError(accessError))
+    }).pipe(lettersGuard.withPermits(1), Effect.mapError(accessError))
 
     const status: Effect.Effect<QueueStatus, QueueAccessError> = Effect.gen(function* () {
       const [oldest] = (yield* readOldest).records
@@ -444,7 +446,8 @@ export const make = (
       awaitAppends: appends.awaitAnswers,
       take,
       commit,
-      retry,
+      retry: (select, by) => lettersGuard.withPermits(1)(appendAgain(select, by)),
+      requests: Stream.mapError(requests.watch(disk, directory), accessError),
       carryOutRequests,
       compact,
       status,

@@ -341,8 +341,22 @@ export const make = (
       "effect-audit"
     )
 
+    /** Beside the passes, so that it waits neither for the poll nor for a backoff, and attempts no delivery itself. */
+    const heedRequests = queue.requests.pipe(
+      Stream.runForEach(() =>
+        // the next pass tries again, and says it
+        Effect.catchAll(carryOutRequests, (error) =>
+          Effect.logDebug("audit: a request was not carried out", error)
+        )
+      ),
+      Effect.catchAll((error) =>
+        Effect.logDebug("audit: requests are seen at the next pass only, since they cannot be watched", error)
+      )
+    )
+
     const worker = Effect.gen(function* () {
       if (options.unknownKind === "wait") yield* Effect.ignoreLogged(retryKnown)
+      yield* Effect.fork(heedRequests)
       const driver = yield* Schedule.driver(schedule)
       for (;;) {
         let exit = yield* attempt

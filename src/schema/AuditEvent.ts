@@ -135,7 +135,8 @@ type OptionalKeys<Fields extends Schema.Struct.Fields> = {
 }[keyof Fields]
 
 /**
- * What a program gives for an event: a field with a default may be left out, `null` or `undefined`.
+ * What a program gives for an event: a field with a default may be left out, `null` or `undefined`. `null` stays `null`
+ * where the field's Schema takes it (`Schema.NullOr`), whatever the default is.
  *
  * @category models
  * @since 0.1.0
@@ -240,6 +241,8 @@ export const Class =
       input: unknown,
       options: boolean
     ) => object
+    // found at the first event: a field may refer to what is not defined yet
+    let replaced: ReadonlyArray<string> | undefined
     class Event extends Base {
       static readonly kind = kind
       static readonly table = options.table
@@ -247,8 +250,9 @@ export const Class =
       static readonly fromTime = options.fromTime ?? {}
       static readonly fromActor = options.fromActor ?? {}
       constructor(input: Readonly<Record<string, unknown>>) {
-        // null stands for "not given" where a field has a default; what does not fit is found by `record`
-        super(withoutNulls(options.fields, input), true)
+        replaced ??= Object.keys(options.fields).filter((name) => replacesNull(options.fields[name]!))
+        // what does not fit is found by `record`
+        super(withoutNulls(replaced, input), true)
       }
       get [TypeId](): K {
         return kind
@@ -310,11 +314,13 @@ export const defaultOf = (field: Schema.Struct.Field): (() => unknown) | undefin
   return ast._tag === "PropertySignatureDeclaration" ? ast.defaultValue : ast.to.defaultValue
 }
 
-const withoutNulls = (fields: Schema.Struct.Fields, input: Readonly<Record<string, unknown>>) => {
+/** Whether null stands for "not given": the field has a default, and null is no value of its own. */
+const replacesNull = (field: Schema.Struct.Field): boolean =>
+  defaultOf(field) !== undefined && !Schema.is(Schema.Struct({ field }))({ field: null })
+
+const withoutNulls = (fields: ReadonlyArray<string>, input: Readonly<Record<string, unknown>>) => {
   const given: Record<string, unknown> = { ...input }
-  for (const [name, field] of Object.entries(fields)) {
-    // undefined is what Schema replaces by the default
-    if (given[name] === null && defaultOf(field) !== undefined) given[name] = undefined
-  }
+  // undefined is what Schema replaces by the default
+  for (const name of fields) if (given[name] === null) given[name] = undefined
   return given
 }

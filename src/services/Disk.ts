@@ -6,7 +6,7 @@
  * @since 0.1.0
  */
 import { Context, Data } from "effect"
-import type { Effect, Scope } from "effect"
+import type { Effect, Scope, Stream } from "effect"
 
 /**
  * A call to the disk failed. Internal: users see QueueWriteError, QueueAccessError or QueueOpenError.
@@ -115,6 +115,11 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
     readonly lock: (path: string, content: string) => Effect.Effect<LockResult, DiskError, Scope.Scope>
     /** What the owner of a lock wrote into its file; undefined if nobody has it. Changes nothing. */
     readonly lockHolder: (path: string) => Effect.Effect<string | undefined, DiskError>
+    /**
+     * Emits once when it watches, and then when something may have changed in the directory. It fails where the system
+     * cannot tell, and may miss changes made by another machine: whoever watches looks by itself from time to time.
+     */
+    readonly watch: (path: string) => Stream.Stream<void, DiskError>
     /** The absolute form of a path. */
     readonly resolve: (path: string) => string
   }

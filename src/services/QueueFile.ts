@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { Context } from "effect"
-import type { Effect, Scope } from "effect"
+import type { Effect, Scope, Stream } from "effect"
 import type { QueueAccessError, QueueClosed, QueueFull, QueueWriteError } from "../schema/Errors.js"
 
 /**
@@ -182,6 +182,8 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
       select: (letter: DeadLetter) => boolean,
       by: string
     ) => Effect.Effect<number, QueueAccessError>
+    /** Emits at once, and when another process may have asked for something; fails where the system cannot tell. */
+    readonly requests: Stream.Stream<void, QueueAccessError>
     /** Carries out what other processes have asked for. */
     readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
     /** Removes what is delivered, the newest segment included if nothing waits. */

@@ -10,6 +10,7 @@ import { Config, Effect, Layer, Logger, Redacted, Schedule } from "effect"
 import { Audit, AuditLayer, Uploader, type UploadBatch } from "effect-audit"
 import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
+import * as fs from "node:fs"
 import * as requests from "../../src/internal/requests.js"
 import { Disk } from "../../src/services/Disk.js"
 import * as CrashDisk from "./disk.js"
@@ -27,9 +28,12 @@ const settings = Config.all({
   requests: Config.withDefault(Config.boolean("REQUESTS"), false)
 }).pipe(Config.nested("CRASH"))
 
-/** The database refuses every event that asks for it, once in a life of the process. */
-const refusing = (uploader: Uploader["Type"]): Uploader["Type"] => {
-  const refused = new Set<string>()
+/**
+ * The database refuses every event that asks for it, once; a file outlives the process, since no database refuses what
+ * it has stored.
+ */
+const refusing = (uploader: Uploader["Type"], memory: string): Uploader["Type"] => {
+  const refused = new Set(fs.existsSync(memory) ? fs.readFileSync(memory, "utf8").split("\n") : [])
   const isRefused = ({ eventId, line }: UploadBatch["events"][number]) =>
     line.prompt === "refuse me" && !refused.has(eventId)
   return {
@@ -41,7 +45,10 @@ const refusing = (uploader: Uploader["Type"]): Uploader["Type"] => {
         )
         const accepted = events.filter((event) => !isRefused(event))
         if (accepted.length > 0) yield* uploader.upload({ definition, events: accepted })
-        for (const { index } of rejected) refused.add(events[index]!.eventId)
+        for (const { index } of rejected) {
+          refused.add(events[index]!.eventId)
+          fs.appendFileSync(memory, `${events[index]!.eventId}\n`)
+        }
         return { rejected }
       })
   }
@@ -94,9 +101,17 @@ const program = Effect.gen(function* () {
     pollInterval: "50 millis",
     minFreeBytes: 0,
     adopt: options.old._tag === "Some" ? { path: options.old.value } : undefined
-  }).pipe(Layer.provide(Layer.effect(Uploader, Effect.map(Uploader, refusing))), Layer.provide(database))
+  }).pipe(
+    Layer.provide(
+      Layer.effect(
+        Uploader,
+        Effect.map(Uploader, (uploader) => refusing(uploader, `${options.directory}.refused`))
+      )
+    ),
+    Layer.provide(database)
+  )
 
-  // requests are carried out between two passes, so delivery is to keep pace on a slow machine too
+  // an operator needs letters, so delivery is to keep pace on a slow machine too
   const work = options.requests
     ? Effect.raceFirst(
         load(options.events, () => 20),

@@ -159,7 +159,11 @@ export const lyingProxy = async ({ audible, lie, target, truth }: LyingProxyOpti
 }
 
 /** Forwards connections to `target` until it is told otherwise. */
-export const tcpProxy = async (options: { readonly target: Address }): Promise<TcpProxy> => {
+export const tcpProxy = async (options: {
+  readonly target: Address
+  /** where it listens: a free port, unless a test has taken one before */
+  readonly port?: number
+}): Promise<TcpProxy> => {
   let flow: Flow = "open"
   const links = new Set<Link>()
   const awaited = new Map<string, () => void>()
@@ -196,7 +200,7 @@ export const tcpProxy = async (options: { readonly target: Address }): Promise<T
     for (const link of links) link.destroy()
   }
 
-  const port = await freePort()
+  const port = options.port ?? (await freePort())
   await listen(server, port)
   return {
     host,
