@@ -125,13 +125,13 @@ export const make = (
 
     const prepare = prepareWith(options, queue.queueId)
     /** what became of records of a batch whose other kinds are still to be delivered: undefined for delivered */
-    const settled = new Map<string, Refusal | undefined>()
+    const settled = makeRecordMap<Refusal | undefined>()
 
     const upload = ({ batch, groups, refusals }: Prepared): Effect.Effect<Settled, UploadError> =>
       Effect.gen(function* () {
         const refused = [...refusals]
         for (const group of groups) {
-          const open = group.items.filter(({ record }) => !settled.has(idOf(record)))
+          const open = group.items.filter(({ record }) => !settled.has(record))
           if (open.length > 0) {
             const events = open.map(({ event }) => event)
             const { rejected } = yield* measured(
@@ -140,10 +140,10 @@ export const make = (
               group.definition.kind,
               events.length
             )
-            for (const { record } of open) settled.set(idOf(record), undefined)
+            for (const { record } of open) settled.set(record, undefined)
             for (const { code, index, reason } of rejected) {
               const { record } = open[index]!
-              settled.set(idOf(record), {
+              settled.set(record, {
                 record,
                 class: "rejected",
                 kind: group.definition.kind,
@@ -154,7 +154,7 @@ export const make = (
           }
         }
         for (const { record } of groups.flatMap((group) => group.items)) {
-          const refusal = settled.get(idOf(record))
+          const refusal = settled.get(record)
           if (refusal !== undefined) refused.push(refusal)
         }
         return { batch, refused }
@@ -170,6 +170,7 @@ export const make = (
         Effect.withSpan("effect-audit.upload", {
           // of its own: it belongs to no request of those that recorded the events
           root: true,
+          captureStackTrace: false,
           kind: "client",
           attributes: {
             "audit.queue": queue.directory,
@@ -184,7 +185,7 @@ export const make = (
       Effect.gen(function* () {
         yield* queue.commit(batch, refused)
         yield* Metric.increment(measures.batches)
-        for (const record of batch.records) settled.delete(idOf(record))
+        for (const record of batch.records) settled.delete(record)
         const dead = refused.filter((refusal) => refusal.class !== "torn")
         if (dead.length > 0) {
           const classes = [
@@ -223,6 +224,8 @@ export const make = (
       Stream.rechunk(1),
       Stream.buffer({ capacity: 1 }),
       Stream.mapEffect(upload, { concurrency: uploader.concurrency }),
+      // the database need not wait for the cursor
+      Stream.buffer({ capacity: 1 }),
       Stream.mapEffect(commit),
       Stream.runCount
     )
@@ -469,6 +472,25 @@ const prepareWith = (options: Options, queueId: string) => {
       else group.items.push({ record, event: event.right })
     }
     return { batch, groups: [...groups.values()], refusals }
+  }
+}
+
+/** A map by the place of a record: segment and offset. */
+const makeRecordMap = <A>() => {
+  const segments = new Map<number, Map<number, A>>()
+  return {
+    has: ({ offset, segment }: QueueRecord) => segments.get(segment)?.has(offset) === true,
+    get: ({ offset, segment }: QueueRecord) => segments.get(segment)?.get(offset),
+    set: ({ offset, segment }: QueueRecord, value: A) => {
+      let offsets = segments.get(segment)
+      if (offsets === undefined) segments.set(segment, (offsets = new Map()))
+      offsets.set(offset, value)
+    },
+    delete: ({ offset, segment }: QueueRecord) => {
+      const offsets = segments.get(segment)
+      offsets?.delete(offset)
+      if (offsets?.size === 0) segments.delete(segment)
+    }
   }
 }
 

@@ -292,14 +292,15 @@ const compileField = (
   }
 
   const decode = (value: unknown): SqlValue | Invalid => {
-    let option: Option.Option<unknown> = Option.none()
-    if (value !== undefined) {
-      if (!readable(value)) return INVALID
-      const decoded = decodeFrom(value)
-      if (decoded === INVALID) return INVALID
-      option = Option.some(decoded)
-    } else if (!signature.wireOptional) return INVALID
-    const result = signature.decode(option)
+    if (value === undefined) {
+      if (!signature.wireOptional) return INVALID
+      if (signature.decode === undefined) return null
+    } else if (!readable(value)) return INVALID
+    const decoded = value === undefined ? undefined : decodeFrom(value)
+    if (decoded === INVALID) return INVALID
+    // without an Option for each field, where nothing needs one
+    if (signature.decode === undefined) return accepts(decoded) ? toSql(decoded, value) : INVALID
+    const result = signature.decode(value === undefined ? Option.none() : Option.some(decoded))
     if (Option.isNone(result)) return null
     return accepts(result.value) ? toSql(result.value, value) : INVALID
   }
@@ -341,7 +342,8 @@ interface Signature {
   readonly optional: boolean
   readonly wireOptional: boolean
   readonly encode: (value: unknown) => Option.Option<unknown>
-  readonly decode: (value: Option.Option<unknown>) => Option.Option<unknown>
+  /** undefined where it leaves the value as it is */
+  readonly decode: ((value: Option.Option<unknown>) => Option.Option<unknown>) | undefined
 }
 
 const signatureOf = (field: Schema.Struct.Field): Signature => {
@@ -367,7 +369,7 @@ const signatureOf = (field: Schema.Struct.Field): Signature => {
     optional,
     wireOptional: optional,
     encode: Option.some,
-    decode: (value) => value
+    decode: undefined
   }
 }
 
