@@ -3,8 +3,11 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fc from "fast-check"
 import { setImmediate } from "node:timers/promises"
+import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import type { Balance } from "../src/services/QueueFile.js"
 import { histories, live, type History, type Step } from "./support/histories.js"
 import { mutations } from "./support/mutations.js"
+import * as queues from "./support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
 const runs = long ? 10_000 : 500
@@ -38,6 +41,14 @@ const named: Readonly<Record<string, History>> = {
   },
   "a dead letter in the page cache of a killed process": {
     steps: [append(2), deliver(2, true, kill(4)), deliver(2, false, kill(3)), append(1, power(0))],
+    dice: []
+  },
+  "a dead letter that a killed process left, delivered at the next try": {
+    steps: [append(2), deliver(2, true, kill(4)), append(1)],
+    dice: []
+  },
+  "a dead letter that could not be synced, delivered at the next try": {
+    steps: [append(2), deliver(2, true, fail(4)), deliver(2), reopen()],
     dice: []
   },
   "a cursor in the page cache of a killed process": {
@@ -80,6 +91,40 @@ describe("power loss", () => {
           )
         })
       )
+    )
+  }
+
+  // two lines fill a segment; the fsync of "b" fails, so that its line has no number
+  for (const [what, before, after, back] of [
+    ["the last one", ["a"], [], [0]],
+    ["one before others", ["a"], ["c", "d", "e"], [0, 1]]
+  ] as const) {
+    it.effect(`segments that were delivered and removed come back, no line is counted twice: ${what}`, () =>
+      Effect.gen(function* () {
+        const memory = MemoryDisk.make()
+        const database = new Set<string>()
+        const counts = ({ accepted, delivered, missing }: Balance) => ({ accepted, delivered, missing })
+        const first = yield* queues.openClosable(memory.startProcess(), { segmentBytes: 40 })
+        yield* queues.appendAll(first.queue, before)
+        memory.inject(({ operation, step }) =>
+          operation === "append" && step === "sync" ? { type: "fail", code: "EIO" } : undefined
+        )
+        yield* Effect.flip(queues.append(first.queue, "b"))
+        memory.inject(() => undefined)
+        yield* queues.appendAll(first.queue, after)
+        yield* queues.deliverAll(first.queue, database)
+        yield* first.queue.compact
+        const books = counts(yield* queues.books(first.queue))
+        assert.sameMembers([...database], [...before, "b", ...after])
+        // the removals come last
+        let change = 0
+        memory.cutPower((bound) => (bound > 2 ? 1 : (back as ReadonlyArray<number>).includes(change++) ? 0 : 1))
+        yield* first.close
+        const second = yield* queues.openQueue(memory.startProcess(), { segmentBytes: 40 })
+        yield* queues.deliverAll(second, database)
+        yield* second.compact
+        assert.deepStrictEqual(counts(yield* queues.books(second)), books)
+      }).pipe(Effect.scoped)
     )
   }
 

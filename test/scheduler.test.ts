@@ -265,7 +265,9 @@ describe("the worker's end", () => {
         operation === "append" ? { type: "wait", until: Effect.sleep(1000) } : undefined
       )
       // its caller is gone, but the event is written whole
-      yield* Effect.flatMap(Effect.fork(use("a")), (caller) => Effect.zipRight(settle, Fiber.interrupt(caller)))
+      yield* Effect.flatMap(Effect.fork(use("a")), (caller) =>
+        Effect.zipRight(settle, Fiber.interrupt(caller))
+      )
       const closing = yield* Effect.fork(close)
       yield* seconds(2)
       assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
