@@ -1,8 +1,9 @@
 /** No acknowledged event is lost by a power cut, whatever was not synced; and each sync is needed for that. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
 import { setImmediate } from "node:timers/promises"
+import { empty, encodeSlot, SLOT_BYTES, type Cursor } from "../src/internal/cursor.js"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
 import type { Balance } from "../src/services/QueueFile.js"
 import { histories, live, type History, type Step } from "./support/histories.js"
@@ -118,7 +119,9 @@ describe("power loss", () => {
         assert.sameMembers([...database], [...before, "b", ...after])
         // the removals come last
         let change = 0
-        memory.cutPower((bound) => (bound > 2 ? 1 : (back as ReadonlyArray<number>).includes(change++) ? 0 : 1))
+        memory.cutPower((bound) =>
+          bound > 2 ? 1 : (back as ReadonlyArray<number>).includes(change++) ? 0 : 1
+        )
         yield* first.close
         const second = yield* queues.openQueue(memory.startProcess(), { segmentBytes: 40 })
         yield* queues.deliverAll(second, database)
@@ -127,6 +130,38 @@ describe("power loss", () => {
       }).pipe(Effect.scoped)
     )
   }
+
+  /** Which events are lost of a directory whose segments are older than its cursor: a backup of them was put back. */
+  const restored = (skip: (call: MemoryDisk.Call) => boolean) =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const ids = queues.idsOf("e", 3)
+      const disk = memory.startProcess()
+      yield* queues.withQueue(disk, {}, (queue) => queues.appendAll(queue, ids))
+      const ahead: Cursor = { ...empty, segment: 5, sequence: 5, settled: 5, delivered: 5 }
+      const file = yield* disk.open("/audit/cursor", "update")
+      yield* file.writeAt(encodeSlot(9, ahead), SLOT_BYTES)
+
+      memory.inject((call) => (skip(call) ? { type: "skip" } : undefined))
+      const { close, queue } = yield* queues.openClosable(disk)
+      // its segment gets the number at which the cursor stood
+      yield* queues.append(queue, "later")
+      memory.cutPower(() => 0)
+      yield* close
+      const database = new Set<string>()
+      yield* queues.withQueue(memory.startProcess(), {}, (next) => queues.deliverAll(next, database))
+      return [...ids, "later"].filter((id) => !database.has(id))
+    }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
+
+  it.effect("a cursor ahead of every segment is repaired for good before the first append", () =>
+    Effect.map(
+      restored(() => false),
+      (lost) => assert.deepStrictEqual(lost, [])
+    )
+  )
+  it.effect('the sync "repairedCursor" is needed', () =>
+    Effect.map(restored(mutations.cursor!), (lost) => assert.isNotEmpty(lost))
+  )
 
   for (const [name, skip] of Object.entries(mutations)) {
     it(`the sync "${name}" is needed`, async () => {
