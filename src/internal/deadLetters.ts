@@ -176,13 +176,15 @@ export const make = (
       Effect.gen(function* () {
         const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
         if (fresh.length === 0) return
-        for (const refusal of fresh) kept.set(idOf(refusal.record), kindOf(refusal))
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
         yield* appending((file) =>
           Effect.gen(function* () {
             // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
             yield* file.write(NEWLINE)
-            for (const refusal of fresh) yield* writeLetter(file, refusal, at, source)
+            for (const refusal of fresh) {
+              yield* writeLetter(file, refusal, at, source)
+              kept.set(idOf(refusal.record), kindOf(refusal))
+            }
             // before the cursor moves: otherwise a power cut could take the only copy
             yield* file.sync
           })
