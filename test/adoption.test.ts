@@ -207,11 +207,11 @@ const OLD = "/old/audit_queue.ndjson"
 const LATER = '{"kind":"login_log","ts":"2026-01-01T00:00:00","user_name":"later"}\n'
 
 /** Writes to the old file, as the class does: opened to append, fsynced. Its directory is synced too. */
-const writeOld = (disk: Disk["Type"], text: string) =>
+const writeOld = (disk: Disk["Type"], text: string, end: "synced" | "unsynced" = "synced") =>
   Effect.gen(function* () {
     yield* disk.makeDirectory("/old")
     const file = yield* disk.open(OLD, "append")
-    yield* file.append(Buffer.from(text))
+    yield* end === "synced" ? file.append(Buffer.from(text)) : file.write(Buffer.from(text))
     yield* disk.syncDirectory("/old")
     yield* disk.syncDirectory("/")
   }).pipe(Effect.scoped, Effect.orDie)
@@ -316,6 +316,43 @@ describe("a crash in the middle of adopting", () => {
       }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
+  /** How many lines are missing, when the old program was killed before its fsync, and the power fails after ours began. */
+  const missingAfter = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+      yield* writeOld(memory.startProcess(), queueFile, "unsynced")
+      memory.kill()
+      memory.inject((call) => (isLeftOut(call) ? { type: "skip" } : undefined))
+      const { use } = yield* openAudit(settings, { disk: memory.startProcess() })
+      // its number rests on those of the lines that were adopted
+      yield* use("later")
+      memory.cutPower(() => 0)
+      const { missing } = yield* deliver(settings, { ...slowDatabase(), disk: memory.startProcess() })
+      return missing
+    }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
+
+  /** How often the lines are stored, when a first start is killed after the rename, and the power fails after a second. */
+  const storedAfterRename = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+      const database = slowDatabase()
+      const start = () => deliver(settings, { ...database, disk: memory.startProcess() })
+      yield* writeOld(memory.startProcess(), queueFile)
+      memory.inject(({ operation, unsynced }) =>
+        operation === "syncDirectory" && moves(unsynced) ? { type: "fail", code: "EIO" } : undefined
+      )
+      yield* Effect.flip(start())
+      memory.kill()
+      memory.inject((call) => (isLeftOut(call) ? { type: "skip" } : undefined))
+      yield* start()
+      memory.cutPower(() => 0)
+      memory.inject(() => undefined)
+      yield* start()
+      return database.events.size / LINES.length
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+
   const isSync = (step: MemoryDisk.Call["step"], path: string, file: string) =>
     step === "sync" && path.startsWith(file)
   const moves = (names: ReadonlyArray<string>) =>
@@ -341,6 +378,30 @@ describe("a crash in the middle of adopting", () => {
       isIt: ({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)
     }
   ]
+  it.live("takes what the old program had not synced yet", () =>
+    Effect.map(
+      missingAfter(() => false),
+      (missing) => assert.strictEqual(missing, 0)
+    )
+  )
+  it.live("shows that the sync of the old file is needed", () =>
+    Effect.map(
+      missingAfter(({ operation, path }) => operation === "sync" && path === OLD),
+      (missing) => assert.strictEqual(missing, LINES.length)
+    )
+  )
+  it.live("makes a rename durable that a killed process has left", () =>
+    Effect.map(
+      storedAfterRename(() => false),
+      (times) => assert.strictEqual(times, 1)
+    )
+  )
+  it.live("shows that the sync of the entries, before looking for the file, is needed", () =>
+    Effect.map(
+      storedAfterRename(({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)),
+      (times) => assert.strictEqual(times, 2)
+    )
+  )
   it.live.each(syncs)("shows that the sync $sync is needed", ({ isFar, isIt }) =>
     Effect.gen(function* () {
       const variant = { end: "power", dice: 0, isFar, next: "same" } as const

@@ -7,7 +7,9 @@ export default defineConfig({
   test: {
     ...base.test,
     env: { AUDIT_LONG: "1" },
-    include: ["crash", "kill", "adoption", "powerLoss", "damage"].map((name) => `test/${name}.test.ts`),
+    include: ["crash", "kill", "adoption", "powerLoss", "damage", "migrate"].map(
+      (name) => `test/${name}.test.ts`
+    ),
     typecheck: { enabled: false },
     testTimeout: 3_600_000
   }

@@ -14,7 +14,7 @@ const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 /** A directory with ten events in segments of about three, and what is done to it before it is opened again. */
 const damaged = (
   damage: (at: { readonly directory: string; readonly segments: ReadonlyArray<string> }) => void,
-  options: { readonly delivered?: number; readonly reject?: string } = {}
+  options: { readonly delivered?: number; readonly rejected?: ReadonlyArray<string> } = {}
 ) =>
   Effect.gen(function* () {
     const disk = yield* q.nodeDisk
@@ -23,9 +23,9 @@ const damaged = (
     yield* q.withQueue(disk, { directory, segmentBytes: 70 }, (queue) =>
       Effect.gen(function* () {
         yield* q.appendAll(queue, IDS)
-        if (options.delivered !== undefined) {
-          for (let i = 0; i < options.delivered; i++) yield* q.deliver(queue, database, { maxRecords: 1 })
-        }
+        const isRejected = (id: string) => options.rejected?.includes(id) === true
+        for (let i = 0; i < (options.delivered ?? 0); i++)
+          yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
       })
     )
     const segments = (yield* q.segmentNames(disk, directory)).map((name) => path.join(directory, name))
@@ -199,6 +199,19 @@ describe("damage", () => {
       })
     )
   }
+
+  it.scoped("the cursor: gone, with letters of a segment that is gone, too, and of one that is not", () =>
+    Effect.gen(function* () {
+      const place = yield* damaged(({ directory }) => fs.rmSync(`${directory}/cursor`), {
+        delivered: 6,
+        rejected: ["e1", "e4"]
+      })
+      // e4 is delivered again, and this time it is taken
+      const { books, delivered } = yield* outcome(place)
+      assert.sameMembers(delivered, without("e1"))
+      assert.include(books, { accepted: 11, delivered: 10, dead: 1, missing: 0 })
+    })
+  )
 
   it.scoped("the cursor: from the future, and in the middle of a line", () =>
     Effect.gen(function* () {

@@ -195,6 +195,52 @@ describe("a failing disk", () => {
     })
   )
 
+  it.effect("a letter that is written when the cursor cannot be, and its line delivered the next time", () =>
+    Effect.gen(function* () {
+      const place = yield* start()
+      const database = new Set<string>()
+      const isCursor = (call: Call) => call.operation === "writeAt"
+      place.once(isCursor, { type: "fail", code: "EIO" })
+      yield* Effect.flip(q.deliver(place.queue, database, { isRejected: () => true }))
+      assert.lengthOf(yield* q.letters(place.disk), 1)
+      yield* q.deliver(place.queue, database)
+      assert.lengthOf(yield* q.letters(place.disk), 0)
+
+      const nothingToRetry = (queue: q.Queue) =>
+        Effect.gen(function* () {
+          assert.strictEqual(yield* queue.retry(() => true, "test"), 0)
+          assert.include(yield* q.books(queue), {
+            accepted: 1,
+            delivered: 1,
+            dead: 0,
+            retried: 0,
+            waiting: 0
+          })
+        })
+      yield* nothingToRetry(place.queue)
+      yield* place.close
+      yield* q.withQueue(place.disk, {}, nothingToRetry)
+    })
+  )
+
+  it.effect("a letter for which there is no room, and its line delivered the next time", () =>
+    Effect.gen(function* () {
+      const { disk, memory, queue } = yield* start()
+      const database = new Set<string>()
+      memory.inject(({ operation, path }) =>
+        operation !== "open" && path.endsWith("/dead-letter.ndjson")
+          ? { type: "fail", code: "ENOSPC" }
+          : undefined
+      )
+      yield* Effect.flip(q.deliver(queue, database, { isRejected: () => true }))
+      // there is no letter to take back, which would need room as well
+      yield* q.deliver(queue, database)
+      assert.include(yield* q.books(queue), { delivered: 1, dead: 0, waiting: 0 })
+      memory.inject(() => undefined)
+      assert.lengthOf(yield* q.letters(disk), 0)
+    })
+  )
+
   it.effect("a full disk with the database up frees itself by delivery", () =>
     Effect.gen(function* () {
       const { disk, memory, queue } = yield* start({ segmentBytes: 500 })

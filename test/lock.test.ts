@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Fiber, Option, Schedule } from "effect"
 import { spawnSync } from "node:child_process"
+import { tryLock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import { QueueLocked } from "../src/schema/Errors.js"
 import { openAudit, slowDatabase } from "./support/auditHere.js"
@@ -96,6 +97,25 @@ describe("the lock", () => {
       for (let attempt = 0; attempt < 20; attempt++) yield* lockedOut({ directory })
       assert.isAtMost(openFiles(), before)
     })
+  )
+
+  it.scopedLive(
+    "is not taken for owned while somebody looks who owns it, but by one who never ends looking",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const owner = yield* openAudit({ directory })
+        yield* owner.close
+        // as NodeDisk.lockHolder does, for longer
+        const fd = fs.openSync(`${directory}/lock`, "r")
+        assert.isTrue(tryLock(fd, { shared: true }))
+        const [duration] = yield* Effect.timed(lockedOut({ directory }))
+        assert.isBelow(Duration.toMillis(duration), 5000)
+        const next = yield* Effect.fork(openAudit({ directory }))
+        yield* Effect.sleep("100 millis")
+        fs.closeSync(fd)
+        yield* Fiber.join(next)
+      })
   )
 
   it.scopedLive("lockWait waits for the owner to leave, and no longer than that", () =>

@@ -57,8 +57,8 @@ export const adopt = (
       if (isNew) yield* disk.rename(copied, segments.pathOf(number))
       yield* disk.syncDirectory(directory)
       const lines = isNew ? yield* takeIn(number, source) : 0
+      // not synced: if it comes back, it is found to be done
       yield* disk.remove(record)
-      yield* disk.syncDirectory(directory)
       return lines
     })
 
@@ -73,9 +73,8 @@ export const adopt = (
   const copy = (source: string, number: number) =>
     Effect.gen(function* () {
       yield* copyFile(disk, source, copied)
-      // before the record, which says that it is there
-      yield* disk.syncDirectory(directory)
       const aside = `${source}.${number}.adopted`
+      // this syncs the entry of the copy, too
       yield* replace(disk, directory, record, Schema.encodeSync(Adoption)({ source, aside }))
       yield* disk.rename(source, aside)
       return yield* finish(number)

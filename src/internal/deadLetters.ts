@@ -4,7 +4,7 @@
  */
 import { Clock, Effect, type Scope } from "effect"
 import type { Disk, DiskError, File } from "../services/Disk.js"
-import type { DeadLetter, Position, Refusal } from "../services/QueueFile.js"
+import type { DeadLetter, Position, QueueRecord, Refusal } from "../services/QueueFile.js"
 import { withFile } from "./files.js"
 import { readLines } from "./lines.js"
 
@@ -26,6 +26,15 @@ export interface Decision {
   readonly by: string
 }
 
+/** The letter is none any more: its line was delivered after all. */
+interface Withdrawal {
+  readonly type: "delivered"
+  readonly id: string
+  readonly at: string
+}
+
+type FileEntry = Letter | Decision | Withdrawal
+
 /** A letter and where its entry stands in the file, bytes. */
 export interface Entry {
   readonly letter: Letter
@@ -42,12 +51,18 @@ export interface DeadLetters {
     refusals: ReadonlyArray<Refusal>,
     source: Effect.Effect<File, DiskError, Scope.Scope>
   ) => Effect.Effect<void, DiskError>
+  /**
+   * Takes back the letters of lines that were delivered after all: a crash, or a failing disk, had come between the
+   * letter and the cursor, and the next try succeeded.
+   */
+  readonly withdraw: (delivered: ReadonlyArray<QueueRecord>) => Effect.Effect<void, DiskError>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
   /** A letter with its content. */
   readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
   readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
-  readonly counts: () => {
+  /** Of all letters, or of those whose lines stood in segments before the one that is given. */
+  readonly counts: (before?: number) => {
     readonly letters: number
     readonly torn: number
     readonly retried: number
@@ -60,6 +75,10 @@ export interface DeadLetters {
 export const idOf = (position: Pick<Position, "segment" | "offset">): string =>
   `${position.segment}:${position.offset}`
 
+const segmentOf = (id: string) => Number(id.slice(0, id.indexOf(":")))
+
+const kindOf = ({ class: cls }: Pick<Refusal, "class">) => (cls === "torn" ? "torn" : "letter")
+
 const SCAN = { maxRecords: 1024, maxBytes: 1 << 18, maxLineBytes: 1 << 16 }
 /** a multiple of three, so that pieces of base64 can be joined */
 const PIECE_BYTES = 3 << 18
@@ -67,7 +86,7 @@ const PIECE_BYTES = 3 << 18
 /** Everything in the file, in order, without the content of the long ones. */
 export const scan = (
   file: File,
-  each: (entry: Letter | Decision, offset: number, length: number) => void
+  each: (entry: FileEntry, offset: number, length: number) => void
 ): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {
     const size = yield* file.size
@@ -86,7 +105,7 @@ export const scan = (
     }
   })
 
-const parse = (bytes: Buffer, cut: boolean): Letter | Decision | undefined => {
+const parse = (bytes: Buffer, cut: boolean): FileEntry | undefined => {
   let text = bytes.toString("utf8")
   if (cut) {
     // a quote inside a JSON string is escaped, so this can only be the key
@@ -102,7 +121,7 @@ const parse = (bytes: Buffer, cut: boolean): Letter | Decision | undefined => {
   }
 }
 
-const isEntry = (value: unknown): value is Letter | Decision =>
+const isEntry = (value: unknown): value is FileEntry =>
   typeof value === "object" &&
   value !== null &&
   "id" in value &&
@@ -116,6 +135,7 @@ export const make = (
   directory: string
 ): Effect.Effect<DeadLetters, DiskError> =>
   Effect.gen(function* () {
+    /** those that may stand in the file */
     const kept = new Map<string, "letter" | "torn">()
     /** those that are on disk for certain: others may be in the page cache only, by a process that died */
     const synced = new Set<string>()
@@ -123,13 +143,20 @@ export const make = (
     let nextSequence = 0
     let entrySynced = false
 
+    const forget = (id: string) => {
+      kept.delete(id)
+      synced.delete(id)
+      decided.delete(id)
+    }
+
     if ((yield* disk.info(path)) !== undefined) {
       yield* withFile(disk, path, (file) =>
         scan(file, (entry) => {
           if (entry.type === "letter") {
-            kept.set(entry.id, entry.class === "torn" ? "torn" : "letter")
+            kept.set(entry.id, kindOf(entry))
             nextSequence = Math.max(nextSequence, entry.surplus ? entry.sequence : entry.sequence + 1)
-          } else decided.set(entry.id, entry.type)
+          } else if (entry.type === "delivered") forget(entry.id)
+          else decided.set(entry.id, entry.type)
         })
       )
     }
@@ -154,27 +181,44 @@ export const make = (
           Effect.gen(function* () {
             // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
             yield* file.write(NEWLINE)
-            for (const refusal of fresh) yield* writeLetter(file, refusal, at, source)
+            for (const refusal of fresh) {
+              yield* writeLetter(file, refusal, at, source)
+              kept.set(idOf(refusal.record), kindOf(refusal))
+            }
             // before the cursor moves: otherwise a power cut could take the only copy
             yield* file.sync
           })
         )
-        for (const { class: cls, record } of fresh) {
-          kept.set(idOf(record), cls === "torn" ? "torn" : "letter")
-          synced.add(idOf(record))
-        }
+        for (const { record } of fresh) synced.add(idOf(record))
       })
+
+    const withdraw: DeadLetters["withdraw"] = (delivered) =>
+      Effect.gen(function* () {
+        const ids = kept.size === 0 ? [] : delivered.map(idOf).filter((id) => kept.has(id))
+        if (ids.length === 0) return
+        const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+        const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))
+        yield* add(entries)
+        ids.forEach(forget)
+      })
+
+    const add = (entries: ReadonlyArray<Decision | Withdrawal>) =>
+      appending((file) =>
+        file.append(Buffer.from(entries.map((entry) => `\n${JSON.stringify(entry)}\n`).join("")))
+      )
 
     return {
       keep,
+      withdraw,
       open: (select) =>
         Effect.suspend(() => {
           const entries = new Map<string, Entry>()
-          if (kept.size === decided.size) return Effect.succeed([])
+          if (kept.size === 0) return Effect.succeed([])
           return withFile(disk, path, (file) =>
             scan(file, (entry, at, length) => {
-              if (entry.type !== "letter" || entry.class === "torn" || decided.has(entry.id)) return
-              if (select(entry)) entries.set(entry.id, { letter: entry, at, length })
+              const isOpen =
+                entry.type === "letter" && kept.get(entry.id) === "letter" && !decided.has(entry.id)
+              if (isOpen && select(entry)) entries.set(entry.id, { letter: entry, at, length })
             })
           ).pipe(Effect.map(() => [...entries.values()]))
         }),
@@ -184,16 +228,15 @@ export const make = (
           (bytes) => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter
         ),
       decide: (decision) =>
-        appending((file) => file.append(Buffer.from(`\n${JSON.stringify(decision)}\n`))).pipe(
-          Effect.tap(() => {
-            decided.set(decision.id, decision.type)
-          })
-        ),
-      counts: () => {
+        Effect.map(add([decision]), () => {
+          decided.set(decision.id, decision.type)
+        }),
+      counts: (before = Number.POSITIVE_INFINITY) => {
+        const letters = [...kept].filter(([id]) => segmentOf(id) < before)
+        const torn = letters.filter(([, kind]) => kind === "torn").length
         const decisions = [...decided.values()]
         const retried = decisions.filter((type) => type === "retried").length
-        const torn = [...kept.values()].filter((type) => type === "torn").length
-        return { letters: kept.size - torn, torn, retried, discarded: decisions.length - retried }
+        return { letters: letters.length - torn, torn, retried, discarded: decisions.length - retried }
       },
       nextSequence
     }

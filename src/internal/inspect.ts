@@ -107,7 +107,6 @@ const takeSnapshot = (
   Effect.gen(function* () {
     const segments = (yield* segmentFiles.make(disk, directory, Number.POSITIVE_INFINITY)).all
     const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
-    const counts = letters.counts()
     const last = segments.at(-1)
     const at = segments.find(({ first }) => first === stored?.segment)
     const cursorAtLine =
@@ -116,11 +115,10 @@ const takeSnapshot = (
     const recovered = recover({
       ...tail,
       tailLines: last === undefined ? 0 : yield* linesIn(disk, last, tailStart(tail).offset, owner),
-      letters: counts.letters,
-      torn: counts.torn,
+      lettersBefore: letters.counts(segments[0]?.first),
       minimumSequence: letters.nextSequence
     })
-    return { ...recovered, segments, decisions: counts }
+    return { ...recovered, segments, decisions: letters.counts() }
   }).pipe(Effect.scoped)
 
 /** The newest slot of the cursor. */

@@ -10,9 +10,8 @@ export interface Found {
   readonly cursor: Cursor | undefined
   /** whether the cursor's position is the start of a line, or the end of its segment */
   readonly cursorAtLine: boolean
-  /** dead letters and torn ends in the dead-letter file, for a cursor that is lost */
-  readonly letters: number
-  readonly torn: number
+  /** dead letters and torn ends of segments that are gone, for a cursor that is lost */
+  readonly lettersBefore: { readonly letters: number; readonly torn: number }
   /** above every sequence number that the dead letters name */
   readonly minimumSequence: number
 }
@@ -43,12 +42,15 @@ export const recover = (found: Found): Recovered => {
   const { cursor: stored, segments } = found
   const [oldest] = segments
   const last = segments.at(-1)
-  const end = tailStart(found).sequence + found.tailLines
+  const lines = tailStart(found).sequence + found.tailLines
+  // a cursor behind the last segment says where its numbers end: failed appends may have left more lines in it
+  const isBehind = stored !== undefined && last !== undefined && stored.segment > last.first
+  const end = isBehind ? Math.min(lines, stored.segment) : lines
 
   if (stored === undefined) {
     const first = oldest?.first ?? found.minimumSequence
-    const refused = Math.min(found.letters, first)
-    const torn = Math.min(found.torn, first - refused)
+    const refused = Math.min(found.lettersBefore.letters, first)
+    const torn = Math.min(found.lettersBefore.torn, first - refused)
     const delivered = first - refused - torn
     const cursor: Cursor = {
       ...empty,

@@ -7,15 +7,7 @@ import { Effect, ExecutionStrategy, Exit, Layer, Scope, Stream } from "effect"
 import { tryLock, unlock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
-import {
-  Disk,
-  DiskError,
-  type File,
-  type FileInfo,
-  type LockResult,
-  type OpenMode,
-  type Volume
-} from "../services/Disk.js"
+import { Disk, DiskError, type File, type FileInfo, type OpenMode, type Volume } from "../services/Disk.js"
 
 const { constants } = fs
 
@@ -190,6 +182,16 @@ const NETWORK = new Set([
   "gpfs"
 ])
 
+/** Whether a lock that was refused has no owner: an owner shares it with nobody, those who look who it is do. */
+const isOnlyLookedAt = (fd: number): boolean => {
+  if (!tryLock(fd, { shared: true })) return false
+  unlock(fd)
+  return true
+}
+/** a second in all, since a look is a matter of microseconds */
+const MAX_LOOKS = 100
+const LOOK_PAUSE = "10 millis"
+
 /**
  * The disk of this machine.
  *
@@ -272,16 +274,18 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
       const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
       const flags = constants.O_RDWR | constants.O_CREAT
       const { fd } = yield* Scope.extend(openDescriptor(target, flags), scope)
-      const result = yield* Effect.try({
-        try: (): LockResult => {
-          if (!tryLock(fd)) return { acquired: false, content: fs.readFileSync(target, "utf8") }
-          fs.fchmodSync(fd, FILE_MODE)
-          fs.ftruncateSync(fd)
-          fs.writeSync(fd, content, 0)
-          return { acquired: true }
-        },
-        catch: (cause) => diskError("lock", target, cause)
-      })
+      const result = yield* Effect.gen(function* () {
+        for (let looks = 0; !tryLock(fd); looks++) {
+          if (looks === MAX_LOOKS || !isOnlyLookedAt(fd)) {
+            return { acquired: false, content: fs.readFileSync(target, "utf8") } as const
+          }
+          yield* Effect.sleep(LOOK_PAUSE)
+        }
+        fs.fchmodSync(fd, FILE_MODE)
+        fs.ftruncateSync(fd)
+        fs.writeSync(fd, content, 0)
+        return { acquired: true } as const
+      }).pipe(Effect.catchAllDefect((cause) => diskError("lock", target, cause)))
       if (!result.acquired) yield* Scope.close(scope, Exit.void)
       return result
     }),

@@ -135,12 +135,10 @@ export const make = (
         cursorAtLine: at === undefined || (yield* isLineStart(disk, at, stored!.offset))
       }
       const tailLines = last === undefined ? 0 : yield* settleTail(disk, last, tailStart(found).offset)
-      const { letters: letterCount, torn } = letters.counts()
       const recovered = recover({
         ...found,
         tailLines,
-        letters: letterCount,
-        torn,
+        lettersBefore: letters.counts(segments.all[0]?.first),
         minimumSequence: letters.nextSequence
       })
       if (recovered.repair !== undefined) {
@@ -323,9 +321,12 @@ export const make = (
         // dead letters first: a crash in between finds them again, the other order would lose them
         if (refusals.length > 0)
           yield* letters.keep(refusals, disk.open(segments.pathOf(batch.end.segment), "read"))
-        const isCounted = (record: QueueRecord) => record.surplus || record.sequence >= cursor.settled
+        const isCounted = (record: QueueRecord) => record.sequence >= cursor.settled
         const counted = batch.records.filter(isCounted)
         const kept = refusals.filter(({ record }) => isCounted(record))
+        const refused = new Set(kept.map(({ record }) => record))
+        // an earlier try may have come as far as the letter
+        yield* letters.withdraw(counted.filter((record) => !refused.has(record)))
         const torn = kept.filter((refusal) => refusal.class === "torn").length
         const surplus = counted.filter((record) => record.surplus).length
         const settled = Math.max(cursor.settled, batch.end.sequence)

@@ -483,7 +483,7 @@ const makeRecordMap = <A>() => {
     get: ({ offset, segment }: QueueRecord) => segments.get(segment)?.get(offset),
     set: ({ offset, segment }: QueueRecord, value: A) => {
       let offsets = segments.get(segment)
-      if (offsets === undefined) segments.set(segment, (offsets = new Map()))
+      if (offsets === undefined) segments.set(segment, (offsets = new Map<number, A>()))
       offsets.set(offset, value)
     },
     delete: ({ offset, segment }: QueueRecord) => {

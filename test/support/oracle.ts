@@ -18,7 +18,7 @@ export interface Books {
   readonly missing: number
   /** event ids of the lines behind the cursor */
   readonly waitingIds: ReadonlyArray<string>
-  /** event ids of the dead letters, those left out that were retried */
+  /** event ids of the dead letters, those left out that were retried, or delivered after all */
   readonly deadIds: ReadonlyArray<string>
 }
 
@@ -41,9 +41,11 @@ export const readBooks = (directory: string): Books => {
   const last = segments.at(-1)
   const next = Math.max(cursor.settled, last === undefined ? 0 : last.first + last.lines.length)
   const entries = readLines(path.join(directory, "dead-letter.ndjson")).flatMap(({ text }) => entryOf(text))
-  const retried = new Set(entries.filter(({ type }) => type === "retried").map(({ id }) => id))
+  const closed = new Set(
+    entries.filter(({ type }) => type === "retried" || type === "delivered").map(({ id }) => id)
+  )
   const letters = entries.flatMap(({ class: cls, id, line, type }) =>
-    type === "letter" && cls !== "torn" && line !== undefined && !retried.has(id) ? [line] : []
+    type === "letter" && cls !== "torn" && line !== undefined && !closed.has(id) ? [line] : []
   )
   return {
     accepted: next + cursor.surplus,

@@ -139,22 +139,23 @@ export interface LetterInFile {
   readonly bytes: Buffer
 }
 
-/** The letters in a dead-letter file, in order. */
-export const lettersIn = (text: string): ReadonlyArray<LetterInFile> =>
-  text
-    .split("\n")
-    .slice(0, -1)
-    .flatMap((line) => {
-      try {
-        const letter = JSON.parse(line) as LetterInFile & { type: string; line?: string; base64?: string }
-        if (letter.type !== "letter") return []
-        const bytes =
-          letter.line === undefined ? Buffer.from(letter.base64!, "base64") : Buffer.from(letter.line, "utf8")
-        return [{ id: letter.id, class: letter.class, reason: letter.reason, bytes }]
-      } catch {
-        return []
-      }
-    })
+/** The letters in a dead-letter file, in order, but for those whose lines were delivered after all. */
+export const lettersIn = (text: string): ReadonlyArray<LetterInFile> => {
+  let letters: ReadonlyArray<LetterInFile> = []
+  for (const line of text.split("\n").slice(0, -1)) {
+    try {
+      const letter = JSON.parse(line) as LetterInFile & { type: string; line?: string; base64?: string }
+      if (letter.type === "delivered") letters = letters.filter(({ id }) => id !== letter.id)
+      if (letter.type !== "letter") continue
+      const bytes =
+        letter.line === undefined ? Buffer.from(letter.base64!, "base64") : Buffer.from(letter.line, "utf8")
+      letters = [...letters, { id: letter.id, class: letter.class, reason: letter.reason, bytes }]
+    } catch {
+      // a torn entry: its letter was written again
+    }
+  }
+  return letters
+}
 
 /** The text of a file of a disk; empty if there is none. */
 export const textOf = (disk: Disk["Type"], file: string) =>
