@@ -16,6 +16,8 @@ export default defineConfig({
     exclude: ["**/node_modules/**", "test/crash/**", "test/cluster/**"],
     globalSetup: ["test/support/mysqlServer.global.ts"],
     pool: "forks",
+    // one for each core: most of the time is spent waiting for child processes and for the disk
+    maxWorkers: "100%",
     testTimeout: 60_000,
     hookTimeout: 60_000,
     typecheck: {

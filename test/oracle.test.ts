@@ -53,6 +53,18 @@ test("reads a directory", () => {
   })
 })
 
+test("a letter counts once its line no longer waits", () => {
+  const at = directory()
+  const letter = (place: string, index: number) =>
+    `\n${JSON.stringify({ type: "letter", class: "rejected", id: place, line: JSON.stringify({ event_id: id(index) }) })}\n`
+  const { length } = `${JSON.stringify({ event_id: id(0) })}\n`
+  fs.writeFileSync(
+    path.join(at, "dead-letter.ndjson"),
+    letter(`0:${2 * length}`, 2) + letter(`0:${3 * length}`, 3)
+  )
+  expect(readBooks(at)).toMatchObject({ waitingIds: [id(3)], deadIds: [id(2)] })
+})
+
 test("finds nothing wrong where nothing is", () => {
   const evidence = honest()
   expect(judge(evidence)).toEqual([])

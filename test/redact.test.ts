@@ -92,8 +92,9 @@ describe("redaction", () => {
         )
       )
       const disk = fs
-        .readdirSync(directory)
-        .map((name) => fs.readFileSync(path.join(directory, name), "utf8"))
+        .readdirSync(directory, { withFileTypes: true })
+        .filter((entry) => entry.isFile())
+        .map(({ name }) => fs.readFileSync(path.join(directory, name), "utf8"))
       assert.lengthOf(disk.join("").match(new RegExp(hmac("li-the-user"), "g"))!, 2)
       assert.notMatch(disk.join(""), /li-the-user|a-secret-fox/)
     })

@@ -18,7 +18,10 @@ export interface Books {
   readonly missing: number
   /** event ids of the lines behind the cursor */
   readonly waitingIds: ReadonlyArray<string>
-  /** event ids of the dead letters, those left out that were retried, or delivered after all */
+  /**
+   * event ids of the dead letters; without those that were retried, or delivered after all, and those that a crash kept
+   * from the books: their lines still wait, and the database may take them this time
+   */
   readonly deadIds: ReadonlyArray<string>
 }
 
@@ -34,16 +37,17 @@ export const readBooks = (directory: string): Books => {
       lines: readLines(path.join(directory, name))
     }))
   const waiting = segments.flatMap(({ first, lines }) =>
-    lines.filter(
-      ({ offset }) => first > cursor.segment || (first === cursor.segment && offset >= cursor.offset)
-    )
+    lines
+      .filter(({ offset }) => first > cursor.segment || (first === cursor.segment && offset >= cursor.offset))
+      .map(({ offset, text }) => ({ place: `${first}:${offset}`, text }))
   )
   const last = segments.at(-1)
   const next = Math.max(cursor.settled, last === undefined ? 0 : last.first + last.lines.length)
   const entries = readLines(path.join(directory, "dead-letter.ndjson")).flatMap(({ text }) => entryOf(text))
-  const closed = new Set(
-    entries.filter(({ type }) => type === "retried" || type === "delivered").map(({ id }) => id)
-  )
+  const closed = new Set([
+    ...entries.filter(({ type }) => type === "retried" || type === "delivered").map(({ id }) => id),
+    ...waiting.map(({ place }) => place)
+  ])
   const letters = entries.flatMap(({ class: cls, id, line, type }) =>
     type === "letter" && cls !== "torn" && line !== undefined && !closed.has(id) ? [line] : []
   )
