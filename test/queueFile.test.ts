@@ -216,3 +216,28 @@ it.effect("a letter is not decided before the cursor has counted it", () =>
     })
   )
 )
+
+describe("a take beside a commit", () => {
+  it.scoped("skips no segment when those before are removed meanwhile", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const queue = yield* q.openQueue(memory.startProcess(), { segmentBytes: 1 })
+      // a segment each
+      yield* q.appendAll(queue, ["a", "b", "c", "d"])
+      const a = yield* queue.take({ maxRecords: 1, maxBytes: 1000 })
+      const b = yield* queue.take({ from: a.end, maxRecords: 1, maxBytes: 1000 })
+      // whoever asks for the oldest line takes the reader away, so that the next take must open the file
+      yield* queue.status
+      const opened = yield* Deferred.make<void>()
+      memory.inject(({ operation }) =>
+        operation === "open" ? { type: "wait", until: Deferred.await(opened) } : undefined
+      )
+      const taking = yield* Effect.fork(queue.take({ from: b.end, maxRecords: 1, maxBytes: 1000 }))
+      yield* Effect.repeatN(Effect.yieldNow(), 100)
+      yield* queue.commit(a, [])
+      yield* queue.commit(b, [])
+      yield* Deferred.succeed(opened, undefined)
+      assert.deepStrictEqual((yield* Fiber.join(taking)).records.map(q.idOf), ["c"])
+    })
+  )
+})

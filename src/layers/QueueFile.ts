@@ -264,15 +264,16 @@ export const make = (
         let position: Position = from ?? cursor
         for (;;) {
           const start = position
-          const at = segments.all.findIndex(({ first }) => first >= start.segment)
-          const segment = segments.all[at]
+          const segment = segments.all.find(({ first }) => first >= start.segment)
           if (segment === undefined) return { records: [], start, end: start }
+          // by its number: what is delivered may be removed while we wait for the disk
+          const following = () => segments.all.find(({ first }) => first > segment.first)
           const offset = segment.first === start.segment ? start.offset : 0
-          // numbers end where those of the next segment begin: more lines are of a failed append and have none
-          const limit = segments.all[at + 1]?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
-          let sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
           const file = yield* segments.reader(segment)
           const end = segment.bytes
+          // numbers end where those of the next segment begin: more lines are of a failed append and have none
+          const limit = following()?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
+          let sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
           const read = yield* readLines(file, offset, end, { maxRecords, maxBytes, maxLineBytes })
           if (read.lines.length > 0) {
             const records = read.lines.map((line): QueueRecord => {
@@ -297,8 +298,9 @@ export const make = (
               end: { segment: segment.first, offset: read.next, sequence }
             }
           }
-          if (segments.all[at + 1] === undefined) return { records: [], start: from ?? cursor, end: start }
-          position = { segment: segments.all[at + 1]!.first, offset: 0, sequence: start.sequence }
+          const after = following()
+          if (after === undefined) return { records: [], start: from ?? cursor, end: start }
+          position = { segment: after.first, offset: 0, sequence: start.sequence }
         }
       }).pipe(readGuard.withPermits(1), Effect.mapError(accessError))
 
@@ -356,14 +358,18 @@ export const make = (
       }
       const rest = yield* take({ maxRecords: 1, maxBytes: 1 })
       if (rest.records.length > 0) return
-      const settled = Math.max(cursor.settled, next)
-      yield* move({
-        ...cursor,
-        segment: next,
-        offset: 0,
-        sequence: next,
-        settled,
-        missing: cursor.missing + (settled - cursor.settled)
+      yield* Effect.suspend(() => {
+        // in one step with the next number: a segment that has come meanwhile would be skipped
+        if (segments.all.at(-1) !== last) return Effect.void
+        const settled = Math.max(cursor.settled, next)
+        return move({
+          ...cursor,
+          segment: next,
+          offset: 0,
+          sequence: next,
+          settled,
+          missing: cursor.missing + (settled - cursor.settled)
+        })
       })
     }).pipe(Effect.uninterruptible, Effect.mapError(accessError))
 
