@@ -1,6 +1,6 @@
 /** The queue: append, take, commit, compact, on the disk of this machine and on that in memory. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Stream, TestClock } from "effect"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
 import * as requests from "../src/internal/requests.js"
 import type { QueueClosed, QueueFull } from "../src/schema/Errors.js"
@@ -238,6 +238,79 @@ describe("a take beside a commit", () => {
       yield* queue.commit(b, [])
       yield* Deferred.succeed(opened, undefined)
       assert.deepStrictEqual((yield* Fiber.join(taking)).records.map(q.idOf), ["c"])
+    })
+  )
+
+  it.scoped("reads nothing of a segment whose first append fails meanwhile", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const queue = yield* q.openQueue(memory.startProcess())
+      const database = new Set<string>()
+      const [written, opening, opened] = yield* Effect.all([
+        Deferred.make<void>(),
+        Deferred.make<void>(),
+        Deferred.make<void>()
+      ])
+      let opens = 0
+      memory.inject(({ operation, path, step }) => {
+        if (!path.endsWith(".ndjson")) return undefined
+        // the second one is to read
+        if (operation === "open" && ++opens === 2) {
+          const until = Effect.zipRight(Deferred.succeed(opening, undefined), Deferred.await(opened))
+          return { type: "wait", until }
+        }
+        if (operation !== "append") return undefined
+        return step === "data"
+          ? { type: "wait", until: Deferred.await(written) }
+          : { type: "fail", code: "EIO" }
+      })
+      const failing = yield* Effect.fork(Effect.exit(q.append(queue, "failed")))
+      yield* Effect.repeatN(Effect.yieldNow(), 100)
+      const delivering = yield* Effect.fork(q.deliver(queue, database))
+      yield* Deferred.await(opening)
+      yield* Deferred.succeed(written, undefined)
+      assert.isTrue(Exit.isFailure(yield* Fiber.join(failing)))
+      yield* Deferred.succeed(opened, undefined)
+      yield* Fiber.join(delivering)
+      memory.inject(() => undefined)
+
+      assert.deepStrictEqual(yield* q.appendAll(queue, ["a", "b"]), [0, 1])
+      yield* q.deliverAll(queue, database)
+      assert.deepStrictEqual([...database], ["a", "b"])
+      assert.include(yield* q.books(queue), { delivered: 2, waiting: 0, missing: 0, balanced: true })
+    })
+  )
+
+  it.scoped("closes what it opened when it is interrupted", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      let open = 0
+      const counting: typeof disk = {
+        ...disk,
+        open: (path, mode) =>
+          Effect.tap(disk.open(path, mode), () =>
+            Effect.acquireRelease(
+              Effect.sync(() => open++),
+              () => Effect.sync(() => open--)
+            )
+          )
+      }
+      yield* q.withQueue(counting, {}, (queue) =>
+        Effect.gen(function* () {
+          yield* q.append(queue, "a")
+          const taking = yield* Effect.fork(queue.take({ maxRecords: 1, maxBytes: 1000 }))
+          memory.inject(({ operation }) =>
+            operation === "open" ? { type: "wait", until: Effect.sleep(1000) } : undefined
+          )
+          yield* Effect.repeatN(Effect.yieldNow(), 100)
+          const interrupting = yield* Effect.fork(Fiber.interrupt(taking))
+          yield* TestClock.adjust("1 second")
+          yield* Fiber.join(interrupting)
+          memory.inject(() => undefined)
+        })
+      )
+      assert.strictEqual(open, 0)
     })
   )
 })

@@ -41,18 +41,25 @@ interface Setting {
   readonly answer?: Answer
   readonly concurrency?: number
   readonly options?: Partial<SchedulerLayer.Options>
+  readonly maxQueueBytes?: number
   /** stands between the worker and the queue */
   readonly over?: (queue: q.Queue) => q.Queue
 }
 
 /** A worker, at its start over an empty queue. */
-const start = ({ answer = works, concurrency = 1, options = {}, over = (queue) => queue }: Setting = {}) =>
+const start = ({
+  answer = works,
+  concurrency = 1,
+  maxQueueBytes,
+  options = {},
+  over = (queue) => queue
+}: Setting = {}) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
     const scope = yield* Scope.make()
     const shutdown = yield* makeShutdown("5 seconds")
-    const queue = yield* Scope.extend(q.openQueue(disk, { shutdown }), scope)
+    const queue = yield* Scope.extend(q.openQueue(disk, { shutdown, maxQueueBytes }), scope)
     const script = { answer }
     const uploads: Array<{
       readonly at: number
@@ -555,6 +562,60 @@ describe("a batch", () => {
           before + 2
         )
       }
+    })
+  )
+})
+
+describe("a request that cannot be carried out", () => {
+  /** A worker with a dead letter and, its database being down, as many events that wait as are asked for. */
+  const withLetter = (setting: Setting, count: number) =>
+    Effect.gen(function* () {
+      const refuses: Answer = () => Effect.succeed({ rejected: [{ index: 0, code: "1", reason: "no" }] })
+      const worker = yield* start({ ...setting, answer: refuses })
+      yield* worker.use("dead")
+      yield* seconds(2)
+      assert.strictEqual((yield* worker.queue.status).dead, 1)
+      worker.script.answer = failing()
+      for (let event = 0; event < count; event++) yield* Effect.exit(worker.use("waits"))
+      yield* seconds(2)
+      return worker
+    })
+  const ask = (disk: Parameters<typeof requests.submit>[0], action: "retry" | "discard") =>
+    requests.submit(disk, "/audit", { action, letters: "all", by: "li" })
+
+  it.effect("for want of room in the queue does not keep delivery from making it", () =>
+    Effect.gen(function* () {
+      const { close, disk, queue, script } = yield* withLetter({ maxQueueBytes: 2000 }, 20)
+      yield* ask(disk, "retry")
+      yield* seconds(1)
+      script.answer = works
+      yield* seconds(600)
+      assert.include(yield* q.books(queue), { waiting: 0, dead: 0, retried: 1, balanced: true })
+      yield* close
+    })
+  )
+
+  it.effect("for want of room on the disk does not, either, and is said once", () =>
+    Effect.gen(function* () {
+      const lines = yield* logged(
+        Effect.gen(function* () {
+          const { close, disk, memory, queue, script } = yield* withLetter({}, 3)
+          yield* ask(disk, "discard")
+          memory.inject(({ operation, path }) =>
+            operation === "append" && path.endsWith("dead-letter.ndjson")
+              ? { type: "fail", code: "ENOSPC" }
+              : undefined
+          )
+          script.answer = works
+          yield* seconds(600)
+          assert.include(yield* q.books(queue), { waiting: 0, dead: 1, balanced: true })
+          yield* close
+        })
+      )
+      assert.lengthOf(
+        lines.filter(([, text]) => text.includes("was not carried out (ENOSPC)")),
+        1
+      )
     })
   )
 })

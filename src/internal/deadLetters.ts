@@ -3,7 +3,7 @@
  * Append-only NDJSON, so that it is its own history.
  */
 import { Clock, Effect, type Scope } from "effect"
-import type { Disk, DiskError, File } from "../services/Disk.js"
+import { type Disk, DiskError, type File } from "../services/Disk.js"
 import type { DeadLetter, Position, QueueRecord, Refusal } from "../services/QueueFile.js"
 import { withFile } from "./files.js"
 import { readLines } from "./lines.js"
@@ -42,6 +42,9 @@ export interface Entry {
   readonly length: number
 }
 
+/** The code of a letter that is no JSON any more: EBADMSG of POSIX. */
+export const DAMAGED = "EBADMSG"
+
 export interface DeadLetters {
   /**
    * Makes the refusals durable. After a crash, or a failed sync, a letter is written again: entries of one id are
@@ -58,7 +61,7 @@ export interface DeadLetters {
   readonly withdraw: (delivered: ReadonlyArray<QueueRecord>) => Effect.Effect<void, DiskError>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
-  /** A letter with its content. */
+  /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
   readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
   readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
   /** Of all letters, or of those whose lines stood in segments before the one that is given. */
@@ -121,12 +124,16 @@ const parse = (bytes: Buffer, cut: boolean): FileEntry | undefined => {
   }
 }
 
+// by name: what a later version adds is not ours to count
+const TYPES: ReadonlyArray<unknown> = ["letter", "retried", "discarded", "delivered"]
+
 const isEntry = (value: unknown): value is FileEntry =>
   typeof value === "object" &&
   value !== null &&
   "id" in value &&
   typeof value.id === "string" &&
-  "type" in value
+  "type" in value &&
+  TYPES.includes(value.type)
 
 /** Opens the dead letters of a directory; the file is made when the first one is kept. */
 export const make = (
@@ -223,9 +230,20 @@ export const make = (
           ).pipe(Effect.map(() => [...entries.values()]))
         }),
       read: ({ at, length }) =>
-        Effect.map(
+        Effect.flatMap(
           withFile(disk, path, (file) => file.readAt(at, length)),
-          (bytes) => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter
+          (bytes) =>
+            Effect.try({
+              try: () => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter,
+              // not the cause, which shows what stands there
+              catch: () =>
+                new DiskError({
+                  operation: "read",
+                  path,
+                  code: DAMAGED,
+                  cause: new Error("the letter is damaged")
+                })
+            })
         ),
       decide: (decision) =>
         Effect.map(add([decision]), () => {

@@ -197,9 +197,13 @@ export const make = (
           )
         )
         // a failed append may have left lines behind the last acknowledged one: they are read as well
-        if (!segment.live) segment.bytes = yield* reading.file.size
+        // one that was given up meanwhile is no segment any more: its file is made anew under the same name
+        if (!segment.live && all.includes(segment)) segment.bytes = yield* reading.file.size
         return reading.file
-      })
+      }).pipe(
+        // nobody else would close what was just opened
+        Effect.uninterruptible
+      )
 
     const closeReader = Effect.suspend(() => {
       const handle = reading

@@ -114,7 +114,7 @@ export const layer = (options: {
       )
       yield* Effect.suspend(() => {
         changed = false
-        return Effect.zipRight(sample, rest)
+        return Queue.takeAll(changes).pipe(Effect.zipRight(sample), Effect.zipRight(rest))
       }).pipe(Effect.forever, Effect.forkScoped)
     })
   )

@@ -396,7 +396,13 @@ export const make = (
         let count = 0
         const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
         for (const entry of yield* letters.open(fits)) {
-          const again = lineOf(yield* letters.read(entry))
+          const letter = yield* letters.read(entry).pipe(
+            Effect.catchIf(
+              ({ code }) => code === deadLetterFile.DAMAGED,
+              () => Effect.succeed(undefined)
+            )
+          )
+          const again = letter === undefined ? undefined : lineOf(letter)
           if (again === undefined) continue
           // first the line, then the decision: a crash in between appends it once more, under the same id
           yield* appends.add(again).pipe(
@@ -432,7 +438,8 @@ export const make = (
         nextSequence: next
       }
     })
-    const readOldest = take({ maxRecords: 1, maxBytes: 4096 })
+    // once more, since what it looks at may be delivered and removed meanwhile
+    const readOldest = Effect.retry(take({ maxRecords: 1, maxBytes: 4096 }), { times: 1 })
 
     yield* Effect.addFinalizer(() =>
       shutdown

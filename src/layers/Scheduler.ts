@@ -205,9 +205,28 @@ export const make = (
       })
 
     let requestsSeenAt = 0
+    let requestFailure: string | undefined
+    /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
     const carryOutRequests = Effect.flatMap(Clock.currentTimeMillis, (now) => {
       requestsSeenAt = now
-      return queue.carryOutRequests
+      return Effect.matchCauseEffect(queue.carryOutRequests, {
+        onSuccess: () =>
+          Effect.sync(() => {
+            requestFailure = undefined
+          }),
+        onFailure: (cause) =>
+          Effect.gen(function* () {
+            if (Cause.isInterruptedOnly(cause)) return yield* Effect.interrupt
+            const code = codeOf(Option.getOrUndefined(Cause.failureOption(cause)))
+            yield* Effect.logDebug("audit: a request was not carried out", cause)
+            // once, not for each try
+            if (requestFailure === code) return
+            requestFailure = code
+            yield* Effect.logWarning(
+              `audit: a request about dead letters was not carried out (${code}); it is tried again with the next pass`
+            )
+          })
+      })
     })
 
     /** Delivers until nothing waits; the next batch is read and decoded while the database works on this one. */
@@ -347,10 +366,8 @@ export const make = (
     /** Beside the passes, so that it waits neither for the poll nor for a backoff, and attempts no delivery itself. */
     const heedRequests = queue.requests.pipe(
       Stream.runForEach(() =>
-        // the next pass tries again, and says it
-        Effect.catchAll(carryOutRequests, (error) =>
-          Effect.logDebug("audit: a request was not carried out", error)
-        )
+        // whoever looks at the state hears of it
+        Effect.zipRight(carryOutRequests, update({}))
       ),
       Effect.catchAll((error) =>
         Effect.logDebug("audit: requests are seen at the next pass only, since they cannot be watched", error)
