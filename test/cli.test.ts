@@ -10,9 +10,11 @@ import * as MysqlUploader from "../src/layers/MysqlUploader.js"
 import { DiskError } from "../src/services/Disk.js"
 import { away, openAudit, slowDatabase } from "./support/auditHere.js"
 import { auditProcess } from "./support/auditProcess.js"
+import { makeCertificates } from "./support/certificates.js"
 import { bundleCommand, effectAudit, fill, hasPty, inTerminal, removeBundle, useLine } from "./support/cli.js"
 import { createReferenceTables } from "./support/database.js"
 import { connectionOptions, account, mysqlDatabase, PASSWORD } from "./support/mysql.js"
+import { startServer } from "./support/mysqlServer.js"
 import { nodeDisk, temporaryDirectory } from "./support/queue.js"
 
 beforeAll(bundleCommand)
@@ -423,6 +425,47 @@ describe("the database", () => {
       }
       assert.strictEqual(away.code, 1)
       assert.match(away.stdout, /0 delivered, 1 wait: The database at 127\.0\.0\.1:1 cannot be reached/)
+    })
+  )
+
+  it.scopedLive("is asked for its encryption and its clock", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const certificates = yield* Effect.acquireRelease(
+        Effect.promise(() => makeCertificates("localhost")),
+        (made) => Effect.sync(() => fs.rmSync(made.directory, { recursive: true }))
+      )
+      const server = yield* Effect.acquireRelease(
+        Effect.promise(() =>
+          startServer({
+            args: [
+              `--ssl-cert=${certificates.certificate}`,
+              `--ssl-key=${certificates.key}`,
+              // of all but root: an hour ahead when it connects, and stopped from then on
+              "--init-connect=SET timestamp = UNIX_TIMESTAMP() + 3600"
+            ]
+          })
+        ),
+        (server) => Effect.promise(() => server.stop())
+      )
+      const database = yield* mysqlDatabase(server.rootUrl)
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      const { username } = yield* account(database, "INSERT")
+      const to = ["--host", `localhost:${server.port}`, "--database", database.config.database]
+      const [encrypted, plain] = yield* Effect.all(
+        [
+          effectAudit(directory, ["doctor", ...to, "--username", "root", "--ssl-ca", certificates.authority]),
+          effectAudit(directory, ["doctor", ...to, "--username", username!], {
+            AUDIT_MYSQL_PASSWORD: PASSWORD
+          })
+        ],
+        { concurrency: 2 }
+      )
+      assert.strictEqual(encrypted.stderr, "")
+      assert.match(encrypted.stdout, /ok {7}TLS: TLS_/)
+      assert.match(encrypted.stdout, /ok {7}clock: agrees with ours/)
+      assert.match(plain.stdout, /warning {2}TLS: /)
+      assert.match(plain.stdout, /warning {2}clock: the server's differs from ours by 3(600|5\d\d) s/)
     })
   )
 

@@ -18,8 +18,6 @@ import {
 } from "effect"
 import { execFile } from "node:child_process"
 import * as fs from "node:fs"
-import * as os from "node:os"
-import * as path from "node:path"
 import { promisify } from "node:util"
 import { createConnection } from "mysql2/promise"
 import { classify } from "../src/internal/mysqlErrors.js"
@@ -34,6 +32,7 @@ import { createReferenceTables, type TestDatabase } from "./support/database.js"
 import { login, stored, use, uses } from "./support/events.js"
 import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "./support/mysql.js"
 import type { MysqlServer } from "./support/mysqlServer.js"
+import { makeCertificates, type Certificates } from "./support/certificates.js"
 import { startServer } from "./support/mysqlServer.js"
 import { lyingProxy, refusingPort, silentServer, tcpProxy } from "./support/net.js"
 
@@ -42,7 +41,7 @@ let odd: MysqlServer
 let certificates: Certificates
 
 beforeAll(async () => {
-  certificates = await makeCertificates()
+  certificates = await makeCertificates("db.test")
   const start = [
     startServer(),
     startServer({
@@ -108,68 +107,6 @@ const client = (database: TestDatabase) =>
     () => createConnection({ uri: database.url }),
     (connection) => connection.destroy()
   )
-
-interface Certificates {
-  readonly directory: string
-  readonly authority: string
-  readonly stranger: string
-  readonly certificate: string
-  readonly key: string
-}
-
-/** An authority, a server's certificate for db.test signed by it, and an authority that has signed nothing. */
-const makeCertificates = async (): Promise<Certificates> => {
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-tls-"))
-  fs.chmodSync(directory, 0o755)
-  const file = (name: string) => path.join(directory, name)
-  const openssl = (...args: ReadonlyArray<string>) => promisify(execFile)("openssl", args)
-  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-  for (const name of ["authority", "stranger"]) {
-    await openssl(
-      "req",
-      "-x509",
-      ...key,
-      "-keyout",
-      file(`${name}.key`),
-      "-out",
-      file(`${name}.pem`),
-      "-subj",
-      `/CN=${name}`
-    )
-  }
-  await openssl(
-    "req",
-    ...key,
-    "-keyout",
-    file("server.key"),
-    "-out",
-    file("server.csr"),
-    "-subj",
-    "/CN=db.test"
-  )
-  fs.writeFileSync(file("names"), "subjectAltName=DNS:db.test")
-  await openssl(
-    ...[
-      "x509",
-      "-req",
-      "-in",
-      file("server.csr"),
-      "-CA",
-      file("authority.pem"),
-      "-CAkey",
-      file("authority.key")
-    ],
-    ...["-CAcreateserial", "-extfile", file("names"), "-out", file("server.pem")]
-  )
-  fs.chmodSync(file("server.key"), 0o644)
-  return {
-    directory,
-    authority: file("authority.pem"),
-    stranger: file("stranger.pem"),
-    certificate: file("server.pem"),
-    key: file("server.key")
-  }
-}
 
 // -------------------------------------------------------------------------------------- what an operator mends
 
