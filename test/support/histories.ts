@@ -188,7 +188,12 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
     const end = yield* queues.books(queue)
     if (doubtful === 0) assert.equal(end.waiting, 0, "everything is delivered at last")
     const letterIds = new Set((yield* queues.letters(disk)).map(({ id }) => id))
-    assert.equal(end.dead + end.torn, letterIds.size, "each letter is counted as refused, and only they are")
+    // a power cut between a letter and the cursor may take the line of the letter, which no caller was told of
+    const mayHaveVanished = history.steps.some(({ mishap }) => mishap?.type === "power")
+    assert.ok(
+      mayHaveVanished ? end.dead + end.torn <= letterIds.size : end.dead + end.torn === letterIds.size,
+      `each letter is counted as refused, and only they are: ${end.dead + end.torn} of ${letterIds.size}`
+    )
     yield* open!.close
 
     function judge(queue: queues.Queue) {
