@@ -1,13 +1,13 @@
 /** No acknowledged event is lost by a power cut, whatever was not synced; and each sync is needed for that. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Logger, LogLevel } from "effect"
+import { Effect, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
 import { setImmediate } from "node:timers/promises"
 import { empty, encodeSlot, SLOT_BYTES, type Cursor } from "../src/internal/cursor.js"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
 import type { Balance } from "../src/services/QueueFile.js"
 import { histories, live, type History, type Step } from "./support/histories.js"
-import { mutations } from "./support/mutations.js"
+import { mutations, sealedEnd } from "./support/mutations.js"
 import * as queues from "./support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
@@ -62,6 +62,37 @@ const named: Readonly<Record<string, History>> = {
   },
   "a torn end that has no number, before the cursor": {
     steps: [append(3), append(2, fail(0, 20)), deliver(2), deliver(2, false, kill(7)), reopen()],
+    dice: []
+  },
+  "a torn end that the power takes when its letter is written": {
+    steps: [
+      append(1, kill(0)),
+      append(1, fail(0)),
+      append(1, fail(0, 1)),
+      deliver(2, false, power(6)),
+      append(1)
+    ],
+    dice: []
+  },
+  "a torn end that the power halves when it is counted": {
+    steps: [
+      append(1, kill(7)),
+      append(1, fail(0)),
+      append(1, fail(0, 2)),
+      deliver(2, false, power(8)),
+      append(1)
+    ],
+    dice: [0, 0, 28146, 146770]
+  },
+  "a cursor whose sync failed, as a later process finds it": {
+    steps: [
+      append(1),
+      deliver(1, false, fail(2)),
+      deliver(1, false, kill(0)),
+      deliver(1, false, kill(0)),
+      append(1, power(0)),
+      reopen(kill(0))
+    ],
     dice: []
   },
   "an empty segment of a killed process": {
@@ -169,6 +200,13 @@ describe("power loss", () => {
   )
   it.effect('the sync "repairedCursor" is needed', () =>
     Effect.map(restored(mutations.cursor!), (lost) => assert.isNotEmpty(lost))
+  )
+
+  it.effect('the sync "sealedEnd" is needed', () =>
+    Effect.map(
+      Effect.exit(live(named["a torn end that the power takes when its letter is written"]!, sealedEnd)),
+      (exit) => assert.isTrue(Exit.isFailure(exit))
+    )
   )
 
   for (const [name, skip] of Object.entries(mutations)) {

@@ -33,8 +33,6 @@ export const open = (
 
     handle = yield* openFile
     yield* Effect.addFinalizer(() => close)
-    // a slot that was written but not synced would go back at a power cut, and the books with it
-    yield* handle.file.sync
     const found = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))
     let generation = found?.generation ?? 0
 

@@ -8,7 +8,14 @@
 import { Effect, Stream } from "effect"
 import type { Scope } from "effect"
 import { posix } from "node:path"
-import { type Disk, DiskError, type File, type FileInfo, type LockResult } from "../services/Disk.js"
+import {
+  type Disk,
+  DiskError,
+  type File,
+  type FileInfo,
+  type LockResult,
+  type OpenMode
+} from "../services/Disk.js"
 
 /** One call to the system; `append` and `writeAt` make two, the second of them the `sync`. */
 export interface Call {
@@ -17,6 +24,8 @@ export interface Call {
   readonly path: string
   /** of `syncDirectory`: the names whose entries are not synced, in the order of their changes */
   readonly unsynced: ReadonlyArray<string>
+  /** of `sync`: how the file was opened */
+  readonly mode: OpenMode | undefined
 }
 
 /**
@@ -232,6 +241,7 @@ export const make = (): MemoryDisk => {
       odd: {
         readonly step?: Call["step"]
         readonly unsynced?: ReadonlyArray<string>
+        readonly mode?: OpenMode
         readonly skip?: () => A
         readonly short?: (bytes: number) => void
         readonly failed?: () => void
@@ -245,8 +255,8 @@ export const make = (): MemoryDisk => {
         self === process ? Effect.try({ try: run, catch: failure }) : failure(new SystemError("ESRCH"))
       )
       return Effect.suspend(() => {
-        const { step = "data", unsynced = [] } = odd
-        const fault = self === process ? faultOf({ operation, step, path, unsynced }) : undefined
+        const { mode, step = "data", unsynced = [] } = odd
+        const fault = self === process ? faultOf({ operation, step, path, unsynced, mode }) : undefined
         switch (fault?.type) {
           case undefined:
             return attempt
@@ -266,7 +276,7 @@ export const make = (): MemoryDisk => {
 
     const nothing = () => undefined
 
-    const makeFile = (path: string, node: FileNode): File => {
+    const makeFile = (path: string, node: FileNode, mode: OpenMode): File => {
       const put = (operation: "append" | "write" | "writeAt", bytes: Uint8Array, at?: number) => {
         const offset = () => at ?? node.cache.length
         const partly = (count: number) => node.write(offset(), bytes.subarray(0, count))
@@ -282,6 +292,7 @@ export const make = (): MemoryDisk => {
       const sync = (operation: "append" | "writeAt" | "sync") =>
         call<void>(operation, path, () => node.sync(), {
           step: "sync",
+          mode,
           skip: nothing,
           failed: () => node.forget()
         })
@@ -345,7 +356,7 @@ export const make = (): MemoryDisk => {
       open: (path, mode) =>
         Effect.map(
           call("open", path, () => openNode(path, mode)),
-          (node) => makeFile(path, node)
+          (node) => makeFile(path, node, mode)
         ),
       makeDirectory: (path) =>
         call("makeDirectory", path, () => {

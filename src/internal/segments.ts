@@ -38,7 +38,7 @@ export interface Segments {
   readonly append: (bytes: Uint8Array, lines: number, next: number) => Effect.Effect<void, AppendFailure>
   /** Gives the live segment up, whatever a write to it may still do: what it adds is not acknowledged. */
   readonly seal: Effect.Effect<void>
-  /** Takes in a file that was put there under the name of this number. */
+  /** Takes in a file that was put there, durably, under the name of this number. */
   readonly add: (first: number, bytes: number) => void
   readonly pathOf: (first: number) => string
   /** A handle for reading, kept while the same segment is read. */
@@ -184,6 +184,8 @@ export const make = (
         return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
       })
 
+    /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
+    const synced = new WeakSet(all.slice(-1))
     const reader = (segment: Segment) =>
       Effect.gen(function* () {
         if (reading?.segment === segment && reading.live === segment.live) return reading.file
@@ -196,9 +198,15 @@ export const make = (
             })
           )
         )
-        // a failed append may have left lines behind the last acknowledged one: they are read as well
         // one that was given up meanwhile is no segment any more: its file is made anew under the same name
-        if (!segment.live && all.includes(segment)) segment.bytes = yield* reading.file.size
+        if (segment.live || !all.includes(segment)) return reading.file
+        if (!synced.has(segment)) {
+          // a failed append may have left lines behind the last acknowledged one: they are read, and counted, as well,
+          // so the power must not take them later. A disk that cannot sync them does not hold up what it can read.
+          yield* Effect.ignore(reading.file.sync)
+          synced.add(segment)
+        }
+        segment.bytes = yield* reading.file.size
         return reading.file
       }).pipe(
         // nobody else would close what was just opened
@@ -220,7 +228,9 @@ export const make = (
       add: (first, bytes) => {
         // in the place of an empty one of an earlier process, if there is
         forget(named(first))
-        all.push({ first, path: pathOf(first), bytes, lines: 0, live: false })
+        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false }
+        synced.add(segment)
+        all.push(segment)
       },
       pathOf,
       reader,

@@ -146,8 +146,10 @@ export const make = (
           `audit queue: ${recovered.repair}; delivering again what is on disk (${directory})`
         )
       }
-      // before the first append: a segment must never get a number that an older cursor lies beyond
-      if (stored === undefined || recovered.repair !== undefined) yield* slots.write(recovered.cursor)
+      // before the first append: a segment must never get a number that an older cursor lies beyond. One that was
+      // found is written anew, since it may be in the page cache only, even for a sync: after one that failed the
+      // system takes it for written.
+      yield* slots.write(recovered.cursor)
       const adopted = yield* adopt(disk, directory, segments, options.adopt?.path, recovered.next)
       return { segments, letters, slots, cursor: recovered.cursor, next: recovered.next + adopted }
     }).pipe(Effect.mapError(directories.openError(directory)))
