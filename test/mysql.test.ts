@@ -34,7 +34,7 @@ import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from
 import type { MysqlServer } from "./support/mysqlServer.js"
 import { makeCertificates, type Certificates } from "./support/certificates.js"
 import { startServer } from "./support/mysqlServer.js"
-import { lyingProxy, refusingPort, silentServer, tcpProxy } from "./support/net.js"
+import { type Address, lyingProxy, refusingPort, silentServer, tcpProxy } from "./support/net.js"
 
 let server: MysqlServer
 let odd: MysqlServer
@@ -107,6 +107,18 @@ const client = (database: TestDatabase) =>
     () => createConnection({ uri: database.url }),
     (connection) => connection.destroy()
   )
+
+/** A proxy before the server. */
+const proxied = acquire(
+  () => tcpProxy({ target: server }),
+  (proxy) => proxy.close()
+)
+/** How root connects to the database by it. */
+const through = ({ host, port }: Address, database: TestDatabase): MysqlUploader.Options => ({
+  ...connectionOptions(database),
+  host,
+  port
+})
 
 // -------------------------------------------------------------------------------------- what an operator mends
 
@@ -390,10 +402,7 @@ describe("what passes by itself", () => {
     Effect.gen(function* () {
       const database = yield* migrated()
       const options = yield* account(database, "INSERT")
-      const proxy = yield* acquire(
-        () => tcpProxy({ target: server }),
-        (proxy) => proxy.close()
-      )
+      const proxy = yield* proxied
       const nobody = yield* Effect.promise(refusingPort)
       const silent = yield* acquire(silentServer, (listener) => listener.close())
       const address = ({ host, port }: { host: string; port: number }) => `${host}:${port}`
@@ -554,11 +563,8 @@ describe("a server that hangs", () => {
   it.scopedLive("the statement's time-out, an interruption, the end of the scope: none waits for it", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
-      const proxy = yield* acquire(
-        () => tcpProxy({ target: server }),
-        (proxy) => proxy.close()
-      )
-      const options = { ...connectionOptions(database), host: proxy.host, port: proxy.port }
+      const proxy = yield* proxied
+      const options = through(proxy, database)
       const open = proxy.connections
       const scope = yield* Scope.make()
       const uploader = yield* Scope.extend(uploaderOf({ ...options, statementTimeout: "500 millis" }), scope)
@@ -639,16 +645,8 @@ describe("a server that hangs", () => {
   it.scopedLive("a commit whose answer is lost: sent again, stored once", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
-      const proxy = yield* acquire(
-        () => tcpProxy({ target: server }),
-        (proxy) => proxy.close()
-      )
-      const uploader = yield* uploaderOf({
-        ...connectionOptions(database),
-        host: proxy.host,
-        port: proxy.port,
-        statementTimeout: "200 millis"
-      })
+      const proxy = yield* proxied
+      const uploader = yield* uploaderOf({ ...through(proxy, database), statementTimeout: "200 millis" })
       const all: Array<StoredEvent> = []
       for (let round = 0; round < 5; round++) {
         // the session is described already, so that it is the INSERT whose answer is lost
@@ -774,12 +772,8 @@ describe("a server with odd defaults", () => {
   it.scopedLive("a connection that breaks under a large event by chance: no event is blamed", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
-      const proxy = yield* acquire(
-        () => tcpProxy({ target: server }),
-        (proxy) => proxy.close()
-      )
-      const { host, port } = proxy
-      const uploader = yield* uploaderOf({ ...connectionOptions(database), host, port })
+      const proxy = yield* proxied
+      const uploader = yield* uploaderOf(through(proxy, database))
       const large = () => use({ prompt: `PROMPT ${"x".repeat(600_000)}` })
       const one = large()
       proxy.whenAsked("PROMPT", proxy.cut)
@@ -797,15 +791,8 @@ describe("a server with odd defaults", () => {
   it.scopedLive("max_allowed_packet that was lowered counts from the next connection on", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
-      const proxy = yield* acquire(
-        () => tcpProxy({ target: server }),
-        (proxy) => proxy.close()
-      )
-      const uploader = yield* uploaderOf({
-        ...connectionOptions(database),
-        host: proxy.host,
-        port: proxy.port
-      })
+      const proxy = yield* proxied
+      const uploader = yield* uploaderOf(through(proxy, database))
       const events = () => uses(20, (index) => ({ prompt: "x".repeat(index === 10 ? 1_100_000 : 150_000) }))
       yield* Effect.addFinalizer(() => sql(database, "SET GLOBAL max_allowed_packet = 16777216"))
       assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })

@@ -55,6 +55,26 @@ export interface Listener extends Address {
   readonly close: () => Promise<void>
 }
 
+/** Lets a server listen on a free port; closing it destroys what `connections` holds. */
+const listenerOf = async (
+  server: net.Server,
+  connections: ReadonlySet<{ readonly destroy: () => unknown }>
+): Promise<Listener> => {
+  const port = await freePort()
+  await listen(server, port)
+  return {
+    host,
+    port,
+    get connections() {
+      return connections.size
+    },
+    close: () => {
+      for (const connection of connections) connection.destroy()
+      return closed(server)
+    }
+  }
+}
+
 /** Accepts connections and never says anything. */
 export const silentServer = async (): Promise<Listener> => {
   const sockets = new Set<net.Socket>()
@@ -64,19 +84,7 @@ export const silentServer = async (): Promise<Listener> => {
     socket.on("error", () => undefined)
     socket.resume()
   })
-  const port = await freePort()
-  await listen(server, port)
-  return {
-    host,
-    port,
-    get connections() {
-      return sockets.size
-    },
-    close: () => {
-      for (const socket of sockets) socket.destroy()
-      return closed(server)
-    }
-  }
+  return listenerOf(server, sockets)
 }
 
 /** A TCP proxy whose network can fail. */
@@ -143,19 +151,7 @@ export const lyingProxy = async ({ audible, lie, target, truth }: LyingProxyOpti
     })
     for (const socket of [client, upstream]) socket.on("error", () => undefined)
   })
-  const port = await freePort()
-  await listen(server, port)
-  return {
-    host,
-    port,
-    get connections() {
-      return links.size
-    },
-    close: () => {
-      for (const link of links) link.destroy()
-      return closed(server)
-    }
-  }
+  return listenerOf(server, links)
 }
 
 /** Forwards connections to `target` until it is told otherwise. */
