@@ -3,8 +3,10 @@ import { Options, Prompt } from "@effect/cli"
 import { Config, Effect, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
+import { MIN_FREE_BYTES } from "../internal/directory.js"
 import { readText } from "../internal/files.js"
 import { queuesIn } from "../internal/inspect.js"
+import { MAX_LINE_BYTES } from "../internal/lines.js"
 import * as AuditLayer from "../layers/AuditLayer.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
 import * as AuditEvent from "../schema/AuditEvent.js"
@@ -45,8 +47,8 @@ export const settingsOf = (given: Option.Option<string>) =>
     return {
       ...settings,
       directory: disk.resolve(Option.getOrElse(given, () => settings.directory)),
-      minFreeBytes: settings.minFreeBytes ?? 128 * 1024 * 1024,
-      maxLineBytes: settings.maxLineBytes ?? 8 * 1024 * 1024
+      minFreeBytes: settings.minFreeBytes ?? MIN_FREE_BYTES,
+      maxLineBytes: settings.maxLineBytes ?? MAX_LINE_BYTES
     }
   })
 

@@ -59,6 +59,9 @@ export const announce = (directory: string, { network, type }: Volume): Effect.E
     }
   })
 
+/** How much of the disk is left free, bytes, unless a program says otherwise. */
+export const MIN_FREE_BYTES = 128 * 1024 * 1024
+
 const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])
 
 const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void, DiskError> =>

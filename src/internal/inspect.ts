@@ -10,7 +10,7 @@ import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
 import { isAbsent, isLineStart, readText, withFile } from "./files.js"
-import { countLines, readLines, type RawLine } from "./lines.js"
+import { MAX_LINE_BYTES, countLines, readLines, type RawLine } from "./lines.js"
 import { recover, tailStart } from "./recovery.js"
 import * as segmentFiles from "./segments.js"
 import * as statusFile from "./statusFile.js"
@@ -182,7 +182,7 @@ interface Reading extends LineLimit {
 }
 
 const HEAD: Reading = { maxRecords: 1, maxBytes: 4096 }
-const WHOLE = { maxRecords: 1024, maxBytes: 1 << 20, maxLineBytes: 1 << 23 }
+const WHOLE = { maxRecords: 1024, maxBytes: 1 << 20, maxLineBytes: MAX_LINE_BYTES }
 
 /** The lines that wait, in order. What the owner delivers meanwhile is left out. */
 export const waitingLines = (

@@ -20,6 +20,9 @@ export interface Lines {
   readonly next: number
 }
 
+/** How long a line may be, bytes, unless a program says otherwise. */
+export const MAX_LINE_BYTES = 8 * 1024 * 1024
+
 const NEWLINE = 0x0a
 const PREFIX_BYTES = 4096
 const SCAN_BYTES = 1 << 20

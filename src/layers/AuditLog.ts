@@ -7,6 +7,7 @@ import { Clock, Context, Effect, Either, Layer, Stream } from "effect"
 import type { Fiber } from "effect"
 import { validate as isUuid } from "uuid"
 import { makeGenerator } from "../internal/eventId.js"
+import { MAX_LINE_BYTES } from "../internal/lines.js"
 import { makeTally, type Tally } from "../internal/metrics.js"
 import { makePrepare, type Prepared, type Rules } from "../internal/prepare.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -72,7 +73,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
         return [event.kind, { ...compile(event), prepare: makePrepare(event, rules) }]
       })
     )
-    const maxLineBytes = options.maxLineBytes ?? 8 * 1024 * 1024
+    const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES
     const newId = makeGenerator()
     const tally = options.tally ?? makeTally(options.events)
 

@@ -14,7 +14,7 @@ import * as directories from "../internal/directory.js"
 import { eventIdOfLine } from "../internal/eventId.js"
 import { isLineStart } from "../internal/files.js"
 import * as groupCommit from "../internal/groupCommit.js"
-import { countLines, readLines } from "../internal/lines.js"
+import { countLines, MAX_LINE_BYTES, readLines } from "../internal/lines.js"
 import { recover, tailStart } from "../internal/recovery.js"
 import * as metrics from "../internal/metrics.js"
 import * as requests from "../internal/requests.js"
@@ -96,8 +96,8 @@ export const make = (
   Effect.gen(function* () {
     const disk = yield* Disk
     const directory = disk.resolve(options.directory)
-    const maxLineBytes = options.maxLineBytes ?? 8 * MiB
-    const minFreeBytes = options.minFreeBytes ?? 128 * MiB
+    const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES
+    const minFreeBytes = options.minFreeBytes ?? directories.MIN_FREE_BYTES
     const maxQueueBytes = options.maxQueueBytes ?? Number.POSITIVE_INFINITY
     const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
     const appendTimeout = Duration.decode(options.appendTimeout ?? "10 seconds")
