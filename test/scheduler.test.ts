@@ -442,6 +442,35 @@ describe("a batch", () => {
     })
   )
 
+  it.effect("what one kind had refused stays refused when another kind is tried again", () =>
+    Effect.gen(function* () {
+      const { disk, login, queue, script, uploads, use } = yield* start({ answer: failing() })
+      const refuses: Answer = ({ events }) =>
+        Effect.succeed({
+          rejected: events.flatMap(({ line }, index) =>
+            line.status === "refused" ? [{ index, code: "1406", reason: "too long" }] : []
+          )
+        })
+      script.answer = (batch) =>
+        batch.definition.kind === "login_log" ? failing()(batch) : refuses(batch)
+      yield* Effect.all([use("a"), use("refused"), login("li")], { concurrency: "unbounded" })
+      yield* seconds(2)
+      script.answer = refuses
+      // beside what was tried already, in one batch with it
+      yield* Effect.all([use("refused"), use("b")], { concurrency: "unbounded" })
+      yield* seconds(4)
+      assert.deepStrictEqual(
+        uploads.filter(({ kind }) => kind === "use_log").map(({ rows }) => rows),
+        [
+          ["a", "refused"],
+          ["refused", "b"]
+        ]
+      )
+      assert.lengthOf(yield* q.letters(disk), 2)
+      assert.include(yield* q.books(queue), { delivered: 3, dead: 2, waiting: 0, balanced: true })
+    })
+  )
+
   it.effect("what cannot be delivered goes to the dead letters, the rest arrives", () =>
     Effect.gen(function* () {
       const { disk, queue, script, uploads, use } = yield* start()

@@ -55,10 +55,13 @@ export interface DeadLetters {
     source: Effect.Effect<File, DiskError, Scope.Scope>
   ) => Effect.Effect<void, DiskError>
   /**
-   * Takes back the letters of lines that were delivered after all: a crash, or a failing disk, had come between the
-   * letter and the cursor, and the next try succeeded.
+   * Takes back the letters of lines that were not refused this time but delivered: a crash, or a failing disk, had come
+   * between the letter and the cursor, and the next try succeeded.
    */
-  readonly withdraw: (delivered: ReadonlyArray<QueueRecord>) => Effect.Effect<void, DiskError>
+  readonly withdraw: (
+    records: ReadonlyArray<QueueRecord>,
+    refusals: ReadonlyArray<Refusal>
+  ) => Effect.Effect<void, DiskError>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
   /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
@@ -199,9 +202,12 @@ export const make = (
         for (const { record } of fresh) synced.add(idOf(record))
       })
 
-    const withdraw: DeadLetters["withdraw"] = (delivered) =>
+    const withdraw: DeadLetters["withdraw"] = (records, refusals) =>
       Effect.gen(function* () {
-        const ids = kept.size === 0 ? [] : delivered.map(idOf).filter((id) => kept.has(id))
+        if (kept.size === 0) return
+        // by their places: a record may have been read anew since it was refused
+        const refused = new Set(refusals.map(({ record }) => idOf(record)))
+        const ids = records.map(idOf).filter((id) => kept.has(id) && !refused.has(id))
         if (ids.length === 0) return
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
         const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))

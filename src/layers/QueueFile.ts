@@ -328,9 +328,8 @@ export const make = (
         const isCounted = (record: QueueRecord) => record.sequence >= cursor.settled
         const counted = batch.records.filter(isCounted)
         const kept = refusals.filter(({ record }) => isCounted(record))
-        const refused = new Set(kept.map(({ record }) => record))
         // an earlier try may have come as far as the letter
-        yield* letters.withdraw(counted.filter((record) => !refused.has(record)))
+        yield* letters.withdraw(counted, kept)
         const torn = kept.filter((refusal) => refusal.class === "torn").length
         const surplus = counted.filter((record) => record.surplus).length
         const settled = Math.max(cursor.settled, batch.end.sequence)
