@@ -3,6 +3,7 @@
  * and not on the semaphore that guards the file, since otherwise each would be written, and fsynced, alone.
  */
 import { Clock, Effect, Exit, type Scope } from "effect"
+import * as watchdog from "./watchdog.js"
 
 /** One caller's entry. */
 export interface Entry<P, A, E> {
@@ -51,9 +52,8 @@ export const make = <P, A, E>(options: {
   readonly maxGroupSize: number
 }): Effect.Effect<GroupCommit<P, A, E>, never, Scope.Scope> =>
   Effect.gen(function* () {
-    interface UnderWay {
+    interface UnderWay extends watchdog.UnderWay {
       readonly group: ReadonlyArray<Entry<P, A, E>>
-      readonly startedAt: number
     }
     let waiting: Array<Entry<P, A, E>> = []
     let current: UnderWay | undefined
@@ -62,7 +62,6 @@ export const make = <P, A, E>(options: {
     let answered = 0
     let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
     let wakeWriter: (() => void) | undefined
-    let wakeWatchdog: (() => void) | undefined
 
     const takeGroup = (): Array<Entry<P, A, E>> => {
       let size = 0
@@ -93,7 +92,7 @@ export const make = <P, A, E>(options: {
         if (group.length === 0) return Effect.as(options.guard.release(1), !closed)
         const mine = { group, startedAt }
         current = mine
-        wakeWatchdog?.()
+        watch()
         return Effect.flatMap(Effect.exit(options.write(group)), (exit) => {
           // given up meanwhile: another writer has the guard
           if (current !== mine) return Effect.succeed(false)
@@ -135,21 +134,11 @@ export const make = <P, A, E>(options: {
       })
     })
 
-    // one timer for as long as something is under way, instead of one for each group
-    const watchdog = Effect.gen(function* () {
-      const watched = current
-      if (watched === undefined) {
-        return yield* Effect.async<void>((resume) => {
-          wakeWatchdog = () => {
-            wakeWatchdog = undefined
-            resume(Effect.void)
-          }
-        })
-      }
-      yield* Effect.sleep(watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis))
-      if (current !== watched) return
-      yield* Effect.uninterruptible(Effect.zipRight(giveUp(watched), Effect.forkDaemon(writer)))
-    }).pipe(Effect.forever)
+    const watch = yield* watchdog.make({
+      current: () => current,
+      timeoutMillis: options.timeoutMillis,
+      expire: (underWay) => Effect.zipRight(giveUp(underWay), Effect.forkDaemon(writer))
+    })
 
     const awaitAnswers = Effect.async<void>((resume) => {
       if (answered === added) resume(Effect.void)
@@ -168,7 +157,6 @@ export const make = <P, A, E>(options: {
     )
     // it ends when the scope is closed and its write, which nothing may interrupt, has ended
     yield* Effect.forkDaemon(writer)
-    yield* Effect.forkScoped(watchdog)
 
     return {
       add: (payload) =>

@@ -5,11 +5,12 @@
 import * as Reactivity from "@effect/experimental/Reactivity"
 import { SqlError } from "@effect/sql/SqlError"
 import * as MysqlClient from "@effect/sql-mysql2/MysqlClient"
-import { Array as Arr, Duration, Effect, Exit, Redacted } from "effect"
+import { Array as Arr, Clock, Duration, Effect, Exit, Redacted } from "effect"
 import type { Scope } from "effect"
 import * as net from "node:net"
 import { UploadError } from "../schema/Errors.js"
 import type { Subject } from "./mysqlErrors.js"
+import * as watchdog from "./watchdog.js"
 
 /** How a server is reached; the options that the layer and `migrate` share. */
 export interface ConnectionSettings {
@@ -182,22 +183,36 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
     const connection = yield* client.reserve
 
-    let busy = false
-    yield* Effect.addFinalizer((exit) => (busy || Exit.isFailure(exit) ? cut : Effect.void))
+    let current: watchdog.UnderWay | undefined
+    let expired: watchdog.UnderWay | undefined
+    const watch = yield* watchdog.make({
+      current: () => current,
+      timeoutMillis: Duration.toMillis(statementTimeout),
+      // the driver fails what it waits for when its socket is closed
+      expire: (statement) =>
+        Effect.suspend(() => {
+          expired = statement
+          current = undefined
+          return cut
+        })
+    })
+    yield* Effect.addFinalizer((exit) =>
+      current !== undefined || Exit.isFailure(exit) ? cut : Effect.void
+    )
 
     const bounded = <A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
-      Effect.suspend(() => {
-        busy = true
+      Effect.flatMap(Clock.currentTimeMillis, (startedAt) => {
+        const mine = (current = { startedAt })
+        watch()
         return statement.pipe(
-          // by the deadline or from outside: nobody waits for the answer any more, so it must not come
+          Effect.mapError((error) =>
+            expired === mine ? timedOut("The statement", statementTimeout) : error
+          ),
+          // nobody waits for the answer any more, so it must not come
           Effect.onInterrupt(() => cut),
-          Effect.timeoutFail({
-            duration: statementTimeout,
-            onTimeout: () => timedOut("The statement", statementTimeout)
-          }),
           Effect.ensuring(
             Effect.sync(() => {
-              busy = false
+              current = undefined
             })
           )
         )
