@@ -842,6 +842,23 @@ describe("a server with odd defaults", () => {
     })
   )
 
+  it.scopedLive("TLS: a server that does not answer", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated(odd.rootUrl)
+      const options = yield* account(database, "INSERT", "REQUIRE SSL")
+      const ssl = { ca: fs.readFileSync(certificates.authority, "utf8"), servername: "db.test" }
+      const uploader = yield* uploaderOf({ ...options, ssl, statementTimeout: "500 millis" })
+      yield* Effect.addFinalizer(() => Effect.sync(odd.sigcont))
+      // prepared already, and prepared while nobody answers
+      for (const events of [uses(1), uses(100)]) {
+        assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+        odd.sigstop()
+        expectFailure(yield* failureOf(upload(uploader, events)), "transient", "ETIMEDOUT")
+        odd.sigcont()
+      }
+    })
+  )
+
   it.scopedLive("options from a URL and from a Config", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
