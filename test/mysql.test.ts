@@ -842,20 +842,51 @@ describe("a server with odd defaults", () => {
     })
   )
 
-  it.scopedLive("TLS: a server that does not answer", () =>
+  it.scopedLive("TLS: a server that does not answer, and connections that end", () =>
     Effect.gen(function* () {
       const database = yield* migrated(odd.rootUrl)
-      const options = yield* account(database, "INSERT", "REQUIRE SSL")
+      const proxy = yield* acquire(
+        () => tcpProxy({ target: odd }),
+        (proxy) => proxy.close()
+      )
       const ssl = { ca: fs.readFileSync(certificates.authority, "utf8"), servername: "db.test" }
-      const uploader = yield* uploaderOf({ ...options, ssl, statementTimeout: "500 millis" })
+      const credentials = yield* account(database, "INSERT", "REQUIRE SSL")
+      const options = { ...credentials, host: proxy.host, port: proxy.port, ssl }
+      const uploader = yield* uploaderOf({ ...options, statementTimeout: "500 millis" })
+      const works = () =>
+        Effect.map(upload(uploader, uses(1)), (result) => assert.deepStrictEqual(result, { rejected: [] }))
       yield* Effect.addFinalizer(() => Effect.sync(odd.sigcont))
-      // prepared already, and prepared while nobody answers
+
+      // a statement that is prepared already, and one that is not
       for (const events of [uses(1), uses(100)]) {
-        assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+        yield* works()
         odd.sigstop()
         expectFailure(yield* failureOf(upload(uploader, events)), "transient", "ETIMEDOUT")
         odd.sigcont()
       }
+      // in the middle of a handshake, and of a statement
+      odd.sigstop()
+      const hasty = yield* uploaderOf({ ...options, connectTimeout: "300 millis" })
+      expectFailure(yield* failureOf(upload(hasty, uses(1))), "transient", "ETIMEDOUT")
+      odd.sigcont()
+      yield* works()
+      odd.sigstop()
+      const fiber = yield* Effect.fork(upload(uploader, uses(1)))
+      yield* Effect.sleep("100 millis")
+      yield* Fiber.interrupt(fiber)
+      odd.sigcont()
+      // by the server, or on the way: idle, and in the middle of a statement
+      yield* works()
+      proxy.cut()
+      yield* Effect.sleep("50 millis")
+      yield* works()
+      odd.sigstop()
+      const cut = yield* Effect.fork(failureOf(upload(uploader, uses(1))))
+      yield* Effect.sleep("100 millis")
+      proxy.cut()
+      assert.include(yield* Fiber.join(cut), { class: "transient" })
+      odd.sigcont()
+      yield* works()
     })
   )
 
@@ -983,7 +1014,7 @@ describe("migrate", () => {
           state: Schema.Literal("open", "closed"),
           tags: Schema.Array(Schema.String)
         },
-        columns: { account: { name: "account_no", type: "CHAR(4) NOT NULL" } }
+        columns: { account: { name: "credentialsno", type: "CHAR(4) NOT NULL" } }
       }) {}
       const database = yield* mysqlDatabase(server.rootUrl)
       const options = connectionOptions(database)
@@ -993,7 +1024,7 @@ describe("migrate", () => {
         [
           ...[
             "id bigint(20) unsigned NO",
-            "account_no char(4) NO",
+            "credentialsno char(4) NO",
             "cents bigint(20) YES",
             "count bigint(20) YES"
           ],
@@ -1026,7 +1057,7 @@ describe("migrate", () => {
       }
       const rows = yield* sql(
         database,
-        "SELECT account_no, CAST(cents AS CHAR) AS cents, `count`, rate, paid, at, state, tags FROM payments"
+        "SELECT credentialsno, CAST(cents AS CHAR) AS cents, `count`, rate, paid, at, state, tags FROM payments"
       )
       for (const row of rows) {
         assert.deepStrictEqual(Object.values(row), [

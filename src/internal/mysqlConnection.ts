@@ -139,7 +139,8 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
   Effect.gen(function* () {
     const sockets = new Set<net.Socket>()
     const cut = Effect.sync(() => {
-      for (const socket of sockets) socket.destroy()
+      // with an error, or the driver tells its connection twice when TLS is on, and the second time nobody listens
+      for (const socket of sockets) socket.destroy(new Error("the connection was given up"))
     })
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => {
@@ -196,9 +197,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
           return cut
         })
     })
-    yield* Effect.addFinalizer((exit) =>
-      current !== undefined || Exit.isFailure(exit) ? cut : Effect.void
-    )
+    yield* Effect.addFinalizer((exit) => (current !== undefined || Exit.isFailure(exit) ? cut : Effect.void))
 
     const bounded = <A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
       Effect.flatMap(Clock.currentTimeMillis, (startedAt) => {
