@@ -13,8 +13,10 @@ import {
   Random,
   Scope,
   Stream,
-  TestClock
+  TestClock,
+  TestContext
 } from "effect"
+import * as fc from "fast-check"
 import { v7 } from "uuid"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
 import * as requests from "../src/internal/requests.js"
@@ -451,8 +453,7 @@ describe("a batch", () => {
             line.status === "refused" ? [{ index, code: "1406", reason: "too long" }] : []
           )
         })
-      script.answer = (batch) =>
-        batch.definition.kind === "login_log" ? failing()(batch) : refuses(batch)
+      script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : refuses(batch))
       yield* Effect.all([use("a"), use("refused"), login("li")], { concurrency: "unbounded" })
       yield* seconds(2)
       script.answer = refuses
@@ -470,6 +471,65 @@ describe("a batch", () => {
       assert.include(yield* q.books(queue), { delivered: 3, dead: 2, waiting: 0, balanced: true })
     })
   )
+
+  it("each event is delivered or refused once, whatever fails in between", () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.constantFrom("use", "login"), fc.constantFrom("fits", "refused")), {
+          minLength: 1,
+          maxLength: 12
+        }),
+        // what becomes of the uploads, one after the other; later ones work
+        fc.array(fc.boolean(), { maxLength: 10 }),
+        fc.integer({ min: 1, max: 5 }),
+        fc.integer({ min: 1, max: 3 }),
+        (events, works, batchRecords, concurrency) =>
+          Effect.gen(function* () {
+            const { close, disk, login, queue, script, use } = yield* start({
+              answer: failing(),
+              concurrency,
+              options: { batchRecords }
+            })
+            const delivered: Array<string> = []
+            let uploads = 0
+            script.answer = (batch) => {
+              if (works[uploads++] === false) return failing()(batch)
+              const names = batch.events.map(({ line }) => String(line.status ?? line.user_name))
+              delivered.push(...names.filter((name) => name.startsWith("fits")))
+              return Effect.succeed({
+                rejected: names.flatMap((name, index) =>
+                  name.startsWith("refused") ? [{ index, code: "1406", reason: name }] : []
+                )
+              })
+            }
+            const names = events.map(([, fate], index) => `${fate} ${index}`)
+            for (const [index, [kind]] of events.entries()) {
+              yield* kind === "use" ? use(names[index]!) : login(names[index]!)
+            }
+            yield* seconds(5000)
+            assert.sameMembers(
+              delivered,
+              names.filter((name) => name.startsWith("fits"))
+            )
+            const refused = names.filter((name) => name.startsWith("refused"))
+            assert.sameMembers(
+              (yield* q.letters(disk)).map(({ reason }) => reason),
+              refused
+            )
+            assert.include(yield* q.books(queue), {
+              delivered: delivered.length,
+              dead: refused.length,
+              waiting: 0,
+              balanced: true
+            })
+            yield* close
+          }).pipe(
+            Effect.provide([TestContext.TestContext, Logger.remove(Logger.defaultLogger)]),
+            Effect.runPromise
+          )
+      ),
+      { numRuns: 20 }
+    ))
 
   it.effect("what cannot be delivered goes to the dead letters, the rest arrives", () =>
     Effect.gen(function* () {

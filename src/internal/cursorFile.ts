@@ -38,16 +38,16 @@ export const open = (
 
     return {
       stored: found?.cursor,
-      write: (cursor) =>
-        Effect.gen(function* () {
+      write: Effect.fnUntraced(
+        function* (cursor: Cursor) {
           handle ??= yield* openFile
           const slot = generation + 1
           yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
           // only now: a failed write is repeated in the same slot, so that the other one stays whole
           generation = slot
-        }).pipe(
-          // the file may have been removed, or be on a disk that was replaced
-          Effect.tapError(() => close)
-        )
+        },
+        // the file may have been removed, or be on a disk that was replaced
+        Effect.tapError(() => close)
+      )
     }
   })

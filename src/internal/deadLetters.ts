@@ -182,38 +182,36 @@ export const make = (
         })
       )
 
-    const keep: DeadLetters["keep"] = (refusals, source) =>
-      Effect.gen(function* () {
-        const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
-        if (fresh.length === 0) return
-        const at = new Date(yield* Clock.currentTimeMillis).toISOString()
-        yield* appending((file) =>
-          Effect.gen(function* () {
-            // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
-            yield* file.write(NEWLINE)
-            for (const refusal of fresh) {
-              yield* writeLetter(file, refusal, at, source)
-              kept.set(idOf(refusal.record), kindOf(refusal))
-            }
-            // before the cursor moves: otherwise a power cut could take the only copy
-            yield* file.sync
-          })
-        )
-        for (const { record } of fresh) synced.add(idOf(record))
-      })
+    const keep: DeadLetters["keep"] = Effect.fnUntraced(function* (refusals, source) {
+      const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
+      if (fresh.length === 0) return
+      const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+      yield* appending((file) =>
+        Effect.gen(function* () {
+          // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
+          yield* file.write(NEWLINE)
+          for (const refusal of fresh) {
+            yield* writeLetter(file, refusal, at, source)
+            kept.set(idOf(refusal.record), kindOf(refusal))
+          }
+          // before the cursor moves: otherwise a power cut could take the only copy
+          yield* file.sync
+        })
+      )
+      for (const { record } of fresh) synced.add(idOf(record))
+    })
 
-    const withdraw: DeadLetters["withdraw"] = (records, refusals) =>
-      Effect.gen(function* () {
-        if (kept.size === 0) return
-        // by their places: a record may have been read anew since it was refused
-        const refused = new Set(refusals.map(({ record }) => idOf(record)))
-        const ids = records.map(idOf).filter((id) => kept.has(id) && !refused.has(id))
-        if (ids.length === 0) return
-        const at = new Date(yield* Clock.currentTimeMillis).toISOString()
-        const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))
-        yield* add(entries)
-        ids.forEach(forget)
-      })
+    const withdraw: DeadLetters["withdraw"] = Effect.fnUntraced(function* (records, refusals) {
+      if (kept.size === 0) return
+      // by their places: a record may have been read anew since it was refused
+      const refused = new Set(refusals.map(({ record }) => idOf(record)))
+      const ids = records.map(idOf).filter((id) => kept.has(id) && !refused.has(id))
+      if (ids.length === 0) return
+      const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+      const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))
+      yield* add(entries)
+      ids.forEach(forget)
+    })
 
     const add = (entries: ReadonlyArray<Decision | Withdrawal>) =>
       appending((file) =>

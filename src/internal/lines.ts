@@ -14,6 +14,17 @@ export interface RawLine {
   readonly terminated: boolean
 }
 
+/** A class for the reason that internal/groupCommit.ts gives for its own: it lives as long as an upload. */
+class Line implements RawLine {
+  constructor(
+    readonly offset: number,
+    readonly length: number,
+    readonly bytes: Uint8Array,
+    readonly oversize: boolean,
+    readonly terminated: boolean
+  ) {}
+}
+
 export interface Lines {
   readonly lines: ReadonlyArray<RawLine>
   /** where the next line starts, bytes */
@@ -26,35 +37,41 @@ export const MAX_LINE_BYTES = 8 * 1024 * 1024
 const NEWLINE = 0x0a
 const PREFIX_BYTES = 4096
 const SCAN_BYTES = 1 << 20
-/** about what a batch of 500 events takes: what is read beyond it is read again */
-const CHUNK_BYTES = 1 << 18
+/** how long lines are taken to be until some were read, bytes */
+export const LINE_BYTES = 512
 
 /**
  * Whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
- * where the readable part of the file ends.
+ * where the readable part of the file ends, `lineBytes` how long a line is expected to be: what is read beyond
+ * `maxRecords` is read again by the next call.
  */
-export const readLines = (
+export const readLines: (
   file: File,
   from: number,
   end: number,
-  limits: { readonly maxRecords: number; readonly maxBytes: number; readonly maxLineBytes: number }
-): Effect.Effect<Lines, DiskError> =>
-  Effect.gen(function* () {
-    // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
-    for (let chunk = Math.min(limits.maxBytes, CHUNK_BYTES); from < end; chunk *= 2) {
-      const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
-      const bytes = yield* file.readAt(from, length)
-      const atEnd = from + bytes.length >= end || bytes.length < length
-      const found = splitLines(bytes, from, atEnd, limits.maxRecords)
-      if (found.lines.length > 0) {
-        const [first] = found.lines
-        if (first!.length <= limits.maxLineBytes) return found
-      }
-      if (bytes.length > limits.maxLineBytes) return yield* oversizeLine(file, from, end)
-      if (atEnd) break
+  limits: {
+    readonly maxRecords: number
+    readonly maxBytes: number
+    readonly maxLineBytes: number
+    readonly lineBytes?: number
+  }
+) => Effect.Effect<Lines, DiskError> = Effect.fnUntraced(function* (file, from, end, limits) {
+  const expected = Math.ceil(limits.maxRecords * (limits.lineBytes ?? LINE_BYTES))
+  // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
+  for (let chunk = Math.min(limits.maxBytes, expected); from < end; chunk *= 2) {
+    const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
+    const bytes = yield* file.readAt(from, length)
+    const atEnd = from + bytes.length >= end || bytes.length < length
+    const found = splitLines(bytes, from, atEnd, limits.maxRecords)
+    if (found.lines.length > 0) {
+      const [first] = found.lines
+      if (first!.length <= limits.maxLineBytes) return found
     }
-    return { lines: [], next: from }
-  })
+    if (bytes.length > limits.maxLineBytes) return yield* oversizeLine(file, from, end)
+    if (atEnd) break
+  }
+  return { lines: [], next: from }
+})
 
 const splitLines = (bytes: Uint8Array, from: number, atEnd: boolean, maxRecords: number): Lines => {
   const lines: Array<RawLine> = []
@@ -64,13 +81,7 @@ const splitLines = (bytes: Uint8Array, from: number, atEnd: boolean, maxRecords:
     const terminated = newline !== -1
     if (!terminated && !atEnd) break
     const stop = terminated ? newline : bytes.length
-    lines.push({
-      offset: from + start,
-      length: stop - start,
-      bytes: bytes.subarray(start, stop),
-      oversize: false,
-      terminated
-    })
+    lines.push(new Line(from + start, stop - start, bytes.subarray(start, stop), false, terminated))
     start = terminated ? stop + 1 : stop
   }
   return { lines, next: from + start }
@@ -86,19 +97,11 @@ const oversizeLine = (file: File, from: number, end: number) =>
       const newline = bytes.indexOf(NEWLINE)
       if (newline !== -1) {
         const length = at + newline - from
-        const line: RawLine = { offset: from, length, bytes: prefix, oversize: true, terminated: true }
-        return { lines: [line], next: from + length + 1 }
+        return { lines: [new Line(from, length, prefix, true, true)], next: from + length + 1 }
       }
       at += bytes.length
     }
-    const line: RawLine = {
-      offset: from,
-      length: at - from,
-      bytes: prefix,
-      oversize: true,
-      terminated: false
-    }
-    return { lines: [line], next: at }
+    return { lines: [new Line(from, at - from, prefix, true, false)], next: at }
   })
 
 /** How many lines there are between two bytes; an unterminated end counts as one. */

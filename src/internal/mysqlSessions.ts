@@ -60,23 +60,23 @@ export const makeSessions = (settings: ConnectionSettings) =>
           : Effect.zipRight(Scope.close(kept.scope, Exit.void), take(restore))
       })
 
+    const giveBack = (kept: Kept, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
+      const failure = Exit.isFailure(exit)
+        ? Option.getOrUndefined(Cause.failureOption(exit.cause))
+        : undefined
+      if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
+        return Effect.sync(() => idle.push(kept))
+      }
+      if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
+      return Scope.close(kept.scope, exit)
+    }
+
     return <A, E>(
       use: (session: Session) => Effect.Effect<A, E | UploadError>
     ): Effect.Effect<A, E | UploadError> =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.gen(function* () {
-          const kept = yield* take(restore)
-          const exit = yield* Effect.exit(restore(use(kept.session)))
-          const failure = Exit.isFailure(exit)
-            ? Option.getOrUndefined(Cause.failureOption(exit.cause))
-            : undefined
-          if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
-            idle.push(kept)
-          } else {
-            yield* Scope.close(kept.scope, exit)
-            if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
-          }
-          return yield* exit
-        })
+        Effect.flatMap(take(restore), (kept) =>
+          Effect.onExit(restore(use(kept.session)), (exit) => giveBack(kept, exit))
+        )
       )
   })

@@ -118,21 +118,20 @@ export const make = (
         return handle
       })
 
-    const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
-      Effect.gen(function* () {
-        const full = writing !== undefined && writing.segment.bytes + bytes.length > segmentBytes
-        if (full && writing!.segment.lines > 0) yield* seal
-        const handle = writing ?? (yield* createOnce(next))
-        const { file, segment } = handle
-        yield* file.append(bytes).pipe(
-          Effect.catchAll((error) => sealFailed(handle, error)),
-          segment.lines === 0 ? exclusively(segment.first) : identity
-        )
-        // sealed meanwhile: the caller gave up waiting, and was told that the outcome is unknown
-        if (writing !== handle) return
-        segment.bytes += bytes.length
-        segment.lines += lines
-      })
+    const append = Effect.fnUntraced(function* (bytes: Uint8Array, lines: number, next: number) {
+      const full = writing !== undefined && writing.segment.bytes + bytes.length > segmentBytes
+      if (full && writing!.segment.lines > 0) yield* seal
+      const handle = writing ?? (yield* createOnce(next))
+      const { file, segment } = handle
+      yield* file.append(bytes).pipe(
+        Effect.catchAll((error) => sealFailed(handle, error)),
+        segment.lines === 0 ? exclusively(segment.first) : identity
+      )
+      // sealed meanwhile: the caller gave up waiting, and was told that the outcome is unknown
+      if (writing !== handle) return
+      segment.bytes += bytes.length
+      segment.lines += lines
+    })
 
     /** names of segments without an acknowledged line that a call to the disk may still touch */
     const busy = new Set<number>()
@@ -186,8 +185,8 @@ export const make = (
 
     /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
     const synced = new WeakSet(all.slice(-1))
-    const reader = (segment: Segment) =>
-      Effect.gen(function* () {
+    const reader = Effect.fnUntraced(
+      function* (segment: Segment) {
         if (reading?.segment === segment && reading.live === segment.live) return reading.file
         yield* closeReader
         reading = yield* openSegment(segment, "read").pipe(
@@ -208,10 +207,10 @@ export const make = (
         }
         segment.bytes = yield* reading.file.size
         return reading.file
-      }).pipe(
-        // nobody else would close what was just opened
-        Effect.uninterruptible
-      )
+      },
+      // nobody else would close what was just opened
+      Effect.uninterruptible
+    )
 
     const closeReader = Effect.suspend(() => {
       const handle = reading

@@ -31,7 +31,7 @@ import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
-import type { UploadBatch, UploadResult } from "../services/Uploader.js"
+import type { UploadBatch } from "../services/Uploader.js"
 import { Uploader } from "../services/Uploader.js"
 
 /**
@@ -131,34 +131,33 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         Effect.zipRight(refused)
       )
 
-    const upload = ({ definition, events }: UploadBatch): Effect.Effect<UploadResult, UploadError> =>
-      Effect.gen(function* () {
-        const watch = guard.watch(tableName(definition, options.tables), events.length)
-        const attempt: Attempt = (from, to) =>
-          withTable(definition, (table, session) => insert(session, table, events.slice(from, to))).pipe(
-            Effect.catchTag("Refused", (refused) =>
-              isBroken(refused) && to - from === 1
-                ? explainBreak(refused, bytesOf(events.slice(from, to)))
-                : refused
-            )
+    const upload = Effect.fnUntraced(function* ({ definition, events }: UploadBatch) {
+      const watch = guard.watch(tableName(definition, options.tables), events.length)
+      const attempt: Attempt = (from, to) =>
+        withTable(definition, (table, session) => insert(session, table, events.slice(from, to))).pipe(
+          Effect.catchTag("Refused", (refused) =>
+            isBroken(refused) && to - from === 1
+              ? explainBreak(refused, bytesOf(events.slice(from, to)))
+              : refused
           )
+        )
 
-        let from = 0
-        while (from < events.length) {
-          const start = from
-          const count = yield* withTable(definition, (table) => Effect.succeed(table.fitting(events, start)))
-          if (count === 0) {
-            yield* watch.onRejected({
-              index: from,
-              ...TOO_LARGE
-            })
-          } else {
-            yield* narrow(attempt, from, from + count, watch.onRejected)
-          }
-          from += Math.max(1, count)
+      let from = 0
+      while (from < events.length) {
+        const start = from
+        const count = yield* withTable(definition, (table) => Effect.succeed(table.fitting(events, start)))
+        if (count === 0) {
+          yield* watch.onRejected({
+            index: from,
+            ...TOO_LARGE
+          })
+        } else {
+          yield* narrow(attempt, from, from + count, watch.onRejected)
         }
-        return watch.done()
-      })
+        from += Math.max(1, count)
+      }
+      return watch.done()
+    })
 
     return { concurrency, upload: (batch) => permits.withPermits(1)(upload(batch)) }
   })

@@ -14,7 +14,7 @@ import * as directories from "../internal/directory.js"
 import { eventIdOfLine } from "../internal/eventId.js"
 import { isLineStart } from "../internal/files.js"
 import * as groupCommit from "../internal/groupCommit.js"
-import { countLines, MAX_LINE_BYTES, readLines } from "../internal/lines.js"
+import { countLines, LINE_BYTES, MAX_LINE_BYTES, readLines, type RawLine } from "../internal/lines.js"
 import { recover, tailStart } from "../internal/recovery.js"
 import * as metrics from "../internal/metrics.js"
 import * as requests from "../internal/requests.js"
@@ -81,6 +81,23 @@ class Append {
     readonly line: string,
     readonly eventId: string
   ) {}
+}
+/** A class for the same reason. */
+class TakenRecord implements QueueRecord {
+  readonly offset: number
+  readonly length: number
+  readonly bytes: Uint8Array
+  constructor(
+    { bytes, length, offset }: RawLine,
+    readonly segment: number,
+    readonly sequence: number,
+    readonly problem: QueueRecord["problem"],
+    readonly surplus: boolean
+  ) {
+    this.offset = offset
+    this.length = length
+    this.bytes = bytes
+  }
 }
 type AppendEntry = groupCommit.Entry<Append, number, QueueWriteError | QueueFull | QueueClosed>
 
@@ -176,58 +193,53 @@ export const make = (
     let free = { bytes: Number.POSITIVE_INFINITY, at: Number.NEGATIVE_INFINITY }
 
     /** the limit that this many more bytes would exceed */
-    const exceeded = (bytes: number) =>
-      Effect.gen(function* () {
-        const queued = waitingBytes()
-        if (queued + bytes > maxQueueBytes) {
-          return { limit: "maxQueueBytes" as const, limitBytes: maxQueueBytes, actualBytes: queued }
+    const exceeded = Effect.fnUntraced(function* (bytes: number) {
+      const queued = waitingBytes()
+      if (queued + bytes > maxQueueBytes) {
+        return { limit: "maxQueueBytes" as const, limitBytes: maxQueueBytes, actualBytes: queued }
+      }
+      const now = yield* Clock.currentTimeMillis
+      if (now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes < minFreeBytes) {
+        // if the disk cannot say, the write will
+        const volume = yield* Effect.option(disk.volume(directory))
+        free = {
+          bytes: volume._tag === "Some" ? volume.value.freeBytes : Number.POSITIVE_INFINITY,
+          at: now
         }
-        const now = yield* Clock.currentTimeMillis
-        if (now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes < minFreeBytes) {
-          // if the disk cannot say, the write will
-          const volume = yield* Effect.option(disk.volume(directory))
-          free = {
-            bytes: volume._tag === "Some" ? volume.value.freeBytes : Number.POSITIVE_INFINITY,
-            at: now
-          }
-        }
-        if (free.bytes - bytes < minFreeBytes) {
-          return { limit: "minFreeBytes" as const, limitBytes: minFreeBytes, actualBytes: free.bytes }
-        }
-        free.bytes -= bytes
-        return undefined
-      })
+      }
+      if (free.bytes - bytes < minFreeBytes) {
+        return { limit: "minFreeBytes" as const, limitBytes: minFreeBytes, actualBytes: free.bytes }
+      }
+      free.bytes -= bytes
+      return undefined
+    })
 
-    const write = (group: ReadonlyArray<AppendEntry>): Effect.Effect<void> =>
-      Effect.gen(function* () {
-        const bytes = Buffer.from(
-          group.length === 1 ? group[0]!.payload.line : group.map((e) => e.payload.line).join("")
-        )
-        const limit = yield* exceeded(bytes.length)
-        if (limit !== undefined) {
-          return refuse(
-            group,
-            (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit })
-          )
-        }
-        unanswered++
-        const started = performance.now()
-        const exit = yield* Effect.exit(segments.append(bytes, group.length, next))
-        appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
-        unanswered--
-        if (expiredGroups.delete(group)) return
-        if (Exit.isSuccess(exit)) {
-          let sequence = next
-          next += group.length
-          for (const entry of group) entry.done(Effect.succeed(sequence++))
-          for (const listener of listeners) listener()
-        } else {
-          const failure = exit.cause._tag === "Fail" ? exit.cause.error : undefined
-          const { code = "UNKNOWN", path = directory, cause = exit.cause } = failure?.error ?? {}
-          const outcome = failure?.outcome ?? "unknown"
-          refuse(group, (eventId) => new QueueWriteError({ eventId, outcome, path, code, cause }))
-        }
-      })
+    const write = Effect.fnUntraced(function* (group: ReadonlyArray<AppendEntry>) {
+      const bytes = Buffer.from(
+        group.length === 1 ? group[0]!.payload.line : group.map((e) => e.payload.line).join("")
+      )
+      const limit = yield* exceeded(bytes.length)
+      if (limit !== undefined) {
+        return refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit }))
+      }
+      unanswered++
+      const started = performance.now()
+      const exit = yield* Effect.exit(segments.append(bytes, group.length, next))
+      appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
+      unanswered--
+      if (expiredGroups.delete(group)) return
+      if (Exit.isSuccess(exit)) {
+        let sequence = next
+        next += group.length
+        for (const entry of group) entry.done(Effect.succeed(sequence++))
+        for (const listener of listeners) listener()
+      } else {
+        const failure = exit.cause._tag === "Fail" ? exit.cause.error : undefined
+        const { code = "UNKNOWN", path = directory, cause = exit.cause } = failure?.error ?? {}
+        const outcome = failure?.outcome ?? "unknown"
+        refuse(group, (eventId) => new QueueWriteError({ eventId, outcome, path, code, cause }))
+      }
+    })
 
     const refuse = (
       group: ReadonlyArray<AppendEntry>,
@@ -261,8 +273,11 @@ export const make = (
 
     // ------------------------------------------------------------------------------------------------ delivery
 
-    const take: QueueFile["Type"]["take"] = ({ from, maxBytes, maxRecords }) =>
-      Effect.gen(function* () {
+    /** the mean of the lines that were taken last, and a little more, so that the next ones fill a batch */
+    let lineBytes = LINE_BYTES
+
+    const take: QueueFile["Type"]["take"] = Effect.fnUntraced(
+      function* ({ from, maxBytes, maxRecords }) {
         let position: Position = from ?? cursor
         for (;;) {
           const start = position
@@ -276,23 +291,17 @@ export const make = (
           // numbers end where those of the next segment begin: more lines are of a failed append and have none
           const limit = following()?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
           let sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
-          const read = yield* readLines(file, offset, end, { maxRecords, maxBytes, maxLineBytes })
+          const read = yield* readLines(file, offset, end, { maxRecords, maxBytes, maxLineBytes, lineBytes })
           if (read.lines.length > 0) {
-            const records = read.lines.map((line): QueueRecord => {
+            lineBytes = ((read.next - offset) / read.lines.length) * 1.1
+            const records = read.lines.map((line) => {
               const surplus = sequence >= limit
-              return {
-                segment: segment.first,
-                offset: line.offset,
-                sequence: surplus ? sequence : sequence++,
-                length: line.length,
-                bytes: line.bytes,
-                problem: line.oversize
-                  ? "oversize"
-                  : line.terminated || isWhole(line.bytes)
-                    ? undefined
-                    : "torn",
-                surplus
-              }
+              const problem = line.oversize
+                ? "oversize"
+                : line.terminated || isWhole(line.bytes)
+                  ? undefined
+                  : "torn"
+              return new TakenRecord(line, segment.first, surplus ? sequence : sequence++, problem, surplus)
             })
             return {
               records,
@@ -304,23 +313,25 @@ export const make = (
           if (after === undefined) return { records: [], start: from ?? cursor, end: start }
           position = { segment: after.first, offset: 0, sequence: start.sequence }
         }
-      }).pipe(readGuard.withPermits(1), Effect.mapError(accessError))
+      },
+      readGuard.withPermits(1),
+      Effect.mapError(accessError)
+    )
 
-    const move = (to: typeof cursor) =>
-      Effect.gen(function* () {
-        unanswered++
-        yield* Effect.ensuring(
-          slots.write(to),
-          Effect.sync(() => unanswered--)
-        )
-        cursor = to
-        for (const segment of [...segments.all]) {
-          if (segment.first < cursor.segment) yield* segments.remove(segment)
-        }
-      })
+    const move = Effect.fnUntraced(function* (to: typeof cursor) {
+      unanswered++
+      yield* Effect.ensuring(
+        slots.write(to),
+        Effect.sync(() => unanswered--)
+      )
+      cursor = to
+      for (const segment of [...segments.all]) {
+        if (segment.first < cursor.segment) yield* segments.remove(segment)
+      }
+    })
 
-    const commit = (batch: Batch, refusals: ReadonlyArray<Refusal>) =>
-      Effect.gen(function* () {
+    const commit = Effect.fnUntraced(
+      function* (batch: Batch, refusals: ReadonlyArray<Refusal>) {
         if (batch.records.length === 0) return
         // dead letters first: a crash in between finds them again, the other order would lose them
         if (refusals.length > 0)
@@ -342,7 +353,11 @@ export const make = (
           missing: cursor.missing + (settled - cursor.settled) - (counted.length - surplus),
           surplus: cursor.surplus + surplus
         })
-      }).pipe(Effect.uninterruptible, lettersGuard.withPermits(1), Effect.mapError(accessError))
+      },
+      Effect.uninterruptible,
+      lettersGuard.withPermits(1),
+      Effect.mapError(accessError)
+    )
 
     const compact = Effect.gen(function* () {
       const last = segments.all.at(-1)

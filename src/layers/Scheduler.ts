@@ -25,12 +25,19 @@ import {
 import type { Scope } from "effect"
 import { idOf } from "../internal/deadLetters.js"
 import * as metrics from "../internal/metrics.js"
+import * as pipeline from "../internal/pipeline.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { FlushError, type QueueAccessError, UploadError } from "../schema/Errors.js"
 import { compile, makeDecoder, type StoredEvent } from "../schema/Line.js"
-import { QueueFile, type Batch, type QueueRecord, type Refusal } from "../services/QueueFile.js"
+import {
+  QueueFile,
+  type Batch,
+  type Position,
+  type QueueRecord,
+  type Refusal
+} from "../services/QueueFile.js"
 import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
 import { Uploader } from "../services/Uploader.js"
 
@@ -124,41 +131,35 @@ export const make = (
     // ---------------------------------------------------------------------------------------------------- pass
 
     const prepare = prepareWith(options, queue.queueId)
-    /** what became of records of a batch whose other kinds are still to be delivered: undefined for delivered */
-    const settled = makeRecordMap<Refusal | undefined>()
+    /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
+    let outcomes: ReadonlyArray<Outcome> = []
 
-    const upload = ({ batch, groups, refusals }: Prepared): Effect.Effect<Settled, UploadError> =>
-      Effect.gen(function* () {
-        const refused = [...refusals]
-        for (const group of groups) {
-          const open = group.items.filter(({ record }) => !settled.has(record))
-          if (open.length > 0) {
-            const events = open.map(({ event }) => event)
-            const { rejected } = yield* measured(
-              uploader.upload({ definition: group.definition, events }),
-              batch,
-              group.definition.kind,
-              events.length
-            )
-            for (const { record } of open) settled.set(record, undefined)
-            for (const { code, index, reason } of rejected) {
-              const { record } = open[index]!
-              settled.set(record, {
-                record,
-                class: "rejected",
-                kind: group.definition.kind,
-                code,
-                reason
-              })
-            }
-          }
+    const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
+      const refused = [...refusals]
+      for (const group of groups) {
+        const { definition } = group
+        const { kind } = definition
+        const known = outcomes.filter((outcome) => outcome.kind === kind && overlap(outcome, batch))
+        for (const outcome of known)
+          refused.push(...outcome.refused.filter(({ record }) => isWithin(record, batch)))
+        const { events, records } = known.length === 0 ? group : withoutKnown(group, known)
+        if (events.length > 0) {
+          const { rejected } = yield* measured(
+            uploader.upload({ definition, events }),
+            batch,
+            kind,
+            events.length
+          )
+          const mine = rejected.map(({ code, index, reason }): Refusal => {
+            return { record: records[index]!, class: "rejected", kind, code, reason }
+          })
+          outcomes = [...outcomes, { kind, start: batch.start, end: batch.end, refused: mine }]
+          refused.push(...mine)
         }
-        for (const { record } of groups.flatMap((group) => group.items)) {
-          const refusal = settled.get(record)
-          if (refusal !== undefined) refused.push(refusal)
-        }
-        return { batch, refused }
-      })
+      }
+      const settled: Settled = { batch, refused }
+      return settled
+    })
 
     /** An upload with its span, its log annotated, its time taken. */
     const measured = <A, E>(upload: Effect.Effect<A, E>, { start }: Batch, kind: string, events: number) =>
@@ -181,28 +182,26 @@ export const make = (
         })
       )
 
-    const commit = ({ batch, refused }: Settled) =>
-      Effect.gen(function* () {
-        yield* queue.commit(batch, refused)
-        yield* Metric.increment(measures.batches)
-        for (const record of batch.records) settled.delete(record)
-        const dead = refused.filter((refusal) => refusal.class !== "torn")
-        if (dead.length > 0) {
-          const classes = [
-            ...new Set(dead.map(({ class: cls, code }) => (code === undefined ? cls : `${cls} ${code}`)))
-          ]
-          yield* Effect.logWarning(
-            `audit: ${dead.length} events went to the dead letters (${classes.join(", ")}); ` +
-              `run "effect-audit dead list" in ${queue.directory}`
-          ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
-        }
-        if (dead.length < batch.records.length)
-          yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
-        const reached = (yield* queue.progress).settled
-        yield* completeFlushes((flush) => flush.target <= reached)
-        // under load a pass may never end
-        if ((yield* Clock.currentTimeMillis) - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
-      })
+    const commit = Effect.fnUntraced(function* ({ batch, refused }: Settled) {
+      yield* queue.commit(batch, refused)
+      yield* Metric.increment(measures.batches)
+      outcomes = outcomes.filter(({ end }) => isBefore(batch.end, end))
+      const dead = refused.filter((refusal) => refusal.class !== "torn")
+      if (dead.length > 0) {
+        const classes = [
+          ...new Set(dead.map(({ class: cls, code }) => (code === undefined ? cls : `${cls} ${code}`)))
+        ]
+        yield* Effect.logWarning(
+          `audit: ${dead.length} events went to the dead letters (${classes.join(", ")}); ` +
+            `run "effect-audit dead list" in ${queue.directory}`
+        ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
+      }
+      if (dead.length < batch.records.length) yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
+      const reached = (yield* queue.progress).settled
+      yield* completeFlushes((flush) => flush.target <= reached)
+      // under load a pass may never end
+      if ((yield* Clock.currentTimeMillis) - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
+    })
 
     let requestsSeenAt = 0
     let requestFailure: string | undefined
@@ -229,25 +228,23 @@ export const make = (
       })
     })
 
-    /** Delivers until nothing waits; the next batch is read and decoded while the database works on this one. */
-    const deliver: Effect.Effect<number, PassError> = Stream.unfoldEffect<
-      Batch | undefined,
-      Prepared,
-      QueueAccessError,
-      never
-    >(undefined, (previous) =>
-      Effect.map(queue.take({ from: previous?.end, ...limits }), (batch) =>
-        batch.records.length === 0 ? Option.none() : Option.some([prepare(batch), batch])
-      )
-    ).pipe(
-      Stream.rechunk(1),
-      Stream.buffer({ capacity: 1 }),
-      Stream.mapEffect(upload, { concurrency: uploader.concurrency }),
-      // the database need not wait for the cursor
-      Stream.buffer({ capacity: 1 }),
-      Stream.mapEffect(commit),
-      Stream.runCount
-    )
+    /** Delivers until nothing waits; how many batches it were. */
+    const deliver: Effect.Effect<number, PassError> = Effect.suspend(() => {
+      let from: Position | undefined
+      return pipeline.run<Prepared, Settled, PassError>({
+        make: Effect.flatMap(
+          Effect.suspend(() => queue.take({ from, ...limits })),
+          (batch) => {
+            from = batch.end
+            return batch.records.length === 0 ? Effect.succeed(undefined) : prepare(batch)
+          }
+        ),
+        work: upload,
+        concurrency: uploader.concurrency,
+        // the database need not wait for the cursor
+        finish: commit
+      })
+    })
 
     const pass = Effect.zipRight(carryOutRequests, deliver)
 
@@ -451,15 +448,17 @@ export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile
 
 // ------------------------------------------------------------------------------------------------ from lines to rows
 
-interface Item {
-  readonly record: QueueRecord
-  readonly event: StoredEvent
+/** The events of a kind in a batch, in the order of the queue, and the records that they were read from. */
+interface Group {
+  readonly definition: AuditEvent.Any
+  readonly records: Array<QueueRecord>
+  readonly events: Array<StoredEvent>
 }
 
-/** A batch, decoded: its events by kind, in the order of the queue, and what cannot be an event. */
+/** A batch, decoded: its events by kind, and what cannot be an event. */
 interface Prepared {
   readonly batch: Batch
-  readonly groups: ReadonlyArray<{ readonly definition: AuditEvent.Any; readonly items: ReadonlyArray<Item> }>
+  readonly groups: ReadonlyArray<Group>
   readonly refusals: ReadonlyArray<Refusal>
 }
 
@@ -473,41 +472,59 @@ const prepareWith = (options: Options, queueId: string) => {
   const timeZone = options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
   const read = makeReader(makeDecoder(codecs, { timeZone }), queueId)
 
-  return (batch: Batch): Prepared => {
-    const groups = new Map<string, { readonly definition: AuditEvent.Any; readonly items: Array<Item> }>()
+  return Effect.fnUntraced(function* (batch: Batch) {
+    const groups = new Map<string, Group>()
     const refusals: Array<Refusal> = []
-    for (const record of batch.records) {
+    for (const [index, record] of batch.records.entries()) {
+      if (index % SLICE_RECORDS === 0 && index > 0) yield* letOthersIn
       const event = read(record)
       if (Either.isLeft(event)) {
         refusals.push({ record, ...event.left })
         continue
       }
       const { definition } = event.right
-      const group = groups.get(definition.kind)
-      if (group === undefined)
-        groups.set(definition.kind, { definition, items: [{ record, event: event.right }] })
-      else group.items.push({ record, event: event.right })
+      let group = groups.get(definition.kind)
+      if (group === undefined) groups.set(definition.kind, (group = { definition, records: [], events: [] }))
+      group.records.push(record)
+      group.events.push(event.right)
     }
-    return { batch, groups: [...groups.values()], refusals }
-  }
+    const prepared: Prepared = { batch, groups: [...groups.values()], refusals }
+    return prepared
+  })
 }
 
-/** A map by the place of a record: segment and offset. */
-const makeRecordMap = <A>() => {
-  const segments = new Map<number, Map<number, A>>()
+/** So many lines are decoded at a time, within about a millisecond: then the program, and the database, are heard. */
+const SLICE_RECORDS = 250
+
+/** `Effect.yieldNow` lets fibers in, but no sockets. */
+const letOthersIn = Effect.async<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
+
+type Place = Pick<Position, "segment" | "offset">
+/** From a place up to another one. */
+interface Range {
+  readonly start: Place
+  readonly end: Place
+}
+
+const isBefore = (a: Place, b: Place) =>
+  a.segment === b.segment ? a.offset < b.offset : a.segment < b.segment
+const isWithin = (place: Place, { end, start }: Range) => !isBefore(place, start) && isBefore(place, end)
+const overlap = (a: Range, b: Range) => isBefore(a.start, b.end) && isBefore(b.start, a.end)
+
+/** What became of the records of a kind within a range: delivered, but for those that were refused. */
+interface Outcome extends Range {
+  readonly kind: string
+  readonly refused: ReadonlyArray<Refusal>
+}
+
+const withoutKnown = ({ definition, events, records }: Group, known: ReadonlyArray<Outcome>): Group => {
+  const open = records.map((record) => !known.some((outcome) => isWithin(record, outcome)))
   return {
-    has: ({ offset, segment }: QueueRecord) => segments.get(segment)?.has(offset) === true,
-    get: ({ offset, segment }: QueueRecord) => segments.get(segment)?.get(offset),
-    set: ({ offset, segment }: QueueRecord, value: A) => {
-      let offsets = segments.get(segment)
-      if (offsets === undefined) segments.set(segment, (offsets = new Map<number, A>()))
-      offsets.set(offset, value)
-    },
-    delete: ({ offset, segment }: QueueRecord) => {
-      const offsets = segments.get(segment)
-      offsets?.delete(offset)
-      if (offsets?.size === 0) segments.delete(segment)
-    }
+    definition,
+    records: records.filter((_, index) => open[index]),
+    events: events.filter((_, index) => open[index])
   }
 }
 

@@ -19,7 +19,7 @@ import type { TableNames } from "../internal/sqlTable.js"
 import { EVENT_ID, EVENT_TIME, parameters, placeholders, tableName } from "../internal/sqlTable.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { UploadError } from "../schema/Errors.js"
-import type { UploadBatch, UploadResult } from "../services/Uploader.js"
+import type { UploadBatch } from "../services/Uploader.js"
 import { Uploader } from "../services/Uploader.js"
 
 /**
@@ -90,30 +90,29 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
       return given === undefined ? Effect.void : Scope.close(given.scope, Exit.void)
     })
 
-    const upload = ({ definition, events }: UploadBatch): Effect.Effect<UploadResult, UploadError> =>
-      Effect.gen(function* () {
-        const name = tableName(definition, tables)
-        const { connection, tables: made } = opened ?? (yield* Effect.uninterruptible(open))
-        if (!made.has(name)) {
-          yield* connection
-            .executeRaw(createTable(definition, name), [])
-            .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
-          made.add(name)
-        }
-        const watch = guard.watch(name, events.length)
-        const attempt: Attempt = (from, to) =>
-          connection
-            .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))
-            .pipe(
-              Effect.asVoid,
-              Effect.mapError(({ cause }) => explain(cause, file))
-            )
-        const step = Math.floor(MAX_VARIABLES / (definition.columns.length + 2))
-        for (let from = 0; from < events.length; from += step) {
-          yield* narrow(attempt, from, Math.min(events.length, from + step), watch.onRejected)
-        }
-        return watch.done()
-      })
+    const upload = Effect.fnUntraced(function* ({ definition, events }: UploadBatch) {
+      const name = tableName(definition, tables)
+      const { connection, tables: made } = opened ?? (yield* Effect.uninterruptible(open))
+      if (!made.has(name)) {
+        yield* connection
+          .executeRaw(createTable(definition, name), [])
+          .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
+        made.add(name)
+      }
+      const watch = guard.watch(name, events.length)
+      const attempt: Attempt = (from, to) =>
+        connection
+          .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))
+          .pipe(
+            Effect.asVoid,
+            Effect.mapError(({ cause }) => explain(cause, file))
+          )
+      const step = Math.floor(MAX_VARIABLES / (definition.columns.length + 2))
+      for (let from = 0; from < events.length; from += step) {
+        yield* narrow(attempt, from, Math.min(events.length, from + step), watch.onRejected)
+      }
+      return watch.done()
+    })
 
     return {
       concurrency: 1,

@@ -180,14 +180,27 @@ export const makeDecoder = (
       const issues = row.left.map((issue) => `${issue.field}: expected ${issue.expected}`).join("; ")
       return unreadable("invalid", issues, line.kind)
     }
-    return Either.right({
-      definition: codec.definition,
-      eventId: id === undefined ? idOf() : id.toLowerCase(),
-      time: typeof line.ts === "string" ? epochMillisOf(line.ts, timeZone) : null,
-      row: row.right,
-      line
-    })
+    return Either.right(
+      new Stored(
+        codec.definition,
+        id === undefined ? idOf() : id.toLowerCase(),
+        typeof line.ts === "string" ? epochMillisOf(line.ts, timeZone) : null,
+        row.right,
+        line
+      )
+    )
   }
+}
+
+/** A class for the reason that internal/groupCommit.ts gives for its own: it lives as long as an upload. */
+class Stored implements StoredEvent {
+  constructor(
+    readonly definition: AuditEvent.Any,
+    readonly eventId: string,
+    readonly time: number | null,
+    readonly row: ReadonlyArray<SqlValue>,
+    readonly line: Readonly<Record<string, unknown>>
+  ) {}
 }
 
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
