@@ -1014,7 +1014,7 @@ describe("migrate", () => {
           state: Schema.Literal("open", "closed"),
           tags: Schema.Array(Schema.String)
         },
-        columns: { account: { name: "credentialsno", type: "CHAR(4) NOT NULL" } }
+        columns: { account: { name: "account_no", type: "CHAR(4) NOT NULL" } }
       }) {}
       const database = yield* mysqlDatabase(server.rootUrl)
       const options = connectionOptions(database)
@@ -1024,7 +1024,7 @@ describe("migrate", () => {
         [
           ...[
             "id bigint(20) unsigned NO",
-            "credentialsno char(4) NO",
+            "account_no char(4) NO",
             "cents bigint(20) YES",
             "count bigint(20) YES"
           ],
@@ -1057,7 +1057,7 @@ describe("migrate", () => {
       }
       const rows = yield* sql(
         database,
-        "SELECT credentialsno, CAST(cents AS CHAR) AS cents, `count`, rate, paid, at, state, tags FROM payments"
+        "SELECT account_no, CAST(cents AS CHAR) AS cents, `count`, rate, paid, at, state, tags FROM payments"
       )
       for (const row of rows) {
         assert.deepStrictEqual(Object.values(row), [

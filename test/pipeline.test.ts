@@ -107,6 +107,39 @@ describe("a pipeline", () => {
     })
   )
 
+  it.live("goes on wherever a fiber yields to others", () =>
+    Effect.gen(function* () {
+      const answer = Effect.async<void>((resume) => {
+        setImmediate(() => resume(Effect.void))
+      })
+      // one that waits for something outside, and one that does not
+      for (const stage of [answer, Effect.void]) {
+        for (const concurrency of [1, 3]) {
+          for (let budget = 24; budget < 64; budget++) {
+            let made = 0
+            const order: Array<number> = []
+            const count = yield* pipeline
+              .run({
+                make: Effect.suspend(() => (made === 6 ? Effect.succeed(undefined) : Effect.succeed(made++))),
+                work: (number) => Effect.as(stage, number),
+                finish: (number) => Effect.sync(() => order.push(number)),
+                concurrency
+              })
+              .pipe(
+                Effect.withMaxOpsBeforeYield(budget),
+                Effect.timeoutTo({
+                  duration: "1 second",
+                  onSuccess: (count) => count,
+                  onTimeout: () => "hangs"
+                })
+              )
+            assert.deepStrictEqual([count, order], [6, [0, 1, 2, 3, 4, 5]], `${concurrency}, ${budget}`)
+          }
+        }
+      }
+    })
+  )
+
   it.effect("an interruption ends all three", () =>
     Effect.gen(function* () {
       const working = yield* Deferred.make<void>()

@@ -472,6 +472,37 @@ describe("a batch", () => {
     })
   )
 
+  it.effect("a line that a hung disk writes late is not taken for one that was delivered", () =>
+    Effect.gen(function* () {
+      const { login, memory, queue, script, uploads, use } = yield* start({ answer: failing() })
+      yield* use("a")
+      const answered = yield* Deferred.make<void>()
+      memory.inject(({ operation, step }) =>
+        operation === "append" && step === "data"
+          ? { type: "wait", until: Deferred.await(answered) }
+          : undefined
+      )
+      const late = yield* Effect.fork(Effect.either(use("late")))
+      yield* seconds(11)
+      assert.include(yield* Effect.flip(Effect.flatten(Fiber.join(late))), { outcome: "unknown" })
+      memory.inject(() => undefined)
+      // into the next segment; of its two kinds one is delivered
+      yield* use("b")
+      yield* login("li")
+      script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : works(batch))
+      uploads.length = 0
+      yield* seconds(60)
+      // behind "a", before what is settled already
+      yield* Deferred.succeed(answered, undefined)
+      yield* seconds(1)
+      script.answer = works
+      yield* seconds(300)
+      const uses = uploads.filter(({ kind }) => kind === "use_log").flatMap(({ rows }) => rows)
+      assert.sameMembers(uses, ["a", "b", "late"])
+      assert.include(yield* q.books(queue), { delivered: 4, waiting: 0, balanced: true })
+    })
+  )
+
   it("each event is delivered or refused once, whatever fails in between", () =>
     fc.assert(
       fc.asyncProperty(

@@ -138,7 +138,9 @@ export interface ResultHeader {
 export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
   Effect.gen(function* () {
     const sockets = new Set<net.Socket>()
+    let isCut = false
     const cut = Effect.sync(() => {
+      isCut = true
       // with an error, or the driver tells its connection twice when TLS is on, and the second time nobody listens
       for (const socket of sockets) socket.destroy(new Error("the connection was given up"))
     })
@@ -231,7 +233,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       execute: (sql, params) =>
         bounded(connection.executeRaw(sql, params)) as Effect.Effect<ResultHeader, SqlError>,
       query,
-      isOpen: () => sockets.size > 0
+      isOpen: () => !isCut && sockets.size > 0
     }
   })
 

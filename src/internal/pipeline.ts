@@ -21,16 +21,22 @@ export const run = <A, B, E>(stages: {
 }): Effect.Effect<number, E> =>
   Effect.suspend(() => {
     let waiting: Array<() => void> = []
-    const changed = Effect.async<void>((resume) => {
-      waiting.push(() => resume(Effect.void))
-    })
     const change = () => {
       const woken = waiting
       waiting = []
       for (const wake of woken) wake()
     }
-    const until = (condition: () => boolean): Effect.Effect<void> =>
-      Effect.suspend(() => (condition() ? Effect.void : Effect.zipRight(changed, until(condition))))
+    const until = (condition: () => boolean): Effect.Effect<void> => {
+      const changed = Effect.async<void>((resume) => {
+        // in one step with the look: a fiber may yield to others between any two
+        if (condition()) resume(Effect.void)
+        else waiting.push(() => resume(Effect.void))
+      })
+      const look: Effect.Effect<void> = Effect.suspend(() =>
+        condition() ? Effect.void : Effect.zipRight(changed, look)
+      )
+      return look
+    }
 
     let made = 0
     let started = 0
@@ -57,12 +63,13 @@ export const run = <A, B, E>(stages: {
       }
     })
 
+    const canGoOn = () =>
+      failed || (next === undefined ? ended && made === started : started - finished < results.length)
     const worker = Effect.gen(function* () {
       for (;;) {
-        yield* until(
-          () =>
-            failed || (next === undefined ? ended && made === started : started - finished < results.length)
-        )
+        yield* until(canGoOn)
+        // another worker may have been faster
+        if (!canGoOn()) continue
         if (failed || next === undefined) return
         const thing = next
         const number = started++

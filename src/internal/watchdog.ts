@@ -20,6 +20,7 @@ export const make = <A extends UnderWay>(options: {
   Effect.gen(function* () {
     let wake: (() => void) | undefined
     const nextStart = Effect.async<void>((resume) => {
+      if (options.current() !== undefined) return resume(Effect.void)
       wake = () => {
         wake = undefined
         resume(Effect.void)
@@ -29,7 +30,9 @@ export const make = <A extends UnderWay>(options: {
     yield* Effect.gen(function* () {
       const watched = options.current()
       if (watched === undefined) return yield* nextStart
-      yield* Effect.sleep(watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis))
+      const left = watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis)
+      // not for longer because somebody has set the clock back
+      yield* Effect.sleep(Math.min(left, options.timeoutMillis))
       if (options.current() === watched) yield* Effect.uninterruptible(options.expire(watched))
     }).pipe(Effect.forever, Effect.forkScoped)
 

@@ -139,9 +139,9 @@ export const make = (
       for (const group of groups) {
         const { definition } = group
         const { kind } = definition
-        const known = outcomes.filter((outcome) => outcome.kind === kind && overlap(outcome, batch))
+        const known = outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
         for (const outcome of known)
-          refused.push(...outcome.refused.filter(({ record }) => isWithin(record, batch)))
+          refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
         const { events, records } = known.length === 0 ? group : withoutKnown(group, known)
         if (events.length > 0) {
           const { rejected } = yield* measured(
@@ -153,7 +153,7 @@ export const make = (
           const mine = rejected.map(({ code, index, reason }): Refusal => {
             return { record: records[index]!, class: "rejected", kind, code, reason }
           })
-          outcomes = [...outcomes, { kind, start: batch.start, end: batch.end, refused: mine }]
+          outcomes = [...outcomes, { kind, first: records[0]!, last: records.at(-1)!, refused: mine }]
           refused.push(...mine)
         }
       }
@@ -185,7 +185,7 @@ export const make = (
     const commit = Effect.fnUntraced(function* ({ batch, refused }: Settled) {
       yield* queue.commit(batch, refused)
       yield* Metric.increment(measures.batches)
-      outcomes = outcomes.filter(({ end }) => isBefore(batch.end, end))
+      outcomes = outcomes.filter(({ last }) => !isBefore(last, batch.end))
       const dead = refused.filter((refusal) => refusal.class !== "torn")
       if (dead.length > 0) {
         const classes = [
@@ -502,25 +502,30 @@ const letOthersIn = Effect.async<void>((resume) => {
 })
 
 type Place = Pick<Position, "segment" | "offset">
-/** From a place up to another one. */
-interface Range {
-  readonly start: Place
-  readonly end: Place
-}
 
 const isBefore = (a: Place, b: Place) =>
   a.segment === b.segment ? a.offset < b.offset : a.segment < b.segment
-const isWithin = (place: Place, { end, start }: Range) => !isBefore(place, start) && isBefore(place, end)
-const overlap = (a: Range, b: Range) => isBefore(a.start, b.end) && isBefore(b.start, a.end)
 
-/** What became of the records of a kind within a range: delivered, but for those that were refused. */
-interface Outcome extends Range {
+/**
+ * What became of a kind's records from one up to another: delivered, but for those that were refused. From record to
+ * record, and not for the whole of a batch: a disk that hung may still write lines before and behind it.
+ */
+interface Outcome {
   readonly kind: string
+  readonly first: Place
+  readonly last: Place
   readonly refused: ReadonlyArray<Refusal>
 }
 
+const isKnown = (record: Place, { first, last }: Outcome) =>
+  !isBefore(record, first) && !isBefore(last, record)
+const isOf = (record: Place, { end, records }: Batch) =>
+  !isBefore(record, records[0]!) && isBefore(record, end)
+const reaches = ({ first, last }: Outcome, { end, records }: Batch) =>
+  isBefore(first, end) && !isBefore(last, records[0]!)
+
 const withoutKnown = ({ definition, events, records }: Group, known: ReadonlyArray<Outcome>): Group => {
-  const open = records.map((record) => !known.some((outcome) => isWithin(record, outcome)))
+  const open = records.map((record) => !known.some((outcome) => isKnown(record, outcome)))
   return {
     definition,
     records: records.filter((_, index) => open[index]),
