@@ -281,6 +281,36 @@ describe("a take beside a commit", () => {
     })
   )
 
+  it.scoped("a look at the oldest line, while its segment is removed, looks again", () =>
+    Effect.gen(function* () {
+      const disk = MemoryDisk.make().startProcess()
+      let beforeSize: Effect.Effect<void> = Effect.void
+      const slow: typeof disk = {
+        ...disk,
+        open: (path, mode) =>
+          Effect.map(disk.open(path, mode), (file) => ({
+            ...file,
+            size: Effect.zipRight(
+              Effect.suspend(() => beforeSize),
+              file.size
+            )
+          }))
+      }
+      const queue = yield* q.openQueue(slow, { segmentBytes: 1 })
+      yield* q.appendAll(queue, ["a", "b", "c"])
+      const a = yield* queue.take({ maxRecords: 1, maxBytes: 1000 })
+      const b = yield* queue.take({ from: a.end, maxRecords: 1, maxBytes: 1000 })
+      const removed = yield* Deferred.make<void>()
+      beforeSize = Deferred.await(removed)
+      const looking = yield* Effect.fork(queue.status)
+      yield* Effect.repeatN(Effect.yieldNow(), 100)
+      yield* queue.commit(a, [])
+      yield* queue.commit(b, [])
+      yield* Deferred.succeed(removed, undefined)
+      assert.include(yield* Fiber.join(looking), { delivered: 2, waiting: 1 })
+    })
+  )
+
   it.scoped("closes what it opened when it is interrupted", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()

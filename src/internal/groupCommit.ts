@@ -40,7 +40,7 @@ export interface GroupCommit<P, A, E> {
  * instead, and the next group no longer waits for it: it goes on in the background.
  */
 export const make = <P, A, E>(options: {
-  readonly write: (group: ReadonlyArray<Entry<P, A, E>>) => Effect.Effect<void>
+  readonly write: (group: ReadonlyArray<Entry<P, A, E>>, now: number) => Effect.Effect<void>
   /** held by each group until it is answered */
   readonly guard: Effect.Semaphore
   readonly expired: (group: ReadonlyArray<Entry<P, A, E>>) => Effect.Effect<void>
@@ -93,7 +93,7 @@ export const make = <P, A, E>(options: {
         const mine = { group, startedAt }
         current = mine
         watch()
-        return Effect.flatMap(Effect.exit(options.write(group)), (exit) => {
+        return Effect.flatMap(Effect.exit(options.write(group, startedAt)), (exit) => {
           // given up meanwhile: another writer has the guard
           if (current !== mine) return Effect.succeed(false)
           if (Exit.isFailure(exit)) return Effect.as(giveUp(mine), true)

@@ -188,8 +188,8 @@ export const make = (
     const reader = Effect.fnUntraced(
       function* (segment: Segment) {
         if (reading?.segment === segment && reading.live === segment.live) return reading.file
-        yield* closeReader
-        reading = yield* openSegment(segment, "read").pipe(
+        yield* closeReader()
+        const handle = yield* openSegment(segment, "read").pipe(
           // somebody removed it: reported once, then its lines count as missing and block nothing behind them
           Effect.tapError((error) =>
             Effect.sync(() => {
@@ -197,28 +197,33 @@ export const make = (
             })
           )
         )
+        reading = handle
+        // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
+        const { file } = handle
         // one that was given up meanwhile is no segment any more: its file is made anew under the same name
-        if (segment.live || !all.includes(segment)) return reading.file
+        if (segment.live || !all.includes(segment)) return file
         if (!synced.has(segment)) {
           // a failed append may have left lines behind the last acknowledged one: they are read, and counted, as well,
           // so the power must not take them later. A disk that cannot sync them does not hold up what it can read.
-          yield* Effect.ignore(reading.file.sync)
+          yield* Effect.ignore(file.sync)
           synced.add(segment)
         }
-        segment.bytes = yield* reading.file.size
-        return reading.file
+        segment.bytes = yield* file.size
+        return file
       },
       // nobody else would close what was just opened
       Effect.uninterruptible
     )
 
-    const closeReader = Effect.suspend(() => {
-      const handle = reading
-      reading = undefined
-      return handle === undefined ? Effect.void : handle.close
-    })
+    const closeReader = (isMeant = (_: Segment) => true) =>
+      Effect.suspend(() => {
+        const handle = reading
+        if (handle === undefined || !isMeant(handle.segment)) return Effect.void
+        reading = undefined
+        return handle.close
+      })
 
-    yield* Effect.addFinalizer(() => Effect.zipRight(seal, closeReader))
+    yield* Effect.addFinalizer(() => Effect.zipRight(seal, closeReader()))
 
     return {
       all,
@@ -236,7 +241,7 @@ export const make = (
       remove: (segment) =>
         Effect.gen(function* () {
           if (writing?.segment === segment) yield* seal
-          if (reading?.segment === segment) yield* closeReader
+          yield* closeReader((read) => read === segment)
           yield* Effect.catchIf(disk.remove(segment.path), isAbsent, () => Effect.void)
           forget(segment)
         })

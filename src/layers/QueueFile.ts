@@ -192,33 +192,30 @@ export const make = (
     const appendDuration = metrics.ofQueue(directory)(metrics.appendDuration)
     let free = { bytes: Number.POSITIVE_INFINITY, at: Number.NEGATIVE_INFINITY }
 
+    const askForSpace = (now: number) =>
+      // if the disk cannot say, the write will
+      Effect.map(Effect.option(disk.volume(directory)), (volume) => {
+        free = { bytes: volume._tag === "Some" ? volume.value.freeBytes : Number.POSITIVE_INFINITY, at: now }
+      })
+
     /** the limit that this many more bytes would exceed */
-    const exceeded = Effect.fnUntraced(function* (bytes: number) {
+    const exceeded = (bytes: number) => {
       const queued = waitingBytes()
-      if (queued + bytes > maxQueueBytes) {
+      if (queued + bytes > maxQueueBytes)
         return { limit: "maxQueueBytes" as const, limitBytes: maxQueueBytes, actualBytes: queued }
-      }
-      const now = yield* Clock.currentTimeMillis
-      if (now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes < minFreeBytes) {
-        // if the disk cannot say, the write will
-        const volume = yield* Effect.option(disk.volume(directory))
-        free = {
-          bytes: volume._tag === "Some" ? volume.value.freeBytes : Number.POSITIVE_INFINITY,
-          at: now
-        }
-      }
-      if (free.bytes - bytes < minFreeBytes) {
+      if (free.bytes - bytes < minFreeBytes)
         return { limit: "minFreeBytes" as const, limitBytes: minFreeBytes, actualBytes: free.bytes }
-      }
       free.bytes -= bytes
       return undefined
-    })
+    }
 
-    const write = Effect.fnUntraced(function* (group: ReadonlyArray<AppendEntry>) {
+    const write = Effect.fnUntraced(function* (group: ReadonlyArray<AppendEntry>, now: number) {
       const bytes = Buffer.from(
         group.length === 1 ? group[0]!.payload.line : group.map((e) => e.payload.line).join("")
       )
-      const limit = yield* exceeded(bytes.length)
+      if (now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes.length < minFreeBytes)
+        yield* askForSpace(now)
+      const limit = exceeded(bytes.length)
       if (limit !== undefined) {
         return refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit }))
       }
