@@ -27,8 +27,8 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
 }
 
 const append = async (settings: Settings, callers: number): Promise<ReadonlyArray<Row>> => {
-  const millis = settings.quick ? 150 : 400
-  const rounds = settings.quick ? 3 : 9
+  const millis = settings.quick ? 80 : 400
+  const rounds = settings.quick ? 2 : 9
   const directory = fs.mkdtempSync(path.join(settings.directory, `append-${callers}-`))
   const line = makeLine()
   const limit = callers === 1 ? WRITE_EACH : GROUP_COMMIT

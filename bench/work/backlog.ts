@@ -11,10 +11,10 @@ import { interleaved, Load, median, now, pairedRatio, round, row, rowsOf, spread
 import * as ours from "../ours.js"
 
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
-  const { copy, events } = await backlog(settings.directory, settings.quick ? 100_000 : 1_000_000)
+  const { copy, events } = await backlog(settings.directory, settings.quick ? 20_000 : 1_000_000)
   const full = copy()
-  const millis = settings.quick ? 200 : 700
-  const rounds = settings.quick ? 3 : 9
+  const millis = settings.quick ? 100 : 700
+  const rounds = settings.quick ? 2 : 9
   const waiting = `${events.toLocaleString("en")} waiting`
   const rows: Array<Row> = []
 

@@ -23,7 +23,7 @@ const LOAD_DATA = "LOAD DATA, native client, no JSON work"
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, python } = settings
   if (server === undefined) return []
-  const queue = await backlog(settings.directory, settings.quick ? 20_000 : 100_000)
+  const queue = await backlog(settings.directory, settings.quick ? 10_000 : 100_000)
   const { events, segments } = queue
   const target = await database.withOurTables(server, "delivery")
 
@@ -83,7 +83,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     subjects.push(subject(REFERENCE, deliver, old))
   }
 
-  const samples = await interleaved(subjects, settings.quick ? 3 : 5)
+  const samples = await interleaved(subjects, settings.quick ? 2 : 5)
   return withGoals(rowsOf(`delivery of ${events.toLocaleString("en")}`, null, samples, LIMIT), samples)
 }
 

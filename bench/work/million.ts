@@ -15,7 +15,7 @@ import type { Paced } from "../process/pacedAppends.js"
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
   if (server === undefined) return []
-  const events = quick ? 100_000 : 1_000_000
+  const events = quick ? 20_000 : 1_000_000
   const rounds = quick ? 1 : 9
   const queue = await backlog(settings.directory, events)
   const target = await database.withOurTables(server, "million")

@@ -24,7 +24,7 @@ const newDirectory = (settings: Settings) => fs.mkdtempSync(path.join(settings.d
 
 const eventLoop = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
-  const queue = await backlog(settings.directory, quick ? 100_000 : 1_000_000)
+  const queue = await backlog(settings.directory, quick ? 20_000 : 1_000_000)
   const target = server === undefined ? undefined : await database.withOurTables(server, "event_loop")
   const url = target?.url ?? null
   const millis = quick ? 1000 : 5000
