@@ -38,7 +38,6 @@ export const run = <A, B, E>(stages: {
       return look
     }
 
-    let made = 0
     let started = 0
     let finished = 0
     /** no more will be made */
@@ -58,13 +57,11 @@ export const run = <A, B, E>(stages: {
         if (Exit.isFailure(exit)) next = Exit.failCause(exit.cause)
         else if (exit.value !== undefined) next = Exit.succeed(exit.value)
         ended = next === undefined || Exit.isFailure(next)
-        if (next !== undefined) made++
         change()
       }
     })
 
-    const canGoOn = () =>
-      failed || (next === undefined ? ended && made === started : started - finished < results.length)
+    const canGoOn = () => failed || (next === undefined ? ended : started - finished < results.length)
     const worker = Effect.gen(function* () {
       for (;;) {
         yield* until(canGoOn)
@@ -84,9 +81,10 @@ export const run = <A, B, E>(stages: {
       }
     })
 
+    const isComplete = () => ended && next === undefined && started === finished
     const finisher = Effect.gen(function* () {
       for (;;) {
-        yield* until(() => results[slot(finished)] !== undefined || (ended && made === finished))
+        yield* until(() => results[slot(finished)] !== undefined || isComplete())
         const result = results[slot(finished)]
         if (result === undefined) return
         yield* stages.finish(yield* result)
