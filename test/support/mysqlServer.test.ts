@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import * as fs from "node:fs"
+import { setTimeout as sleep } from "node:timers/promises"
 import { createConnection } from "mysql2/promise"
 import { afterEach, expect, test, vi } from "vitest"
 import { createReferenceTables, freshDatabase } from "./database.js"
@@ -90,6 +91,23 @@ test("SIGSTOP silences the server, SIGCONT wakes it; a frozen one can be stopped
   server.sigstop()
   await server.stop()
   expect(isAlive(pid)).toBe(false)
+})
+
+test("a frozen server answers nothing, not even what is sent at once", async () => {
+  const server = await start()
+  const connection = await createConnection({ uri: server.rootUrl })
+  try {
+    for (let round = 0; round < 200; round++) {
+      server.sigstop()
+      const answer = connection.query("SELECT 1")
+      const answered = await Promise.race([answer.then(() => true), sleep(5, false)])
+      server.sigcont()
+      await answer
+      expect(answered, `round ${round}`).toBe(false)
+    }
+  } finally {
+    connection.destroy()
+  }
 })
 
 test("restart keeps the data, after an orderly end and after kill -9", async () => {

@@ -71,7 +71,7 @@ export interface MysqlServer {
   readonly stop: () => Promise<void>
   /** SIGKILL. The data stay for `restart`. */
   readonly kill9: () => Promise<void>
-  /** Freezes the server: connections stay established, and silent. */
+  /** Freezes the server before it returns: connections stay established, and silent. */
   readonly sigstop: () => void
   readonly sigcont: () => void
   /** Starts the server again with its data, on the same port; one that runs is shut down first. */
@@ -179,6 +179,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
     kill9: () => end("SIGKILL"),
     sigstop: () => {
       child?.kill("SIGSTOP")
+      if (child?.pid !== undefined) untilAllThreadsStop(child.pid)
     },
     sigcont: () => {
       child?.kill("SIGCONT")
@@ -227,6 +228,26 @@ const untilItAnswers = async (rootUrl: string, running: () => boolean): Promise<
       if (!running() || Date.now() > deadline) throw error
       await sleep(50)
     }
+  }
+}
+
+/** One thread hears of a SIGSTOP first, and the others go on until it has told them: they may still answer. */
+const untilAllThreadsStop = (pid: number): void => {
+  const tasks = `/proc/${pid}/task`
+  // where there is no /proc, nothing tells
+  if (!fs.existsSync(tasks)) return
+  const deadline = Date.now() + 10_000
+  while (!fs.readdirSync(tasks).every((task) => isStopped(path.join(tasks, task, "stat")))) {
+    if (Date.now() > deadline) throw new Error(`SIGSTOP did not stop the process ${pid} within 10 s`)
+  }
+}
+
+/** By the state, which follows the name in parentheses: proc_pid_stat(5). A thread that is gone is stopped, too. */
+const isStopped = (stat: string): boolean => {
+  try {
+    return /\) T [^)]*$/.test(fs.readFileSync(stat, "utf8"))
+  } catch {
+    return true
   }
 }
 
