@@ -8,8 +8,9 @@ export const makeGenerator = (): ((epochMillis: number) => string) => {
   let msecs = Number.NEGATIVE_INFINITY
   let seq = 0
   // a call to the system's generator for each id would cost more than all the rest of an append
-  const pool = new Uint8Array(256 * RANDOM_BYTES)
+  const pool = new Uint8Array(256 * ID_BYTES)
   let used = pool.length
+  const bytes = new Uint8Array(ID_BYTES)
   return (epochMillis) => {
     if (epochMillis > msecs) {
       msecs = epochMillis
@@ -23,11 +24,28 @@ export const makeGenerator = (): ((epochMillis: number) => string) => {
       randomFillSync(pool)
       used = 0
     }
-    return v7({ msecs, seq, random: pool.subarray(used, (used += RANDOM_BYTES)) })
+    v7({ msecs, seq, random: pool.subarray(used, (used += ID_BYTES)) }, bytes)
+    return textOf(bytes)
   }
 }
 
-const RANDOM_BYTES = 16
+const ID_BYTES = 16
+
+const HEX = Buffer.from("0123456789abcdef")
+const text = Buffer.alloc(36, "-")
+/** where the digits of each byte stand (RFC 9562, section 4) */
+const PLACES = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34]
+
+/** The first 16 bytes as a UUID; uuid's own, from pieces of text, takes three times as long. */
+const textOf = (bytes: Uint8Array): string => {
+  for (let i = 0; i < ID_BYTES; i++) {
+    const byte = bytes[i]!
+    const place = PLACES[i]!
+    text[place] = HEX[byte >>> 4]!
+    text[place + 1] = HEX[byte & 15]!
+  }
+  return text.toString("latin1")
+}
 
 /**
  * The id of a line that carries none: a hash of what it is and where it stands, so that equal lines are different
@@ -40,6 +58,5 @@ export const eventIdOfLine = (
   const hash = createHash("sha256").update(`${queueId}:${segment}:${offset}:`).update(bytes).digest()
   hash[6] = (hash[6]! & 0x0f) | 0x80
   hash[8] = (hash[8]! & 0x3f) | 0x80
-  const hex = hash.toString("hex", 0, 16)
-  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-")
+  return textOf(hash)
 }

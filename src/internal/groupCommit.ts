@@ -2,31 +2,76 @@
  * Group commit: all who append while one write is under way share the next one. They wait on their own completion
  * and not on the semaphore that guards the file, since otherwise each would be written, and fsynced, alone.
  */
-import { Clock, Effect, Exit, type Scope } from "effect"
+import { Effect, Exit, type Scheduler, type Scope } from "effect"
 import * as watchdog from "./watchdog.js"
 
-/** One caller's entry. */
-export interface Entry<P, A, E> {
-  readonly payload: P
+/** One caller's line. */
+export interface Entry<A, E> {
+  readonly eventId: string
   readonly done: (result: Effect.Effect<A, E>) => void
 }
 
+/** Lines that are written at once. */
+export interface Group<A, E> {
+  readonly entries: ReadonlyArray<Entry<A, E>>
+  /** the lines, in the order of their entries; nobody's but the write's until the group is answered */
+  readonly bytes: Uint8Array
+}
+
 /**
- * A class, and groups are emptied when they are answered, because of V8: object and array literals that outlive a few
- * scavenges are from then on allocated in the old generation (allocation-site pretenuring). Entries live for as long
- * as a write takes; as literals they would hold all that belongs to an append, its line included, until the next full
- * collection. Appends by many callers took more than twice the time then (bench/README.md).
+ * A class because of V8: object literals that outlive a few scavenges are from then on allocated in the old generation
+ * (allocation-site pretenuring), and an entry lives for as long as a write takes (bench/README.md).
  */
-class Pending<P, A, E> implements Entry<P, A, E> {
+class Pending<A, E> implements Entry<A, E> {
   constructor(
-    readonly payload: P,
+    readonly eventId: string,
     readonly done: (result: Effect.Effect<A, E>) => void
   ) {}
 }
 
-export interface GroupCommit<P, A, E> {
-  /** Waits until the entry is written. A caller that is interrupted leaves it to be written whole. */
-  readonly add: (payload: P) => Effect.Effect<A, E>
+const INITIAL_BYTES = 64 * 1024
+/** a buffer that has grown beyond it is not kept, since such groups are rare */
+const KEPT_BYTES = 1024 * 1024
+
+/**
+ * A group that is being filled. A line becomes bytes at once: as text, in pieces, it would be copied by each scavenge
+ * until it is written.
+ */
+class Filling<A, E> implements Group<A, E> {
+  readonly entries: Array<Pending<A, E>> = []
+  size = 0
+  private buffer = Buffer.allocUnsafeSlow(INITIAL_BYTES)
+
+  get bytes(): Uint8Array {
+    return this.buffer.subarray(0, this.size)
+  }
+
+  add(line: string, entry: Pending<A, E>): void {
+    // a UTF-16 unit takes three bytes at most: most lines need no second look
+    if (this.size + line.length * 3 > this.buffer.length) this.makeRoom(Buffer.byteLength(line))
+    this.size += this.buffer.write(line, this.size)
+    this.entries.push(entry)
+  }
+
+  private makeRoom(bytes: number): void {
+    const needed = this.size + bytes
+    if (needed <= this.buffer.length) return
+    const larger = Buffer.allocUnsafeSlow(Math.max(needed, 2 * this.buffer.length))
+    this.buffer.copy(larger, 0, 0, this.size)
+    this.buffer = larger
+  }
+
+  /** Makes it anew, for other lines; whether that is worth it. */
+  reuse(): boolean {
+    this.entries.length = 0
+    this.size = 0
+    return this.buffer.length <= KEPT_BYTES
+  }
+}
+
+export interface GroupCommit<A, E> {
+  /** Waits until the line, ended by `\n`, is written. A caller that is interrupted leaves it to be written whole. */
+  readonly add: (line: string, eventId: string) => Effect.Effect<A, E>
   /** Waits until all entries that were added before are answered. */
   readonly awaitAnswers: Effect.Effect<void>
   /** From now on entries are refused; waits for those before. */
@@ -34,44 +79,51 @@ export interface GroupCommit<P, A, E> {
 }
 
 /**
+ * So many bytes are worth a write of their own: it begins although more callers are about to come, and they work while
+ * the disk does. Fewer wait for all who are ready.
+ */
+const EAGER_BYTES = 32 * 1024
+
+/**
  * Writes entries in groups, in order, until the scope closes.
  *
  * `write` answers every entry of its group by `done`. If it takes longer than `timeoutMillis`, `expired` answers them
  * instead, and the next group no longer waits for it: it goes on in the background.
  */
-export const make = <P, A, E>(options: {
-  readonly write: (group: ReadonlyArray<Entry<P, A, E>>, now: number) => Effect.Effect<void>
+export const make = <A, E>(options: {
+  readonly write: (group: Group<A, E>, now: number) => Effect.Effect<void>
   /** held by each group until it is answered */
   readonly guard: Effect.Semaphore
-  readonly expired: (group: ReadonlyArray<Entry<P, A, E>>) => Effect.Effect<void>
+  readonly expired: (group: Group<A, E>) => Effect.Effect<void>
   /** answers an entry that comes after `close`, or is still waiting when the scope closes */
-  readonly refusal: (payload: P) => E
+  readonly refusal: (eventId: string) => E
   readonly timeoutMillis: number
-  readonly sizeOf: (payload: P) => number
   /** a group ends when it reaches this size */
-  readonly maxGroupSize: number
-}): Effect.Effect<GroupCommit<P, A, E>, never, Scope.Scope> =>
+  readonly maxGroupBytes: number
+}): Effect.Effect<GroupCommit<A, E>, never, Scope.Scope> =>
   Effect.gen(function* () {
     interface UnderWay extends watchdog.UnderWay {
-      readonly group: ReadonlyArray<Entry<P, A, E>>
+      readonly group: Filling<A, E>
     }
-    let waiting: Array<Entry<P, A, E>> = []
+    const clock = yield* Effect.clock
+    /** in order; the last one is being filled */
+    let waiting: Array<Filling<A, E>> = []
+    let spare: Filling<A, E> | undefined
     let current: UnderWay | undefined
     let closed = false
     let added = 0
     let answered = 0
     let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
     let wakeWriter: (() => void) | undefined
+    let isToWake = false
 
-    const takeGroup = (): Array<Entry<P, A, E>> => {
-      let size = 0
-      let count = 0
-      while (count < waiting.length && (count === 0 || size < options.maxGroupSize)) {
-        size += options.sizeOf(waiting[count++]!.payload)
-      }
-      const group = count === waiting.length ? waiting : waiting.slice(0, count)
-      waiting = count === waiting.length ? [] : waiting.slice(count)
-      return group
+    const groupToFill = (): Filling<A, E> => {
+      const last = waiting.at(-1)
+      if (last !== undefined && last.size < options.maxGroupBytes) return last
+      const next = spare ?? new Filling<A, E>()
+      spare = undefined
+      waiting.push(next)
+      return next
     }
 
     const nextCaller = Effect.async<void>((resume) => {
@@ -82,57 +134,62 @@ export const make = <P, A, E>(options: {
       }
     })
 
-    /** Writes the next group; whether its writer goes on. */
-    const writeNext = nextCaller.pipe(
-      Effect.zipRight(options.guard.take(1)),
-      Effect.zipRight(Clock.currentTimeMillis),
-      Effect.flatMap((startedAt) => {
-        // taken only now, so that all who are ready join it
-        const group = takeGroup()
-        if (group.length === 0) return Effect.as(options.guard.release(1), !closed)
-        const mine = { group, startedAt }
+    const wakeSoon = () => {
+      if (isToWake) return
+      isToWake = true
+      // behind all who are ready to run
+      queueMicrotask(() => {
+        isToWake = false
+        if (waiting.length > 0) wakeWriter?.()
+      })
+    }
+
+    /** Answered, one way or the other: the next group may be written. */
+    const finish = (count: number): Effect.Effect<unknown> => {
+      current = undefined
+      answered += count
+      if (awaiting.length > 0) {
+        for (const { resume, target } of awaiting) if (target <= answered) resume()
+        awaiting = awaiting.filter(({ target }) => target > answered)
+      }
+      return release
+    }
+    const release = options.guard.release(1)
+
+    // its group is not used again: the disk may still read it
+    const giveUp = ({ group }: UnderWay) =>
+      Effect.suspend(() => {
+        current = undefined
+        return Effect.flatMap(options.expired(group), () => finish(group.entries.length))
+      })
+
+    // one generator for all groups, and no fiber for each: V8 would keep them for too long (bench/README.md)
+    const writer = Effect.gen(function* () {
+      for (;;) {
+        yield* nextCaller
+        yield* options.guard.take(1)
+        // taken only now, so that all who came meanwhile join it
+        const group = waiting.shift()
+        if (group === undefined) {
+          yield* release
+          if (closed) return
+          continue
+        }
+        const mine: UnderWay = { group, startedAt: clock.unsafeCurrentTimeMillis() }
         current = mine
         watch()
-        return Effect.flatMap(Effect.exit(options.write(group, startedAt)), (exit) => {
-          // given up meanwhile: another writer has the guard
-          if (current !== mine) return Effect.succeed(false)
-          if (Exit.isFailure(exit)) return Effect.as(giveUp(mine), true)
-          const finished = finish(group.length)
-          // see Pending
-          group.length = 0
-          return Effect.as(finished, true)
-        })
-      })
-    )
-
-    const finish = (count: number) =>
-      Effect.suspend(() => {
-        current = undefined
-        answered += count
-        if (awaiting.length > 0) {
-          for (const { resume, target } of awaiting) if (target <= answered) resume()
-          awaiting = awaiting.filter(({ target }) => target > answered)
+        const exit = yield* Effect.exit(options.write(group, mine.startedAt))
+        // given up meanwhile: another writer has the guard
+        if (current !== mine) return
+        if (Exit.isFailure(exit)) {
+          yield* giveUp(mine)
+          continue
         }
-        return options.guard.release(1)
-      })
-
-    const giveUp = (underWay: UnderWay) =>
-      Effect.suspend(() => {
-        current = undefined
-        return Effect.zipRight(options.expired(underWay.group), finish(underWay.group.length))
-      })
-
-    // no fiber for each group: the set in which the runtime keeps its fibers would hold all of them for too long
-    const writer = Effect.suspend(() => {
-      let goesOn = true
-      return Effect.whileLoop({
-        while: () => goesOn,
-        body: () => writeNext,
-        step: (more) => {
-          goesOn = more
-        }
-      })
-    })
+        const finished = finish(group.entries.length)
+        if (group.reuse()) spare = group
+        yield* finished
+      }
+    }).pipe(Effect.withScheduler(AT_ONCE))
 
     const watch = yield* watchdog.make({
       current: () => current,
@@ -148,7 +205,9 @@ export const make = <P, A, E>(options: {
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
         closed = true
-        for (const entry of waiting) entry.done(Effect.fail(options.refusal(entry.payload)))
+        for (const { entries } of waiting) {
+          for (const { done, eventId } of entries) done(Effect.fail(options.refusal(eventId)))
+        }
         waiting = []
         wakeWriter?.()
         // the disk never answered, and nobody is left to wait for it
@@ -159,12 +218,15 @@ export const make = <P, A, E>(options: {
     yield* Effect.forkDaemon(writer)
 
     return {
-      add: (payload) =>
+      add: (line, eventId) =>
         Effect.async<A, E>((resume) => {
-          if (closed) return resume(Effect.fail(options.refusal(payload)))
+          if (closed) return resume(Effect.fail(options.refusal(eventId)))
           added++
-          waiting.push(new Pending(payload, resume))
-          wakeWriter?.()
+          const group = groupToFill()
+          group.add(line, new Pending(eventId, resume))
+          if (wakeWriter === undefined) return
+          if (group.size >= EAGER_BYTES) wakeWriter()
+          else wakeSoon()
         }),
       awaitAnswers,
       close: Effect.suspend(() => {
@@ -173,3 +235,9 @@ export const make = <P, A, E>(options: {
       })
     }
   })
+
+/** Runs the writer where it is woken, by a caller or by the disk, and not behind all who are ready to run. */
+const AT_ONCE: Scheduler.Scheduler = {
+  shouldYield: () => false,
+  scheduleTask: (task) => task()
+}

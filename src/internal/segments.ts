@@ -2,7 +2,7 @@
  * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
  * and removed; never rewritten, and never appended to by a later process, so that a position once read stays true.
  */
-import { Data, Effect, identity, Option, type Scope } from "effect"
+import { Data, Effect, Option, type Scope } from "effect"
 import type { Outcome } from "../schema/Errors.js"
 import { DiskError, type Disk, type File, type OpenMode } from "../services/Disk.js"
 import { isAbsent, openHandle, type Handle } from "./files.js"
@@ -118,20 +118,32 @@ export const make = (
         return handle
       })
 
-    const append = Effect.fnUntraced(function* (bytes: Uint8Array, lines: number, next: number) {
-      const full = writing !== undefined && writing.segment.bytes + bytes.length > segmentBytes
-      if (full && writing!.segment.lines > 0) yield* seal
-      const handle = writing ?? (yield* createOnce(next))
-      const { file, segment } = handle
-      yield* file.append(bytes).pipe(
-        Effect.catchAll((error) => sealFailed(handle, error)),
-        segment.lines === 0 ? exclusively(segment.first) : identity
-      )
-      // sealed meanwhile: the caller gave up waiting, and was told that the outcome is unknown
-      if (writing !== handle) return
-      segment.bytes += bytes.length
-      segment.lines += lines
-    })
+    const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) =>
+      Effect.matchEffect(handle.file.append(bytes), {
+        onFailure: (error) => sealFailed(handle, error),
+        onSuccess: () => {
+          // otherwise sealed meanwhile: the caller gave up waiting, and was told that the outcome is unknown
+          if (writing === handle) {
+            handle.segment.bytes += bytes.length
+            handle.segment.lines += lines
+          }
+          return Effect.void
+        }
+      })
+
+    // few steps where a segment is live and has room: they are taken for every group
+    const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
+      Effect.suspend(() => {
+        const live = writing
+        if (live !== undefined && live.segment.lines > 0) {
+          if (live.segment.bytes + bytes.length <= segmentBytes) return appendTo(live, bytes, lines)
+          return Effect.zipRight(seal, append(bytes, lines, next))
+        }
+        const empty = live === undefined ? createOnce(next) : Effect.succeed(live)
+        return Effect.flatMap(empty, (handle) =>
+          exclusively(handle.segment.first)(appendTo(handle, bytes, lines))
+        )
+      })
 
     /** names of segments without an acknowledged line that a call to the disk may still touch */
     const busy = new Set<number>()

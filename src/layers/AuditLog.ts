@@ -88,7 +88,6 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       { input, issues }: Prepared,
       recordOptions: RecordOptions | undefined,
       now: number,
-      // two, since an object would live as long as the write takes: see Pending in internal/groupCommit.ts
       onFailure: (error: AppendError) => Effect.Effect<A, E>,
       onSuccess: (receipt: Receipt) => Effect.Effect<A, E>
     ): Effect.Effect<A, E> => {
@@ -118,13 +117,13 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
           { field: "event", expected: `at most ${maxLineBytes} bytes as a line (maxLineBytes)` }
         ])
       }
-      return Effect.matchEffect(queue.append(line.right, eventId), {
-        onFailure: failed,
-        onSuccess: (sequence) => {
+      return Effect.matchEffect(
+        queue.append(line.right, eventId),
+        new Continuation(failed, (sequence: number) => {
           counts.appended++
           return onSuccess({ eventId, time: now, sequence })
-        }
-      })
+        })
+      )
     }
 
     const record: AuditLog["Type"]["record"] = (kind, input, recordOptions) =>
@@ -139,7 +138,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
         )
       )
 
-    const handleFailure = failureHandler(options.onAppendFailure ?? "log")
+    const failureOf = failureHandler(options.onAppendFailure ?? "log")
 
     const status: AuditLog["Type"]["status"] = Effect.zipWith(
       queue.status,
@@ -152,15 +151,8 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       log: (kind, input) =>
         Effect.withFiberRuntime((fiber) => {
           const prepared = prepare(kind, input, fiber)
-          const { input: shown } = prepared
-          return append(
-            kind,
-            prepared,
-            undefined,
-            currentTime(fiber),
-            (error) => handleFailure({ error, kind, input: shown }),
-            () => Effect.void
-          )
+          const onFailure = failureOf(kind, prepared.input)
+          return append(kind, prepared, undefined, currentTime(fiber), onFailure, nothing)
         }),
       flush: scheduler.flush,
       status,
@@ -174,10 +166,26 @@ const NONE: ReadonlyArray<Issue> = []
 const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
   Context.get(fiber.currentDefaultServices, Clock.Clock).unsafeCurrentTimeMillis()
 
-const failureHandler = (handler: OnAppendFailure): ((failure: AppendFailure) => Effect.Effect<void>) => {
-  if (handler === "die") return ({ error }) => Effect.die(error)
-  if (handler !== "log") return handler
-  return ({ error, kind }) =>
+const nothing = () => Effect.void
+
+/** How an append goes on; a class for the reason that internal/groupCommit.ts gives for its own. */
+class Continuation<A, B> {
+  constructor(
+    readonly onFailure: (error: AppendError) => A,
+    readonly onSuccess: (sequence: number) => B
+  ) {}
+}
+
+/**
+ * What is done when an event of the kind cannot be recorded. Its input is kept only for a function of the program: by
+ * that alone V8 may allocate all that belongs to an append in its old generation (bench/README.md).
+ */
+const failureHandler = (
+  handler: OnAppendFailure
+): ((kind: string, input: unknown) => (error: AppendError) => Effect.Effect<void>) => {
+  if (typeof handler === "function") return (kind, input) => (error) => handler({ error, kind, input })
+  if (handler === "die") return () => Effect.die
+  return (kind) => (error) =>
     Effect.logError(`audit: ${error.message}`).pipe(
       Effect.annotateLogs({ eventId: error.eventId, kind, outcome: error.outcome })
     )

@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Exit, Layer, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Layer, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
@@ -76,13 +76,6 @@ const FREE_SPACE_INTERVAL = 1000
 const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
 /** A class for the reason that internal/groupCommit.ts gives for its own. */
-class Append {
-  constructor(
-    readonly line: string,
-    readonly eventId: string
-  ) {}
-}
-/** A class for the same reason. */
 class TakenRecord implements QueueRecord {
   readonly offset: number
   readonly length: number
@@ -99,7 +92,7 @@ class TakenRecord implements QueueRecord {
     this.bytes = bytes
   }
 }
-type AppendEntry = groupCommit.Entry<Append, number, QueueWriteError | QueueFull | QueueClosed>
+type Group = groupCommit.Group<number, QueueWriteError | QueueFull | QueueClosed>
 
 /**
  * Opens a queue until the scope closes.
@@ -209,44 +202,51 @@ export const make = (
       return undefined
     }
 
-    const write = Effect.fnUntraced(function* (group: ReadonlyArray<AppendEntry>, now: number) {
-      const bytes = Buffer.from(
-        group.length === 1 ? group[0]!.payload.line : group.map((e) => e.payload.line).join("")
-      )
-      if (now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes.length < minFreeBytes)
-        yield* askForSpace(now)
+    const write = (group: Group, now: number): Effect.Effect<void> => {
+      const { bytes } = group
+      return now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes.length < minFreeBytes
+        ? Effect.flatMap(askForSpace(now), () => writeWithin(group, bytes))
+        : writeWithin(group, bytes)
+    }
+
+    const writeWithin = (group: Group, bytes: Uint8Array): Effect.Effect<void> => {
       const limit = exceeded(bytes.length)
       if (limit !== undefined) {
-        return refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit }))
+        refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit }))
+        return Effect.void
       }
       unanswered++
       const started = performance.now()
-      const exit = yield* Effect.exit(segments.append(bytes, group.length, next))
-      appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
-      unanswered--
-      if (expiredGroups.delete(group)) return
-      if (Exit.isSuccess(exit)) {
-        let sequence = next
-        next += group.length
-        for (const entry of group) entry.done(Effect.succeed(sequence++))
-        for (const listener of listeners) listener()
-      } else {
-        const failure = exit.cause._tag === "Fail" ? exit.cause.error : undefined
-        const { code = "UNKNOWN", path = directory, cause = exit.cause } = failure?.error ?? {}
-        const outcome = failure?.outcome ?? "unknown"
-        refuse(group, (eventId) => new QueueWriteError({ eventId, outcome, path, code, cause }))
+      const answered = () => {
+        appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
+        unanswered--
+        return !expiredGroups.delete(group)
       }
-    })
-
-    const refuse = (
-      group: ReadonlyArray<AppendEntry>,
-      error: (eventId: string) => QueueWriteError | QueueFull
-    ) => {
-      for (const entry of group) entry.done(Effect.fail(error(entry.payload.eventId)))
+      const { entries } = group
+      return Effect.matchCause(segments.append(bytes, entries.length, next), {
+        onFailure: (cause) => {
+          if (!answered()) return
+          const failure = cause._tag === "Fail" ? cause.error : undefined
+          const { code = "UNKNOWN", path = directory, cause: reason = cause } = failure?.error ?? {}
+          const outcome = failure?.outcome ?? "unknown"
+          refuse(group, (eventId) => new QueueWriteError({ eventId, outcome, path, code, cause: reason }))
+        },
+        onSuccess: () => {
+          if (!answered()) return
+          let sequence = next
+          next += entries.length
+          for (const entry of entries) entry.done(Effect.succeed(sequence++))
+          for (const listener of listeners) listener()
+        }
+      })
     }
 
-    const expiredGroups = new WeakSet<ReadonlyArray<AppendEntry>>()
-    const expire = (group: ReadonlyArray<AppendEntry>): Effect.Effect<void> =>
+    const refuse = ({ entries }: Group, error: (eventId: string) => QueueWriteError | QueueFull) => {
+      for (const { done, eventId } of entries) done(Effect.fail(error(eventId)))
+    }
+
+    const expiredGroups = new WeakSet<Group>()
+    const expire = (group: Group): Effect.Effect<void> =>
       Effect.gen(function* () {
         expiredGroups.add(group)
         const path = segments.all.at(-1)?.path ?? directory
@@ -258,14 +258,13 @@ export const make = (
         )
       })
 
-    const appends = yield* groupCommit.make<Append, number, QueueWriteError | QueueFull | QueueClosed>({
+    const appends = yield* groupCommit.make<number, QueueWriteError | QueueFull | QueueClosed>({
       guard,
       write,
       expired: expire,
-      refusal: ({ eventId }) => new QueueClosed({ eventId, outcome: "absent" }),
+      refusal: (eventId) => new QueueClosed({ eventId, outcome: "absent" }),
       timeoutMillis: Duration.toMillis(appendTimeout),
-      sizeOf: ({ line }) => line.length,
-      maxGroupSize: 4 * MiB
+      maxGroupBytes: 4 * MiB
     })
 
     // ------------------------------------------------------------------------------------------------ delivery
@@ -389,14 +388,14 @@ export const make = (
     // -------------------------------------------------------------------------------------------- dead letters
 
     /** The line of a letter, with its event id, which was derived from where the line stood. */
-    const lineOf = (letter: deadLetterFile.Letter): Append | undefined => {
+    const lineOf = (letter: deadLetterFile.Letter) => {
       if (letter.line === undefined) return undefined
       const bytes = Buffer.from(letter.line)
       const event = objectOf(bytes)
       if (event === undefined) return undefined
-      if (typeof event.event_id === "string") return new Append(`${letter.line}\n`, event.event_id)
+      if (typeof event.event_id === "string") return { line: `${letter.line}\n`, eventId: event.event_id }
       const eventId = eventIdOfLine(queueId, { ...letter, bytes })
-      return new Append(`${JSON.stringify({ event_id: eventId, ...event })}\n`, eventId)
+      return { line: `${JSON.stringify({ event_id: eventId, ...event })}\n`, eventId }
     }
 
     const decide = (type: deadLetterFile.Decision["type"], id: string, by: string) =>
@@ -418,7 +417,7 @@ export const make = (
           const again = letter === undefined ? undefined : lineOf(letter)
           if (again === undefined) continue
           // first the line, then the decision: a crash in between appends it once more, under the same id
-          yield* appends.add(again).pipe(
+          yield* appends.add(again.line, again.eventId).pipe(
             Effect.mapError((error) => {
               const code = "code" in error ? error.code : error._tag
               return new QueueAccessError({ path: directory, code, cause: error })
@@ -469,7 +468,7 @@ export const make = (
     return {
       directory,
       queueId,
-      append: (line, eventId) => appends.add(new Append(line, eventId)),
+      append: appends.add,
       awaitAppends: appends.awaitAnswers,
       take,
       commit,

@@ -296,11 +296,15 @@ const compileField = (
     }
     if (given === undefined && signature.optional) return undefined
     if (!accepts(given)) return INVALID
-    const option = signature.encode(given)
-    if (Option.isNone(option)) return undefined
+    // without an Option for each field, where nothing needs one
+    if (signature.encode !== undefined) {
+      const option = signature.encode(given)
+      if (Option.isNone(option)) return undefined
+      given = option.value
+    }
     // a Record takes a Date too, and makes {} of it
-    if (unchanged && !isJson(option.value)) return INVALID
-    const encoded = encodeFrom(option.value)
+    if (unchanged && !isJson(given)) return INVALID
+    const encoded = encodeFrom(given)
     return isJson(encoded) ? encoded : INVALID
   }
 
@@ -311,7 +315,6 @@ const compileField = (
     } else if (!readable(value)) return INVALID
     const decoded = value === undefined ? undefined : decodeFrom(value)
     if (decoded === INVALID) return INVALID
-    // without an Option for each field, where nothing needs one
     if (signature.decode === undefined) return accepts(decoded) ? toSql(decoded, value) : INVALID
     const result = signature.decode(value === undefined ? Option.none() : Option.some(decoded))
     if (Option.isNone(result)) return null
@@ -354,8 +357,8 @@ interface Signature {
   readonly to: AST.AST
   readonly optional: boolean
   readonly wireOptional: boolean
-  readonly encode: (value: unknown) => Option.Option<unknown>
-  /** undefined where it leaves the value as it is */
+  /** undefined where it leaves the value as it is, like `decode` */
+  readonly encode: ((value: unknown) => Option.Option<unknown>) | undefined
   readonly decode: ((value: Option.Option<unknown>) => Option.Option<unknown>) | undefined
 }
 
@@ -381,7 +384,7 @@ const signatureOf = (field: Schema.Struct.Field): Signature => {
     to: AST.typeAST(type),
     optional,
     wireOptional: optional,
-    encode: Option.some,
+    encode: undefined,
     decode: undefined
   }
 }
