@@ -120,8 +120,9 @@ const segments = (
         Effect.sync(() => {
           tally.lines++
           tally.unterminated ||= !line.terminated
+          const { bytes, offset, text } = line
           const problem = line.oversize ? ("oversize" as const) : undefined
-          const event = readEvent({ ...line, problem, segment: segment.first })
+          const event = readEvent({ bytes, text, offset, problem, segment: segment.first })
           if (Either.isRight(event)) return
           const { class: cls, kind, reason } = event.left
           if (cls === "unknownKind") tally.unknown.add(kind ?? "")

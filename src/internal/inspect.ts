@@ -197,7 +197,10 @@ export const waitingLines = (
       const sequence = isCurrent && start > 0 ? cursor.sequence : segment.first
       return linesFrom(disk, segment, start, reading).pipe(
         Stream.zipWithIndex,
-        Stream.map(([line, index]) => ({ ...line, segment: segment.first, sequence: sequence + index })),
+        Stream.map(([{ bytes, length, offset, oversize, terminated, text }, index]): WaitingLine => {
+          const position = { segment: segment.first, offset, sequence: sequence + index }
+          return { ...position, length, bytes, text, oversize, terminated }
+        }),
         Stream.catchSome((error) => (isAbsent(error) ? Option.some(Stream.empty) : Option.none()))
       )
     })

@@ -1,5 +1,6 @@
 /** Reading lines from a file in bounded chunks: memory does not grow with the file, nor with a line. */
 import { Effect } from "effect"
+import { isUtf8 } from "node:buffer"
 import type { DiskError, File } from "../services/Disk.js"
 
 export interface RawLine {
@@ -9,20 +10,48 @@ export interface RawLine {
   readonly length: number
   /** the line; if it is oversize, only its beginning */
   readonly bytes: Uint8Array
+  /** the same as text; undefined if it is not UTF-8 */
+  readonly text: string | undefined
   readonly oversize: boolean
   /** whether a line's end follows: false only at the end of the file */
   readonly terminated: boolean
 }
 
-/** A class for the reason that internal/groupCommit.ts gives for its own: it lives as long as an upload. */
+/** Bytes that were read at once, with whole lines in them. */
+class Chunk {
+  private valid: boolean | undefined
+  constructor(readonly bytes: Buffer) {}
+
+  /** Whether all of it is UTF-8: asked once for all lines, since a line's end stands between characters. */
+  get isUtf8(): boolean {
+    return (this.valid ??= isUtf8(this.bytes))
+  }
+}
+
+/**
+ * Bytes and text are made when they are asked for: most lines need the text alone. A class for the reason that
+ * internal/groupCommit.ts gives for its own: it lives as long as an upload.
+ */
 class Line implements RawLine {
   constructor(
     readonly offset: number,
     readonly length: number,
-    readonly bytes: Uint8Array,
+    private readonly chunk: Chunk,
+    private readonly start: number,
+    private readonly stop: number,
     readonly oversize: boolean,
     readonly terminated: boolean
   ) {}
+
+  get bytes(): Uint8Array {
+    return this.chunk.bytes.subarray(this.start, this.stop)
+  }
+
+  get text(): string | undefined {
+    return this.chunk.isUtf8 || isUtf8(this.bytes)
+      ? this.chunk.bytes.toString("utf8", this.start, this.stop)
+      : undefined
+  }
 }
 
 export interface Lines {
@@ -60,7 +89,7 @@ export const readLines: (
   // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
   for (let chunk = Math.min(limits.maxBytes, expected); from < end; chunk *= 2) {
     const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
-    const bytes = yield* file.readAt(from, length)
+    const bytes = asBuffer(yield* file.readAt(from, length))
     const atEnd = from + bytes.length >= end || bytes.length < length
     const found = splitLines(bytes, from, atEnd, limits.maxRecords)
     if (found.lines.length > 0) {
@@ -73,23 +102,30 @@ export const readLines: (
   return { lines: [], next: from }
 })
 
-const splitLines = (bytes: Uint8Array, from: number, atEnd: boolean, maxRecords: number): Lines => {
-  const lines: Array<RawLine> = []
+const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+const splitLines = (bytes: Buffer, from: number, atEnd: boolean, maxRecords: number): Lines => {
+  const ends: Array<number> = []
   let start = 0
-  while (start < bytes.length && lines.length < maxRecords) {
+  while (start < bytes.length && ends.length < maxRecords) {
     const newline = bytes.indexOf(NEWLINE, start)
-    const terminated = newline !== -1
-    if (!terminated && !atEnd) break
-    const stop = terminated ? newline : bytes.length
-    lines.push(new Line(from + start, stop - start, bytes.subarray(start, stop), false, terminated))
-    start = terminated ? stop + 1 : stop
+    if (newline === -1 && !atEnd) break
+    ends.push(newline === -1 ? bytes.length : newline)
+    start = newline === -1 ? bytes.length : newline + 1
   }
+  const chunk = new Chunk(bytes.subarray(0, start))
+  const lines = ends.map((stop, index): RawLine => {
+    const start = index === 0 ? 0 : ends[index - 1]! + 1
+    return new Line(from + start, stop - start, chunk, start, stop, false, bytes[stop] === NEWLINE)
+  })
   return { lines, next: from + start }
 }
 
 const oversizeLine = (file: File, from: number, end: number) =>
   Effect.gen(function* () {
-    const prefix = yield* file.readAt(from, PREFIX_BYTES)
+    const prefix = new Chunk(asBuffer(yield* file.readAt(from, PREFIX_BYTES)))
+    const lineOf = (length: number, terminated: boolean) =>
+      new Line(from, length, prefix, 0, Math.min(length, prefix.bytes.length), true, terminated)
     let at = from
     while (at < end) {
       const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
@@ -97,11 +133,11 @@ const oversizeLine = (file: File, from: number, end: number) =>
       const newline = bytes.indexOf(NEWLINE)
       if (newline !== -1) {
         const length = at + newline - from
-        return { lines: [new Line(from, length, prefix, true, true)], next: from + length + 1 }
+        return { lines: [lineOf(length, true)], next: from + length + 1 }
       }
       at += bytes.length
     }
-    return { lines: [new Line(from, at - from, prefix, true, false)], next: at }
+    return { lines: [lineOf(at - from, false)], next: at }
   })
 
 /** How many lines there are between two bytes; an unterminated end counts as one. */

@@ -79,17 +79,23 @@ const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 class TakenRecord implements QueueRecord {
   readonly offset: number
   readonly length: number
-  readonly bytes: Uint8Array
   constructor(
-    { bytes, length, offset }: RawLine,
+    private readonly line: RawLine,
     readonly segment: number,
     readonly sequence: number,
     readonly problem: QueueRecord["problem"],
     readonly surplus: boolean
   ) {
-    this.offset = offset
-    this.length = length
-    this.bytes = bytes
+    this.offset = line.offset
+    this.length = line.length
+  }
+
+  get bytes(): Uint8Array {
+    return this.line.bytes
+  }
+
+  get text(): string | undefined {
+    return this.line.text
   }
 }
 type Group = groupCommit.Group<number, QueueWriteError | QueueFull | QueueClosed>

@@ -270,7 +270,10 @@ export const Class =
 export const optional = <A, I>(
   schema: Schema.Schema<A, I>
 ): Schema.optionalWith<Schema.NullOr<Schema.Schema<A, I>>, { default: () => null }> =>
-  Schema.optionalWith(Schema.NullOr(schema), { default: () => null })
+  keeping(
+    schema.ast === Schema.String.ast ? isTextOrNull : PLAIN.has(schema.ast) ? isNull : never,
+    Schema.optionalWith(Schema.NullOr(schema), { default: () => null })
+  )
 
 /**
  * A text that may be left out, `null` or `undefined`, and is then `fallback`.
@@ -281,7 +284,7 @@ export const optional = <A, I>(
 export const text = (
   fallback: string
 ): Schema.optionalWith<typeof Schema.String, { nullable: true; default: () => string }> =>
-  Schema.optionalWith(Schema.String, { nullable: true, default: () => fallback })
+  keeping(isNonEmpty, Schema.optionalWith(Schema.String, { nullable: true, default: () => fallback }))
 
 /**
  * A text that may be left out, `null`, `undefined` or empty, and is then `fallback`.
@@ -290,10 +293,13 @@ export const text = (
  * @since 0.1.0
  */
 export const nonEmptyText = (fallback: string) =>
-  Schema.optionalToRequired(Schema.NullishOr(Schema.String), Schema.String, {
-    decode: Option.match({ onNone: () => fallback, onSome: (value) => value || fallback }),
-    encode: (value) => Option.some(value || fallback)
-  }).pipe(Schema.withConstructorDefault(() => fallback))
+  keeping(
+    isNonEmpty,
+    Schema.optionalToRequired(Schema.NullishOr(Schema.String), Schema.String, {
+      decode: Option.match({ onNone: () => fallback, onSome: (value) => value || fallback }),
+      encode: (value) => Option.some(value || fallback)
+    }).pipe(Schema.withConstructorDefault(() => fallback))
+  )
 
 /**
  * A text that a program must give, and that is `fallback` in a line on disk that lacks it.
@@ -302,10 +308,36 @@ export const nonEmptyText = (fallback: string) =>
  * @since 0.1.0
  */
 export const requiredText = (fallback: string) =>
-  Schema.optionalToRequired(Schema.NullishOr(Schema.String), Schema.String, {
-    decode: Option.match({ onNone: () => fallback, onSome: (value) => value ?? fallback }),
-    encode: Option.some
-  })
+  keeping(
+    isNonEmpty,
+    Schema.optionalToRequired(Schema.NullishOr(Schema.String), Schema.String, {
+      decode: Option.match({ onNone: () => fallback, onSome: (value) => value ?? fallback }),
+      encode: Option.some
+    })
+  )
+
+/** types that make nothing of their own of null */
+const PLAIN = new Set([Schema.Int.ast, Schema.Number.ast, Schema.Boolean.ast])
+
+/** The values that a field is known to take as they are, from a program and from a line. */
+const kept = new WeakMap<Schema.Struct.Field, (value: unknown) => boolean>()
+
+const keeping = <F extends Schema.Struct.Field>(keeps: (value: unknown) => boolean, field: F): F => {
+  kept.set(field, keeps)
+  return field
+}
+
+const never = () => false
+const isNull = (value: unknown): boolean => value === null
+const isNonEmpty = (value: unknown): boolean => typeof value === "string" && value !== ""
+const isTextOrNull = (value: unknown): boolean => typeof value === "string" || value === null
+
+/**
+ * Whether the field takes the value as it is, from a program and from a line: then nobody need ask its Schema.
+ *
+ * @internal
+ */
+export const keeps = (field: Schema.Struct.Field): ((value: unknown) => boolean) => kept.get(field) ?? never
 
 /** @internal */
 export const defaultOf = (field: Schema.Struct.Field): (() => unknown) | undefined => {

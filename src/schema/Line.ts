@@ -322,16 +322,21 @@ const compileField = (
   }
 
   const isEmpty = (value: unknown) => value === null || value === undefined || value === ""
+  const keeps = AuditEvent.keeps(field)
+  /** most values, for which the rest need not be asked */
+  const isKept = fromTime === undefined ? keeps : (value: unknown) => keeps(value) && !isEmpty(value)
   return {
     name: column.field,
     key: column.key,
     prefix: `,${JSON.stringify(column.key)}:`,
     expected: String(to),
     encode: (value, time) => {
+      if (isKept(value)) return value
       const encoded = encode(value)
       return fromTime !== undefined && isEmpty(encoded) ? encode(fromTime(time)) : encoded
     },
     decode: (value, line) => {
+      if (isKept(value)) return toSql(value, value)
       const iso = line.ts
       const millis = fromTime !== undefined && typeof iso === "string" ? Date.parse(iso) : Number.NaN
       if (fromTime !== undefined && isEmpty(value) && typeof iso === "string" && !Number.isNaN(millis)) {

@@ -32,6 +32,8 @@ export interface QueueRecord extends Position {
   readonly length: number
   /** the line without its end; empty if `problem` is `oversize` */
   readonly bytes: Uint8Array
+  /** the same as text; undefined if it is not UTF-8 */
+  readonly text: string | undefined
   /**
    * `torn`: the end of a segment, without a line's end, that was never acknowledged; `oversize`: longer than
    * `maxLineBytes`.
