@@ -18,6 +18,7 @@ import {
 } from "effect"
 import * as fc from "fast-check"
 import { v7 } from "uuid"
+import * as cursorFile from "../src/internal/cursorFile.js"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
 import * as requests from "../src/internal/requests.js"
 import { make as makeShutdown } from "../src/internal/shutdown.js"
@@ -42,6 +43,7 @@ const hangs: Answer = () => Effect.never
 interface Setting {
   readonly answer?: Answer
   readonly concurrency?: number
+  readonly atLeastOnce?: boolean
   readonly options?: Partial<SchedulerLayer.Options>
   readonly maxQueueBytes?: number
   /** stands between the worker and the queue */
@@ -51,6 +53,7 @@ interface Setting {
 /** A worker, at its start over an empty queue. */
 const start = ({
   answer = works,
+  atLeastOnce,
   concurrency = 1,
   maxQueueBytes,
   options = {},
@@ -72,6 +75,7 @@ const start = ({
       Effect.provideService(QueueFile, over(queue)),
       Effect.provideService(Uploader, {
         concurrency,
+        atLeastOnce,
         upload: (batch) =>
           Effect.flatMap(Clock.currentTimeMillis, (at) => {
             const rows = batch.events.map(({ line }) => line.status ?? line.user_name)
@@ -615,6 +619,88 @@ describe("a batch", () => {
     })
   )
 
+  const counting = (counts: Array<number>) => (queue: q.Queue) => ({
+    ...queue,
+    commit: (...[batch, refusals]: Parameters<q.Queue["commit"]>) => {
+      counts.push(batch.records.length)
+      return queue.commit(batch, refusals)
+    }
+  })
+
+  it.effect("the cursor follows several at once, but each one where an event could be stored twice", () =>
+    Effect.gen(function* () {
+      const statuses = Array.from({ length: 40 }, (_, i) => `${i}`)
+      for (const atLeastOnce of [false, true]) {
+        const counts: Array<number> = []
+        const first = yield* Deferred.make<void>()
+        const { queue, uploads, use } = yield* start({
+          atLeastOnce,
+          options: { batchRecords: 1 },
+          over: counting(counts),
+          answer: ({ events }) =>
+            Effect.as(events[0]!.line.status === "0" ? Deferred.await(first) : Effect.void, { rejected: [] })
+        })
+        for (const status of statuses) yield* use(status)
+        yield* Deferred.succeed(first, undefined)
+        yield* settle
+        assert.deepStrictEqual(
+          uploads.flatMap(({ rows }) => rows),
+          statuses
+        )
+        assert.include(yield* q.books(queue), { delivered: 40, waiting: 0, missing: 0, balanced: true })
+        if (atLeastOnce) assert.deepStrictEqual(counts, Array<number>(40).fill(1))
+        else assert.isAtMost(counts.length, 5)
+      }
+    })
+  )
+
+  it.effect("a delivery that goes on moves the cursor twenty times a second", () =>
+    Effect.gen(function* () {
+      const counts: Array<number> = []
+      const { queue, use } = yield* start({
+        options: { batchRecords: 1 },
+        over: counting(counts),
+        answer: () => Effect.as(Effect.sleep(10), { rejected: [] })
+      })
+      yield* settle
+      for (let i = 0; i < 200; i++) yield* use(`${i}`)
+      yield* TestClock.adjust(1000)
+      const { delivered } = yield* q.books(queue)
+      assert.isAtLeast(delivered, 94)
+      assert.isAtMost(counts.length, 22)
+    })
+  )
+
+  const endings: ReadonlyArray<readonly [string, Answer]> = [
+    ["an interruption", hangs],
+    ["a failure", failing()],
+    [
+      "an event that is refused",
+      () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "no" }] })
+    ]
+  ]
+  it.effect.each(endings)("what was delivered before %s is behind the cursor", ([, then]) =>
+    Effect.gen(function* () {
+      const first = yield* Deferred.make<void>()
+      const { close, disk, queue, use } = yield* start({
+        options: { batchRecords: 1 },
+        answer: (batch) => {
+          const { status } = batch.events[0]!.line
+          if (status === "0") return Effect.as(Deferred.await(first), { rejected: [] })
+          return status === "5" ? then(batch) : works(batch)
+        }
+      })
+      for (let i = 0; i < 6; i++) yield* use(`${i}`)
+      yield* Deferred.succeed(first, undefined)
+      yield* settle
+      yield* Effect.fork(close)
+      yield* seconds(10)
+      assert.include(yield* q.books(queue), { delivered: 5, balanced: true })
+      const { stored } = yield* Effect.scoped(cursorFile.open(disk, queue.directory))
+      assert.strictEqual(stored?.delivered, 5)
+    })
+  )
+
   it.effect("two at once are committed in order", () =>
     Effect.gen(function* () {
       const appended = yield* Deferred.make<void>()
@@ -624,7 +710,7 @@ describe("a batch", () => {
         ...queue,
         take: (options) => Effect.zipRight(Deferred.await(appended), queue.take(options)),
         commit: (batch, refusals) => {
-          commits.push(batch.records[0]!.sequence)
+          commits.push(...batch.records.map(({ sequence }) => sequence))
           return queue.commit(batch, refusals)
         }
       })

@@ -29,7 +29,8 @@ export const makeGenerator = (): ((epochMillis: number) => string) => {
   }
 }
 
-const ID_BYTES = 16
+/** of a UUID, and of the randomness that makes one */
+export const ID_BYTES = 16
 
 const HEX = Buffer.from("0123456789abcdef")
 const text = Buffer.alloc(36, "-")
@@ -46,6 +47,17 @@ const textOf = (bytes: Uint8Array): string => {
   }
   return text.toString("latin1")
 }
+
+/** Writes the 16 bytes of a UUID, the inverse of its text. */
+export const writeId = (id: string, target: Uint8Array, at: number): void => {
+  for (let i = 0; i < ID_BYTES; i++) {
+    const place = PLACES[i]!
+    target[at + i] = (digit(id.charCodeAt(place)) << 4) | digit(id.charCodeAt(place + 1))
+  }
+}
+
+/** The value of a hexadecimal digit, either case: letters are 9 above what their lower four bits say. */
+const digit = (code: number): number => (code & 0x0f) + (code > 0x39 ? 9 : 0)
 
 /**
  * The id of a line that carries none: a hash of what it is and where it stands, so that equal lines are different

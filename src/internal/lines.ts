@@ -1,7 +1,8 @@
 /** Reading lines from a file in bounded chunks: memory does not grow with the file, nor with a line. */
 import { Effect } from "effect"
 import { isUtf8 } from "node:buffer"
-import type { DiskError, File } from "../services/Disk.js"
+import type { DiskError } from "../services/Disk.js"
+import type { Readable } from "./readAhead.js"
 
 export interface RawLine {
   /** where it starts, bytes */
@@ -75,7 +76,7 @@ export const LINE_BYTES = 512
  * `maxRecords` is read again by the next call.
  */
 export const readLines: (
-  file: File,
+  file: Readable,
   from: number,
   end: number,
   limits: {
@@ -121,7 +122,7 @@ const splitLines = (bytes: Buffer, from: number, atEnd: boolean, maxRecords: num
   return { lines, next: from + start }
 }
 
-const oversizeLine = (file: File, from: number, end: number) =>
+const oversizeLine = (file: Readable, from: number, end: number) =>
   Effect.gen(function* () {
     const prefix = new Chunk(asBuffer(yield* file.readAt(from, PREFIX_BYTES)))
     const lineOf = (length: number, terminated: boolean) =>
@@ -141,7 +142,7 @@ const oversizeLine = (file: File, from: number, end: number) =>
   })
 
 /** How many lines there are between two bytes; an unterminated end counts as one. */
-export const countLines = (file: File, from: number, end: number): Effect.Effect<number, DiskError> =>
+export const countLines = (file: Readable, from: number, end: number): Effect.Effect<number, DiskError> =>
   Effect.gen(function* () {
     let count = 0
     let terminated = true

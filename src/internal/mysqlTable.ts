@@ -8,7 +8,7 @@ import { UploadError } from "../schema/Errors.js"
 import type { SqlValue, StoredEvent } from "../schema/Line.js"
 import type { Session } from "./mysqlConnection.js"
 import type { Subject } from "./mysqlErrors.js"
-import { EVENT_ID, EVENT_TIME, parameters, placeholders } from "./sqlTable.js"
+import { EVENT_ID, EVENT_TIME, placeholders } from "./sqlTable.js"
 
 /** A table that was found to take the events of a kind. */
 export interface Table {
@@ -18,7 +18,6 @@ export interface Table {
   readonly insert: (count: number) => { readonly sql: string; readonly prepared: boolean }
   /** The same INSERT, leaving out what is there already. */
   readonly insertIgnore: (count: number) => string
-  readonly parameters: (events: ReadonlyArray<StoredEvent>) => ReadonlyArray<SqlValue | Buffer>
   /** How many events, from the one at `from` on, make one statement; 0 if that one alone is larger than a packet. */
   readonly fitting: (events: ReadonlyArray<StoredEvent>, from: number) => number
   /** What is wrong if a column's character set cannot hold the text of the event. */
@@ -79,7 +78,6 @@ export const describe = (
         return { sql, prepared }
       },
       insertIgnore: (count) => `INSERT IGNORE ${into}${placeholders(count, columns.length)}`,
-      parameters: (events) => parameters(events, deduplicate),
       fitting: (events, from) => {
         const room = session.maxPacket - STATEMENT_BYTES
         const most = Math.min(maxRows, events.length - from)

@@ -4,6 +4,7 @@
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { SqlValue, StoredEvent } from "../schema/Line.js"
 import { sqlDateTime } from "../schema/Line.js"
+import { ID_BYTES, writeId } from "./eventId.js"
 
 /** Our own columns: the event's id, 16 bytes, and its time in UTC. */
 export const EVENT_ID = "event_id"
@@ -18,21 +19,25 @@ export interface TableNames {
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   names?.[definition.kind] ?? definition.table
 
-/** The values of {@link EVENT_ID} and {@link EVENT_TIME}. */
-export const identity = (event: StoredEvent): readonly [id: Buffer, time: string | null] => [
-  Buffer.from(event.eventId.replaceAll("-", ""), "hex"),
-  event.time === null ? null : sqlDateTime(event.time)
-]
+/** How many parameters a row has. */
+export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): number =>
+  definition.columns.length + (withIdentity ? 2 : 0)
 
-/** The parameters of a multi-row INSERT, row by row. */
+/** The parameters of a multi-row INSERT, row by row; those of {@link EVENT_ID} and {@link EVENT_TIME} come first. */
 export const parameters = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean
-): Array<SqlValue | Buffer> => {
+): ReadonlyArray<SqlValue | Buffer> => {
   const params: Array<SqlValue | Buffer> = []
-  for (const event of events) {
-    if (withIdentity) params.push(...identity(event))
-    for (const value of event.row) params.push(value)
+  // one buffer for all ids: a small one for each would cost more than the id
+  const ids = Buffer.allocUnsafeSlow(withIdentity ? events.length * ID_BYTES : 0)
+  let at = 0
+  for (const { eventId, row, time } of events) {
+    if (withIdentity) {
+      writeId(eventId, ids, at)
+      params.push(ids.subarray(at, (at += ID_BYTES)), time === null ? null : sqlDateTime(time))
+    }
+    for (const value of row) params.push(value)
   }
   return params
 }

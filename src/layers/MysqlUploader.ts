@@ -25,7 +25,7 @@ import { bytesOf, describe } from "../internal/mysqlTable.js"
 import type { Attempt } from "../internal/narrow.js"
 import { makeDriftGuard, narrow, Refused } from "../internal/narrow.js"
 import type { TableNames } from "../internal/sqlTable.js"
-import { tableName } from "../internal/sqlTable.js"
+import { parameters, tableName, widthOf } from "../internal/sqlTable.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
@@ -90,6 +90,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
     const permits = yield* Effect.makeSemaphore(concurrency)
     const withSession = yield* makeSessions(options)
     const guard = makeDriftGuard()
+    const deduplicates = options.deduplication !== "none"
 
     // a session is given up whenever something is wrong with a table, and the next one looks again
     const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
@@ -97,7 +98,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       const known = described.get(session)?.get(definition)
       if (known !== undefined) return Effect.succeed(known)
       const name = tableName(definition, options.tables)
-      return describe(session, definition, name, options.deduplication !== "none").pipe(
+      return describe(session, definition, name, deduplicates).pipe(
         Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, session.endpoint))),
         Effect.tap((table) => {
           described.set(
@@ -131,10 +132,15 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         Effect.zipRight(refused)
       )
 
-    const upload = Effect.fnUntraced(function* ({ definition, events }: UploadBatch) {
+    const send = Effect.fnUntraced(function* ({ definition, events }: UploadBatch, params: Params) {
+      const width = widthOf(definition, deduplicates)
+      const rows = (from: number, to: number): Rows => ({
+        events: events.slice(from, to),
+        params: to - from === events.length ? params : params.slice(from * width, to * width)
+      })
       const watch = guard.watch(tableName(definition, options.tables), events.length)
       const attempt: Attempt = (from, to) =>
-        withTable(definition, (table, session) => insert(session, table, events.slice(from, to))).pipe(
+        withTable(definition, (table, session) => insert(session, table, rows(from, to))).pipe(
           Effect.catchTag("Refused", (refused) =>
             isBroken(refused) && to - from === 1
               ? explainBreak(refused, bytesOf(events.slice(from, to)))
@@ -159,7 +165,15 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       return watch.done()
     })
 
-    return { concurrency, upload: (batch) => permits.withPermits(1)(upload(batch)) }
+    return {
+      concurrency,
+      atLeastOnce: !deduplicates,
+      upload: (batch) => {
+        // at once: the database still works on the batch before
+        const params = parameters(batch.events, deduplicates)
+        return permits.withPermits(1)(send(batch, params))
+      }
+    }
   })
 
 /**
@@ -206,15 +220,19 @@ const targetsOf = (
     deduplicate: deduplication !== "none"
   }))
 
+type Params = ReturnType<typeof parameters>
+
+/** Events, and the parameters of their rows. */
+interface Rows {
+  readonly events: ReadonlyArray<StoredEvent>
+  readonly params: Params
+}
+
 /** Stores the events by one statement, all or none; those that are stored already count as stored. */
-const insert = (
-  session: Session,
-  table: Table,
-  events: ReadonlyArray<StoredEvent>
-): Effect.Effect<void, Refused | UploadError> => {
+const insert = (session: Session, table: Table, rows: Rows): Effect.Effect<void, Refused | UploadError> => {
+  const { events, params } = rows
   const { prepared, sql } = table.insert(events.length)
   const only = events.length === 1 ? events[0] : undefined
-  const params = table.parameters(events)
   const statement: Effect.Effect<unknown, SqlError> = prepared
     ? session.execute(sql, params)
     : session.query(sql, params)
@@ -222,7 +240,7 @@ const insert = (
     const failure = classify(cause, table.subject)
     switch (failure.class) {
       case "delivered":
-        return only !== undefined ? Effect.void : insertMissing(session, table, events)
+        return only !== undefined ? Effect.void : insertMissing(session, table, rows)
       case "record":
         return (
           (only !== undefined && isTextRefused(failure) ? table.unfit(only) : undefined) ??
@@ -257,14 +275,11 @@ const TOO_LARGE = {
 const insertMissing = (
   session: Session,
   table: Table,
-  events: ReadonlyArray<StoredEvent>
+  { events, params }: Rows
 ): Effect.Effect<void, Refused | UploadError> =>
   Effect.gen(function* () {
     yield* session.query("START TRANSACTION")
-    const { warningStatus } = yield* session.execute(
-      table.insertIgnore(events.length),
-      table.parameters(events)
-    )
+    const { warningStatus } = yield* session.execute(table.insertIgnore(events.length), params)
     const warnings = yield* session.query<{ readonly Code: number; readonly Message: string }>(
       "SHOW WARNINGS"
     )

@@ -15,6 +15,7 @@ import { eventIdOfLine } from "../internal/eventId.js"
 import { isLineStart } from "../internal/files.js"
 import * as groupCommit from "../internal/groupCommit.js"
 import { countLines, LINE_BYTES, MAX_LINE_BYTES, readLines, type RawLine } from "../internal/lines.js"
+import * as readAhead from "../internal/readAhead.js"
 import { recover, tailStart } from "../internal/recovery.js"
 import * as metrics from "../internal/metrics.js"
 import * as requests from "../internal/requests.js"
@@ -277,6 +278,7 @@ export const make = (
 
     /** the mean of the lines that were taken last, and a little more, so that the next ones fill a batch */
     let lineBytes = LINE_BYTES
+    const ahead = readAhead.make()
 
     const take: QueueFile["Type"]["take"] = Effect.fnUntraced(
       function* ({ from, maxBytes, maxRecords }) {
@@ -284,7 +286,10 @@ export const make = (
         for (;;) {
           const start = position
           const segment = segments.all.find(({ first }) => first >= start.segment)
-          if (segment === undefined) return { records: [], start, end: start }
+          if (segment === undefined) {
+            ahead.forget()
+            return { records: [], start, end: start }
+          }
           // by its number: what is delivered may be removed while we wait for the disk
           const following = () => segments.all.find(({ first }) => first > segment.first)
           const offset = segment.first === start.segment ? start.offset : 0
@@ -293,7 +298,8 @@ export const make = (
           // numbers end where those of the next segment begin: more lines are of a failed append and have none
           const limit = following()?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
           let sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
-          const read = yield* readLines(file, offset, end, { maxRecords, maxBytes, maxLineBytes, lineBytes })
+          const limits = { maxRecords, maxBytes, maxLineBytes, lineBytes }
+          const read = yield* readLines(ahead.over(file, end), offset, end, limits)
           if (read.lines.length > 0) {
             lineBytes = ((read.next - offset) / read.lines.length) * 1.1
             const records = read.lines.map((line) => {
@@ -312,7 +318,10 @@ export const make = (
             }
           }
           const after = following()
-          if (after === undefined) return { records: [], start: from ?? cursor, end: start }
+          if (after === undefined) {
+            ahead.forget()
+            return { records: [], start: from ?? cursor, end: start }
+          }
           position = { segment: after.first, offset: 0, sequence: start.sequence }
         }
       },

@@ -39,7 +39,7 @@ import {
   type Refusal
 } from "../services/QueueFile.js"
 import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
-import { Uploader } from "../services/Uploader.js"
+import { Uploader, type UploadBatch, type UploadResult } from "../services/Uploader.js"
 
 /**
  * How the queue is delivered. All have defaults but the kinds.
@@ -84,6 +84,11 @@ export const backoff: Schedule.Schedule<Duration.Duration> = Schedule.exponentia
 const COMPACT_AFTER = Duration.seconds(1)
 
 const CLOSED = new Error("the audit log is closed")
+
+/** How long the cursor may stay behind what is delivered, in milliseconds, while more is delivered. */
+const SETTLE_INTERVAL = 50
+/** and for how many batches: they are kept in memory meanwhile */
+const SETTLE_BATCHES = 16
 
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
@@ -130,7 +135,7 @@ export const make = (
 
     // ---------------------------------------------------------------------------------------------------- pass
 
-    const prepare = prepareWith(options, queue.queueId)
+    const prepare = prepareWith(options, queue.queueId, uploader)
     /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
     let outcomes: ReadonlyArray<Outcome> = []
 
@@ -142,14 +147,11 @@ export const make = (
         const known = outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
         for (const outcome of known)
           refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
-        const { events, records } = known.length === 0 ? group : withoutKnown(group, known)
-        if (events.length > 0) {
-          const { rejected } = yield* measured(
-            uploader.upload({ definition, events }),
-            batch,
-            kind,
-            events.length
-          )
+        const open = known.length === 0 ? group : withoutKnown(group, known)
+        const { records } = open
+        if (records.length > 0) {
+          const upload = open === group ? group.upload : uploader.upload(open)
+          const { rejected } = yield* measured(upload, batch, kind, records.length)
           const mine = rejected.map(({ code, index, reason }): Refusal => {
             return { record: records[index]!, class: "rejected", kind, code, reason }
           })
@@ -182,9 +184,43 @@ export const make = (
         })
       )
 
-    const commit = Effect.fnUntraced(function* ({ batch, refused }: Settled) {
+    /** delivered, without a refusal, and not yet behind the cursor */
+    let unsettled: Array<Batch> = []
+    let settledAt = Number.NEGATIVE_INFINITY
+
+    /**
+     * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the
+     * database is busy with the same disk, but so often that a crash repeats little.
+     */
+    const settle = ({ batch, refused }: Settled): Effect.Effect<void, PassError> =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => {
+        if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
+        unsettled.push(batch)
+        const isDue =
+          now - settledAt >= SETTLE_INTERVAL ||
+          unsettled.length >= SETTLE_BATCHES ||
+          uploader.atLeastOnce === true ||
+          flushes.some(({ target }) => target <= batch.end.sequence)
+        return isDue ? settleAll : Effect.void
+      })
+
+    const settleAll = Effect.suspend(() => {
+      const [first, ...others] = unsettled
+      unsettled = []
+      if (first === undefined) return Effect.void
+      const records = [first, ...others].flatMap((batch) => batch.records)
+      const { end } = others.at(-1) ?? first
+      return commit({ records, start: first.start, end }, [], others.length + 1)
+    })
+
+    const commit = Effect.fnUntraced(function* (
+      batch: Batch,
+      refused: ReadonlyArray<Refusal>,
+      batches: number
+    ) {
       yield* queue.commit(batch, refused)
-      yield* Metric.increment(measures.batches)
+      settledAt = yield* Clock.currentTimeMillis
+      yield* Metric.incrementBy(measures.batches, batches)
       outcomes = outcomes.filter(({ last }) => !isBefore(last, batch.end))
       const dead = refused.filter((refusal) => refusal.class !== "torn")
       if (dead.length > 0) {
@@ -196,11 +232,11 @@ export const make = (
             `run "effect-audit dead list" in ${queue.directory}`
         ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
       }
-      if (dead.length < batch.records.length) yield* update({ lastDelivery: yield* Clock.currentTimeMillis })
+      if (dead.length < batch.records.length) yield* update({ lastDelivery: settledAt })
       const reached = (yield* queue.progress).settled
       yield* completeFlushes((flush) => flush.target <= reached)
       // under load a pass may never end
-      if ((yield* Clock.currentTimeMillis) - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
+      if (settledAt - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
     })
 
     let requestsSeenAt = 0
@@ -231,7 +267,7 @@ export const make = (
     /** Delivers until nothing waits; how many batches it were. */
     const deliver: Effect.Effect<number, PassError> = Effect.suspend(() => {
       let from: Position | undefined
-      return pipeline.run<Prepared, Settled, PassError>({
+      const delivered = pipeline.run<Prepared, Settled, PassError>({
         make: Effect.flatMap(
           Effect.suspend(() => queue.take({ from, ...limits })),
           (batch) => {
@@ -242,8 +278,12 @@ export const make = (
         work: upload,
         concurrency: uploader.concurrency,
         // the database need not wait for the cursor
-        finish: commit
+        finish: settle
       })
+      return delivered.pipe(
+        Effect.zipLeft(settleAll),
+        Effect.onError(() => Effect.ignore(settleAll))
+      )
     })
 
     const pass = Effect.zipRight(carryOutRequests, deliver)
@@ -449,10 +489,14 @@ export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile
 // ------------------------------------------------------------------------------------------------ from lines to rows
 
 /** The events of a kind in a batch, in the order of the queue, and the records that they were read from. */
-interface Group {
-  readonly definition: AuditEvent.Any
+interface Events extends UploadBatch {
   readonly records: Array<QueueRecord>
   readonly events: Array<StoredEvent>
+}
+
+/** Events with what delivers them. */
+interface Group extends Events {
+  readonly upload: Effect.Effect<UploadResult, UploadError>
 }
 
 /** A batch, decoded: its events by kind, and what cannot be an event. */
@@ -467,13 +511,13 @@ interface Settled {
   readonly refused: ReadonlyArray<Refusal>
 }
 
-const prepareWith = (options: Options, queueId: string) => {
+const prepareWith = (options: Options, queueId: string, uploader: Uploader["Type"]) => {
   const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
   const timeZone = options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
   const read = makeReader(makeDecoder(codecs, { timeZone }), queueId)
 
   return Effect.fnUntraced(function* (batch: Batch) {
-    const groups = new Map<string, Group>()
+    const groups = new Map<string, Events>()
     const refusals: Array<Refusal> = []
     for (const [index, record] of batch.records.entries()) {
       if (index % SLICE_RECORDS === 0 && index > 0) yield* letOthersIn
@@ -488,7 +532,8 @@ const prepareWith = (options: Options, queueId: string) => {
       group.records.push(record)
       group.events.push(event.right)
     }
-    const prepared: Prepared = { batch, groups: [...groups.values()], refusals }
+    const withUpload = (events: Events): Group => ({ ...events, upload: uploader.upload(events) })
+    const prepared: Prepared = { batch, groups: Array.from(groups.values(), withUpload), refusals }
     return prepared
   })
 }
@@ -524,7 +569,7 @@ const isOf = (record: Place, { end, records }: Batch) =>
 const reaches = ({ first, last }: Outcome, { end, records }: Batch) =>
   isBefore(first, end) && !isBefore(last, records[0]!)
 
-const withoutKnown = ({ definition, events, records }: Group, known: ReadonlyArray<Outcome>): Group => {
+const withoutKnown = ({ definition, events, records }: Events, known: ReadonlyArray<Outcome>): Events => {
   const open = records.map((record) => !known.some((outcome) => isKnown(record, outcome)))
   return {
     definition,

@@ -48,7 +48,8 @@ export interface UploadResult {
 /**
  * The service that delivers a batch. `upload` is bounded in time by itself, gives up at once when interrupted,
  * and may be repeated with the same events: each is stored once (or at least once, where the table has no unique
- * key and the layer was told so). It connects lazily: building the layer never touches the network.
+ * key and the layer was told so). It connects lazily: building the layer never touches the network. It is called
+ * while the database still works on the batch before, so what needs no database is better done before its effect runs.
  *
  * @category services
  * @since 0.1.0
@@ -59,5 +60,7 @@ export class Uploader extends Context.Tag("effect-audit/Uploader")<
     readonly upload: (batch: UploadBatch) => Effect.Effect<UploadResult, UploadError>
     /** how many batches may be under way at once; above 1 the order of rows is given up */
     readonly concurrency: number
+    /** true: what is sent again is stored again, so the cursor follows every batch, for a crash to repeat little */
+    readonly atLeastOnce?: boolean | undefined
   }
 >() {}
