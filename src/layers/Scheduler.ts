@@ -532,6 +532,7 @@ const prepareWith = (options: Options, queueId: string, uploader: Uploader["Type
       group.records.push(record)
       group.events.push(event.right)
     }
+    if (batch.records.length > SLICE_RECORDS) yield* letOthersIn
     const withUpload = (events: Events): Group => ({ ...events, upload: uploader.upload(events) })
     const prepared: Prepared = { batch, groups: Array.from(groups.values(), withUpload), refusals }
     return prepared

@@ -151,7 +151,9 @@ export const makeDecoder = (
     readonly timeZone?: DateTime.TimeZone | undefined
   }
 ): ((line: string, idOf: () => string) => Either.Either<StoredEvent, Unreadable>) => {
-  const timeZone = options?.timeZone ?? DateTime.zoneMakeLocal()
+  let timeZone = options?.timeZone
+  // for old lines only: to ask the machine for its zone takes more than ten milliseconds
+  const zone = () => (timeZone ??= DateTime.zoneMakeLocal())
   return (text, idOf) => {
     let line: unknown
     try {
@@ -184,7 +186,7 @@ export const makeDecoder = (
       new Stored(
         codec.definition,
         id === undefined ? idOf() : id.toLowerCase(),
-        typeof line.ts === "string" ? epochMillisOf(line.ts, timeZone) : null,
+        typeof line.ts === "string" ? epochMillisOf(line.ts, zone) : null,
         row.right,
         line
       )
@@ -214,15 +216,15 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
 // ---------------------------------------------------------------------------------------------------- time
 
-/** Milliseconds since 1970 UTC of a `ts`; one without a zone is a wall clock of `timeZone`. */
-const epochMillisOf = (ts: string, timeZone: DateTime.TimeZone): number | null => {
+/** Milliseconds since 1970 UTC of a `ts`; one without a zone is a wall clock of `zone`. */
+const epochMillisOf = (ts: string, zone: () => DateTime.TimeZone): number | null => {
   if (ts.endsWith("Z")) {
     const millis = parseDate(ts)
     return Number.isNaN(millis) ? null : millis
   }
   const zoned = /[+-]\d\d:\d\d$/.test(ts)
     ? DateTime.make(ts)
-    : DateTime.makeZoned(`${ts}Z`, { timeZone, adjustForTimeZone: true })
+    : DateTime.makeZoned(`${ts}Z`, { timeZone: zone(), adjustForTimeZone: true })
   return Option.match(zoned, { onNone: () => null, onSome: DateTime.toEpochMillis })
 }
 
