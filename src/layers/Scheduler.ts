@@ -87,8 +87,6 @@ const CLOSED = new Error("the audit log is closed")
 
 /** How long the cursor may stay behind what is delivered, in milliseconds, while more is delivered. */
 const SETTLE_INTERVAL = 50
-/** and for how many batches: they are kept in memory meanwhile */
-const SETTLE_BATCHES = 16
 
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
@@ -186,6 +184,7 @@ export const make = (
 
     /** delivered, without a refusal, and not yet behind the cursor */
     let unsettled: Array<Batch> = []
+    let unsettledBytes = 0
     let settledAt = Number.NEGATIVE_INFINITY
 
     /**
@@ -195,18 +194,22 @@ export const make = (
     const settle = ({ batch, refused }: Settled): Effect.Effect<void, PassError> =>
       Effect.flatMap(Clock.currentTimeMillis, (now) => {
         if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
+        const { end, start } = batch
         unsettled.push(batch)
+        unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
         const isDue =
           now - settledAt >= SETTLE_INTERVAL ||
-          unsettled.length >= SETTLE_BATCHES ||
+          // they are kept in memory meanwhile
+          unsettledBytes >= limits.maxBytes ||
           uploader.atLeastOnce === true ||
-          flushes.some(({ target }) => target <= batch.end.sequence)
+          flushes.some(({ target }) => target <= end.sequence)
         return isDue ? settleAll : Effect.void
       })
 
     const settleAll = Effect.suspend(() => {
       const [first, ...others] = unsettled
       unsettled = []
+      unsettledBytes = 0
       if (first === undefined) return Effect.void
       const records = [first, ...others].flatMap((batch) => batch.records)
       const { end } = others.at(-1) ?? first
