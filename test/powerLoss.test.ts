@@ -48,6 +48,18 @@ const named: Readonly<Record<string, History>> = {
     steps: [append(2), deliver(2, true, kill(4)), append(1)],
     dice: []
   },
+  "a dead letter taken back by a killed process, in the page cache": {
+    steps: [
+      append(2),
+      deliver(2, true, kill(6)),
+      deliver(2, false, kill(3)),
+      deliver(1),
+      deliver(1),
+      append(1, power(0)),
+      append(1)
+    ],
+    dice: []
+  },
   "a dead letter that could not be synced, delivered at the next try": {
     steps: [append(2), deliver(2, true, fail(4)), deliver(2), reopen()],
     dice: []

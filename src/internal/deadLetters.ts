@@ -150,6 +150,8 @@ export const make = (
     /** those that are on disk for certain: others may be in the page cache only, by a process that died */
     const synced = new Set<string>()
     const decided = new Map<string, Decision["type"]>()
+    /** whether one was found to be taken back: that, too, may be in the page cache only */
+    let isWithdrawalUnsynced = false
     let nextSequence = 0
     let entrySynced = false
 
@@ -165,8 +167,10 @@ export const make = (
           if (entry.type === "letter") {
             kept.set(entry.id, kindOf(entry))
             nextSequence = Math.max(nextSequence, entry.surplus ? entry.sequence : entry.sequence + 1)
-          } else if (entry.type === "delivered") forget(entry.id)
-          else decided.set(entry.id, entry.type)
+          } else if (entry.type === "delivered") {
+            forget(entry.id)
+            isWithdrawalUnsynced = true
+          } else decided.set(entry.id, entry.type)
         })
       )
     }
@@ -202,6 +206,11 @@ export const make = (
     })
 
     const withdraw: DeadLetters["withdraw"] = Effect.fnUntraced(function* (records, refusals) {
+      if (isWithdrawalUnsynced) {
+        // before the cursor moves: otherwise a power cut could bring back the letter of an event that is delivered
+        yield* appending((file) => file.sync)
+        isWithdrawalUnsynced = false
+      }
       if (kept.size === 0) return
       // by their places: a record may have been read anew since it was refused
       const refused = new Set(refusals.map(({ record }) => idOf(record)))
