@@ -217,6 +217,32 @@ it.effect("a letter is not decided before the cursor has counted it", () =>
   )
 )
 
+describe("compaction", () => {
+  it.scoped("does not wait for a write that is under way", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const queue = yield* q.openQueue(memory.startProcess())
+      const database = new Set<string>()
+      yield* q.append(queue, "delivered")
+      yield* q.deliverAll(queue, database)
+      const answer = yield* Deferred.make<void>()
+      memory.inject(({ operation, path }) =>
+        operation === "append" && path.endsWith(".ndjson")
+          ? { type: "wait", until: Deferred.await(answer) }
+          : undefined
+      )
+      const append = yield* Effect.fork(q.append(queue, "under way"))
+      yield* TestClock.adjust(0)
+      const compact = yield* Effect.fork(queue.compact)
+      yield* TestClock.adjust(0)
+      assert.isNotNull(compact.unsafePoll())
+      yield* Deferred.succeed(answer, undefined)
+      assert.strictEqual(yield* Fiber.join(append), 1)
+      assert.deepStrictEqual(yield* q.waitingIds(queue), ["under way"])
+    })
+  )
+})
+
 describe("a take beside a commit", () => {
   it.scoped("skips no segment when those before are removed meanwhile", () =>
     Effect.gen(function* () {

@@ -654,6 +654,64 @@ describe("a batch", () => {
     })
   )
 
+  it.effect("no more lines than a batch may have wait for the cursor", () =>
+    Effect.gen(function* () {
+      const counts: Array<number> = []
+      const first = yield* Deferred.make<void>()
+      const { use } = yield* start({
+        options: { batchRecords: 1, batchBytes: 1000 },
+        over: counting(counts),
+        answer: () => Effect.as(Deferred.await(first), { rejected: [] })
+      })
+      for (let i = 0; i < 40; i++) yield* use(`${i}`)
+      yield* Deferred.succeed(first, undefined)
+      yield* settle
+      assert.strictEqual(
+        counts.reduce((total, count) => total + count, 0),
+        40
+      )
+      // a line has about 250 bytes
+      assert.isAtMost(Math.max(...counts), 5)
+      assert.isAbove(Math.max(...counts), 1)
+    })
+  )
+
+  it.effect("a flush does not wait for the end of a pass", () =>
+    Effect.gen(function* () {
+      const { scheduler, use } = yield* start({
+        options: { batchRecords: 1 },
+        answer: ({ events }) =>
+          Effect.as(events[0]!.line.status === "late" ? Effect.never : Effect.sleep(10), { rejected: [] })
+      })
+      yield* settle
+      for (let i = 0; i < 3; i++) yield* use(`${i}`)
+      const flush = yield* Effect.fork(scheduler.flush)
+      yield* settle
+      yield* use("late")
+      yield* TestClock.adjust(40)
+      assert.isTrue(Exit.isSuccess((yield* Fiber.poll(flush)).pipe(Option.getOrThrow)))
+    })
+  )
+
+  it.effect("a clock that is set back does not hold up the cursor", () =>
+    Effect.gen(function* () {
+      const counts: Array<number> = []
+      const { use } = yield* start({
+        options: { batchRecords: 1 },
+        over: counting(counts),
+        answer: () => Effect.as(Effect.sleep(10), { rejected: [] })
+      })
+      yield* TestClock.setTime(3_600_000)
+      yield* use("before")
+      yield* TestClock.adjust(10)
+      assert.lengthOf(counts, 1)
+      yield* TestClock.setTime(0)
+      for (let i = 0; i < 40; i++) yield* use(`${i}`)
+      yield* TestClock.adjust(200)
+      assert.isAbove(counts.length, 2)
+    })
+  )
+
   it.effect("a delivery that goes on moves the cursor twenty times a second", () =>
     Effect.gen(function* () {
       const counts: Array<number> = []

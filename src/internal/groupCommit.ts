@@ -236,7 +236,10 @@ export const make = <A, E>(options: {
     }
   })
 
-/** Runs the writer where it is woken, by a caller or by the disk, and not behind all who are ready to run. */
+/**
+ * Runs the writer where it is woken, by a caller or by the disk, and not behind all who are ready to run. A yield lets
+ * nobody in here, so nothing that it runs may rely on one.
+ */
 const AT_ONCE: Scheduler.Scheduler = {
   shouldYield: () => false,
   scheduleTask: (task) => task()

@@ -73,7 +73,7 @@ export const LINE_BYTES = 512
 /**
  * Whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
  * where the readable part of the file ends, `lineBytes` how long a line is expected to be: what is read beyond
- * `maxRecords` is read again by the next call.
+ * `maxRecords` is asked for again by the next call.
  */
 export const readLines: (
   file: Readable,

@@ -161,6 +161,9 @@ const applyTo = (entries: "entries" | "durable", change: Change) => {
   }
 }
 
+/** Like a disk, whoever calls: `Effect.yieldNow` lets nobody in where a scheduler runs everything at once. */
+const letOthersIn = Effect.async<void>((resume) => queueMicrotask(() => resume(Effect.void)))
+
 /** The code of an error of the system, on its way to a DiskError. */
 class SystemError extends Error {
   constructor(readonly code: string) {
@@ -271,7 +274,7 @@ export const make = (): MemoryDisk => {
             odd.failed?.()
             return failure(new SystemError(fault.code))
         }
-      }).pipe((effect) => Effect.zipRight(Effect.yieldNow(), effect))
+      }).pipe((effect) => Effect.zipRight(letOthersIn, effect))
     }
 
     const nothing = () => undefined

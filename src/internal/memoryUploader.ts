@@ -24,12 +24,8 @@ export interface MemoryUploader {
   readonly attempts: Effect.Effect<number>
 }
 
-export const makeMemoryUploader = (options?: {
-  /** as for MysqlUploader: `none` stores what it is given, again if it is given again */
-  readonly deduplication?: "key" | "none" | undefined
-}): Effect.Effect<MemoryUploader> =>
+export const makeMemoryUploader = (): Effect.Effect<MemoryUploader> =>
   Effect.sync(() => {
-    const once = options?.deduplication !== "none"
     const tables = new Map<string, Array<StoredEvent>>()
     const ids = new Map<string, Set<string>>()
     let outage: UploadError | undefined
@@ -50,7 +46,7 @@ export const makeMemoryUploader = (options?: {
               const refused = refuse(event)
               if (refused !== undefined) {
                 rejected.push({ index, ...refused })
-              } else if (!once || !known.has(event.eventId)) {
+              } else if (!known.has(event.eventId)) {
                 known.add(event.eventId)
                 table.push(event)
               }

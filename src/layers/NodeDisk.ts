@@ -62,17 +62,17 @@ const writeDurably = (
   bytes: Uint8Array,
   position: number | null,
   callback: Callback<void>
-): void => {
+): void =>
   writeAll(fd, bytes, position, (error) => {
     if (error !== null) return callback(error)
-    if (DSYNC === 0) return fs.fsync(fd, (error) => callback(error ?? unlinked))
-    callback(unlinked)
+    if (DSYNC === 0) return fs.fsync(fd, (error) => callback(error ?? stillLinked(fd)))
+    callback(stillLinked(fd))
   })
-  // looked at while the disk works, so that it costs no time; what begins after the removal fails
-  const unlinked = stillLinked(fd)
-}
 
-/** A file that somebody removed still takes writes, and loses them. */
+/**
+ * A file that somebody removed still takes writes, and loses them. Looked at when the disk has just answered: while a
+ * write is under way on a file system that hangs, the look would hang as well, and the program with it.
+ */
 const stillLinked = (fd: number): NodeJS.ErrnoException | null => {
   try {
     if (fs.fstatSync(fd).nlink > 0) return null

@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Layer, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Layer, Option, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
@@ -375,13 +375,14 @@ export const make = (
       if (last === undefined) return
       if (last.live) {
         if (cursor.segment !== last.first || cursor.offset !== last.bytes) return
-        // nothing may be appended to it after this look at it
-        const sealed = yield* guard.withPermits(1)(
+        // nothing may be appended to it after this look at it; while something is, there is nothing to remove, and
+        // delivery must not wait until a writer that goes from group to group lets somebody in
+        const sealed = yield* guard.withPermitsIfAvailable(1)(
           Effect.suspend(() =>
             cursor.offset === last.bytes ? Effect.as(segments.seal, true) : Effect.succeed(false)
           )
         )
-        if (!sealed) return
+        if (!Option.getOrElse(sealed, () => false)) return
       }
       const rest = yield* take({ maxRecords: 1, maxBytes: 1 })
       if (rest.records.length > 0) return

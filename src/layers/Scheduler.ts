@@ -85,7 +85,7 @@ const COMPACT_AFTER = Duration.seconds(1)
 
 const CLOSED = new Error("the audit log is closed")
 
-/** How long the cursor may stay behind what is delivered, in milliseconds, while more is delivered. */
+/** So many milliseconds after the cursor was written the next answer of the database has it written again. */
 const SETTLE_INTERVAL = 50
 
 /** How often requests are looked for during a pass, in milliseconds. */
@@ -198,7 +198,8 @@ export const make = (
         unsettled.push(batch)
         unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
         const isDue =
-          now - settledAt >= SETTLE_INTERVAL ||
+          // either way: the clock may be set back
+          Math.abs(now - settledAt) >= SETTLE_INTERVAL ||
           // they are kept in memory meanwhile
           unsettledBytes >= limits.maxBytes ||
           uploader.atLeastOnce === true ||
