@@ -111,7 +111,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
           await page.getByRole("button", { name: "Retry" }).click()
           await page.getByText("Appended again").waitFor()
           await page.getByText("None.", { exact: true }).waitFor()
-          assert.include(await page.locator("#booksLegend").textContent(), "4 waiting")
+          await page.locator("#booksLegend", { hasText: "4 waiting" }).waitFor()
           assert.include(await page.locator("#booksLegend").textContent(), "1 retried")
           assert.isAbove(
             (await page.locator("polyline").first().getAttribute("points"))!.split(" ").length,
