@@ -4,6 +4,7 @@
  * written, it still works.
  */
 import { crc32 } from "node:zlib"
+import type { QueueRecord } from "../services/QueueFile.js"
 
 export interface Cursor {
   /** the segment and the byte where delivery goes on */
@@ -19,11 +20,27 @@ export interface Cursor {
   readonly missing: number
   /** lines that turned up although their append had failed: counted, but without a number */
   readonly surplus: number
+  /**
+   * the place up to which lines are delivered once more, since a repair: those before it that have no number are
+   * counted
+   */
+  readonly repeatedSegment: number
+  readonly repeatedOffset: number
 }
 
 /** Invariant: settled + surplus = delivered + refused + torn + missing. */
 export const isBalanced = (cursor: Cursor): boolean =>
   cursor.settled + cursor.surplus === cursor.delivered + cursor.refused + cursor.torn + cursor.missing
+
+/** Whether a place is before the one up to which lines are delivered once more. */
+export const isRepeated = (
+  { repeatedOffset, repeatedSegment }: Cursor,
+  { offset, segment }: Pick<QueueRecord, "segment" | "offset">
+): boolean => segment < repeatedSegment || (segment === repeatedSegment && offset < repeatedOffset)
+
+/** Whether the books have a line already, although it is read once more. */
+export const isCounted = (cursor: Cursor, record: QueueRecord): boolean =>
+  record.surplus ? isRepeated(cursor, record) : record.sequence < cursor.settled
 
 export const SLOT_BYTES = 512
 
@@ -36,7 +53,9 @@ export const empty: Cursor = {
   refused: 0,
   torn: 0,
   missing: 0,
-  surplus: 0
+  surplus: 0,
+  repeatedSegment: 0,
+  repeatedOffset: 0
 }
 
 const FIELDS = Object.keys(empty) as ReadonlyArray<keyof Cursor>
@@ -57,7 +76,8 @@ export const decodeSlot = (bytes: Uint8Array): (Cursor & { readonly generation: 
   const body = text.slice(0, SLOT_BYTES - CHECKSUM_BYTES)
   if (text.slice(body.length) !== checksum(body)) return undefined
   try {
-    const slot = JSON.parse(body) as Cursor & { readonly generation: number }
+    // a field that an older version did not know has its first value
+    const slot = { ...empty, ...JSON.parse(body) } as Cursor & { readonly generation: number }
     const whole = [...FIELDS, "generation" as const].every(
       (field) => Number.isSafeInteger(slot[field]) && slot[field] >= 0
     )

@@ -82,11 +82,19 @@ class Content {
     this.buffer.set(bytes, offset)
     this.length = Math.max(this.length, end)
   }
+  truncate(length: number): void {
+    this.buffer.fill(0, length, this.length)
+    this.length = Math.min(this.length, length)
+  }
 }
 
 interface Write {
   readonly offset: number
   readonly bytes: Uint8Array
+}
+
+interface Truncation {
+  readonly length: number
 }
 
 class FileNode {
@@ -96,7 +104,7 @@ class FileNode {
   /** as it stands on the disk */
   durable = new Content()
   /** what the next sync brings there */
-  unsynced: Array<Write> = []
+  unsynced: Array<Write | Truncation> = []
   /** of a failed sync: no later one cares for it, but it may have arrived */
   forgotten: Array<Write> = []
   linked = true
@@ -106,8 +114,21 @@ class FileNode {
     this.cache.write(offset, bytes)
     this.unsynced.push({ offset, bytes: Uint8Array.from(bytes) })
   }
+  truncate(length: number): void {
+    this.cache.truncate(length)
+    this.unsynced.push({ length })
+  }
   sync(): void {
-    for (const { bytes, offset } of this.unsynced) {
+    for (const change of this.unsynced) {
+      if ("length" in change) {
+        this.durable.truncate(change.length)
+        this.forgotten = this.forgotten.map(({ bytes, offset }) => ({
+          offset,
+          bytes: bytes.subarray(0, Math.max(0, change.length - offset))
+        }))
+        continue
+      }
+      const { bytes, offset } = change
       this.durable.write(offset, bytes)
       // what was overwritten cannot arrive any more
       this.forgotten = this.forgotten.filter(
@@ -117,11 +138,17 @@ class FileNode {
     this.unsynced = []
   }
   forget(): void {
-    this.forgotten.push(...this.unsynced)
-    this.unsynced = []
+    // a length is not data: the journal of the file system keeps it
+    this.forgotten.push(...this.unsynced.filter((change) => "bytes" in change))
+    this.unsynced = this.unsynced.filter((change) => "length" in change)
   }
   cutPower(choose: (bound: number) => number): void {
-    for (const { bytes, offset } of [...this.forgotten, ...this.unsynced]) {
+    for (const change of [...this.forgotten, ...this.unsynced]) {
+      if ("length" in change) {
+        if (choose(2) === 1) this.durable.truncate(change.length)
+        continue
+      }
+      const { bytes, offset } = change
       const fate = choose(4)
       if (fate === 0) continue
       const arrived = fate === 1 ? bytes.length : choose(bytes.length + 1)
@@ -312,6 +339,7 @@ export const make = (): MemoryDisk => {
           Effect.all([put("writeAt", bytes, offset), sync("writeAt"), stillLinked], { discard: true }),
         readAt: (offset, length) => call("readAt", path, () => node.cache.read(offset, length)),
         size: Effect.sync(() => node.cache.length),
+        truncate: (length) => call("truncate", path, () => node.truncate(length)),
         sync: sync("sync")
       }
     }

@@ -1,5 +1,5 @@
 /** Where a queue goes on after a start: a pure function of what the disk holds. */
-import { empty, type Cursor } from "./cursor.js"
+import { empty, isRepeated, type Cursor } from "./cursor.js"
 
 export interface Found {
   /** in order */
@@ -74,11 +74,23 @@ export const recover = (found: Found): Recovered => {
   // everything is delivered again: harmless where the table has the key; what was counted is not counted again
   const first = oldest?.first ?? next
   return {
-    cursor: { ...stored, segment: first, offset: 0, sequence: Math.min(first, stored.settled) },
+    cursor: {
+      ...stored,
+      segment: first,
+      offset: 0,
+      sequence: Math.min(first, stored.settled),
+      ...furthest(stored)
+    },
     next,
     repair
   }
 }
+
+/** A repair may have been interrupted by another: then its cursor has not come back to where the first one stood. */
+const furthest = (cursor: Cursor): Pick<Cursor, "repeatedSegment" | "repeatedOffset"> =>
+  isRepeated(cursor, cursor)
+    ? { repeatedSegment: cursor.repeatedSegment, repeatedOffset: cursor.repeatedOffset }
+    : { repeatedSegment: cursor.segment, repeatedOffset: cursor.offset }
 
 const disagreement = ({ cursorAtLine, segments }: Found, stored: Cursor, end: number): string | undefined => {
   const segment = segments.find(({ first }) => first === stored.segment)

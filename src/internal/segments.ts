@@ -17,6 +17,8 @@ export interface Segment {
   lines: number
   /** whether it may still grow */
   live: boolean
+  /** whether an append to it failed: what that left is not read, since no later sync makes it durable */
+  failed: boolean
 }
 
 export class AppendFailure extends Data.TaggedError("AppendFailure")<{
@@ -60,7 +62,7 @@ export const make = (
       const path = `${directory}/${name}`
       const info = yield* disk.info(path)
       if (info?.type !== "file") continue
-      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false })
+      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false, failed: false })
     }
     all.sort((a, b) => a.first - b.first)
 
@@ -102,7 +104,7 @@ export const make = (
 
     const create = (first: number): Effect.Effect<SegmentHandle, DiskError> =>
       Effect.gen(function* () {
-        const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true }
+        const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true, failed: false }
         // an empty one of an earlier process is continued, or replaced
         forget(named(first))
         const existing = yield* disk.info(segment.path)
@@ -185,13 +187,20 @@ export const make = (
 
     /**
      * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
-     * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file.
+     * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file, and what the
+     * append left is cut off, so that no later process takes it for durable. A power cut may bring it back, durably.
      */
     const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
       Effect.gen(function* () {
-        const size = yield* Effect.option(handle.file.size)
-        if (writing === handle) yield* seal
-        const untouched = Option.contains(size, handle.segment.bytes)
+        const { file, segment } = handle
+        const size = yield* Effect.option(file.size)
+        const untouched = Option.contains(size, segment.bytes)
+        // otherwise sealed meanwhile, since the caller gave up waiting: what is there may have been read
+        if (writing === handle) {
+          segment.failed = true
+          if (!untouched) yield* Effect.ignore(file.truncate(segment.bytes))
+          yield* seal
+        }
         return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
       })
 
@@ -213,10 +222,11 @@ export const make = (
         // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
         const { file } = handle
         // one that was given up meanwhile is no segment any more: its file is made anew under the same name
-        if (segment.live || !all.includes(segment)) return file
+        if (segment.live || segment.failed || !all.includes(segment)) return file
         if (!synced.has(segment)) {
-          // a failed append may have left lines behind the last acknowledged one: they are read, and counted, as well,
-          // so the power must not take them later. A disk that cannot sync them does not hold up what it can read.
+          // an append that was given up, or one of an earlier process that failed, may have left lines behind the last
+          // acknowledged one: they are read, and counted, as well, so the power must not take them later. A disk that
+          // cannot sync them does not hold up what it can read.
           yield* Effect.ignore(file.sync)
           synced.add(segment)
         }
@@ -244,7 +254,7 @@ export const make = (
       add: (first, bytes) => {
         // in the place of an empty one of an earlier process, if there is
         forget(named(first))
-        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false }
+        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false, failed: false }
         synced.add(segment)
         all.push(segment)
       },

@@ -145,6 +145,8 @@ const makeFile = (descriptor: Descriptor): File => {
       descriptor.call<fs.Stats>("stat", (callback) => fs.fstat(fd, callback)),
       (stats) => stats.size
     ),
+    truncate: (length) =>
+      descriptor.call("truncate", (callback) => fs.ftruncate(fd, length, callback as fs.NoParamCallback)),
     sync: descriptor.call("sync", (callback) => fs.fsync(fd, callback as fs.NoParamCallback))
   }
 }

@@ -8,6 +8,7 @@ import { Clock, Duration, Effect, Layer, Option, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
+import { isCounted } from "../internal/cursor.js"
 import * as cursorFile from "../internal/cursorFile.js"
 import * as deadLetterFile from "../internal/deadLetters.js"
 import * as directories from "../internal/directory.js"
@@ -344,18 +345,21 @@ export const make = (
     const commit = Effect.fnUntraced(
       function* (batch: Batch, refusals: ReadonlyArray<Refusal>) {
         if (batch.records.length === 0) return
-        // dead letters first: a crash in between finds them again, the other order would lose them
-        if (refusals.length > 0)
-          yield* letters.keep(refusals, disk.open(segments.pathOf(batch.end.segment), "read"))
-        const isCounted = (record: QueueRecord) => record.sequence >= cursor.settled
-        const counted = batch.records.filter(isCounted)
-        const kept = refusals.filter(({ record }) => isCounted(record))
+        const isNew = (record: QueueRecord) => !isCounted(cursor, record)
+        // dead letters first: a crash in between finds them again, the other order would lose them. What is left of a
+        // line that was settled when it was whole is none.
+        const toKeep = refusals.filter((refusal) => refusal.class !== "torn" || isNew(refusal.record))
+        if (toKeep.length > 0)
+          yield* letters.keep(toKeep, disk.open(segments.pathOf(batch.end.segment), "read"))
+        const counted = batch.records.filter(isNew)
+        const kept = refusals.filter(({ record }) => isNew(record))
         // an earlier try may have come as far as the letter
         yield* letters.withdraw(counted, kept)
         const torn = kept.filter((refusal) => refusal.class === "torn").length
         const surplus = counted.filter((record) => record.surplus).length
         const settled = Math.max(cursor.settled, batch.end.sequence)
         yield* move({
+          ...cursor,
           ...batch.end,
           settled,
           delivered: cursor.delivered + counted.length - kept.length,

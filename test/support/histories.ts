@@ -20,7 +20,13 @@ export interface Step {
     | { readonly type: "reopen" }
   readonly mishap:
     | { readonly type: "kill" | "power"; readonly call: number }
-    | { readonly type: "fail"; readonly call: number; readonly short: number | undefined }
+    /** the call fails, after `short` bytes if it is a write, and those that follow it, as many as `times` says */
+    | {
+        readonly type: "fail"
+        readonly call: number
+        readonly short: number | undefined
+        readonly times: number
+      }
     | undefined
 }
 
@@ -39,7 +45,8 @@ const mishap: fc.Arbitrary<Step["mishap"]> = fc.oneof(
     arbitrary: fc.record({
       type: fc.constant("fail" as const),
       call,
-      short: fc.option(fc.nat(80), { nil: undefined })
+      short: fc.option(fc.nat(80), { nil: undefined }),
+      times: fc.integer({ min: 1, max: 3 })
     })
   }
 )
@@ -85,8 +92,9 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
     const rejected = new Set<string>()
     let queueId: string | undefined
     /**
-     * Failed fsyncs of a segment. The system then shows lines that are not on the disk, also to a next process, which
-     * numbers them: a power cut can make such a number `missing`, although nobody was told that its event is safe.
+     * Failed fsyncs of a segment whose lines could not be taken back either. The system then shows lines that are not
+     * on the disk, also to a next process, which numbers them: a power cut can make such a number `missing`, although
+     * nobody was told that its event is safe.
      */
     let doubtful = 0
     let reached = { delivered: 0, torn: 0, refused: 0 }
@@ -145,12 +153,15 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
       const frozen = yield* Deferred.make<void>()
       const buried = yield* Deferred.make<void>()
       let calls = 0
+      let syncFailed = false
       memory.inject((call): Fault | undefined => {
         if (mishap === undefined || calls++ < mishap.call) return skipping(call)
         if (mishap.type === "fail") {
-          if (calls - 1 > mishap.call) return skipping(call)
-          if (call.operation === "append" && call.step === "sync") doubtful++
-          return mishap.short === undefined
+          const failed = calls - 1 - mishap.call
+          if (failed >= mishap.times) return skipping(call)
+          if (call.operation === "append" && call.step === "sync") syncFailed = true
+          if (call.operation === "truncate" && syncFailed) doubtful++
+          return mishap.short === undefined || failed > 0
             ? { type: "fail", code: "EIO" }
             : { type: "short", bytes: mishap.short, code: "EIO" }
         }

@@ -28,3 +28,14 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
 /** Random histories need it once in thousands: it has a named one. */
 export const sealedEnd = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "read" && isSegment(path)
+
+/** Of the syncs of the dead letters the one without a letter before it; it is told by the calls that it follows. */
+export const withdrawn = (): ((call: Call) => boolean) => {
+  let before: Call["operation"] | undefined
+  return ({ operation, path }) => {
+    if (!path.endsWith("/dead-letter.ndjson")) return false
+    const isIt = operation === "sync" && before === "open"
+    before = operation
+    return isIt
+  }
+}
