@@ -128,7 +128,12 @@ function* batchesOf(files: ReadonlyArray<string>): Generator<Array<Value>> {
 export const insertAll = async (
   url: string,
   files: ReadonlyArray<string>,
-  options: { readonly connections: number; readonly ready: boolean }
+  options: {
+    readonly connections: number
+    readonly ready: boolean
+    /** hears how many rows a statement has stored */
+    readonly onStored?: (rows: number) => void
+  }
 ): Promise<number> => {
   const batches = options.ready ? [...batchesOf(files)][Symbol.iterator]() : batchesOf(files)
   const startedAt = performance.now()
@@ -137,7 +142,8 @@ export const insertAll = async (
     let underWay: Promise<unknown> | undefined
     for (let next = batches.next(); next.done !== true; next = batches.next()) {
       await underWay
-      underWay = connection.execute(insertSql(next.value.length / COLUMNS.length), next.value)
+      const rows = next.value.length / COLUMNS.length
+      underWay = connection.execute(insertSql(rows), next.value).then(() => options.onStored?.(rows))
     }
     await underWay
     connection.destroy()

@@ -12,6 +12,11 @@ import { interleaved, median, round, row, spread } from "../measure.js"
 import type { Delivery } from "../process/deliver.js"
 import type { Paced } from "../process/pacedAppends.js"
 
+const OURS = "effect-audit"
+const BARE = "bare mysql2"
+
+const list = (ratios: ReadonlyArray<number>) => ratios.map((ratio) => round(ratio)).join(", ")
+
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
   if (server === undefined) return []
@@ -29,28 +34,36 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     fs.rmSync(directory, { recursive: true })
     return result
   }
-  const deliver = async () => {
-    const delivery = await child<Delivery>("./process/deliver.js", { url: target.url })
+  const deliver = (bare: ReadonlyArray<string> | null) => async () => {
+    const delivery = await child<Delivery>("./process/deliver.js", { url: target.url, bare })
     await target.expect(events)
     return delivery
   }
 
-  const deliveries: Array<Delivery> = []
-  const imports: Array<number> = []
-  await interleaved(
+  const deliveries = await interleaved<Delivery>(
     [
-      { name: "delivery", run: async (round) => void (deliveries[round] = await deliver()) },
-      {
-        name: "imports",
-        run: async (round) => void (imports[round] = await inChild<number>("./process/importOnly.js", {}))
-      }
+      { name: OURS, run: deliver(null) },
+      { name: BARE, run: deliver(queue.segments) }
     ],
     rounds
   )
-  const counted = deliveries.slice(1)
-  const rates = counted.map(({ millis }) => (events / millis) * 1000)
-  const tenths = counted.map(({ firstTenth, lastTenth }) => firstTenth / lastTenth)
-  const memory = counted.map(({ peakMiB }, i) => peakMiB - imports[i + 1]!)
+  const imports = await interleaved<number>(
+    [{ name: "imports", run: () => inChild<number>("./process/importOnly.js", {}) }],
+    rounds
+  )
+  const imported = median(imports.get("imports")!)
+  const figures = (name: string) => {
+    const counted = deliveries.get(name)!
+    return {
+      counted,
+      rates: counted.map(({ millis }) => (events / millis) * 1000),
+      tenths: counted.map(({ firstTenth, lastTenth }) => firstTenth / lastTenth),
+      // megabytes, not mebibytes
+      memory: counted.map(({ peakMiB }) => (peakMiB - imported) * 1.048576)
+    }
+  }
+  const { counted, memory, rates, tenths } = figures(OURS)
+  const bare = figures(BARE)
 
   // ------------------------------------------------------------------------------------------------- appends
 
@@ -74,7 +87,6 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const longest = (name: string) => paced.get(name)!.map(({ longest }) => longest)
   const beyond = median(longest("while delivering")) - median(longest("control"))
 
-  const OURS = "effect-audit"
   return [
     row({
       work,
@@ -84,16 +96,17 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
       ratio: round(median(tenths)),
       goal: "the rate of the last tenth within 10 % of the first",
       met: Math.abs(1 - median(tenths)) <= 0.1,
-      measured: `last tenth / first tenth: ${tenths.map((ratio) => round(ratio)).join(", ")}`
+      measured: `last tenth / first tenth: ${list(tenths)}; ${BARE}: ${list(bare.tenths)}`
     }),
     row({
       work,
       subject: OURS,
-      spread: spread(memory.map((mib) => round(mib, 0))),
+      spread: spread(memory.map((megabytes) => round(megabytes, 0))),
       goal: "peak memory at most 80 MB above a process that only imported the library",
-      // megabytes, not mebibytes
-      met: median(memory) * 1.048576 <= 80,
-      measured: `${round(median(memory) * 1.048576, 0)} MB above ${round(median(imports.slice(1)) * 1.048576, 0)} MB`
+      met: median(memory) <= 80,
+      measured:
+        `${round(median(memory), 0)} MB above ${round(imported * 1.048576, 0)} MB; ` +
+        `${BARE}: ${round(median(bare.memory), 0)} MB`
     }),
     row({
       work: "append during that delivery, one every 2 ms",
