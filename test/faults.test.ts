@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Either, Exit, Fiber, Scope, TestClock } from "effect"
 import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
+import { setImmediate } from "node:timers/promises"
 import { AuditTest } from "../src/testing.js"
 import * as Audit from "../src/Audit.js"
 import { UseLog } from "../src/schema/UseLog.js"
@@ -11,7 +12,10 @@ import type { Call, Fault } from "../src/internal/memoryDisk.js"
 import type { QueueWriteError } from "../src/schema/Errors.js"
 import * as q from "./support/queue.js"
 
-const isSegment = ({ path }: Call) => /\d{20}\.ndjson$/.test(path)
+const isSegment = ({ path }: Pick<Call, "path">) => /\d{20}\.ndjson$/.test(path)
+
+/** Until nothing goes on by itself: the disk in memory answers in microtasks. */
+const settle = Effect.promise(() => setImmediate())
 
 /** A queue with one acknowledged event. */
 const start = (options: Parameters<typeof q.openQueue>[1] = {}) =>
@@ -89,7 +93,7 @@ describe("a failing disk", () => {
         const place = yield* start()
         place.once(fits, fault)
         const error = yield* failing(place.queue, "failed")
-        const code = "code" in fault ? fault.code : ""
+        const code = "code" in fault ? fault.code! : ""
         assert.include(error, { _tag: "QueueWriteError", code, eventId: "failed", outcome })
         assert.match(error.path, /^\/audit\/\d{20}\.ndjson$/)
         yield* mended(place, ["before"])
@@ -177,6 +181,121 @@ describe("a failing disk", () => {
       // the disk answers after all: the event turns up, and nobody is harmed
       yield* Deferred.succeed(answer, undefined)
       yield* mended(place, ["before", "behind"])
+    })
+  )
+
+  /** An append whose call to the disk hangs for longer than its caller waits; `answer` is the disk's, too late. */
+  const givenUp = (
+    place: Effect.Effect.Success<ReturnType<typeof start>>,
+    fits: (call: Call) => boolean,
+    code?: string
+  ) =>
+    Effect.gen(function* () {
+      const answer = yield* Deferred.make<void>()
+      place.once(fits, { type: "wait", until: Deferred.await(answer), code })
+      const caller = yield* Effect.fork(failing(place.queue, "given up"))
+      yield* settle
+      yield* TestClock.adjust("10 seconds")
+      assert.include(yield* Fiber.join(caller), { code: "ETIMEDOUT", outcome: "unknown" })
+      return Effect.zipRight(Deferred.succeed(answer, undefined), settle)
+    })
+
+  it.effect("a look at the free space that hangs: its group is not written beside the ones after it", () =>
+    Effect.gen(function* () {
+      const place = yield* start()
+      yield* TestClock.adjust("2 seconds")
+      const answer = yield* givenUp(place, ({ operation }) => operation === "volume")
+      // it is with the disk when the late answer comes, and what is written beside it would fail
+      const written = yield* Deferred.make<void>()
+      let syncs = 0
+      place.memory.inject((call) => {
+        if (call.operation !== "append" || call.step !== "sync") return undefined
+        return ++syncs === 1
+          ? { type: "wait", until: Deferred.await(written) }
+          : { type: "fail", code: "EIO" }
+      })
+      const slow = yield* Effect.fork(q.append(place.queue, "slow"))
+      yield* settle
+      yield* answer
+      place.memory.inject(() => undefined)
+      yield* Deferred.succeed(written, undefined)
+      yield* Fiber.join(slow)
+      yield* mended(place, ["before", "slow"])
+    })
+  )
+
+  it.effect("a look at the free space that hangs over the closing: the next owner's segment stays", () =>
+    Effect.gen(function* () {
+      const place = yield* start()
+      yield* q.deliverAll(place.queue, new Set())
+      yield* TestClock.adjust("2 seconds")
+      const answer = yield* givenUp(place, ({ operation }) => operation === "volume")
+      yield* place.close
+      yield* q.withQueue(place.disk, {}, (next) =>
+        Effect.gen(function* () {
+          yield* q.append(next, "next")
+          yield* answer
+          assert.deepStrictEqual(yield* q.waitingIds(next), ["next"])
+        })
+      )
+      yield* q.withQueue(place.disk, {}, (last) =>
+        Effect.map(q.waitingIds(last), (ids) => assert.deepStrictEqual(ids, ["next"]))
+      )
+    })
+  )
+
+  it.effect("a file that does not close: nobody waits for it", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const plain = memory.startProcess()
+      const closed = yield* Deferred.make<void>()
+      const disk: typeof plain = {
+        ...plain,
+        open: (path, mode) =>
+          Effect.tap(plain.open(path, mode), () =>
+            mode === "read" || !isSegment({ path })
+              ? Effect.void
+              : Effect.addFinalizer(() => Deferred.await(closed))
+          )
+      }
+      const scope = yield* Scope.make()
+      const queue = yield* Scope.extend(q.openQueue(disk, { segmentBytes: 40 }), scope)
+      const ids = q.idsOf("e", 6)
+      yield* q.appendAll(queue, ids)
+      yield* Deferred.succeed(closed, undefined)
+      yield* settle
+      yield* q.append(queue, "after")
+      assert.deepStrictEqual(yield* q.waitingIds(queue), [...ids, "after"])
+      yield* Scope.close(scope, Exit.void)
+    })
+  )
+
+  it.effect("a write that fails when its caller has given up: its line is neither read nor left behind", () =>
+    Effect.gen(function* () {
+      const place = yield* start()
+      const isSync = (call: Call) => call.operation === "append" && call.step === "sync" && isSegment(call)
+      const answer = yield* givenUp(place, isSync, "EIO")
+      // it may be in the page cache, but not on the disk
+      assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
+      yield* answer
+      assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
+      place.memory.kill()
+      yield* q.withQueue(place.memory.startProcess(), {}, (next) =>
+        Effect.map(q.waitingIds(next), (ids) => assert.deepStrictEqual(ids, ["before"]))
+      )
+    })
+  )
+
+  it.effect("a write that works when its caller has given up: its line turns up, once", () =>
+    Effect.gen(function* () {
+      const place = yield* start()
+      const isData = (call: Call) => call.operation === "append" && call.step === "data" && isSegment(call)
+      const answer = yield* givenUp(place, isData)
+      assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
+      yield* answer
+      assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before", "given up"])
+      yield* q.deliverAll(place.queue, new Set())
+      assert.include(yield* q.books(place.queue), { accepted: 2, delivered: 2, missing: 0, balanced: true })
     })
   )
 

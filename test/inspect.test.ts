@@ -127,6 +127,26 @@ describe("inspect", () => {
     })
   )
 
+  it.scoped("counts what is left when the owner cuts off a failed append while it looks", () =>
+    Effect.gen(function* () {
+      const disk = MemoryDisk.make().startProcess()
+      const { queue } = yield* openClosable(disk)
+      yield* appendAll(queue, idsOf("a", 3))
+      const [segment] = (yield* snapshot(disk, "/audit", undefined)).segments
+      const { bytes, path } = segment!
+      yield* Effect.scoped(
+        Effect.flatMap(disk.open(path, "append"), (file) => file.append(Buffer.from(`{"event_id"`)))
+      )
+      const cutOff = Effect.scoped(Effect.flatMap(disk.open(path, "update"), (file) => file.truncate(bytes)))
+      const watched: Disk["Type"] = {
+        ...disk,
+        open: (file, mode) =>
+          Effect.zipRight(file === path ? Effect.orDie(cutOff) : Effect.void, disk.open(file, mode))
+      }
+      assert.strictEqual((yield* inspect(watched, "/audit")).accepted, 3)
+    })
+  )
+
   it.scoped("lists the queues of several instances in their order", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()

@@ -40,7 +40,7 @@ export const isRepeated = (
 
 /** Whether the books have a line already, although it is read once more. */
 export const isCounted = (cursor: Cursor, record: QueueRecord): boolean =>
-  record.surplus ? isRepeated(cursor, record) : record.sequence < cursor.settled
+  record.sequence < cursor.settled || (record.surplus && isRepeated(cursor, record))
 
 export const SLOT_BYTES = 512
 

@@ -92,7 +92,7 @@ const EAGER_BYTES = 32 * 1024
  */
 export const make = <A, E>(options: {
   readonly write: (group: Group<A, E>, now: number) => Effect.Effect<void>
-  /** held by each group until it is answered */
+  /** held by each group until it is answered, and by those that follow it without a pause */
   readonly guard: Effect.Semaphore
   readonly expired: (group: Group<A, E>) => Effect.Effect<void>
   /** answers an entry that comes after `close`, or is still waiting when the scope closes */
@@ -145,14 +145,13 @@ export const make = <A, E>(options: {
     }
 
     /** Answered, one way or the other: the next group may be written. */
-    const finish = (count: number): Effect.Effect<unknown> => {
+    const finish = (count: number) => {
       current = undefined
       answered += count
       if (awaiting.length > 0) {
         for (const { resume, target } of awaiting) if (target <= answered) resume()
         awaiting = awaiting.filter(({ target }) => target > answered)
       }
-      return release
     }
     const release = options.guard.release(1)
 
@@ -160,21 +159,28 @@ export const make = <A, E>(options: {
     const giveUp = ({ group }: UnderWay) =>
       Effect.suspend(() => {
         current = undefined
-        return Effect.flatMap(options.expired(group), () => finish(group.entries.length))
+        return Effect.flatMap(options.expired(group), () => {
+          finish(group.entries.length)
+          return release
+        })
       })
 
     // one generator for all groups, and no fiber for each: V8 would keep them for too long (bench/README.md)
     const writer = Effect.gen(function* () {
+      let isHeld = false
       for (;;) {
-        yield* nextCaller
-        yield* options.guard.take(1)
+        if (waiting.length === 0) {
+          if (isHeld) yield* release
+          isHeld = false
+          if (closed) return
+          yield* nextCaller
+        }
+        // not given back between groups that follow each other: taking it is a good part of a group's steps
+        if (!isHeld) yield* options.guard.take(1)
+        isHeld = true
         // taken only now, so that all who came meanwhile join it
         const group = waiting.shift()
-        if (group === undefined) {
-          yield* release
-          if (closed) return
-          continue
-        }
+        if (group === undefined) continue
         const mine: UnderWay = { group, startedAt: clock.unsafeCurrentTimeMillis() }
         current = mine
         watch()
@@ -183,11 +189,11 @@ export const make = <A, E>(options: {
         if (current !== mine) return
         if (Exit.isFailure(exit)) {
           yield* giveUp(mine)
+          isHeld = false
           continue
         }
-        const finished = finish(group.entries.length)
+        finish(group.entries.length)
         if (group.reuse()) spare = group
-        yield* finished
       }
     }).pipe(Effect.withScheduler(AT_ONCE))
 

@@ -160,7 +160,8 @@ const linesIn = (disk: DiskShape, segment: segmentFiles.Segment, from: number, o
           const lines = yield* countLines(file, from, segment.bytes)
           if (owner === undefined) return lines
           const [end] = yield* file.readAt(segment.bytes - 1, 1)
-          return end === NEWLINE ? lines : lines - 1
+          // none if the owner has cut it off meanwhile
+          return end === undefined || end === NEWLINE ? lines : lines - 1
         })
       )
 

@@ -34,13 +34,13 @@ export interface Call {
  * - `fail`: it does nothing; of a sync: the system forgets that the data are not on disk, as Linux does
  * - `short`: of a write, only so many bytes arrive before it fails
  * - `skip`: it claims success and does nothing
- * - `wait`: it is not answered before the Effect ends
+ * - `wait`: it is not answered before the Effect ends; then it works, or fails with the code
  */
 export type Fault =
   | { readonly type: "fail"; readonly code: string }
   | { readonly type: "short"; readonly bytes: number; readonly code: string }
   | { readonly type: "skip" }
-  | { readonly type: "wait"; readonly until: Effect.Effect<void> }
+  | { readonly type: "wait"; readonly until: Effect.Effect<void>; readonly code?: string | undefined }
 
 export interface MemoryDisk {
   /** The disk as a process sees it that starts now. It answers to nothing any more after `kill` or `cutPower`. */
@@ -286,20 +286,27 @@ export const make = (): MemoryDisk => {
       )
       return Effect.suspend(() => {
         const { mode, step = "data", unsynced = [] } = odd
+        const fail = (code: string) =>
+          Effect.suspend(() => {
+            odd.failed?.()
+            return failure(new SystemError(code))
+          })
         const fault = self === process ? faultOf({ operation, step, path, unsynced, mode }) : undefined
         switch (fault?.type) {
           case undefined:
             return attempt
           case "wait":
-            return Effect.zipRight(fault.until, attempt)
+            return Effect.zipRight(
+              fault.until,
+              fault.code === undefined || self !== process ? attempt : fail(fault.code)
+            )
           case "skip":
             return odd.skip === undefined ? attempt : Effect.sync(odd.skip)
           case "short":
             odd.short?.(fault.bytes)
             return failure(new SystemError(fault.code))
           case "fail":
-            odd.failed?.()
-            return failure(new SystemError(fault.code))
+            return fail(fault.code)
         }
       }).pipe((effect) => Effect.zipRight(letOthersIn, effect))
     }

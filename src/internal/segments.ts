@@ -1,6 +1,7 @@
 /**
  * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
- * and removed; never rewritten, and never appended to by a later process, so that a position once read stays true.
+ * and removed, except that what a failed append left is cut off; never rewritten, and never appended to by a later
+ * process, so that a position once read stays true.
  */
 import { Data, Effect, Option, type Scope } from "effect"
 import type { Outcome } from "../schema/Errors.js"
@@ -11,14 +12,17 @@ export interface Segment {
   /** the sequence number of its first line */
   readonly first: number
   readonly path: string
-  /** where its readable part ends, bytes: the last durable byte while it is live, else the end of the file */
+  /** where its readable part ends, bytes: the last durable byte while it is live or doubtful, else the end of the file */
   bytes: number
   /** how many lines this process appended */
   lines: number
   /** whether it may still grow */
   live: boolean
-  /** whether an append to it failed: what that left is not read, since no later sync makes it durable */
-  failed: boolean
+  /**
+   * whether an append to it is under way, or has failed: what stands behind `bytes` is not read, since no later sync
+   * would make it durable
+   */
+  doubtful: boolean
 }
 
 export class AppendFailure extends Data.TaggedError("AppendFailure")<{
@@ -62,7 +66,7 @@ export const make = (
       const path = `${directory}/${name}`
       const info = yield* disk.info(path)
       if (info?.type !== "file") continue
-      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false, failed: false })
+      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false, doubtful: false })
     }
     all.sort((a, b) => a.first - b.first)
 
@@ -77,40 +81,51 @@ export const make = (
 
     interface SegmentHandle extends Handle {
       readonly segment: Segment
-      /** whether the segment was live when the handle was made */
-      readonly live: boolean
+      /** whether the segment was whole when the handle was made */
+      readonly whole: boolean
     }
+    /** Whether it is read to the end of its file. */
+    const isWhole = ({ doubtful, live }: Segment) => !live && !doubtful
     const openSegment = (segment: Segment, mode: OpenMode): Effect.Effect<SegmentHandle, DiskError> =>
       Effect.map(openHandle(disk, segment.path, mode), (handle) => ({
         ...handle,
         segment,
-        live: segment.live
+        whole: isWhole(segment)
       }))
 
     let writing: SegmentHandle | undefined
     let reading: SegmentHandle | undefined
 
     let seals = 0
-    const seal = Effect.suspend(() => {
+    /** Gives the live segment up, at once; returns what closes its file. */
+    const retire = Effect.sync(() => {
       seals++
       const handle = writing
       if (handle === undefined) return Effect.void
       writing = undefined
       handle.segment.live = false
-      // a segment without an acknowledged line is no segment: its file is reused, or replaced, by the next append
+      // a segment without an acknowledged line is no segment: its file is replaced by the next append
       if (handle.segment.lines === 0) forget(handle.segment)
       return handle.close
     })
+    // nobody waits for the close, which a disk that hangs may never answer
+    const seal = Effect.asVoid(Effect.flatMap(retire, Effect.forkDaemon))
 
     const create = (first: number): Effect.Effect<SegmentHandle, DiskError> =>
       Effect.gen(function* () {
-        const segment: Segment = { first, path: pathOf(first), bytes: 0, lines: 0, live: true, failed: false }
-        // an empty one of an earlier process is continued, or replaced
+        const segment: Segment = {
+          first,
+          path: pathOf(first),
+          bytes: 0,
+          lines: 0,
+          live: true,
+          doubtful: false
+        }
+        // an empty one of an earlier process is replaced, like what a failed append left: no line in either was
+        // acknowledged, since its first number is still free
         forget(named(first))
-        const existing = yield* disk.info(segment.path)
-        // left by a failed append: no line in it was acknowledged, since its first number is still free
-        if (existing !== undefined && existing.size > 0) yield* disk.remove(segment.path)
-        const handle = yield* openSegment(segment, existing?.size === 0 ? "append" : "create")
+        if ((yield* disk.info(segment.path)) !== undefined) yield* disk.remove(segment.path)
+        const handle = yield* openSegment(segment, "create")
         // without it a power cut could take the file, and every acknowledged line in it
         yield* disk.syncDirectory(directory).pipe(
           // the system may have forgotten the entry after a failed sync, so it must be made anew
@@ -120,18 +135,29 @@ export const make = (
         return handle
       })
 
-    const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) =>
-      Effect.matchEffect(handle.file.append(bytes), {
+    const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) => {
+      const { segment } = handle
+      segment.doubtful = true
+      return Effect.matchEffect(handle.file.append(bytes), {
         onFailure: (error) => sealFailed(handle, error),
         onSuccess: () => {
-          // otherwise sealed meanwhile: the caller gave up waiting, and was told that the outcome is unknown
-          if (writing === handle) {
-            handle.segment.bytes += bytes.length
-            handle.segment.lines += lines
-          }
+          segment.doubtful = false
+          if (writing !== handle) return tooLate(segment.path, "unknown")
+          segment.bytes += bytes.length
+          segment.lines += lines
           return Effect.void
         }
       })
+    }
+
+    /** The caller gave up waiting, and the segment was sealed: others have written since, and the numbers went on. */
+    const tooLate = (path: string, outcome: Outcome) => {
+      const cause = new Error("the caller gave up waiting")
+      return new AppendFailure({
+        error: new DiskError({ operation: "append", path, code: "ETIMEDOUT", cause }),
+        outcome
+      })
+    }
 
     // few steps where a segment is live and has room: they are taken for every group
     const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
@@ -161,54 +187,58 @@ export const make = (
         })
 
     const createOnce = (first: number): Effect.Effect<SegmentHandle, AppendFailure> =>
-      Effect.suspend((): Effect.Effect<SegmentHandle, DiskError> => {
+      Effect.suspend((): Effect.Effect<SegmentHandle, AppendFailure> => {
         // a call that was given up could still remove, or append to, a file of this name
         if (busy.has(first)) {
           const cause = new Error("an earlier call to the disk was not answered yet")
-          return new DiskError({ operation: "create", path: pathOf(first), code: "ETIMEDOUT", cause })
+          const error = new DiskError({ operation: "create", path: pathOf(first), code: "ETIMEDOUT", cause })
+          return new AppendFailure({ error, outcome: "absent" })
         }
         const started = seals
-        return Effect.flatMap(create(first), (handle) => {
-          if (seals === started) {
-            writing = handle
-            return Effect.succeed(handle)
-          }
-          forget(handle.segment)
-          const cause = new Error("the caller gave up waiting")
-          const late = new DiskError({
-            operation: "create",
-            path: handle.file.path,
-            code: "ETIMEDOUT",
-            cause
-          })
-          return Effect.zipRight(handle.close, late)
-        }).pipe(exclusively(first))
-      }).pipe(Effect.mapError((error) => new AppendFailure({ error, outcome: "absent" })))
+        return create(first).pipe(
+          Effect.mapError((error) => new AppendFailure({ error, outcome: "absent" })),
+          Effect.flatMap((handle) => {
+            if (seals === started) {
+              writing = handle
+              return Effect.succeed(handle)
+            }
+            forget(handle.segment)
+            return Effect.zipRight(handle.close, tooLate(handle.file.path, "absent"))
+          }),
+          exclusively(first)
+        )
+      })
 
     /**
      * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
      * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file, and what the
-     * append left is cut off, so that no later process takes it for durable. A power cut may bring it back, durably.
+     * append left is taken back, so that no later process believes it to be durable.
      */
     const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
       Effect.gen(function* () {
         const { file, segment } = handle
         const size = yield* Effect.option(file.size)
+        if (writing === handle) yield* seal
         const untouched = Option.contains(size, segment.bytes)
-        // otherwise sealed meanwhile, since the caller gave up waiting: what is there may have been read
-        if (writing === handle) {
-          segment.failed = true
-          if (!untouched) yield* Effect.ignore(file.truncate(segment.bytes))
-          yield* seal
-        }
+        if (!untouched) yield* Effect.ignore(cutOff(segment))
         return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
       })
+
+    // not through the handle of the append, which may be closed already, and on Windows must not
+    const cutOff = ({ bytes, path }: Segment) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const file = yield* disk.open(path, "update")
+          // a shorter one, which somebody has damaged, would grow
+          if ((yield* file.size) > bytes) yield* file.truncate(bytes)
+        })
+      )
 
     /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
     const synced = new WeakSet(all.slice(-1))
     const reader = Effect.fnUntraced(
       function* (segment: Segment) {
-        if (reading?.segment === segment && reading.live === segment.live) return reading.file
+        if (reading?.segment === segment && reading.whole === isWhole(segment)) return reading.file
         yield* closeReader()
         const handle = yield* openSegment(segment, "read").pipe(
           // somebody removed it: reported once, then its lines count as missing and block nothing behind them
@@ -222,7 +252,7 @@ export const make = (
         // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
         const { file } = handle
         // one that was given up meanwhile is no segment any more: its file is made anew under the same name
-        if (segment.live || segment.failed || !all.includes(segment)) return file
+        if (!isWhole(segment) || !all.includes(segment)) return file
         if (!synced.has(segment)) {
           // an append that was given up, or one of an earlier process that failed, may have left lines behind the last
           // acknowledged one: they are read, and counted, as well, so the power must not take them later. A disk that
@@ -245,7 +275,7 @@ export const make = (
         return handle.close
       })
 
-    yield* Effect.addFinalizer(() => Effect.zipRight(seal, closeReader()))
+    yield* Effect.addFinalizer(() => Effect.zipRight(Effect.flatten(retire), closeReader()))
 
     return {
       all,
@@ -254,7 +284,7 @@ export const make = (
       add: (first, bytes) => {
         // in the place of an empty one of an earlier process, if there is
         forget(named(first))
-        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false, failed: false }
+        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false, doubtful: false }
         synced.add(segment)
         all.push(segment)
       },

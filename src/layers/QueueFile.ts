@@ -213,7 +213,10 @@ export const make = (
     const write = (group: Group, now: number): Effect.Effect<void> => {
       const { bytes } = group
       return now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes.length < minFreeBytes
-        ? Effect.flatMap(askForSpace(now), () => writeWithin(group, bytes))
+        ? Effect.flatMap(askForSpace(now), () =>
+            // given up meanwhile: another writer has the guard
+            expiredGroups.delete(group) ? Effect.void : writeWithin(group, bytes)
+          )
         : writeWithin(group, bytes)
     }
 

@@ -45,7 +45,7 @@ export interface File {
   readonly readAt: (offset: number, length: number) => Effect.Effect<Uint8Array, DiskError>
   /** bytes */
   readonly size: Effect.Effect<number, DiskError>
-  /** Cuts the file off behind so many bytes; `sync` must follow if that is to be durable. */
+  /** Cuts the file off behind so many bytes. A power cut may undo that before the file is synced. */
   readonly truncate: (length: number) => Effect.Effect<void, DiskError>
   /** Makes everything written to the file durable. */
   readonly sync: Effect.Effect<void, DiskError>

@@ -4,9 +4,10 @@
  *
  * @module
  */
-import { Cause, Deferred, Effect, Exit, Logger, LogLevel } from "effect"
+import { Cause, Deferred, Effect, Exit, Logger, LogLevel, Option, TestClock, TestContext } from "effect"
 import * as fc from "fast-check"
 import * as assert from "node:assert/strict"
+import { setImmediate } from "node:timers/promises"
 import * as MemoryDisk from "../../src/internal/memoryDisk.js"
 import type { Call, Fault } from "../../src/internal/memoryDisk.js"
 import * as queues from "./queue.js"
@@ -27,6 +28,11 @@ export interface Step {
         readonly short: number | undefined
         readonly times: number
       }
+    /**
+     * the call is not answered for longer than an append waits; if it was one, the answer comes at the end of the next
+     * step, with this code or with success
+     */
+    | { readonly type: "hang"; readonly call: number; readonly code: string | undefined }
     | undefined
 }
 
@@ -38,15 +44,23 @@ export interface History {
 
 const call = fc.nat(14)
 const mishap: fc.Arbitrary<Step["mishap"]> = fc.oneof(
-  { weight: 4, arbitrary: fc.constant(undefined) },
-  { weight: 3, arbitrary: fc.record({ type: fc.constantFrom("kill" as const, "power" as const), call }) },
+  { weight: 8, arbitrary: fc.constant(undefined) },
+  { weight: 6, arbitrary: fc.record({ type: fc.constantFrom("kill" as const, "power" as const), call }) },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc.record({
       type: fc.constant("fail" as const),
       call,
       short: fc.option(fc.nat(80), { nil: undefined }),
       times: fc.integer({ min: 1, max: 3 })
+    })
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      type: fc.constant("hang" as const),
+      call,
+      code: fc.constantFrom(undefined, "EIO")
     })
   }
 )
@@ -74,7 +88,7 @@ export const histories = (maxLength = 12): fc.Arbitrary<History> =>
     dice: fc.array(fc.nat(1_000_000), { maxLength: 40, size: "max" })
   })
 
-const OPTIONS = { segmentBytes: 150 }
+const OPTIONS = { segmentBytes: 150, appendTimeout: "10 seconds" } as const
 
 /** Lives a history; throws when the oracle finds a promise broken. `skip` names calls that are left out. */
 export const live = (history: History, skip?: (call: Call) => boolean): Effect.Effect<void> =>
@@ -148,22 +162,36 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         reached = { delivered, torn, refused: dead }
       })
 
+    /** lets a call be answered whose caller has given up */
+    let answerLate: Effect.Effect<unknown> = Effect.void
+
     for (const { action, mishap } of history.steps) {
       let alive = true
+      const answerEarlier = answerLate
+      answerLate = Effect.void
+      // the lock would stay until it is answered
+      if (action.type === "reopen") yield* answerEarlier
       const frozen = yield* Deferred.make<void>()
       const buried = yield* Deferred.make<void>()
       let calls = 0
       let syncFailed = false
+      const answer = yield* Deferred.make<void>()
       memory.inject((call): Fault | undefined => {
         if (mishap === undefined || calls++ < mishap.call) return skipping(call)
         if (mishap.type === "fail") {
           const failed = calls - 1 - mishap.call
           if (failed >= mishap.times) return skipping(call)
-          if (call.operation === "append" && call.step === "sync") syncFailed = true
-          if (call.operation === "truncate" && syncFailed) doubtful++
+          // what is tried next is to take the lines back
+          if (syncFailed) doubtful++
+          syncFailed ||= call.operation === "append" && call.step === "sync"
           return mishap.short === undefined || failed > 0
             ? { type: "fail", code: "EIO" }
             : { type: "short", bytes: mishap.short, code: "EIO" }
+        }
+        if (mishap.type === "hang") {
+          if (calls - 1 > mishap.call) return skipping(call)
+          Deferred.unsafeDone(frozen, Exit.void)
+          return { type: "wait", until: Deferred.await(answer), code: mishap.code }
         }
         alive = false
         Deferred.unsafeDone(frozen, Exit.void)
@@ -178,20 +206,38 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         else memory.cutPower(choose)
         memory.inject(skipping)
         yield* Deferred.succeed(buried, undefined)
+        yield* answerEarlier
         yield* done.await
         for (const queue of [before, open]) if (queue !== undefined) yield* queue.close
         open = undefined
         disk = memory.startProcess()
       } else {
+        if (yield* Deferred.isDone(frozen)) {
+          yield* settle
+          yield* TestClock.adjust(OPTIONS.appendTimeout)
+          yield* settle
+          const isGivenUp = Option.isSome(yield* done.poll)
+          const answered = Effect.zipRight(Deferred.succeed(answer, undefined), settle)
+          if (isGivenUp) answerLate = answered
+          else yield* answered
+        }
         const exit = yield* done.await
+        memory.inject(skipping)
+        yield* answerEarlier
         const result = Exit.flatten(exit)
         assert.ok(Exit.isSuccess(result) || !Cause.isDie(result.cause), String(result))
       }
       memory.inject(skipping)
-      const judged = yield* ensureOpen
+      const judged = yield* Effect.catchTag(ensureOpen, "QueueLocked", () => {
+        // closed without an answer of the disk: the lock goes with the process
+        memory.kill()
+        disk = memory.startProcess()
+        return ensureOpen
+      })
       yield* judge(judged)
     }
 
+    yield* answerLate
     // the last word: everything is delivered, and everything is there
     const queue = yield* ensureOpen
     yield* queues.deliverAll(queue, database)
@@ -227,4 +273,7 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         }
       })
     }
-  }).pipe(Effect.orDie, Logger.withMinimumLogLevel(LogLevel.None))
+  }).pipe(Effect.orDie, Effect.provide(TestContext.TestContext), Logger.withMinimumLogLevel(LogLevel.None))
+
+/** Until nothing goes on by itself: the disk answers in microtasks. */
+const settle = Effect.promise(() => setImmediate())
