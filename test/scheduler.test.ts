@@ -121,6 +121,25 @@ const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return lines
   })
 
+it.effect("the first batches are small, since their code is cold", () =>
+  Effect.gen(function* () {
+    const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })
+    yield* Effect.forEach(q.idsOf("", 600), use, { concurrency: "unbounded", discard: true })
+    yield* settle
+    script.answer = works
+    uploads.length = 0
+    yield* seconds(2)
+    const sizes = uploads.map(({ rows }) => rows.length)
+    assert.deepStrictEqual(sizes.slice(0, 10), Array<number>(10).fill(10))
+    // one is prepared ahead, and one more is taken
+    assert.deepStrictEqual([...new Set(sizes.slice(12, -1))], [50])
+    assert.strictEqual(
+      sizes.reduce((total, size) => total + size),
+      600
+    )
+  })
+)
+
 describe("the worker's times", () => {
   it.effect("backs off 2, 4, 8 ... 256, 300, 300 seconds", () =>
     Effect.gen(function* () {

@@ -209,13 +209,11 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
           Effect.mapError((error) =>
             expired === mine ? timedOut("The statement", statementTimeout) : error
           ),
-          // nobody waits for the answer any more, so it must not come
-          Effect.onInterrupt(() => cut),
-          Effect.ensuring(
-            Effect.sync(() => {
-              current = undefined
-            })
-          )
+          Effect.onExit((exit) => {
+            current = undefined
+            // nobody waits for the answer any more, so it must not come
+            return Exit.isInterrupted(exit) ? cut : Effect.void
+          })
         )
       })
 

@@ -88,6 +88,13 @@ const CLOSED = new Error("the audit log is closed")
 /** So many milliseconds after the cursor was written the next answer of the database has it written again. */
 const SETTLE_INTERVAL = 50
 
+/**
+ * The first batches are a fifth as large: what runs is not compiled yet, and what the server says of a statement's
+ * parameters not known, so that a large one would hold up the program for tens of milliseconds.
+ */
+const COLD_BATCHES = 10
+const COLD_FRACTION = 1 / 5
+
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
@@ -157,6 +164,7 @@ export const make = (
           refused.push(...mine)
         }
       }
+      uploaded++
       const settled: Settled = { batch, refused }
       return settled
     })
@@ -268,12 +276,20 @@ export const make = (
       })
     })
 
+    let uploaded = 0
+    const take = (from: Position | undefined) =>
+      Effect.suspend(() => {
+        const isCold = uploaded < COLD_BATCHES
+        const maxRecords = isCold ? Math.ceil(limits.maxRecords * COLD_FRACTION) : limits.maxRecords
+        return queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
+      })
+
     /** Delivers until nothing waits; how many batches it were. */
     const deliver: Effect.Effect<number, PassError> = Effect.suspend(() => {
       let from: Position | undefined
       const delivered = pipeline.run<Prepared, Settled, PassError>({
         make: Effect.flatMap(
-          Effect.suspend(() => queue.take({ from, ...limits })),
+          Effect.suspend(() => take(from)),
           (batch) => {
             from = batch.end
             return batch.records.length === 0 ? Effect.succeed(undefined) : prepare(batch)

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { Option, Schema, String as Str } from "effect"
-import type { Types } from "effect"
+import type { SchemaAST as AST, Types } from "effect"
 
 /**
  * The key under which an event carries its kind.
@@ -271,7 +271,7 @@ export const optional = <A, I>(
   schema: Schema.Schema<A, I>
 ): Schema.optionalWith<Schema.NullOr<Schema.Schema<A, I>>, { default: () => null }> =>
   keeping(
-    schema.ast === Schema.String.ast ? isTextOrNull : PLAIN.has(schema.ast) ? isNull : never,
+    KEPT_OPTIONAL.get(schema.ast) ?? never,
     Schema.optionalWith(Schema.NullOr(schema), { default: () => null })
   )
 
@@ -316,9 +316,6 @@ export const requiredText = (fallback: string) =>
     })
   )
 
-/** types that make nothing of their own of null */
-const PLAIN = new Set([Schema.Int.ast, Schema.Number.ast, Schema.Boolean.ast])
-
 /** The values that a field is known to take as they are, from a program and from a line. */
 const kept = new WeakMap<Schema.Struct.Field, (value: unknown) => boolean>()
 
@@ -328,9 +325,15 @@ const keeping = <F extends Schema.Struct.Field>(keeps: (value: unknown) => boole
 }
 
 const never = () => false
-const isNull = (value: unknown): boolean => value === null
 const isNonEmpty = (value: unknown): boolean => typeof value === "string" && value !== ""
 const isTextOrNull = (value: unknown): boolean => typeof value === "string" || value === null
+/** those of an optional field, by its type; JSON knows no number that is not finite */
+const KEPT_OPTIONAL = new Map<AST.AST, (value: unknown) => boolean>([
+  [Schema.String.ast, isTextOrNull],
+  [Schema.Int.ast, (value) => Number.isSafeInteger(value) || value === null],
+  [Schema.Number.ast, (value) => Number.isFinite(value) || value === null],
+  [Schema.Boolean.ast, (value) => typeof value === "boolean" || value === null]
+])
 
 /**
  * Whether the field takes the value as it is, from a program and from a line: then nobody need ask its Schema.
