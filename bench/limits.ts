@@ -23,10 +23,15 @@ export const writeEach = async (load: Load, file: string, line: Buffer): Promise
 }
 
 /** A group commit of plain callbacks: whoever comes while a write is under way shares the next one. */
-export const groupCommit = async (load: Load, file: string, line: () => Buffer): Promise<Sample> => {
+export const groupCommit = async (
+  load: Load,
+  file: string,
+  line: () => Buffer,
+  callers = withCallbacks
+): Promise<Sample> => {
   const fd = fs.openSync(file, FLAGS)
   let lines: Array<Buffer> = []
-  let callers: Array<() => void> = []
+  let waiting: Array<() => void> = []
   let busy = false
 
   const commit = () => {
@@ -35,9 +40,9 @@ export const groupCommit = async (load: Load, file: string, line: () => Buffer):
       return
     }
     const bytes = Buffer.concat(lines)
-    const served = callers
+    const served = waiting
     lines = []
-    callers = []
+    waiting = []
     fs.write(fd, bytes, (error) => {
       if (error !== null) throw error
       for (const done of served) done()
@@ -45,9 +50,9 @@ export const groupCommit = async (load: Load, file: string, line: () => Buffer):
     })
   }
 
-  const sample = await withCallbacks(load, (done) => {
+  const sample = await callers(load, (done) => {
     lines.push(line())
-    callers.push(done)
+    waiting.push(done)
     if (busy) return
     busy = true
     queueMicrotask(commit)

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { Effect } from "effect"
 
 /** How large the bench is. */
 export interface Settings {
@@ -194,6 +195,32 @@ export const withPromises = async (load: Load, append: () => Promise<unknown>): 
   await Promise.all(Array.from({ length: load.callers }, call))
   return load.sample()
 }
+
+/** Callers of an Effect, each a fiber. */
+export const inFibers = <R>(
+  load: Load,
+  append: () => Effect.Effect<void, never, R>
+): Effect.Effect<Sample, never, R> => {
+  const caller = Effect.suspend(() => {
+    const clock = load.caller()
+    let goesOn = true
+    return Effect.whileLoop({
+      while: () => goesOn,
+      body: append,
+      step: () => {
+        goesOn = clock()
+      }
+    })
+  })
+  return Effect.map(
+    Effect.replicateEffect(caller, load.callers, { concurrency: "unbounded", discard: true }),
+    () => load.sample()
+  )
+}
+
+/** Callers of a function that calls back, each a fiber. */
+export const withFibers: typeof withCallbacks = (load, append) =>
+  Effect.runPromise(inFibers(load, () => Effect.async<void>((resume) => append(() => resume(Effect.void)))))
 
 /** All callers at once, by a function that blocks. */
 export const withBlocking = (load: Load, appendAll: () => void): Sample => {

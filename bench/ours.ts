@@ -8,6 +8,7 @@ import { Audit, AuditLayer, type AuditLog, logUse, type Uploader } from "effect-
 import { MysqlUploader } from "effect-audit/mysql"
 import { useLog } from "./event.js"
 import type { Load, Sample } from "./measure.js"
+import { inFibers } from "./measure.js"
 
 /** Nobody listens on this port: the database is down. */
 const NOBODY = "mysql://root@127.0.0.1:1/audit"
@@ -34,20 +35,8 @@ export const open = async (directory: string, target = uploader()): Promise<Ours
 }
 
 /** Callers that append without pause. */
-export const append = (load: Load): Effect.Effect<Sample, never, AuditLog> => {
-  const caller = Effect.suspend(() => {
-    const clock = load.caller()
-    let goesOn = true
-    return Effect.whileLoop({
-      while: () => goesOn,
-      body: () => logUse(useLog()),
-      step: () => {
-        goesOn = clock()
-      }
-    })
-  })
-  return Effect.map(Effect.replicateEffect(caller, load.callers, CONCURRENTLY), () => load.sample())
-}
+export const append = (load: Load): Effect.Effect<Sample, never, AuditLog> =>
+  inFibers(load, () => logUse(useLog()))
 
 const CONCURRENTLY = { concurrency: "unbounded", discard: true } as const
 

@@ -5,6 +5,7 @@
  */
 import { monitorEventLoopDelay } from "node:perf_hooks"
 import { setTimeout as sleep } from "node:timers/promises"
+import * as limits from "../limits.js"
 import { Load } from "../measure.js"
 import * as ours from "../ours.js"
 
@@ -14,8 +15,16 @@ export default async (input: {
   /** null: the database is down */
   readonly url: string | null
   readonly millis: number
+  /** the segments, where the bare loop is to deliver them */
+  readonly bare: ReadonlyArray<string> | null
 }): Promise<number> => {
   const delay = monitorEventLoopDelay({ resolution: 1 })
+  if (input.bare !== null) {
+    delay.enable()
+    await limits.insertAll(input.url!, input.bare, { connections: 1, ready: false })
+    delay.disable()
+    return delay.percentile(99.9) / 1e6
+  }
   // delivery starts with it, so it is watched from its first, cold batch on
   const log = await ours.open(input.directory, ours.uploader(input.url ?? undefined))
   if (input.work === "append") await log.run(ours.append(new Load(256, 500)))

@@ -10,13 +10,14 @@ import * as database from "../database.js"
 import { makeLine } from "../event.js"
 import * as limits from "../limits.js"
 import type { Row, Sample, Settings, Subject } from "../measure.js"
-import { interleaved, Load, median, pairedRatio, round, row, rowsOf } from "../measure.js"
+import { interleaved, Load, median, pairedRatio, round, row, rowsOf, withFibers } from "../measure.js"
 import * as ours from "../ours.js"
 import * as peers from "../peers.js"
 
 const WRITE_EACH = "limit: async write, O_DSYNC"
 const GROUP_COMMIT = "limit: bare group commit"
 const MAKING = "bare group commit that makes its lines"
+const IN_FIBERS = "bare group commit that makes its lines, in fibers"
 const REFERENCE_UP = "reference, worker on, database up"
 const REFERENCE_DOWN = "reference, worker on, database down"
 
@@ -68,6 +69,10 @@ const append = async (settings: Settings, callers: number): Promise<ReadonlyArra
     {
       name: MAKING,
       run: (round) => limits.groupCommit(load(round), path.join(directory, "making"), makeLine)
+    },
+    {
+      name: IN_FIBERS,
+      run: (round) => limits.groupCommit(load(round), path.join(directory, "fibers"), makeLine, withFibers)
     },
     subject("lmdb", await peers.lmdb(directory, line)),
     subject("classic-level", await peers.classicLevel(directory, line)),
