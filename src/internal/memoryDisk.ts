@@ -296,8 +296,7 @@ export const make = (): MemoryDisk => {
           case undefined:
             return attempt
           case "wait":
-            return Effect.zipRight(
-              fault.until,
+            return Effect.flatMap(fault.until, () =>
               fault.code === undefined || self !== process ? attempt : fail(fault.code)
             )
           case "skip":
