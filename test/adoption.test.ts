@@ -5,7 +5,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import * as MemoryDisk from "../src/internal/memoryDisk.js"
 import type { AuditLayer } from "../src/index.js"
-import type { Disk } from "../src/services/Disk.js"
+import { type Disk, DiskError } from "../src/services/Disk.js"
 import { openAudit, slowDatabase } from "./support/auditHere.js"
 import { letters, nodeDisk, temporaryDirectory } from "./support/queue.js"
 import { isLive, queueFile } from "./support/reference.js"
@@ -409,6 +409,37 @@ describe("a crash in the middle of adopting", () => {
         const exit = yield* Effect.exit(crashAt(step, variant, isIt))
         if (Exit.isFailure(exit)) return
         assert.isTrue(exit.value, "no crash at any step has done harm")
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive("instances that start together adopt one old file of another file system once", () =>
+    Effect.gen(function* () {
+      const real = yield* nodeDisk
+      const disk: Disk["Type"] = {
+        ...real,
+        rename: (from, to) =>
+          path.dirname(from) === path.dirname(to)
+            ? real.rename(from, to)
+            : new DiskError({ operation: "rename", path: from, code: "EXDEV", cause: undefined })
+      }
+      for (let round = 0; round < 5; round++) {
+        const directory = yield* temporaryDirectory
+        const old = path.join(directory, "audit_queue.ndjson")
+        fs.writeFileSync(old, queueFile)
+        const { events, uploader } = slowDatabase()
+        const settings = { directory: `${directory}/audit`, instances: 2, adopt: { path: old } }
+        const start = Effect.scoped(
+          Effect.gen(function* () {
+            const audit = yield* openAudit(settings, { uploader, disk })
+            yield* audit.flush
+            yield* Effect.sleep("50 millis")
+          })
+        )
+        // the supervisor starts anew what did not start
+        yield* Effect.all([Effect.exit(start), Effect.exit(start)], { concurrency: 2 })
+        yield* Effect.all([start, start], { concurrency: 2 })
+        assert.strictEqual(events.size, 5, "each line once")
       }
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )

@@ -82,6 +82,12 @@ const upload = ({ upload }: Uploader["Type"], events: ReadonlyArray<StoredEvent>
 const uploadLogins = ({ upload }: Uploader["Type"], events: ReadonlyArray<StoredEvent>) =>
   upload({ definition: LoginLog, events })
 
+/** How many INSERTs the server has seen. */
+const insertsOf = (database: TestDatabase) =>
+  Effect.map(sql<{ Value: string }>(database, "SHOW GLOBAL STATUS LIKE 'Com_insert'"), ([row]) =>
+    Number(row!.Value)
+  )
+
 /** The prompts in the order of the rows. */
 const prompts = (database: TestDatabase) =>
   Effect.map(sql<{ prompt: string }>(database, `SELECT prompt FROM ${UseLog.table} ORDER BY id`), (rows) =>
@@ -471,10 +477,7 @@ describe("a record that the database will never take", () => {
     Effect.gen(function* () {
       const database = yield* migrated()
       const uploader = yield* uploaderOf(connectionOptions(database))
-      const inserts = Effect.map(
-        sql<{ Value: string }>(database, "SHOW GLOBAL STATUS LIKE 'Com_insert'"),
-        ([row]) => Number(row!.Value)
-      )
+      const inserts = insertsOf(database)
       yield* upload(uploader, uses(1))
       for (const bad of [0, 1, 123, 249, 250, 498, 499]) {
         const events = uses(500, (index) => (index === bad ? { userName: "x".repeat(300) } : {}))
@@ -536,6 +539,69 @@ describe("a record that the database will never take", () => {
       yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY user_name VARCHAR(300) NOT NULL`)
       assert.deepStrictEqual(yield* upload(uploader, [next]), { rejected: [] })
     })
+  )
+
+  it.scopedLive("1644: an event that a trigger refuses does not stop the others", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      yield* sql(
+        database,
+        `CREATE TRIGGER refuse BEFORE INSERT ON ${UseLog.table} FOR EACH ROW ` +
+          "IF NEW.prompt = 'bad' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF"
+      )
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const { rejected } = yield* upload(uploader, [...uses(3), use({ prompt: "bad" }), ...uses(3)])
+      assert.deepStrictEqual(
+        rejected.map(({ code, index }) => [code, index]),
+        [["1644", 3]]
+      )
+      assert.lengthOf(yield* prompts(database), 6)
+    })
+  )
+
+  it.scopedLive("into a table without transactions: it is not stored, cut off", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      yield* sql(database, `ALTER TABLE ${UseLog.table} ENGINE=MyISAM`)
+      const uploader = yield* uploaderOf(connectionOptions(database))
+      const events = uses(20, (index) => (index === 13 ? { model: "m".repeat(300) } : {}))
+      const { rejected } = yield* upload(uploader, events)
+      assert.deepStrictEqual(
+        rejected.map(({ code, index }) => [code, index]),
+        [["1406", 13]]
+      )
+      assert.lengthOf(yield* prompts(database), 19)
+    })
+  )
+
+  it.scopedLive(
+    'with deduplication "none", what was stored before the failure is not stored at each try',
+    () =>
+      Effect.gen(function* () {
+        const database = yield* mysqlDatabase(server.rootUrl)
+        yield* Effect.promise(() => createReferenceTables(database))
+        const charset = (name: string) =>
+          sql(
+            database,
+            `ALTER TABLE ${UseLog.table} MODIFY status VARCHAR(64) CHARACTER SET ${name} NOT NULL`
+          )
+        yield* charset("latin1")
+        const uploader = yield* uploaderOf({ ...connectionOptions(database), deduplication: "none" })
+        const events = [...uses(39), use({ status: "模型" }), use({ model: "m".repeat(300) })]
+        for (let round = 0; round < 3; round++) {
+          assert.include(yield* Effect.flip(upload(uploader, events)), { class: "operator", code: "1366" })
+        }
+        yield* charset("utf8mb4")
+        const { rejected } = yield* upload(uploader, events)
+        assert.deepStrictEqual(
+          rejected.map(({ code, index }) => [code, index]),
+          [["1406", 40]]
+        )
+        assert.lengthOf(yield* prompts(database), 40)
+        // it may come again: not by us
+        yield* upload(uploader, events.slice(0, 1))
+        assert.lengthOf(yield* prompts(database), 41)
+      })
   )
 
   it.scopedLive("bad and repeated events in one batch", () =>
@@ -640,6 +706,29 @@ describe("a server that hangs", () => {
       assert.isAbove(Number(stdout), 0)
       yield* Effect.promise(() => silent.close())
     }).pipe(Effect.timeout("15 seconds"))
+  )
+
+  it.scopedLive("one that is slow gets smaller statements, which grow again", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      yield* sql(database, `CREATE TRIGGER slow BEFORE INSERT ON ${UseLog.table} FOR EACH ROW DO SLEEP(0.02)`)
+      const uploader = yield* uploaderOf({ ...connectionOptions(database), statementTimeout: "1 second" })
+      const events = uses(100)
+      const tries = Effect.retry(upload(uploader, events), { times: 5 })
+      assert.include(yield* Effect.flip(upload(uploader, events)), { class: "transient" })
+      assert.deepStrictEqual(yield* tries, { rejected: [] })
+      assert.lengthOf(yield* prompts(database), 100)
+      yield* sql(database, "DROP TRIGGER slow")
+      const statements = (n: number) =>
+        Effect.gen(function* () {
+          const before = yield* insertsOf(database)
+          yield* upload(uploader, uses(n))
+          return (yield* insertsOf(database)) - before
+        })
+      assert.isAbove(yield* statements(100), 1)
+      yield* statements(2000)
+      assert.strictEqual(yield* statements(100), 1)
+    })
   )
 
   it.scopedLive("a commit whose answer is lost: sent again, stored once", () =>

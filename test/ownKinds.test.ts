@@ -155,4 +155,19 @@ describe("own kinds", () => {
       assert.include(error.message, 'two classes of events are of kind "payment"')
     })
   )
+
+  it.scopedLive("sizes that would hold delivery up for ever are refused at the start", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const { uploader } = yield* makeMemoryUploader()
+      for (const settings of [{ batchRecords: 0 }, { batchBytes: -1 }, { maxLineBytes: 1.5 }]) {
+        const error = yield* AuditLayer.layer({ directory, ...settings }).pipe(
+          Layer.provide(Layer.succeed(Uploader, uploader)),
+          Layer.build,
+          Effect.flip
+        )
+        assert.include(error.message, `${Object.keys(settings)[0]!} is ${Object.values(settings)[0]!}`)
+      }
+    })
+  )
 })

@@ -121,6 +121,40 @@ const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return lines
   })
 
+it.effect("a failure that interrupted something else is a failure", () =>
+  Effect.gen(function* () {
+    const failed = Effect.zipRight(Effect.yieldNow(), failing("operator", "X")({} as UploadBatch))
+    const both: Answer = () =>
+      Effect.as(Effect.all([failed, Effect.never], { concurrency: 2 }), { rejected: [] })
+    const { scheduler, use } = yield* start({ answer: both })
+    yield* use("a")
+    yield* settle
+    assert.include(yield* scheduler.status, { state: "needsOperator" })
+    const flush = yield* Effect.fork(Effect.flip(scheduler.flush))
+    yield* settle
+    assert.include(yield* Fiber.join(flush), { _tag: "FlushError", waiting: 1 })
+  })
+)
+
+it.effect("a letter whose sync hangs over the closing meets no next owner", () =>
+  Effect.gen(function* () {
+    const rejecting: Answer = () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "x" }] })
+    const { close, disk, memory, use } = yield* start({ answer: rejecting })
+    memory.inject((call) =>
+      call.operation === "sync" && call.path.endsWith("/dead-letter.ndjson")
+        ? { type: "wait", until: Effect.never }
+        : undefined
+    )
+    yield* use("a")
+    yield* settle
+    const closing = yield* Effect.fork(close)
+    yield* seconds(5)
+    yield* Fiber.join(closing)
+    // the lock goes with the process
+    assert.include(yield* Effect.flip(q.openQueue(disk)), { _tag: "QueueLocked" })
+  }).pipe(Effect.scoped)
+)
+
 it.effect("the first batches are small, since their code is cold", () =>
   Effect.gen(function* () {
     const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })

@@ -110,6 +110,10 @@ export const isBroken = ({ code }: { readonly code: string }): boolean => BROKEN
 export const endsConnection = (failure: { readonly code: string }): boolean =>
   Number(failure.code) === PACKET_TOO_LARGE || isBroken(failure)
 
+/** Whether the statement took too long: for us, for MariaDB, for MySQL. */
+export const isTimeout = ({ code }: { readonly code: string }): boolean =>
+  ["ETIMEDOUT", "1969", "3024"].includes(code)
+
 /** Whether it was a lock that made us wait: another server would not help. */
 export const isBusy = ({ code }: { readonly code: string }): boolean => CLASSES.get(Number(code)) === "busy"
 
@@ -199,6 +203,7 @@ export const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
     record: [
       ...[1048, 1264, 1265, 1292, 1300, 1366, 1406, 1452, 1690, 1713, 1977, 3140],
       ...[3819, 4025], // CHECK: MySQL 3819, MariaDB 4025
+      ...[1118, 1644], // a row too large for its page; refused by a trigger (SIGNAL)
       ...[PACKET_TOO_LARGE, 8025] // 8025: TiDB's limit of an entry
     ],
     tooMany: [1390, 8004, 9500] // placeholders; TiDB's limits of a transaction

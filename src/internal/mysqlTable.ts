@@ -14,6 +14,8 @@ import { EVENT_ID, EVENT_TIME, placeholders } from "./sqlTable.js"
 export interface Table {
   /** for reasons, and to tell its keys from others */
   readonly subject: Subject
+  /** whether a statement that fails leaves nothing behind: MyISAM and Aria keep the rows before the bad one */
+  readonly transactional: boolean
   /** The INSERT of so many events, and whether it is worth a prepared statement. */
   readonly insert: (count: number) => { readonly sql: string; readonly prepared: boolean }
   /** The same INSERT, leaving out what is there already. */
@@ -68,6 +70,7 @@ export const describe = (
 
     return {
       subject: { ...session.endpoint, table: name, eventKeys },
+      transactional: yield* isTransactional(session, name),
       insert: (count) => {
         const prepared = isPrepared(count)
         let sql = inserts.get(count)
@@ -129,6 +132,17 @@ export const eventKeysOf = (
       [table, EVENT_ID]
     ),
     (keys) => keys.map((key) => key.name)
+  )
+
+const isTransactional = (session: Session, table: string): Effect.Effect<boolean, SqlError> =>
+  Effect.map(
+    session.query<{ readonly transactions: string | null }>(
+      "SELECT transactions FROM information_schema.engines WHERE engine = " +
+        "(SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?)",
+      [table]
+    ),
+    // a view, or a server that does not say
+    ([engine]) => engine?.transactions !== "NO"
   )
 
 /** The server's limit; above it 1390. */

@@ -20,7 +20,8 @@ export type Request = typeof Request.Type
 
 const RequestFile = Schema.parseJson(Request)
 
-const directoryOf = (queue: string) => `${queue}/requests`
+/** Where the requests for a queue lie. */
+export const directoryOf = (queue: string) => `${queue}/requests`
 
 /** Leaves a request for the owner; the path of its file, which is gone once it is carried out. */
 export const submit = (

@@ -156,6 +156,12 @@ const check = (
   if (options.instances !== undefined && !(Number.isInteger(options.instances) && options.instances > 0)) {
     return refuse(`instances is ${options.instances}. Give a whole number above 0.`)
   }
+  for (const name of ["segmentBytes", "maxLineBytes", "batchRecords", "batchBytes"] as const) {
+    const given = options[name]
+    if (given !== undefined && !(Number.isSafeInteger(given) && given > 0)) {
+      return refuse(`${name} is ${given}. Give a whole number above 0.`)
+    }
+  }
   const wrongRule = checkRules(events, { redact: options.redact, limits: options.limits })
   if (wrongRule !== undefined) return refuse(wrongRule)
   return Effect.void

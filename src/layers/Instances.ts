@@ -54,8 +54,14 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
     QueueFile,
     Effect.gen(function* () {
       const disk = yield* Disk
-      const attempts = directoriesOf(options, disk).map((directory) =>
-        QueueFileLayer.make({ ...options, directory, lockWait: undefined })
+      const attempts = directoriesOf(options, disk).map((directory, index) =>
+        QueueFileLayer.make({
+          ...options,
+          directory,
+          // under one lock: two that start together would each take a copy from another file system
+          adopt: index === 0 ? options.adopt : undefined,
+          lockWait: undefined
+        })
       )
       const [first, ...others] = attempts
       const firstFree = others.reduce(

@@ -14,6 +14,7 @@ import {
   endsConnection,
   isBroken,
   isEventKey,
+  isTimeout,
   isTextRefused,
   PACKET_TOO_LARGE,
   toUploadError
@@ -31,7 +32,7 @@ import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
-import type { UploadBatch } from "../services/Uploader.js"
+import type { UploadBatch, UploadResult } from "../services/Uploader.js"
 import { Uploader } from "../services/Uploader.js"
 
 /**
@@ -86,11 +87,14 @@ export const layerConfig = (
  */
 export const make = (options: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
-    const concurrency = Math.max(1, options.connections ?? 1)
+    const concurrency = Math.max(1, Math.floor(options.connections ?? 1))
     const permits = yield* Effect.makeSemaphore(concurrency)
     const withSession = yield* makeSessions(options)
     const guard = makeDriftGuard()
+    const pace = makePace()
     const deduplicates = options.deduplication !== "none"
+    /** without a key: the ids of what was stored before its batch failed, so that the next try leaves it out */
+    const storedInPart = new Set<string>()
 
     // a session is given up whenever something is wrong with a table, and the next one looks again
     const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
@@ -132,7 +136,10 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         Effect.zipRight(refused)
       )
 
-    const send = Effect.fnUntraced(function* ({ definition, events }: UploadBatch, params: Params) {
+    const send = Effect.fnUntraced(function* ({ definition, events: all }: UploadBatch, ahead: Params) {
+      const isLeft = ({ eventId }: StoredEvent) => !storedInPart.has(eventId)
+      const events = storedInPart.size === 0 ? all : all.filter(isLeft)
+      const params = events.length === all.length ? ahead : parameters(events, deduplicates)
       const width = widthOf(definition, deduplicates)
       const rows = (from: number, to: number): Rows => ({
         events: events.slice(from, to),
@@ -140,7 +147,16 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       })
       const watch = guard.watch(tableName(definition, options.tables), events.length)
       const attempt: Attempt = (from, to) =>
-        withTable(definition, (table, session) => insert(session, table, rows(from, to))).pipe(
+        withTable(definition, (table, session) =>
+          Effect.tapBoth(insert(session, table, rows(from, to)), {
+            onFailure: (error) => Effect.sync(() => pace.failed(to - from, error)),
+            onSuccess: () =>
+              Effect.sync(() => {
+                pace.stored(to - from)
+                if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(events[i]!.eventId)
+              })
+          })
+        ).pipe(
           Effect.catchTag("Refused", (refused) =>
             isBroken(refused) && to - from === 1
               ? explainBreak(refused, bytesOf(events.slice(from, to)))
@@ -151,7 +167,8 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       let from = 0
       while (from < events.length) {
         const start = from
-        const count = yield* withTable(definition, (table) => Effect.succeed(table.fitting(events, start)))
+        const fitting = yield* withTable(definition, (table) => Effect.succeed(table.fitting(events, start)))
+        const count = Math.min(fitting, pace.rows())
         if (count === 0) {
           yield* watch.onRejected({
             index: from,
@@ -162,7 +179,15 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         }
         from += Math.max(1, count)
       }
-      return watch.done()
+      for (const { eventId } of all) storedInPart.delete(eventId)
+      const { rejected } = watch.done()
+      const result: UploadResult = {
+        rejected:
+          events === all
+            ? rejected
+            : rejected.map((rejection) => ({ ...rejection, index: all.indexOf(events[rejection.index]!) }))
+      }
+      return result
     })
 
     return {
@@ -220,6 +245,30 @@ const targetsOf = (
     deduplicate: deduplication !== "none"
   }))
 
+/**
+ * How many rows a statement may have. One that took too long is made smaller, or a slow link would be offered the same
+ * statement for ever; after many that were in time they grow again.
+ */
+const makePace = () => {
+  let most = Number.POSITIVE_INFINITY
+  let inTime = 0
+  return {
+    rows: () => most,
+    failed: (rows: number, error: { readonly code: string }) => {
+      inTime = 0
+      if (isTimeout(error)) most = Math.max(1, Math.floor(rows / 2))
+    },
+    stored: (rows: number) => {
+      if (rows < most || ++inTime < GROW_AFTER) return
+      inTime = 0
+      most *= 2
+    }
+  }
+}
+
+/** statements of the present size, one after the other */
+const GROW_AFTER = 20
+
 type Params = ReturnType<typeof parameters>
 
 /** Events, and the parameters of their rows. */
@@ -240,7 +289,10 @@ const insert = (session: Session, table: Table, rows: Rows): Effect.Effect<void,
     const failure = classify(cause, table.subject)
     switch (failure.class) {
       case "delivered":
-        return only !== undefined ? Effect.void : insertMissing(session, table, rows)
+        if (only !== undefined) return Effect.void
+        // what INSERT IGNORE stores could not be taken back there: one by one, then
+        if (!table.transactional) return new Refused({ code: failure.code, reason: failure.text })
+        return insertMissing(session, table, rows)
       case "record":
         return (
           (only !== undefined && isTextRefused(failure) ? table.unfit(only) : undefined) ??

@@ -100,7 +100,8 @@ class Descriptor {
         return callback(Object.assign(new Error("the file is closed"), { code: "EBADF" }), undefined as A)
       this.pending++
       run((error, value) => {
-        if (--this.pending === 0 && this.closing) fs.close(this.fd)
+        // without a callback an error of it would end the program
+        if (--this.pending === 0 && this.closing) fs.close(this.fd, () => undefined)
         callback(error, value)
       })
     })

@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Layer, Option, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Fiber, Layer, Option, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
@@ -124,12 +124,25 @@ export const make = (
       unsafeFileSystem: options.unsafeFileSystem ?? false
     })
     const lockScope = yield* Scope.make()
-    /** writes that the kernel has not answered, although their callers gave up */
+    /** what writes to the directory and has not ended, although it may have been given up */
     let unanswered = 0
+    /** once the queue is closed */
+    let releaseLock: Effect.Effect<void> | undefined
     yield* Effect.addFinalizer((exit) =>
-      // a late write must not meet the next owner: then the lock goes with the process
-      Effect.suspend(() => (unanswered === 0 ? Scope.close(lockScope, exit) : Effect.void))
+      // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
+      Effect.suspend(() => {
+        releaseLock = Scope.close(lockScope, exit)
+        return unanswered === 0 ? releaseLock : Effect.void
+      })
     )
+    /** A write of the opening: whoever interrupts that does not wait for it, but the next owner does. */
+    const leftToTheDisk = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+      Effect.suspend(() => {
+        unanswered++
+        return Effect.flatMap(Effect.forkDaemon(Effect.ensuring(write, Effect.suspend(ended))), Fiber.join)
+      })
+    const ended = (): Effect.Effect<void> =>
+      --unanswered === 0 && releaseLock !== undefined ? releaseLock : Effect.void
     yield* directories
       .lock(disk, directory, {
         wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
@@ -167,8 +180,10 @@ export const make = (
       // before the first append: a segment must never get a number that an older cursor lies beyond. One that was
       // found is written anew, since it may be in the page cache only, even for a sync: after one that failed the
       // system takes it for written.
-      yield* slots.write(recovered.cursor)
-      const adopted = yield* adopt(disk, directory, segments, options.adopt?.path, recovered.next)
+      yield* leftToTheDisk(slots.write(recovered.cursor))
+      const adopted = yield* leftToTheDisk(
+        adopt(disk, directory, segments, options.adopt?.path, recovered.next)
+      )
       return { segments, letters, slots, cursor: recovered.cursor, next: recovered.next + adopted }
     }).pipe(Effect.mapError(directories.openError(directory)))
 
@@ -179,6 +194,20 @@ export const make = (
     const readGuard = yield* Effect.makeSemaphore(1)
     /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
     const lettersGuard = yield* Effect.makeSemaphore(1)
+
+    /** What writes to the directory: before it has ended no other owner may come, and after the close it may not begin. */
+    const keepingLock = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E | QueueAccessError> =>
+      Effect.suspend((): Effect.Effect<A, E | QueueAccessError> => {
+        if (releaseLock !== undefined) {
+          return new QueueAccessError({
+            path: directory,
+            code: "EBADF",
+            cause: new Error("the queue is closed")
+          })
+        }
+        unanswered++
+        return Effect.ensuring(Effect.uninterruptible(write), Effect.suspend(ended))
+      })
 
     const accessError = (error: DiskError | QueueAccessError) =>
       error._tag === "DiskError"
@@ -228,26 +257,28 @@ export const make = (
       }
       unanswered++
       const started = performance.now()
-      const answered = () => {
+      /** whether its callers still wait */
+      const isAwaited = () => {
         appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
-        unanswered--
         return !expiredGroups.delete(group)
       }
       const { entries } = group
-      return Effect.matchCause(segments.append(bytes, entries.length, next), {
+      return Effect.matchCauseEffect(segments.append(bytes, entries.length, next), {
         onFailure: (cause) => {
-          if (!answered()) return
+          if (!isAwaited()) return ended()
           const failure = cause._tag === "Fail" ? cause.error : undefined
           const { code = "UNKNOWN", path = directory, cause: reason = cause } = failure?.error ?? {}
           const outcome = failure?.outcome ?? "unknown"
           refuse(group, (eventId) => new QueueWriteError({ eventId, outcome, path, code, cause: reason }))
+          return ended()
         },
         onSuccess: () => {
-          if (!answered()) return
+          if (!isAwaited()) return ended()
           let sequence = next
           next += entries.length
           for (const entry of entries) entry.done(Effect.succeed(sequence++))
           for (const listener of listeners) listener()
+          return ended()
         }
       })
     }
@@ -334,11 +365,7 @@ export const make = (
     )
 
     const move = Effect.fnUntraced(function* (to: typeof cursor) {
-      unanswered++
-      yield* Effect.ensuring(
-        slots.write(to),
-        Effect.sync(() => unanswered--)
-      )
+      yield* slots.write(to)
       cursor = to
       for (const segment of [...segments.all]) {
         if (segment.first < cursor.segment) yield* segments.remove(segment)
@@ -372,7 +399,7 @@ export const make = (
           surplus: cursor.surplus + surplus
         })
       },
-      Effect.uninterruptible,
+      keepingLock,
       lettersGuard.withPermits(1),
       Effect.mapError(accessError)
     )
@@ -406,7 +433,7 @@ export const make = (
           missing: cursor.missing + (settled - cursor.settled)
         })
       })
-    }).pipe(Effect.uninterruptible, Effect.mapError(accessError))
+    }).pipe(keepingLock, Effect.mapError(accessError))
 
     // -------------------------------------------------------------------------------------------- dead letters
 
@@ -423,7 +450,7 @@ export const make = (
 
     const decide = (type: deadLetterFile.Decision["type"], id: string, by: string) =>
       Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        letters.decide({ type, id, at: new Date(now).toISOString(), by })
+        keepingLock(letters.decide({ type, id, at: new Date(now).toISOString(), by }))
       )
 
     const appendAgain: QueueFile["Type"]["retry"] = (select, by) =>
@@ -460,7 +487,9 @@ export const make = (
         else {
           for (const { letter } of yield* letters.open(select)) yield* decide("discarded", letter.id, by)
         }
-        yield* disk.remove(file)
+        yield* keepingLock(disk.remove(file))
+        // carried out once more after a power cut, it would be about letters that nobody has seen
+        yield* disk.syncDirectory(requests.directoryOf(directory))
       }
     }).pipe(lettersGuard.withPermits(1), Effect.mapError(accessError))
 

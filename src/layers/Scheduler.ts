@@ -353,7 +353,7 @@ export const make = (
         yield* Metric.set(measures.backoff, 0)
         // not those that came during the pass: it may have looked before what they wait for was appended
         yield* completeFlushes((flush) => served.includes(flush))
-      } else if (!Exit.isInterrupted(exit)) {
+      } else if (!Cause.isInterruptedOnly(exit.cause)) {
         const error = Option.getOrElse(Cause.failureOption(exit.cause), () => exit.cause)
         yield* reportFailure(error)
         yield* failFlushes(served, error)

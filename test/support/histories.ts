@@ -169,8 +169,6 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
       let alive = true
       const answerEarlier = answerLate
       answerLate = Effect.void
-      // the lock would stay until it is answered
-      if (action.type === "reopen") yield* answerEarlier
       const frozen = yield* Deferred.make<void>()
       const buried = yield* Deferred.make<void>()
       let calls = 0
