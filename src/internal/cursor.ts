@@ -4,7 +4,7 @@
  * written, it still works.
  */
 import { crc32 } from "node:zlib"
-import type { QueueRecord } from "../services/QueueFile.js"
+import type { Position, QueueRecord } from "../services/QueueFile.js"
 
 export interface Cursor {
   /** the segment and the byte where delivery goes on */
@@ -32,11 +32,15 @@ export interface Cursor {
 export const isBalanced = (cursor: Cursor): boolean =>
   cursor.settled + cursor.surplus === cursor.delivered + cursor.refused + cursor.torn + cursor.missing
 
+/** Where a line stands. */
+export type Place = Pick<Position, "segment" | "offset">
+
+export const isBefore = (a: Place, b: Place): boolean =>
+  a.segment === b.segment ? a.offset < b.offset : a.segment < b.segment
+
 /** Whether a place is before the one up to which lines are delivered once more. */
-export const isRepeated = (
-  { repeatedOffset, repeatedSegment }: Cursor,
-  { offset, segment }: Pick<QueueRecord, "segment" | "offset">
-): boolean => segment < repeatedSegment || (segment === repeatedSegment && offset < repeatedOffset)
+export const isRepeated = ({ repeatedOffset, repeatedSegment }: Cursor, place: Place): boolean =>
+  isBefore(place, { segment: repeatedSegment, offset: repeatedOffset })
 
 /** Whether the books have a line already, although it is read once more. */
 export const isCounted = (cursor: Cursor, record: QueueRecord): boolean =>

@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Fiber, Layer, Option, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Layer, Option, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
@@ -30,7 +30,7 @@ import {
   type QueueLocked,
   type QueueOpenError
 } from "../schema/Errors.js"
-import { Disk, type DiskError } from "../services/Disk.js"
+import { Disk, DiskError } from "../services/Disk.js"
 import {
   QueueFile,
   type Batch,
@@ -135,14 +135,20 @@ export const make = (
         return unanswered === 0 ? releaseLock : Effect.void
       })
     )
-    /** A write of the opening: whoever interrupts that does not wait for it, but the next owner does. */
-    const leftToTheDisk = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-      Effect.suspend(() => {
-        unanswered++
-        return Effect.flatMap(Effect.forkDaemon(Effect.ensuring(write, Effect.suspend(ended))), Fiber.join)
-      })
     const ended = (): Effect.Effect<void> =>
       --unanswered === 0 && releaseLock !== undefined ? releaseLock : Effect.void
+    /** What writes to the directory: before it has ended no other owner may come, and after the close it may not begin. */
+    const keepingLock = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E | DiskError> =>
+      Effect.suspend((): Effect.Effect<A, E | DiskError> => {
+        if (releaseLock !== undefined) {
+          const cause = new Error("the queue is closed")
+          return new DiskError({ operation: "write", path: directory, code: "EBADF", cause })
+        }
+        unanswered++
+        return Effect.ensuring(Effect.uninterruptible(write), Effect.suspend(ended))
+      })
+    /** The same for the opening: whoever interrupts that does not wait for it, but the next owner does. */
+    const leftToTheDisk = <A, E>(write: Effect.Effect<A, E>) => Effect.disconnect(keepingLock(write))
     yield* directories
       .lock(disk, directory, {
         wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
@@ -194,20 +200,6 @@ export const make = (
     const readGuard = yield* Effect.makeSemaphore(1)
     /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
     const lettersGuard = yield* Effect.makeSemaphore(1)
-
-    /** What writes to the directory: before it has ended no other owner may come, and after the close it may not begin. */
-    const keepingLock = <A, E>(write: Effect.Effect<A, E>): Effect.Effect<A, E | QueueAccessError> =>
-      Effect.suspend((): Effect.Effect<A, E | QueueAccessError> => {
-        if (releaseLock !== undefined) {
-          return new QueueAccessError({
-            path: directory,
-            code: "EBADF",
-            cause: new Error("the queue is closed")
-          })
-        }
-        unanswered++
-        return Effect.ensuring(Effect.uninterruptible(write), Effect.suspend(ended))
-      })
 
     const accessError = (error: DiskError | QueueAccessError) =>
       error._tag === "DiskError"

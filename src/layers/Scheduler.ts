@@ -23,6 +23,7 @@ import {
   SubscriptionRef
 } from "effect"
 import type { Scope } from "effect"
+import { isBefore, type Place } from "../internal/cursor.js"
 import { idOf } from "../internal/deadLetters.js"
 import * as metrics from "../internal/metrics.js"
 import * as pipeline from "../internal/pipeline.js"
@@ -143,6 +144,8 @@ export const make = (
     const prepare = prepareWith(options, queue.queueId, uploader)
     /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
     let outcomes: ReadonlyArray<Outcome> = []
+    /** batches, since the start */
+    let uploaded = 0
 
     const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
       const refused = [...refusals]
@@ -276,13 +279,11 @@ export const make = (
       })
     })
 
-    let uploaded = 0
-    const take = (from: Position | undefined) =>
-      Effect.suspend(() => {
-        const isCold = uploaded < COLD_BATCHES
-        const maxRecords = isCold ? Math.ceil(limits.maxRecords * COLD_FRACTION) : limits.maxRecords
-        return queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
-      })
+    const take = (from: Position | undefined) => {
+      const isCold = uploaded < COLD_BATCHES
+      const maxRecords = isCold ? Math.ceil(limits.maxRecords * COLD_FRACTION) : limits.maxRecords
+      return queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
+    }
 
     /** Delivers until nothing waits; how many batches it were. */
     const deliver: Effect.Effect<number, PassError> = Effect.suspend(() => {
@@ -566,11 +567,6 @@ const SLICE_RECORDS = 250
 const letOthersIn = Effect.async<void>((resume) => {
   setImmediate(() => resume(Effect.void))
 })
-
-type Place = Pick<Position, "segment" | "offset">
-
-const isBefore = (a: Place, b: Place) =>
-  a.segment === b.segment ? a.offset < b.offset : a.segment < b.segment
 
 /**
  * What became of a kind's records from one up to another: delivered, but for those that were refused. From record to

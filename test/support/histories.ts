@@ -225,7 +225,6 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         const result = Exit.flatten(exit)
         assert.ok(Exit.isSuccess(result) || !Cause.isDie(result.cause), String(result))
       }
-      memory.inject(skipping)
       const judged = yield* Effect.catchTag(ensureOpen, "QueueLocked", () => {
         // closed without an answer of the disk: the lock goes with the process
         memory.kill()
