@@ -197,6 +197,31 @@ describe("an owner that goes on after its lock is gone", () => {
     })
   )
 
+  for (const [what, isHanging] of [
+    ["a decision", (call: Call) => call.operation === "append" && isLetters(call)],
+    [
+      "the removal of a request",
+      (call: Call) => call.operation === "remove" && call.path.includes("requests/")
+    ]
+  ] as const) {
+    it.effect(`${what} that hangs over the close keeps the lock`, () =>
+      Effect.gen(function* () {
+        const memory = MemoryDisk.make()
+        const disk = memory.startProcess()
+        const first = yield* q.openClosable(disk)
+        yield* q.append(first.queue, "e0")
+        yield* q.deliver(first.queue, new Set(), { isRejected: () => true })
+        yield* requests.submit(disk, "/audit", { action: "discard", letters: "all", by: "operator" })
+        memory.inject((call) => (isHanging(call) ? { type: "wait", until: Effect.never } : undefined))
+        yield* Effect.forkDaemon(first.queue.carryOutRequests)
+        yield* settle
+        yield* closeOver(first)
+        memory.inject(() => undefined)
+        assert.strictEqual((yield* Effect.flip(q.openClosable(disk)))._tag, "QueueLocked")
+      })
+    )
+  }
+
   it.effect("the lock of a close over a slow cursor is free when the disk has answered", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
