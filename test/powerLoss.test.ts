@@ -136,6 +136,10 @@ const named: Readonly<Record<string, History>> = {
     ],
     dice: []
   },
+  "a cursor that counts a letter and could not be synced, before the letter is taken back": {
+    steps: [append(2), deliver(2, true, fail(7)), deliver(2, false, kill(4)), append(1)],
+    dice: []
+  },
   "an empty segment of a killed process": {
     steps: [append(1, kill(3)), append(1, fail(3)), append(2), deliver(1), append(2), deliver(4)],
     dice: []

@@ -9,6 +9,11 @@ export interface CursorFile {
   readonly stored: Cursor | undefined
   /** Returns when the cursor is on disk. Not to be called twice at once. */
   readonly write: (cursor: Cursor) => Effect.Effect<void, DiskError>
+  /**
+   * Writes the cursor anew if the last write failed: what that one would have said may stand in the page cache, and
+   * be what a next process finds.
+   */
+  readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
 }
 
 export const open = (
@@ -36,18 +41,25 @@ export const open = (
     const found = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))
     let generation = found?.generation ?? 0
 
+    let failed = false
+
+    const write = Effect.fnUntraced(
+      function* (cursor: Cursor) {
+        failed = true
+        handle ??= yield* openFile
+        const slot = generation + 1
+        yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
+        // only now: a failed write is repeated in the same slot, so that the other one stays whole
+        generation = slot
+        failed = false
+      },
+      // the file may have been removed, or be on a disk that was replaced
+      Effect.tapError(() => close)
+    )
+
     return {
       stored: found?.cursor,
-      write: Effect.fnUntraced(
-        function* (cursor: Cursor) {
-          handle ??= yield* openFile
-          const slot = generation + 1
-          yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
-          // only now: a failed write is repeated in the same slot, so that the other one stays whole
-          generation = slot
-        },
-        // the file may have been removed, or be on a disk that was replaced
-        Effect.tapError(() => close)
-      )
+      write,
+      restore: (cursor) => Effect.suspend(() => (failed ? write(cursor) : Effect.void))
     }
   })

@@ -368,6 +368,8 @@ export const make = (
       function* (batch: Batch, refusals: ReadonlyArray<Refusal>) {
         if (batch.records.length === 0) return
         const isNew = (record: QueueRecord) => !isCounted(cursor, record)
+        // an earlier try may have counted letters that this one takes back, or none where this one writes some
+        yield* slots.restore(cursor)
         // dead letters first: a crash in between finds them again, the other order would lose them. What is left of a
         // line that was settled when it was whole is none.
         const toKeep = refusals.filter((refusal) => refusal.class !== "torn" || isNew(refusal.record))
