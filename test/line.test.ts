@@ -304,6 +304,31 @@ describe("lines of the Python class", () => {
     assert.strictEqual(time({ ...login, login_time: "" }), "2025-11-30 23:59:59")
   })
 
+  it("hold what MySQL made of them, since the class checked nothing", () => {
+    const rowOf = (line: object) => decoded({ ...use, ...line }).row
+    assert.strictEqual(rowOf({ duration_ms: 1840.5 })[7], 1841)
+    // a Decimal, which the class wrote as a text
+    assert.strictEqual(rowOf({ duration_ms: "1840.4" })[7], 1840)
+    assert.strictEqual(rowOf({ duration_ms: true })[7], 1)
+    assert.deepStrictEqual(rowOf({ user_name: 42, prompt: 1.5, model: false }).slice(0, 7), [
+      "42",
+      "studio-3",
+      "1.5",
+      null,
+      "success",
+      null,
+      "0"
+    ])
+    // a dead letter that is retried has got an id
+    assert.strictEqual(rowOf({ event_id: ID, duration_ms: 0.4 })[7], 0)
+    // what MySQL refused, and all that is not of the class
+    for (const duration_ms of ["", "soon", [1], {}, 1e300]) {
+      assert.strictEqual(refused(JSON.stringify({ ...use, duration_ms })), "invalid")
+    }
+    const ours = { ...use, event_id: ID, ts: "2025-11-30T23:59:59.000Z", duration_ms: 1840.5 }
+    assert.strictEqual(refused(JSON.stringify(ours)), "invalid")
+  })
+
   it("with any ts are read without a defect", () => {
     fc.assert(
       fc.property(

@@ -12,7 +12,9 @@ import {
   Exit,
   Fiber,
   Layer,
+  Logger,
   Redacted,
+  Schedule,
   Schema,
   Scope
 } from "effect"
@@ -21,6 +23,7 @@ import * as fs from "node:fs"
 import { promisify } from "node:util"
 import { createConnection } from "mysql2/promise"
 import { classify } from "../src/internal/mysqlErrors.js"
+import * as requests from "../src/internal/requests.js"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
 import * as AuditEvent from "../src/schema/AuditEvent.js"
 import type { UploadError } from "../src/schema/Errors.js"
@@ -28,12 +31,14 @@ import type { StoredEvent } from "../src/schema/Line.js"
 import { LoginLog } from "../src/schema/LoginLog.js"
 import { UseLog } from "../src/schema/UseLog.js"
 import { Uploader } from "../src/services/Uploader.js"
+import { openAudit } from "./support/auditHere.js"
 import { createReferenceTables, type TestDatabase } from "./support/database.js"
 import { login, stored, use, uses } from "./support/events.js"
 import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "./support/mysql.js"
 import type { MysqlServer } from "./support/mysqlServer.js"
 import { makeCertificates, type Certificates } from "./support/certificates.js"
 import { startServer } from "./support/mysqlServer.js"
+import { letters as lettersOf, nodeDisk, temporaryDirectory } from "./support/queue.js"
 import { type Address, lyingProxy, refusingPort, silentServer, tcpProxy } from "./support/net.js"
 
 let server: MysqlServer
@@ -539,6 +544,32 @@ describe("a record that the database will never take", () => {
       yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY user_name VARCHAR(300) NOT NULL`)
       assert.deepStrictEqual(yield* upload(uploader, [next]), { rejected: [] })
     })
+  )
+
+  it.scopedLive("letters that are retried in vain are letters again, and stop nothing", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY prompt VARCHAR(4) NOT NULL`)
+      const directory = yield* temporaryDirectory
+      const disk = yield* nodeDisk
+      const audit = yield* openAudit(
+        { directory },
+        { uploader: yield* uploaderOf(connectionOptions(database)) }
+      )
+      const record = (prompt: string, times = 1) =>
+        Effect.zipRight(Effect.replicateEffect(audit.use(prompt), times), audit.flush)
+      for (let n = 0; n < 2; n++) {
+        yield* record("too long", 9)
+        yield* record("good")
+      }
+      const letters = Effect.map(lettersOf(disk, directory), (all) => all.length)
+      assert.strictEqual(yield* letters, 18)
+      yield* requests.submit(disk, directory, { action: "retry", letters: "all", by: "li" })
+      yield* Effect.repeat(letters, { until: (n) => n === 36, schedule: Schedule.spaced("20 millis") })
+      yield* record("good")
+      assert.deepInclude(yield* audit.status, { state: "idle" })
+      assert.deepStrictEqual(yield* prompts(database), ["good", "good", "good"])
+    }).pipe(Effect.provide(Logger.remove(Logger.defaultLogger)))
   )
 
   it.scopedLive("1644: an event that a trigger refuses does not stop the others", () =>

@@ -217,6 +217,23 @@ it.effect("a letter is not decided before the cursor has counted it", () =>
   )
 )
 
+it.scoped("a letter that is retried keeps its text, and is marked once", () =>
+  Effect.gen(function* () {
+    const queue = yield* q.openQueue(MemoryDisk.make().startProcess())
+    const line = '{"event_id":"a","big":12345678901234567890,"big":1.10}'
+    yield* queue.append(`${line}\n`, "a")
+    const refuse = q.deliver(queue, new Set(), { isRejected: () => true })
+    for (let n = 0; n < 2; n++) {
+      yield* refuse
+      assert.strictEqual(yield* queue.retry(() => true, "li"), 1)
+      assert.deepStrictEqual(
+        (yield* q.readAll(queue)).map(({ text }) => text),
+        [`${line.slice(0, -1)},"$retried":true}`]
+      )
+    }
+  })
+)
+
 describe("compaction", () => {
   it.scoped("does not wait for a write that is under way", () =>
     Effect.gen(function* () {

@@ -145,7 +145,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         events: events.slice(from, to),
         params: to - from === events.length ? params : params.slice(from * width, to * width)
       })
-      const watch = guard.watch(tableName(definition, options.tables), events.length)
+      const watch = guard.watch(tableName(definition, options.tables), events)
       const attempt: Attempt = (from, to) =>
         withTable(definition, (table, session) =>
           Effect.tapBoth(insert(session, table, rows(from, to)), {

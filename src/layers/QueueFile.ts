@@ -30,6 +30,7 @@ import {
   type QueueLocked,
   type QueueOpenError
 } from "../schema/Errors.js"
+import { RETRIED } from "../schema/Line.js"
 import { Disk, DiskError } from "../services/Disk.js"
 import {
   QueueFile,
@@ -74,6 +75,9 @@ const MiB = 1024 * 1024
 
 /** The free space is asked for at most this often while appending, in milliseconds. */
 const FREE_SPACE_INTERVAL = 1000
+
+/** what a line may gain when it is retried: its mark and its id */
+const RETRY_BYTES = 80
 
 const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
@@ -431,15 +435,20 @@ export const make = (
 
     // -------------------------------------------------------------------------------------------- dead letters
 
-    /** The line of a letter, with its event id, which was derived from where the line stood. */
+    /** The line of a letter, marked, with its event id, which was derived from where the line stood. */
     const lineOf = (letter: deadLetterFile.Letter) => {
       if (letter.line === undefined) return undefined
       const bytes = Buffer.from(letter.line)
       const event = objectOf(bytes)
       if (event === undefined) return undefined
-      if (typeof event.event_id === "string") return { line: `${letter.line}\n`, eventId: event.event_id }
-      const eventId = eventIdOfLine(queueId, { ...letter, bytes })
-      return { line: `${JSON.stringify({ event_id: eventId, ...event })}\n`, eventId }
+      if (typeof event.event_id !== "string") {
+        const eventId = eventIdOfLine(queueId, { ...letter, bytes })
+        return { line: `${JSON.stringify({ event_id: eventId, ...event, [RETRIED]: true })}\n`, eventId }
+      }
+      // the text itself, since a number that JavaScript cannot hold would not come back
+      const text = letter.line.trimEnd()
+      const marked = RETRIED in event ? text : `${text.slice(0, -1)},"${RETRIED}":true}`
+      return { line: `${marked}\n`, eventId: event.event_id }
     }
 
     const decide = (type: deadLetterFile.Decision["type"], id: string, by: string) =>
@@ -450,7 +459,7 @@ export const make = (
     const appendAgain: QueueFile["Type"]["retry"] = (select, by) =>
       Effect.gen(function* () {
         let count = 0
-        const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
+        const fits = (letter: DeadLetter) => letter.length + RETRY_BYTES <= maxLineBytes && select(letter)
         for (const entry of yield* letters.open(fits)) {
           const letter = yield* letters.read(entry).pipe(
             Effect.catchIf(

@@ -99,7 +99,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
           .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
         made.add(name)
       }
-      const watch = guard.watch(name, events.length)
+      const watch = guard.watch(name, events)
       const attempt: Attempt = (from, to) =>
         connection
           .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))

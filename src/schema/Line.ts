@@ -37,6 +37,14 @@ export interface StoredEvent {
 }
 
 /**
+ * The key in the line of a dead letter that somebody wanted to be tried once more. No field can have it, since keys are
+ * in snake_case.
+ *
+ * @internal
+ */
+export const RETRIED = "$retried"
+
+/**
  * What is wrong with a field: its name and what was expected, never its value.
  *
  * @category models
@@ -78,9 +86,10 @@ export interface Codec {
     eventId: string,
     epochMillis: number
   ) => Either.Either<string, ReadonlyArray<Issue>>
-  /** The values of the columns of a parsed line. */
+  /** The values of the columns of a parsed line; `isOld`: of the Python class. */
   readonly row: (
-    line: Readonly<Record<string, unknown>>
+    line: Readonly<Record<string, unknown>>,
+    isOld?: boolean
   ) => Either.Either<Array<SqlValue>, ReadonlyArray<Issue>>
 }
 
@@ -118,14 +127,15 @@ export const compile = (definition: AuditEvent.Any): Codec => {
       }
       return issues === undefined ? Either.right(`${line}}\n`) : Either.left(issues)
     },
-    row: (line) => {
+    row: (line, isOld = false) => {
       const row = new Array<SqlValue>(fields.length)
       let issues: Array<Issue> | undefined
       let i = 0
       try {
         for (; i < fields.length; i++) {
           const field = fields[i]!
-          const value = field.decode(line[field.key], line)
+          let value = field.decode(line[field.key], line)
+          if (value === INVALID && isOld) value = decodeAsMysql(field, line)
           if (value === INVALID) (issues ??= []).push({ field: field.key, expected: field.expected })
           else row[i] = value
         }
@@ -177,7 +187,7 @@ export const makeDecoder = (
     if (id !== undefined && (typeof id !== "string" || !UUID.test(id))) {
       return unreadable("malformed", "event_id is not a UUID", line.kind)
     }
-    const row = codec.row(line)
+    const row = codec.row(line, isOfPythonClass(line))
     if (Either.isLeft(row)) {
       const issues = row.left.map((issue) => `${issue.field}: expected ${issue.expected}`).join("; ")
       return unreadable("invalid", issues, line.kind)
@@ -193,6 +203,10 @@ export const makeDecoder = (
     )
   }
 }
+
+/** By its local `ts`, since a dead letter that is retried has got an id. */
+const isOfPythonClass = ({ ts }: Readonly<Record<string, unknown>>) =>
+  typeof ts === "string" && !ts.endsWith("Z")
 
 /** A class for the reason that internal/groupCommit.ts gives for its own: it lives as long as an upload. */
 class Stored implements StoredEvent {
@@ -274,6 +288,18 @@ interface FieldCodec {
   readonly expected: string
   readonly encode: (value: unknown, time: AuditEvent.EventTime) => unknown
   readonly decode: (value: unknown, line: Readonly<Record<string, unknown>>) => SqlValue | Invalid
+}
+
+/**
+ * The Python class took any value for any field and left it to MySQL, which makes a text of a number, and a whole number
+ * of a fraction or of a text that is one (MySQL manual, "Type Conversion in Expression Evaluation").
+ */
+const decodeAsMysql = ({ decode, key }: FieldCodec, line: Readonly<Record<string, unknown>>) => {
+  const value = line[key]
+  const isNumber = typeof value === "number" || typeof value === "boolean"
+  if (!isNumber && (typeof value !== "string" || value.trim() === "")) return INVALID
+  const whole = decode(Math.round(Number(value)), line)
+  return whole === INVALID && isNumber ? decode(String(Number(value)), line) : whole
 }
 
 const compileField = (
