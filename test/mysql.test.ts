@@ -635,6 +635,31 @@ describe("a record that the database will never take", () => {
       })
   )
 
+  it.scopedLive("without a key, a shutdown in the middle of a statement stores nothing twice", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(server.rootUrl)
+      yield* Effect.promise(() => createReferenceTables(database))
+      yield* sql(
+        database,
+        `CREATE TRIGGER slow BEFORE INSERT ON ${UseLog.table} FOR EACH ROW SET NEW.model = SLEEP(0.1)`
+      )
+      const uploader = yield* uploaderOf({ ...connectionOptions(database), deduplication: "none" })
+      const audit = yield* openAudit({ directory: yield* temporaryDirectory }, { uploader })
+      const recorded = Array.from({ length: 10 }, (_, index) => String(index))
+      yield* Effect.forEach(recorded, audit.use, { concurrency: "unbounded", discard: true })
+      const isInserting = sql(
+        database,
+        `SELECT 1 FROM information_schema.processlist WHERE info LIKE 'INSERT%' AND db = DATABASE()`
+      )
+      yield* Effect.repeat(isInserting, {
+        until: (statements) => statements.length > 0,
+        schedule: Schedule.spaced("10 millis")
+      })
+      yield* audit.close
+      assert.sameMembers(yield* prompts(database), recorded)
+    }).pipe(Effect.provide(Logger.remove(Logger.defaultLogger)))
+  )
+
   it.scopedLive("bad and repeated events in one batch", () =>
     Effect.gen(function* () {
       const database = yield* migrated()

@@ -88,12 +88,15 @@ export const toUploadError = (failure: Failure): UploadError =>
 
 /**
  * Whether a 1062 is about one of our keys. The message ends in the key's name, in MySQL 8 with the table before it;
- * the values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`.
+ * the values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`. The case of a table's name
+ * is the server's to choose (`lower_case_table_names`), that of a key's name means nothing (MySQL manual, "Identifier
+ * Case Sensitivity").
  */
-export const isEventKey = (message: string, { eventKeys, table }: Subject): boolean =>
-  eventKeys?.some(
-    (key) => message.endsWith(` for key '${key}'`) || message.endsWith(` for key '${table ?? ""}.${key}'`)
-  ) === true
+export const isEventKey = (message: string, { eventKeys, table }: Subject): boolean => {
+  const text = message.toLowerCase()
+  const endsIn = (name: string) => text.endsWith(` for key '${name.toLowerCase()}'`)
+  return eventKeys?.some((key) => endsIn(key) || endsIn(`${table ?? ""}.${key}`)) === true
+}
 
 /** The packet was larger than the server, or something before it, takes. */
 export const PACKET_TOO_LARGE = 1153

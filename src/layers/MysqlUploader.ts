@@ -147,8 +147,8 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       })
       const watch = guard.watch(tableName(definition, options.tables), events)
       const attempt: Attempt = (from, to) =>
-        withTable(definition, (table, session) =>
-          Effect.tapBoth(insert(session, table, rows(from, to)), {
+        withTable(definition, (table, session) => {
+          const inserted = Effect.tapBoth(insert(session, table, rows(from, to)), {
             onFailure: (error) => Effect.sync(() => pace.failed(to - from, error)),
             onSuccess: () =>
               Effect.sync(() => {
@@ -156,7 +156,9 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
                 if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(events[i]!.eventId)
               })
           })
-        ).pipe(
+          // a shutdown waits for the answer, since nobody could tell afterwards what was stored
+          return deduplicates ? inserted : Effect.uninterruptible(inserted)
+        }).pipe(
           Effect.catchTag("Refused", (refused) =>
             isBroken(refused) && to - from === 1
               ? explainBreak(refused, bytesOf(events.slice(from, to)))
