@@ -305,28 +305,39 @@ describe("lines of the Python class", () => {
   })
 
   it("hold what MySQL made of them, since the class checked nothing", () => {
-    const rowOf = (line: object) => decoded({ ...use, ...line }).row
-    assert.strictEqual(rowOf({ duration_ms: 1840.5 })[7], 1841)
-    // a Decimal, which the class wrote as a text
-    assert.strictEqual(rowOf({ duration_ms: "1840.4" })[7], 1840)
-    assert.strictEqual(rowOf({ duration_ms: true })[7], 1)
-    assert.deepStrictEqual(rowOf({ user_name: 42, prompt: 1.5, model: false }).slice(0, 7), [
-      "42",
-      "studio-3",
-      "1.5",
-      null,
-      "success",
-      null,
-      "0"
-    ])
+    const duration = (duration_ms: unknown) => decoded({ ...use, duration_ms }).row[7]
+    // as MariaDB stored what PyMySQL sent: a float as a DOUBLE, a Decimal as the text that the class made of it
+    const stored = [
+      [1840.5, 1840],
+      [1841.5, 1842],
+      [0.5, 0],
+      [1840.51, 1841],
+      [-1.5, -2],
+      [true, 1],
+      ["1840.4", 1840],
+      ["1840.5", 1841],
+      ["-1.5", -2],
+      [" +.5e1 ", 5]
+    ] as const
+    for (const [given, expected] of stored) assert.strictEqual(duration(given), expected, String(given))
+    const texts = decoded({ ...use, user_name: 42, prompt: 1.5, model: false }).row
+    assert.deepStrictEqual([texts[0], texts[2], texts[6]], ["42", "1.5", "0"])
     // a dead letter that is retried has got an id
-    assert.strictEqual(rowOf({ event_id: ID, duration_ms: 0.4 })[7], 0)
-    // what MySQL refused, and all that is not of the class
-    for (const duration_ms of ["", "soon", [1], {}, 1e300]) {
+    assert.strictEqual(decoded({ ...use, event_id: ID, duration_ms: 0.4 }).row[7], 0)
+  })
+
+  it("are invalid where MySQL refused them, or what it stored cannot be told", () => {
+    for (const duration_ms of ["", "soon", "0x10", "\u00a012", "Infinity", [1], {}, 1e300]) {
       assert.strictEqual(refused(JSON.stringify({ ...use, duration_ms })), "invalid")
     }
-    const ours = { ...use, event_id: ID, ts: "2025-11-30T23:59:59.000Z", duration_ms: 1840.5 }
-    assert.strictEqual(refused(JSON.stringify(ours)), "invalid")
+    for (const user_name of ["12345678901234567890", "1e21", "1e-7"]) {
+      const line = JSON.stringify(use).replace('"user_name":"未知用户"', `"user_name":${user_name}`)
+      assert.strictEqual(refused(line), "invalid", user_name)
+    }
+    // not of the class
+    for (const ts of ["2025-11-30T23:59:59.000Z", "2025-11-30T23:59:59+08:00"]) {
+      assert.strictEqual(refused(JSON.stringify({ ...use, ts, duration_ms: 1840.5 })), "invalid")
+    }
   })
 
   it("with any ts are read without a defect", () => {

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Either } from "effect"
 import * as fc from "fast-check"
-import { narrow, Refused } from "../src/internal/narrow.js"
+import { makeDriftGuard, narrow, Refused } from "../src/internal/narrow.js"
 import { UploadError } from "../src/schema/Errors.js"
 import type { Rejection } from "../src/services/Uploader.js"
 
@@ -79,6 +79,53 @@ describe("narrow", () => {
       const attempt = () => new Refused({ code: "8004", reason: "", blameless })
       const error = yield* Effect.flip(narrow(attempt, 0, 9, () => Effect.dieMessage("rejected")))
       assert.strictEqual(error, blameless)
+    })
+  )
+})
+
+describe("the drift guard", () => {
+  const events = (fresh: number, retried = 0) => [
+    ...Array.from({ length: fresh }, () => ({})),
+    ...Array.from({ length: retried }, () => ({ retried: true }))
+  ]
+  /** Uploads a batch of which all from an index on are refused, up to another one; whether it was taken for drift. */
+  const upload = (
+    guard: ReturnType<typeof makeDriftGuard>,
+    batch: ReturnType<typeof events>,
+    refused: readonly [from: number, to: number],
+    stored = 0
+  ) =>
+    Effect.gen(function* () {
+      const watch = guard.watch("t", batch, stored)
+      for (let index = refused[0]; index < refused[1]; index++) {
+        const result = yield* Effect.either(watch.onRejected({ index, code: "1406", reason: "" }))
+        if (Either.isLeft(result)) return true
+      }
+      watch.done()
+      return false
+    })
+
+  it.effect("counts neither refused events that were retried, nor forgets that others were stored", () =>
+    Effect.gen(function* () {
+      const guard = makeDriftGuard()
+      assert.isFalse(yield* upload(guard, events(9), [0, 9]))
+      assert.isFalse(yield* upload(guard, events(0, 20), [0, 20]))
+      assert.isTrue(yield* upload(guard, events(1), [0, 1]), "nothing was stored meanwhile")
+      // the column was widened, and the retried ones are stored
+      assert.isFalse(yield* upload(guard, events(0, 9), [0, 0]))
+      assert.isFalse(yield* upload(guard, events(9), [0, 9]))
+      assert.isFalse(yield* upload(guard, events(0, 2), [0, 1]))
+      assert.isFalse(yield* upload(guard, events(9, 1), [0, 9]), "one of them was stored")
+      assert.isFalse(yield* upload(guard, events(9), [0, 9]))
+    })
+  )
+
+  it.effect("judges a batch whole, of which a part was stored before", () =>
+    Effect.gen(function* () {
+      assert.isTrue(yield* upload(makeDriftGuard(), events(12), [0, 12]))
+      const guard = makeDriftGuard()
+      assert.isFalse(yield* upload(guard, events(12), [0, 12], 50))
+      assert.isFalse(yield* upload(guard, events(9), [0, 9]))
     })
   )
 })

@@ -3,7 +3,7 @@
  */
 import { Data, Effect } from "effect"
 import { UploadError } from "../schema/Errors.js"
-import { RETRIED, type StoredEvent } from "../schema/Line.js"
+import type { StoredEvent } from "../schema/Line.js"
 import type { Rejection, UploadResult } from "../services/Uploader.js"
 
 /** A statement was refused, and stored nothing, because of one of its events. */
@@ -53,32 +53,27 @@ export const narrow = (
  * Tells bad events from a schema that has drifted. When most of what a table is offered is refused for the same
  * reason, it is the table that no longer fits, and the events must not go to the dead letters: the operator is asked
  * instead. Few events prove nothing, so up to {@link DRIFT_MINIMUM} - 1 may be rejected in a row; they are counted
- * on through batches that store nothing, since a quiet program sends its events one by one. Letters that are retried
- * prove nothing: they were refused before, and go back to where they can be discarded.
+ * on through batches that store nothing, since a quiet program sends its events one by one. Events that were rejected
+ * before, and are retried, prove nothing: they go back to where they can be discarded.
  */
 export const makeDriftGuard = () => {
   const inARow = new Map<string, { readonly code: string; readonly count: number }>()
   return {
-    /** Watches a batch. */
-    watch: (table: string, events: ReadonlyArray<Pick<StoredEvent, "line">>) => {
-      const isRetried = ({ line }: Pick<StoredEvent, "line">) => line[RETRIED] === true
-      const retried = events.filter(isRetried).length
-      const size = events.length - retried
+    /** Watches a batch, or what is left of one of which so many events are stored already. */
+    watch: (table: string, events: ReadonlyArray<Pick<StoredEvent, "retried">>, stored = 0) => {
       const rejected: Array<Rejection> = []
-      /** those that say something about the table */
-      const telling: Array<Rejection> = []
+      const size = events.reduce((count, { retried }) => (retried === true ? count : count + 1), stored)
       const counts = new Map<string, number>()
       const earlier = inARow.get(table)
+      const before = (code: string) => (earlier?.code === code ? earlier.count : 0)
       return {
         onRejected: (rejection: Rejection): Effect.Effect<void, UploadError> => {
           rejected.push(rejection)
-          if (retried > 0 && isRetried(events[rejection.index]!)) return Effect.void
-          telling.push(rejection)
+          if (events[rejection.index]?.retried === true) return Effect.void
           const { code } = rejection
           const count = (counts.get(code) ?? 0) + 1
           counts.set(code, count)
-          const before = earlier?.code === code ? earlier.count : 0
-          return count > size / 2 && before + count >= DRIFT_MINIMUM
+          return count > size / 2 && before(code) + count >= DRIFT_MINIMUM
             ? Effect.fail(
                 new UploadError({
                   class: "operator",
@@ -92,10 +87,9 @@ export const makeDriftGuard = () => {
         },
         /** The result, when every event of the batch is either stored or rejected. */
         done: (): UploadResult => {
-          if (size === 0) return { rejected }
-          const code = telling[0]?.code
-          if (code === undefined || telling.length < size) inARow.delete(table)
-          else inARow.set(table, { code, count: (earlier?.code === code ? earlier.count : 0) + size })
+          const [code] = counts.keys()
+          if (rejected.length < events.length + stored) inARow.delete(table)
+          else if (code !== undefined) inARow.set(table, { code, count: before(code) + size })
           return { rejected }
         }
       }

@@ -145,7 +145,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         events: events.slice(from, to),
         params: to - from === events.length ? params : params.slice(from * width, to * width)
       })
-      const watch = guard.watch(tableName(definition, options.tables), events)
+      const watch = guard.watch(tableName(definition, options.tables), events, all.length - events.length)
       const attempt: Attempt = (from, to) =>
         withTable(definition, (table, session) => {
           const inserted = Effect.tapBoth(insert(session, table, rows(from, to)), {

@@ -76,9 +76,6 @@ const MiB = 1024 * 1024
 /** The free space is asked for at most this often while appending, in milliseconds. */
 const FREE_SPACE_INTERVAL = 1000
 
-/** what a line may gain when it is retried: its mark and its id */
-const RETRY_BYTES = 80
-
 const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
 /** A class for the reason that internal/groupCommit.ts gives for its own. */
@@ -435,20 +432,21 @@ export const make = (
 
     // -------------------------------------------------------------------------------------------- dead letters
 
-    /** The line of a letter, marked, with its event id, which was derived from where the line stood. */
+    /**
+     * The line of a letter, with its event id, which was derived from where the line stood; marked if it was rejected.
+     * As a text, since a number that JavaScript cannot hold would not come back.
+     */
     const lineOf = (letter: deadLetterFile.Letter) => {
       if (letter.line === undefined) return undefined
       const bytes = Buffer.from(letter.line)
       const event = objectOf(bytes)
-      if (event === undefined) return undefined
-      if (typeof event.event_id !== "string") {
-        const eventId = eventIdOfLine(queueId, { ...letter, bytes })
-        return { line: `${JSON.stringify({ event_id: eventId, ...event, [RETRIED]: true })}\n`, eventId }
-      }
-      // the text itself, since a number that JavaScript cannot hold would not come back
-      const text = letter.line.trimEnd()
-      const marked = RETRIED in event ? text : `${text.slice(0, -1)},"${RETRIED}":true}`
-      return { line: `${marked}\n`, eventId: event.event_id }
+      if (event === undefined || Object.keys(event).length === 0) return undefined
+      const known = typeof event.event_id === "string" ? event.event_id : undefined
+      const eventId = known ?? eventIdOfLine(queueId, { ...letter, bytes })
+      const id = known === undefined ? `"event_id":"${eventId}",` : ""
+      const mark = letter.class === "rejected" && !(RETRIED in event) ? `,"${RETRIED}":true` : ""
+      const line = `{${id}${letter.line.trim().slice(1, -1)}${mark}}`
+      return Buffer.byteLength(line) > maxLineBytes ? undefined : { line: `${line}\n`, eventId }
     }
 
     const decide = (type: deadLetterFile.Decision["type"], id: string, by: string) =>
@@ -459,7 +457,7 @@ export const make = (
     const appendAgain: QueueFile["Type"]["retry"] = (select, by) =>
       Effect.gen(function* () {
         let count = 0
-        const fits = (letter: DeadLetter) => letter.length + RETRY_BYTES <= maxLineBytes && select(letter)
+        const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
         for (const entry of yield* letters.open(fits)) {
           const letter = yield* letters.read(entry).pipe(
             Effect.catchIf(

@@ -34,11 +34,12 @@ export interface StoredEvent {
   readonly row: ReadonlyArray<SqlValue>
   /** the line itself, for targets that are no tables */
   readonly line: Readonly<Record<string, unknown>>
+  /** whether it was rejected before, and somebody wanted it to be tried once more */
+  readonly retried?: boolean
 }
 
 /**
- * The key in the line of a dead letter that somebody wanted to be tried once more. No field can have it, since keys are
- * in snake_case.
+ * The key that marks the line of a rejected event that was retried; it is no field.
  *
  * @internal
  */
@@ -198,15 +199,20 @@ export const makeDecoder = (
         id === undefined ? idOf() : id.toLowerCase(),
         typeof line.ts === "string" ? epochMillisOf(line.ts, zone) : null,
         row.right,
-        line
+        RETRIED in line ? withoutMark(line) : line,
+        RETRIED in line
       )
     )
   }
 }
 
+const withoutMark = ({ [RETRIED]: _, ...line }: Readonly<Record<string, unknown>>) => line
+
 /** By its local `ts`, since a dead letter that is retried has got an id. */
-const isOfPythonClass = ({ ts }: Readonly<Record<string, unknown>>) =>
-  typeof ts === "string" && !ts.endsWith("Z")
+const isOfPythonClass = ({ kind, ts }: Readonly<Record<string, unknown>>) =>
+  (kind === "use_log" || kind === "login_log") && typeof ts === "string" && !ZONED.test(ts)
+
+const ZONED = /(?:Z|[+-]\d\d:\d\d)$/
 
 /** A class for the reason that internal/groupCommit.ts gives for its own: it lives as long as an upload. */
 class Stored implements StoredEvent {
@@ -215,7 +221,8 @@ class Stored implements StoredEvent {
     readonly eventId: string,
     readonly time: number | null,
     readonly row: ReadonlyArray<SqlValue>,
-    readonly line: Readonly<Record<string, unknown>>
+    readonly line: Readonly<Record<string, unknown>>,
+    readonly retried: boolean
   ) {}
 }
 
@@ -292,14 +299,31 @@ interface FieldCodec {
 
 /**
  * The Python class took any value for any field and left it to MySQL, which makes a text of a number, and a whole number
- * of a fraction or of a text that is one (MySQL manual, "Type Conversion in Expression Evaluation").
+ * of a fraction or of a text that is one: of a DOUBLE, as JSON's numbers were sent, it rounds a half to the even
+ * neighbour, of a text away from zero (MySQL manual, "Rounding Behavior"). What cannot be told exactly is left to somebody
+ * who sees the letter: numbers that JavaScript cannot hold, or writes in another way.
  */
 const decodeAsMysql = ({ decode, key }: FieldCodec, line: Readonly<Record<string, unknown>>) => {
   const value = line[key]
-  const isNumber = typeof value === "number" || typeof value === "boolean"
-  if (!isNumber && (typeof value !== "string" || value.trim() === "")) return INVALID
-  const whole = decode(Math.round(Number(value)), line)
-  return whole === INVALID && isNumber ? decode(String(Number(value)), line) : whole
+  if (typeof value === "string") {
+    if (!NUMERIC.test(value)) return INVALID
+    const number = Number(value)
+    return decode(Math.sign(number) * Math.round(Math.abs(number)), line)
+  }
+  if (typeof value !== "number" && typeof value !== "boolean") return INVALID
+  const number = Number(value)
+  const size = Math.abs(number)
+  if (!Number.isSafeInteger(number) && (size < 1e-4 || size > 1e15)) return INVALID
+  const whole = decode(roundHalfToEven(number), line)
+  return whole === INVALID ? decode(String(number), line) : whole
+}
+
+const NUMERIC = /^[ \t\n\v\f\r]*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?[ \t\n\v\f\r]*$/i
+
+const roundHalfToEven = (number: number) => {
+  const below = Math.floor(number)
+  const isBelow = number - below < 0.5 || (number - below === 0.5 && below % 2 === 0)
+  return isBelow ? below : below + 1
 }
 
 const compileField = (
