@@ -22,19 +22,19 @@ export interface Peer {
 }
 
 /** lmdb: a put is durable when what was flushed after it is. */
-export const lmdb = async (directory: string, line: Buffer): Promise<Peer> => {
+export const lmdb = async (directory: string, line: () => Buffer): Promise<Peer> => {
   interface Database {
     readonly put: (key: number, value: Buffer) => Promise<boolean>
     readonly flushed: Promise<unknown>
     readonly close: () => Promise<void>
   }
   const { open } = await load<{ open: (options: object) => Database }>("lmdb")
-  const database = open({ path: path.join(directory, "lmdb"), encoding: "binary" })
+  const database = open({ path: fs.mkdtempSync(path.join(directory, "lmdb-")), encoding: "binary" })
   let key = 0
   return {
     append: (load) =>
       withPromises(load, async () => {
-        await database.put(key++, line)
+        await database.put(key++, line())
         await database.flushed
       }),
     close: () => database.close()

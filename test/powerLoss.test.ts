@@ -204,6 +204,7 @@ describe("power loss", () => {
         yield* Deferred.succeed(answer, undefined)
         yield* queues.appendAll(first.queue, after)
         yield* queues.deliverAll(first.queue, database)
+        yield* Effect.promise(() => setImmediate())
         yield* first.queue.compact
         const books = counts(yield* queues.books(first.queue))
         assert.sameMembers([...database], [...before, "b", ...after])

@@ -18,6 +18,7 @@ const WRITE_EACH = "limit: async write, O_DSYNC"
 const GROUP_COMMIT = "limit: bare group commit"
 const MAKING = "bare group commit that makes its lines"
 const IN_FIBERS = "bare group commit that makes its lines, in fibers"
+const LMDB_MAKING = "lmdb that makes its lines"
 const REFERENCE_UP = "reference, worker on, database up"
 const REFERENCE_DOWN = "reference, worker on, database down"
 
@@ -74,7 +75,8 @@ const append = async (settings: Settings, callers: number): Promise<ReadonlyArra
       name: IN_FIBERS,
       run: (round) => limits.groupCommit(load(round), path.join(directory, "fibers"), makeLine, withFibers)
     },
-    subject("lmdb", await peers.lmdb(directory, line)),
+    subject("lmdb", await peers.lmdb(directory, () => line)),
+    subject(LMDB_MAKING, await peers.lmdb(directory, makeLine)),
     subject("classic-level", await peers.classicLevel(directory, line)),
     subject(
       callers === 1 ? "better-sqlite3" : `better-sqlite3, a transaction for ${callers}`,

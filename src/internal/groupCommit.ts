@@ -92,7 +92,7 @@ const EAGER_BYTES = 32 * 1024
  */
 export const make = <A, E>(options: {
   readonly write: (group: Group<A, E>, now: number) => Effect.Effect<void>
-  /** held by each group until it is answered, and by those that follow it without a pause */
+  /** held by each group until it is answered, and by those that follow it before the event loop turns */
   readonly guard: Effect.Semaphore
   readonly expired: (group: Group<A, E>) => Effect.Effect<void>
   /** answers an entry that comes after `close`, or is still waiting when the scope closes */
@@ -134,6 +134,17 @@ export const make = <A, E>(options: {
       }
     })
 
+    /** A caller who was just answered mostly comes again before the event loop turns. */
+    const callerOfThisTurn = Effect.async<void>((resume) => {
+      if (waiting.length > 0 || closed) return resume(Effect.void)
+      const turn = setImmediate(() => wakeWriter?.())
+      wakeWriter = () => {
+        wakeWriter = undefined
+        clearImmediate(turn)
+        resume(Effect.void)
+      }
+    })
+
     const wakeSoon = () => {
       if (isToWake) return
       isToWake = true
@@ -169,13 +180,14 @@ export const make = <A, E>(options: {
     const writer = Effect.gen(function* () {
       let isHeld = false
       for (;;) {
+        // not given back between groups that follow each other: taking it is a good part of a group's steps
+        if (isHeld && waiting.length === 0) yield* callerOfThisTurn
         if (waiting.length === 0) {
           if (isHeld) yield* release
           isHeld = false
           if (closed) return
           yield* nextCaller
         }
-        // not given back between groups that follow each other: taking it is a good part of a group's steps
         if (!isHeld) yield* options.guard.take(1)
         isHeld = true
         // taken only now, so that all who came meanwhile join it
@@ -237,6 +249,7 @@ export const make = <A, E>(options: {
       awaitAnswers,
       close: Effect.suspend(() => {
         closed = true
+        wakeWriter?.()
         return awaitAnswers
       })
     }

@@ -148,7 +148,8 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
             return
           }
           case "compact":
-            return yield* queue.compact
+            // not in the turn of an append, which still holds the guard
+            return yield* Effect.zipRight(settle, queue.compact)
           case "reopen": {
             const { close } = open!
             open = undefined
