@@ -120,6 +120,18 @@ describe("the drift guard", () => {
     })
   )
 
+  it.effect("goes on counting the reason that was most frequent", () =>
+    Effect.gen(function* () {
+      const guard = makeDriftGuard()
+      const watch = guard.watch("t", events(9))
+      for (let index = 0; index < 9; index++)
+        yield* watch.onRejected({ index, code: index === 0 ? "1366" : "1406", reason: "" })
+      watch.done()
+      assert.isFalse(yield* upload(guard, events(1), [0, 1]), "nine of this reason")
+      assert.isTrue(yield* upload(guard, events(1), [0, 1]))
+    })
+  )
+
   it.effect("judges a batch whole, of which a part was stored before", () =>
     Effect.gen(function* () {
       assert.isTrue(yield* upload(makeDriftGuard(), events(12), [0, 12]))

@@ -251,6 +251,20 @@ describe("a letter that is retried", () => {
     })
   )
 
+  it.scoped("stays a letter if its line cannot be an event", () =>
+    Effect.gen(function* () {
+      const queue = yield* q.openQueue(MemoryDisk.make().startProcess())
+      for (const line of ["[1,2]", "{}", '{"event_id":5}', "torn"]) yield* queue.append(`${line}\n`, "a")
+      const batch = yield* queue.take({ maxRecords: 9, maxBytes: 1000 })
+      yield* queue.commit(
+        batch,
+        batch.records.map((record) => ({ record, class: "malformed", reason: "" }))
+      )
+      assert.strictEqual(yield* queue.retry(() => true, "li"), 0)
+      assert.include(yield* q.books(queue), { dead: 4, retried: 0, waiting: 0 })
+    })
+  )
+
   it.scoped("stays a letter if its line would be too long", () =>
     Effect.gen(function* () {
       const queue = yield* q.openQueue(MemoryDisk.make().startProcess(), { maxLineBytes: 100 })

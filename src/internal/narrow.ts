@@ -87,9 +87,9 @@ export const makeDriftGuard = () => {
         },
         /** The result, when every event of the batch is either stored or rejected. */
         done: (): UploadResult => {
-          const [code] = counts.keys()
+          const [most] = [...counts].sort(([, a], [, b]) => b - a)
           if (rejected.length < events.length + stored) inARow.delete(table)
-          else if (code !== undefined) inARow.set(table, { code, count: before(code) + size })
+          else if (most !== undefined) inARow.set(table, { code: most[0], count: before(most[0]) + most[1] })
           return { rejected }
         }
       }

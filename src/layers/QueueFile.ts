@@ -440,8 +440,10 @@ export const make = (
       if (letter.line === undefined) return undefined
       const bytes = Buffer.from(letter.line)
       const event = objectOf(bytes)
-      if (event === undefined || Object.keys(event).length === 0) return undefined
-      const known = typeof event.event_id === "string" ? event.event_id : undefined
+      // no event, and none by being tried again
+      if (event === undefined || Array.isArray(event) || Object.keys(event).length === 0) return undefined
+      if ("event_id" in event && typeof event.event_id !== "string") return undefined
+      const known = event.event_id as string | undefined
       const eventId = known ?? eventIdOfLine(queueId, { ...letter, bytes })
       const id = known === undefined ? `"event_id":"${eventId}",` : ""
       const mark = letter.class === "rejected" && !(RETRIED in event) ? `,"${RETRIED}":true` : ""
