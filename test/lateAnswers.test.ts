@@ -12,7 +12,16 @@ import * as q from "./support/queue.js"
 const settle = Effect.promise(() => setImmediate())
 const isLetters = ({ path }: Call) => path.endsWith("/dead-letter.ndjson")
 
-/** Closes while calls that fit hang; `answer` lets them be answered. */
+/** An owner of a queue with one line. */
+const owned = Effect.gen(function* () {
+  const memory = MemoryDisk.make()
+  const disk = memory.startProcess()
+  const first = yield* q.openClosable(disk)
+  yield* q.append(first.queue, "e0")
+  return { disk, first, memory }
+})
+
+/** Closes while calls to the disk hang, which takes as long as a shutdown may. */
 const closeOver = (place: { readonly close: Effect.Effect<void> }) =>
   Effect.gen(function* () {
     const closing = yield* Effect.fork(place.close)
@@ -43,10 +52,7 @@ const judgeNextProcess = (memory: MemoryDisk.MemoryDisk) =>
 describe("an owner that goes on after its lock is gone", () => {
   it.effect("a compaction at the close whose fsync hangs: its cursor overwrites a newer one", () =>
     Effect.gen(function* () {
-      const memory = MemoryDisk.make()
-      const disk = memory.startProcess()
-      const first = yield* q.openClosable(disk)
-      yield* q.append(first.queue, "e0")
+      const { disk, first, memory } = yield* owned
       yield* q.deliverAll(first.queue, new Set())
       const answer = yield* Deferred.make<void>()
       memory.inject((call) =>
@@ -66,10 +72,7 @@ describe("an owner that goes on after its lock is gone", () => {
 
   it.effect("a letter that hangs: it comes back for an event that the next owner has delivered", () =>
     Effect.gen(function* () {
-      const memory = MemoryDisk.make()
-      const disk = memory.startProcess()
-      const first = yield* q.openClosable(disk)
-      yield* q.append(first.queue, "e0")
+      const { disk, first, memory } = yield* owned
       const answer = yield* Deferred.make<void>()
       memory.inject((call) =>
         call.operation === "write" && isLetters(call)
@@ -206,10 +209,7 @@ describe("an owner that goes on after its lock is gone", () => {
   ] as const) {
     it.effect(`${what} that hangs over the close keeps the lock`, () =>
       Effect.gen(function* () {
-        const memory = MemoryDisk.make()
-        const disk = memory.startProcess()
-        const first = yield* q.openClosable(disk)
-        yield* q.append(first.queue, "e0")
+        const { disk, first, memory } = yield* owned
         yield* q.deliver(first.queue, new Set(), { isRejected: () => true })
         yield* requests.submit(disk, "/audit", { action: "discard", letters: "all", by: "operator" })
         memory.inject((call) => (isHanging(call) ? { type: "wait", until: Effect.never } : undefined))
@@ -224,10 +224,7 @@ describe("an owner that goes on after its lock is gone", () => {
 
   it.effect("the lock of a close over a slow cursor is free when the disk has answered", () =>
     Effect.gen(function* () {
-      const memory = MemoryDisk.make()
-      const disk = memory.startProcess()
-      const first = yield* q.openClosable(disk)
-      yield* q.append(first.queue, "e0")
+      const { disk, first, memory } = yield* owned
       const answer = yield* Deferred.make<void>()
       memory.inject((call) =>
         call.operation === "writeAt" ? { type: "wait", until: Deferred.await(answer) } : undefined

@@ -281,6 +281,17 @@ describe("a letter that is retried", () => {
 })
 
 describe("compaction", () => {
+  it.scoped("at a close in the turn of an append leaves nothing that is delivered", () =>
+    Effect.gen(function* () {
+      const disk = MemoryDisk.make().startProcess()
+      const { close, queue } = yield* q.openClosable(disk)
+      yield* q.append(queue, "delivered")
+      yield* q.deliverAll(queue, new Set())
+      yield* close
+      assert.lengthOf(yield* q.segmentNames(disk), 0)
+    })
+  )
+
   it.scoped("does not wait for a write that is under way", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()

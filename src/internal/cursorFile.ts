@@ -40,7 +40,7 @@ export const open = (
     yield* Effect.addFinalizer(() => close)
     const found = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))
     let generation = found?.generation ?? 0
-
+    /** whether the last write did not end well: its slot may say what it would have said */
     let failed = false
 
     const write = Effect.fnUntraced(

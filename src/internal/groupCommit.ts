@@ -126,24 +126,19 @@ export const make = <A, E>(options: {
       return next
     }
 
-    const nextCaller = Effect.async<void>((resume) => {
-      if (waiting.length > 0 || closed) return resume(Effect.void)
-      wakeWriter = () => {
-        wakeWriter = undefined
-        resume(Effect.void)
-      }
-    })
-
-    /** A caller who was just answered mostly comes again before the event loop turns. */
-    const callerOfThisTurn = Effect.async<void>((resume) => {
-      if (waiting.length > 0 || closed) return resume(Effect.void)
-      const turn = setImmediate(() => wakeWriter?.())
-      wakeWriter = () => {
-        wakeWriter = undefined
-        clearImmediate(turn)
-        resume(Effect.void)
-      }
-    })
+    const awaitCaller = (isForThisTurn: boolean) =>
+      Effect.async<void>((resume) => {
+        if (waiting.length > 0 || closed) return resume(Effect.void)
+        const turn = isForThisTurn ? setImmediate(() => wakeWriter?.()) : undefined
+        wakeWriter = () => {
+          wakeWriter = undefined
+          clearImmediate(turn)
+          resume(Effect.void)
+        }
+      })
+    const nextCaller = awaitCaller(false)
+    /** Gives up when the event loop turns: a caller who was just answered mostly comes again before. */
+    const callerOfThisTurn = awaitCaller(true)
 
     const wakeSoon = () => {
       if (isToWake) return
@@ -249,6 +244,7 @@ export const make = <A, E>(options: {
       awaitAnswers,
       close: Effect.suspend(() => {
         closed = true
+        // it may hold the guard for the rest of the turn, and the compaction at the close needs it
         wakeWriter?.()
         return awaitAnswers
       })

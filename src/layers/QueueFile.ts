@@ -442,8 +442,8 @@ export const make = (
       const event = objectOf(bytes)
       // no event, and none by being tried again
       if (event === undefined || Array.isArray(event) || Object.keys(event).length === 0) return undefined
-      if ("event_id" in event && typeof event.event_id !== "string") return undefined
-      const known = event.event_id as string | undefined
+      const known = event.event_id
+      if (known !== undefined && typeof known !== "string") return undefined
       const eventId = known ?? eventIdOfLine(queueId, { ...letter, bytes })
       const id = known === undefined ? `"event_id":"${eventId}",` : ""
       const mark = letter.class === "rejected" && !(RETRIED in event) ? `,"${RETRIED}":true` : ""

@@ -87,10 +87,9 @@ export interface Codec {
     eventId: string,
     epochMillis: number
   ) => Either.Either<string, ReadonlyArray<Issue>>
-  /** The values of the columns of a parsed line; `isOld`: of the Python class. */
+  /** The values of the columns of a parsed line. */
   readonly row: (
-    line: Readonly<Record<string, unknown>>,
-    isOld?: boolean
+    line: Readonly<Record<string, unknown>>
   ) => Either.Either<Array<SqlValue>, ReadonlyArray<Issue>>
 }
 
@@ -128,7 +127,7 @@ export const compile = (definition: AuditEvent.Any): Codec => {
       }
       return issues === undefined ? Either.right(`${line}}\n`) : Either.left(issues)
     },
-    row: (line, isOld = false) => {
+    row: (line) => {
       const row = new Array<SqlValue>(fields.length)
       let issues: Array<Issue> | undefined
       let i = 0
@@ -136,7 +135,7 @@ export const compile = (definition: AuditEvent.Any): Codec => {
         for (; i < fields.length; i++) {
           const field = fields[i]!
           let value = field.decode(line[field.key], line)
-          if (value === INVALID && isOld) value = decodeAsMysql(field, line)
+          if (value === INVALID && isOfPythonClass(line)) value = decodeAsMysql(field, line)
           if (value === INVALID) (issues ??= []).push({ field: field.key, expected: field.expected })
           else row[i] = value
         }
@@ -188,19 +187,20 @@ export const makeDecoder = (
     if (id !== undefined && (typeof id !== "string" || !UUID.test(id))) {
       return unreadable("malformed", "event_id is not a UUID", line.kind)
     }
-    const row = codec.row(line, isOfPythonClass(line))
+    const row = codec.row(line)
     if (Either.isLeft(row)) {
       const issues = row.left.map((issue) => `${issue.field}: expected ${issue.expected}`).join("; ")
       return unreadable("invalid", issues, line.kind)
     }
+    const isRetried = RETRIED in line
     return Either.right(
       new Stored(
         codec.definition,
         id === undefined ? idOf() : id.toLowerCase(),
         typeof line.ts === "string" ? epochMillisOf(line.ts, zone) : null,
         row.right,
-        RETRIED in line ? withoutMark(line) : line,
-        RETRIED in line
+        isRetried ? withoutMark(line) : line,
+        isRetried
       )
     )
   }

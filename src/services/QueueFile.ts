@@ -188,7 +188,10 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     readonly requests: Stream.Stream<void, QueueAccessError>
     /** Carries out what other processes have asked for. */
     readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
-    /** Removes what is delivered, the newest segment included if nothing waits. */
+    /**
+     * Removes what is delivered, the newest segment included if nothing waits, and no append is under way or was answered
+     * in this turn of the event loop.
+     */
     readonly compact: Effect.Effect<void, QueueAccessError>
     /** From memory, but for the age of the oldest line. */
     readonly status: Effect.Effect<QueueStatus, QueueAccessError>

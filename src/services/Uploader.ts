@@ -49,8 +49,9 @@ export interface UploadResult {
  * The service that delivers a batch. `upload` is bounded in time by itself, gives up at once when interrupted,
  * and may be repeated with the same events: each is stored once (or at least once, where the table has no unique
  * key and the layer was told so; then it waits for the answer to the statement under way before it gives up, since
- * nobody could tell afterwards what was stored). It connects lazily: building the layer never touches the network. It is called
- * while the database still works on the batch before, so what needs no database is better done before its effect runs.
+ * nobody could tell afterwards what was stored). It connects lazily: building the layer never touches the network. It
+ * is called while the database still works on the batch before, so what needs no database is better done before its
+ * effect runs.
  *
  * @category services
  * @since 0.1.0
