@@ -821,7 +821,7 @@ describe("a batch", () => {
         ...queue,
         take: (options) => Effect.zipRight(Deferred.await(appended), queue.take(options)),
         commit: (batch, refusals) => {
-          commits.push(...batch.records.map(({ sequence }) => sequence))
+          commits.push(...Array.from(batch.records, ({ sequence }) => sequence))
           return queue.commit(batch, refusals)
         }
       })

@@ -2,6 +2,8 @@
 import { Effect } from "effect"
 import { isUtf8 } from "node:buffer"
 import type { DiskError } from "../services/Disk.js"
+import type { Sequence } from "../services/QueueFile.js"
+import { LazySequence } from "./lazySequence.js"
 import type { Readable } from "./readAhead.js"
 
 export interface RawLine {
@@ -18,10 +20,26 @@ export interface RawLine {
   readonly terminated: boolean
 }
 
-/** Bytes that were read at once, with whole lines in them. */
+/** What was read at once, with whole lines in it. */
 class Chunk {
   private valid: boolean | undefined
-  constructor(readonly bytes: Buffer) {}
+  private content: Buffer | undefined
+  constructor(
+    /** where it starts, bytes */
+    readonly offset: number,
+    bytes: Buffer
+  ) {
+    this.content = bytes
+  }
+
+  get bytes(): Buffer {
+    if (this.content === undefined) throw new Error("the content of these lines was released")
+    return this.content
+  }
+
+  release(): void {
+    this.content = undefined
+  }
 
   /** Whether all of it is UTF-8: asked once for all lines, since a line's end stands between characters. */
   get isUtf8(): boolean {
@@ -29,36 +47,38 @@ class Chunk {
   }
 }
 
-/**
- * Bytes and text are made when they are asked for: most lines need the text alone. A class for the reason that
- * internal/groupCommit.ts gives for its own: it lives as long as an upload.
- */
+/** Bytes and text are made when they are asked for: most lines need the text alone. */
 class Line implements RawLine {
   constructor(
-    readonly offset: number,
-    readonly length: number,
     private readonly chunk: Chunk,
+    /** the byte of the chunk */
     private readonly start: number,
-    private readonly stop: number,
+    readonly length: number,
     readonly oversize: boolean,
     readonly terminated: boolean
   ) {}
 
+  get offset(): number {
+    return this.chunk.offset + this.start
+  }
+
   get bytes(): Uint8Array {
-    return this.chunk.bytes.subarray(this.start, this.stop)
+    return this.chunk.bytes.subarray(this.start, this.start + this.length)
   }
 
   get text(): string | undefined {
     return this.chunk.isUtf8 || isUtf8(this.bytes)
-      ? this.chunk.bytes.toString("utf8", this.start, this.stop)
+      ? this.chunk.bytes.toString("utf8", this.start, this.start + this.length)
       : undefined
   }
 }
 
 export interface Lines {
-  readonly lines: ReadonlyArray<RawLine>
+  readonly lines: Sequence<RawLine>
   /** where the next line starts, bytes */
   readonly next: number
+  /** Lets go of what was read; only where the lines stand can be asked afterwards. */
+  readonly release: () => void
 }
 
 /** How long a line may be, bytes, unless a program says otherwise. */
@@ -94,13 +114,12 @@ export const readLines: (
     const atEnd = from + bytes.length >= end || bytes.length < length
     const found = splitLines(bytes, from, atEnd, limits.maxRecords)
     if (found.lines.length > 0) {
-      const [first] = found.lines
-      if (first!.length <= limits.maxLineBytes) return found
+      if (found.lines.at(0)!.length <= limits.maxLineBytes) return found
     }
     if (bytes.length > limits.maxLineBytes) return yield* oversizeLine(file, from, end)
     if (atEnd) break
   }
-  return { lines: [], next: from }
+  return { lines: [], next: from, release: () => undefined }
 })
 
 const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -114,31 +133,41 @@ const splitLines = (bytes: Buffer, from: number, atEnd: boolean, maxRecords: num
     ends.push(newline === -1 ? bytes.length : newline)
     start = newline === -1 ? bytes.length : newline + 1
   }
-  const chunk = new Chunk(bytes.subarray(0, start))
-  const lines = ends.map((stop, index): RawLine => {
+  const chunk = new Chunk(from, bytes.subarray(0, start))
+  const terminated = bytes[start - 1] === NEWLINE ? ends.length : ends.length - 1
+  // without the bytes themselves, or they would stay for as long as the lines
+  const lineAt = (index: number) => {
     const start = index === 0 ? 0 : ends[index - 1]! + 1
-    return new Line(from + start, stop - start, chunk, start, stop, false, bytes[stop] === NEWLINE)
-  })
-  return { lines, next: from + start }
+    return new Line(chunk, start, ends[index]! - start, false, index < terminated)
+  }
+  return {
+    lines: new LazySequence(ends.length, lineAt),
+    next: from + start,
+    release: () => {
+      chunk.release()
+    }
+  }
 }
 
 const oversizeLine = (file: Readable, from: number, end: number) =>
   Effect.gen(function* () {
-    const prefix = new Chunk(asBuffer(yield* file.readAt(from, PREFIX_BYTES)))
-    const lineOf = (length: number, terminated: boolean) =>
-      new Line(from, length, prefix, 0, Math.min(length, prefix.bytes.length), true, terminated)
+    const prefix = new Chunk(from, asBuffer(yield* file.readAt(from, PREFIX_BYTES)))
+    const oversize = (length: number, terminated: boolean): Lines => ({
+      lines: [new Line(prefix, 0, length, true, terminated)],
+      next: from + length + (terminated ? 1 : 0),
+      release: () => {
+        prefix.release()
+      }
+    })
     let at = from
     while (at < end) {
       const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
       if (bytes.length === 0) break
       const newline = bytes.indexOf(NEWLINE)
-      if (newline !== -1) {
-        const length = at + newline - from
-        return { lines: [lineOf(length, true)], next: from + length + 1 }
-      }
+      if (newline !== -1) return oversize(at + newline - from, true)
       at += bytes.length
     }
-    return { lines: [lineOf(at - from, false)], next: at }
+    return oversize(at - from, false)
   })
 
 /** How many lines there are between two bytes; an unterminated end counts as one. */

@@ -15,6 +15,7 @@ import * as directories from "../internal/directory.js"
 import { eventIdOfLine } from "../internal/eventId.js"
 import { isLineStart } from "../internal/files.js"
 import * as groupCommit from "../internal/groupCommit.js"
+import { LazySequence } from "../internal/lazySequence.js"
 import { countLines, LINE_BYTES, MAX_LINE_BYTES, readLines, type RawLine } from "../internal/lines.js"
 import * as readAhead from "../internal/readAhead.js"
 import { recover, tailStart } from "../internal/recovery.js"
@@ -78,19 +79,20 @@ const FREE_SPACE_INTERVAL = 1000
 
 const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
-/** A class for the reason that internal/groupCommit.ts gives for its own. */
 class TakenRecord implements QueueRecord {
-  readonly offset: number
-  readonly length: number
   constructor(
     private readonly line: RawLine,
     readonly segment: number,
     readonly sequence: number,
-    readonly problem: QueueRecord["problem"],
     readonly surplus: boolean
-  ) {
-    this.offset = line.offset
-    this.length = line.length
+  ) {}
+
+  get offset(): number {
+    return this.line.offset
+  }
+
+  get length(): number {
+    return this.line.length
   }
 
   get bytes(): Uint8Array {
@@ -100,7 +102,20 @@ class TakenRecord implements QueueRecord {
   get text(): string | undefined {
     return this.line.text
   }
+
+  get problem(): QueueRecord["problem"] {
+    if (this.line.oversize) return "oversize"
+    return this.line.terminated || isWhole(this.line.bytes) ? undefined : "torn"
+  }
 }
+
+const nothing = (start: Position, end: Position): Batch => ({
+  records: [],
+  start,
+  end,
+  release: () => undefined
+})
+
 type Group = groupCommit.Group<number, QueueWriteError | QueueFull | QueueClosed>
 
 /**
@@ -316,7 +331,7 @@ export const make = (
           const segment = segments.all.find(({ first }) => first >= start.segment)
           if (segment === undefined) {
             ahead.forget()
-            return { records: [], start, end: start }
+            return nothing(start, start)
           }
           // by its number: what is delivered may be removed while we wait for the disk
           const following = () => segments.all.find(({ first }) => first > segment.first)
@@ -325,30 +340,36 @@ export const make = (
           const end = segment.bytes
           // numbers end where those of the next segment begin: more lines are of a failed append and have none
           const limit = following()?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
-          let sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
+          const sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
           const limits = { maxRecords, maxBytes, maxLineBytes, lineBytes }
           const read = yield* readLines(ahead.over(file, end), offset, end, limits)
           if (read.lines.length > 0) {
             lineBytes = ((read.next - offset) / read.lines.length) * 1.1
-            const records = read.lines.map((line) => {
-              const surplus = sequence >= limit
-              const problem = line.oversize
-                ? "oversize"
-                : line.terminated || isWhole(line.bytes)
-                  ? undefined
-                  : "torn"
-              return new TakenRecord(line, segment.first, surplus ? sequence : sequence++, problem, surplus)
-            })
+            const { lines } = read
+            const recordAt = (index: number) => {
+              const number = sequence + index
+              return new TakenRecord(
+                lines.at(index)!,
+                segment.first,
+                Math.min(number, limit),
+                number >= limit
+              )
+            }
             return {
-              records,
+              records: new LazySequence(lines.length, recordAt),
+              release: read.release,
               start: from ?? cursor,
-              end: { segment: segment.first, offset: read.next, sequence }
+              end: {
+                segment: segment.first,
+                offset: read.next,
+                sequence: Math.min(sequence + lines.length, limit)
+              }
             }
           }
           const after = following()
           if (after === undefined) {
             ahead.forget()
-            return { records: [], start: from ?? cursor, end: start }
+            return nothing(from ?? cursor, start)
           }
           position = { segment: after.first, offset: 0, sequence: start.sequence }
         }
@@ -366,7 +387,7 @@ export const make = (
     })
 
     const commit = Effect.fnUntraced(
-      function* (batch: Batch, refusals: ReadonlyArray<Refusal>) {
+      function* (batch: Omit<Batch, "release">, refusals: ReadonlyArray<Refusal>) {
         if (batch.records.length === 0) return
         const isNew = (record: QueueRecord) => !isCounted(cursor, record)
         // an earlier try may have counted letters that this one takes back, or none where this one writes some
@@ -376,7 +397,7 @@ export const make = (
         const toKeep = refusals.filter((refusal) => refusal.class !== "torn" || isNew(refusal.record))
         if (toKeep.length > 0)
           yield* letters.keep(toKeep, disk.open(segments.pathOf(batch.end.segment), "read"))
-        const counted = batch.records.filter(isNew)
+        const counted = [...batch.records].filter(isNew)
         const kept = refusals.filter(({ record }) => isNew(record))
         // an earlier try may have come as far as the letter
         yield* letters.withdraw(counted, kept)
@@ -497,7 +518,7 @@ export const make = (
     }).pipe(lettersGuard.withPermits(1), Effect.mapError(accessError))
 
     const status: Effect.Effect<QueueStatus, QueueAccessError> = Effect.gen(function* () {
-      const [oldest] = (yield* readOldest).records
+      const oldest = (yield* readOldest).records.at(0)
       return {
         ...balanceOf(cursor, next, letters.counts()),
         waitingBytes: waitingBytes(),

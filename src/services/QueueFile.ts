@@ -44,17 +44,34 @@ export interface QueueRecord extends Position {
 }
 
 /**
+ * What of an array can be had without all of its items being there at once.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Sequence<A> extends Iterable<A> {
+  readonly length: number
+  /** as that of an array: counted from the end if the index is negative */
+  at(index: number): A | undefined
+}
+
+/**
  * Consecutive lines of one segment; no records when everything was taken.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Batch {
-  readonly records: ReadonlyArray<QueueRecord>
+  readonly records: Sequence<QueueRecord>
   /** where the line before the batch ended */
   readonly start: Position
   /** where the next batch starts */
   readonly end: Position
+  /**
+   * Lets go of what its lines say, where it is kept until its commit: only where its records stand can be asked
+   * afterwards.
+   */
+  readonly release: () => void
 }
 
 /**
@@ -175,7 +192,10 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
      * Settles a batch: writes its refusals to the dead letters, then moves the cursor behind it, then removes the
      * segments before. All other records of the batch count as delivered. Batches are committed in order.
      */
-    readonly commit: (batch: Batch, refusals: ReadonlyArray<Refusal>) => Effect.Effect<void, QueueAccessError>
+    readonly commit: (
+      batch: Omit<Batch, "release">,
+      refusals: ReadonlyArray<Refusal>
+    ) => Effect.Effect<void, QueueAccessError>
     /**
      * Appends dead letters again, under the same event ids, and records the decision; those that are no JSON objects
      * or too long stay. Returns how many were appended.

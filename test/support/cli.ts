@@ -129,7 +129,7 @@ export const fill = (
         yield* queue.commit(
           batch,
           refused.map((refusal, index) => ({
-            record: batch.records[index]!,
+            record: batch.records.at(index)!,
             kind: "use_log",
             ...(refusal.class === "rejected" ? { code: "1406" } : {}),
             ...refusal

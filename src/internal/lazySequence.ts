@@ -1,0 +1,22 @@
+/** A sequence whose items are made when they are asked for. */
+import type { Sequence } from "../services/QueueFile.js"
+
+/**
+ * What lives as long as an upload is one object, not one for each item: those are looked at once, and are garbage before
+ * a collection has to copy them (bench/README.md).
+ */
+export class LazySequence<A> implements Sequence<A> {
+  constructor(
+    readonly length: number,
+    private readonly make: (index: number) => A
+  ) {}
+
+  at(index: number): A | undefined {
+    const place = index < 0 ? index + this.length : index
+    return place >= 0 && place < this.length ? this.make(place) : undefined
+  }
+
+  *[Symbol.iterator](): Iterator<A> {
+    for (let index = 0; index < this.length; index++) yield this.make(index)
+  }
+}
