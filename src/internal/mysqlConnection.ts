@@ -5,7 +5,7 @@
 import * as Reactivity from "@effect/experimental/Reactivity"
 import { SqlError } from "@effect/sql/SqlError"
 import * as MysqlClient from "@effect/sql-mysql2/MysqlClient"
-import { Array as Arr, Clock, Duration, Effect, Exit, Redacted } from "effect"
+import { Array as Arr, Duration, Effect, Exit, Redacted } from "effect"
 import type { Scope } from "effect"
 import * as net from "node:net"
 import { UploadError } from "../schema/Errors.js"
@@ -202,19 +202,20 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     yield* Effect.addFinalizer((exit) => (current !== undefined || Exit.isFailure(exit) ? cut : Effect.void))
 
     const bounded = <A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
-      Effect.flatMap(Clock.currentTimeMillis, (startedAt) => {
-        const mine = (current = { startedAt })
+      Effect.clockWith((clock) => {
+        const mine = (current = { startedAt: clock.unsafeCurrentTimeMillis() })
         watch()
-        return statement.pipe(
-          Effect.mapError((error) =>
-            expired === mine ? timedOut("The statement", statementTimeout) : error
-          ),
-          Effect.onExit((exit) => {
+        // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends
+        return Effect.mapBoth(statement, {
+          onSuccess: (answer) => {
             current = undefined
-            // nobody waits for the answer any more, so it must not come
-            return Exit.isInterrupted(exit) ? cut : Effect.void
-          })
-        )
+            return answer
+          },
+          onFailure: (error) => {
+            current = undefined
+            return expired === mine ? timedOut("The statement", statementTimeout) : error
+          }
+        })
       })
 
     const query = <Row>(sql: string, params: ReadonlyArray<unknown> = []) =>

@@ -16,12 +16,13 @@ interface Kept {
 }
 
 /**
- * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers.
- * The session is kept afterwards, unless something is wrong with it; the next one goes to the next server if that is
- * likely to help. All sessions end with the scope.
+ * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers;
+ * at most so many at once. The session is kept afterwards, unless something is wrong with it; the next one goes to the
+ * next server if that is likely to help. All sessions end with the scope.
  */
-export const makeSessions = (settings: ConnectionSettings) =>
+export const makeSessions = (settings: ConnectionSettings, most: number) =>
   Effect.map(Effect.scope, (layerScope) => {
+    const permits = Effect.unsafeMakeSemaphore(most)
     const idle: Array<Kept> = []
     let turn = 0
 
@@ -50,33 +51,45 @@ export const makeSessions = (settings: ConnectionSettings) =>
         return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
       })
 
-    const take = (restore: Restore): Effect.Effect<Kept, UploadError> =>
+    const idleOrNew = (restore: Restore): Effect.Effect<Kept, UploadError> =>
       Effect.suspend(() => {
         const kept = idle.pop()
         if (kept === undefined) return connect(restore)
         // servers and proxies end connections that are idle: that is no failure
         return kept.session.isOpen()
           ? Effect.succeed(kept)
-          : Effect.zipRight(Scope.close(kept.scope, Exit.void), take(restore))
+          : Effect.zipRight(Scope.close(kept.scope, Exit.void), idleOrNew(restore))
       })
 
-    const giveBack = (kept: Kept, exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {
-      const failure = Exit.isFailure(exit)
-        ? Option.getOrUndefined(Cause.failureOption(exit.cause))
-        : undefined
-      if (Exit.isSuccess(exit) || (failure instanceof Refused && !endsConnection(failure))) {
-        return Effect.sync(() => idle.push(kept))
-      }
+    const giveBack = (kept: Kept, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
+      const failure = Option.getOrUndefined(Cause.failureOption(cause))
+      if (failure instanceof Refused && !endsConnection(failure)) return Effect.sync(() => idle.push(kept))
       if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
-      return Scope.close(kept.scope, exit)
+      return Scope.close(kept.scope, Exit.failCause(cause))
     }
 
+    // few steps, since all of them lie between an answer of the server and its next statement
     return <A, E>(
       use: (session: Session) => Effect.Effect<A, E | UploadError>
     ): Effect.Effect<A, E | UploadError> =>
       Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(take(restore), (kept) =>
-          Effect.onExit(restore(use(kept.session)), (exit) => giveBack(kept, exit))
+        Effect.zipRight(
+          restore(permits.take(1)),
+          Effect.matchCauseEffect(
+            Effect.flatMap(idleOrNew(restore), (kept) =>
+              Effect.matchCauseEffect(restore(use(kept.session)), {
+                onSuccess: (value) => {
+                  idle.push(kept)
+                  return Effect.succeed(value)
+                },
+                onFailure: (cause) => Effect.zipRight(giveBack(kept, cause), Effect.failCause(cause))
+              })
+            ),
+            {
+              onSuccess: (value) => Effect.as(permits.release(1), value),
+              onFailure: (cause) => Effect.zipRight(permits.release(1), Effect.failCause(cause))
+            }
+          )
         )
       )
   })

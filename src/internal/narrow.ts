@@ -31,14 +31,16 @@ export const narrow = (
 ): Effect.Effect<void, UploadError> => {
   /** Whether everything was stored at once. */
   const store = (from: number, to: number): Effect.Effect<boolean, UploadError> =>
-    attempt(from, to).pipe(
-      Effect.as(true),
-      Effect.catchTag("Refused", (refused) => {
+    Effect.matchEffect(attempt(from, to), {
+      onSuccess: () => Effect.succeed(true),
+      onFailure: (error) => {
+        if (error._tag !== "Refused") return Effect.fail(error)
         if (to - from > 1) return Effect.as(halve(from, to), false)
-        if (refused.blameless !== undefined) return Effect.fail(refused.blameless)
-        return Effect.as(onRejected({ index: from, code: refused.code, reason: refused.reason }), false)
-      })
-    )
+        const { blameless, code, reason } = error
+        if (blameless !== undefined) return Effect.fail(blameless)
+        return Effect.as(onRejected({ index: from, code, reason }), false)
+      }
+    })
   /** What is known to hold a bad event: if its first half does not, the second half need not be tried whole. */
   const halve = (from: number, to: number): Effect.Effect<unknown, UploadError> => {
     const middle = (from + to) >>> 1

@@ -88,8 +88,7 @@ export const layerConfig = (
 export const make = (options: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
     const concurrency = Math.max(1, Math.floor(options.connections ?? 1))
-    const permits = yield* Effect.makeSemaphore(concurrency)
-    const withSession = yield* makeSessions(options)
+    const withSession = yield* makeSessions(options, concurrency)
     const guard = makeDriftGuard()
     const pace = makePace()
     const deduplicates = options.deduplication !== "none"
@@ -98,13 +97,14 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
 
     // a session is given up whenever something is wrong with a table, and the next one looks again
     const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
-    const tableOf = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> => {
-      const known = described.get(session)?.get(definition)
-      if (known !== undefined) return Effect.succeed(known)
+    /** as they were looked at last: what a statement may hold is known before there is a session for it */
+    const tables = new Map<AuditEvent.Any, Table>()
+    const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> => {
       const name = tableName(definition, options.tables)
       return describe(session, definition, name, deduplicates).pipe(
         Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, session.endpoint))),
         Effect.tap((table) => {
+          tables.set(definition, table)
           described.set(
             session,
             (described.get(session) ?? new Map<AuditEvent.Any, Table>()).set(definition, table)
@@ -116,7 +116,12 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       definition: AuditEvent.Any,
       use: (table: Table, session: Session) => Effect.Effect<A, E>
     ) =>
-      withSession((session) => Effect.flatMap(tableOf(session, definition), (table) => use(table, session)))
+      withSession((session) => {
+        const known = described.get(session)?.get(definition)
+        return known === undefined
+          ? Effect.flatMap(look(session, definition), (table) => use(table, session))
+          : use(known, session)
+      })
 
     /**
      * Whether it was for its size that the connection broke under a statement: a proxy may know another limit than
@@ -136,41 +141,42 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         Effect.zipRight(refused)
       )
 
-    const send = Effect.fnUntraced(function* ({ definition, events: all }: UploadBatch, ahead: Params) {
+    const send = Effect.fnUntraced(function* ({ definition, events: all }: UploadBatch, ahead: Ahead) {
       const isLeft = ({ eventId }: StoredEvent) => !storedInPart.has(eventId)
       const events = storedInPart.size === 0 ? all : all.filter(isLeft)
-      const params = events.length === all.length ? ahead : parameters(events, deduplicates)
+      const params = events.length === all.length ? ahead.params : parameters(events, deduplicates)
       const width = widthOf(definition, deduplicates)
       const rows = (from: number, to: number): Rows => ({
         events: events.slice(from, to),
         params: to - from === events.length ? params : params.slice(from * width, to * width)
       })
       const watch = guard.watch(tableName(definition, options.tables), events, all.length - events.length)
-      const attempt: Attempt = (from, to) =>
-        withTable(definition, (table, session) => {
-          const inserted = Effect.tapBoth(insert(session, table, rows(from, to)), {
-            onFailure: (error) => Effect.sync(() => pace.failed(to - from, error)),
-            onSuccess: () =>
-              Effect.sync(() => {
-                pace.stored(to - from)
-                if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(events[i]!.eventId)
-              })
+      const attempt: Attempt = (from, to) => {
+        const stored = withTable(definition, (table, session) => {
+          const inserted = Effect.matchEffect(insert(session, table, rows(from, to)), {
+            onFailure: (error) => {
+              pace.failed(to - from, error)
+              return Effect.fail(error)
+            },
+            onSuccess: () => {
+              pace.stored(to - from)
+              if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(events[i]!.eventId)
+              return Effect.void
+            }
           })
           // a shutdown waits for the answer, since nobody could tell afterwards what was stored
           return deduplicates ? inserted : Effect.uninterruptible(inserted)
-        }).pipe(
-          Effect.catchTag("Refused", (refused) =>
-            isBroken(refused) && to - from === 1
-              ? explainBreak(refused, bytesOf(events.slice(from, to)))
-              : refused
-          )
+        })
+        if (to - from > 1) return stored
+        return Effect.catchTag(stored, "Refused", (refused) =>
+          isBroken(refused) ? explainBreak(refused, bytesOf(events.slice(from, to))) : refused
         )
+      }
 
-      let from = 0
-      while (from < events.length) {
-        const start = from
-        const fitting = yield* withTable(definition, (table) => Effect.succeed(table.fitting(events, start)))
-        const count = Math.min(fitting, pace.rows())
+      for (let from = 0; from < events.length;) {
+        const table = tables.get(definition) ?? (yield* withTable(definition, Effect.succeed))
+        const isAhead = from === 0 && events === all && table === ahead.table
+        const count = Math.min(isAhead ? ahead.fitting : table.fitting(events, from), pace.rows())
         if (count === 0) {
           yield* watch.onRejected({
             index: from,
@@ -181,7 +187,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         }
         from += Math.max(1, count)
       }
-      for (const { eventId } of all) storedInPart.delete(eventId)
+      if (storedInPart.size > 0) for (const { eventId } of all) storedInPart.delete(eventId)
       const { rejected } = watch.done()
       const result: UploadResult = {
         rejected:
@@ -197,8 +203,13 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       atLeastOnce: !deduplicates,
       upload: (batch) => {
         // at once: the database still works on the batch before
-        const params = parameters(batch.events, deduplicates)
-        return permits.withPermits(1)(send(batch, params))
+        const table = tables.get(batch.definition)
+        const ahead: Ahead = {
+          params: parameters(batch.events, deduplicates),
+          table,
+          fitting: table?.fitting(batch.events, 0) ?? 0
+        }
+        return send(batch, ahead)
       }
     }
   })
@@ -273,6 +284,14 @@ const GROW_AFTER = 20
 
 type Params = ReturnType<typeof parameters>
 
+/** What of a batch is made before it is its turn. */
+interface Ahead {
+  readonly params: Params
+  readonly table: Table | undefined
+  /** how many of its events make one statement for this table */
+  readonly fitting: number
+}
+
 /** Events, and the parameters of their rows. */
 interface Rows {
   readonly events: ReadonlyArray<StoredEvent>
@@ -287,7 +306,7 @@ const insert = (session: Session, table: Table, rows: Rows): Effect.Effect<void,
   const statement: Effect.Effect<unknown, SqlError> = prepared
     ? session.execute(sql, params)
     : session.query(sql, params)
-  return Effect.catchAll(Effect.asVoid(statement), ({ cause }) => {
+  const explain = ({ cause }: SqlError): Effect.Effect<void, Refused | UploadError> => {
     const failure = classify(cause, table.subject)
     switch (failure.class) {
       case "delivered":
@@ -309,7 +328,8 @@ const insert = (session: Session, table: Table, rows: Rows): Effect.Effect<void,
           : error
       }
     }
-  })
+  }
+  return Effect.matchEffect(statement, { onFailure: explain, onSuccess: () => Effect.void })
 }
 
 /** A packet that no server refuses unless it was told to: a connection that breaks under less breaks for another reason. */

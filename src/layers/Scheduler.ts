@@ -6,7 +6,9 @@
 import {
   Cause,
   Clock,
+  Context,
   DateTime,
+  DefaultServices,
   Deferred,
   Duration,
   Effect,
@@ -20,7 +22,8 @@ import {
   Redacted,
   Schedule,
   Stream,
-  SubscriptionRef
+  SubscriptionRef,
+  Tracer
 } from "effect"
 import type { Scope } from "effect"
 import { isBefore, type Place } from "../internal/cursor.js"
@@ -93,6 +96,9 @@ const COLD_FRACTION = 1 / 5
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
+/** What is there when the program has provided none; nobody can see its spans. */
+const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
+
 type PassError = UploadError | QueueAccessError
 
 /**
@@ -153,7 +159,9 @@ export const make = (
         const { places } = open
         if (places.length > 0) {
           const upload = open === group ? group.upload : uploader.upload(open)
-          const { rejected } = yield* measured(upload, batch, kind, places.length)
+          const startedAt = performance.now()
+          const { rejected } = yield* spanned(upload, batch, kind, places.length)
+          measures.batchDuration.unsafeUpdate((performance.now() - startedAt) / 1000, [])
           const recordOf = (index: number) => batch.records.at(places.at(index)!)!
           const mine = rejected.map(({ code, index, reason }): Refusal => {
             return { record: recordOf(index), class: "rejected", kind, code, reason }
@@ -167,25 +175,23 @@ export const make = (
       return settled
     })
 
-    /** An upload with its span, its log annotated, its time taken. */
-    const measured = <A, E>(upload: Effect.Effect<A, E>, { start }: Batch, kind: string, events: number) =>
-      upload.pipe(
-        Effect.timed,
-        Effect.tap(([duration]) => Metric.update(measures.batchDuration, Duration.toSeconds(duration))),
-        Effect.map(([, result]) => result),
-        Effect.annotateLogs({ batch: idOf(start), kind, events }),
-        Effect.withSpan("effect-audit.upload", {
-          // of its own: it belongs to no request of those that recorded the events
-          root: true,
-          captureStackTrace: false,
-          kind: "client",
-          attributes: {
-            "audit.queue": queue.directory,
-            "audit.batch": idOf(start),
-            "audit.kind": kind,
-            "audit.events": events
-          }
-        })
+    /** An upload with its span, if anybody looks at spans: it is a third of the steps between two statements. */
+    const spanned = <A, E>(upload: Effect.Effect<A, E>, { start }: Batch, kind: string, events: number) =>
+      Effect.tracerWith((tracer) =>
+        tracer === NO_TRACER
+          ? upload
+          : Effect.withSpan(upload, "effect-audit.upload", {
+              // of its own: it belongs to no request of those that recorded the events
+              root: true,
+              captureStackTrace: false,
+              kind: "client",
+              attributes: {
+                "audit.queue": queue.directory,
+                "audit.batch": idOf(start),
+                "audit.kind": kind,
+                "audit.events": events
+              }
+            })
       )
 
     /** delivered, without a refusal, and not yet behind the cursor */
