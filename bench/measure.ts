@@ -65,23 +65,30 @@ export interface Subject<A = Sample> {
 }
 
 /**
- * Lets the subjects do the work in turn, so that what happens to the machine happens to all of them; each round
- * starts with another one. The first round warms up and is not counted.
+ * Lets the subjects do the work in turn, so that what happens to the machine happens to all of them. Each round starts
+ * with another one, and goes on in other steps, so that nobody always follows the same one: whoever runs after a peer
+ * in a process of its own, for which this one was idle, is a tenth slower. The first round warms up and is not counted.
  */
 export const interleaved = async <A>(
   subjects: ReadonlyArray<Subject<A>>,
   rounds: number
 ): Promise<ReadonlyMap<string, ReadonlyArray<A>>> => {
   const samples = new Map<string, Array<A>>(subjects.map(({ name }) => [name, []]))
+  const count = subjects.length
+  const steps = Array.from({ length: count }, (_, step) => step).filter((step) => gcd(step, count) === 1)
   for (let round = 0; round <= rounds; round++) {
-    for (let i = 0; i < subjects.length; i++) {
-      const { name, run } = subjects[(i + round) % subjects.length]!
+    const step = steps[round % steps.length] ?? 1
+    for (let i = 0; i < count; i++) {
+      const { name, run } = subjects[(round + i * step) % count]!
       const sample = await run(round)
       if (round > 0) samples.get(name)!.push(sample)
     }
   }
   return samples
 }
+
+/** Only steps that have no divisor in common with the number of subjects come to all of them. */
+const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b))
 
 export const now = (): number => performance.now()
 

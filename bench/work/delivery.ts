@@ -83,7 +83,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     subjects.push(subject(REFERENCE, deliver, old))
   }
 
-  const samples = await interleaved(subjects, settings.quick ? 2 : 5)
+  const samples = await interleaved(subjects, settings.quick ? 2 : 9)
   return withGoals(rowsOf(`delivery of ${events.toLocaleString("en")}`, null, samples, LIMIT), samples)
 }
 
