@@ -956,6 +956,24 @@ describe("a server with odd defaults", () => {
     })
   )
 
+  it.scopedLive("max_allowed_packet that was raised counts for an event that was too large before", () =>
+    Effect.gen(function* () {
+      const database = yield* migrated()
+      const proxy = yield* proxied
+      const large = () => uses(1, () => ({ prompt: "x".repeat(1_100_000) }))
+      yield* Effect.addFinalizer(() => sql(database, "SET GLOBAL max_allowed_packet = 16777216"))
+      yield* sql(database, "SET GLOBAL max_allowed_packet = 1048576")
+      const uploader = yield* uploaderOf(through(proxy, database))
+      assert.lengthOf((yield* upload(uploader, large())).rejected, 1)
+      // nothing smaller goes in between, so nothing but this event could ask the server again
+      yield* sql(database, "SET GLOBAL max_allowed_packet = 16777216")
+      proxy.cut()
+      yield* Effect.sleep("50 millis")
+      assert.deepStrictEqual(yield* upload(uploader, large()), { rejected: [] })
+      assert.strictEqual(yield* count(database), 1)
+    })
+  )
+
   it.scopedLive("TLS: authority and name are verified", () =>
     Effect.gen(function* () {
       const database = yield* migrated(odd.rootUrl)

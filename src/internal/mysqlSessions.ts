@@ -77,7 +77,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
           restore(permits.take(1)),
           Effect.matchCauseEffect(
             Effect.flatMap(idleOrNew(restore), (kept) =>
-              Effect.matchCauseEffect(restore(use(kept.session)), {
+              Effect.matchCauseEffect(restore(Effect.suspend(() => use(kept.session))), {
                 onSuccess: (value) => {
                   idle.push(kept)
                   return Effect.succeed(value)

@@ -97,7 +97,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
 
     // a session is given up whenever something is wrong with a table, and the next one looks again
     const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
-    /** as they were looked at last: what a statement may hold is known before there is a session for it */
+    /** as they were looked at last: a good guess of what a statement may hold, before there is a session for it */
     const tables = new Map<AuditEvent.Any, Table>()
     const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> => {
       const name = tableName(definition, options.tables)
@@ -173,10 +173,14 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         )
       }
 
+      const lookAgain = withTable(definition, Effect.succeed)
       for (let from = 0; from < events.length;) {
-        const table = tables.get(definition) ?? (yield* withTable(definition, Effect.succeed))
+        const table = tables.get(definition) ?? (yield* lookAgain)
         const isAhead = from === 0 && events === all && table === ahead.table
-        const count = Math.min(isAhead ? ahead.fitting : table.fitting(events, from), pace.rows())
+        const guess = isAhead ? ahead.fitting : table.fitting(events, from)
+        // an event is not blamed for the limit of a server that may be another one by now
+        const fitting = guess > 0 ? guess : (yield* lookAgain).fitting(events, from)
+        const count = Math.min(fitting, pace.rows())
         if (count === 0) {
           yield* watch.onRejected({
             index: from,

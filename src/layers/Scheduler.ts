@@ -149,6 +149,7 @@ export const make = (
 
     const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
       const refused = [...refusals]
+      const seconds: Array<number> = []
       for (const group of groups) {
         const { definition } = group
         const { kind } = definition
@@ -161,7 +162,7 @@ export const make = (
           const upload = open === group ? group.upload : uploader.upload(open)
           const startedAt = performance.now()
           const { rejected } = yield* spanned(upload, batch, kind, places.length)
-          measures.batchDuration.unsafeUpdate((performance.now() - startedAt) / 1000, [])
+          seconds.push((performance.now() - startedAt) / 1000)
           const recordOf = (index: number) => batch.records.at(places.at(index)!)!
           const mine = rejected.map(({ code, index, reason }): Refusal => {
             return { record: recordOf(index), class: "rejected", kind, code, reason }
@@ -171,7 +172,7 @@ export const make = (
         }
       }
       uploaded++
-      const settled: Settled = { batch, refused }
+      const settled: Settled = { batch, refused, seconds }
       return settled
     })
 
@@ -199,27 +200,34 @@ export const make = (
     let unsettledBytes = 0
     let settledAt = Number.NEGATIVE_INFINITY
 
+    // not when the answer comes: the next statement is to be sent first
+    const measure = Effect.forEach((seconds: number) => Metric.update(measures.batchDuration, seconds), {
+      discard: true
+    })
+
     /**
      * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the
      * database is busy with the same disk, but so often that a crash repeats little.
      */
-    const settle = ({ batch, refused }: Settled): Effect.Effect<void, PassError> =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => {
-        if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
-        const { end, start } = batch
-        unsettled.push(batch)
-        // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
-        batch.release()
-        unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
-        const isDue =
-          // either way: the clock may be set back
-          Math.abs(now - settledAt) >= SETTLE_INTERVAL ||
-          // they are kept in memory meanwhile
-          unsettledBytes >= limits.maxBytes ||
-          uploader.atLeastOnce === true ||
-          flushes.some(({ target }) => target <= end.sequence)
-        return isDue ? settleAll : Effect.void
-      })
+    const settle = ({ batch, refused, seconds }: Settled): Effect.Effect<void, PassError> =>
+      Effect.zipRight(measure(seconds), Clock.currentTimeMillis).pipe(
+        Effect.flatMap((now) => {
+          if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
+          const { end, start } = batch
+          unsettled.push(batch)
+          // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
+          batch.release()
+          unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
+          const isDue =
+            // either way: the clock may be set back
+            Math.abs(now - settledAt) >= SETTLE_INTERVAL ||
+            // a crash is to repeat no more than this
+            unsettledBytes >= limits.maxBytes ||
+            uploader.atLeastOnce === true ||
+            flushes.some(({ target }) => target <= end.sequence)
+          return isDue ? settleAll : Effect.void
+        })
+      )
 
     const settleAll = Effect.suspend(() => {
       const [first, ...others] = unsettled
@@ -533,6 +541,8 @@ interface Prepared {
 interface Settled {
   readonly batch: Batch
   readonly refused: ReadonlyArray<Refusal>
+  /** how long each of its uploads took */
+  readonly seconds: ReadonlyArray<number>
 }
 
 const prepareWith = (options: Options, queueId: string, uploader: Uploader["Type"]) => {

@@ -30,7 +30,7 @@ export interface Position {
 export interface QueueRecord extends Position {
   /** bytes, the line's end not included */
   readonly length: number
-  /** the line without its end; empty if `problem` is `oversize` */
+  /** the line without its end; only its beginning if `problem` is `oversize` */
   readonly bytes: Uint8Array
   /** the same as text; undefined if it is not UTF-8 */
   readonly text: string | undefined
@@ -68,8 +68,8 @@ export interface Batch {
   /** where the next batch starts */
   readonly end: Position
   /**
-   * Lets go of what its lines say, where it is kept until its commit: only where its records stand can be asked
-   * afterwards.
+   * Lets go of what its lines say, where it is kept until its commit, which then may have no refusals: their bytes and
+   * texts cannot be had afterwards.
    */
   readonly release: () => void
 }
