@@ -27,7 +27,7 @@ export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): numb
 export const parameters = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean
-): ReadonlyArray<SqlValue | Buffer> => {
+): Array<SqlValue | Buffer> => {
   const params: Array<SqlValue | Buffer> = []
   // one buffer for all ids: a small one for each would cost more than the id
   const ids = Buffer.allocUnsafeSlow(withIdentity ? events.length * ID_BYTES : 0)

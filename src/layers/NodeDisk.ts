@@ -131,17 +131,19 @@ const makeFile = (descriptor: Descriptor): File => {
     write: (bytes) => descriptor.call("write", (callback) => writeAll(fd, bytes, null, callback)),
     writeAt: (bytes, offset) =>
       descriptor.call("writeAt", (callback) => writeDurably(fd, bytes, offset, callback)),
-    readAt: (offset, length) => {
-      const buffer = Buffer.allocUnsafeSlow(length)
-      const readFrom = (filled: number, callback: Callback<Uint8Array>): void =>
-        fs.read(fd, buffer, filled, length - filled, offset + filled, (error, count) => {
-          if (error !== null) callback(error, buffer)
-          else if (count === 0 || filled + count === length)
-            callback(null, buffer.subarray(0, filled + count))
-          else readFrom(filled + count, callback)
-        })
-      return descriptor.call("read", (callback) => readFrom(0, callback))
-    },
+    readAt: (offset, length) =>
+      // nothing that the effect refers to is the buffer: see `release` of internal/lines.ts
+      descriptor.call("read", (callback) => {
+        const buffer = Buffer.allocUnsafeSlow(length)
+        const readFrom = (filled: number): void =>
+          fs.read(fd, buffer, filled, length - filled, offset + filled, (error, count) => {
+            if (error !== null) callback(error, buffer)
+            else if (count === 0 || filled + count === length)
+              callback(null, buffer.subarray(0, filled + count))
+            else readFrom(filled + count)
+          })
+        readFrom(0)
+      }),
     size: Effect.map(
       descriptor.call<fs.Stats>("stat", (callback) => fs.fstat(fd, callback)),
       (stats) => stats.size
