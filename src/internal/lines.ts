@@ -134,11 +134,11 @@ const splitLines = (bytes: Buffer, from: number, atEnd: boolean, maxRecords: num
     start = newline === -1 ? bytes.length : newline + 1
   }
   const chunk = new Chunk(from, bytes.subarray(0, start))
-  const terminated = bytes[start - 1] === NEWLINE ? ends.length : ends.length - 1
+  const terminatedLines = bytes[start - 1] === NEWLINE ? ends.length : ends.length - 1
   // without the bytes themselves, or they would stay for as long as the lines
   const lineAt = (index: number) => {
     const start = index === 0 ? 0 : ends[index - 1]! + 1
-    return new Line(chunk, start, ends[index]! - start, false, index < terminated)
+    return new Line(chunk, start, ends[index]! - start, false, index < terminatedLines)
   }
   return {
     lines: new LazySequence(ends.length, lineAt),

@@ -132,7 +132,7 @@ const makeFile = (descriptor: Descriptor): File => {
     writeAt: (bytes, offset) =>
       descriptor.call("writeAt", (callback) => writeDurably(fd, bytes, offset, callback)),
     readAt: (offset, length) =>
-      // nothing that the effect refers to is the buffer: see `release` of internal/lines.ts
+      // the buffer is made inside, since V8 may keep what the effect closes over for long (bench/README.md)
       descriptor.call("read", (callback) => {
         const buffer = Buffer.allocUnsafeSlow(length)
         const readFrom = (filled: number): void =>

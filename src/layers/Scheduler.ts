@@ -96,7 +96,7 @@ const COLD_FRACTION = 1 / 5
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
-/** What is there when the program has provided none; nobody can see its spans. */
+/** What is there when the program has provided none: its spans go nowhere. */
 const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
 
 type PassError = UploadError | QueueAccessError
