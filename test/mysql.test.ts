@@ -409,6 +409,22 @@ describe("what passes by itself", () => {
     })
   )
 
+  it.scopedLive(
+    "no more connections than it may have, whoever uploads: two queues may share an uploader",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated()
+        for (const connections of [1, 2]) {
+          const proxy = yield* proxied
+          const uploader = yield* uploaderOf({ ...through(proxy, database), connections })
+          const uploads = Array.from({ length: 6 }, () => upload(uploader, uses(5)))
+          yield* Effect.all(uploads, { concurrency: "unbounded" })
+          assert.strictEqual(proxy.connections, connections)
+        }
+        assert.strictEqual(yield* count(database), 60)
+      })
+  )
+
   it.scopedLive("1290: a read-only server; the next host is tried", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
