@@ -59,7 +59,7 @@ export interface DeadLetters {
    * between the letter and the cursor, and the next try succeeded.
    */
   readonly withdraw: (
-    records: ReadonlyArray<QueueRecord>,
+    records: Iterable<QueueRecord>,
     refusals: ReadonlyArray<Refusal>
   ) => Effect.Effect<void, DiskError>
   /** The selected letters that wait for a decision, without their content. */
@@ -214,7 +214,7 @@ export const make = (
       if (kept.size === 0) return
       // by their places: a record may have been read anew since it was refused
       const refused = new Set(refusals.map(({ record }) => idOf(record)))
-      const ids = records.map(idOf).filter((id) => kept.has(id) && !refused.has(id))
+      const ids = Array.from(records, idOf).filter((id) => kept.has(id) && !refused.has(id))
       if (ids.length === 0) return
       const at = new Date(yield* Clock.currentTimeMillis).toISOString()
       const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))

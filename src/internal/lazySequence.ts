@@ -20,3 +20,20 @@ export class LazySequence<A> implements Sequence<A> {
     for (let index = 0; index < this.length; index++) yield this.make(index)
   }
 }
+
+/** One sequence after the other. */
+export const concat = <A>(sequences: ReadonlyArray<Sequence<A>>): Sequence<A> => ({
+  length: sequences.reduce((total, { length }) => total + length, 0),
+  at(index) {
+    let place = index < 0 ? index + this.length : index
+    if (place < 0) return undefined
+    for (const sequence of sequences) {
+      if (place < sequence.length) return sequence.at(place)
+      place -= sequence.length
+    }
+    return undefined
+  },
+  *[Symbol.iterator]() {
+    for (const sequence of sequences) yield* sequence
+  }
+})

@@ -32,7 +32,7 @@ import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
-import type { UploadBatch, UploadResult } from "../services/Uploader.js"
+import type { Rejection, UploadBatch, UploadResult } from "../services/Uploader.js"
 import { Uploader } from "../services/Uploader.js"
 
 /**
@@ -141,27 +141,30 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         Effect.zipRight(refused)
       )
 
-    const send = Effect.fnUntraced(function* ({ definition, events: all }: UploadBatch, ahead: Ahead) {
+    const send = Effect.fnUntraced(function* (batch: UploadBatch, ahead: Ahead) {
+      const { definition } = batch
       const isLeft = ({ eventId }: StoredEvent) => !storedInPart.has(eventId)
-      const events = storedInPart.size === 0 ? all : all.filter(isLeft)
-      const isMade = events.length === all.length && ahead.params.length > 0
+      const events = storedInPart.size === 0 ? batch.events : batch.events.filter(isLeft)
+      const stored = batch.events.length - events.length
+      const isMade = stored === 0 && ahead.params.length > 0
       const params = isMade ? ahead.params : parameters(events, deduplicates)
       const width = widthOf(definition, deduplicates)
-      const rows = (from: number, to: number): Rows => ({
-        events: events.slice(from, to),
-        params: to - from === events.length ? params : params.slice(from * width, to * width)
+      let rows: Rows = { events, params }
+      const part = (from: number, to: number): Rows => ({
+        events: rows.events.slice(from, to),
+        params: to - from === rows.events.length ? rows.params : rows.params.slice(from * width, to * width)
       })
-      const watch = guard.watch(tableName(definition, options.tables), events, all.length - events.length)
+      const watch = guard.watch(tableName(definition, options.tables), events, stored)
       const attempt: Attempt = (from, to) => {
         const stored = withTable(definition, (table, session) => {
-          const inserted = Effect.matchEffect(insert(session, table, rows(from, to)), {
+          const inserted = Effect.matchEffect(insert(session, table, part(from, to)), {
             onFailure: (error) => {
               pace.failed(to - from, error)
               return Effect.fail(error)
             },
             onSuccess: () => {
               pace.stored(to - from)
-              if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(events[i]!.eventId)
+              if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(rows.events[i]!.eventId)
               return Effect.void
             }
           })
@@ -170,14 +173,14 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         })
         if (to - from > 1) return stored
         return Effect.catchTag(stored, "Refused", (refused) =>
-          isBroken(refused) ? explainBreak(refused, bytesOf(events.slice(from, to))) : refused
+          isBroken(refused) ? explainBreak(refused, bytesOf(part(from, to).events)) : refused
         )
       }
 
       const lookAgain = withTable(definition, Effect.succeed)
       for (let from = 0; from < events.length;) {
         const table = tables.get(definition) ?? (yield* lookAgain)
-        const isAhead = from === 0 && events === all && table === ahead.table
+        const isAhead = from === 0 && isMade && table === ahead.table
         const guess = isAhead ? ahead.fitting : table.fitting(events, from)
         // an event is not blamed for the limit of a server that may be another one by now
         const fitting = guess > 0 ? guess : (yield* lookAgain).fitting(events, from)
@@ -192,15 +195,14 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         }
         from += Math.max(1, count)
       }
-      if (storedInPart.size > 0) for (const { eventId } of all) storedInPart.delete(eventId)
-      // the driver's call, in code that is not compiled yet, keeps them until the next full collection (bench/README.md)
+      if (storedInPart.size > 0) for (const { eventId } of batch.events) storedInPart.delete(eventId)
+      // what was closed over above, and by the driver's call, is in reach of functions that V8 keeps until the next
+      // full collection (bench/README.md)
+      rows = { events: [], params: [] }
       params.length = 0
       const { rejected } = watch.done()
       const result: UploadResult = {
-        rejected:
-          events === all
-            ? rejected
-            : rejected.map((rejection) => ({ ...rejection, index: all.indexOf(events[rejection.index]!) }))
+        rejected: events === batch.events ? rejected : rejected.map(indexIn(batch.events, events))
       }
       return result
     })
@@ -288,6 +290,13 @@ const makePace = () => {
 
 /** statements of the present size, one after the other */
 const GROW_AFTER = 20
+
+/** Where a rejected event of those that were left stands among all. */
+const indexIn =
+  (all: ReadonlyArray<StoredEvent>, left: ReadonlyArray<StoredEvent>) => (rejection: Rejection) => ({
+    ...rejection,
+    index: all.indexOf(left[rejection.index]!)
+  })
 
 type Params = ReturnType<typeof parameters>
 

@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Layer, Option, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Iterable, Layer, Option, Scope, Stream } from "effect"
 import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
@@ -397,21 +397,26 @@ export const make = (
         const toKeep = refusals.filter((refusal) => refusal.class !== "torn" || isNew(refusal.record))
         if (toKeep.length > 0)
           yield* letters.keep(toKeep, disk.open(segments.pathOf(batch.end.segment), "read"))
-        const counted = [...batch.records].filter(isNew)
+        const newRecords = Iterable.filter(batch.records, isNew)
         const kept = refusals.filter(({ record }) => isNew(record))
         // an earlier try may have come as far as the letter
-        yield* letters.withdraw(counted, kept)
+        yield* letters.withdraw(newRecords, kept)
         const torn = kept.filter((refusal) => refusal.class === "torn").length
-        const surplus = counted.filter((record) => record.surplus).length
+        let counted = 0
+        let surplus = 0
+        for (const record of newRecords) {
+          counted++
+          if (record.surplus) surplus++
+        }
         const settled = Math.max(cursor.settled, batch.end.sequence)
         yield* move({
           ...cursor,
           ...batch.end,
           settled,
-          delivered: cursor.delivered + counted.length - kept.length,
+          delivered: cursor.delivered + counted - kept.length,
           refused: cursor.refused + kept.length - torn,
           torn: cursor.torn + torn,
-          missing: cursor.missing + (settled - cursor.settled) - (counted.length - surplus),
+          missing: cursor.missing + (settled - cursor.settled) - (counted - surplus),
           surplus: cursor.surplus + surplus
         })
       },

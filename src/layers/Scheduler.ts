@@ -28,6 +28,7 @@ import {
 import type { Scope } from "effect"
 import { isBefore, type Place } from "../internal/cursor.js"
 import { idOf } from "../internal/deadLetters.js"
+import { concat } from "../internal/lazySequence.js"
 import * as metrics from "../internal/metrics.js"
 import * as pipeline from "../internal/pipeline.js"
 import { makeReader } from "../internal/readEvent.js"
@@ -234,7 +235,7 @@ export const make = (
       unsettled = []
       unsettledBytes = 0
       if (first === undefined) return Effect.void
-      const records = [first, ...others].flatMap((batch) => [...batch.records])
+      const records = concat([first, ...others].map((batch) => batch.records))
       const { end } = others.at(-1) ?? first
       return commit({ records, start: first.start, end }, [], others.length + 1)
     })

@@ -1,0 +1,23 @@
+import { expect, it } from "@effect/vitest"
+import * as fc from "fast-check"
+import { concat, LazySequence } from "../src/internal/lazySequence.js"
+import type { Sequence } from "../src/services/QueueFile.js"
+
+const lazy = <A>(items: ReadonlyArray<A>) => new LazySequence(items.length, (index) => items[index]!)
+
+const same = <A>(sequence: Sequence<A>, items: ReadonlyArray<A>) => {
+  expect(sequence.length).toBe(items.length)
+  expect([...sequence]).toEqual(items)
+  for (let index = -items.length - 2; index <= items.length + 1; index++) {
+    expect(sequence.at(index)).toBe(items.at(index))
+  }
+}
+
+it.prop(
+  "a lazy sequence has what an array has, and so has one sequence after the other",
+  { parts: fc.array(fc.array(fc.integer(), { maxLength: 5 }), { maxLength: 5 }) },
+  ({ parts }) => {
+    for (const part of parts) same(lazy(part), part)
+    same(concat(parts.map(lazy)), parts.flat())
+  }
+)
