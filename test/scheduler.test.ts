@@ -155,24 +155,42 @@ it.effect("a letter whose sync hangs over the closing meets no next owner", () =
   }).pipe(Effect.scoped)
 )
 
-it.effect("the first batches are small, since their code is cold", () =>
-  Effect.gen(function* () {
-    const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })
-    yield* Effect.forEach(q.idsOf("", 600), use, { concurrency: "unbounded", discard: true })
-    yield* settle
-    script.answer = works
-    uploads.length = 0
-    yield* seconds(2)
-    const sizes = uploads.map(({ rows }) => rows.length)
-    assert.deepStrictEqual(sizes.slice(0, 10), Array<number>(10).fill(10))
-    // one is prepared ahead, and one more is taken
-    assert.deepStrictEqual([...new Set(sizes.slice(12, -1))], [50])
-    assert.strictEqual(
-      sizes.reduce((total, size) => total + size),
-      600
-    )
-  })
-)
+describe("the first batches are small, since their code is cold", () => {
+  /** The sizes of the batches that deliver 600 events by 50, each stored within so many milliseconds. */
+  const sizesAt = (millis: number) =>
+    Effect.gen(function* () {
+      const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })
+      yield* Effect.forEach(q.idsOf("", 600), use, { concurrency: "unbounded", discard: true })
+      yield* settle
+      script.answer = (batch) => Effect.delay(works(batch), millis)
+      uploads.length = 0
+      yield* seconds(2)
+      yield* Effect.replicateEffect(Effect.zipRight(TestClock.adjust(millis), settle), 30)
+      const sizes = uploads.map(({ rows }) => rows.length)
+      assert.strictEqual(
+        sizes.reduce((total, size) => total + size),
+        600
+      )
+      return sizes
+    })
+
+  it.effect("ten of them", () =>
+    Effect.gen(function* () {
+      const sizes = yield* sizesAt(5)
+      assert.deepStrictEqual(sizes.slice(0, 10), Array<number>(10).fill(10))
+      // one is prepared ahead, and one more is taken
+      assert.deepStrictEqual([...new Set(sizes.slice(12, -1))], [50])
+    })
+  )
+
+  it.effect("or until one is stored so fast that it is cold no more", () =>
+    Effect.gen(function* () {
+      const sizes = yield* sizesAt(2)
+      assert.strictEqual(sizes[0], 10)
+      assert.deepStrictEqual([...new Set(sizes.slice(3, -1))], [50])
+    })
+  )
+})
 
 describe("the worker's times", () => {
   it.effect("backs off 2, 4, 8 ... 256, 300, 300 seconds", () =>

@@ -89,10 +89,12 @@ const SETTLE_INTERVAL = 50
 
 /**
  * The first batches are a fifth as large: what runs is not compiled yet, and what the server says of a statement's
- * parameters not known, so that a large one would hold up the program for tens of milliseconds.
+ * parameters not known, so that a large one would hold up the program for tens of milliseconds. Ten of them, or until
+ * one is stored within so few milliseconds that this does not hold.
  */
 const COLD_BATCHES = 10
 const COLD_FRACTION = 1 / 5
+const WARM_MILLIS = 3
 
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
@@ -114,6 +116,7 @@ export const make = (
   Effect.gen(function* () {
     const queue = yield* QueueFile
     const uploader = yield* Uploader
+    const clock = yield* Effect.clock
     const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
     const limits = {
       maxRecords: options.batchRecords ?? 500,
@@ -145,12 +148,13 @@ export const make = (
     const prepare = prepareWith(options, queue.queueId, uploader)
     /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
     let outcomes: ReadonlyArray<Outcome> = []
-    /** batches, since the start */
-    let uploaded = 0
+    /** how many of the next batches are small */
+    let cold = COLD_BATCHES
 
     const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
       const refused = [...refusals]
       const seconds: Array<number> = []
+      const beganAt = clock.unsafeCurrentTimeMillis()
       for (const group of groups) {
         const { definition } = group
         const { kind } = definition
@@ -172,7 +176,7 @@ export const make = (
           refused.push(...mine)
         }
       }
-      uploaded++
+      if (cold > 0) cold = clock.unsafeCurrentTimeMillis() - beganAt < WARM_MILLIS ? 0 : cold - 1
       const settled: Settled = { batch, refused, seconds }
       return settled
     })
@@ -292,8 +296,7 @@ export const make = (
     })
 
     const take = (from: Position | undefined) => {
-      const isCold = uploaded < COLD_BATCHES
-      const maxRecords = isCold ? Math.ceil(limits.maxRecords * COLD_FRACTION) : limits.maxRecords
+      const maxRecords = cold > 0 ? Math.ceil(limits.maxRecords * COLD_FRACTION) : limits.maxRecords
       return queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
     }
 
