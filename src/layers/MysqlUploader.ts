@@ -145,8 +145,8 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       const { definition } = batch
       const isLeft = ({ eventId }: StoredEvent) => !storedInPart.has(eventId)
       const events = storedInPart.size === 0 ? batch.events : batch.events.filter(isLeft)
-      const stored = batch.events.length - events.length
-      const isMade = stored === 0 && ahead.params.length > 0
+      const storedBefore = batch.events.length - events.length
+      const isMade = storedBefore === 0 && ahead.params.length > 0
       const params = isMade ? ahead.params : parameters(events, deduplicates)
       const width = widthOf(definition, deduplicates)
       let rows: Rows = { events, params }
@@ -154,15 +154,18 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         events: rows.events.slice(from, to),
         params: to - from === rows.events.length ? rows.params : rows.params.slice(from * width, to * width)
       })
-      const watch = guard.watch(tableName(definition, options.tables), events, stored)
+      const watch = guard.watch(tableName(definition, options.tables), events, storedBefore)
       const attempt: Attempt = (from, to) => {
         const stored = withTable(definition, (table, session) => {
-          const inserted = Effect.matchEffect(insert(session, table, part(from, to)), {
+          const statement = part(from, to)
+          const inserted = Effect.matchEffect(insert(session, table, statement), {
             onFailure: (error) => {
               pace.failed(to - from, error)
               return Effect.fail(error)
             },
             onSuccess: () => {
+              // what effect and the driver close over stays until the next full collection (bench/README.md)
+              statement.params.length = 0
               pace.stored(to - from)
               if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(rows.events[i]!.eventId)
               return Effect.void
@@ -173,7 +176,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         })
         if (to - from > 1) return stored
         return Effect.catchTag(stored, "Refused", (refused) =>
-          isBroken(refused) ? explainBreak(refused, bytesOf(part(from, to).events)) : refused
+          isBroken(refused) ? explainBreak(refused, bytesOf(rows.events.slice(from, to))) : refused
         )
       }
 
@@ -196,10 +199,8 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         from += Math.max(1, count)
       }
       if (storedInPart.size > 0) for (const { eventId } of batch.events) storedInPart.delete(eventId)
-      // what was closed over above, and by the driver's call, is in reach of functions that V8 keeps until the next
-      // full collection (bench/README.md)
+      // the same of what is closed over above
       rows = { events: [], params: [] }
-      params.length = 0
       const { rejected } = watch.done()
       const result: UploadResult = {
         rejected: events === batch.events ? rejected : rejected.map(indexIn(batch.events, events))
@@ -302,7 +303,7 @@ type Params = ReturnType<typeof parameters>
 
 /** What of a batch is made before it is its turn. */
 interface Ahead {
-  /** emptied once they are stored */
+  /** emptied once a statement has stored them all */
   readonly params: Params
   readonly table: Table | undefined
   /** how many of its events make one statement for this table */

@@ -17,6 +17,7 @@ import {
   Fiber,
   Layer,
   Metric,
+  Number as Num,
   Option,
   Queue,
   Redacted,
@@ -90,11 +91,11 @@ const SETTLE_INTERVAL = 50
 /**
  * The first batches are a fifth as large: what runs is not compiled yet, and what the server says of a statement's
  * parameters not known, so that a large one would hold up the program for tens of milliseconds. Ten of them, or until
- * one is stored within so few milliseconds that this does not hold.
+ * one is stored within a few milliseconds: compiled code takes one to two for it.
  */
 const COLD_BATCHES = 10
 const COLD_FRACTION = 1 / 5
-const WARM_MILLIS = 3
+const WARM_SECONDS = 0.003
 
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
@@ -122,6 +123,7 @@ export const make = (
       maxRecords: options.batchRecords ?? 500,
       maxBytes: options.batchBytes ?? 4 * 1024 * 1024
     }
+    const coldRecords = Math.ceil(limits.maxRecords * COLD_FRACTION)
     const pollInterval = Duration.decode(options.pollInterval ?? "60 seconds")
     const status = yield* SubscriptionRef.make<DeliveryStatus>({
       state: "idle",
@@ -154,7 +156,7 @@ export const make = (
     const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
       const refused = [...refusals]
       const seconds: Array<number> = []
-      const beganAt = clock.unsafeCurrentTimeMillis()
+      let sent = 0
       for (const group of groups) {
         const { definition } = group
         const { kind } = definition
@@ -165,9 +167,10 @@ export const make = (
         const { places } = open
         if (places.length > 0) {
           const upload = open === group ? group.upload : uploader.upload(open)
-          const startedAt = performance.now()
+          const startedAt = clock.unsafeCurrentTimeNanos()
           const { rejected } = yield* spanned(upload, batch, kind, places.length)
-          seconds.push((performance.now() - startedAt) / 1000)
+          seconds.push(Number(clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
+          sent += places.length
           const recordOf = (index: number) => batch.records.at(places.at(index)!)!
           const mine = rejected.map(({ code, index, reason }): Refusal => {
             return { record: recordOf(index), class: "rejected", kind, code, reason }
@@ -176,7 +179,7 @@ export const make = (
           refused.push(...mine)
         }
       }
-      if (cold > 0) cold = clock.unsafeCurrentTimeMillis() - beganAt < WARM_MILLIS ? 0 : cold - 1
+      if (cold > 0) cold = sent >= coldRecords && Num.sumAll(seconds) < WARM_SECONDS ? 0 : cold - 1
       const settled: Settled = { batch, refused, seconds }
       return settled
     })
@@ -296,7 +299,7 @@ export const make = (
     })
 
     const take = (from: Position | undefined) => {
-      const maxRecords = cold > 0 ? Math.ceil(limits.maxRecords * COLD_FRACTION) : limits.maxRecords
+      const maxRecords = cold > 0 ? coldRecords : limits.maxRecords
       return queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
     }
 
