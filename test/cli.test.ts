@@ -293,9 +293,9 @@ describe("dead", () => {
       yield* fill(directory, uses(3), [dead, dead])
       const owner = yield* auditProcess()
       yield* owner.open({ directory })
-      // the next attempt is 3 to 4 seconds away
+      // the next attempt is 6 to 8 seconds away
       yield* Effect.repeat(owner.status, {
-        until: ({ failures }) => failures === 2,
+        until: ({ failures }) => failures === 3,
         schedule: Schedule.spaced("20 millis")
       })
       const results = yield* Effect.all(
@@ -312,7 +312,7 @@ describe("dead", () => {
           [0, "1 dead letter discarded.\n"]
         ]
       )
-      assert.deepInclude(yield* owner.status, { failures: 2, dead: 0, retried: 1, discarded: 1, waiting: 2 })
+      assert.deepInclude(yield* owner.status, { failures: 3, dead: 0, retried: 1, discarded: 1, waiting: 2 })
     })
   )
 

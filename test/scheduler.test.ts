@@ -268,6 +268,37 @@ describe("the worker's times", () => {
     })
   )
 
+  it.effect("delivered lines that could not leave it, leave it later", () =>
+    Effect.gen(function* () {
+      const { disk, memory, use } = yield* start()
+      yield* use("a")
+      memory.inject(({ operation }) => (operation === "remove" ? { type: "fail", code: "EIO" } : undefined))
+      yield* seconds(1)
+      memory.inject(() => undefined)
+      assert.lengthOf(yield* q.segmentNames(disk), 1)
+      yield* seconds(62)
+      assert.lengthOf(yield* q.segmentNames(disk), 0)
+    })
+  )
+
+  it.effect("and so do those beside an append that the disk refuses in the end", () =>
+    Effect.gen(function* () {
+      const { disk, memory, use } = yield* start()
+      yield* use("a")
+      memory.inject(({ operation }) =>
+        operation === "append"
+          ? { type: "wait", until: Effect.sleep("2 seconds"), code: "ENOSPC" }
+          : undefined
+      )
+      const refused = yield* Effect.fork(Effect.flip(use("b")))
+      yield* seconds(2)
+      assert.include(yield* Fiber.join(refused), { _tag: "QueueWriteError", code: "ENOSPC" })
+      assert.lengthOf(yield* q.segmentNames(disk), 1)
+      yield* seconds(62)
+      assert.lengthOf(yield* q.segmentNames(disk), 0)
+    })
+  )
+
   it.effect("looks at least once a minute", () =>
     Effect.gen(function* () {
       let takes = 0

@@ -427,9 +427,9 @@ export const make = (
 
     const compact = Effect.gen(function* () {
       const last = segments.all.at(-1)
-      if (last === undefined) return
+      if (last === undefined) return true
       if (last.live) {
-        if (cursor.segment !== last.first || cursor.offset !== last.bytes) return
+        if (cursor.segment !== last.first || cursor.offset !== last.bytes) return false
         // nothing may be appended to it after this look at it; while something is, there is nothing to remove, and
         // delivery must not wait until a writer that goes from group to group lets somebody in
         const sealed = yield* guard.withPermitsIfAvailable(1)(
@@ -437,22 +437,19 @@ export const make = (
             cursor.offset === last.bytes ? Effect.as(segments.seal, true) : Effect.succeed(false)
           )
         )
-        if (!Option.getOrElse(sealed, () => false)) return
+        if (!Option.getOrElse(sealed, () => false)) return false
       }
       const rest = yield* take({ maxRecords: 1, maxBytes: 1 })
-      if (rest.records.length > 0) return
-      yield* Effect.suspend(() => {
+      if (rest.records.length > 0) return false
+      return yield* Effect.suspend(() => {
         // in one step with the next number: a segment that has come meanwhile would be skipped
-        if (segments.all.at(-1) !== last) return Effect.void
+        if (segments.all.at(-1) !== last) return Effect.succeed(false)
         const settled = Math.max(cursor.settled, next)
-        return move({
-          ...cursor,
-          segment: next,
-          offset: 0,
-          sequence: next,
-          settled,
-          missing: cursor.missing + (settled - cursor.settled)
-        })
+        const to = { segment: next, offset: 0, sequence: next, settled }
+        return Effect.as(
+          move({ ...cursor, ...to, missing: cursor.missing + (settled - cursor.settled) }),
+          true
+        )
       })
     }).pipe(keepingLock, Effect.mapError(accessError))
 

@@ -418,8 +418,10 @@ export const make = (
       if (!compacted) {
         // a wake that arrives with the timer is lost by the race (Queue.take), but it has cleared `idle`
         if ((yield* waitFor(Effect.sleep(COMPACT_AFTER))) || !isIdle()) return
-        yield* Effect.catchAll(queue.compact, (error) => Effect.logDebug("audit: compaction failed", error))
-        compacted = true
+        // what could not be removed is tried again with the next poll: nothing else may come, if the disk is full
+        compacted = yield* Effect.catchAll(queue.compact, (error) =>
+          Effect.as(Effect.logDebug("audit: compaction failed", error), false)
+        )
       }
       yield* waitFor(Effect.sleep(pollInterval))
     }).pipe(Effect.ensuring(Effect.sync(() => (idle = false))))

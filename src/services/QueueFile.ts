@@ -210,9 +210,9 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
     /**
      * Removes what is delivered, the newest segment included if nothing waits, and no append is under way or was answered
-     * in this turn of the event loop.
+     * in this turn of the event loop. Whether nothing that is delivered is left.
      */
-    readonly compact: Effect.Effect<void, QueueAccessError>
+    readonly compact: Effect.Effect<boolean, QueueAccessError>
     /** From memory, but for the age of the oldest line. */
     readonly status: Effect.Effect<QueueStatus, QueueAccessError>
     /** Where the cursor stands, and where the next line will: nothing waits when the sequences agree. */
