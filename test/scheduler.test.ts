@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import {
   Clock,
   Deferred,
+  Duration,
   Effect,
   Either,
   Exit,
@@ -156,8 +157,8 @@ it.effect("a letter whose sync hangs over the closing meets no next owner", () =
 )
 
 describe("the first batches are small, since their code is cold", () => {
-  /** The sizes of the batches that deliver 600 events by 50, each stored within so many milliseconds. */
-  const sizesAt = (millis: number) =>
+  /** The sizes of the batches that deliver so many events by 50, each stored within so many microseconds a row. */
+  const sizesAt = (micros: number, events: number) =>
     Effect.gen(function* () {
       const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })
       // alone: what it takes says nothing of larger ones
@@ -165,31 +166,32 @@ describe("the first batches are small, since their code is cold", () => {
       yield* settle
       script.answer = works
       yield* seconds(2)
-      script.answer = (batch) => Effect.delay(works(batch), millis)
+      script.answer = (batch) =>
+        Effect.delay(works(batch), Duration.micros(BigInt(batch.events.length * micros)))
       uploads.length = 0
-      yield* Effect.forEach(q.idsOf("", 600), use, { concurrency: "unbounded", discard: true })
-      yield* Effect.replicateEffect(Effect.zipRight(settle, TestClock.adjust(millis)), 40)
+      yield* Effect.forEach(q.idsOf("", events), use, { concurrency: "unbounded", discard: true })
+      yield* Effect.replicateEffect(Effect.zipRight(settle, TestClock.adjust("10 millis")), 100)
       const sizes = uploads.map(({ rows }) => rows.length)
       assert.strictEqual(
         sizes.reduce((total, size) => total + size),
-        600
+        events
       )
       return sizes
     })
+  const times = (count: number, size: number) => Array<number>(count).fill(size)
 
-  it.effect("ten of them", () =>
+  it.effect("they are twice as large after ten", () =>
     Effect.gen(function* () {
-      const sizes = yield* sizesAt(5)
-      // the one before, nine more, and one that is prepared ahead
-      assert.deepStrictEqual(sizes, [...Array<number>(10).fill(10), ...Array<number>(10).fill(50)])
+      // and one more each time, since it was prepared ahead
+      const sizes = [...times(11, 10), ...times(11, 20), ...times(11, 40), ...times(4, 50)]
+      assert.deepStrictEqual(yield* sizesAt(200, 970), sizes)
     })
   )
 
-  it.effect("or until one is stored so fast that it is cold no more", () =>
+  it.effect("or when one was stored fast", () =>
     Effect.gen(function* () {
-      const sizes = yield* sizesAt(2)
-      // and one that is prepared ahead
-      assert.deepStrictEqual(sizes, [10, 10, ...Array<number>(11).fill(50), 30])
+      const sizes = [...times(2, 10), ...times(2, 20), ...times(2, 40), ...times(5, 50)]
+      assert.deepStrictEqual(yield* sizesAt(20, 390), sizes)
     })
   )
 })

@@ -89,13 +89,14 @@ const CLOSED = new Error("the audit log is closed")
 const SETTLE_INTERVAL = 50
 
 /**
- * The first batches are a fifth as large: what runs is not compiled yet, and what the server says of a statement's
- * parameters not known, so that a large one would hold up the program for tens of milliseconds. Ten of them, or until
- * one is stored within a few milliseconds: compiled code takes one to two for it.
+ * Slow start: the first batches are a fifth as large, and twice as large whenever one was stored fast, or after ten. What
+ * runs is not compiled yet, and what the server says of a statement's parameters not known, so that a large one would
+ * hold up the program for tens of milliseconds.
  */
-const COLD_BATCHES = 10
 const COLD_FRACTION = 1 / 5
-const WARM_SECONDS = 0.003
+const COLD_BATCHES = 10
+/** for each row; compiled code takes a third to two thirds of it */
+const WARM_SECONDS = 30e-6
 
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
@@ -123,7 +124,6 @@ export const make = (
       maxRecords: options.batchRecords ?? 500,
       maxBytes: options.batchBytes ?? 4 * 1024 * 1024
     }
-    const coldRecords = Math.ceil(limits.maxRecords * COLD_FRACTION)
     const pollInterval = Duration.decode(options.pollInterval ?? "60 seconds")
     const status = yield* SubscriptionRef.make<DeliveryStatus>({
       state: "idle",
@@ -150,13 +150,22 @@ export const make = (
     const prepare = prepareWith(options, queue.queueId, uploader)
     /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
     let outcomes: ReadonlyArray<Outcome> = []
-    /** how many of the next batches are small */
-    let cold = COLD_BATCHES
+    let maxRecords = Math.ceil(limits.maxRecords * COLD_FRACTION)
+    /** after so many batches of this size they grow, if none was stored fast */
+    let slow = COLD_BATCHES
+    const adapt = (records: number, rows: number, seconds: number) => {
+      // fewer prove nothing
+      if (records < maxRecords) return
+      const isFast = seconds < rows * WARM_SECONDS
+      if (!isFast && --slow > 0) return
+      maxRecords = Math.min(2 * maxRecords, limits.maxRecords)
+      slow = COLD_BATCHES
+    }
 
     const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
       const refused = [...refusals]
       const seconds: Array<number> = []
-      let sent = 0
+      let rows = 0
       for (const group of groups) {
         const { definition } = group
         const { kind } = definition
@@ -170,7 +179,7 @@ export const make = (
           const startedAt = clock.unsafeCurrentTimeNanos()
           const { rejected } = yield* spanned(upload, batch, kind, places.length)
           seconds.push(Number(clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
-          sent += places.length
+          rows += places.length
           const recordOf = (index: number) => batch.records.at(places.at(index)!)!
           const mine = rejected.map(({ code, index, reason }): Refusal => {
             return { record: recordOf(index), class: "rejected", kind, code, reason }
@@ -179,7 +188,7 @@ export const make = (
           refused.push(...mine)
         }
       }
-      if (cold > 0) cold = sent >= coldRecords && Num.sumAll(seconds) < WARM_SECONDS ? 0 : cold - 1
+      adapt(batch.records.length, rows, Num.sumAll(seconds))
       const settled: Settled = { batch, refused, seconds }
       return settled
     })
@@ -298,10 +307,7 @@ export const make = (
       })
     })
 
-    const take = (from: Position | undefined) => {
-      const maxRecords = cold > 0 ? coldRecords : limits.maxRecords
-      return queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
-    }
+    const take = (from: Position | undefined) => queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
 
     /** Delivers until nothing waits; how many batches it were. */
     const deliver: Effect.Effect<number, PassError> = Effect.suspend(() => {
