@@ -301,6 +301,49 @@ describe("the worker's times", () => {
     })
   )
 
+  it.effect("and so do those whose removal failed when they were committed", () =>
+    Effect.gen(function* () {
+      const { disk, memory, queue, scheduler, script, use } = yield* start()
+      const failsTo = (operation: "append" | "remove") => {
+        memory.inject((call) => (call.operation === operation ? { type: "fail", code: "EIO" } : undefined))
+      }
+      yield* use("a")
+      // at rest, with nothing on disk
+      yield* seconds(2)
+      script.answer = failing()
+      yield* use("b")
+      yield* settle
+      failsTo("append")
+      yield* Effect.flip(use("c"))
+      memory.inject(() => undefined)
+      // into the next segment: that of "b" is to go when both are delivered
+      yield* use("d")
+      script.answer = works
+      failsTo("remove")
+      yield* seconds(2)
+      assert.include(yield* scheduler.status, { state: "needsOperator" })
+      assert.include(yield* q.books(queue), { delivered: 3, waiting: 0 })
+      memory.inject(() => undefined)
+      yield* seconds(120)
+      assert.include(yield* scheduler.status, { state: "idle" })
+      assert.lengthOf(yield* q.segmentNames(disk), 0)
+    })
+  )
+
+  it.effect("compacts once after a delivery", () =>
+    Effect.gen(function* () {
+      let compactions = 0
+      const over = (queue: q.Queue): q.Queue => ({
+        ...queue,
+        compact: Effect.suspend(() => (compactions++, queue.compact))
+      })
+      const { use } = yield* start({ over })
+      yield* use("a")
+      yield* seconds(600)
+      assert.strictEqual(compactions, 1)
+    })
+  )
+
   it.effect("looks at least once a minute", () =>
     Effect.gen(function* () {
       let takes = 0

@@ -164,7 +164,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
               return Effect.fail(error)
             },
             onSuccess: () => {
-              // what effect and the driver close over stays until the next full collection (bench/README.md)
+              // what is in reach of effect's and the driver's functions stays until the next full collection (bench/README.md)
               statement.params.length = 0
               pace.stored(to - from)
               if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(rows.events[i]!.eventId)
@@ -199,8 +199,9 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
         from += Math.max(1, count)
       }
       if (storedInPart.size > 0) for (const { eventId } of batch.events) storedInPart.delete(eventId)
-      // the same of what is closed over above
+      // as above: what the Effects of this batch close over, and what a refused statement was given
       rows = { events: [], params: [] }
+      params.length = 0
       const { rejected } = watch.done()
       const result: UploadResult = {
         rejected: events === batch.events ? rejected : rejected.map(indexIn(batch.events, events))

@@ -95,7 +95,7 @@ const SETTLE_INTERVAL = 50
  */
 const COLD_FRACTION = 1 / 5
 const COLD_BATCHES = 10
-/** for each row; compiled code takes a third to two thirds of it */
+/** for each row: compiled code, with a database that is near, takes a third to two thirds of it */
 const WARM_SECONDS = 30e-6
 
 /** How often requests are looked for during a pass, in milliseconds. */
@@ -153,10 +153,10 @@ export const make = (
     let maxRecords = Math.ceil(limits.maxRecords * COLD_FRACTION)
     /** after so many batches of this size they grow, if none was stored fast */
     let slow = COLD_BATCHES
-    const adapt = (records: number, rows: number, seconds: number) => {
+    const adapt = (records: number, rows: number, duration: number) => {
       // fewer prove nothing
       if (records < maxRecords) return
-      const isFast = seconds < rows * WARM_SECONDS
+      const isFast = duration < rows * WARM_SECONDS
       if (!isFast && --slow > 0) return
       maxRecords = Math.min(2 * maxRecords, limits.maxRecords)
       slow = COLD_BATCHES
@@ -360,18 +360,22 @@ export const make = (
     // -------------------------------------------------------------------------------------------------- worker
 
     const wakes = yield* Queue.sliding<void>(1)
-    const wake = Queue.offer(wakes, undefined)
     /** appends wake the worker only while this holds: neither during a pass, which sees them, nor during a backoff */
     let idle = false
     const isIdle = () => idle
+    const wake = () => {
+      idle = false
+      Queue.unsafeOffer(wakes, undefined)
+    }
     let compacted = false
 
     const attempt: Effect.Effect<Exit.Exit<number, PassError>> = Effect.gen(function* () {
       const served = [...flushes]
       if ((yield* SubscriptionRef.get(status)).failure === undefined) yield* update({ state: "delivering" })
       const exit = yield* Effect.exit(pass)
+      // a pass that failed in the end may have delivered
+      if (Exit.isFailure(exit) || exit.value > 0) compacted = false
       if (Exit.isSuccess(exit)) {
-        if (exit.value > 0) compacted = false
         const before = yield* SubscriptionRef.get(status)
         if (before.failure !== undefined) yield* Effect.logInfo("audit: delivery has recovered")
         yield* update({ state: "idle", failure: undefined, failures: 0, nextTry: undefined })
@@ -478,9 +482,7 @@ export const make = (
     })
 
     yield* queue.onAppend(() => {
-      if (!idle) return
-      idle = false
-      Queue.unsafeOffer(wakes, undefined)
+      if (idle) wake()
     })
 
     let closed = false
@@ -509,14 +511,14 @@ export const make = (
     )
 
     return {
-      wake,
+      wake: Effect.sync(wake),
       flush: Effect.gen(function* () {
         const { next, settled } = yield* queue.progress
         if (closed) return yield* new FlushError({ waiting: next - settled, cause: CLOSED })
         const done = yield* Deferred.make<void, FlushError>()
         const flush: Flush = { target: next, done }
         flushes.push(flush)
-        yield* wake
+        wake()
         yield* Deferred.await(done)
       }),
       status: SubscriptionRef.get(status),

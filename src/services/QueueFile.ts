@@ -210,7 +210,7 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
     /**
      * Removes what is delivered, the newest segment included if nothing waits, and no append is under way or was answered
-     * in this turn of the event loop. Whether nothing that is delivered is left.
+     * in this turn of the event loop. True if everything was removed; otherwise it is worth another try.
      */
     readonly compact: Effect.Effect<boolean, QueueAccessError>
     /** From memory, but for the age of the oldest line. */
