@@ -293,7 +293,7 @@ const makePace = () => {
 /** statements of the present size, one after the other */
 const GROW_AFTER = 20
 
-/** Where a rejected event of those that were left stands among all. */
+/** Where a rejected event of those that were left stands among all; not in `send`, which would close over both. */
 const indexIn =
   (all: ReadonlyArray<StoredEvent>, left: ReadonlyArray<StoredEvent>) => (rejection: Rejection) => ({
     ...rejection,
@@ -304,7 +304,7 @@ type Params = ReturnType<typeof parameters>
 
 /** What of a batch is made before it is its turn. */
 interface Ahead {
-  /** emptied once a statement has stored them all */
+  /** emptied once they are stored */
   readonly params: Params
   readonly table: Table | undefined
   /** how many of its events make one statement for this table */

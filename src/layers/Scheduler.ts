@@ -95,8 +95,8 @@ const SETTLE_INTERVAL = 50
  */
 const COLD_FRACTION = 1 / 5
 const COLD_BATCHES = 10
-/** for each row: compiled code, with a database that is near, takes a third to two thirds of it */
-const WARM_SECONDS = 30e-6
+/** compiled code, with a database that is near, takes a third to two thirds of it */
+const WARM_SECONDS_PER_ROW = 30e-6
 
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
@@ -152,14 +152,14 @@ export const make = (
     let outcomes: ReadonlyArray<Outcome> = []
     let maxRecords = Math.ceil(limits.maxRecords * COLD_FRACTION)
     /** after so many batches of this size they grow, if none was stored fast */
-    let slow = COLD_BATCHES
+    let slowLeft = COLD_BATCHES
     const adapt = (records: number, rows: number, duration: number) => {
       // fewer prove nothing
       if (records < maxRecords) return
-      const isFast = duration < rows * WARM_SECONDS
-      if (!isFast && --slow > 0) return
+      const isFast = duration < rows * WARM_SECONDS_PER_ROW
+      if (!isFast && --slowLeft > 0) return
       maxRecords = Math.min(2 * maxRecords, limits.maxRecords)
-      slow = COLD_BATCHES
+      slowLeft = COLD_BATCHES
     }
 
     const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
