@@ -97,7 +97,8 @@ export const status: Effect.Effect<AuditStatus, QueueAccessError, AuditLog> = Ef
 )
 
 /**
- * The status now and after each change of the delivery's state.
+ * The status now and after each change of the delivery's state; while deliveries follow each other, about once a
+ * second.
  *
  * @category verbs
  * @since 0.1.0

@@ -497,6 +497,30 @@ describe("the worker's words", () => {
       script.answer = works
     })
   )
+
+  it.effect("deliveries that follow each other are known at once, and announced once a second", () =>
+    Effect.gen(function* () {
+      const slow: Answer = () => Effect.delay(Effect.succeed({ rejected: [] }), "250 millis")
+      const { scheduler, uploads, use } = yield* start({ answer: slow, options: { batchRecords: 1 } })
+      yield* settle
+      const heard: Array<number | undefined> = []
+      yield* scheduler.changes.pipe(
+        Stream.map(({ lastDelivery }) => lastDelivery),
+        Stream.changes,
+        Stream.runForEach((lastDelivery) => Effect.sync(() => heard.push(lastDelivery))),
+        Effect.fork
+      )
+      yield* settle
+      yield* Effect.replicateEffect(use("a"), 10, { concurrency: "unbounded" })
+      yield* TestClock.adjust("750 millis")
+      assert.lengthOf(uploads, 4)
+      assert.strictEqual((yield* scheduler.status).lastDelivery, 750)
+      assert.deepStrictEqual(heard, [undefined])
+      yield* seconds(2)
+      assert.deepStrictEqual(heard, [undefined, 1000, 2000, 2500])
+      assert.lengthOf(uploads, 10)
+    })
+  )
 })
 
 describe("the worker's end", () => {

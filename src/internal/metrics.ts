@@ -2,7 +2,7 @@
  * The metrics, by name; docs/metrics.md explains them. All carry `queue`, the directory. Nothing is measured for a
  * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry soon after.
  */
-import { Metric, MetricBoundaries } from "effect"
+import { Metric, MetricBoundaries, type MetricLabel } from "effect"
 import type { AppendError } from "../schema/Errors.js"
 
 const name = (metric: string) => `effect_audit_${metric}`
@@ -51,6 +51,9 @@ export const ofQueue =
   (directory: string) =>
   <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.Metric<Type, In, Out> =>
     Metric.tagged(metric, "queue", directory)
+
+/** For `unsafeUpdate`, where the steps of an Effect are too many: a metric has its labels already. */
+export const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
 export const STATES = ["idle", "delivering", "offline", "needsOperator"] as const
 

@@ -186,6 +186,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
     const connection = yield* client.reserve
 
+    const clock = yield* Effect.clock
     let current: watchdog.UnderWay | undefined
     let expired: watchdog.UnderWay | undefined
     const watch = yield* watchdog.make({
@@ -202,7 +203,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     yield* Effect.addFinalizer((exit) => (current !== undefined || Exit.isFailure(exit) ? cut : Effect.void))
 
     const bounded = <A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
-      Effect.clockWith((clock) => {
+      Effect.suspend(() => {
         const mine = (current = { startedAt: clock.unsafeCurrentTimeMillis() })
         watch()
         // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends

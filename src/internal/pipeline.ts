@@ -20,23 +20,27 @@ export const run = <A, B, E>(stages: {
   readonly concurrency: number
 }): Effect.Effect<number, E> =>
   Effect.suspend(() => {
-    let waiting: Array<() => void> = []
-    const change = () => {
-      const woken = waiting
-      waiting = []
-      for (const wake of woken) wake()
+    interface Waiter {
+      readonly condition: () => boolean
+      readonly wake: () => void
     }
-    const until = (condition: () => boolean): Effect.Effect<void> => {
-      const changed = Effect.async<void>((resume) => {
+    let waiting: Array<Waiter> = []
+    /** Wakes those for whom it is time, and nobody else: that costs more than to look. */
+    const change = () => {
+      const looked = waiting
+      waiting = []
+      for (const waiter of looked) {
+        if (waiter.condition()) waiter.wake()
+        else waiting.push(waiter)
+      }
+    }
+    /** What waits for a condition: it held once, and may no longer where others wait for the same. */
+    const until = (condition: () => boolean): Effect.Effect<void> =>
+      Effect.async((resume) => {
         // in one step with the look: a fiber may yield to others between any two
         if (condition()) resume(Effect.void)
-        else waiting.push(() => resume(Effect.void))
+        else waiting.push({ condition, wake: () => resume(Effect.void) })
       })
-      const look: Effect.Effect<void> = Effect.suspend(() =>
-        condition() ? Effect.void : Effect.zipRight(changed, look)
-      )
-      return look
-    }
 
     let started = 0
     let finished = 0

@@ -236,9 +236,8 @@ export const make = (
 
     /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
     const synced = new WeakSet(all.slice(-1))
-    const reader = Effect.fnUntraced(
+    const openReader = Effect.fnUntraced(
       function* (segment: Segment) {
-        if (reading?.segment === segment && reading.whole === isWhole(segment)) return reading.file
         yield* closeReader()
         const handle = yield* openSegment(segment, "read").pipe(
           // somebody removed it: reported once, then its lines count as missing and block nothing behind them
@@ -266,6 +265,12 @@ export const make = (
       // nobody else would close what was just opened
       Effect.uninterruptible
     )
+    const reader = (segment: Segment): Effect.Effect<File, DiskError> =>
+      Effect.suspend(() =>
+        reading?.segment === segment && reading.whole === isWhole(segment)
+          ? Effect.succeed(reading.file)
+          : openReader(segment)
+      )
 
     const closeReader = (isMeant = (_: Segment) => true) =>
       Effect.suspend(() => {

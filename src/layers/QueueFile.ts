@@ -5,7 +5,6 @@
  * @since 0.1.0
  */
 import { Clock, Duration, Effect, Iterable, Layer, Option, Scope, Stream } from "effect"
-import type { MetricLabel } from "effect"
 import { adopt } from "../internal/adoption.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
 import { isCounted } from "../internal/cursor.js"
@@ -76,8 +75,6 @@ const MiB = 1024 * 1024
 
 /** The free space is asked for at most this often while appending, in milliseconds. */
 const FREE_SPACE_INTERVAL = 1000
-
-const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
 
 class TakenRecord implements QueueRecord {
   constructor(
@@ -267,7 +264,7 @@ export const make = (
       const started = performance.now()
       /** whether its callers still wait */
       const isAwaited = () => {
-        appendDuration.unsafeUpdate((performance.now() - started) / 1000, NO_LABELS)
+        appendDuration.unsafeUpdate((performance.now() - started) / 1000, metrics.NO_LABELS)
         return !expiredGroups.delete(group)
       }
       const { entries } = group

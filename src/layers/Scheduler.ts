@@ -98,8 +98,8 @@ const COLD_BATCHES = 10
 /** compiled code, with a database that is near, takes a third to two thirds of it */
 const WARM_SECONDS_PER_ROW = 30e-6
 
-/** How often requests are looked for during a pass, in milliseconds. */
-const REQUESTS_INTERVAL = 1000
+/** How often, during a pass, requests are looked for and what was delivered is announced, in milliseconds. */
+const ANNOUNCE_INTERVAL = 1000
 
 /** What is there when the program has provided none: its spans go nowhere. */
 const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
@@ -119,6 +119,7 @@ export const make = (
     const queue = yield* QueueFile
     const uploader = yield* Uploader
     const clock = yield* Effect.clock
+    const tracer = yield* Effect.tracer
     const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
     const limits = {
       maxRecords: options.batchRecords ?? 500,
@@ -132,8 +133,10 @@ export const make = (
       nextTry: undefined,
       lastDelivery: undefined
     })
-    const update = (change: Partial<DeliveryStatus>) =>
-      SubscriptionRef.update(status, (now) => ({ ...now, ...change }))
+    let lastDelivery: number | undefined
+    const withLastDelivery = (now: DeliveryStatus): DeliveryStatus => ({ ...now, lastDelivery })
+    const update = (change: Partial<Omit<DeliveryStatus, "lastDelivery">>) =>
+      SubscriptionRef.update(status, (now) => ({ ...withLastDelivery(now), ...change }))
 
     const own = metrics.ofQueue(queue.directory)
     const measures = {
@@ -195,56 +198,49 @@ export const make = (
 
     /** An upload with its span, if anybody looks at spans: it is a third of the steps between two statements. */
     const spanned = <A, E>(upload: Effect.Effect<A, E>, { start }: Batch, kind: string, events: number) =>
-      Effect.tracerWith((tracer) =>
-        tracer === NO_TRACER
-          ? upload
-          : Effect.withSpan(upload, "effect-audit.upload", {
-              // of its own: it belongs to no request of those that recorded the events
-              root: true,
-              captureStackTrace: false,
-              kind: "client",
-              attributes: {
-                "audit.queue": queue.directory,
-                "audit.batch": idOf(start),
-                "audit.kind": kind,
-                "audit.events": events
-              }
-            })
-      )
+      tracer === NO_TRACER
+        ? upload
+        : Effect.withSpan(upload, "effect-audit.upload", {
+            // of its own: it belongs to no request of those that recorded the events
+            root: true,
+            captureStackTrace: false,
+            kind: "client",
+            attributes: {
+              "audit.queue": queue.directory,
+              "audit.batch": idOf(start),
+              "audit.kind": kind,
+              "audit.events": events
+            }
+          })
 
     /** delivered, without a refusal, and not yet behind the cursor */
     let unsettled: Array<Batch> = []
     let unsettledBytes = 0
     let settledAt = Number.NEGATIVE_INFINITY
 
-    // not when the answer comes: the next statement is to be sent first
-    const measure = Effect.forEach((seconds: number) => Metric.update(measures.batchDuration, seconds), {
-      discard: true
-    })
-
     /**
      * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the
      * database is busy with the same disk, but so often that a crash repeats little.
      */
     const settle = ({ batch, refused, seconds }: Settled): Effect.Effect<void, PassError> =>
-      Effect.zipRight(measure(seconds), Clock.currentTimeMillis).pipe(
-        Effect.flatMap((now) => {
-          if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
-          const { end, start } = batch
-          unsettled.push(batch)
-          // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
-          batch.release()
-          unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
-          const isDue =
-            // either way: the clock may be set back
-            Math.abs(now - settledAt) >= SETTLE_INTERVAL ||
-            // a crash is to repeat no more than this
-            unsettledBytes >= limits.maxBytes ||
-            uploader.atLeastOnce === true ||
-            flushes.some(({ target }) => target <= end.sequence)
-          return isDue ? settleAll : Effect.void
-        })
-      )
+      Effect.suspend(() => {
+        // not when the answer came: the next statement was to be sent first
+        for (const duration of seconds) measures.batchDuration.unsafeUpdate(duration, metrics.NO_LABELS)
+        if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
+        const { end, start } = batch
+        unsettled.push(batch)
+        // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
+        batch.release()
+        unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
+        const isDue =
+          // either way: the clock may be set back
+          Math.abs(clock.unsafeCurrentTimeMillis() - settledAt) >= SETTLE_INTERVAL ||
+          // a crash is to repeat no more than this
+          unsettledBytes >= limits.maxBytes ||
+          uploader.atLeastOnce === true ||
+          flushes.some(({ target }) => target <= end.sequence)
+        return isDue ? settleAll : Effect.void
+      })
 
     const settleAll = Effect.suspend(() => {
       const [first, ...others] = unsettled
@@ -275,18 +271,18 @@ export const make = (
             `run "effect-audit dead list" in ${queue.directory}`
         ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
       }
-      if (dead.length < batch.records.length) yield* update({ lastDelivery: settledAt })
+      if (dead.length < batch.records.length) lastDelivery = settledAt
       const reached = (yield* queue.progress).settled
       yield* completeFlushes((flush) => flush.target <= reached)
-      // under load a pass may never end
-      if (settledAt - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
+      // under load a pass may never end; either way, since the clock may be set back
+      if (Math.abs(settledAt - announcedAt) >= ANNOUNCE_INTERVAL) yield* announce
     })
 
-    let requestsSeenAt = 0
+    let announcedAt = 0
     let requestFailure: string | undefined
     /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
     const carryOutRequests = Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      requestsSeenAt = now
+      announcedAt = now
       return Effect.matchCauseEffect(queue.carryOutRequests, {
         onSuccess: () =>
           Effect.sync(() => {
@@ -306,6 +302,8 @@ export const make = (
           })
       })
     })
+    /** Whoever looks at the state hears of requests, and of what was delivered. */
+    const announce = Effect.zipRight(carryOutRequests, update({}))
 
     const take = (from: Position | undefined) => queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
 
@@ -453,10 +451,7 @@ export const make = (
 
     /** Beside the passes, so that it waits neither for the poll nor for a backoff, and attempts no delivery itself. */
     const heedRequests = queue.requests.pipe(
-      Stream.runForEach(() =>
-        // whoever looks at the state hears of it
-        Effect.zipRight(carryOutRequests, update({}))
-      ),
+      Stream.runForEach(() => announce),
       Effect.catchAll((error) =>
         Effect.logDebug("audit: requests are seen at the next pass only, since they cannot be watched", error)
       )
@@ -521,7 +516,7 @@ export const make = (
         wake()
         yield* Deferred.await(done)
       }),
-      status: SubscriptionRef.get(status),
+      status: Effect.map(SubscriptionRef.get(status), withLastDelivery),
       changes: status.changes
     }
   })
