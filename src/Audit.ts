@@ -97,8 +97,7 @@ export const status: Effect.Effect<AuditStatus, QueueAccessError, AuditLog> = Ef
 )
 
 /**
- * The status now and after each change of the delivery's state; while deliveries follow each other, about once a
- * second.
+ * The status now and after each change of the delivery's state.
  *
  * @category verbs
  * @since 0.1.0

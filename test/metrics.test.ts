@@ -298,3 +298,17 @@ describe("documentation", () => {
     for (const { description, title } of dashboard.panels) assert.isAbove(description.length, title.length)
   })
 })
+
+// last, since the registry keeps the label, and the documentation knows none of a program's own
+describe("metrics of a program with labels", () => {
+  it.effect("carry the labels of the program that provides the log", () =>
+    Effect.gen(function* () {
+      const before = registry()
+      yield* logUse({ prompt: "x", status: "success" })
+      yield* Audit.flush
+      yield* seconds(2)
+      for (const name of ["delivered_events", "batches", "batch_duration_seconds", "append_duration_seconds"])
+        assert.isAtLeast(since(before, `${name}{service=shop}`), 1, name)
+    }).pipe(Effect.provide(AuditTest.layer), Effect.tagMetrics("service", "shop"))
+  )
+})

@@ -497,30 +497,6 @@ describe("the worker's words", () => {
       script.answer = works
     })
   )
-
-  it.effect("deliveries that follow each other are known at once, and announced once a second", () =>
-    Effect.gen(function* () {
-      const slow: Answer = () => Effect.delay(Effect.succeed({ rejected: [] }), "250 millis")
-      const { scheduler, uploads, use } = yield* start({ answer: slow, options: { batchRecords: 1 } })
-      yield* settle
-      const heard: Array<number | undefined> = []
-      yield* scheduler.changes.pipe(
-        Stream.map(({ lastDelivery }) => lastDelivery),
-        Stream.changes,
-        Stream.runForEach((lastDelivery) => Effect.sync(() => heard.push(lastDelivery))),
-        Effect.fork
-      )
-      yield* settle
-      yield* Effect.replicateEffect(use("a"), 10, { concurrency: "unbounded" })
-      yield* TestClock.adjust("750 millis")
-      assert.lengthOf(uploads, 4)
-      assert.strictEqual((yield* scheduler.status).lastDelivery, 750)
-      assert.deepStrictEqual(heard, [undefined])
-      yield* seconds(2)
-      assert.deepStrictEqual(heard, [undefined, 1000, 2000, 2500])
-      assert.lengthOf(uploads, 10)
-    })
-  )
 })
 
 describe("the worker's end", () => {
@@ -982,6 +958,35 @@ describe("a batch", () => {
       yield* TestClock.adjust("5 seconds")
       assert.isAbove((yield* q.books(queue)).waiting, 0)
       assert.isAtLeast(looks - before, 4)
+    })
+  )
+
+  it.effect("requests are carried out during a pass, also when the clock is set back", () =>
+    Effect.gen(function* () {
+      let looks = 0
+      let uploads = 0
+      const gate = yield* Deferred.make<void>()
+      const { queue, use } = yield* start({
+        over: (queue) => ({
+          ...queue,
+          carryOutRequests: Effect.sync(() => {
+            looks++
+          })
+        }),
+        options: { batchRecords: 1 },
+        // nothing sleeps while the clock is set
+        answer: () => Effect.as(++uploads === 6 ? Deferred.await(gate) : Effect.sleep(100), { rejected: [] })
+      })
+      yield* TestClock.setTime(3_600_000)
+      for (let event = 0; event < 60; event++) yield* use("a")
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(uploads, 6)
+      yield* TestClock.setTime(0)
+      const before = looks
+      yield* Deferred.succeed(gate, undefined)
+      yield* TestClock.adjust("3 seconds")
+      assert.isAbove((yield* q.books(queue)).waiting, 0)
+      assert.isAtLeast(looks - before, 3)
     })
   )
 

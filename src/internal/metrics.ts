@@ -2,7 +2,7 @@
  * The metrics, by name; docs/metrics.md explains them. All carry `queue`, the directory. Nothing is measured for a
  * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry soon after.
  */
-import { Metric, MetricBoundaries, type MetricLabel } from "effect"
+import { FiberRef, Metric, MetricBoundaries } from "effect"
 import type { AppendError } from "../schema/Errors.js"
 
 const name = (metric: string) => `effect_audit_${metric}`
@@ -52,8 +52,8 @@ export const ofQueue =
   <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.Metric<Type, In, Out> =>
     Metric.tagged(metric, "queue", directory)
 
-/** For `unsafeUpdate`, where the steps of an Effect are too many: a metric has its labels already. */
-export const NO_LABELS: ReadonlyArray<MetricLabel.MetricLabel> = []
+/** What the program tags its metrics with: for `unsafeUpdate`, where the steps of `Metric.update` are too many. */
+export const labels = FiberRef.get(FiberRef.currentMetricLabels)
 
 export const STATES = ["idle", "delivering", "offline", "needsOperator"] as const
 

@@ -7,6 +7,11 @@
  */
 import { Effect, Exit, Fiber } from "effect"
 
+interface Waiter {
+  readonly condition: () => boolean
+  readonly wake: () => void
+}
+
 /**
  * Makes things until there are none, works on them, and finishes them in the order in which they were made; how many
  * there were. While one is worked on, the next one is made and the one before is finished. What was made before a
@@ -20,21 +25,17 @@ export const run = <A, B, E>(stages: {
   readonly concurrency: number
 }): Effect.Effect<number, E> =>
   Effect.suspend(() => {
-    interface Waiter {
-      readonly condition: () => boolean
-      readonly wake: () => void
-    }
     let waiting: Array<Waiter> = []
-    /** Wakes those for whom it is time, and nobody else: that costs more than to look. */
+    /** Wakes only those for whom it is time: to wake one in vain costs more than to look. */
     const change = () => {
-      const looked = waiting
+      const waiters = waiting
       waiting = []
-      for (const waiter of looked) {
+      for (const waiter of waiters) {
         if (waiter.condition()) waiter.wake()
         else waiting.push(waiter)
       }
     }
-    /** What waits for a condition: it held once, and may no longer where others wait for the same. */
+    /** Waits until the condition has held. Where several wait for it another may be faster: look again. */
     const until = (condition: () => boolean): Effect.Effect<void> =>
       Effect.async((resume) => {
         // in one step with the look: a fiber may yield to others between any two

@@ -225,6 +225,7 @@ export const make = (
 
     const listeners = new Set<() => void>()
     const appendDuration = metrics.ofQueue(directory)(metrics.appendDuration)
+    const labels = yield* metrics.labels
     let free = { bytes: Number.POSITIVE_INFINITY, at: Number.NEGATIVE_INFINITY }
 
     const askForSpace = (now: number) =>
@@ -264,7 +265,7 @@ export const make = (
       const started = performance.now()
       /** whether its callers still wait */
       const isAwaited = () => {
-        appendDuration.unsafeUpdate((performance.now() - started) / 1000, metrics.NO_LABELS)
+        appendDuration.unsafeUpdate((performance.now() - started) / 1000, labels)
         return !expiredGroups.delete(group)
       }
       const { entries } = group

@@ -98,8 +98,8 @@ const COLD_BATCHES = 10
 /** compiled code, with a database that is near, takes a third to two thirds of it */
 const WARM_SECONDS_PER_ROW = 30e-6
 
-/** How often, during a pass, requests are looked for and what was delivered is announced, in milliseconds. */
-const ANNOUNCE_INTERVAL = 1000
+/** How often requests are looked for during a pass, in milliseconds. */
+const REQUESTS_INTERVAL = 1000
 
 /** What is there when the program has provided none: its spans go nowhere. */
 const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
@@ -133,12 +133,11 @@ export const make = (
       nextTry: undefined,
       lastDelivery: undefined
     })
-    let lastDelivery: number | undefined
-    const withLastDelivery = (now: DeliveryStatus): DeliveryStatus => ({ ...now, lastDelivery })
-    const update = (change: Partial<Omit<DeliveryStatus, "lastDelivery">>) =>
-      SubscriptionRef.update(status, (now) => ({ ...withLastDelivery(now), ...change }))
+    const update = (change: Partial<DeliveryStatus>) =>
+      SubscriptionRef.update(status, (now) => ({ ...now, ...change }))
 
     const own = metrics.ofQueue(queue.directory)
+    const labels = yield* metrics.labels
     const measures = {
       batches: own(metrics.batches),
       batchDuration: own(metrics.batchDuration),
@@ -225,7 +224,7 @@ export const make = (
     const settle = ({ batch, refused, seconds }: Settled): Effect.Effect<void, PassError> =>
       Effect.suspend(() => {
         // not when the answer came: the next statement was to be sent first
-        for (const duration of seconds) measures.batchDuration.unsafeUpdate(duration, metrics.NO_LABELS)
+        for (const duration of seconds) measures.batchDuration.unsafeUpdate(duration, labels)
         if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
         const { end, start } = batch
         unsettled.push(batch)
@@ -258,7 +257,7 @@ export const make = (
       batches: number
     ) {
       yield* queue.commit(batch, refused)
-      settledAt = yield* Clock.currentTimeMillis
+      settledAt = clock.unsafeCurrentTimeMillis()
       yield* Metric.incrementBy(measures.batches, batches)
       outcomes = outcomes.filter(({ last }) => !isBefore(last, batch.end))
       const dead = refused.filter((refusal) => refusal.class !== "torn")
@@ -271,18 +270,18 @@ export const make = (
             `run "effect-audit dead list" in ${queue.directory}`
         ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
       }
-      if (dead.length < batch.records.length) lastDelivery = settledAt
+      if (dead.length < batch.records.length) yield* update({ lastDelivery: settledAt })
       const reached = (yield* queue.progress).settled
       yield* completeFlushes((flush) => flush.target <= reached)
       // under load a pass may never end; either way, since the clock may be set back
-      if (Math.abs(settledAt - announcedAt) >= ANNOUNCE_INTERVAL) yield* announce
+      if (Math.abs(settledAt - requestsSeenAt) >= REQUESTS_INTERVAL) yield* carryOutRequests
     })
 
-    let announcedAt = 0
+    let requestsSeenAt = 0
     let requestFailure: string | undefined
     /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
     const carryOutRequests = Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      announcedAt = now
+      requestsSeenAt = now
       return Effect.matchCauseEffect(queue.carryOutRequests, {
         onSuccess: () =>
           Effect.sync(() => {
@@ -302,8 +301,6 @@ export const make = (
           })
       })
     })
-    /** Whoever looks at the state hears of requests, and of what was delivered. */
-    const announce = Effect.zipRight(carryOutRequests, update({}))
 
     const take = (from: Position | undefined) => queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
 
@@ -451,7 +448,10 @@ export const make = (
 
     /** Beside the passes, so that it waits neither for the poll nor for a backoff, and attempts no delivery itself. */
     const heedRequests = queue.requests.pipe(
-      Stream.runForEach(() => announce),
+      Stream.runForEach(() =>
+        // whoever looks at the state hears of it
+        Effect.zipRight(carryOutRequests, update({}))
+      ),
       Effect.catchAll((error) =>
         Effect.logDebug("audit: requests are seen at the next pass only, since they cannot be watched", error)
       )
@@ -516,7 +516,7 @@ export const make = (
         wake()
         yield* Deferred.await(done)
       }),
-      status: Effect.map(SubscriptionRef.get(status), withLastDelivery),
+      status: SubscriptionRef.get(status),
       changes: status.changes
     }
   })

@@ -59,7 +59,7 @@ export class Scheduler extends Context.Tag("effect-audit/Scheduler")<
      */
     readonly flush: Effect.Effect<void, FlushError>
     readonly status: Effect.Effect<DeliveryStatus>
-    /** The status now and after each change; while deliveries follow each other, about once a second. */
+    /** The status now and after each change. */
     readonly changes: Stream.Stream<DeliveryStatus>
   }
 >() {}
