@@ -940,16 +940,17 @@ describe("a batch", () => {
     })
   )
 
+  /** Calls whenever requests are looked for. */
+  const withLooks = (look: () => void) => (queue: q.Queue) => ({
+    ...queue,
+    carryOutRequests: Effect.sync(look)
+  })
+
   it.effect("requests are carried out during a pass that does not end", () =>
     Effect.gen(function* () {
       let looks = 0
       const { queue, use } = yield* start({
-        over: (queue) => ({
-          ...queue,
-          carryOutRequests: Effect.sync(() => {
-            looks++
-          })
-        }),
+        over: withLooks(() => looks++),
         options: { batchRecords: 1 },
         answer: () => Effect.as(Effect.sleep(100), { rejected: [] })
       })
@@ -967,12 +968,7 @@ describe("a batch", () => {
       let uploads = 0
       const gate = yield* Deferred.make<void>()
       const { queue, use } = yield* start({
-        over: (queue) => ({
-          ...queue,
-          carryOutRequests: Effect.sync(() => {
-            looks++
-          })
-        }),
+        over: withLooks(() => looks++),
         options: { batchRecords: 1 },
         // nothing sleeps while the clock is set
         answer: () => Effect.as(++uploads === 6 ? Deferred.await(gate) : Effect.sleep(100), { rejected: [] })
