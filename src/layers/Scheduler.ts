@@ -5,7 +5,6 @@
  */
 import {
   Cause,
-  Clock,
   Context,
   DateTime,
   DefaultServices,
@@ -280,8 +279,8 @@ export const make = (
     let requestsSeenAt = 0
     let requestFailure: string | undefined
     /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
-    const carryOutRequests = Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      requestsSeenAt = now
+    const carryOutRequests = Effect.suspend(() => {
+      requestsSeenAt = clock.unsafeCurrentTimeMillis()
       return Effect.matchCauseEffect(queue.carryOutRequests, {
         onSuccess: () =>
           Effect.sync(() => {
@@ -432,8 +431,8 @@ export const make = (
     }).pipe(Effect.ensuring(Effect.sync(() => (idle = false))))
 
     const schedule = Schedule.modifyDelayEffect(backoff, (_, delay) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        update({ nextTry: now + Duration.toMillis(delay) }).pipe(
+      Effect.suspend(() =>
+        update({ nextTry: clock.unsafeCurrentTimeMillis() + Duration.toMillis(delay) }).pipe(
           Effect.zipRight(Metric.set(measures.backoff, Duration.toSeconds(delay))),
           Effect.as(delay)
         )
