@@ -1,6 +1,6 @@
 import { expect, it } from "@effect/vitest"
 import * as fc from "fast-check"
-import { concat, LazySequence } from "../src/internal/lazySequence.js"
+import { Concatenation, LazySequence } from "../src/internal/lazySequence.js"
 import type { Sequence } from "../src/services/QueueFile.js"
 
 const lazy = <A>(items: ReadonlyArray<A>) => new LazySequence(items.length, (index) => items[index]!)
@@ -18,7 +18,7 @@ it("a lazy sequence has what an array has, and so has one sequence after the oth
   fc.assert(
     fc.property(fc.array(fc.array(fc.integer(), { maxLength: 5 }), { maxLength: 5 }), (parts) => {
       for (const part of parts) same(lazy(part), part)
-      same(concat(parts.map(lazy)), parts.flat())
+      same(new Concatenation(parts.map(lazy)), parts.flat())
     })
   )
 })

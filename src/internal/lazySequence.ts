@@ -22,18 +22,24 @@ export class LazySequence<A> implements Sequence<A> {
 }
 
 /** One sequence after the other. */
-export const concat = <A>(sequences: ReadonlyArray<Sequence<A>>): Sequence<A> => ({
-  length: sequences.reduce((total, { length }) => total + length, 0),
-  at(index) {
+export class Concatenation<A> implements Sequence<A> {
+  readonly length: number
+
+  constructor(private readonly sequences: ReadonlyArray<Sequence<A>>) {
+    this.length = sequences.reduce((total, { length }) => total + length, 0)
+  }
+
+  at(index: number): A | undefined {
     let place = index < 0 ? index + this.length : index
     if (place < 0) return undefined
-    for (const sequence of sequences) {
+    for (const sequence of this.sequences) {
       if (place < sequence.length) return sequence.at(place)
       place -= sequence.length
     }
     return undefined
-  },
-  *[Symbol.iterator]() {
-    for (const sequence of sequences) yield* sequence
   }
-})
+
+  *[Symbol.iterator](): Iterator<A> {
+    for (const sequence of this.sequences) yield* sequence
+  }
+}

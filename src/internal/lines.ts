@@ -171,16 +171,22 @@ const oversizeLine = (file: Readable, from: number, end: number) =>
   })
 
 /** How many lines there are between two bytes; an unterminated end counts as one. */
-export const countLines = (file: Readable, from: number, end: number): Effect.Effect<number, DiskError> =>
-  Effect.gen(function* () {
+export const countLines: (file: Readable, from: number, end: number) => Effect.Effect<number, DiskError> =
+  Effect.fnUntraced(function* (file, from, end) {
     let count = 0
     let terminated = true
     for (let at = from; at < end;) {
       const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
       if (bytes.length === 0) break
-      for (let i = bytes.indexOf(NEWLINE); i !== -1; i = bytes.indexOf(NEWLINE, i + 1)) count++
+      count += countNewlines(bytes)
       terminated = bytes[bytes.length - 1] === NEWLINE
       at += bytes.length
     }
     return terminated ? count : count + 1
   })
+
+const countNewlines = (bytes: Uint8Array): number => {
+  let count = 0
+  for (let at = bytes.indexOf(NEWLINE); at !== -1; at = bytes.indexOf(NEWLINE, at + 1)) count++
+  return count
+}

@@ -4,105 +4,137 @@
  * By fibers that live as long as the whole, and plain variables. What passes through `Stream.buffer`, through a
  * `Queue`, or through a fiber of its own stays within reach of objects that V8 has moved to its old generation, and
  * is moved there, too: a batch without its database took half as much time again (bench/README.md).
+ *
+ * What the fibers run stands outside of `run`, and lives as long as the program: V8 throws compiled code away with the
+ * last function that has it, and compiles it anew for the next pass.
  */
 import { Effect, Exit, Fiber } from "effect"
+
+interface Stages<A, B, E> {
+  readonly make: Effect.Effect<A | undefined, E>
+  readonly work: (thing: A) => Effect.Effect<B, E>
+  readonly finish: (result: B) => Effect.Effect<void, E>
+  /** how many are worked on at once */
+  readonly concurrency: number
+}
 
 interface Waiter {
   readonly condition: () => boolean
   readonly wake: () => void
 }
 
+/** What the three stages know of each other. */
+class Pipeline<A, B, E> {
+  started = 0
+  finished = 0
+  /** no more will be made */
+  ended = false
+  /** no more will be started: those before it are finished, then it is the failure of all */
+  failed = false
+  /** the one that was made and not started yet */
+  next: Exit.Exit<A, E> | undefined
+  /** by number, modulo as many as there can be: those worked on, and one more that is finished or waits for it */
+  private readonly results: Array<Exit.Exit<B, E> | undefined>
+  private waiting: Array<Waiter> = []
+
+  constructor(readonly stages: Stages<A, B, E>) {
+    this.results = Array<Exit.Exit<B, E> | undefined>(stages.concurrency + 1).fill(undefined)
+  }
+
+  /** Wakes only those for whom it is time: to wake one in vain costs more than to look. */
+  change(): void {
+    const waiters = this.waiting
+    this.waiting = []
+    for (const waiter of waiters) {
+      if (waiter.condition()) waiter.wake()
+      else this.waiting.push(waiter)
+    }
+  }
+
+  /** Waits until the condition has held. Where several wait for it another may be faster: look again. */
+  until(condition: () => boolean): Effect.Effect<void> {
+    return Effect.async((resume) => {
+      // in one step with the look: a fiber may yield to others between any two
+      if (condition()) resume(Effect.void)
+      else this.waiting.push({ condition, wake: () => resume(Effect.void) })
+    })
+  }
+
+  /** Whether a worker can start the next thing, or stop. */
+  get canGoOn(): boolean {
+    if (this.failed) return true
+    return this.next === undefined ? this.ended : this.started - this.finished < this.results.length
+  }
+
+  get isComplete(): boolean {
+    return this.ended && this.next === undefined && this.started === this.finished
+  }
+
+  /** of the thing that is finished next, once it was worked on */
+  get result(): Exit.Exit<B, E> | undefined {
+    return this.results[this.finished % this.results.length]
+  }
+
+  setResult(number: number, result: Exit.Exit<B, E> | undefined): void {
+    this.results[number % this.results.length] = result
+  }
+}
+
+const makeAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
+  while (!pipeline.ended) {
+    yield* pipeline.until(() => pipeline.next === undefined)
+    const exit = yield* Effect.exit(pipeline.stages.make)
+    if (Exit.isFailure(exit)) pipeline.next = Exit.failCause(exit.cause)
+    else if (exit.value !== undefined) pipeline.next = Exit.succeed(exit.value)
+    pipeline.ended = pipeline.next === undefined || Exit.isFailure(pipeline.next)
+    pipeline.change()
+  }
+})
+
+const workOnAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
+  for (;;) {
+    yield* pipeline.until(() => pipeline.canGoOn)
+    // another worker may have been faster
+    if (!pipeline.canGoOn) continue
+    const thing = pipeline.next
+    if (pipeline.failed || thing === undefined) return
+    const number = pipeline.started++
+    pipeline.next = undefined
+    pipeline.change()
+    const result = Exit.isSuccess(thing)
+      ? yield* Effect.exit(pipeline.stages.work(thing.value))
+      : Exit.failCause(thing.cause)
+    pipeline.failed ||= Exit.isFailure(result)
+    pipeline.setResult(number, result)
+    pipeline.change()
+  }
+})
+
+const finishAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
+  for (;;) {
+    yield* pipeline.until(() => pipeline.result !== undefined || pipeline.isComplete)
+    const { result } = pipeline
+    if (result === undefined) return
+    yield* pipeline.stages.finish(yield* result)
+    pipeline.setResult(pipeline.finished++, undefined)
+    pipeline.change()
+  }
+})
+
 /**
  * Makes things until there are none, works on them, and finishes them in the order in which they were made; how many
  * there were. While one is worked on, the next one is made and the one before is finished. What was made before a
  * failure is worked on and finished first.
  */
-export const run = <A, B, E>(stages: {
-  readonly make: Effect.Effect<A | undefined, E>
-  readonly work: (thing: A) => Effect.Effect<B, E>
-  readonly finish: (result: B) => Effect.Effect<void, E>
-  /** how many are worked on at once */
-  readonly concurrency: number
-}): Effect.Effect<number, E> =>
+export const run = <A, B, E>(stages: Stages<A, B, E>): Effect.Effect<number, E> =>
   Effect.suspend(() => {
-    let waiting: Array<Waiter> = []
-    /** Wakes only those for whom it is time: to wake one in vain costs more than to look. */
-    const change = () => {
-      const waiters = waiting
-      waiting = []
-      for (const waiter of waiters) {
-        if (waiter.condition()) waiter.wake()
-        else waiting.push(waiter)
-      }
-    }
-    /** Waits until the condition has held. Where several wait for it another may be faster: look again. */
-    const until = (condition: () => boolean): Effect.Effect<void> =>
-      Effect.async((resume) => {
-        // in one step with the look: a fiber may yield to others between any two
-        if (condition()) resume(Effect.void)
-        else waiting.push({ condition, wake: () => resume(Effect.void) })
-      })
-
-    let started = 0
-    let finished = 0
-    /** no more will be made */
-    let ended = false
-    /** no more will be started: those before it are finished, then it is the failure of all */
-    let failed = false
-    /** the one that was made and not started yet */
-    let next: Exit.Exit<A, E> | undefined
-    /** by number, modulo as many as there can be: those worked on, and one more that is finished or waits for it */
-    const results = Array<Exit.Exit<B, E> | undefined>(stages.concurrency + 1).fill(undefined)
-    const slot = (number: number) => number % results.length
-
-    const maker = Effect.gen(function* () {
-      while (!ended) {
-        yield* until(() => next === undefined)
-        const exit = yield* Effect.exit(stages.make)
-        if (Exit.isFailure(exit)) next = Exit.failCause(exit.cause)
-        else if (exit.value !== undefined) next = Exit.succeed(exit.value)
-        ended = next === undefined || Exit.isFailure(next)
-        change()
-      }
-    })
-
-    const canGoOn = () => failed || (next === undefined ? ended : started - finished < results.length)
-    const worker = Effect.gen(function* () {
-      for (;;) {
-        yield* until(canGoOn)
-        // another worker may have been faster
-        if (!canGoOn()) continue
-        if (failed || next === undefined) return
-        const thing = next
-        const number = started++
-        next = undefined
-        change()
-        const result = Exit.isSuccess(thing)
-          ? yield* Effect.exit(stages.work(thing.value))
-          : Exit.failCause(thing.cause)
-        failed ||= Exit.isFailure(result)
-        results[slot(number)] = result
-        change()
-      }
-    })
-
-    const isComplete = () => ended && next === undefined && started === finished
-    const finisher = Effect.gen(function* () {
-      for (;;) {
-        yield* until(() => results[slot(finished)] !== undefined || isComplete())
-        const result = results[slot(finished)]
-        if (result === undefined) return
-        yield* stages.finish(yield* result)
-        results[slot(finished)] = undefined
-        finished++
-        change()
-      }
-    })
-
-    const others = [maker, ...Array<typeof worker>(stages.concurrency).fill(worker)]
-    return Effect.fork(Effect.all(others, { concurrency: "unbounded", discard: true })).pipe(
+    const pipeline = new Pipeline(stages)
+    const workers = Array.from({ length: stages.concurrency }, () => workOnAll(pipeline))
+    return Effect.fork(
+      Effect.all([makeAll(pipeline), ...workers], { concurrency: "unbounded", discard: true })
+    ).pipe(
       // all failures arrive at the finisher, in their turn
-      Effect.flatMap((fiber) => Effect.ensuring(finisher, Fiber.interrupt(fiber))),
-      Effect.map(() => finished)
+      Effect.flatMap((fiber) => Effect.ensuring(finishAll(pipeline), Fiber.interrupt(fiber))),
+      Effect.map(() => pipeline.finished)
     )
   })

@@ -6,6 +6,7 @@
  */
 import { Clock, Duration, Effect, Iterable, Layer, Option, Scope, Stream } from "effect"
 import { adopt } from "../internal/adoption.js"
+import * as batches from "../internal/batches.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
 import { isCounted } from "../internal/cursor.js"
 import * as cursorFile from "../internal/cursorFile.js"
@@ -14,9 +15,7 @@ import * as directories from "../internal/directory.js"
 import { eventIdOfLine } from "../internal/eventId.js"
 import { isLineStart } from "../internal/files.js"
 import * as groupCommit from "../internal/groupCommit.js"
-import { LazySequence } from "../internal/lazySequence.js"
-import { countLines, LINE_BYTES, MAX_LINE_BYTES, readLines, type RawLine } from "../internal/lines.js"
-import * as readAhead from "../internal/readAhead.js"
+import { countLines, MAX_LINE_BYTES } from "../internal/lines.js"
 import { recover, tailStart } from "../internal/recovery.js"
 import * as metrics from "../internal/metrics.js"
 import * as requests from "../internal/requests.js"
@@ -36,7 +35,6 @@ import {
   QueueFile,
   type Batch,
   type DeadLetter,
-  type Position,
   type QueueRecord,
   type QueueStatus,
   type Refusal
@@ -75,43 +73,6 @@ const MiB = 1024 * 1024
 
 /** The free space is asked for at most this often while appending, in milliseconds. */
 const FREE_SPACE_INTERVAL = 1000
-
-class TakenRecord implements QueueRecord {
-  constructor(
-    private readonly line: RawLine,
-    readonly segment: number,
-    readonly sequence: number,
-    readonly surplus: boolean
-  ) {}
-
-  get offset(): number {
-    return this.line.offset
-  }
-
-  get length(): number {
-    return this.line.length
-  }
-
-  get bytes(): Uint8Array {
-    return this.line.bytes
-  }
-
-  get text(): string | undefined {
-    return this.line.text
-  }
-
-  get problem(): QueueRecord["problem"] {
-    if (this.line.oversize) return "oversize"
-    return this.line.terminated || isWhole(this.line.bytes) ? undefined : "torn"
-  }
-}
-
-const nothing = (start: Position, end: Position): Batch => ({
-  records: [],
-  start,
-  end,
-  release: () => undefined
-})
 
 type Group = groupCommit.Group<number, QueueWriteError | QueueFull | QueueClosed>
 
@@ -317,64 +278,13 @@ export const make = (
 
     // ------------------------------------------------------------------------------------------------ delivery
 
-    /** the mean of the lines that were taken last, and a little more, so that the next ones fill a batch */
-    let lineBytes = LINE_BYTES
-    const ahead = readAhead.make()
+    const readBatch = batches.makeReader({ segments, maxLineBytes, next: () => next })
 
-    const take: QueueFile["Type"]["take"] = Effect.fnUntraced(
-      function* ({ from, maxBytes, maxRecords }) {
-        let position: Position = from ?? cursor
-        for (;;) {
-          const start = position
-          const segment = segments.all.find(({ first }) => first >= start.segment)
-          if (segment === undefined) {
-            ahead.forget()
-            return nothing(start, start)
-          }
-          // by its number: what is delivered may be removed while we wait for the disk
-          const following = () => segments.all.find(({ first }) => first > segment.first)
-          const offset = segment.first === start.segment ? start.offset : 0
-          const file = yield* segments.reader(segment)
-          const end = segment.bytes
-          // numbers end where those of the next segment begin: more lines are of a failed append and have none
-          const limit = following()?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next)
-          const sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
-          const limits = { maxRecords, maxBytes, maxLineBytes, lineBytes }
-          const read = yield* readLines(ahead.over(file, end), offset, end, limits)
-          if (read.lines.length > 0) {
-            lineBytes = ((read.next - offset) / read.lines.length) * 1.1
-            const { lines } = read
-            const recordAt = (index: number) => {
-              const number = sequence + index
-              return new TakenRecord(
-                lines.at(index)!,
-                segment.first,
-                Math.min(number, limit),
-                number >= limit
-              )
-            }
-            return {
-              records: new LazySequence(lines.length, recordAt),
-              release: read.release,
-              start: from ?? cursor,
-              end: {
-                segment: segment.first,
-                offset: read.next,
-                sequence: Math.min(sequence + lines.length, limit)
-              }
-            }
-          }
-          const after = following()
-          if (after === undefined) {
-            ahead.forget()
-            return nothing(from ?? cursor, start)
-          }
-          position = { segment: after.first, offset: 0, sequence: start.sequence }
-        }
-      },
-      readGuard.withPermits(1),
-      Effect.mapError(accessError)
-    )
+    const take: QueueFile["Type"]["take"] = ({ from, ...limits }) =>
+      Effect.suspend(() => readBatch(from ?? cursor, limits)).pipe(
+        readGuard.withPermits(1),
+        Effect.mapError(accessError)
+      )
 
     const move = Effect.fnUntraced(function* (to: typeof cursor) {
       yield* slots.write(to)
@@ -400,12 +310,7 @@ export const make = (
         // an earlier try may have come as far as the letter
         yield* letters.withdraw(newRecords, kept)
         const torn = kept.filter((refusal) => refusal.class === "torn").length
-        let counted = 0
-        let surplus = 0
-        for (const record of newRecords) {
-          counted++
-          if (record.surplus) surplus++
-        }
+        const { counted, surplus } = countNew(newRecords)
         const settled = Math.max(cursor.settled, batch.end.sequence)
         yield* move({
           ...cursor,
@@ -591,5 +496,13 @@ const settleTail = (
         })
       )
 
-/** A last line without its end can only be a whole object if nothing but the end is lacking. */
-const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined
+/** How many records there are, and how many of them have no number of their own. */
+const countNew = (records: Iterable<QueueRecord>): { readonly counted: number; readonly surplus: number } => {
+  let counted = 0
+  let surplus = 0
+  for (const record of records) {
+    counted++
+    if (record.surplus) surplus++
+  }
+  return { counted, surplus }
+}

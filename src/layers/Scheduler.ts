@@ -5,9 +5,7 @@
  */
 import {
   Cause,
-  Context,
   DateTime,
-  DefaultServices,
   Deferred,
   Duration,
   Effect,
@@ -16,29 +14,24 @@ import {
   Fiber,
   Layer,
   Metric,
-  Number as Num,
   Option,
   Queue,
   Redacted,
   Schedule,
   Stream,
-  SubscriptionRef,
-  Tracer
+  SubscriptionRef
 } from "effect"
 import type { Scope } from "effect"
-import { isBefore, type Place } from "../internal/cursor.js"
-import { idOf } from "../internal/deadLetters.js"
-import { concat } from "../internal/lazySequence.js"
+import * as delivery from "../internal/delivery.js"
 import * as metrics from "../internal/metrics.js"
-import * as pipeline from "../internal/pipeline.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
-import { FlushError, type QueueAccessError, UploadError } from "../schema/Errors.js"
-import { compile, makeDecoder, type StoredEvent } from "../schema/Line.js"
-import { QueueFile, type Batch, type Position, type Refusal } from "../services/QueueFile.js"
+import { FlushError, UploadError } from "../schema/Errors.js"
+import { compile, makeDecoder } from "../schema/Line.js"
+import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
-import { Uploader, type UploadBatch, type UploadResult } from "../services/Uploader.js"
+import { Uploader } from "../services/Uploader.js"
 
 /**
  * How the queue is delivered. All have defaults but the kinds.
@@ -84,26 +77,8 @@ const COMPACT_AFTER = Duration.seconds(1)
 
 const CLOSED = new Error("the audit log is closed")
 
-/** So many milliseconds after the cursor was written the next answer of the database has it written again. */
-const SETTLE_INTERVAL = 50
-
-/**
- * Slow start: the first batches are a fifth as large, and twice as large whenever one was stored fast, or after ten. What
- * runs is not compiled yet, and what the server says of a statement's parameters not known, so that a large one would
- * hold up the program for tens of milliseconds.
- */
-const COLD_FRACTION = 1 / 5
-const COLD_BATCHES = 10
-/** compiled code, with a database that is near, takes a third to two thirds of it */
-const WARM_SECONDS_PER_ROW = 30e-6
-
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
-
-/** What is there when the program has provided none: its spans go nowhere. */
-const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
-
-type PassError = UploadError | QueueAccessError
 
 /**
  * Starts the worker; it stops, after a last drain, when the scope closes.
@@ -118,12 +93,7 @@ export const make = (
     const queue = yield* QueueFile
     const uploader = yield* Uploader
     const clock = yield* Effect.clock
-    const tracer = yield* Effect.tracer
     const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
-    const limits = {
-      maxRecords: options.batchRecords ?? 500,
-      maxBytes: options.batchBytes ?? 4 * 1024 * 1024
-    }
     const pollInterval = Duration.decode(options.pollInterval ?? "60 seconds")
     const status = yield* SubscriptionRef.make<DeliveryStatus>({
       state: "idle",
@@ -136,10 +106,7 @@ export const make = (
       SubscriptionRef.update(status, (now) => ({ ...now, ...change }))
 
     const own = metrics.ofQueue(queue.directory)
-    const labels = yield* metrics.labels
     const measures = {
-      batches: own(metrics.batches),
-      batchDuration: own(metrics.batchDuration),
       failures: own(metrics.deliveryFailures),
       backoff: own(metrics.backoff)
     }
@@ -147,134 +114,6 @@ export const make = (
     const annotated = Effect.annotateLogs("queue", queue.directory)
 
     // ---------------------------------------------------------------------------------------------------- pass
-
-    const prepare = prepareWith(options, queue.queueId, uploader)
-    /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
-    let outcomes: ReadonlyArray<Outcome> = []
-    let maxRecords = Math.ceil(limits.maxRecords * COLD_FRACTION)
-    /** after so many batches of this size they grow, if none was stored fast */
-    let slowLeft = COLD_BATCHES
-    const adapt = (records: number, rows: number, duration: number) => {
-      // fewer prove nothing
-      if (records < maxRecords) return
-      const isFast = duration < rows * WARM_SECONDS_PER_ROW
-      if (!isFast && --slowLeft > 0) return
-      maxRecords = Math.min(2 * maxRecords, limits.maxRecords)
-      slowLeft = COLD_BATCHES
-    }
-
-    const upload = Effect.fnUntraced(function* ({ batch, groups, refusals }: Prepared) {
-      const refused = [...refusals]
-      const seconds: Array<number> = []
-      let rows = 0
-      for (const group of groups) {
-        const { definition } = group
-        const { kind } = definition
-        const known = outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
-        for (const outcome of known)
-          refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
-        const open = known.length === 0 ? group : withoutKnown(group, batch, known)
-        const { places } = open
-        if (places.length > 0) {
-          const upload = open === group ? group.upload : uploader.upload(open)
-          const startedAt = clock.unsafeCurrentTimeNanos()
-          const { rejected } = yield* spanned(upload, batch, kind, places.length)
-          seconds.push(Number(clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
-          rows += places.length
-          const recordOf = (index: number) => batch.records.at(places.at(index)!)!
-          const mine = rejected.map(({ code, index, reason }): Refusal => {
-            return { record: recordOf(index), class: "rejected", kind, code, reason }
-          })
-          outcomes = [...outcomes, { kind, first: recordOf(0), last: recordOf(-1), refused: mine }]
-          refused.push(...mine)
-        }
-      }
-      adapt(batch.records.length, rows, Num.sumAll(seconds))
-      const settled: Settled = { batch, refused, seconds }
-      return settled
-    })
-
-    /** An upload with its span, if anybody looks at spans: it is a third of the steps between two statements. */
-    const spanned = <A, E>(upload: Effect.Effect<A, E>, { start }: Batch, kind: string, events: number) =>
-      tracer === NO_TRACER
-        ? upload
-        : Effect.withSpan(upload, "effect-audit.upload", {
-            // of its own: it belongs to no request of those that recorded the events
-            root: true,
-            captureStackTrace: false,
-            kind: "client",
-            attributes: {
-              "audit.queue": queue.directory,
-              "audit.batch": idOf(start),
-              "audit.kind": kind,
-              "audit.events": events
-            }
-          })
-
-    /** delivered, without a refusal, and not yet behind the cursor */
-    let unsettled: Array<Batch> = []
-    let unsettledBytes = 0
-    let settledAt = Number.NEGATIVE_INFINITY
-
-    /**
-     * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the
-     * database is busy with the same disk, but so often that a crash repeats little.
-     */
-    const settle = ({ batch, refused, seconds }: Settled): Effect.Effect<void, PassError> =>
-      Effect.suspend(() => {
-        // not when the answer came: the next statement was to be sent first
-        for (const duration of seconds) measures.batchDuration.unsafeUpdate(duration, labels)
-        if (refused.length > 0) return Effect.zipRight(settleAll, commit(batch, refused, 1))
-        const { end, start } = batch
-        unsettled.push(batch)
-        // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
-        batch.release()
-        unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
-        const isDue =
-          // either way: the clock may be set back
-          Math.abs(clock.unsafeCurrentTimeMillis() - settledAt) >= SETTLE_INTERVAL ||
-          // a crash is to repeat no more than this
-          unsettledBytes >= limits.maxBytes ||
-          uploader.atLeastOnce === true ||
-          flushes.some(({ target }) => target <= end.sequence)
-        return isDue ? settleAll : Effect.void
-      })
-
-    const settleAll = Effect.suspend(() => {
-      const [first, ...others] = unsettled
-      unsettled = []
-      unsettledBytes = 0
-      if (first === undefined) return Effect.void
-      const records = concat([first, ...others].map((batch) => batch.records))
-      const { end } = others.at(-1) ?? first
-      return commit({ records, start: first.start, end }, [], others.length + 1)
-    })
-
-    const commit = Effect.fnUntraced(function* (
-      batch: Omit<Batch, "release">,
-      refused: ReadonlyArray<Refusal>,
-      batches: number
-    ) {
-      yield* queue.commit(batch, refused)
-      settledAt = clock.unsafeCurrentTimeMillis()
-      yield* Metric.incrementBy(measures.batches, batches)
-      outcomes = outcomes.filter(({ last }) => !isBefore(last, batch.end))
-      const dead = refused.filter((refusal) => refusal.class !== "torn")
-      if (dead.length > 0) {
-        const classes = [
-          ...new Set(dead.map(({ class: cls, code }) => (code === undefined ? cls : `${cls} ${code}`)))
-        ]
-        yield* Effect.logWarning(
-          `audit: ${dead.length} events went to the dead letters (${classes.join(", ")}); ` +
-            `run "effect-audit dead list" in ${queue.directory}`
-        ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
-      }
-      if (dead.length < batch.records.length) yield* update({ lastDelivery: settledAt })
-      const reached = (yield* queue.progress).settled
-      yield* completeFlushes((flush) => flush.target <= reached)
-      // under load a pass may never end; either way, since the clock may be set back
-      if (Math.abs(settledAt - requestsSeenAt) >= REQUESTS_INTERVAL) yield* carryOutRequests
-    })
 
     let requestsSeenAt = 0
     let requestFailure: string | undefined
@@ -301,28 +140,23 @@ export const make = (
       })
     })
 
-    const take = (from: Position | undefined) => queue.take({ from, maxRecords, maxBytes: limits.maxBytes })
-
-    /** Delivers until nothing waits; how many batches it were. */
-    const deliver: Effect.Effect<number, PassError> = Effect.suspend(() => {
-      let from: Position | undefined
-      const delivered = pipeline.run<Prepared, Settled, PassError>({
-        make: Effect.flatMap(
-          Effect.suspend(() => take(from)),
-          (batch) => {
-            from = batch.end
-            return batch.records.length === 0 ? Effect.succeed(undefined) : prepare(batch)
-          }
-        ),
-        work: upload,
-        concurrency: uploader.concurrency,
-        // the database need not wait for the cursor
-        finish: settle
+    const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
+    const timeZone =
+      options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
+    const deliver = yield* delivery.make({
+      queue,
+      uploader,
+      read: makeReader(makeDecoder(codecs, { timeZone }), queue.queueId),
+      maxRecords: options.batchRecords ?? 500,
+      maxBytes: options.batchBytes ?? 4 * 1024 * 1024,
+      isAwaited: (sequence) => flushes.some(({ target }) => target <= sequence),
+      onCommit: Effect.fnUntraced(function* (at, delivered) {
+        if (delivered) yield* update({ lastDelivery: at })
+        const reached = (yield* queue.progress).settled
+        yield* completeFlushes((flush) => flush.target <= reached)
+        // under load a pass may never end; either way, since the clock may be set back
+        if (Math.abs(at - requestsSeenAt) >= REQUESTS_INTERVAL) yield* carryOutRequests
       })
-      return delivered.pipe(
-        Effect.zipLeft(settleAll),
-        Effect.onError(() => Effect.ignore(settleAll))
-      )
     })
 
     const pass = Effect.zipRight(carryOutRequests, deliver)
@@ -363,7 +197,7 @@ export const make = (
     }
     let compacted = false
 
-    const attempt: Effect.Effect<Exit.Exit<number, PassError>> = Effect.gen(function* () {
+    const attempt: Effect.Effect<Exit.Exit<number, delivery.PassError>> = Effect.gen(function* () {
       const served = [...flushes]
       if ((yield* SubscriptionRef.get(status)).failure === undefined) yield* update({ state: "delivering" })
       const exit = yield* Effect.exit(pass)
@@ -528,101 +362,6 @@ export const make = (
  */
 export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile | Uploader> =>
   Layer.scoped(Scheduler, make(options))
-
-// ------------------------------------------------------------------------------------------------ from lines to rows
-
-/** The events of a kind in a batch, in the order of the queue, and the places of their records in it. */
-interface Events extends UploadBatch {
-  readonly places: Array<number>
-  readonly events: Array<StoredEvent>
-}
-
-/** Events with what delivers them. */
-interface Group extends Events {
-  readonly upload: Effect.Effect<UploadResult, UploadError>
-}
-
-/** A batch, decoded: its events by kind, and what cannot be an event. */
-interface Prepared {
-  readonly batch: Batch
-  readonly groups: ReadonlyArray<Group>
-  readonly refusals: ReadonlyArray<Refusal>
-}
-
-interface Settled {
-  readonly batch: Batch
-  readonly refused: ReadonlyArray<Refusal>
-  /** how long each of its uploads took */
-  readonly seconds: ReadonlyArray<number>
-}
-
-const prepareWith = (options: Options, queueId: string, uploader: Uploader["Type"]) => {
-  const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
-  const timeZone = options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
-  const read = makeReader(makeDecoder(codecs, { timeZone }), queueId)
-
-  return Effect.fnUntraced(function* (batch: Batch) {
-    const groups = new Map<string, Events>()
-    const refusals: Array<Refusal> = []
-    for (let place = 0; place < batch.records.length; place++) {
-      if (place % SLICE_RECORDS === 0 && place > 0) yield* letOthersIn
-      const record = batch.records.at(place)!
-      const event = read(record)
-      if (Either.isLeft(event)) {
-        refusals.push({ record, ...event.left })
-        continue
-      }
-      const { definition } = event.right
-      let group = groups.get(definition.kind)
-      if (group === undefined) groups.set(definition.kind, (group = { definition, places: [], events: [] }))
-      group.places.push(place)
-      group.events.push(event.right)
-    }
-    if (batch.records.length > SLICE_RECORDS) yield* letOthersIn
-    const withUpload = (events: Events): Group => ({ ...events, upload: uploader.upload(events) })
-    const prepared: Prepared = { batch, groups: Array.from(groups.values(), withUpload), refusals }
-    return prepared
-  })
-}
-
-/** So many lines are decoded at a time, within about a millisecond: then the program, and the database, are heard. */
-const SLICE_RECORDS = 250
-
-/** `Effect.yieldNow` lets fibers in, but no sockets. */
-const letOthersIn = Effect.async<void>((resume) => {
-  setImmediate(() => resume(Effect.void))
-})
-
-/**
- * What became of a kind's records from one up to another: delivered, but for those that were refused. From record to
- * record, and not for the whole of a batch: a disk that hung may still write lines before and behind it.
- */
-interface Outcome {
-  readonly kind: string
-  readonly first: Place
-  readonly last: Place
-  readonly refused: ReadonlyArray<Refusal>
-}
-
-const isKnown = (record: Place, { first, last }: Outcome) =>
-  !isBefore(record, first) && !isBefore(last, record)
-const isOf = (record: Place, { end, records }: Batch) =>
-  !isBefore(record, records.at(0)!) && isBefore(record, end)
-const reaches = ({ first, last }: Outcome, { end, records }: Batch) =>
-  isBefore(first, end) && !isBefore(last, records.at(0)!)
-
-const withoutKnown = (
-  { definition, events, places }: Events,
-  { records }: Batch,
-  known: ReadonlyArray<Outcome>
-): Events => {
-  const open = places.map((place) => !known.some((outcome) => isKnown(records.at(place)!, outcome)))
-  return {
-    definition,
-    places: places.filter((_, index) => open[index]),
-    events: events.filter((_, index) => open[index])
-  }
-}
 
 const partition = <A>(items: ReadonlyArray<A>, isRight: (item: A) => boolean): [Array<A>, Array<A>] => [
   items.filter((item) => !isRight(item)),
