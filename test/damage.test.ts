@@ -148,7 +148,8 @@ describe("damage", () => {
       clearInterval(timer)
       assert.deepStrictEqual([...database], [...IDS, "behind"])
       assert.include(books, { dead: 1, missing: 0, balanced: true })
-      assert.isBelow((peak - before) / 1024 / 1024, 80)
+      // whoever held the line would hold this much; what is read in pieces waits for a collection, 30 to 80 MB of it
+      assert.isBelow(peak - before, size)
       // base64, four for three
       assert.isAbove(fs.statSync(`${directory}/dead-letter.ndjson`).size, (size / 3) * 4)
     })

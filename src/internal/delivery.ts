@@ -178,10 +178,18 @@ const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batc
     group.events.push(event.right)
   }
   if (batch.records.length > SLICE_RECORDS) yield* letOthersIn
-  const withUpload = (events: Events): Group => ({ ...events, upload: settings.uploader.upload(events) })
-  const prepared: Prepared = { batch, groups: Array.from(groups.values(), withUpload), refusals }
+  const prepared: Prepared = { batch, groups: withUploads(groups.values(), settings), refusals }
   return prepared
 })
+
+/** What can be made of the uploads beforehand is made here, while the database works on the batch before. */
+const withUploads = (all: Iterable<Events>, { uploader }: Settings): Array<Group> => {
+  const groups: Array<Group> = []
+  for (const { definition, events, places } of all) {
+    groups.push({ definition, places, events, upload: uploader.upload({ definition, events }) })
+  }
+  return groups
+}
 
 /** So many lines are decoded at a time, within about a millisecond: then the program, and the database, are heard. */
 const SLICE_RECORDS = 250
@@ -292,21 +300,18 @@ const withoutKnown = (
  * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the database
  * is busy with the same disk, but so often that a crash repeats little.
  */
-const settle = (delivery: Delivery, { batch, refused, seconds }: Settled): Effect.Effect<void, PassError> =>
-  Effect.suspend(() => {
-    const { batchDuration, labels } = delivery.instruments
-    // not when the answer came: the next statement was to be sent first
-    for (const duration of seconds) batchDuration.unsafeUpdate(duration, labels)
-    if (refused.length > 0) {
-      return Effect.zipRight(settleAll(delivery), commit(delivery, batch, refused, 1))
-    }
-    const { end, start } = batch
-    delivery.unsettled.push(batch)
-    // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
-    batch.release()
-    delivery.unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
-    return delivery.isCommitDue(end.sequence) ? settleAll(delivery) : Effect.void
-  })
+const settle = (delivery: Delivery, { batch, refused, seconds }: Settled): Effect.Effect<void, PassError> => {
+  const { batchDuration, labels } = delivery.instruments
+  // not when the answer came: the next statement was to be sent first
+  for (const duration of seconds) batchDuration.unsafeUpdate(duration, labels)
+  if (refused.length > 0) return Effect.zipRight(settleAll(delivery), commit(delivery, batch, refused, 1))
+  const { end, start } = batch
+  delivery.unsettled.push(batch)
+  // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
+  batch.release()
+  delivery.unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
+  return delivery.isCommitDue(end.sequence) ? settleAll(delivery) : Effect.void
+}
 
 const settleAll = (delivery: Delivery): Effect.Effect<void, PassError> =>
   Effect.suspend(() => {

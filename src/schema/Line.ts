@@ -94,12 +94,22 @@ export interface Codec {
 }
 
 /**
- * Compiles the Schema of a kind. Done once for each kind, when the layer is built.
+ * Compiles the Schema of a kind. Done once for each kind, when the first layer is built that carries it.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const compile = (definition: AuditEvent.Any): Codec => {
+  const known = codecs.get(definition)
+  if (known !== undefined) return known
+  const codec = compileKind(definition)
+  codecs.set(definition, codec)
+  return codec
+}
+
+const codecs = new WeakMap<AuditEvent.Any, Codec>()
+
+const compileKind = (definition: AuditEvent.Any): Codec => {
   const fields = definition.columns.map((column) =>
     compileField(column, definition.fields[column.field]!, definition.fromTime[column.field])
   )
