@@ -129,9 +129,9 @@ describe("damage", () => {
     )
   }
 
-  it.scoped("a line of 100 MB goes to the dead letters, with flat memory", () =>
+  it.scoped("a line of 200 MB goes to the dead letters, with flat memory", () =>
     Effect.gen(function* () {
-      const size = 100 * 1024 * 1024
+      const size = 200 * 1024 * 1024
       const place = yield* damaged(({ segments }) => {
         const handle = fs.openSync(segments.at(-1)!, "a")
         for (let i = 0; i < 100; i++) fs.writeSync(handle, Buffer.alloc(size / 100, "x"))
@@ -148,8 +148,8 @@ describe("damage", () => {
       clearInterval(timer)
       assert.deepStrictEqual([...database], [...IDS, "behind"])
       assert.include(books, { dead: 1, missing: 0, balanced: true })
-      // whoever held the line would hold this much; what is read in pieces waits for a collection, 30 to 80 MB of it
-      assert.isBelow(peak - before, size)
+      // of pieces that were read 30 to 80 MB wait for a collection, however long the line is
+      assert.isBelow(peak - before, size / 2)
       // base64, four for three
       assert.isAbove(fs.statSync(`${directory}/dead-letter.ndjson`).size, (size / 3) * 4)
     })

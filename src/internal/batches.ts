@@ -21,8 +21,8 @@ interface Limits {
   readonly maxBytes: number
 }
 
-/** Makes what reads one batch; not to be called twice at once. */
-export const makeReader = (
+/** Makes what reads a batch; two of its batches must not be read at once. */
+export const makeBatchReader = (
   source: Source
 ): ((from: Position, limits: Limits) => Effect.Effect<Batch, DiskError>) => {
   const reader: Reader = { ...source, ahead: readAhead.make(), lineBytes: LINE_BYTES }
@@ -35,7 +35,7 @@ interface Reader extends Source {
   lineBytes: number
 }
 
-// outside of what a queue makes for itself, like all that runs for each batch: see internal/pipeline.ts
+// outside of what a queue makes for itself: see internal/pipeline.ts
 const read = Effect.fnUntraced(function* (reader: Reader, from: Position, limits: Limits) {
   const { ahead, maxLineBytes, next, segments } = reader
   for (let position = from; ;) {

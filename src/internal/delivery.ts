@@ -1,7 +1,7 @@
 /**
  * One pass over the queue: batches are decoded, uploaded, and left behind by the cursor, until nothing waits.
  *
- * All that runs for each batch stands outside of what a worker makes for itself: see internal/pipeline.ts.
+ * The generators that run for each batch stand outside of what a worker makes for itself: see internal/pipeline.ts.
  */
 import { Context, DefaultServices, Effect, Either, Metric, Number as Num, Tracer } from "effect"
 import type { Clock, MetricLabel } from "effect"
@@ -16,7 +16,7 @@ import * as metrics from "./metrics.js"
 import * as pipeline from "./pipeline.js"
 import type { makeReader } from "./readEvent.js"
 
-export interface Settings {
+interface Settings {
   readonly queue: QueueFile["Type"]
   readonly uploader: Uploader["Type"]
   /** from a line to an event */
@@ -49,7 +49,7 @@ const WARM_SECONDS_PER_ROW = 30e-6
 /** What is there when the program has provided none: its spans go nowhere. */
 const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
 
-/** Makes the pass, which may be repeated, but not run twice at once; its result is how many batches were delivered. */
+/** Makes the pass, which may be repeated, but not run twice at once; its result is how many batches it were. */
 export const make = (settings: Settings): Effect.Effect<Effect.Effect<number, PassError>> =>
   Effect.gen(function* () {
     const own = metrics.ofQueue(settings.queue.directory)
@@ -221,9 +221,9 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
     const open = known.length === 0 ? group : withoutKnown(group, batch, known)
     const { places } = open
     if (places.length > 0) {
-      const upload = open === group ? group.upload : settings.uploader.upload(open)
+      const sent = open === group ? group.upload : settings.uploader.upload(open)
       const startedAt = instruments.clock.unsafeCurrentTimeNanos()
-      const { rejected } = yield* spanned(delivery, upload, batch, kind, places.length)
+      const { rejected } = yield* spanned(delivery, sent, batch, kind, places.length)
       seconds.push(Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
       rows += places.length
       const recordOf = (index: number) => batch.records.at(places.at(index)!)!

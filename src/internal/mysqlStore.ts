@@ -2,7 +2,7 @@
  * A batch on its way into its table: by as few statements as it fits into, and by more of them where the server refuses
  * some of its events.
  *
- * All that runs for each batch stands outside of what an uploader makes for itself: see internal/pipeline.ts.
+ * The generator that runs for each batch stands outside of what an uploader makes for itself: see internal/pipeline.ts.
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect } from "effect"
@@ -52,7 +52,7 @@ interface Store extends Target {
   readonly storedInPart: Set<string>
 }
 
-/** Makes what stores batches: each event is stored or rejected, or nobody is told. */
+/** Makes what stores a batch: it succeeds once each event is stored or rejected, and may be repeated until then. */
 export const makeStore = (
   target: Target
 ): ((batch: UploadBatch) => Effect.Effect<UploadResult, UploadError>) => {

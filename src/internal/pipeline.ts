@@ -71,7 +71,7 @@ class Pipeline<A, B, E> {
   }
 
   /** of the thing that is finished next, once it was worked on */
-  get result(): Exit.Exit<B, E> | undefined {
+  get nextResult(): Exit.Exit<B, E> | undefined {
     return this.results[this.finished % this.results.length]
   }
 
@@ -91,7 +91,8 @@ const makeAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E
   }
 })
 
-const workOnAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
+/** One of the workers. */
+const workOn = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
   for (;;) {
     yield* pipeline.until(() => pipeline.canGoOn)
     // another worker may have been faster
@@ -112,8 +113,8 @@ const workOnAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B,
 
 const finishAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
   for (;;) {
-    yield* pipeline.until(() => pipeline.result !== undefined || pipeline.isComplete)
-    const { result } = pipeline
+    yield* pipeline.until(() => pipeline.nextResult !== undefined || pipeline.isComplete)
+    const result = pipeline.nextResult
     if (result === undefined) return
     yield* pipeline.stages.finish(yield* result)
     pipeline.setResult(pipeline.finished++, undefined)
@@ -129,7 +130,7 @@ const finishAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B,
 export const run = <A, B, E>(stages: Stages<A, B, E>): Effect.Effect<number, E> =>
   Effect.suspend(() => {
     const pipeline = new Pipeline(stages)
-    const workers = Array.from({ length: stages.concurrency }, () => workOnAll(pipeline))
+    const workers = Array.from({ length: stages.concurrency }, () => workOn(pipeline))
     return Effect.fork(
       Effect.all([makeAll(pipeline), ...workers], { concurrency: "unbounded", discard: true })
     ).pipe(

@@ -80,9 +80,10 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
 
     // a session is given up whenever something is wrong with a table, and the next one looks again
     const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
+    /** as they were looked at last, by any session */
     const tables = new Map<AuditEvent.Any, Table>()
-    const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> => {
-      return describe(session, definition, nameOf(definition), deduplicates).pipe(
+    const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> =>
+      describe(session, definition, nameOf(definition), deduplicates).pipe(
         Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, session.endpoint))),
         Effect.tap((table) => {
           tables.set(definition, table)
@@ -92,7 +93,6 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
           )
         })
       )
-    }
     const withTable = <A, E>(
       definition: AuditEvent.Any,
       use: (table: Table, session: Session) => Effect.Effect<A, E>

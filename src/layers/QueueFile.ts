@@ -6,7 +6,7 @@
  */
 import { Clock, Duration, Effect, Iterable, Layer, Option, Scope, Stream } from "effect"
 import { adopt } from "../internal/adoption.js"
-import * as batches from "../internal/batches.js"
+import { makeBatchReader } from "../internal/batches.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/books.js"
 import { isCounted } from "../internal/cursor.js"
 import * as cursorFile from "../internal/cursorFile.js"
@@ -278,7 +278,7 @@ export const make = (
 
     // ------------------------------------------------------------------------------------------------ delivery
 
-    const readBatch = batches.makeReader({ segments, maxLineBytes, next: () => next })
+    const readBatch = makeBatchReader({ segments, maxLineBytes, next: () => next })
 
     const take: QueueFile["Type"]["take"] = ({ from, ...limits }) =>
       Effect.suspend(() => readBatch(from ?? cursor, limits)).pipe(

@@ -94,20 +94,20 @@ export interface Codec {
 }
 
 /**
- * Compiles the Schema of a kind. Done once for each kind, when the first layer is built that carries it.
+ * Compiles the Schema of a kind. Done once for each definition; who asks again gets the same.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const compile = (definition: AuditEvent.Any): Codec => {
-  const known = codecs.get(definition)
+  const known = compiled.get(definition)
   if (known !== undefined) return known
   const codec = compileKind(definition)
-  codecs.set(definition, codec)
+  compiled.set(definition, codec)
   return codec
 }
 
-const codecs = new WeakMap<AuditEvent.Any, Codec>()
+const compiled = new WeakMap<AuditEvent.Any, Codec>()
 
 const compileKind = (definition: AuditEvent.Any): Codec => {
   const fields = definition.columns.map((column) =>
