@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import {
+  Array as Arr,
   Cause,
   DateTime,
   Deferred,
@@ -171,14 +172,14 @@ export const make = (
 
     const completeFlushes = (isComplete: (flush: Flush) => boolean) =>
       Effect.suspend(() => {
-        const [open, complete] = partition(flushes, isComplete)
+        const [open, complete] = Arr.partition(flushes, isComplete)
         flushes = open
         return Effect.forEach(complete, ({ done }) => Deferred.succeed(done, undefined), { discard: true })
       })
 
     const failFlushes = (served: ReadonlyArray<Flush>, cause: unknown) =>
       Effect.gen(function* () {
-        const [open, failed] = partition(flushes, (flush) => served.includes(flush))
+        const [open, failed] = Arr.partition(flushes, (flush) => served.includes(flush))
         flushes = open
         const { next, settled } = yield* queue.progress
         const error = new FlushError({ waiting: next - settled, cause })
@@ -362,11 +363,6 @@ export const make = (
  */
 export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile | Uploader> =>
   Layer.scoped(Scheduler, make(options))
-
-const partition = <A>(items: ReadonlyArray<A>, isRight: (item: A) => boolean): [Array<A>, Array<A>] => [
-  items.filter((item) => !isRight(item)),
-  items.filter(isRight)
-]
 
 const codeOf = (error: unknown): string =>
   typeof error === "object" && error !== null && "code" in error ? String(error.code) : "UNKNOWN"
