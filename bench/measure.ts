@@ -67,16 +67,18 @@ export interface Subject<A = Sample> {
 /**
  * Lets the subjects do the work in turn, so that what happens to the machine happens to all of them. Each round starts
  * with another one, and goes on in other steps, so that nobody always follows the same one: whoever runs after a peer
- * in a process of its own, for which this one was idle, is a tenth slower. The first round warms up and is not counted.
+ * in a process of its own, for which this one was idle, is a tenth slower. The first round warms up and is not counted;
+ * subjects that run in processes of their own have nothing to warm.
  */
 export const interleaved = async <A>(
   subjects: ReadonlyArray<Subject<A>>,
-  rounds: number
+  rounds: number,
+  { warmUp = true } = {}
 ): Promise<ReadonlyMap<string, ReadonlyArray<A>>> => {
   const samples = new Map<string, Array<A>>(subjects.map(({ name }) => [name, []]))
   const count = subjects.length
   const steps = Array.from({ length: count }, (_, step) => step).filter((step) => gcd(step, count) === 1)
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = warmUp ? 0 : 1; round <= rounds; round++) {
     const step = steps[round % steps.length] ?? 1
     for (let i = 0; i < count; i++) {
       const { name, run } = subjects[(round + i * step) % count]!

@@ -15,6 +15,9 @@ import type { Paced } from "../process/pacedAppends.js"
 const OURS = "effect-audit"
 const BARE = "bare mysql2"
 
+/** Each of them starts in a process of its own. */
+const COLD = { warmUp: false }
+
 const list = (ratios: ReadonlyArray<number>) => ratios.map((ratio) => round(ratio)).join(", ")
 
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
@@ -45,11 +48,13 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
       { name: OURS, run: deliver(null) },
       { name: BARE, run: deliver(queue.segments) }
     ],
-    rounds
+    rounds,
+    COLD
   )
   const imports = await interleaved<number>(
     [{ name: "imports", run: () => inChild<number>("./process/importOnly.js", {}) }],
-    rounds
+    rounds,
+    COLD
   )
   const imported = median(imports.get("imports")!)
   const figures = (name: string) => {
@@ -82,7 +87,8 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
           })
       }
     ],
-    rounds
+    rounds,
+    COLD
   )
   const longest = (name: string) => paced.get(name)!.map(({ longest }) => longest)
   const beyond = median(longest("while delivering")) - median(longest("control"))

@@ -29,7 +29,7 @@ const eventLoop = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const queue = await backlog(settings.directory, quick ? 20_000 : 1_000_000)
   const target = server === undefined ? undefined : await database.withOurTables(server, "event_loop")
   const url = target?.url ?? null
-  const millis = quick ? 1000 : 5000
+  const millis = quick ? 500 : 5000
   const subject = (
     name: string,
     work: "nothing" | "append" | "deliver",
@@ -58,7 +58,7 @@ const eventLoop = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
       ? []
       : [subject("delivery", "deliver", url), subject(BARE, "deliver", url, queue.segments)])
   ]
-  const samples = await interleaved(subjects, quick ? 1 : 9)
+  const samples = await interleaved(subjects, quick ? 1 : 9, { warmUp: false })
   const control = median(samples.get("idle, the control")!)
   return [...samples].map(([subject, delays]) => {
     const beyond = median(delays) - control
@@ -78,7 +78,7 @@ const idle = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
   if (server === undefined) return []
   const target = await database.withOurTables(server, "idle")
-  const millis = quick ? 1000 : 10_000
+  const millis = quick ? 500 : 10_000
   const measure = (directory: string | null) =>
     inChild<Idle>("./process/idle.js", { directory, url: target.url, millis })
   // they are idle, so they do not disturb each other
