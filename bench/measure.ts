@@ -67,13 +67,13 @@ export interface Subject<A = Sample> {
 /**
  * Lets the subjects do the work in turn, so that what happens to the machine happens to all of them. Each round starts
  * with another one, and goes on in other steps, so that nobody always follows the same one: whoever runs after a peer
- * in a process of its own, for which this one was idle, is a tenth slower. The first round warms up and is not counted;
- * subjects that run in processes of their own have nothing to warm.
+ * in a process of its own, for which this one was idle, is a tenth slower. The first round warms up and is not counted,
+ * but where each subject starts in a process of its own, which has no code that could be warm.
  */
 export const interleaved = async <A>(
   subjects: ReadonlyArray<Subject<A>>,
   rounds: number,
-  { warmUp = true } = {}
+  { warmUp }: { readonly warmUp: boolean } = WARM
 ): Promise<ReadonlyMap<string, ReadonlyArray<A>>> => {
   const samples = new Map<string, Array<A>>(subjects.map(({ name }) => [name, []]))
   const count = subjects.length
@@ -88,6 +88,11 @@ export const interleaved = async <A>(
   }
   return samples
 }
+
+const WARM = { warmUp: true }
+
+/** Each subject starts in a process of its own. */
+export const COLD = { warmUp: false }
 
 /** Only steps that have no divisor in common with the number of subjects come to all of them. */
 const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b))

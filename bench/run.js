@@ -1,6 +1,6 @@
 /**
- * `npm run bench`: installs the peers if they are missing, builds the package, compiles the bench against the build,
- * and runs it by plain node, as a user's program would run.
+ * `npm run bench`: installs the peers if they are missing, builds the package and the bench, and runs the bench
+ * against the build by plain node, as a user's program would run.
  */
 import { spawn } from "node:child_process"
 import * as fs from "node:fs"
@@ -28,9 +28,8 @@ if (!fs.existsSync(path.join(bench, "node_modules", "better-sqlite3")))
 const link = path.join(bench, "node_modules", "effect-audit")
 if (!fs.existsSync(link)) fs.symlinkSync(root, link, "junction")
 
-// JavaScript only: types are what `npm run types` checks, and would take most of this time
-const compile = (project) =>
-  run("npx", "tsc", "-p", project, "--noCheck", "--declaration", "false", "--declarationMap", "false")
+// types are what `npm run types` checks, and would take most of this time
+const compile = (project) => run("npx", "tsc", "-p", project, "--noCheck")
 
 await Promise.all(["tsconfig.build.json", "bench/tsconfig.build.json"].map(compile))
 await run(process.execPath, "bench/dist/bench/main.js", ...process.argv.slice(2))

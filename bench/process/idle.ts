@@ -25,7 +25,7 @@ export default async (input: {
   await log?.run(ours.fill(1000))
   await log?.run(ours.deliver)
   // what is delivered leaves the disk after a second
-  await sleep(2000)
+  await sleep(3000)
 
   const before = process.cpuUsage()
   await sleep(input.millis)

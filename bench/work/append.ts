@@ -106,7 +106,7 @@ const append = async (settings: Settings, callers: number): Promise<ReadonlyArra
     subjects.push(reference(REFERENCE_UP, server.port), reference(REFERENCE_DOWN, 1))
   }
 
-  // in a quick run, what the first subjects have warmed is warm enough
+  // a look warms up by one caller only, since the others use the same code
   const samples = await interleaved(subjects, rounds, { warmUp: !settings.quick || callers === 1 })
   for (const close of closing) await close()
   return [...rowsOf("append", callers, samples, limit), ...goals(callers, samples, limit)]

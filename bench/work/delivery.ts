@@ -27,7 +27,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { events, segments } = queue
   const target = await database.withOurTables(server, "delivery")
 
-  /** `deliver` returns how long it took, in milliseconds. */
+  /** `deliver` returns how long it took for so many events, in milliseconds. */
   const subject = (
     name: string,
     deliver: () => Promise<number>,
@@ -74,7 +74,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   if (python !== undefined) {
     const file = path.join(settings.directory, "reference.ndjson")
     const copy = path.join(settings.directory, "reference-copy.ndjson")
-    // 10,000 would be a tenth of a quick run's time
+    // it takes its time: a look has it deliver fewer
     const part = settings.quick ? await backlog(settings.directory, 2000) : queue
     asReferenceFile(part, file)
     const old = await database.withReferenceTables(server, "delivery_reference")
@@ -87,6 +87,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     }
     subjects.push(subject(REFERENCE, deliver, old, part.events))
   }
+  // in a look, ours and the limits are warm already, and the peers' own time is short
   const besidePeers = await interleaved(subjects, settings.quick ? 1 : 5, { warmUp: !settings.quick })
 
   const work = `delivery of ${events.toLocaleString("en")}`

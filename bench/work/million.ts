@@ -8,15 +8,12 @@ import { inChild } from "../child.js"
 import * as database from "../database.js"
 import { backlog } from "../fixture.js"
 import type { Row, Settings } from "../measure.js"
-import { interleaved, median, round, row, spread } from "../measure.js"
+import { COLD, interleaved, median, round, row, spread } from "../measure.js"
 import type { Delivery } from "../process/deliver.js"
 import type { Paced } from "../process/pacedAppends.js"
 
 const OURS = "effect-audit"
 const BARE = "bare mysql2"
-
-/** Each of them starts in a process of its own. */
-const COLD = { warmUp: false }
 
 const list = (ratios: ReadonlyArray<number>) => ratios.map((ratio) => round(ratio)).join(", ")
 

@@ -9,7 +9,7 @@ import { inChild } from "../child.js"
 import * as database from "../database.js"
 import { backlog } from "../fixture.js"
 import type { Row, Settings } from "../measure.js"
-import { interleaved, median, round, row, spread } from "../measure.js"
+import { COLD, interleaved, median, round, row, spread } from "../measure.js"
 import type { Idle } from "../process/idle.js"
 
 const BARE = "delivery by bare mysql2"
@@ -58,7 +58,7 @@ const eventLoop = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
       ? []
       : [subject("delivery", "deliver", url), subject(BARE, "deliver", url, queue.segments)])
   ]
-  const samples = await interleaved(subjects, quick ? 1 : 9, { warmUp: false })
+  const samples = await interleaved(subjects, quick ? 1 : 9, COLD)
   const control = median(samples.get("idle, the control")!)
   return [...samples].map(([subject, delays]) => {
     const beyond = median(delays) - control
@@ -78,7 +78,7 @@ const idle = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { database: server, quick } = settings
   if (server === undefined) return []
   const target = await database.withOurTables(server, "idle")
-  const millis = quick ? 500 : 10_000
+  const millis = quick ? 1000 : 10_000
   const measure = (directory: string | null) =>
     inChild<Idle>("./process/idle.js", { directory, url: target.url, millis })
   // they are idle, so they do not disturb each other
