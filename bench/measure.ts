@@ -73,7 +73,7 @@ export interface Subject<A = Sample> {
 export const interleaved = async <A>(
   subjects: ReadonlyArray<Subject<A>>,
   rounds: number,
-  { warmUp }: { readonly warmUp: boolean } = WARM
+  { warmUp } = { warmUp: true }
 ): Promise<ReadonlyMap<string, ReadonlyArray<A>>> => {
   const samples = new Map<string, Array<A>>(subjects.map(({ name }) => [name, []]))
   const count = subjects.length
@@ -88,8 +88,6 @@ export const interleaved = async <A>(
   }
   return samples
 }
-
-const WARM = { warmUp: true }
 
 /** Each subject starts in a process of its own. */
 export const COLD = { warmUp: false }

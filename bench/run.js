@@ -3,6 +3,7 @@
  * against the build by plain node, as a user's program would run.
  */
 import { spawn } from "node:child_process"
+import { once } from "node:events"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import process from "node:process"
@@ -10,16 +11,11 @@ import process from "node:process"
 const bench = import.meta.dirname
 const root = path.dirname(bench)
 
-const run = (command, ...args) =>
-  new Promise((resolve, reject) => {
-    const child = spawn(command, args, { cwd: root, stdio: "inherit", shell: process.platform === "win32" })
-    child.once("error", reject)
-    child.once("exit", (code) =>
-      code === 0
-        ? resolve()
-        : reject(new Error(`${command} ${args.join(" ")} ended with ${code ?? "a signal"}`))
-    )
-  })
+const run = async (command, ...args) => {
+  const child = spawn(command, args, { cwd: root, stdio: "inherit", shell: process.platform === "win32" })
+  const [code] = await once(child, "exit")
+  if (code !== 0) throw new Error(`${command} ${args.join(" ")} ended with ${code ?? "a signal"}`)
+}
 
 if (!fs.existsSync(path.join(bench, "node_modules", "better-sqlite3")))
   await run("npm", "ci", "--prefix", "bench")
