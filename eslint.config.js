@@ -5,6 +5,7 @@ import tseslint from "typescript-eslint"
 // ---------------------------------------------------------------------------------------------------------
 // The house (see ARCHITECTURE.md). Imports flow one way: schema <- services <- internal <- layers; the entry
 // points and the command come last. Files are the business of one layer, running Effects that of the edge.
+// The wings of internal do not know each other: whoever works on one need not read another.
 // ---------------------------------------------------------------------------------------------------------
 
 const nodeFs = {
@@ -19,25 +20,54 @@ const notFrom = (...directories) => ({
 })
 
 /** The modules at the top of src are built from the directories, never the other way round. */
-const notFromTheTop = {
-  regex: "^(\\.\\./)+[^/.][^/]*\\.js$",
+const notFromTheTop = (depth) => ({
+  regex: `^(\\.\\./){${depth}}[^/.][^/]*\\.js$`,
   message: "The modules at the top of src are built from this directory: import what they re-export."
+})
+
+const notFromTheWings = (...wings) => ({
+  regex: `^\\.{1,2}/(\\.\\./)*(?:internal/)?(?:${wings.join("|")})/`,
+  message:
+    "The wings of src/internal do not import each other: what two of them need belongs to schema or services."
+})
+
+const notByName = {
+  regex: "/schema/(UseLog|LoginLog)\\.js$",
+  message: "Nothing below AuditLayer knows a kind by its name: take its definition as an argument."
 }
 
-const inside = (directory, ...patterns) => ({
-  files: [`src/${directory}/**/*.ts`],
+const restrict = (files, ...patterns) => ({
+  files,
   rules: { "no-restricted-imports": ["error", { patterns: [nodeFs, ...patterns] }] }
 })
 
 const house = [
-  { files: ["src/*.ts"], rules: { "no-restricted-imports": ["error", { patterns: [nodeFs] }] } },
-  inside("schema", notFrom("services", "internal", "layers", "cli"), notFromTheTop),
-  inside("services", notFrom("internal", "layers", "cli"), notFromTheTop),
-  inside("internal", notFrom("layers", "cli"), notFromTheTop),
-  inside("layers", notFrom("cli"), notFromTheTop),
+  restrict(["src/*.ts"]),
+  restrict(["src/schema/**/*.ts"], notFrom("services", "internal", "layers", "cli"), notFromTheTop(1)),
+  restrict(["src/services/**/*.ts"], notFrom("internal", "layers", "cli"), notFromTheTop(1), notByName),
+  ...[
+    { files: "*.ts", depth: 1, not: ["queue", "delivery", "database"] },
+    { files: "queue/*.ts", depth: 2, not: ["delivery", "database", "python"] },
+    { files: "delivery/*.ts", depth: 2, not: ["queue", "database", "python"] },
+    { files: "database/*.ts", depth: 2, not: ["queue", "delivery", "python", "mysql", "sqlite"] },
+    { files: "database/mysql/*.ts", depth: 3, not: ["queue", "delivery", "python", "sqlite"] },
+    { files: "database/sqlite/*.ts", depth: 3, not: ["queue", "delivery", "python", "mysql"] },
+    { files: "python/*.ts", depth: 2, not: ["delivery", "database"] }
+  ].map(({ depth, files, not }) =>
+    restrict(
+      [`src/internal/${files}`],
+      notFrom("layers", "cli"),
+      notFromTheTop(depth),
+      notFromTheWings(...not),
+      notByName
+    )
+  ),
+  restrict(["src/layers/**/*.ts"], notFrom("cli"), notFromTheTop(1), notByName),
+  // Where programs meet the kinds: `migrate` knows those that come with the package.
+  restrict(["src/layers/{AuditLayer,AuditTest,MysqlUploader}.ts"], notFrom("cli"), notFromTheTop(1)),
   {
     files: ["src/layers/NodeDisk.ts"],
-    rules: { "no-restricted-imports": ["error", { patterns: [notFrom("cli"), notFromTheTop] }] }
+    rules: { "no-restricted-imports": ["error", { patterns: [notFrom("cli"), notFromTheTop(1)] }] }
   },
   {
     files: ["src/**/*.ts"],

@@ -14,7 +14,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import { onTestFinished } from "vitest"
-import { makeMemoryUploader } from "../src/internal/memoryUploader.js"
+import { makeMemoryUploader } from "../src/layers/MemoryUploader.js"
 import { UploadError } from "../src/schema/Errors.js"
 
 class Payment extends AuditEvent.Class<Payment>()("payment", {

@@ -1,8 +1,8 @@
 /** What the cursor says of lines that are delivered once more after a repair. */
 import { assert, describe, it } from "@effect/vitest"
 import { crc32 } from "node:zlib"
-import { decodeSlot, empty, isCounted, SLOT_BYTES, type Cursor } from "../src/internal/cursor.js"
-import { recover } from "../src/internal/recovery.js"
+import { decodeSlot, empty, isCounted, SLOT_BYTES, type Cursor } from "../src/internal/queue/cursor.js"
+import { recover } from "../src/internal/queue/recovery.js"
 import type { QueueRecord } from "../src/services/QueueFile.js"
 
 const lineAt = (segment: number, offset: number, sequence: number, surplus: boolean): QueueRecord => {

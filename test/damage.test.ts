@@ -4,7 +4,7 @@ import { Cause, Effect, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
 import * as fs from "node:fs"
 import * as path from "node:path"
-import { decode, encodeSlot, SLOT_BYTES, type Cursor } from "../src/internal/cursor.js"
+import { decode, encodeSlot, SLOT_BYTES, type Cursor } from "../src/internal/queue/cursor.js"
 import * as q from "./support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"

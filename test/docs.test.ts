@@ -4,8 +4,8 @@ import * as path from "node:path"
 import { fileURLToPath } from "node:url"
 import ts from "typescript"
 import { describe, expect, test } from "vitest"
-import * as mysql from "../src/internal/mysqlErrors.js"
-import * as sqlite from "../src/internal/sqliteErrors.js"
+import * as mysql from "../src/internal/database/mysql/errors.js"
+import * as sqlite from "../src/internal/database/sqlite/errors.js"
 
 const root = fileURLToPath(new URL("../", import.meta.url))
 

@@ -2,7 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Array as Arr, Clock, Effect, Random, Schedule, TestClock } from "effect"
 import { vi } from "vitest"
-import { backoff } from "../src/layers/Scheduler.js"
+import { backoff } from "../src/layers/SchedulerLive.js"
 
 const WORKERS = 1000
 /** from this retry on, counted from 0, the delay is the largest there is: 2, 4 ... 256, 300 */

@@ -1,8 +1,8 @@
 /** What another process reads from the files of a queue is what its owner says of itself. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Stream } from "effect"
-import { inspect, ownerOf, queuesIn, snapshot, waitingLines } from "../src/internal/inspect.js"
-import * as MemoryDisk from "../src/internal/memoryDisk.js"
+import { inspect, ownerOf, queuesIn, snapshot, waitingLines } from "../src/internal/queue/inspect.js"
+import * as MemoryDisk from "../src/layers/MemoryDisk.js"
 import type { Disk } from "../src/services/Disk.js"
 import {
   appendAll,

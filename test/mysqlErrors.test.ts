@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import type { FailureClass, Subject } from "../src/internal/mysqlErrors.js"
-import { classify, endsConnection, isBusy, toUploadError } from "../src/internal/mysqlErrors.js"
+import type { FailureClass, Subject } from "../src/internal/database/mysql/errors.js"
+import { classify, endsConnection, isBusy, toUploadError } from "../src/internal/database/mysql/errors.js"
 
 const subject: Subject = {
   host: "db1:3306",

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either } from "effect"
 import * as fc from "fast-check"
-import { makeDriftGuard, narrow, Refused } from "../src/internal/narrow.js"
+import { makeDriftGuard, narrow, Refused } from "../src/internal/database/narrow.js"
 import { UploadError } from "../src/schema/Errors.js"
 import type { Rejection } from "../src/services/Uploader.js"
 

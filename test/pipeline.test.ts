@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, TestClock, TestContext } from "effect"
 import * as fc from "fast-check"
-import * as pipeline from "../src/internal/pipeline.js"
+import * as pipeline from "../src/internal/delivery/pipeline.js"
 
 interface Times {
   readonly make: number

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import * as MemoryDisk from "../src/internal/memoryDisk.js"
-import * as segmentFiles from "../src/internal/segments.js"
+import * as MemoryDisk from "../src/layers/MemoryDisk.js"
+import * as segmentFiles from "../src/internal/queue/segments.js"
 
 describe("segments", () => {
   it.scoped("one that was removed while somebody was about to read it takes no other one with it", () =>

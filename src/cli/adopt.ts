@@ -1,7 +1,7 @@
 /** `effect-audit adopt`: takes over the queue file of the Python class. */
 import { Args, Command } from "@effect/cli"
 import { Effect } from "effect"
-import * as QueueFileLayer from "../layers/QueueFile.js"
+import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
 import { usageError } from "./exit.js"
 import { counted } from "./format.js"

@@ -1,7 +1,7 @@
 /** `effect-audit doctor`: everything that delivery needs, one line each. */
 import { Command } from "@effect/cli"
 import { Effect, Option } from "effect"
-import { ownerOf } from "../internal/inspect.js"
+import { ownerOf } from "../internal/queue/inspect.js"
 import { Disk } from "../services/Disk.js"
 import { endWith, ExitCode } from "./exit.js"
 import type { Finding } from "./findings.js"

@@ -1,9 +1,10 @@
 /** `effect-audit tail` and `show`: events as they stand in the queue. */
 import { Args, Command, Options } from "@effect/cli"
 import { Effect, Option, Stream } from "effect"
-import * as deadLetterFile from "../internal/deadLetters.js"
-import { eventIdOfLine } from "../internal/eventId.js"
-import { type LineLimit, ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/inspect.js"
+import * as deadLetterFile from "../internal/queue/deadLetters.js"
+import { eventIdOfLine } from "../internal/python/oldLines.js"
+import { idOf } from "../schema/Position.js"
+import { type LineLimit, ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/queue/inspect.js"
 import { Disk } from "../services/Disk.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
@@ -76,7 +77,7 @@ const waitingIn = ({ directory, name }: Queue, isRevealed: boolean, { maxLineByt
             typeof event?.event_id === "string" || event === undefined
               ? (event?.event_id as string | undefined)
               : Option.getOrUndefined(derived),
-          position: deadLetterFile.idOf(line),
+          position: idOf(line),
           sequence: line.sequence,
           ...masked
         }

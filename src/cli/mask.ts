@@ -1,5 +1,5 @@
 /** Prompts and other people's words are masked, unless an operator asks for them. */
-import { objectOf } from "../internal/books.js"
+import { objectOf } from "../internal/queue/ledger.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
 import { formatBytes, formatCount } from "./format.js"

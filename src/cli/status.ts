@@ -1,8 +1,8 @@
 /** `effect-audit status`: the state of a queue in one look. */
 import { Command, Options } from "@effect/cli"
 import { Clock, Duration, Effect, Option, Schedule } from "effect"
-import type { Inspection } from "../internal/inspect.js"
-import { inspect } from "../internal/inspect.js"
+import type { Inspection } from "../internal/queue/inspect.js"
+import { inspect } from "../internal/queue/inspect.js"
 import type { Balance } from "../services/QueueFile.js"
 import { Disk } from "../services/Disk.js"
 import { endWith, type ExitCode, usageError, worst } from "./exit.js"

@@ -1,6 +1,6 @@
 /** What the numbers of a queue mean: a state, what is to be done, and the exit code. */
-import type { Inspection } from "../internal/inspect.js"
-import type { StatusFile } from "../internal/statusFile.js"
+import type { Inspection } from "../internal/queue/inspect.js"
+import type { StatusFile } from "../internal/queue/statusFile.js"
 import type { Balance } from "../services/QueueFile.js"
 import { ExitCode, worst } from "./exit.js"
 import { counted, formatBytes, formatSpan } from "./format.js"

@@ -2,7 +2,7 @@
 import { Either } from "effect"
 import type { makeDecoder, StoredEvent } from "../schema/Line.js"
 import type { QueueRecord, Refusal } from "../services/QueueFile.js"
-import { eventIdOfLine } from "./eventId.js"
+import { eventIdOfLine } from "./python/oldLines.js"
 
 /** Why a line cannot be delivered. */
 export type Unfit = Pick<Refusal, "class" | "reason" | "kind">

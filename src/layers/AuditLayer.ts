@@ -6,7 +6,7 @@
 import { Config, Context, DateTime, Effect, Layer, Option, Stream } from "effect"
 import type { ConfigError, Duration } from "effect"
 import { makeTally } from "../internal/metrics.js"
-import { checkRules } from "../internal/prepare.js"
+import { checkRules } from "../schema/Rules.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { QueueOpenError, type QueueLocked } from "../schema/Errors.js"
@@ -16,15 +16,15 @@ import { UseLog } from "../schema/UseLog.js"
 import { AuditLog } from "../services/AuditLog.js"
 import type { Disk } from "../services/Disk.js"
 import type { Uploader } from "../services/Uploader.js"
-import * as AuditLogLayer from "./AuditLog.js"
+import * as AuditLogLayer from "./AuditLogLive.js"
 import * as Instances from "./Instances.js"
 import * as Metrics from "./Metrics.js"
 import * as NodeDisk from "./NodeDisk.js"
-import * as QueueFileLayer from "./QueueFile.js"
-import * as SchedulerLayer from "./Scheduler.js"
+import * as QueueFileLayer from "./QueueFileLive.js"
+import * as SchedulerLayer from "./SchedulerLive.js"
 import * as StatusFile from "./StatusFile.js"
 
-export type { AppendFailure, OnAppendFailure } from "./AuditLog.js"
+export type { AppendFailure, OnAppendFailure } from "./AuditLogLive.js"
 
 /**
  * What can come from the environment: see {@link config}.

@@ -20,8 +20,8 @@
  * @since 0.1.0
  */
 import { Context, Effect, Layer, Schema } from "effect"
-import * as MemoryDisk from "../internal/memoryDisk.js"
-import { makeMemoryUploader } from "../internal/memoryUploader.js"
+import * as MemoryDisk from "./MemoryDisk.js"
+import { makeMemoryUploader } from "./MemoryUploader.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"

@@ -5,14 +5,14 @@
  * @since 0.1.0
  */
 import { Duration, Effect, Layer, Schedule } from "effect"
-import { isSegment } from "../internal/segments.js"
+import { isSegment } from "../internal/queue/segments.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import { QueueLocked, type QueueOpenError } from "../schema/Errors.js"
 import { Disk } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
 import type { Uploader } from "../services/Uploader.js"
-import * as QueueFileLayer from "./QueueFile.js"
-import * as SchedulerLayer from "./Scheduler.js"
+import * as QueueFileLayer from "./QueueFileLive.js"
+import * as SchedulerLayer from "./SchedulerLive.js"
 
 /**
  * @category models

@@ -5,7 +5,7 @@
  */
 import { Clock, Effect, Layer, Stream } from "effect"
 import type { Shutdown } from "../internal/shutdown.js"
-import * as statusFile from "../internal/statusFile.js"
+import * as statusFile from "../internal/queue/statusFile.js"
 import { Disk } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"

@@ -224,7 +224,7 @@ const isOfPythonClass = ({ kind, ts }: Readonly<Record<string, unknown>>) =>
 
 const ZONED = /(?:Z|[+-]\d\d:\d\d)$/
 
-/** A class for the reason that internal/groupCommit.ts gives for its own: it lives as long as an upload. */
+/** A class for the reason that internal/queue/writer.ts gives for its own: it lives as long as an upload. */
 class Stored implements StoredEvent {
   constructor(
     readonly definition: AuditEvent.Any,

@@ -6,20 +6,7 @@
 import { Context } from "effect"
 import type { Effect, Scope, Stream } from "effect"
 import type { QueueAccessError, QueueClosed, QueueFull, QueueWriteError } from "../schema/Errors.js"
-
-/**
- * The start of a line: the segment (named by the sequence number of its first line), the byte in it, and the
- * line's own sequence number.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Position {
-  readonly segment: number
-  /** bytes */
-  readonly offset: number
-  readonly sequence: number
-}
+import type { Position } from "../schema/Position.js"
 
 /**
  * A line as it stands on disk.

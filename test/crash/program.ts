@@ -11,7 +11,7 @@ import { Audit, AuditLayer, Uploader, type UploadBatch } from "effect-audit"
 import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
 import * as fs from "node:fs"
-import * as requests from "../../src/internal/requests.js"
+import * as requests from "../../src/internal/queue/requests.js"
 import { Disk } from "../../src/services/Disk.js"
 import * as CrashDisk from "./disk.js"
 

@@ -8,8 +8,8 @@ import { Cause, Deferred, Effect, Exit, Logger, LogLevel, Option, TestClock, Tes
 import * as fc from "fast-check"
 import * as assert from "node:assert/strict"
 import { setImmediate } from "node:timers/promises"
-import * as MemoryDisk from "../../src/internal/memoryDisk.js"
-import type { Call, Fault } from "../../src/internal/memoryDisk.js"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import type { Call, Fault } from "../../src/layers/MemoryDisk.js"
 import * as queues from "./queue.js"
 
 /** What is done, and what goes wrong at which call to the disk. */

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { Call } from "../../src/internal/memoryDisk.js"
+import type { Call } from "../../src/layers/MemoryDisk.js"
 
 const isSegment = (path: string) => /\d{20}\.ndjson$/.test(path)
 /** The sync that follows a change of such an entry; one that follows a later change still takes it along. */

@@ -8,9 +8,10 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import * as NodeDisk from "../../src/layers/NodeDisk.js"
-import * as QueueFileLayer from "../../src/layers/QueueFile.js"
+import * as QueueFileLayer from "../../src/layers/QueueFileLive.js"
 import { Disk } from "../../src/services/Disk.js"
-import type { Batch, Position, QueueFile, QueueRecord, Refusal } from "../../src/services/QueueFile.js"
+import type { Position } from "../../src/schema/Position.js"
+import type { Batch, QueueFile, QueueRecord, Refusal } from "../../src/services/QueueFile.js"
 
 /** The service of a queue. */
 export type Queue = QueueFile["Type"]

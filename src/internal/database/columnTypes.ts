@@ -1,0 +1,72 @@
+/**
+ * The type of a column, as it follows from the schema of its field, for the tables that this package makes.
+ */
+import { Option, Schema, SchemaAST as AST } from "effect"
+import type * as AuditEvent from "../../schema/AuditEvent.js"
+
+/** What a column holds. */
+export type Storage = "text" | "integer" | "number" | "boolean" | "dateTime"
+
+/** The type that MySQL's `CREATE TABLE` gives the column: the kind's own, or one that takes whatever the field may be. */
+export const mysqlType = (definition: AuditEvent.Any, column: AuditEvent.Column): string =>
+  column.type ?? `${MYSQL[storageOf(definition.fields[column.field]!)]} NULL`
+
+/** The type that SQLite's `CREATE TABLE` gives the column. The kind's own is for MySQL, and SQLite checks no types. */
+export const sqliteType = (definition: AuditEvent.Any, column: AuditEvent.Column): string =>
+  SQLITE[storageOf(definition.fields[column.field]!)]
+
+const MYSQL: Record<Storage, string> = {
+  text: "LONGTEXT",
+  integer: "BIGINT",
+  number: "DOUBLE",
+  boolean: "BOOLEAN",
+  dateTime: "DATETIME(3)"
+}
+
+const SQLITE: Record<Storage, string> = {
+  text: "TEXT",
+  integer: "INTEGER",
+  number: "REAL",
+  boolean: "INTEGER",
+  dateTime: "TEXT"
+}
+
+const storageOf = (field: Schema.Struct.Field): Storage => {
+  if (!Schema.isPropertySignature(field)) return storage(AST.typeAST(field.ast))
+  const { ast } = field
+  return storage(AST.typeAST(ast._tag === "PropertySignatureDeclaration" ? ast.type : ast.to.type))
+}
+
+/** All that a union holds must agree; what is neither a number, a boolean nor a date is stored as text or JSON. */
+const storage = (ast: AST.AST): Storage => {
+  switch (ast._tag) {
+    case "NumberKeyword":
+      return "number"
+    case "BigIntKeyword":
+      return "integer"
+    case "BooleanKeyword":
+      return "boolean"
+    case "Literal":
+      return typeof ast.literal === "number"
+        ? "number"
+        : typeof ast.literal === "boolean"
+          ? "boolean"
+          : "text"
+    case "Declaration":
+      return isA(ast, Schema.DateFromSelfSchemaId) ? "dateTime" : "text"
+    case "Refinement":
+      return isA(ast, Schema.IntSchemaId) ? "integer" : storage(ast.from)
+    case "Union": {
+      const [first, ...others] = new Set(
+        ast.types
+          .filter((type) => !(AST.isLiteral(type) && type.literal === null) && !AST.isUndefinedKeyword(type))
+          .map(storage)
+      )
+      return first === undefined || others.length > 0 ? "text" : first
+    }
+    default:
+      return "text"
+  }
+}
+
+const isA = (ast: AST.AST, id: symbol | string) => Option.contains(AST.getSchemaIdAnnotation(ast), id)

@@ -1,0 +1,274 @@
+/**
+ * A session with MySQL or MariaDB that can be given up at any moment. The driver's calls have no canceller and closing
+ * its pool waits for a hung server, so every socket is ours: destroying it ends whatever waits for it.
+ */
+import * as Reactivity from "@effect/experimental/Reactivity"
+import { SqlError } from "@effect/sql/SqlError"
+import * as MysqlClient from "@effect/sql-mysql2/MysqlClient"
+import { Array as Arr, Duration, Effect, Exit, Redacted } from "effect"
+import type { Scope } from "effect"
+import * as net from "node:net"
+import { UploadError } from "../../../schema/Errors.js"
+import type { Subject } from "./errors.js"
+import * as watchdog from "../../watchdog.js"
+
+/** How a server is reached; the options that the layer and `migrate` share. */
+export interface ConnectionSettings {
+  /** `mysql://user:password@host:port/database?ssl=true`; goes before the single options */
+  readonly url?: Redacted.Redacted | undefined
+  readonly host?: string | undefined
+  /** several servers, `host` or `host:port`, tried in turn */
+  readonly hosts?: ReadonlyArray<string> | undefined
+  readonly port?: number | undefined
+  readonly username?: string | undefined
+  readonly password?: Redacted.Redacted | undefined
+  readonly database?: string | undefined
+  /** TLS: `true`, or whom to trust; off by default */
+  readonly ssl?: boolean | SslSettings | undefined
+  /** default 5 seconds, for each host */
+  readonly connectTimeout?: Duration.DurationInput | undefined
+  /** default 10 seconds */
+  readonly statementTimeout?: Duration.DurationInput | undefined
+}
+
+/** Whom TLS trusts. Authority and name of the server are verified unless said otherwise. */
+export interface SslSettings {
+  /** the authority that signed the server's certificate, PEM; those that Node knows by default */
+  readonly ca?: string | undefined
+  /** our own certificate and key, PEM, where the account demands one */
+  readonly cert?: string | undefined
+  readonly key?: string | undefined
+  /** the name in the server's certificate, where it is not the host; needed where the host is an IP address */
+  readonly servername?: string | undefined
+  /** false encrypts without knowing for whom */
+  readonly rejectUnauthorized?: boolean | undefined
+}
+
+/** One server with everything that is needed to connect to it. */
+export interface Endpoint extends Subject {
+  readonly address: { readonly host: string; readonly port: number }
+  readonly password: Redacted.Redacted
+  readonly ssl: SslSettings | undefined
+  readonly connectTimeout: Duration.Duration
+  readonly statementTimeout: Duration.Duration
+}
+
+/** The servers of the settings, in their order; never empty. */
+export const endpointsOf = (
+  settings: ConnectionSettings
+): Effect.Effect<Arr.NonEmptyReadonlyArray<Endpoint>, UploadError> =>
+  Effect.gen(function* () {
+    const { database, hosts, password, port, ssl, username } =
+      settings.url === undefined ? settings : { ...settings, ...(yield* parseUrl(settings.url)) }
+    if (database === undefined || database === "")
+      return yield* misconfigured("Name a `database` to deliver to")
+    const names =
+      hosts !== undefined && Arr.isNonEmptyReadonlyArray(hosts) ? hosts : Arr.of(settings.host ?? "localhost")
+    return Arr.map(names, (text): Endpoint => {
+      const address = addressOf(text, port ?? 3306)
+      return {
+        address,
+        host: `${address.host}:${address.port}`,
+        username: username ?? "",
+        password: password ?? Redacted.make(""),
+        database,
+        ssl: ssl === true ? {} : ssl === false ? undefined : ssl,
+        connectTimeout: Duration.decode(settings.connectTimeout ?? "5 seconds"),
+        statementTimeout: Duration.decode(settings.statementTimeout ?? "10 seconds")
+      }
+    })
+  })
+
+/** Ours, since @effect/sql-mysql2 ignores its pool's options, our sockets among them, where it gets a URL. */
+const parseUrl = (text: Redacted.Redacted) =>
+  Effect.try({
+    try: () => {
+      const url = new URL(Redacted.value(text))
+      const ssl = url.searchParams.get("ssl") ?? "false"
+      if (!/^(mysql|mariadb):$/.test(url.protocol) || url.hostname === "" || !/^(true|false)$/.test(ssl)) {
+        throw new Error("refused")
+      }
+      return {
+        hosts: [url.host],
+        database: decodeURIComponent(url.pathname.slice(1)),
+        username: decodeURIComponent(url.username),
+        password: Redacted.make(decodeURIComponent(url.password)),
+        ...(url.searchParams.has("ssl") ? { ssl: ssl === "true" } : {})
+      }
+    },
+    // without the cause, whose message would show the URL with its password
+    catch: () => misconfigured("`url` is not of the form mysql://user:password@host:port/database?ssl=true")
+  })
+
+const misconfigured = (reason: string) => new UploadError({ class: "operator", code: "CONFIG", reason })
+
+/** `host`, `host:port`, `[ipv6]:port`, or a bare IPv6 address. */
+const addressOf = (text: string, port: number) => {
+  const match = /^(?:\[(.+)\]|([^:]+))(?::(\d+))?$/.exec(text)
+  if (match === null) return { host: text, port }
+  return { host: match[1] ?? match[2] ?? text, port: match[3] === undefined ? port : Number(match[3]) }
+}
+
+/** A connection with our settings, for one statement after the other. */
+export interface Session {
+  readonly endpoint: Endpoint
+  /** bytes that a statement may have, `@@max_allowed_packet` */
+  readonly maxPacket: number
+  /** Runs a prepared statement. */
+  readonly execute: (sql: string, params: ReadonlyArray<unknown>) => Effect.Effect<ResultHeader, SqlError>
+  /** Runs a statement as text; parameters are escaped by the driver, which the session's sql_mode makes safe. */
+  readonly query: <Row>(
+    sql: string,
+    params?: ReadonlyArray<unknown>
+  ) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+  /** false once the server or we have ended it, also while it was idle */
+  readonly isOpen: () => boolean
+}
+
+/** What the server says of a write. */
+export interface ResultHeader {
+  readonly affectedRows: number
+  readonly warningStatus: number
+}
+
+/**
+ * Connects. The session lives in the scope; closed with a success it says goodbye, closed with a failure it is cut.
+ * Neither waits for the server, nor leaves anything that would keep the process alive.
+ */
+export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const sockets = new Set<net.Socket>()
+    let isCut = false
+    const cut = Effect.sync(() => {
+      isCut = true
+      // with an error, or the driver tells its connection twice when TLS is on, and the second time nobody listens
+      for (const socket of sockets) socket.destroy(new Error("the connection was given up"))
+    })
+    yield* Effect.addFinalizer(() =>
+      Effect.sync(() => {
+        // the goodbye may still be on its way, and nobody may answer it
+        for (const socket of sockets) socket.unref().destroySoon()
+      })
+    )
+
+    const { address, connectTimeout, database, password, ssl, statementTimeout, username } = endpoint
+    const client = yield* MysqlClient.make({
+      // the socket is ours: the driver needs the name for the certificate only
+      host: ssl?.servername ?? address.host,
+      port: address.port,
+      database,
+      username,
+      password,
+      maxConnections: 1,
+      poolConfig: {
+        // fewer would arm a timer that outlives the pool
+        maxIdle: 1,
+        connectTimeout: Duration.toMillis(connectTimeout),
+        // bounds the prepared statements on the server, since batches differ in size
+        maxPreparedStatements: 64,
+        ...(ssl === undefined ? {} : { ssl: sslOptions(ssl) }),
+        stream: () => {
+          const socket = net.connect({ ...address, noDelay: true, keepAlive: true })
+          sockets.add(socket)
+          socket.once("close", () => sockets.delete(socket))
+          return socket
+        }
+      }
+    }).pipe(
+      Effect.provide(Reactivity.layer),
+      // it is uninterruptible until its first query is answered: leave it, and cut its socket
+      Effect.disconnect,
+      Effect.timeoutFail({
+        duration: connectTimeout,
+        onTimeout: () => timedOut("Connecting", connectTimeout)
+      }),
+      Effect.onError(() => cut)
+    )
+    const connection = yield* client.reserve
+
+    const clock = yield* Effect.clock
+    let current: watchdog.UnderWay | undefined
+    let expired: watchdog.UnderWay | undefined
+    const watch = yield* watchdog.make({
+      current: () => current,
+      timeoutMillis: Duration.toMillis(statementTimeout),
+      // the driver fails what it waits for when its socket is closed
+      expire: (statement) =>
+        Effect.suspend(() => {
+          expired = statement
+          current = undefined
+          return cut
+        })
+    })
+    yield* Effect.addFinalizer((exit) => (current !== undefined || Exit.isFailure(exit) ? cut : Effect.void))
+
+    const bounded = <A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+      Effect.suspend(() => {
+        const mine = (current = { startedAt: clock.unsafeCurrentTimeMillis() })
+        watch()
+        // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends
+        return Effect.mapBoth(statement, {
+          onSuccess: (answer) => {
+            current = undefined
+            return answer
+          },
+          onFailure: (error) => {
+            current = undefined
+            return expired === mine ? timedOut("The statement", statementTimeout) : error
+          }
+        })
+      })
+
+    const query = <Row>(sql: string, params: ReadonlyArray<unknown> = []) =>
+      bounded(
+        connection.executeUnprepared(sql, params, undefined) as Effect.Effect<ReadonlyArray<Row>, SqlError>
+      )
+
+    for (const statement of sessionSettings(statementTimeout)) yield* query(statement)
+    const [limits] = yield* query<{ readonly packet: number }>("SELECT @@max_allowed_packet AS packet")
+
+    return {
+      endpoint,
+      maxPacket: Number(limits?.packet),
+      execute: (sql, params) =>
+        bounded(connection.executeRaw(sql, params)) as Effect.Effect<ResultHeader, SqlError>,
+      query,
+      isOpen: () => !isCut && sockets.size > 0
+    }
+  })
+
+/** Whatever the defaults of the server are. `time_zone` is left alone: it would shift CURRENT_TIMESTAMP columns. */
+const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<string> => [
+  // first, since under NO_BACKSLASH_ESCAPES the driver's escaping is none; strict, or the server truncates silently
+  "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+  "SET NAMES utf8mb4",
+  [
+    "SET SESSION autocommit = 1",
+    // the text of 1062 names the key in English only
+    "lc_messages = 'en_US'",
+    // SHOW WARNINGS must show them all
+    "max_error_count = 65535",
+    // what we no longer wait for must not go on waiting there, neither for rows nor behind an ALTER TABLE;
+    // /*M! is read by MariaDB only
+    "innodb_lock_wait_timeout = 5",
+    "lock_wait_timeout = 5",
+    `unique_checks = 1 /*M! , max_statement_time = ${Duration.toSeconds(statementTimeout) * 0.8} */`
+  ].join(", ")
+]
+
+/** mysql2 checks the authority by default, and the name only when told to. */
+const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings) => ({
+  ...(ca === undefined ? {} : { ca }),
+  ...(cert === undefined ? {} : { cert }),
+  ...(key === undefined ? {} : { key }),
+  rejectUnauthorized,
+  verifyIdentity: rejectUnauthorized
+})
+
+const timedOut = (what: string, after: Duration.Duration) =>
+  new SqlError({
+    message: `${what} took longer than ${Duration.format(after)}`,
+    cause: Object.assign(new Error(`${what} took longer than ${Duration.format(after)}`), {
+      code: "ETIMEDOUT"
+    })
+  })

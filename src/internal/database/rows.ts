@@ -1,0 +1,49 @@
+/**
+ * What the tables of both databases have in common.
+ */
+import type * as AuditEvent from "../../schema/AuditEvent.js"
+import type { SqlValue, StoredEvent } from "../../schema/Line.js"
+import { sqlDateTime } from "../../schema/Line.js"
+import { ID_BYTES, writeId } from "../../schema/EventId.js"
+
+/** Our own columns: the event's id, 16 bytes, and its time in UTC. */
+export const EVENT_ID = "event_id"
+export const EVENT_TIME = "event_time"
+
+/** Which tables receive the events, by kind, where it is not the one that the kind names. */
+export interface TableNames {
+  readonly [kind: string]: string | undefined
+}
+
+/** The table of a kind. */
+export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
+  names?.[definition.kind] ?? definition.table
+
+/** How many parameters a row has. */
+export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): number =>
+  definition.columns.length + (withIdentity ? 2 : 0)
+
+/** The parameters of a multi-row INSERT, row by row; those of {@link EVENT_ID} and {@link EVENT_TIME} come first. */
+export const parameters = (
+  events: ReadonlyArray<StoredEvent>,
+  withIdentity: boolean
+): Array<SqlValue | Buffer> => {
+  const params: Array<SqlValue | Buffer> = []
+  // one buffer for all ids: a small one for each would cost more than the id
+  const ids = Buffer.allocUnsafeSlow(withIdentity ? events.length * ID_BYTES : 0)
+  let at = 0
+  for (const { eventId, row, time } of events) {
+    if (withIdentity) {
+      writeId(eventId, ids, at)
+      params.push(ids.subarray(at, (at += ID_BYTES)), time === null ? null : sqlDateTime(time))
+    }
+    for (const value of row) params.push(value)
+  }
+  return params
+}
+
+/** So many rows of so many placeholders, as they follow VALUES. */
+export const placeholders = (rows: number, columns: number): string =>
+  Array<string>(rows)
+    .fill(`(${Array<string>(columns).fill("?").join(",")})`)
+    .join(",")

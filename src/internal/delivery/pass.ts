@@ -1,0 +1,348 @@
+/**
+ * One pass over the queue: batches are decoded, uploaded, and left behind by the cursor, until nothing waits.
+ *
+ * The generators that run for each batch stand outside of what a worker makes for itself: see internal/delivery/pipeline.ts.
+ */
+import { Context, DefaultServices, Effect, Either, Metric, Number as Num, Tracer } from "effect"
+import type { Clock, MetricLabel } from "effect"
+import type { QueueAccessError, UploadError } from "../../schema/Errors.js"
+import type { StoredEvent } from "../../schema/Line.js"
+import { idOf, isBefore, type Place, type Position } from "../../schema/Position.js"
+import type { Batch, QueueFile, Refusal } from "../../services/QueueFile.js"
+import type { Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
+import { Concatenation } from "../lazySequence.js"
+import * as metrics from "../metrics.js"
+import * as pipeline from "./pipeline.js"
+import type { makeReader } from "../readEvent.js"
+
+interface Settings {
+  readonly queue: QueueFile["Type"]
+  readonly uploader: Uploader["Type"]
+  /** from a line to an event */
+  readonly read: ReturnType<typeof makeReader>
+  /** at most so many rows in a batch */
+  readonly maxRecords: number
+  /** at most about so many bytes in a batch */
+  readonly maxBytes: number
+  /** whether somebody waits until what stands before this number is settled */
+  readonly isAwaited: (sequence: number) => boolean
+  /** the cursor was moved, at this time, milliseconds since 1970; whether anything was delivered */
+  readonly onCommit: (at: number, delivered: boolean) => Effect.Effect<void>
+}
+
+export type PassError = UploadError | QueueAccessError
+
+/** So many milliseconds after the cursor was written the next answer of the database has it written again. */
+const SETTLE_INTERVAL = 50
+
+/**
+ * Slow start: the first batches are a fifth as large, and twice as large whenever one was stored fast, or after ten. What
+ * runs is not compiled yet, and what the server says of a statement's parameters not known, so that a large one would
+ * hold up the program for tens of milliseconds.
+ */
+const COLD_FRACTION = 1 / 5
+const COLD_BATCHES = 10
+/** compiled code, with a database that is near, takes a third to two thirds of it */
+const WARM_SECONDS_PER_ROW = 30e-6
+
+/** What is there when the program has provided none: its spans go nowhere. */
+const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
+
+/** Makes the pass, which may be repeated, but not run twice at once; its result is how many batches it were. */
+export const make = (settings: Settings): Effect.Effect<Effect.Effect<number, PassError>> =>
+  Effect.gen(function* () {
+    const own = metrics.ofQueue(settings.queue.directory)
+    const delivery = new Delivery(settings, {
+      clock: yield* Effect.clock,
+      tracer: yield* Effect.tracer,
+      labels: yield* metrics.labels,
+      batches: own(metrics.batches),
+      batchDuration: own(metrics.batchDuration)
+    })
+    return run(delivery)
+  })
+
+interface Instruments {
+  readonly clock: Clock.Clock
+  readonly tracer: Tracer.Tracer
+  readonly labels: ReadonlyArray<MetricLabel.MetricLabel>
+  readonly batches: Metric.Metric.Counter<number>
+  readonly batchDuration: Metric.Metric.Histogram<number>
+}
+
+/** What one batch has to do with the others. */
+class Delivery {
+  /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
+  outcomes: ReadonlyArray<Outcome> = []
+
+  /** delivered, without a refusal, and not yet behind the cursor */
+  unsettled: Array<Batch> = []
+  unsettledBytes = 0
+  settledAt = Number.NEGATIVE_INFINITY
+
+  maxRecords: number
+  /** after so many batches of this size they grow, if none was stored fast */
+  private slowLeft = COLD_BATCHES
+
+  constructor(
+    readonly settings: Settings,
+    readonly instruments: Instruments
+  ) {
+    this.maxRecords = Math.ceil(settings.maxRecords * COLD_FRACTION)
+  }
+
+  /** Lets the batches grow; `duration` in seconds. */
+  adapt(records: number, rows: number, duration: number): void {
+    // fewer prove nothing
+    if (records < this.maxRecords) return
+    const isFast = duration < rows * WARM_SECONDS_PER_ROW
+    if (!isFast && --this.slowLeft > 0) return
+    this.maxRecords = Math.min(2 * this.maxRecords, this.settings.maxRecords)
+    this.slowLeft = COLD_BATCHES
+  }
+
+  /** Whether the cursor is to be moved now, up to this number. */
+  isCommitDue(sequence: number): boolean {
+    const { instruments, settings } = this
+    return (
+      // either way: the clock may be set back
+      Math.abs(instruments.clock.unsafeCurrentTimeMillis() - this.settledAt) >= SETTLE_INTERVAL ||
+      // a crash is to repeat no more than this
+      this.unsettledBytes >= settings.maxBytes ||
+      settings.uploader.atLeastOnce === true ||
+      settings.isAwaited(sequence)
+    )
+  }
+}
+
+const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
+  Effect.suspend(() => {
+    const { maxBytes, queue, uploader } = delivery.settings
+    let from: Position | undefined
+    const delivered = pipeline.run<Prepared, Settled, PassError>({
+      make: Effect.flatMap(
+        Effect.suspend(() => queue.take({ from, maxRecords: delivery.maxRecords, maxBytes })),
+        (batch) => {
+          from = batch.end
+          return batch.records.length === 0 ? Effect.succeed(undefined) : prepare(delivery, batch)
+        }
+      ),
+      work: (prepared) => upload(delivery, prepared),
+      concurrency: uploader.concurrency,
+      // the database need not wait for the cursor
+      finish: (settled) => settle(delivery, settled)
+    })
+    const settleRest = settleAll(delivery)
+    return delivered.pipe(
+      Effect.zipLeft(settleRest),
+      Effect.onError(() => Effect.ignore(settleRest))
+    )
+  })
+
+// -------------------------------------------------------------------------------------------------- decoding
+
+/** The events of a kind in a batch, in the order of the queue, and the places of their records in it. */
+interface Events extends UploadBatch {
+  readonly places: Array<number>
+  readonly events: Array<StoredEvent>
+}
+
+/** Events with what delivers them. */
+interface Group extends Events {
+  readonly upload: Effect.Effect<UploadResult, UploadError>
+}
+
+/** A batch, decoded: its events by kind, and what cannot be an event. */
+interface Prepared {
+  readonly batch: Batch
+  readonly groups: ReadonlyArray<Group>
+  readonly refusals: ReadonlyArray<Refusal>
+}
+
+const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batch) {
+  const groups = new Map<string, Events>()
+  const refusals: Array<Refusal> = []
+  for (let place = 0; place < batch.records.length; place++) {
+    if (place % SLICE_RECORDS === 0 && place > 0) yield* letOthersIn
+    const record = batch.records.at(place)!
+    const event = settings.read(record)
+    if (Either.isLeft(event)) {
+      refusals.push({ record, ...event.left })
+      continue
+    }
+    const { definition } = event.right
+    let group = groups.get(definition.kind)
+    if (group === undefined) groups.set(definition.kind, (group = { definition, places: [], events: [] }))
+    group.places.push(place)
+    group.events.push(event.right)
+  }
+  if (batch.records.length > SLICE_RECORDS) yield* letOthersIn
+  const prepared: Prepared = { batch, groups: withUploads(groups.values(), settings), refusals }
+  return prepared
+})
+
+/** What can be made of the uploads beforehand is made here, while the database works on the batch before. */
+const withUploads = (all: Iterable<Events>, { uploader }: Settings): Array<Group> => {
+  const groups: Array<Group> = []
+  for (const { definition, events, places } of all) {
+    groups.push({ definition, places, events, upload: uploader.upload({ definition, events }) })
+  }
+  return groups
+}
+
+/** So many lines are decoded at a time, within about a millisecond: then the program, and the database, are heard. */
+const SLICE_RECORDS = 250
+
+/** `Effect.yieldNow` lets fibers in, but no sockets. */
+const letOthersIn = Effect.async<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
+
+// ------------------------------------------------------------------------------------------------- uploading
+
+interface Settled {
+  readonly batch: Batch
+  readonly refused: ReadonlyArray<Refusal>
+  /** how long each of its uploads took */
+  readonly seconds: ReadonlyArray<number>
+}
+
+const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups, refusals }: Prepared) {
+  const { instruments, settings } = delivery
+  const refused = [...refusals]
+  const seconds: Array<number> = []
+  let rows = 0
+  for (const group of groups) {
+    const { definition } = group
+    const { kind } = definition
+    const known = delivery.outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
+    for (const outcome of known) refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
+    const open = known.length === 0 ? group : withoutKnown(group, batch, known)
+    const { places } = open
+    if (places.length > 0) {
+      const sent = open === group ? group.upload : settings.uploader.upload(open)
+      const startedAt = instruments.clock.unsafeCurrentTimeNanos()
+      const { rejected } = yield* spanned(delivery, sent, batch, kind, places.length)
+      seconds.push(Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
+      rows += places.length
+      const recordOf = (index: number) => batch.records.at(places.at(index)!)!
+      const mine = rejected.map(({ code, index, reason }): Refusal => {
+        return { record: recordOf(index), class: "rejected", kind, code, reason }
+      })
+      const outcome: Outcome = { kind, first: recordOf(0), last: recordOf(-1), refused: mine }
+      delivery.outcomes = [...delivery.outcomes, outcome]
+      refused.push(...mine)
+    }
+  }
+  delivery.adapt(batch.records.length, rows, Num.sumAll(seconds))
+  const settled: Settled = { batch, refused, seconds }
+  return settled
+})
+
+/** An upload with its span, if anybody looks at spans: it is a third of the steps between two statements. */
+const spanned = <A, E>(
+  { instruments, settings }: Delivery,
+  upload: Effect.Effect<A, E>,
+  { start }: Batch,
+  kind: string,
+  events: number
+) =>
+  instruments.tracer === NO_TRACER
+    ? upload
+    : Effect.withSpan(upload, "effect-audit.upload", {
+        // of its own: it belongs to no request of those that recorded the events
+        root: true,
+        captureStackTrace: false,
+        kind: "client",
+        attributes: {
+          "audit.queue": settings.queue.directory,
+          "audit.batch": idOf(start),
+          "audit.kind": kind,
+          "audit.events": events
+        }
+      })
+
+/**
+ * What became of a kind's records from one up to another: delivered, but for those that were refused. From record to
+ * record, and not for the whole of a batch: a disk that hung may still write lines before and behind it.
+ */
+interface Outcome {
+  readonly kind: string
+  readonly first: Place
+  readonly last: Place
+  readonly refused: ReadonlyArray<Refusal>
+}
+
+const isKnown = (record: Place, { first, last }: Outcome) =>
+  !isBefore(record, first) && !isBefore(last, record)
+const isOf = (record: Place, { end, records }: Batch) =>
+  !isBefore(record, records.at(0)!) && isBefore(record, end)
+const reaches = ({ first, last }: Outcome, { end, records }: Batch) =>
+  isBefore(first, end) && !isBefore(last, records.at(0)!)
+
+const withoutKnown = (
+  { definition, events, places }: Events,
+  { records }: Batch,
+  known: ReadonlyArray<Outcome>
+): Events => {
+  const open = places.map((place) => !known.some((outcome) => isKnown(records.at(place)!, outcome)))
+  return {
+    definition,
+    places: places.filter((_, index) => open[index]),
+    events: events.filter((_, index) => open[index])
+  }
+}
+
+// -------------------------------------------------------------------------------------------------- settling
+
+/**
+ * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the database
+ * is busy with the same disk, but so often that a crash repeats little.
+ */
+const settle = (delivery: Delivery, { batch, refused, seconds }: Settled): Effect.Effect<void, PassError> => {
+  const { batchDuration, labels } = delivery.instruments
+  // not when the answer came: the next statement was to be sent first
+  for (const duration of seconds) batchDuration.unsafeUpdate(duration, labels)
+  if (refused.length > 0) return Effect.zipRight(settleAll(delivery), commit(delivery, batch, refused, 1))
+  const { end, start } = batch
+  delivery.unsettled.push(batch)
+  // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
+  batch.release()
+  delivery.unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
+  return delivery.isCommitDue(end.sequence) ? settleAll(delivery) : Effect.void
+}
+
+const settleAll = (delivery: Delivery): Effect.Effect<void, PassError> =>
+  Effect.suspend(() => {
+    const [first, ...others] = delivery.unsettled
+    delivery.unsettled = []
+    delivery.unsettledBytes = 0
+    if (first === undefined) return Effect.void
+    const records = new Concatenation([first, ...others].map((batch) => batch.records))
+    const { end } = others.at(-1) ?? first
+    return commit(delivery, { records, start: first.start, end }, [], others.length + 1)
+  })
+
+const commit = Effect.fnUntraced(function* (
+  delivery: Delivery,
+  batch: Omit<Batch, "release">,
+  refused: ReadonlyArray<Refusal>,
+  batches: number
+) {
+  const { instruments, settings } = delivery
+  yield* settings.queue.commit(batch, refused)
+  delivery.settledAt = instruments.clock.unsafeCurrentTimeMillis()
+  yield* Metric.incrementBy(instruments.batches, batches)
+  delivery.outcomes = delivery.outcomes.filter(({ last }) => !isBefore(last, batch.end))
+  const dead = refused.filter((refusal) => refusal.class !== "torn")
+  if (dead.length > 0) {
+    const classes = [
+      ...new Set(dead.map(({ class: cls, code }) => (code === undefined ? cls : `${cls} ${code}`)))
+    ]
+    yield* Effect.logWarning(
+      `audit: ${dead.length} events went to the dead letters (${classes.join(", ")}); ` +
+        `run "effect-audit dead list" in ${settings.queue.directory}`
+    ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
+  }
+  yield* settings.onCommit(delivery.settledAt, dead.length < batch.records.length)
+})

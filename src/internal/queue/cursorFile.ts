@@ -1,0 +1,65 @@
+/** The cursor's file: the newest slot at the start, and every later one written durably in its place. */
+import { Effect, type Scope } from "effect"
+import type { Disk, DiskError } from "../../services/Disk.js"
+import { decode, encodeSlot, SLOT_BYTES, type Cursor } from "./cursor.js"
+import { openHandle, replace, type Handle } from "./files.js"
+
+export interface CursorFile {
+  /** the cursor as it was found; undefined if there is none, or both slots are damaged */
+  readonly stored: Cursor | undefined
+  /** Returns when the cursor is on disk. Not to be called twice at once. */
+  readonly write: (cursor: Cursor) => Effect.Effect<void, DiskError>
+  /**
+   * Writes the cursor anew if the last write failed: what that one would have said may stand in the page cache, and
+   * be what a next process finds.
+   */
+  readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
+}
+
+export const open = (
+  disk: Disk["Type"],
+  directory: string
+): Effect.Effect<CursorFile, DiskError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const path = `${directory}/cursor`
+    let handle: Handle | undefined
+
+    const close = Effect.suspend(() => {
+      const given = handle
+      handle = undefined
+      return given === undefined ? Effect.void : given.close
+    })
+    const openFile = Effect.gen(function* () {
+      if ((yield* disk.info(path)) === undefined) {
+        yield* replace(disk, directory, path, " ".repeat(2 * SLOT_BYTES))
+      }
+      return yield* openHandle(disk, path, "update")
+    })
+
+    handle = yield* openFile
+    yield* Effect.addFinalizer(() => close)
+    const found = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))
+    let generation = found?.generation ?? 0
+    /** whether the last write did not end well: its slot may say what it would have said */
+    let failed = false
+
+    const write = Effect.fnUntraced(
+      function* (cursor: Cursor) {
+        failed = true
+        handle ??= yield* openFile
+        const slot = generation + 1
+        yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
+        // only now: a failed write is repeated in the same slot, so that the other one stays whole
+        generation = slot
+        failed = false
+      },
+      // the file may have been removed, or be on a disk that was replaced
+      Effect.tapError(() => close)
+    )
+
+    return {
+      stored: found?.cursor,
+      write,
+      restore: (cursor) => Effect.suspend(() => (failed ? write(cursor) : Effect.void))
+    }
+  })

@@ -1,0 +1,314 @@
+/**
+ * The dead letters: lines that cannot be delivered, byte for byte, with the reason; and the decisions about them.
+ * Append-only NDJSON, so that it is its own history.
+ */
+import { Clock, Effect, type Scope } from "effect"
+import { type Disk, DiskError, type File } from "../../services/Disk.js"
+import { idOf, segmentOf } from "../../schema/Position.js"
+import type { DeadLetter, QueueRecord, Refusal } from "../../services/QueueFile.js"
+import { withFile } from "./files.js"
+import { readLines } from "./lines.js"
+
+/** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
+export interface Letter extends DeadLetter {
+  readonly type: "letter"
+  /** its line has no number of its own: `sequence` is that of the next one */
+  readonly surplus?: true
+  /** the line, if it is UTF-8; else `base64` */
+  readonly line?: string
+  readonly base64?: string
+}
+
+/** What became of a letter. */
+export interface Decision {
+  readonly type: "retried" | "discarded"
+  readonly id: string
+  readonly at: string
+  readonly by: string
+}
+
+/** The letter is none any more: its line was delivered after all. */
+interface Withdrawal {
+  readonly type: "delivered"
+  readonly id: string
+  readonly at: string
+}
+
+type FileEntry = Letter | Decision | Withdrawal
+
+/** A letter and where its entry stands in the file, bytes. */
+export interface Entry {
+  readonly letter: Letter
+  readonly at: number
+  readonly length: number
+}
+
+/** The code of a letter that is no JSON any more: EBADMSG of POSIX. */
+export const DAMAGED = "EBADMSG"
+
+export interface DeadLetters {
+  /**
+   * Makes the refusals durable. After a crash, or a failed sync, a letter is written again: entries of one id are
+   * one letter.
+   */
+  readonly keep: (
+    refusals: ReadonlyArray<Refusal>,
+    source: Effect.Effect<File, DiskError, Scope.Scope>
+  ) => Effect.Effect<void, DiskError>
+  /**
+   * Takes back the letters of lines that were not refused this time but delivered: a crash, or a failing disk, had come
+   * between the letter and the cursor, and the next try succeeded.
+   */
+  readonly withdraw: (
+    records: Iterable<QueueRecord>,
+    refusals: ReadonlyArray<Refusal>
+  ) => Effect.Effect<void, DiskError>
+  /** The selected letters that wait for a decision, without their content. */
+  readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
+  /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
+  readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
+  readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
+  /** Of all letters, or of those whose lines stood in segments before the one that is given. */
+  readonly counts: (before?: number) => {
+    readonly letters: number
+    readonly torn: number
+    readonly retried: number
+    readonly discarded: number
+  }
+  /** above every letter's sequence number */
+  readonly nextSequence: number
+}
+
+const kindOf = ({ class: cls }: Pick<Refusal, "class">) => (cls === "torn" ? "torn" : "letter")
+
+const SCAN = { maxRecords: 1024, maxBytes: 1 << 18, maxLineBytes: 1 << 16 }
+/** a multiple of three, so that pieces of base64 can be joined */
+const PIECE_BYTES = 3 << 18
+
+/** Everything in the file, in order, without the content of the long ones. */
+export const scan = (
+  file: File,
+  each: (entry: FileEntry, offset: number, length: number) => void
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const size = yield* file.size
+    for (let at = 0; at < size;) {
+      const { lines, next } = yield* readLines(file, at, size, SCAN)
+      for (const line of lines) {
+        const entry = parse(
+          Buffer.from(line.bytes.buffer, line.bytes.byteOffset, line.bytes.byteLength),
+          line.oversize
+        )
+        // an unterminated or torn entry was never relied on: its letter was written again
+        if (entry !== undefined && line.terminated) each(entry, line.offset, line.length)
+      }
+      if (next === at) break
+      at = next
+    }
+  })
+
+const parse = (bytes: Buffer, cut: boolean): FileEntry | undefined => {
+  let text = bytes.toString("utf8")
+  if (cut) {
+    // a quote inside a JSON string is escaped, so this can only be the key
+    const content = /,"(?:line|base64)":"/.exec(text)
+    if (content === null) return undefined
+    text = text.slice(0, content.index) + "}"
+  }
+  try {
+    const entry: unknown = JSON.parse(text)
+    return isEntry(entry) ? entry : undefined
+  } catch {
+    return undefined
+  }
+}
+
+// by name: what a later version adds is not ours to count
+const TYPES: ReadonlyArray<unknown> = ["letter", "retried", "discarded", "delivered"]
+
+const isEntry = (value: unknown): value is FileEntry =>
+  typeof value === "object" &&
+  value !== null &&
+  "id" in value &&
+  typeof value.id === "string" &&
+  "type" in value &&
+  TYPES.includes(value.type)
+
+/** Opens the dead letters of a directory; the file is made when the first one is kept. */
+export const make = (
+  disk: Disk["Type"],
+  path: string,
+  directory: string
+): Effect.Effect<DeadLetters, DiskError> =>
+  Effect.gen(function* () {
+    /** those that may stand in the file */
+    const kept = new Map<string, "letter" | "torn">()
+    /** those that are on disk for certain: others may be in the page cache only, by a process that died */
+    const synced = new Set<string>()
+    const decided = new Map<string, Decision["type"]>()
+    /** whether one was found to be taken back: that, too, may be in the page cache only */
+    let isWithdrawalUnsynced = false
+    let nextSequence = 0
+    let entrySynced = false
+
+    const forget = (id: string) => {
+      kept.delete(id)
+      synced.delete(id)
+      decided.delete(id)
+    }
+
+    if ((yield* disk.info(path)) !== undefined) {
+      yield* withFile(disk, path, (file) =>
+        scan(file, (entry) => {
+          if (entry.type === "letter") {
+            kept.set(entry.id, kindOf(entry))
+            nextSequence = Math.max(nextSequence, entry.surplus ? entry.sequence : entry.sequence + 1)
+          } else if (entry.type === "delivered") {
+            forget(entry.id)
+            isWithdrawalUnsynced = true
+          } else decided.set(entry.id, entry.type)
+        })
+      )
+    }
+
+    const appending = (use: (file: File) => Effect.Effect<void, DiskError>) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const file = yield* disk.open(path, "append")
+          yield* use(file)
+          // once in each process: the one that made the file may have died before it did this
+          if (!entrySynced) yield* disk.syncDirectory(directory)
+          entrySynced = true
+        })
+      )
+
+    const keep: DeadLetters["keep"] = Effect.fnUntraced(function* (refusals, source) {
+      const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
+      if (fresh.length === 0) return
+      const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+      yield* appending((file) =>
+        Effect.gen(function* () {
+          // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
+          yield* file.write(NEWLINE)
+          for (const refusal of fresh) {
+            yield* writeLetter(file, refusal, at, source)
+            kept.set(idOf(refusal.record), kindOf(refusal))
+          }
+          // before the cursor moves: otherwise a power cut could take the only copy
+          yield* file.sync
+        })
+      )
+      for (const { record } of fresh) synced.add(idOf(record))
+    })
+
+    const withdraw: DeadLetters["withdraw"] = Effect.fnUntraced(function* (records, refusals) {
+      if (isWithdrawalUnsynced) {
+        // before the cursor moves: otherwise a power cut could bring back the letter of an event that is delivered
+        yield* appending((file) => file.sync)
+        isWithdrawalUnsynced = false
+      }
+      if (kept.size === 0) return
+      // by their places: a record may have been read anew since it was refused
+      const refused = new Set(refusals.map(({ record }) => idOf(record)))
+      const ids = Array.from(records, idOf).filter((id) => kept.has(id) && !refused.has(id))
+      if (ids.length === 0) return
+      const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+      const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))
+      yield* add(entries)
+      ids.forEach(forget)
+    })
+
+    const add = (entries: ReadonlyArray<Decision | Withdrawal>) =>
+      appending((file) =>
+        file.append(Buffer.from(entries.map((entry) => `\n${JSON.stringify(entry)}\n`).join("")))
+      )
+
+    return {
+      keep,
+      withdraw,
+      open: (select) =>
+        Effect.suspend(() => {
+          const entries = new Map<string, Entry>()
+          if (kept.size === 0) return Effect.succeed([])
+          return withFile(disk, path, (file) =>
+            scan(file, (entry, at, length) => {
+              const isOpen =
+                entry.type === "letter" && kept.get(entry.id) === "letter" && !decided.has(entry.id)
+              if (isOpen && select(entry)) entries.set(entry.id, { letter: entry, at, length })
+            })
+          ).pipe(Effect.map(() => [...entries.values()]))
+        }),
+      read: ({ at, length }) =>
+        Effect.flatMap(
+          withFile(disk, path, (file) => file.readAt(at, length)),
+          (bytes) =>
+            Effect.try({
+              try: () => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter,
+              // not the cause, which shows what stands there
+              catch: () =>
+                new DiskError({
+                  operation: "read",
+                  path,
+                  code: DAMAGED,
+                  cause: new Error("the letter is damaged")
+                })
+            })
+        ),
+      decide: (decision) =>
+        Effect.map(add([decision]), () => {
+          decided.set(decision.id, decision.type)
+        }),
+      counts: (before = Number.POSITIVE_INFINITY) => {
+        const letters = [...kept].filter(([id]) => segmentOf(id) < before)
+        const torn = letters.filter(([, kind]) => kind === "torn").length
+        const decisions = [...decided.values()]
+        const retried = decisions.filter((type) => type === "retried").length
+        return { letters: letters.length - torn, torn, retried, discarded: decisions.length - retried }
+      },
+      nextSequence
+    }
+  })
+
+const NEWLINE = Buffer.from("\n")
+
+const writeLetter = (
+  file: File,
+  { class: cls, code, kind, reason, record }: Refusal,
+  at: string,
+  source: Effect.Effect<File, DiskError, Scope.Scope>
+): Effect.Effect<void, DiskError> => {
+  const { bytes, length, offset, segment, sequence } = record
+  const id = idOf(record)
+  const head: Letter = {
+    type: "letter",
+    id,
+    segment,
+    offset,
+    sequence,
+    ...(record.surplus ? { surplus: true } : {}),
+    length,
+    class: cls,
+    kind,
+    code,
+    reason,
+    at
+  }
+  if (record.problem !== "oversize") {
+    const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const line = content.toString("utf8")
+    const whole = Buffer.from(line, "utf8").equals(content)
+    const letter: Letter = whole ? { ...head, line } : { ...head, base64: content.toString("base64") }
+    return file.write(Buffer.from(`${JSON.stringify(letter)}\n`))
+  }
+  return Effect.gen(function* () {
+    const from = yield* source
+    yield* file.write(Buffer.from(`${JSON.stringify(head).slice(0, -1)},"base64":"`))
+    for (let done = 0; done < length;) {
+      const piece = yield* from.readAt(offset + done, Math.min(PIECE_BYTES, length - done))
+      if (piece.length === 0) break
+      yield* file.write(Buffer.from(Buffer.from(piece).toString("base64")))
+      done += piece.length
+    }
+    yield* file.write(Buffer.from('"}\n'))
+  }).pipe(Effect.scoped)
+}

@@ -1,0 +1,68 @@
+/** What is done with files in more than one place. */
+import { Effect, Exit, Scope } from "effect"
+import type { Disk, DiskError, File, OpenMode } from "../../services/Disk.js"
+
+type DiskShape = Disk["Type"]
+
+export const isAbsent = (error: DiskError): boolean => error.code === "ENOENT"
+
+/** Opens a file for reading, for as long as it is used. */
+export const withFile = <A>(
+  disk: DiskShape,
+  path: string,
+  use: (file: File) => Effect.Effect<A, DiskError>
+): Effect.Effect<A, DiskError> => Effect.scoped(Effect.flatMap(disk.open(path, "read"), use))
+
+/** An open file that is closed by whoever keeps it. */
+export interface Handle {
+  readonly file: File
+  readonly close: Effect.Effect<void>
+}
+
+/** Opens a file that outlives the caller; not interruptible, since nobody would close what was just opened. */
+export const openHandle = (disk: DiskShape, path: string, mode: OpenMode): Effect.Effect<Handle, DiskError> =>
+  Effect.gen(function* () {
+    const scope = yield* Scope.make()
+    const file = yield* disk.open(path, mode).pipe(
+      Scope.extend(scope),
+      Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+    )
+    return { file, close: Scope.close(scope, Exit.void) }
+  }).pipe(Effect.uninterruptible)
+
+export const readText = (disk: DiskShape, path: string): Effect.Effect<string, DiskError> =>
+  withFile(disk, path, (file) =>
+    Effect.map(
+      Effect.flatMap(file.size, (size) => file.readAt(0, size)),
+      (bytes) => Buffer.from(bytes).toString("utf8")
+    )
+  )
+
+/** Writes a small file whole or not at all, and durably. */
+export const replace = (
+  disk: DiskShape,
+  directory: string,
+  path: string,
+  text: string
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const temporary = `${path}.new`
+    yield* Effect.ignore(disk.remove(temporary))
+    yield* Effect.scoped(
+      Effect.flatMap(disk.open(temporary, "create"), (file) => file.append(Buffer.from(text)))
+    )
+    yield* disk.rename(temporary, path)
+    yield* disk.syncDirectory(directory)
+  })
+
+const NEWLINE = 0x0a
+
+/** Whether a line starts at the byte; the end of the file, `bytes`, counts as well. */
+export const isLineStart = (
+  disk: DiskShape,
+  { bytes, path }: { readonly bytes: number; readonly path: string },
+  offset: number
+): Effect.Effect<boolean, DiskError> =>
+  offset === 0 || offset >= bytes
+    ? Effect.succeed(true)
+    : withFile(disk, path, (file) => Effect.map(file.readAt(offset - 1, 1), ([byte]) => byte === NEWLINE))

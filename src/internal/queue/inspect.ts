@@ -1,0 +1,252 @@
+/**
+ * A queue as another process finds it: read from its files, without the lock and without a change. It agrees with what
+ * the owner says of itself, and with what an opening would make of the directory.
+ */
+import { Chunk, Effect, Option, Schema, Stream } from "effect"
+import type { Disk, DiskError, Volume } from "../../services/Disk.js"
+import type { QueueStatus } from "../../services/QueueFile.js"
+import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "./ledger.js"
+import type { Cursor } from "./cursor.js"
+import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
+import * as deadLetterFile from "./deadLetters.js"
+import { isAbsent, isLineStart, readText, withFile } from "./files.js"
+import { MAX_LINE_BYTES, countLines, readLines, type RawLine } from "./lines.js"
+import { recover, tailStart } from "./recovery.js"
+import * as segmentFiles from "./segments.js"
+import * as statusFile from "./statusFile.js"
+
+type DiskShape = Disk["Type"]
+
+/** Who holds the lock; `pid` is undefined if the owner has not said it yet. */
+export interface Owner {
+  readonly pid: number | undefined
+}
+
+/** What stands on the disk. */
+export interface Snapshot {
+  readonly segments: ReadonlyArray<segmentFiles.Segment>
+  /** as an opening would take it */
+  readonly cursor: Cursor
+  /** the number of the next line */
+  readonly next: number
+  /** what is wrong with the cursor, if something is */
+  readonly repair: string | undefined
+  readonly decisions: { readonly retried: number; readonly discarded: number }
+}
+
+/** Everything that can be told of a queue from outside. */
+export interface Inspection extends QueueStatus {
+  readonly directory: string
+  readonly owner: Owner | undefined
+  /** what is wrong with the cursor, if something is; the next owner repairs it by delivering again */
+  readonly repair: string | undefined
+  /** how delivery is going, as an owner last said it; `state` is that of an owner who is gone if there is none */
+  readonly delivery: statusFile.StatusFile | undefined
+  readonly volume: Volume
+}
+
+export const inspect = (
+  disk: DiskShape,
+  directory: string,
+  limits: LineLimit = {}
+): Effect.Effect<Inspection, DiskError> =>
+  Effect.gen(function* () {
+    const owner = yield* ownerOf(disk, directory)
+    const found = yield* snapshot(disk, directory, owner)
+    const oldest = yield* Stream.runHead(Stream.take(waitingLines(disk, found, { ...HEAD, ...limits }), 1))
+    return {
+      directory,
+      owner,
+      repair: found.repair,
+      ...balanceOf(found.cursor, found.next, found.decisions),
+      waitingBytes: waitingBytesOf(found.cursor, found.segments),
+      oldest: Option.getOrUndefined(Option.map(oldest, ({ bytes }) => timeOfLine(objectOf(bytes)))),
+      nextSequence: found.next,
+      delivery: Option.getOrUndefined(yield* statusFile.read(disk, directory)),
+      volume: yield* disk.volume(directory)
+    }
+  })
+
+const LockFile = Schema.parseJson(Schema.Struct({ pid: Schema.Number }))
+
+/** Who holds the lock of a directory; undefined if nobody does. */
+export const ownerOf = (disk: DiskShape, directory: string): Effect.Effect<Owner | undefined, DiskError> =>
+  Effect.map(disk.lockHolder(`${directory}/lock`), (content) =>
+    content === undefined
+      ? undefined
+      : { pid: Option.getOrUndefined(Schema.decodeOption(LockFile)(content))?.pid }
+  )
+
+/** Segments, cursor and decisions that belong together: taken again if the owner went on in between. */
+export const snapshot = (
+  disk: DiskShape,
+  directory: string,
+  owner: Owner | undefined
+): Effect.Effect<Snapshot, DiskError> =>
+  Effect.gen(function* () {
+    for (let tries = 1; ; tries++) {
+      const before = yield* readCursor(disk, directory)
+      const found = yield* Effect.either(takeSnapshot(disk, directory, owner, before.cursor))
+      const after = yield* readCursor(disk, directory)
+      if (found._tag === "Right" && (after.generation === before.generation || tries >= TRIES)) {
+        return found.right
+      }
+      // a segment that was delivered meanwhile is gone
+      if (found._tag === "Left" && (!isAbsent(found.left) || tries >= TRIES)) return yield* found.left
+    }
+  })
+
+const TRIES = 10
+
+const takeSnapshot = (
+  disk: DiskShape,
+  directory: string,
+  owner: Owner | undefined,
+  stored: Cursor | undefined
+): Effect.Effect<Snapshot, DiskError> =>
+  Effect.gen(function* () {
+    const segments = (yield* segmentFiles.make(disk, directory, Number.POSITIVE_INFINITY)).all
+    const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
+    const last = segments.at(-1)
+    const at = segments.find(({ first }) => first === stored?.segment)
+    const cursorAtLine =
+      stored === undefined || at === undefined || (yield* isLineStart(disk, at, stored.offset))
+    const tail = { segments, cursor: stored, cursorAtLine }
+    const recovered = recover({
+      ...tail,
+      tailLines: last === undefined ? 0 : yield* linesIn(disk, last, tailStart(tail).offset, owner),
+      lettersBefore: letters.counts(segments[0]?.first),
+      minimumSequence: letters.nextSequence
+    })
+    return { ...recovered, segments, decisions: letters.counts() }
+  }).pipe(Effect.scoped)
+
+/** The newest slot of the cursor. */
+const readCursor = (disk: DiskShape, directory: string) =>
+  Effect.map(readCursorBytes(disk, directory), (bytes) => ({
+    generation: undefined,
+    cursor: undefined,
+    ...decode(bytes)
+  }))
+
+/** The bytes of both slots; none if there is no cursor yet. */
+const readCursorBytes = (disk: DiskShape, directory: string): Effect.Effect<Uint8Array, DiskError> =>
+  withFile(disk, `${directory}/cursor`, (file) => file.readAt(0, 2 * SLOT_BYTES)).pipe(
+    Effect.catchIf(isAbsent, () => Effect.succeed(new Uint8Array()))
+  )
+
+/** What each of the two slots is: `empty` is one that was never written. */
+export const cursorSlots = (
+  disk: DiskShape,
+  directory: string
+): Effect.Effect<ReadonlyArray<"whole" | "empty" | "damaged">, DiskError> =>
+  Effect.map(readCursorBytes(disk, directory), (bytes) =>
+    [0, SLOT_BYTES].map((start) => {
+      const slot = bytes.subarray(start, start + SLOT_BYTES)
+      if (decodeSlot(slot) !== undefined) return "whole"
+      return slot.every((byte) => byte === BLANK) ? "empty" : "damaged"
+    })
+  )
+
+const BLANK = 0x20
+const NEWLINE = 0x0a
+
+/** The lines of the newest segment. While it has an owner, its end may be a write that is under way. */
+const linesIn = (disk: DiskShape, segment: segmentFiles.Segment, from: number, owner: Owner | undefined) =>
+  segment.bytes === from
+    ? Effect.succeed(0)
+    : withFile(disk, segment.path, (file) =>
+        Effect.gen(function* () {
+          const lines = yield* countLines(file, from, segment.bytes)
+          if (owner === undefined) return lines
+          const [end] = yield* file.readAt(segment.bytes - 1, 1)
+          // none if the owner has cut it off meanwhile
+          return end === undefined || end === NEWLINE ? lines : lines - 1
+        })
+      )
+
+/** A line behind the cursor, and where it stands. */
+export interface WaitingLine extends RawLine {
+  readonly segment: number
+  readonly sequence: number
+}
+
+/** How long a line may be before only its beginning is read: that of the program, 8 MiB by default. */
+export interface LineLimit {
+  readonly maxLineBytes?: number
+}
+
+/** How much of a file is read at once. */
+interface Reading extends LineLimit {
+  readonly maxRecords?: number
+  readonly maxBytes?: number
+}
+
+const HEAD: Reading = { maxRecords: 1, maxBytes: 4096 }
+const WHOLE = { maxRecords: 1024, maxBytes: 1 << 20, maxLineBytes: MAX_LINE_BYTES }
+
+/** The lines that wait, in order. What the owner delivers meanwhile is left out. */
+export const waitingLines = (
+  disk: DiskShape,
+  { cursor, segments }: Pick<Snapshot, "cursor" | "segments">,
+  reading: Reading = {}
+): Stream.Stream<WaitingLine, DiskError> =>
+  Stream.fromIterable(segments.filter(({ first }) => first >= cursor.segment)).pipe(
+    Stream.flatMap((segment) => {
+      const isCurrent = segment.first === cursor.segment
+      const start = isCurrent ? cursor.offset : 0
+      const sequence = isCurrent && start > 0 ? cursor.sequence : segment.first
+      return linesFrom(disk, segment, start, reading).pipe(
+        Stream.zipWithIndex,
+        Stream.map(([{ bytes, length, offset, oversize, terminated, text }, index]): WaitingLine => {
+          const position = { segment: segment.first, offset, sequence: sequence + index }
+          return { ...position, length, bytes, text, oversize, terminated }
+        }),
+        Stream.catchSome((error) => (isAbsent(error) ? Option.some(Stream.empty) : Option.none()))
+      )
+    })
+  )
+
+/** The lines of a segment. */
+export const linesFrom = (
+  disk: DiskShape,
+  segment: Pick<segmentFiles.Segment, "bytes" | "path">,
+  start: number,
+  reading: Reading = {}
+): Stream.Stream<RawLine, DiskError> =>
+  Stream.unwrapScoped(
+    Effect.map(disk.open(segment.path, "read"), (file) =>
+      Stream.paginateChunkEffect(start, (at) =>
+        Effect.map(readLines(file, at, segment.bytes, { ...WHOLE, ...reading }), ({ lines, next }) => [
+          Chunk.unsafeFromArray([...lines]),
+          next > at && next < segment.bytes ? Option.some(next) : Option.none()
+        ])
+      )
+    )
+  )
+
+/** The directories of the queues in `directory`: itself, or those of several `instances`. */
+export const queuesIn = (
+  disk: DiskShape,
+  directory: string
+): Effect.Effect<ReadonlyArray<string>, DiskError> =>
+  Effect.map(disk.list(directory), (names) => {
+    const instances = names
+      .filter((name) => INSTANCE.test(name))
+      .sort((a, b) => Number(INSTANCE.exec(a)![1]) - Number(INSTANCE.exec(b)![1]))
+    return instances.length === 0 ? [directory] : instances.map((name) => `${directory}/${name}`)
+  })
+
+const INSTANCE = /^instance-(\d+)$/
+
+/** The identity of a queue, by which the ids of old lines are derived; undefined if it has none yet. */
+export const queueIdOf = (
+  disk: DiskShape,
+  directory: string
+): Effect.Effect<Option.Option<string>, DiskError> =>
+  readText(disk, `${directory}/queue.json`).pipe(
+    Effect.map((text) => Option.map(Schema.decodeOption(Identity)(text), ({ queueId }) => queueId)),
+    Effect.catchIf(isAbsent, () => Effect.succeed(Option.none()))
+  )
+
+const Identity = Schema.parseJson(Schema.Struct({ queueId: Schema.UUID }))

@@ -1,0 +1,192 @@
+/** Reading lines from a file in bounded chunks: memory does not grow with the file, nor with a line. */
+import { Effect } from "effect"
+import { isUtf8 } from "node:buffer"
+import type { DiskError } from "../../services/Disk.js"
+import type { Sequence } from "../../services/QueueFile.js"
+import { LazySequence } from "../lazySequence.js"
+import type { Readable } from "../readAhead.js"
+
+export interface RawLine {
+  /** where it starts, bytes */
+  readonly offset: number
+  /** bytes, the line's end not included */
+  readonly length: number
+  /** the line; if it is oversize, only its beginning */
+  readonly bytes: Uint8Array
+  /** the same as text; undefined if it is not UTF-8 */
+  readonly text: string | undefined
+  readonly oversize: boolean
+  /** whether a line's end follows: false only at the end of the file */
+  readonly terminated: boolean
+}
+
+/** What was read at once, with whole lines in it. */
+class Chunk {
+  private valid: boolean | undefined
+  private content: Buffer | undefined
+  constructor(
+    /** where it starts, bytes */
+    readonly offset: number,
+    bytes: Buffer
+  ) {
+    this.content = bytes
+  }
+
+  get bytes(): Buffer {
+    if (this.content === undefined) throw new Error("the content of these lines was released")
+    return this.content
+  }
+
+  release(): void {
+    this.content = undefined
+  }
+
+  /** Whether all of it is UTF-8: asked once for all lines, since a line's end stands between characters. */
+  get isUtf8(): boolean {
+    return (this.valid ??= isUtf8(this.bytes))
+  }
+}
+
+/** Bytes and text are made when they are asked for: most lines need the text alone. */
+class Line implements RawLine {
+  constructor(
+    private readonly chunk: Chunk,
+    /** the byte of the chunk */
+    private readonly start: number,
+    readonly length: number,
+    readonly oversize: boolean,
+    readonly terminated: boolean
+  ) {}
+
+  get offset(): number {
+    return this.chunk.offset + this.start
+  }
+
+  get bytes(): Uint8Array {
+    return this.chunk.bytes.subarray(this.start, this.start + this.length)
+  }
+
+  get text(): string | undefined {
+    return this.chunk.isUtf8 || isUtf8(this.bytes)
+      ? this.chunk.bytes.toString("utf8", this.start, this.start + this.length)
+      : undefined
+  }
+}
+
+export interface Lines {
+  readonly lines: Sequence<RawLine>
+  /** where the next line starts, bytes */
+  readonly next: number
+  /** Lets go of what was read; only where the lines stand can be asked afterwards. */
+  readonly release: () => void
+}
+
+/** How long a line may be, bytes, unless a program says otherwise. */
+export const MAX_LINE_BYTES = 8 * 1024 * 1024
+
+const NEWLINE = 0x0a
+const PREFIX_BYTES = 4096
+const SCAN_BYTES = 1 << 20
+/** how long lines are taken to be until some were read, bytes */
+export const LINE_BYTES = 512
+
+/**
+ * Whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
+ * where the readable part of the file ends, `lineBytes` how long a line is expected to be: what is read beyond
+ * `maxRecords` is asked for again by the next call.
+ */
+export const readLines: (
+  file: Readable,
+  from: number,
+  end: number,
+  limits: {
+    readonly maxRecords: number
+    readonly maxBytes: number
+    readonly maxLineBytes: number
+    readonly lineBytes?: number
+  }
+) => Effect.Effect<Lines, DiskError> = Effect.fnUntraced(function* (file, from, end, limits) {
+  const expected = Math.ceil(limits.maxRecords * (limits.lineBytes ?? LINE_BYTES))
+  // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
+  for (let chunk = Math.min(limits.maxBytes, expected); from < end; chunk *= 2) {
+    const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
+    const bytes = asBuffer(yield* file.readAt(from, length))
+    const atEnd = from + bytes.length >= end || bytes.length < length
+    const found = splitLines(bytes, from, atEnd, limits.maxRecords)
+    if (found.lines.length > 0) {
+      if (found.lines.at(0)!.length <= limits.maxLineBytes) return found
+    }
+    if (bytes.length > limits.maxLineBytes) return yield* oversizeLine(file, from, end)
+    if (atEnd) break
+  }
+  return { lines: [], next: from, release: () => undefined }
+})
+
+const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+
+const splitLines = (bytes: Buffer, from: number, atEnd: boolean, maxRecords: number): Lines => {
+  const ends: Array<number> = []
+  let start = 0
+  while (start < bytes.length && ends.length < maxRecords) {
+    const newline = bytes.indexOf(NEWLINE, start)
+    if (newline === -1 && !atEnd) break
+    ends.push(newline === -1 ? bytes.length : newline)
+    start = newline === -1 ? bytes.length : newline + 1
+  }
+  const chunk = new Chunk(from, bytes.subarray(0, start))
+  const terminatedLines = bytes[start - 1] === NEWLINE ? ends.length : ends.length - 1
+  // without the bytes themselves, or they would stay for as long as the lines
+  const lineAt = (index: number) => {
+    const start = index === 0 ? 0 : ends[index - 1]! + 1
+    return new Line(chunk, start, ends[index]! - start, false, index < terminatedLines)
+  }
+  return {
+    lines: new LazySequence(ends.length, lineAt),
+    next: from + start,
+    release: () => {
+      chunk.release()
+    }
+  }
+}
+
+const oversizeLine = (file: Readable, from: number, end: number) =>
+  Effect.gen(function* () {
+    const prefix = new Chunk(from, asBuffer(yield* file.readAt(from, PREFIX_BYTES)))
+    const oversize = (length: number, terminated: boolean): Lines => ({
+      lines: [new Line(prefix, 0, length, true, terminated)],
+      next: from + length + (terminated ? 1 : 0),
+      release: () => {
+        prefix.release()
+      }
+    })
+    let at = from
+    while (at < end) {
+      const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
+      if (bytes.length === 0) break
+      const newline = bytes.indexOf(NEWLINE)
+      if (newline !== -1) return oversize(at + newline - from, true)
+      at += bytes.length
+    }
+    return oversize(at - from, false)
+  })
+
+/** How many lines there are between two bytes; an unterminated end counts as one. */
+export const countLines: (file: Readable, from: number, end: number) => Effect.Effect<number, DiskError> =
+  Effect.fnUntraced(function* (file, from, end) {
+    let count = 0
+    let terminated = true
+    for (let at = from; at < end;) {
+      const bytes = yield* file.readAt(at, Math.min(SCAN_BYTES, end - at))
+      if (bytes.length === 0) break
+      count += countNewlines(bytes)
+      terminated = bytes[bytes.length - 1] === NEWLINE
+      at += bytes.length
+    }
+    return terminated ? count : count + 1
+  })
+
+const countNewlines = (bytes: Uint8Array): number => {
+  let count = 0
+  for (let at = bytes.indexOf(NEWLINE); at !== -1; at = bytes.indexOf(NEWLINE, at + 1)) count++
+  return count
+}

@@ -1,0 +1,306 @@
+/**
+ * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
+ * and removed, except that what a failed append left is cut off; never rewritten, and never appended to by a later
+ * process, so that a position once read stays true.
+ */
+import { Data, Effect, Option, type Scope } from "effect"
+import type { Outcome } from "../../schema/Errors.js"
+import { DiskError, type Disk, type File, type OpenMode } from "../../services/Disk.js"
+import { isAbsent, openHandle, type Handle } from "./files.js"
+
+export interface Segment {
+  /** the sequence number of its first line */
+  readonly first: number
+  readonly path: string
+  /** where its readable part ends, bytes: the last durable byte while it is live or doubtful, else the end of the file */
+  bytes: number
+  /** how many lines this process appended */
+  lines: number
+  /** whether it may still grow */
+  live: boolean
+  /**
+   * whether an append to it is under way, or has failed: what stands behind `bytes` is not read, since no later sync
+   * would make it durable
+   */
+  doubtful: boolean
+}
+
+export class AppendFailure extends Data.TaggedError("AppendFailure")<{
+  readonly error: DiskError
+  readonly outcome: Outcome
+}> {}
+
+const NAME = /^(\d{20})\.ndjson$/
+
+/** Whether a file of this name is a segment. */
+export const isSegment = (name: string): boolean => NAME.test(name)
+
+const nameOf = (first: number) => `${String(first).padStart(20, "0")}.ndjson`
+
+export interface Segments {
+  /** in order; the last one may be live */
+  readonly all: ReadonlyArray<Segment>
+  /** Appends durably; a new segment, if one is needed, is named `next`. A failure seals the segment. */
+  readonly append: (bytes: Uint8Array, lines: number, next: number) => Effect.Effect<void, AppendFailure>
+  /** Gives the live segment up, whatever a write to it may still do: what it adds is not acknowledged. */
+  readonly seal: Effect.Effect<void>
+  /** Takes in a file that was put there, durably, under the name of this number. */
+  readonly add: (first: number, bytes: number) => void
+  readonly pathOf: (first: number) => string
+  /** A handle for reading, kept while the same segment is read. */
+  readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
+  readonly remove: (segment: Segment) => Effect.Effect<void, DiskError>
+}
+
+/** Lists the segments of a directory and serves them until the scope closes. */
+export const make = (
+  disk: Disk["Type"],
+  directory: string,
+  segmentBytes: number
+): Effect.Effect<Segments, DiskError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const all: Array<Segment> = []
+    for (const name of yield* disk.list(directory)) {
+      const match = NAME.exec(name)
+      if (match === null || !Number.isSafeInteger(Number(match[1]))) continue
+      const path = `${directory}/${name}`
+      const info = yield* disk.info(path)
+      if (info?.type !== "file") continue
+      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false, doubtful: false })
+    }
+    all.sort((a, b) => a.first - b.first)
+
+    /** Leaves one out of the list; it may have been left out already. */
+    const forget = (segment: Segment | undefined) => {
+      const index = all.findIndex((other) => other === segment)
+      if (index !== -1) all.splice(index, 1)
+    }
+    const named = (first: number) => all.find((segment) => segment.first === first)
+
+    const pathOf = (first: number) => `${directory}/${nameOf(first)}`
+
+    interface SegmentHandle extends Handle {
+      readonly segment: Segment
+      /** whether the segment was whole when the handle was made */
+      readonly whole: boolean
+    }
+    /** Whether it is read to the end of its file. */
+    const isWhole = ({ doubtful, live }: Segment) => !live && !doubtful
+    const openSegment = (segment: Segment, mode: OpenMode): Effect.Effect<SegmentHandle, DiskError> =>
+      Effect.map(openHandle(disk, segment.path, mode), (handle) => ({
+        ...handle,
+        segment,
+        whole: isWhole(segment)
+      }))
+
+    let writing: SegmentHandle | undefined
+    let reading: SegmentHandle | undefined
+
+    let seals = 0
+    /** Gives the live segment up, at once; returns what closes its file. */
+    const retire = Effect.sync(() => {
+      seals++
+      const handle = writing
+      if (handle === undefined) return Effect.void
+      writing = undefined
+      handle.segment.live = false
+      // a segment without an acknowledged line is no segment: its file is replaced by the next append
+      if (handle.segment.lines === 0) forget(handle.segment)
+      return handle.close
+    })
+    // nobody waits for the close, which a disk that hangs may never answer
+    const seal = Effect.asVoid(Effect.flatMap(retire, Effect.forkDaemon))
+
+    const create = (first: number): Effect.Effect<SegmentHandle, DiskError> =>
+      Effect.gen(function* () {
+        const segment: Segment = {
+          first,
+          path: pathOf(first),
+          bytes: 0,
+          lines: 0,
+          live: true,
+          doubtful: false
+        }
+        // an empty one of an earlier process is replaced, like what a failed append left: no line in either was
+        // acknowledged, since its first number is still free
+        forget(named(first))
+        if ((yield* disk.info(segment.path)) !== undefined) yield* disk.remove(segment.path)
+        const handle = yield* openSegment(segment, "create")
+        // without it a power cut could take the file, and every acknowledged line in it
+        yield* disk.syncDirectory(directory).pipe(
+          // the system may have forgotten the entry after a failed sync, so it must be made anew
+          Effect.tapError(() => Effect.zipRight(handle.close, Effect.ignore(disk.remove(segment.path))))
+        )
+        all.push(segment)
+        return handle
+      })
+
+    const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) => {
+      const { segment } = handle
+      segment.doubtful = true
+      return Effect.matchEffect(handle.file.append(bytes), {
+        onFailure: (error) => sealFailed(handle, error),
+        onSuccess: () => {
+          segment.doubtful = false
+          if (writing !== handle) return tooLate(segment.path, "unknown")
+          segment.bytes += bytes.length
+          segment.lines += lines
+          return Effect.void
+        }
+      })
+    }
+
+    /** The caller gave up waiting, and the segment was sealed: others have written since, and the numbers went on. */
+    const tooLate = (path: string, outcome: Outcome) => {
+      const cause = new Error("the caller gave up waiting")
+      return new AppendFailure({
+        error: new DiskError({ operation: "append", path, code: "ETIMEDOUT", cause }),
+        outcome
+      })
+    }
+
+    // few steps where a segment is live and has room: they are taken for every group
+    const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
+      Effect.suspend(() => {
+        const live = writing
+        if (live !== undefined && live.segment.lines > 0) {
+          if (live.segment.bytes + bytes.length <= segmentBytes) return appendTo(live, bytes, lines)
+          return Effect.zipRight(seal, append(bytes, lines, next))
+        }
+        const empty = live === undefined ? createOnce(next) : Effect.succeed(live)
+        return Effect.flatMap(empty, (handle) =>
+          exclusively(handle.segment.first)(appendTo(handle, bytes, lines))
+        )
+      })
+
+    /** names of segments without an acknowledged line that a call to the disk may still touch */
+    const busy = new Set<number>()
+    const exclusively =
+      (first: number) =>
+      <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+        Effect.suspend(() => {
+          busy.add(first)
+          return Effect.ensuring(
+            effect,
+            Effect.sync(() => busy.delete(first))
+          )
+        })
+
+    const createOnce = (first: number): Effect.Effect<SegmentHandle, AppendFailure> =>
+      Effect.suspend((): Effect.Effect<SegmentHandle, AppendFailure> => {
+        // a call that was given up could still remove, or append to, a file of this name
+        if (busy.has(first)) {
+          const cause = new Error("an earlier call to the disk was not answered yet")
+          const error = new DiskError({ operation: "create", path: pathOf(first), code: "ETIMEDOUT", cause })
+          return new AppendFailure({ error, outcome: "absent" })
+        }
+        const started = seals
+        return create(first).pipe(
+          Effect.mapError((error) => new AppendFailure({ error, outcome: "absent" })),
+          Effect.flatMap((handle) => {
+            if (seals === started) {
+              writing = handle
+              return Effect.succeed(handle)
+            }
+            forget(handle.segment)
+            return Effect.zipRight(handle.close, tooLate(handle.file.path, "absent"))
+          }),
+          exclusively(first)
+        )
+      })
+
+    /**
+     * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
+     * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file, and what the
+     * append left is taken back, so that no later process believes it to be durable.
+     */
+    const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
+      Effect.gen(function* () {
+        const { file, segment } = handle
+        const size = yield* Effect.option(file.size)
+        if (writing === handle) yield* seal
+        const untouched = Option.contains(size, segment.bytes)
+        if (!untouched) yield* Effect.ignore(cutOff(segment))
+        return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
+      })
+
+    // not through the handle of the append, which may be closed already, and on Windows must not
+    const cutOff = ({ bytes, path }: Segment) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const file = yield* disk.open(path, "update")
+          // a shorter one, which somebody has damaged, would grow
+          if ((yield* file.size) > bytes) yield* file.truncate(bytes)
+        })
+      )
+
+    /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
+    const synced = new WeakSet(all.slice(-1))
+    const openReader = Effect.fnUntraced(
+      function* (segment: Segment) {
+        yield* closeReader()
+        const handle = yield* openSegment(segment, "read").pipe(
+          // somebody removed it: reported once, then its lines count as missing and block nothing behind them
+          Effect.tapError((error) =>
+            Effect.sync(() => {
+              if (isAbsent(error) && !segment.live) forget(segment)
+            })
+          )
+        )
+        reading = handle
+        // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
+        const { file } = handle
+        // one that was given up meanwhile is no segment any more: its file is made anew under the same name
+        if (!isWhole(segment) || !all.includes(segment)) return file
+        if (!synced.has(segment)) {
+          // an append that was given up, or one of an earlier process that failed, may have left lines behind the last
+          // acknowledged one: they are read, and counted, as well, so the power must not take them later. A disk that
+          // cannot sync them does not hold up what it can read.
+          yield* Effect.ignore(file.sync)
+          synced.add(segment)
+        }
+        segment.bytes = yield* file.size
+        return file
+      },
+      // nobody else would close what was just opened
+      Effect.uninterruptible
+    )
+    const reader = (segment: Segment): Effect.Effect<File, DiskError> =>
+      Effect.suspend(() =>
+        reading?.segment === segment && reading.whole === isWhole(segment)
+          ? Effect.succeed(reading.file)
+          : openReader(segment)
+      )
+
+    const closeReader = (isMeant = (_: Segment) => true) =>
+      Effect.suspend(() => {
+        const handle = reading
+        if (handle === undefined || !isMeant(handle.segment)) return Effect.void
+        reading = undefined
+        return handle.close
+      })
+
+    yield* Effect.addFinalizer(() => Effect.zipRight(Effect.flatten(retire), closeReader()))
+
+    return {
+      all,
+      append,
+      seal,
+      add: (first, bytes) => {
+        // in the place of an empty one of an earlier process, if there is
+        forget(named(first))
+        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false, doubtful: false }
+        synced.add(segment)
+        all.push(segment)
+      },
+      pathOf,
+      reader,
+      remove: (segment) =>
+        Effect.gen(function* () {
+          if (writing?.segment === segment) yield* seal
+          yield* closeReader((read) => read === segment)
+          yield* Effect.catchIf(disk.remove(segment.path), isAbsent, () => Effect.void)
+          forget(segment)
+        })
+    }
+  })

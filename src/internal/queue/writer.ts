@@ -1,0 +1,261 @@
+/**
+ * Group commit: all who append while one write is under way share the next one. They wait on their own completion
+ * and not on the semaphore that guards the file, since otherwise each would be written, and fsynced, alone.
+ */
+import { Effect, Exit, type Scheduler, type Scope } from "effect"
+import * as watchdog from "../watchdog.js"
+
+/** One caller's line. */
+export interface Entry<A, E> {
+  readonly eventId: string
+  readonly done: (result: Effect.Effect<A, E>) => void
+}
+
+/** Lines that are written at once. */
+export interface Group<A, E> {
+  readonly entries: ReadonlyArray<Entry<A, E>>
+  /** the lines, in the order of their entries; nobody's but the write's until the group is answered */
+  readonly bytes: Uint8Array
+}
+
+/**
+ * A class because of V8: object literals that outlive a few scavenges are from then on allocated in the old generation
+ * (allocation-site pretenuring), and an entry lives for as long as a write takes (bench/README.md).
+ */
+class Pending<A, E> implements Entry<A, E> {
+  constructor(
+    readonly eventId: string,
+    readonly done: (result: Effect.Effect<A, E>) => void
+  ) {}
+}
+
+const INITIAL_BYTES = 64 * 1024
+/** a buffer that has grown beyond it is not kept, since such groups are rare */
+const KEPT_BYTES = 1024 * 1024
+
+/**
+ * A group that is being filled. A line becomes bytes at once: as text, in pieces, it would be copied by each scavenge
+ * until it is written.
+ */
+class Filling<A, E> implements Group<A, E> {
+  readonly entries: Array<Pending<A, E>> = []
+  size = 0
+  private buffer = Buffer.allocUnsafeSlow(INITIAL_BYTES)
+
+  get bytes(): Uint8Array {
+    return this.buffer.subarray(0, this.size)
+  }
+
+  add(line: string, entry: Pending<A, E>): void {
+    // a UTF-16 unit takes three bytes at most: most lines need no second look
+    if (this.size + line.length * 3 > this.buffer.length) this.makeRoom(Buffer.byteLength(line))
+    this.size += this.buffer.write(line, this.size)
+    this.entries.push(entry)
+  }
+
+  private makeRoom(bytes: number): void {
+    const needed = this.size + bytes
+    if (needed <= this.buffer.length) return
+    const larger = Buffer.allocUnsafeSlow(Math.max(needed, 2 * this.buffer.length))
+    this.buffer.copy(larger, 0, 0, this.size)
+    this.buffer = larger
+  }
+
+  /** Makes it anew, for other lines; whether that is worth it. */
+  reuse(): boolean {
+    this.entries.length = 0
+    this.size = 0
+    return this.buffer.length <= KEPT_BYTES
+  }
+}
+
+export interface GroupCommit<A, E> {
+  /** Waits until the line, ended by `\n`, is written. A caller that is interrupted leaves it to be written whole. */
+  readonly add: (line: string, eventId: string) => Effect.Effect<A, E>
+  /** Waits until all entries that were added before are answered. */
+  readonly awaitAnswers: Effect.Effect<void>
+  /** From now on entries are refused; waits for those before. */
+  readonly close: Effect.Effect<void>
+}
+
+/**
+ * So many bytes are worth a write of their own: it begins although more callers are about to come, and they work while
+ * the disk does. Fewer wait for all who are ready.
+ */
+const EAGER_BYTES = 32 * 1024
+
+/**
+ * Writes entries in groups, in order, until the scope closes.
+ *
+ * `write` answers every entry of its group by `done`. If it takes longer than `timeoutMillis`, `expired` answers them
+ * instead, and the next group no longer waits for it: it goes on in the background.
+ */
+export const make = <A, E>(options: {
+  readonly write: (group: Group<A, E>, now: number) => Effect.Effect<void>
+  /** held by each group until it is answered, and by those that follow it before the event loop turns */
+  readonly guard: Effect.Semaphore
+  readonly expired: (group: Group<A, E>) => Effect.Effect<void>
+  /** answers an entry that comes after `close`, or is still waiting when the scope closes */
+  readonly refusal: (eventId: string) => E
+  readonly timeoutMillis: number
+  /** a group ends when it reaches this size */
+  readonly maxGroupBytes: number
+}): Effect.Effect<GroupCommit<A, E>, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    interface UnderWay extends watchdog.UnderWay {
+      readonly group: Filling<A, E>
+    }
+    const clock = yield* Effect.clock
+    /** in order; the last one is being filled */
+    let waiting: Array<Filling<A, E>> = []
+    let spare: Filling<A, E> | undefined
+    let current: UnderWay | undefined
+    let closed = false
+    let added = 0
+    let answered = 0
+    let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
+    let wakeWriter: (() => void) | undefined
+    let isToWake = false
+
+    const groupToFill = (): Filling<A, E> => {
+      const last = waiting.at(-1)
+      if (last !== undefined && last.size < options.maxGroupBytes) return last
+      const next = spare ?? new Filling<A, E>()
+      spare = undefined
+      waiting.push(next)
+      return next
+    }
+
+    const awaitCaller = (isForThisTurn: boolean) =>
+      Effect.async<void>((resume) => {
+        if (waiting.length > 0 || closed) return resume(Effect.void)
+        const turn = isForThisTurn ? setImmediate(() => wakeWriter?.()) : undefined
+        wakeWriter = () => {
+          wakeWriter = undefined
+          clearImmediate(turn)
+          resume(Effect.void)
+        }
+      })
+    const nextCaller = awaitCaller(false)
+    /** Gives up when the event loop turns: a caller who was just answered mostly comes again before. */
+    const callerOfThisTurn = awaitCaller(true)
+
+    const wakeSoon = () => {
+      if (isToWake) return
+      isToWake = true
+      // behind all who are ready to run
+      queueMicrotask(() => {
+        isToWake = false
+        if (waiting.length > 0) wakeWriter?.()
+      })
+    }
+
+    /** Answered, one way or the other: the next group may be written. */
+    const finish = (count: number) => {
+      current = undefined
+      answered += count
+      if (awaiting.length > 0) {
+        for (const { resume, target } of awaiting) if (target <= answered) resume()
+        awaiting = awaiting.filter(({ target }) => target > answered)
+      }
+    }
+    const release = options.guard.release(1)
+
+    // its group is not used again: the disk may still read it
+    const giveUp = ({ group }: UnderWay) =>
+      Effect.suspend(() => {
+        current = undefined
+        return Effect.flatMap(options.expired(group), () => {
+          finish(group.entries.length)
+          return release
+        })
+      })
+
+    // one generator for all groups, and no fiber for each: V8 would keep them for too long (bench/README.md)
+    const writer = Effect.gen(function* () {
+      let isHeld = false
+      for (;;) {
+        // not given back between groups that follow each other: taking it is a good part of a group's steps
+        if (isHeld && waiting.length === 0) yield* callerOfThisTurn
+        if (waiting.length === 0) {
+          if (isHeld) yield* release
+          isHeld = false
+          if (closed) return
+          yield* nextCaller
+        }
+        if (!isHeld) yield* options.guard.take(1)
+        isHeld = true
+        // taken only now, so that all who came meanwhile join it
+        const group = waiting.shift()
+        if (group === undefined) continue
+        const mine: UnderWay = { group, startedAt: clock.unsafeCurrentTimeMillis() }
+        current = mine
+        watch()
+        const exit = yield* Effect.exit(options.write(group, mine.startedAt))
+        // given up meanwhile: another writer has the guard
+        if (current !== mine) return
+        if (Exit.isFailure(exit)) {
+          yield* giveUp(mine)
+          isHeld = false
+          continue
+        }
+        finish(group.entries.length)
+        if (group.reuse()) spare = group
+      }
+    }).pipe(Effect.withScheduler(AT_ONCE))
+
+    const watch = yield* watchdog.make({
+      current: () => current,
+      timeoutMillis: options.timeoutMillis,
+      expire: (underWay) => Effect.zipRight(giveUp(underWay), Effect.forkDaemon(writer))
+    })
+
+    const awaitAnswers = Effect.async<void>((resume) => {
+      if (answered === added) resume(Effect.void)
+      else awaiting.push({ target: added, resume: () => resume(Effect.void) })
+    })
+
+    yield* Effect.addFinalizer(() =>
+      Effect.suspend(() => {
+        closed = true
+        for (const { entries } of waiting) {
+          for (const { done, eventId } of entries) done(Effect.fail(options.refusal(eventId)))
+        }
+        waiting = []
+        wakeWriter?.()
+        // the disk never answered, and nobody is left to wait for it
+        return current === undefined ? Effect.void : giveUp(current)
+      })
+    )
+    // it ends when the scope is closed and its write, which nothing may interrupt, has ended
+    yield* Effect.forkDaemon(writer)
+
+    return {
+      add: (line, eventId) =>
+        Effect.async<A, E>((resume) => {
+          if (closed) return resume(Effect.fail(options.refusal(eventId)))
+          added++
+          const group = groupToFill()
+          group.add(line, new Pending(eventId, resume))
+          if (wakeWriter === undefined) return
+          if (group.size >= EAGER_BYTES) wakeWriter()
+          else wakeSoon()
+        }),
+      awaitAnswers,
+      close: Effect.suspend(() => {
+        closed = true
+        // it may hold the guard for the rest of the turn, and the compaction at the close needs it
+        wakeWriter?.()
+        return awaitAnswers
+      })
+    }
+  })
+
+/**
+ * Runs the writer where it is woken, by a caller or by the disk, and not behind all who are ready to run. A yield lets
+ * nobody in here, so nothing that it runs may rely on one.
+ */
+const AT_ONCE: Scheduler.Scheduler = {
+  shouldYield: () => false,
+  scheduleTask: (task) => task()
+}

@@ -1,0 +1,199 @@
+/**
+ * Gives an event its id and time, checks it, and appends it; decides what happens when that fails.
+ *
+ * @since 0.1.0
+ */
+import { Clock, Context, Effect, Either, Layer, Stream } from "effect"
+import type { Fiber } from "effect"
+import { validate as isUuid } from "uuid"
+import { makeGenerator } from "../schema/EventId.js"
+import { MAX_LINE_BYTES } from "../internal/queue/lines.js"
+import { makeTally, type Tally } from "../internal/metrics.js"
+import { makePrepare, type Prepared, type Rules } from "../schema/Rules.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { type AppendError, InvalidEvent } from "../schema/Errors.js"
+import { compile, type Issue } from "../schema/Line.js"
+import { CurrentActor } from "../services/Actor.js"
+import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "../services/AuditLog.js"
+import { QueueFile } from "../services/QueueFile.js"
+import { Scheduler } from "../services/Scheduler.js"
+
+/**
+ * What `logUse` and `logLogin` do when an event cannot be recorded: `log` an error that names its id and the cause
+ * and go on; `die`, for a program that must not go on unaudited; or a function of the failure.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type OnAppendFailure = "log" | "die" | ((failure: AppendFailure) => Effect.Effect<void>)
+
+/**
+ * An event that was not recorded.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AppendFailure {
+  readonly error: AppendError
+  readonly kind: string
+  /** the event as it would have been written, after redaction: what is left of it may still be personal data */
+  readonly input: unknown
+}
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  /** the kinds of events that are carried */
+  readonly events: ReadonlyArray<AuditEvent.Any>
+  /** what of an event may reach the disk, by kind */
+  readonly redact?: Readonly<Record<string, Rules["redact"]>> | undefined
+  /** how long texts may be, by kind */
+  readonly limits?: Readonly<Record<string, Rules["limits"]>> | undefined
+  /** `log` by default */
+  readonly onAppendFailure?: OnAppendFailure | undefined
+  /** a longer event is refused, in bytes of its line; 8 MiB by default */
+  readonly maxLineBytes?: number | undefined
+  /** where it is counted what was recorded, and what was not */
+  readonly tally?: Tally | undefined
+}
+
+/**
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, QueueFile | Scheduler> =>
+  Effect.gen(function* () {
+    const queue = yield* QueueFile
+    const scheduler = yield* Scheduler
+    const kinds = new Map(
+      options.events.map((event) => {
+        const rules = { redact: options.redact?.[event.kind], limits: options.limits?.[event.kind] }
+        return [event.kind, { ...compile(event), prepare: makePrepare(event, rules) }]
+      })
+    )
+    const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES
+    const newId = makeGenerator()
+    const tally = options.tally ?? makeTally(options.events)
+
+    const prepare = (kind: string, input: unknown, fiber: Fiber.RuntimeFiber<unknown, unknown>): Prepared => {
+      const actor = fiber.currentContext.unsafeMap.get(CurrentActor.key) as CurrentActor["Type"] | undefined
+      return kinds.get(kind)?.prepare(input, actor) ?? { input, issues: NONE }
+    }
+
+    /** Goes on as the caller says, in the step that counts: one less for each event. */
+    const append = <A, E>(
+      kind: string,
+      { input, issues }: Prepared,
+      recordOptions: RecordOptions | undefined,
+      now: number,
+      onFailure: (error: AppendError) => Effect.Effect<A, E>,
+      onSuccess: (receipt: Receipt) => Effect.Effect<A, E>
+    ): Effect.Effect<A, E> => {
+      const eventId = recordOptions?.eventId ?? newId(now)
+      const counts = tally.of(kind)
+      const failed = (error: AppendError) => {
+        tally.failed(kind, error._tag)
+        return onFailure(error)
+      }
+      const invalid = (issues: ReadonlyArray<Issue>) =>
+        failed(new InvalidEvent({ eventId, outcome: "absent", kind, issues }))
+      const codec = kinds.get(kind)
+      if (codec === undefined) {
+        return invalid([
+          { field: "kind", expected: `one of ${[...kinds.keys()].join(", ")}; add it to \`events\`` }
+        ])
+      }
+      if (issues.length > 0) return invalid(issues)
+      if (recordOptions?.eventId !== undefined && !isUuid(eventId)) {
+        return invalid([{ field: "eventId", expected: "a UUID" }])
+      }
+      const line = codec.encode(input, eventId, now)
+      if (Either.isLeft(line)) return invalid(line.left)
+      // a UTF-16 unit takes three bytes at most: most lines need no second look
+      if (line.right.length * 3 > maxLineBytes && Buffer.byteLength(line.right) - 1 > maxLineBytes) {
+        return invalid([
+          { field: "event", expected: `at most ${maxLineBytes} bytes as a line (maxLineBytes)` }
+        ])
+      }
+      return Effect.matchEffect(
+        queue.append(line.right, eventId),
+        new Continuation(failed, (sequence: number) => {
+          counts.appended++
+          return onSuccess({ eventId, time: now, sequence })
+        })
+      )
+    }
+
+    const record: AuditLog["Type"]["record"] = (kind, input, recordOptions) =>
+      Effect.withFiberRuntime((fiber) =>
+        append(
+          kind,
+          prepare(kind, input, fiber),
+          recordOptions,
+          currentTime(fiber),
+          Effect.fail,
+          Effect.succeed
+        )
+      )
+
+    const failureOf = failureHandler(options.onAppendFailure ?? "log")
+
+    const status: AuditLog["Type"]["status"] = Effect.zipWith(
+      queue.status,
+      scheduler.status,
+      (books, delivery): AuditStatus => ({ ...books, ...delivery })
+    )
+
+    return {
+      record,
+      log: (kind, input) =>
+        Effect.withFiberRuntime((fiber) => {
+          const prepared = prepare(kind, input, fiber)
+          const onFailure = failureOf(kind, prepared.input)
+          return append(kind, prepared, undefined, currentTime(fiber), onFailure, nothing)
+        }),
+      flush: scheduler.flush,
+      status,
+      changes: Stream.mapEffect(scheduler.changes, () => status)
+    }
+  })
+
+const NONE: ReadonlyArray<Issue> = []
+
+/** `Clock.currentTimeMillis`, without the steps that it takes to look at the fiber. */
+const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
+  Context.get(fiber.currentDefaultServices, Clock.Clock).unsafeCurrentTimeMillis()
+
+const nothing = () => Effect.void
+
+/** How an append goes on; a class for the reason that internal/queue/writer.ts gives for its own. */
+class Continuation<A, B> {
+  constructor(
+    readonly onFailure: (error: AppendError) => A,
+    readonly onSuccess: (sequence: number) => B
+  ) {}
+}
+
+/**
+ * What is done when an event of the kind cannot be recorded. Its input is kept only for a function of the program: by
+ * that alone V8 may allocate all that belongs to an append in its old generation (bench/README.md).
+ */
+const failureHandler = (
+  handler: OnAppendFailure
+): ((kind: string, input: unknown) => (error: AppendError) => Effect.Effect<void>) => {
+  if (typeof handler === "function") return (kind, input) => (error) => handler({ error, kind, input })
+  if (handler === "die") return () => Effect.die
+  return (kind) => (error) =>
+    Effect.logError(`audit: ${error.message}`).pipe(
+      Effect.annotateLogs({ eventId: error.eventId, kind, outcome: error.outcome })
+    )
+}
+
+/**
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<AuditLog, never, QueueFile | Scheduler> =>
+  Layer.effect(AuditLog, make(options))

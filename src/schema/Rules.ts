@@ -1,0 +1,102 @@
+/**
+ * What is done to an event between the program and its line: the actor fills in what the program left open, then
+ * redaction, then limits.
+ */
+import * as AuditEvent from "./AuditEvent.js"
+import type { Issue } from "./Line.js"
+import { MIN_LIMIT } from "./Redact.js"
+
+/** An event as it may be shown to anybody who may read the log. */
+export interface Prepared {
+  readonly input: unknown
+  /** fields whose redaction threw; they are no longer in `input` */
+  readonly issues: ReadonlyArray<Issue>
+}
+
+export interface Rules {
+  readonly redact?: Readonly<Record<string, ((value: never) => unknown) | undefined>> | undefined
+  readonly limits?: Readonly<Record<string, number | undefined>> | undefined
+}
+
+type ByKind = Readonly<Record<string, Readonly<Record<string, unknown>> | undefined>>
+
+/** What is wrong with the rules: one that is never applied would be a leak that nobody sees. */
+export const checkRules = (
+  events: ReadonlyArray<AuditEvent.Any>,
+  rules: Readonly<Record<keyof Rules, ByKind | undefined>>
+): string | undefined => {
+  for (const [option, kinds] of Object.entries(rules)) {
+    for (const [kind, fields] of Object.entries(kinds ?? {})) {
+      const event = events.find((event) => event.kind === kind)
+      if (event === undefined)
+        return `${option} names the kind "${kind}", which is not in \`events\`. Mend one.`
+      for (const [field, rule] of Object.entries(fields ?? {})) {
+        if (!(field in event.fields))
+          return `${option}.${kind}.${field}: there is no such field. Mend its name.`
+        if (typeof rule === "number" && !(Number.isInteger(rule) && rule >= MIN_LIMIT)) {
+          return `${option}.${kind}.${field} is ${rule}. Use a whole number of characters, at least ${MIN_LIMIT}.`
+        }
+      }
+    }
+  }
+  return undefined
+}
+
+/** Prepares events of a kind; undefined for what the kind's own encoder may take as it is. */
+export const makePrepare = (
+  definition: AuditEvent.Any,
+  rules: Rules
+): ((input: unknown, actor: AuditEvent.Actor | undefined) => Prepared | undefined) => {
+  const fields = definition.columns.map(({ field }) => ({
+    name: field,
+    default: AuditEvent.defaultOf(definition.fields[field]!),
+    fromActor: definition.fromActor[field],
+    redact: rules.redact?.[field] as ((value: unknown) => unknown) | undefined,
+    limit: rules.limits?.[field]
+  }))
+  const ruled = fields.some(({ limit, redact }) => redact !== undefined || limit !== undefined)
+  const acted = fields.some(({ fromActor }) => fromActor !== undefined)
+
+  return (input, actor) => {
+    if (!ruled && !(acted && actor !== undefined)) return undefined
+    if (typeof input !== "object" || input === null) return undefined
+    const prepared: Record<string, unknown> = {}
+    const issues: Array<Issue> = []
+    for (const field of fields) {
+      let value = (input as Readonly<Record<string, unknown>>)[field.name]
+      const isOpen = (candidate: unknown) =>
+        candidate === null || candidate === undefined || candidate === "" || candidate === field.default?.()
+      if (actor !== undefined && field.fromActor !== undefined && isOpen(value)) {
+        value = field.fromActor(actor) ?? value
+      }
+      if (field.redact !== undefined && !isOpen(value)) {
+        try {
+          value = field.redact(value)
+        } catch {
+          issues.push({ field: field.name, expected: "a value that its redaction accepts" })
+          continue
+        }
+      }
+      prepared[field.name] =
+        field.limit !== undefined && typeof value === "string" ? truncate(value, field.limit) : value
+    }
+    return { input: prepared, issues }
+  }
+}
+
+/** At most so many code points, the mark included. */
+export const truncate = (text: string, limit: number): string => {
+  // a code point takes one or two units: most texts are not counted
+  if (text.length <= limit) return text
+  let total = 0
+  for (let at = 0; at < text.length; at = next(text, at)) total++
+  if (total <= limit) return text
+  const kept = limit - mark(total).length
+  let end = 0
+  for (let count = 0; count < kept; count++) end = next(text, end)
+  return text.slice(0, end) + mark(total - kept)
+}
+
+const mark = (missing: number) => `…[+${missing}]`
+
+const next = (text: string, at: number) => at + (text.codePointAt(at)! > 0xffff ? 2 : 1)
