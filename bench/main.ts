@@ -24,7 +24,7 @@ const directory = fs.mkdtempSync(path.join(process.cwd(), "bench", "dist", "run-
 const server =
   findServer() === undefined
     ? undefined
-    : await startServer({ args: ["--innodb-buffer-pool-size=1G", "--innodb-log-file-size=512M"] })
+    : await startServer({ args: ["--innodb-buffer-pool-size=1G", "--loose-innodb-log-file-size=512M"] })
 try {
   const python = await findPython()
   if (server === undefined) console.warn("no MariaDB or MySQL is installed: deliveries are left out")

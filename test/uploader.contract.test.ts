@@ -17,6 +17,7 @@ import { UseLog } from "../src/schema/UseLog.js"
 import { Uploader } from "../src/services/Uploader.js"
 import { login, use, uses } from "./support/events.js"
 import { connectionOptions, mysqlDatabase } from "./support/mysql.js"
+import { onEachServer } from "./support/servers.js"
 import { openSqlite } from "./support/sqlite.js"
 
 /** An uploader to an empty database, and a way to look into it that is not its own. */
@@ -43,27 +44,28 @@ const quoted = (names: ReadonlyArray<string>, quote: string) =>
 
 const columnNames = (definition: AuditEvent.Any) => definition.columns.map((column) => column.name)
 
-const mysql = Effect.gen(function* () {
-  const database = yield* mysqlDatabase()
-  const options = connectionOptions(database)
-  yield* MysqlUploader.migrate(options)
-  const select = (what: string, definition: AuditEvent.Any) =>
-    Effect.promise(() => database.query(`SELECT ${what} FROM ${definition.table} ORDER BY id`))
-  return {
-    uploader: yield* build(MysqlUploader.layer(options)),
-    rows: (definition) =>
-      Effect.map(select(quoted(columnNames(definition), "`"), definition), (rows) =>
-        rows.map((row) => columnNames(definition).map((name) => row[name] as SqlValue))
-      ),
-    identities: (definition) =>
-      Effect.map(select("LOWER(HEX(event_id)) AS id, LEFT(event_time, 23) AS time", definition), (rows) =>
-        rows.map((row) => row as unknown as Identity)
-      ),
-    refuseBad: Effect.promise(() =>
-      database.query(`ALTER TABLE ${UseLog.table} ADD CONSTRAINT no_bad CHECK (device_name <> 'bad')`)
-    )
-  } satisfies Target
-})
+const mysql = (rootUrl: string) =>
+  Effect.gen(function* () {
+    const database = yield* mysqlDatabase(rootUrl)
+    const options = connectionOptions(database)
+    yield* MysqlUploader.migrate(options)
+    const select = (what: string, definition: AuditEvent.Any) =>
+      Effect.promise(() => database.query(`SELECT ${what} FROM ${definition.table} ORDER BY id`))
+    return {
+      uploader: yield* build(MysqlUploader.layer(options)),
+      rows: (definition) =>
+        Effect.map(select(quoted(columnNames(definition), "`"), definition), (rows) =>
+          rows.map((row) => columnNames(definition).map((name) => row[name] as SqlValue))
+        ),
+      identities: (definition) =>
+        Effect.map(select("LOWER(HEX(event_id)) AS id, LEFT(event_time, 23) AS time", definition), (rows) =>
+          rows.map((row) => row as unknown as Identity)
+        ),
+      refuseBad: Effect.promise(() =>
+        database.query(`ALTER TABLE ${UseLog.table} ADD CONSTRAINT no_bad CHECK (device_name <> 'bad')`)
+      )
+    } satisfies Target
+  })
 
 const sqlite = Effect.gen(function* () {
   const directory = yield* Effect.acquireRelease(
@@ -130,9 +132,8 @@ const memory = Effect.gen(function* () {
   } satisfies Target
 })
 
-const targets: Record<string, Effect.Effect<Target, unknown, Scope.Scope>> = { mysql, sqlite, memory }
-
-describe.each(Object.keys(targets))("Uploader: %s", (name) => {
+/** Every uploader keeps it. */
+const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
   /** Delivers, and wants nothing rejected. */
   const deliver = ({ uploader }: Target, definition: AuditEvent.Any, events: ReadonlyArray<StoredEvent>) =>
     Effect.map(uploader.upload({ definition, events }), ({ rejected }) =>
@@ -140,7 +141,7 @@ describe.each(Object.keys(targets))("Uploader: %s", (name) => {
     )
 
   const test = <E>(what: string, body: (target: Target) => Effect.Effect<unknown, E, Scope.Scope>) =>
-    it.scopedLive(what, () => Effect.flatMap(targets[name]!, body))
+    it.scopedLive(what, () => Effect.flatMap(open, body))
 
   test("stores every field of both kinds as it was given", (target) =>
     Effect.gen(function* () {
@@ -292,4 +293,8 @@ describe.each(Object.keys(targets))("Uploader: %s", (name) => {
         assert.strictEqual((yield* target.rows(UseLog)).length, before + good.length)
       }
     }))
-})
+}
+
+onEachServer("Uploader: mysql", ({ rootUrl }) => contract(mysql(rootUrl)))
+describe("Uploader: sqlite", () => contract(sqlite))
+describe("Uploader: memory", () => contract(memory))

@@ -37,6 +37,7 @@ export const startCluster = async (): Promise<ReadonlyArray<Node>> => {
       const node = nodeOf(
         `n${index + 1}`,
         await startServer({
+          flavour: "mariadb",
           args: [
             "--binlog-format=ROW",
             "--default-storage-engine=InnoDB",
@@ -126,8 +127,7 @@ const galera = (): string => {
       .map((directory) => `${directory}/libgalera_smm.so`)
       .find((file) => fs.existsSync(file))
   const isComplete = () =>
-    findServer()?.server.endsWith("mariadbd") === true &&
-    spawnSync("rsync", ["--version"]).error === undefined
+    findServer("mariadb") !== undefined && spawnSync("rsync", ["--version"]).error === undefined
   const found = find()
   if (found !== undefined && isComplete()) return found
 

@@ -1,50 +1,85 @@
 /**
- * One server for the whole run: that of `AUDIT_TEST_MYSQL_URL` (an account that may create databases), or
- * a private one that is started here and gone afterwards.
+ * The servers of a run, MariaDB's and Oracle's: those of `AUDIT_TEST_MYSQL_URL` and `AUDIT_TEST_ORACLE_URL`
+ * (accounts that may create databases), or private ones that are started here and gone afterwards.
  *
  * @module
  */
-import { spawnSync } from "node:child_process"
+import { execFile } from "node:child_process"
 import * as fs from "node:fs"
+import { promisify } from "node:util"
 import type { TestProject } from "vitest/node"
+import { unpackMysql } from "./mysqlPackage.js"
+import type { Flavour, MysqlServer } from "./mysqlServer.js"
 import { findServer, startServer } from "./mysqlServer.js"
 
 declare module "vitest" {
   export interface ProvidedContext {
-    /** The URL of the server of this run, with an account that may do everything. */
+    /** The URL of the server that most tests use (MariaDB's), with an account that may do everything. */
     mysqlRootUrl: string
+    /** That of Oracle's MySQL; undefined where there is none. */
+    oracleRootUrl: string | undefined
   }
 }
 
-export default async function setup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
-  const given = process.env.AUDIT_TEST_MYSQL_URL
-  if (given !== undefined && given !== "") {
-    project.provide("mysqlRootUrl", given)
-    return undefined
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const started: Array<MysqlServer> = []
+  const urlOf = async (variable: string, bring: () => Promise<Flavour | undefined>) => {
+    const given = process.env[variable]
+    if (given !== undefined && given !== "") return given
+    const flavour = await bring()
+    if (flavour === undefined) return undefined
+    const server = await startServer({ flavour })
+    started.push(server)
+    return server.rootUrl
   }
-  if (findServer() === undefined) installServer()
-  const server = await startServer()
-  project.provide("mysqlRootUrl", server.rootUrl)
-  return server.stop
+  const [mysqlRootUrl, oracleRootUrl] = await Promise.all([
+    urlOf("AUDIT_TEST_MYSQL_URL", bringMariadb),
+    urlOf("AUDIT_TEST_ORACLE_URL", bringMysql)
+  ])
+  project.provide("mysqlRootUrl", mysqlRootUrl!)
+  project.provide("oracleRootUrl", oracleRootUrl)
+  return async () => {
+    await Promise.all(started.map((server) => server.stop()))
+  }
 }
 
-const whatToDo =
-  "The tests need a MariaDB or MySQL server: install one (Debian: apt-get install mariadb-server; macOS: brew install mariadb; " +
-  "it need not run), or set AUDIT_TEST_MYSQL_URL=mysql://user:password@host:port to an account that may create databases."
-
-/** Debian's package, where we may install it. */
-const installServer = (): void => {
-  if (process.getuid?.() !== 0 || !fs.existsSync("/usr/bin/apt-get")) throw new Error(whatToDo)
-  console.log("No MariaDB or MySQL server found: installing Debian's mariadb-server.")
-  const apt = (...args: ReadonlyArray<string>) => {
-    const { status } = spawnSync("apt-get", ["-q", "-y", ...args], {
-      stdio: ["ignore", "ignore", "inherit"],
+/** What is installed, or Debian's package where we may install it. MySQL stands in where there is nothing else. */
+const bringMariadb = async (): Promise<Flavour> => {
+  if (findServer("mariadb") !== undefined) return "mariadb"
+  const isDebian = process.getuid?.() === 0 && fs.existsSync("/usr/bin/apt-get")
+  if (!isDebian && findServer("mysql") !== undefined) return "mysql"
+  const whatToDo =
+    "The tests need a MariaDB server: install one (Debian: apt-get install mariadb-server; macOS: brew install mariadb; " +
+    "it need not run), or set AUDIT_TEST_MYSQL_URL=mysql://user:password@host:port to an account that may create databases."
+  if (!isDebian) throw new Error(whatToDo)
+  console.log("No MariaDB server found: installing Debian's mariadb-server.")
+  const apt = (...args: ReadonlyArray<string>) =>
+    promisify(execFile)("apt-get", ["-q", "-y", ...args], {
       env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }
     })
-    return status === 0
+  try {
+    await apt("update")
+    await apt("install", "--no-install-recommends", "mariadb-server")
+    if (findServer("mariadb") !== undefined) return "mariadb"
+    throw new Error("the package holds no server")
+  } catch (cause) {
+    throw new Error(`apt-get could not install mariadb-server. ${whatToDo}`, { cause })
   }
-  const installed = apt("update") && apt("install", "--no-install-recommends", "mariadb-server")
-  if (!installed || findServer() === undefined) {
-    throw new Error(`apt-get could not install mariadb-server. ${whatToDo}`)
+}
+
+/** What is installed or was unpacked before, or Debian's package, unpacked now. Without it, its tests are skipped. */
+const bringMysql = async (): Promise<Flavour | undefined> => {
+  if (findServer("mysql") !== undefined) return "mysql"
+  try {
+    console.log("No server of Oracle's MySQL found: unpacking Debian's mysql-server-core into the cache.")
+    await unpackMysql()
+    return "mysql"
+  } catch (error) {
+    console.warn(
+      "The tests on Oracle's MySQL are SKIPPED. To run them, install MySQL with mysqld in the PATH (macOS: brew install mysql; " +
+        "it need not run), or set AUDIT_TEST_ORACLE_URL=mysql://user:password@host:port to an account that may create databases. " +
+        `What was tried: ${String(error)}`
+    )
+    return undefined
   }
 }

@@ -6,7 +6,7 @@ import { createConnection } from "mysql2/promise"
 import { afterEach, expect, test, vi } from "vitest"
 import { createReferenceTables, freshDatabase } from "./database.js"
 import type { MysqlServer, ServerOptions } from "./mysqlServer.js"
-import { startServer } from "./mysqlServer.js"
+import { findServer, startServer } from "./mysqlServer.js"
 
 const started: Array<MysqlServer> = []
 afterEach(async () => {
@@ -61,6 +61,35 @@ test("the server of the run has fresh databases with the tables of the reference
   expect(await other.query("SHOW DATABASES LIKE ?", [one.config.database])).toEqual([])
   await other.drop()
 })
+
+test.skipIf(findServer("mysql") === undefined)(
+  "Oracle's MySQL starts as well: fresh databases, kill -9 and restart, no files left",
+  async () => {
+    const server = await start({ flavour: "mysql" })
+    const database = await freshDatabase(server.rootUrl)
+    const [found] = await database.query<{ version: string; comment: string; engine: string }>(
+      "SELECT VERSION() AS version, @@version_comment AS comment, @@default_storage_engine AS engine"
+    )
+    expect(found!.engine).toBe("InnoDB")
+    expect(`${found!.version} ${found!.comment}`).not.toMatch(/MariaDB/i)
+    await createReferenceTables(database)
+    await database.query("INSERT INTO nano_banana_user_log (user_name) VALUES (?)", ["李 🦊"])
+    await server.kill9()
+    await server.restart()
+    expect(await database.query("SELECT user_name FROM nano_banana_user_log")).toEqual([
+      { user_name: "李 🦊" }
+    ])
+    server.sigstop()
+    await expect(ask(server)).rejects.toMatchObject({ code: "ETIMEDOUT" })
+    server.sigcont()
+    await expect(ask(server)).resolves.toEqual([{ one: 1 }])
+    await database.drop()
+    const pid = server.pid!
+    await server.stop()
+    expect(isAlive(pid)).toBe(false)
+    expect(fs.existsSync(server.dataDirectory)).toBe(false)
+  }
+)
 
 test("two servers at once; stop leaves neither process nor files", async () => {
   const [one, other] = await Promise.all([start(), start({ args: ["--max-allowed-packet=1M"] })])

@@ -1,11 +1,12 @@
 /**
- * A MariaDB (or MySQL) server of the tests' own: a private data directory, a private port on 127.0.0.1, root
- * without a password, and the controls that fault tests need. It never outlives the process that started it.
+ * A database server of the tests' own, MariaDB's or Oracle's: a private data directory, a private port on
+ * 127.0.0.1, root without a password, and the controls that fault tests need. It never outlives the process
+ * that started it.
  *
  * @module
  */
 import type { ChildProcess } from "node:child_process"
-import { execFile, spawn } from "node:child_process"
+import { execFile, spawn, spawnSync } from "node:child_process"
 import { once } from "node:events"
 import * as fs from "node:fs"
 import { Socket } from "node:net"
@@ -14,19 +15,33 @@ import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { promisify } from "node:util"
 import { createConnection } from "mysql2/promise"
+import { unpackedMysql } from "./mysqlPackage.js"
 import { freePort } from "./net.js"
 
 const run = promisify(execFile)
 
+/** Whose server it is: MariaDB's, or Oracle's MySQL. */
+export type Flavour = "mariadb" | "mysql"
+
 /** The programs of an installed server. */
 export interface ServerPrograms {
+  readonly flavour: Flavour
+  /** The server, or the loader that it is started by. */
   readonly server: string
+  /** What stands before all other arguments: `--no-defaults` has to. */
+  readonly args: ReadonlyArray<string>
   /** `mariadb-install-db`; absent for Oracle's mysqld, which initializes itself. */
   readonly installer: string | undefined
+  /** A directory that only its owner may enter, so that the server runs as the owner. */
+  readonly isPrivate: boolean
 }
 
-/** Finds an installed server in the PATH and in the usual places. MariaDB goes first. */
-export const findServer = (): ServerPrograms | undefined => {
+/**
+ * Finds a server in the PATH and in the usual places, and Oracle's also in the cache of the tests.
+ * Without a flavour MariaDB goes first.
+ */
+export const findServer = (flavour?: Flavour): ServerPrograms | undefined => {
+  if (flavour === undefined) return findServer("mariadb") ?? findServer("mysql")
   const directories = [
     ...(process.env.PATH ?? "").split(path.delimiter),
     ...["/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin", "/usr/local/mysql/bin"],
@@ -37,18 +52,36 @@ export const findServer = (): ServerPrograms | undefined => {
   ]
   const find = (...names: ReadonlyArray<string>) =>
     names
-      .flatMap((name) => directories.map((directory) => path.join(directory, name)))
-      .find((file) => fs.existsSync(file))
+      .flatMap((name) => [...new Set(directories)].map((directory) => path.join(directory, name)))
+      .filter((file) => fs.existsSync(file))
 
-  const mariadb = find("mariadbd")
-  const installer = find("mariadb-install-db", "mysql_install_db")
-  if (mariadb !== undefined && installer !== undefined) return { server: mariadb, installer }
-  const mysql = find("mysqld")
-  return mysql === undefined ? undefined : { server: mysql, installer }
+  if (flavour === "mariadb") {
+    const [server] = find("mariadbd")
+    const [installer] = find("mariadb-install-db", "mysql_install_db")
+    return server === undefined || installer === undefined
+      ? undefined
+      : { flavour, server, args: NO_DEFAULTS, installer, isPrivate: false }
+  }
+  const installed = find("mysqld").find(isOracles)
+  if (installed !== undefined) {
+    return { flavour, server: installed, args: NO_DEFAULTS, installer: undefined, isPrivate: false }
+  }
+  const unpacked = unpackedMysql()
+  return unpacked === undefined ? undefined : { flavour, ...unpacked, installer: undefined, isPrivate: true }
+}
+
+const NO_DEFAULTS = ["--no-defaults"]
+
+/** MariaDB comes with a `mysqld` too. */
+const isOracles = (file: string): boolean => {
+  const { status, stdout } = spawnSync(file, [...NO_DEFAULTS, "--version"], { encoding: "utf8" })
+  return status === 0 && !stdout.includes("MariaDB")
 }
 
 /** Options of {@link startServer}. */
 export interface ServerOptions {
+  /** Default: MariaDB's where it is installed, else Oracle's. */
+  readonly flavour?: Flavour
   /** Further arguments of the server; the last one wins. */
   readonly args?: ReadonlyArray<string>
   /** Those of the first start only. */
@@ -80,8 +113,9 @@ export interface MysqlServer {
 
 /** Starts a server of its own and waits until it answers (2 to 3 seconds). */
 export const startServer = async (options: ServerOptions = {}): Promise<MysqlServer> => {
-  const programs = findServer()
-  if (programs === undefined) throw new Error("no MariaDB or MySQL server is installed")
+  const programs = findServer(options.flavour)
+  if (programs === undefined)
+    throw new Error(`no server is installed: ${options.flavour ?? "mariadb or mysql"}`)
 
   // The data of a caller lie elsewhere; socket, log and pid file are always temporary.
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-mysql-"))
@@ -91,13 +125,12 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   const tmp = path.join(home, "tmp")
   fs.mkdirSync(tmp)
   fs.mkdirSync(dataDirectory, { recursive: true })
-  const account = await serverAccount([home, dataDirectory])
+  const account = await serverAccount(programs, [home, dataDirectory])
   const host = "127.0.0.1"
   const port = await freePort()
   const rootUrl = `mysql://root@${host}:${port}`
 
   const serverArguments = [
-    "--no-defaults",
     ...account,
     `--datadir=${dataDirectory}`,
     `--tmpdir=${tmp}`,
@@ -107,9 +140,8 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
     `--port=${port}`,
     "--character-set-server=utf8mb4",
     "--innodb-buffer-pool-size=64M",
-    "--loose-innodb-log-file-size=48M",
-    "--loose-mysqlx=OFF",
-    "--loose-performance-schema=OFF",
+    "--performance-schema=OFF",
+    ...ARGUMENTS[programs.flavour],
     ...(options.args ?? [])
   ]
 
@@ -118,7 +150,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   const start = async (more: ReadonlyArray<string> = []) => {
     const log = fs.openSync(file.log, "a")
     // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
-    const started = spawn(programs.server, [...serverArguments, ...more], {
+    const started = spawn(programs.server, [...programs.args, ...serverArguments, ...more], {
       stdio: ["ignore", log, log],
       detached: true
     })
@@ -191,9 +223,25 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   }
 }
 
+const ARGUMENTS: Record<Flavour, ReadonlyArray<string>> = {
+  mariadb: ["--innodb-log-file-size=48M"],
+  mysql: [
+    "--innodb-redo-log-capacity=48M",
+    "--mysqlx=OFF",
+    // MariaDB's default, too; each commit would cost a second sync
+    "--skip-log-bin",
+    // the default names a directory that a package of the system makes
+    "--secure-file-priv=NULL"
+  ]
+}
+
 /** Servers refuse to run as root without being told an account: `mysql` where it exists, else root after all. */
-const serverAccount = async (directories: ReadonlyArray<string>): Promise<ReadonlyArray<string>> => {
+const serverAccount = async (
+  { isPrivate }: ServerPrograms,
+  directories: ReadonlyArray<string>
+): Promise<ReadonlyArray<string>> => {
   if (process.getuid?.() !== 0) return []
+  if (isPrivate) return ["--user=root"]
   try {
     await run("chown", ["-R", "mysql", ...directories])
     return ["--user=mysql"]
@@ -203,16 +251,16 @@ const serverAccount = async (directories: ReadonlyArray<string>): Promise<Readon
 }
 
 const initialize = async (
-  { installer, server }: ServerPrograms,
+  { args, flavour, installer, server }: ServerPrograms,
   dataDirectory: string,
   account: ReadonlyArray<string>,
   tmp: string
 ): Promise<void> => {
-  const common = ["--no-defaults", ...account, `--datadir=${dataDirectory}`, `--tmpdir=${tmp}`]
+  const common = [...account, `--datadir=${dataDirectory}`, `--tmpdir=${tmp}`]
   if (installer === undefined) {
-    await run(server, [...common, "--initialize-insecure"])
+    await run(server, [...args, ...common, ...ARGUMENTS[flavour], "--initialize-insecure"])
   } else {
-    await run(installer, [...common, "--auth-root-authentication-method=normal", "--skip-test-db"])
+    await run(installer, [...args, ...common, "--auth-root-authentication-method=normal", "--skip-test-db"])
   }
 }
 

@@ -1,0 +1,149 @@
+/**
+ * Oracle's MySQL out of Debian's packages, unpacked into the cache of the user: nothing is installed, nothing
+ * of the system changes, and no root is needed.
+ *
+ * @module
+ */
+import { execFile } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { promisify } from "node:util"
+
+const run = promisify(execFile)
+
+const PACKAGE = "mysql-server-core"
+// the only suite that has it
+const SUITE = "sid"
+const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+/** A command that starts the server: the program, and what stands before all other arguments. */
+export interface Command {
+  readonly server: string
+  readonly args: ReadonlyArray<string>
+}
+
+/** `$XDG_CACHE_HOME/effect-audit`, or the same in `~/.cache`. */
+const cacheDirectory = (): string => {
+  const given = process.env.XDG_CACHE_HOME
+  const cache = given === undefined || given === "" ? path.join(os.homedir(), ".cache") : given
+  return path.join(cache, "effect-audit")
+}
+
+const NAME = "mysql-server"
+
+/** The server that {@link unpackMysql} has left in the cache. */
+export const unpackedMysql = (): Command | undefined => commandIn(path.join(cacheDirectory(), NAME))
+
+/** By its own loader, since it needs a newer libc than that of the stable release. */
+const commandIn = (root: string): Command | undefined => {
+  const usr = path.join(root, "usr")
+  const server = path.join(usr, "sbin", "mysqld")
+  const find = (pattern: RegExp, ...directories: ReadonlyArray<string>) =>
+    directories
+      .filter((directory) => fs.existsSync(directory))
+      .flatMap((directory) => fs.readdirSync(directory).map((name) => path.join(directory, name)))
+      .find((file) => pattern.test(path.basename(file)))
+  const loader = find(/^ld-linux.*\.so\.\d+$/, path.join(usr, "lib64"), path.join(usr, "lib"))
+  const libraries = find(/-linux-gnu$/, path.join(usr, "lib"))
+  if (!fs.existsSync(server) || loader === undefined || libraries === undefined) return undefined
+  const lib = path.join(usr, "lib", "mysql")
+  const share = path.join(usr, "share", "mysql")
+  return {
+    server: loader,
+    args: [
+      ...["--library-path", `${libraries}:${path.join(lib, "private")}`, server],
+      "--no-defaults",
+      `--basedir=${usr}`,
+      `--lc-messages-dir=${share}`,
+      `--character-sets-dir=${path.join(share, "charsets")}`,
+      `--plugin-dir=${path.join(lib, "plugin")}`
+    ]
+  }
+}
+
+/**
+ * Downloads the packages (60 MB) with an apt state of its own, unpacks them (270 MB), and says where the server is.
+ * Whole or not at all: an interrupted download is not taken for a server, and two runs at once are harmless.
+ */
+export const unpackMysql = async (): Promise<Command> => {
+  const parent = cacheDirectory()
+  fs.mkdirSync(parent, { recursive: true })
+  removeLeftovers(parent)
+  const work = fs.mkdtempSync(path.join(parent, `${NAME}.`))
+  try {
+    const root = path.join(work, "root")
+    fs.mkdirSync(root)
+    for (const file of await download(path.join(work, "apt"))) await run("dpkg", ["-x", file, root])
+    const command = commandIn(root)
+    if (command === undefined) throw new Error(`${PACKAGE} has another layout`)
+    // a kernel or processor that it cannot run on shows here
+    await run(command.server, [...command.args, "--version"])
+    try {
+      fs.renameSync(root, path.join(parent, NAME))
+    } catch (error) {
+      // another run was faster
+      if (unpackedMysql() === undefined) throw error
+    }
+    return unpackedMysql()!
+  } finally {
+    fs.rmSync(work, { recursive: true, force: true })
+  }
+}
+
+/** What runs that were killed have left, an hour ago or earlier. */
+const removeLeftovers = (parent: string): void => {
+  for (const name of fs.readdirSync(parent).filter((name) => name.startsWith(`${NAME}.`))) {
+    const directory = path.join(parent, name)
+    const age = Date.now() - (fs.statSync(directory, { throwIfNoEntry: false })?.mtimeMs ?? Infinity)
+    if (age > 3_600_000) fs.rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+/** Downloads the package and all that it needs, from the first of the system's mirrors that has them. */
+const download = async (home: string): Promise<ReadonlyArray<string>> => {
+  if (!fs.existsSync(KEYRING)) throw new Error("this is no Debian")
+  let failure: unknown
+  for (const [index, mirror] of (await mirrors()).entries()) {
+    try {
+      return await downloadFrom(mirror, path.join(home, String(index)))
+    } catch (error) {
+      failure ??= error
+    }
+  }
+  throw failure
+}
+
+/** The addresses that the system's own apt uses. */
+const mirrors = async (): Promise<ReadonlyArray<string>> => {
+  const format = ["--format", "$(REPO_URI)", "Created-By: Packages"]
+  const { stdout } = await run("apt-get", ["indextargets", ...format])
+  return [...new Set(stdout.split("\n").filter((line) => line !== ""))]
+}
+
+const downloadFrom = async (mirror: string, state: string): Promise<ReadonlyArray<string>> => {
+  const at = (name: string) => path.join(state, name)
+  for (const name of ["lists", "archives"]) fs.mkdirSync(path.join(at(name), "partial"), { recursive: true })
+  fs.writeFileSync(at("sources.list"), `deb [signed-by=${KEYRING}] ${mirror} ${SUITE} main\n`)
+  // as if nothing were installed
+  fs.writeFileSync(at("status"), "")
+  const settings = {
+    "Dir::Etc::sourcelist": at("sources.list"),
+    "Dir::Etc::sourceparts": "-",
+    "Dir::State::status": at("status"),
+    "Dir::State::Lists": at("lists"),
+    "Dir::Cache": at("cache"),
+    "Dir::Cache::archives": at("archives"),
+    // root's cache is closed to apt's own user
+    "APT::Sandbox::User": "root",
+    "APT::Install-Recommends": "false"
+  }
+  const options = Object.entries(settings).flatMap(([name, value]) => ["-o", `${name}=${value}`])
+  const apt = (...args: ReadonlyArray<string>) => run("apt-get", ["-q", "-y", ...options, ...args])
+  await apt("update")
+  await apt("install", "--download-only", PACKAGE)
+  return fs
+    .readdirSync(at("archives"))
+    .filter((name) => name.endsWith(".deb"))
+    .map((name) => path.join(at("archives"), name))
+}
