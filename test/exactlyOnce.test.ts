@@ -1,5 +1,5 @@
 /** The whole audit log over a real server: what was committed, and did not reach the cursor, is not stored twice. */
-import { assert, describe, it } from "@effect/vitest"
+import { assert, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Logger, Schedule } from "effect"
 import * as fs from "node:fs"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
@@ -9,12 +9,14 @@ import type { TestDatabase } from "./support/database.js"
 import { account, mysqlDatabase, uploaderOf } from "./support/mysql.js"
 import { tcpProxy } from "./support/net.js"
 import { temporaryDirectory } from "./support/queue.js"
+import { onEachServer } from "./support/servers.js"
 
-const migrated = Effect.gen(function* () {
-  const database = yield* mysqlDatabase()
-  yield* MysqlUploader.migrate(yield* account(database, "CREATE, ALTER, INDEX, INSERT"))
-  return { database, options: yield* account(database, "INSERT") }
-})
+const migrated = (rootUrl: string) =>
+  Effect.gen(function* () {
+    const database = yield* mysqlDatabase(rootUrl)
+    yield* MysqlUploader.migrate(yield* account(database, "CREATE, ALTER, INDEX, INSERT"))
+    return { database, options: yield* account(database, "INSERT") }
+  })
 
 const quiet = Logger.remove(Logger.defaultLogger)
 
@@ -32,10 +34,10 @@ const committedBeyond = (database: TestDatabase, count: number) =>
     Effect.orDie
   )
 
-describe("an event whose commit was not heard of", () => {
+onEachServer("an event whose commit was not heard of", ({ name, rootUrl }) => {
   it.scopedLive("is stored once: 100 answers to an INSERT and 100 to a COMMIT, lost on their way", () =>
     Effect.gen(function* () {
-      const { database, options } = yield* migrated
+      const { database, options } = yield* migrated(rootUrl)
       const proxy = yield* Effect.acquireRelease(
         Effect.promise(() => tcpProxy({ target: { host: options.host!, port: options.port! } })),
         (proxy) => Effect.promise(proxy.close)
@@ -94,7 +96,7 @@ describe("an event whose commit was not heard of", () => {
 
   it.scopedLive("a restored snapshot: 50,000 rows are replayed in at most 5 times their first delivery", () =>
     Effect.gen(function* () {
-      const { database, options } = yield* migrated
+      const { database, options } = yield* migrated(rootUrl)
       const parent = yield* temporaryDirectory
       const [directory, snapshot] = [`${parent}/audit`, `${parent}/snapshot`]
       const EVENTS = 50_000
@@ -117,7 +119,7 @@ describe("an event whose commit was not heard of", () => {
       const second = yield* delivery(snapshot)
       assert.strictEqual(yield* rows(database), EVENTS)
       console.log(
-        `50,000 rows: first delivery ${first.toFixed(0)} ms, replay ${second.toFixed(0)} ms (${(second / first).toFixed(2)} times)`
+        `${name}, 50,000 rows: first delivery ${first.toFixed(0)} ms, replay ${second.toFixed(0)} ms (${(second / first).toFixed(2)} times)`
       )
       assert.isBelow(second, 5 * first)
     }).pipe(Effect.provide(quiet))

@@ -2,7 +2,7 @@
  * A server that stops answering (SIGSTOP) at the worst moments, and a program that ends meanwhile: its audit log
  * closes within the shutdown's time-out and a second, and its process exits by itself.
  */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import { Duration, Effect, Logger, Schedule } from "effect"
 import { UseLog } from "../src/schema/UseLog.js"
 import { openAudit } from "./support/auditHere.js"
@@ -10,25 +10,26 @@ import { auditProcess } from "./support/auditProcess.js"
 import type { TestDatabase } from "./support/database.js"
 import { use } from "./support/events.js"
 import { connectionOptions, migratedDatabase, uploaderOf } from "./support/mysql.js"
-import type { MysqlServer } from "./support/mysqlServer.js"
+import type { Flavour, MysqlServer } from "./support/mysqlServer.js"
 import { startServer } from "./support/mysqlServer.js"
 import type { TcpProxy } from "./support/net.js"
 import { tcpProxy } from "./support/net.js"
 import { temporaryDirectory } from "./support/queue.js"
+import { onEachFlavour } from "./support/servers.js"
 
 let server: MysqlServer
 let database: TestDatabase
 
-beforeAll(async () => {
-  server = await startServer()
+const start = async (flavour: Flavour) => {
+  server = await startServer({ flavour })
   database = await migratedDatabase(server.rootUrl)
   await database.query(`ALTER TABLE ${UseLog.table} ADD CONSTRAINT c CHECK (prompt <> 'refused')`)
-})
+}
 
-afterAll(async () => {
+const stop = async () => {
   await database.drop()
   await server.stop()
-})
+}
 
 const SHUTDOWN_MILLIS = 500
 
@@ -97,7 +98,10 @@ const endsInTime = ({ stopAfter, then, ...events }: Case) =>
     assert.include(stderr, `${left} events wait on disk for the next start`)
   })
 
-describe("a program ends while its server hangs", () => {
+onEachFlavour("a program ends while its server hangs", (flavour) => {
+  beforeAll(() => start(flavour))
+  afterAll(stop)
+
   it.scopedLive("as it connects", () => endsInTime({ waiting: ["connecting"], stopAfter: [] }))
 
   it.scopedLive("as it inserts", () => endsInTime({ waiting: ["inserting"], stopAfter: ["inserting"] }))

@@ -5,7 +5,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
-import { beforeAll, describe, expect, test } from "vitest"
+import { beforeAll, describe, expect, inject, test } from "vitest"
 import { bundle } from "./support/bundle.js"
 import { migratedDatabase } from "./support/mysql.js"
 import { judge, readBooks, readRows } from "./support/oracle.js"
@@ -24,11 +24,18 @@ interface Database {
   readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
 }
 
-const mysql = async (_directory: string, { onTestFinished }: TestContext): Promise<Database> => {
-  const database = await migratedDatabase()
-  onTestFinished(database.drop)
-  return { address: database.url, query: database.query }
-}
+type Open = (directory: string, context: TestContext) => Promise<Database>
+
+const mysqlAt =
+  (rootUrl?: string): Open =>
+  async (_directory, { onTestFinished }) => {
+    const database = await migratedDatabase(rootUrl)
+    onTestFinished(database.drop)
+    return { address: database.url, query: database.query }
+  }
+
+const mariadb = mysqlAt()
+const oracle = inject("oracleRootUrl")
 
 const sqlite = async (directory: string): Promise<Database> => {
   const address = path.join(directory, "audit.db")
@@ -57,7 +64,7 @@ const killSoon = async (program: Program) => {
 }
 
 /** So many lives and deaths on one directory, judged after each, and a last life that ends in order. */
-const ordeal = async (context: TestContext, kills: number, open: typeof mysql) => {
+const ordeal = async (context: TestContext, kills: number, open: Open) => {
   const { path: cwd, remove } = temporaryDirectory()
   context.onTestFinished(remove)
   const database = await open(cwd, context)
@@ -96,9 +103,11 @@ const ordeal = async (context: TestContext, kills: number, open: typeof mysql) =
 }
 
 describe.concurrent("SIGKILL under load", () => {
-  test("25 times, delivering to MySQL", { timeout: 300_000 }, (context) => ordeal(context, 25, mysql))
-  test("25 times, delivering to MySQL, beside it", { timeout: 300_000 }, (context) =>
-    ordeal(context, 25, mysql)
+  test("25 times, delivering to MariaDB", { timeout: 300_000 }, (context) => ordeal(context, 25, mariadb))
+  test.skipIf(oracle === undefined)(
+    "25 times, delivering to MySQL, beside it",
+    { timeout: 300_000 },
+    (context) => ordeal(context, 25, mysqlAt(oracle))
   )
 })
 
