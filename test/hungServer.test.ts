@@ -99,7 +99,7 @@ const endsInTime = ({ stopAfter, then, ...events }: Case) =>
   })
 
 onEachFlavour("a program ends while its server hangs", (flavour) => {
-  beforeAll(() => start(flavour))
+  beforeAll(() => start(flavour), 180_000)
   afterAll(stop)
 
   it.scopedLive("as it connects", () => endsInTime({ waiting: ["connecting"], stopAfter: [] }))
