@@ -7,7 +7,7 @@ export default defineConfig({
   test: {
     ...base.test,
     env: { AUDIT_LONG: "1" },
-    include: ["crash", "kill", "adoption", "powerLoss", "damage", "migrate"].map(
+    include: ["crash", "kill", "adoption", "powerLoss", "damage", "migrate", "badPeers", "fullServer"].map(
       (name) => `test/${name}.test.ts`
     ),
     typecheck: { enabled: false },

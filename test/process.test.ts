@@ -4,6 +4,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { beforeAll, describe, expect, onTestFinished, test, vi } from "vitest"
+import { errorPacket, mutatingProxy, packetOf, scriptedServer } from "./support/badPeers.js"
 import { bundle } from "./support/bundle.js"
 import { migratedDatabase } from "./support/mysql.js"
 import { refusingPort, silentServer } from "./support/net.js"
@@ -66,6 +67,13 @@ const readSqlite = (file: string) =>
     )
   )
 
+/** A server that says this to whoever connects, and keeps the connection. */
+const saying = async (url: string, first: Buffer) => {
+  const server = await scriptedServer({ steps: [first], atOnce: true, then: "stay" })
+  onTestFinished(server.close)
+  return Object.assign(new URL(url), { port: String(server.port) }).href
+}
+
 /** What keeps events from being delivered. */
 const troubles: Record<string, (url: string) => Promise<string>> = {
   "nobody listening": async (url) => {
@@ -77,6 +85,19 @@ const troubles: Record<string, (url: string) => Promise<string>> = {
     const server = await silentServer()
     onTestFinished(server.close)
     return Object.assign(new URL(url), { port: String(server.port) }).href
+  },
+  "a server that is full": (url) => saying(url, errorPacket(1040, "Too many connections")),
+  "a server that does not know this host": (url) => saying(url, errorPacket(1130, "Host is not allowed")),
+  "a server that sends zeros": (url) => saying(url, Buffer.alloc(64)),
+  "a server that adds packets after the login": async (url) => {
+    const { hostname: host, port } = new URL(url)
+    const proxy = await mutatingProxy({
+      target: { host, port: Number(port) },
+      // of an error packet, one byte: less than the driver reads of it
+      mutation: { packet: 1, change: "insert", at: 1, bytes: packetOf(Buffer.from([0xff]), 0) }
+    })
+    onTestFinished(proxy.close)
+    return Object.assign(new URL(url), { port: String(proxy.port) }).href
   }
 }
 
@@ -95,6 +116,7 @@ describe.for(Object.entries(troubles))("with %s", ([_, trouble]) => {
     const ended = await program.ended
     expect(Date.now() - asked).toBeLessThan(END_WITHIN)
     expect(ended).toMatchObject({ code: 0, signal: null })
+    expect(ended.stderr).not.toContain("    at ")
     expect(ended.stderr).toContain(`${EVENTS} events wait on disk for the next start`)
     expect(readBooks(directory)).toMatchObject({ accepted: EVENTS, waiting: EVENTS })
 

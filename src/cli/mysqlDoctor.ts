@@ -1,10 +1,11 @@
 /** What `doctor` asks of MySQL or MariaDB, step by step: the first that fails says where to look. */
-import type { SqlError } from "@effect/sql/SqlError"
-import { Effect, Either } from "effect"
+import { SqlError } from "@effect/sql/SqlError"
+import { Effect, Either, Schema } from "effect"
 import * as dns from "node:dns/promises"
 import * as net from "node:net"
 import type { Endpoint, Session } from "../internal/database/mysql/connection.js"
 import { endpointsOf, open } from "../internal/database/mysql/connection.js"
+import { protocolError } from "../internal/database/mysql/driver.js"
 import { classify } from "../internal/database/mysql/errors.js"
 import { columnsOf, eventKeysOf } from "../internal/database/mysql/table.js"
 import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
@@ -97,26 +98,35 @@ const examineServer = (
     }
   })
 
-interface ServerSettings {
-  readonly version: string
-  readonly mode: string
-  readonly packet: number
-  readonly now: number
-}
+const ServerSettings = Schema.Struct({
+  version: Schema.String,
+  mode: Schema.String,
+  packet: Schema.Number,
+  // a DECIMAL, which the driver gives as text
+  now: Schema.Union(Schema.Number, Schema.NumberFromString)
+})
 
 const examineSettings = (
   session: Session,
   { maxLineBytes }: Limits
 ): Effect.Effect<ReadonlyArray<Finding>, SqlError> =>
   Effect.gen(function* () {
-    const [tls] = yield* session.query<{ readonly Value: string }>("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+    const [tls] = yield* session.select(
+      Schema.Struct({ Value: Schema.String }),
+      "SHOW SESSION STATUS LIKE 'Ssl_cipher'"
+    )
     const before = Date.now()
-    const [server] = yield* session.query<ServerSettings>(
+    const [server] = yield* session.select(
+      ServerSettings,
       "SELECT VERSION() AS version, @@global.sql_mode AS mode, @@max_allowed_packet AS packet, " +
         "UNIX_TIMESTAMP(NOW(3)) * 1000 AS now"
     )
     const after = Date.now()
-    const { mode, now, packet, version } = server!
+    if (server === undefined) {
+      const cause = protocolError("no row where there must be one")
+      return yield* new SqlError({ message: cause.message, cause })
+    }
+    const { mode, now, packet, version } = server
     // the clock was read somewhere between the question and the answer
     const skew = now - (before + after) / 2
     const isSkewed = Math.abs(skew) > SKEW + (after - before) / 2
@@ -198,7 +208,8 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
 /** Of the columns those that the account may not insert into, roles and grants of the database taken together. */
 const columnsWithoutInsert = (session: Session, table: string, columns: ReadonlyArray<string>) =>
   Effect.map(
-    session.query<{ readonly name: string; readonly rights: string }>(
+    session.select(
+      Schema.Struct({ name: Schema.String, rights: Schema.String }),
       "SELECT column_name AS name, privileges AS rights FROM information_schema.columns " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]

@@ -56,7 +56,7 @@ export interface Listener extends Address {
 }
 
 /** Lets a server listen on a free port; closing it destroys what `connections` holds. */
-const listenerOf = async (
+export const listenerOf = async (
   server: net.Server,
   connections: ReadonlySet<{ readonly destroy: () => unknown }>
 ): Promise<Listener> => {

@@ -5,11 +5,14 @@
 import * as Reactivity from "@effect/experimental/Reactivity"
 import { SqlError } from "@effect/sql/SqlError"
 import * as MysqlClient from "@effect/sql-mysql2/MysqlClient"
-import { Array as Arr, Duration, Effect, Exit, Redacted } from "effect"
+import { Array as Arr, Duration, Effect, Exit, Redacted, Schema } from "effect"
 import type { Scope } from "effect"
 import * as net from "node:net"
 import { UploadError } from "../../../schema/Errors.js"
+import type { Guard, StreamOptions } from "./driver.js"
+import { guard, protocolError } from "./driver.js"
 import type { Subject } from "./errors.js"
+import { errnoOf } from "./errors.js"
 import * as watchdog from "../../watchdog.js"
 
 /** How a server is reached; the options that the layer and `migrate` share. */
@@ -117,7 +120,10 @@ export interface Session {
   /** Runs a prepared statement. */
   readonly execute: (sql: string, params: ReadonlyArray<unknown>) => Effect.Effect<ResultHeader, SqlError>
   /** Runs a statement as text; parameters are escaped by the driver, which the session's sql_mode makes safe. */
-  readonly query: <Row>(
+  readonly query: (sql: string, params?: ReadonlyArray<unknown>) => Effect.Effect<unknown, SqlError>
+  /** The same for a statement that has rows; fails if they are none of these. */
+  readonly select: <Row, I>(
+    row: Schema.Schema<Row, I>,
     sql: string,
     params?: ReadonlyArray<unknown>
   ) => Effect.Effect<ReadonlyArray<Row>, SqlError>
@@ -141,9 +147,12 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     let isCut = false
     const cut = Effect.sync(() => {
       isCut = true
-      // with an error, or the driver tells its connection twice when TLS is on, and the second time nobody listens
+      // with an error, so that the driver tells whoever waits for an answer
       for (const socket of sockets) socket.destroy(new Error("the connection was given up"))
     })
+    // what made the connection unusable: the first of its errors, since the others follow from it
+    let broken: Error | undefined
+    let guarded: Guard | undefined
     yield* Effect.addFinalizer(() =>
       Effect.sync(() => {
         // the goodbye may still be on its way, and nobody may answer it
@@ -152,7 +161,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
 
     const { address, connectTimeout, database, password, ssl, statementTimeout, username } = endpoint
-    const client = yield* MysqlClient.make({
+    const connection = yield* MysqlClient.make({
       // the socket is ours: the driver needs the name for the certificate only
       host: ssl?.servername ?? address.host,
       port: address.port,
@@ -163,12 +172,21 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       poolConfig: {
         // fewer would arm a timer that outlives the pool
         maxIdle: 1,
-        connectTimeout: Duration.toMillis(connectTimeout),
+        // bounded below, with everything else that connecting takes
+        connectTimeout: 0,
+        // a server may ask for any file of ours, and be told of the wish to send it (LOAD DATA LOCAL)
+        flags: ["-LOCAL_FILES"],
+        infileStreamFactory: () => {
+          throw protocolError("the server asked for a file")
+        },
+        // no code is made from the names of columns
+        disableEval: true,
         // bounds the prepared statements on the server, since batches differ in size
         maxPreparedStatements: 64,
         ...(ssl === undefined ? {} : { ssl: sslOptions(ssl) }),
-        stream: () => {
+        stream: (options: StreamOptions) => {
           const socket = net.connect({ ...address, noDelay: true, keepAlive: true })
+          guarded = guard(socket, options, (error) => (broken ??= error))
           sockets.add(socket)
           socket.once("close", () => sockets.delete(socket))
           return socket
@@ -176,6 +194,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       }
     }).pipe(
       Effect.provide(Reactivity.layer),
+      Effect.flatMap((client) => client.reserve),
       // it is uninterruptible until its first query is answered: leave it, and cut its socket
       Effect.disconnect,
       Effect.timeoutFail({
@@ -184,7 +203,6 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       }),
       Effect.onError(() => cut)
     )
-    const connection = yield* client.reserve
 
     const clock = yield* Effect.clock
     let current: watchdog.UnderWay | undefined
@@ -202,40 +220,57 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     })
     yield* Effect.addFinalizer((exit) => (current !== undefined || Exit.isFailure(exit) ? cut : Effect.void))
 
-    const bounded = <A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+    const bounded = <A>(
+      statement: Effect.Effect<unknown, SqlError>,
+      isAnswer: (answer: unknown) => answer is A
+    ): Effect.Effect<A, SqlError> =>
       Effect.suspend(() => {
         const mine = (current = { startedAt: clock.unsafeCurrentTimeMillis() })
+        guarded?.restart()
         watch()
         // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends
-        return Effect.mapBoth(statement, {
+        return Effect.matchEffect(statement, {
           onSuccess: (answer) => {
             current = undefined
-            return answer
+            // among packets that nobody asked for, this may be the answer to another statement
+            if (broken !== undefined) return failed(broken)
+            return isAnswer(answer)
+              ? Effect.succeed(answer)
+              : failed(protocolError("an answer of another kind"))
           },
           onFailure: (error) => {
             current = undefined
-            return expired === mine ? timedOut("The statement", statementTimeout) : error
+            if (expired === mine) return timedOut("The statement", statementTimeout)
+            return broken === undefined || errnoOf(error.cause) > 0 ? error : failed(broken)
           }
         })
       })
 
-    const query = <Row>(sql: string, params: ReadonlyArray<unknown> = []) =>
-      bounded(
-        connection.executeUnprepared(sql, params, undefined) as Effect.Effect<ReadonlyArray<Row>, SqlError>
+    const run = (sql: string, params: ReadonlyArray<unknown>) =>
+      bounded(connection.executeUnprepared(sql, params, undefined), Array.isArray)
+
+    const select: Session["select"] = (row, sql, params = []) =>
+      Effect.flatMap(run(sql, params), (rows) =>
+        Effect.mapError(Schema.decodeUnknown(Schema.Array(row))(rows), () =>
+          failed(protocolError("rows of another kind than those that were asked for"))
+        )
       )
 
-    for (const statement of sessionSettings(statementTimeout)) yield* query(statement)
-    const [limits] = yield* query<{ readonly packet: number }>("SELECT @@max_allowed_packet AS packet")
+    for (const statement of sessionSettings(statementTimeout)) yield* run(statement, [])
+    const [limits] = yield* select(Limits, "SELECT @@max_allowed_packet AS packet")
+    if (limits === undefined) return yield* failed(protocolError("no row where there must be one"))
 
     return {
       endpoint,
-      maxPacket: Number(limits?.packet),
-      execute: (sql, params) =>
-        bounded(connection.executeRaw(sql, params)) as Effect.Effect<ResultHeader, SqlError>,
-      query,
-      isOpen: () => !isCut && sockets.size > 0
+      maxPacket: limits.packet,
+      execute: (sql, params) => bounded(connection.executeRaw(sql, params), isResultHeader),
+      query: (sql, params = []) => run(sql, params),
+      select,
+      isOpen: () => !isCut && broken === undefined && sockets.size > 0
     }
   })
+
+const Limits = Schema.Struct({ packet: Schema.Int.pipe(Schema.positive()) })
 
 /** Whatever the defaults of the server are. `time_zone` is left alone: it would shift CURRENT_TIMESTAMP columns. */
 const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<string> => [
@@ -264,6 +299,11 @@ const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings) =
   rejectUnauthorized,
   verifyIdentity: rejectUnauthorized
 })
+
+const isResultHeader = (answer: unknown): answer is ResultHeader =>
+  typeof (answer as Partial<ResultHeader> | undefined)?.affectedRows === "number"
+
+const failed = (cause: Error) => new SqlError({ message: cause.message, cause })
 
 const timedOut = (what: string, after: Duration.Duration) =>
   new SqlError({

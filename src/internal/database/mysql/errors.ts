@@ -7,6 +7,7 @@
  */
 import { Redacted } from "effect"
 import { UploadError } from "../../../schema/Errors.js"
+import { PROTOCOL_ERROR } from "./driver.js"
 
 /**
  * - `transient`: passes by itself; keep the events, connect again, to the next host if there is one
@@ -59,6 +60,7 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
     if (code === "HANDSHAKE_SSL_ERROR" && isDisconnection(errno, text)) {
       return failure("ECONNRESET", "transient", unreachable(subject))
     }
+    if (isGarbled(cause, name)) return failure(PROTOCOL_ERROR, "transient", garbled(subject))
     const operator = OPERATOR[code]
     return operator === undefined
       ? failure(code, "transient", unreachable(subject))
@@ -130,6 +132,9 @@ type Reason = (subject: Subject) => string
 const tableOf = ({ table }: Subject) => (table === undefined ? "the table" : `the table ${table}`)
 
 const unreachable: Reason = ({ host }) => `The database at ${host} cannot be reached; it is tried again`
+
+const garbled: Reason = ({ host }) =>
+  `What answers at ${host} does not speak MySQL's protocol: check host and port, and what stands between; it is tried again`
 
 const unavailable: Reason = ({ host }) => `The database at ${host} cannot take events now; it is tried again`
 
@@ -243,6 +248,19 @@ const essence = (cause: unknown): unknown => {
   if (cause.stack !== undefined) error.stack = cause.stack
   return Object.assign(error, { code, errno, sqlState })
 }
+
+/**
+ * Whether the answer made no sense to the driver: so it says, or Node does, which reads beyond the end of a packet then.
+ * What Node says of TLS has a code beginning in ERR_SSL or ERR_TLS.
+ */
+const isGarbled = (cause: unknown, code: string | undefined) =>
+  code === undefined
+    ? cause instanceof RangeError ||
+      cause instanceof TypeError ||
+      (cause instanceof Error && cause.message.startsWith("Should not reach here"))
+    : GARBLED.includes(code) || /^ERR_(?!SSL_|TLS_)/.test(code)
+
+const GARBLED = [PROTOCOL_ERROR, "PROTOCOL_UNEXPECTED_PACKET", "HANDSHAKE_UNKNOWN_ERROR"]
 
 /** mysql2 calls every end of a TLS handshake `HANDSHAKE_SSL_ERROR`, also that of a server which goes down. */
 const isDisconnection = (errno: number | undefined, text: string) =>

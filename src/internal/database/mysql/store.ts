@@ -5,7 +5,7 @@
  * The generator that runs for each batch stands outside of what an uploader makes for itself: see internal/delivery/pipeline.ts.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Effect } from "effect"
+import { Effect, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import type { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
@@ -250,6 +250,8 @@ const TOO_LARGE = {
   reason: "larger than max_allowed_packet of the server, or of something before it"
 }
 
+const Warning = Schema.Struct({ Code: Schema.Number, Message: Schema.String })
+
 /**
  * Stores those of the events that are not in the table yet. INSERT IGNORE would hide truncated texts and clamped
  * numbers as well, so it is committed only if it left out duplicates of our key and did nothing else.
@@ -264,9 +266,7 @@ const insertMissing = (
   Effect.gen(function* () {
     yield* session.query("START TRANSACTION")
     const { warningStatus } = yield* session.execute(table.insertIgnore(events.length), params)
-    const warnings = yield* session.query<{ readonly Code: number; readonly Message: string }>(
-      "SHOW WARNINGS"
-    )
+    const warnings = yield* session.select(Warning, "SHOW WARNINGS")
     const harmless =
       warnings.length === warningStatus &&
       warnings.every((_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject))

@@ -2,7 +2,7 @@
  * The table of a kind of events, as an INSERT needs to know it.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Effect } from "effect"
+import { Effect, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
@@ -111,7 +111,8 @@ export const columnsOf = (
   table: string
 ): Effect.Effect<ReadonlyMap<string, string | null>, SqlError> =>
   Effect.map(
-    session.query<{ readonly name: string; readonly charset: string | null }>(
+    session.select(
+      Schema.Struct({ name: Schema.String, charset: Schema.NullOr(Schema.String) }),
       "SELECT column_name AS name, character_set_name AS charset FROM information_schema.columns " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]
@@ -125,7 +126,8 @@ export const eventKeysOf = (
   table: string
 ): Effect.Effect<ReadonlyArray<string>, SqlError> =>
   Effect.map(
-    session.query<{ readonly name: string }>(
+    session.select(
+      Schema.Struct({ name: Schema.String }),
       "SELECT index_name AS name FROM information_schema.statistics " +
         "WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 " +
         "GROUP BY index_name HAVING COUNT(*) = 1 AND MAX(column_name) = ? AND MAX(sub_part) IS NULL",
@@ -136,7 +138,8 @@ export const eventKeysOf = (
 
 const isTransactional = (session: Session, table: string): Effect.Effect<boolean, SqlError> =>
   Effect.map(
-    session.query<{ readonly transactions: string | null }>(
+    session.select(
+      Schema.Struct({ transactions: Schema.NullOr(Schema.String) }),
       "SELECT transactions FROM information_schema.engines WHERE engine = " +
         "(SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?)",
       [table]

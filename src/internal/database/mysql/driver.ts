@@ -1,0 +1,104 @@
+/**
+ * The driver under guard: nothing that a server, a proxy or the network sends is thrown outside of our Effects.
+ *
+ * mysql2 parses inside its socket's listeners and reports by `error` events, to which its pool listens once. So what
+ * its listeners throw is caught where the sockets emit, and each of its connections gets a listener that stays.
+ */
+import type { EventEmitter } from "node:events"
+import type * as net from "node:net"
+
+/** What the driver's stream factory is given. */
+export interface StreamOptions {
+  readonly config: { readonly pool?: Pool }
+}
+
+/** Of mysql2's pool, what it shows to nobody: the stream factory is called before any event names a connection. */
+interface Pool {
+  readonly _allConnections?: { readonly length: number; readonly get: (index: number) => Connection }
+}
+
+/** Of mysql2's connection, what is changed here. */
+interface Connection extends EventEmitter {
+  readonly stream: EventEmitter
+  protocolError: (message: string, code?: unknown) => void
+  startTLS: (onSecure: (error?: unknown) => void) => void
+}
+
+export interface Guard {
+  /** Counts from here what the server sends. */
+  readonly restart: () => void
+}
+
+/**
+ * Guards a socket from before the driver listens to it. `onBroken` hears what makes the connection unusable, possibly
+ * more than once; the socket is destroyed then, unless the driver can still read the server's answer.
+ */
+export const guard = (
+  socket: net.Socket,
+  { config }: StreamOptions,
+  onBroken: (error: Error) => void
+): Guard => {
+  let received = 0
+  const fail = (cause: unknown) => {
+    const error = cause instanceof Error ? cause : protocolError(String(cause))
+    onBroken(error)
+    // with the error, so that the driver tells whoever waits for an answer
+    socket.destroy(error)
+  }
+  const confine = (emitter: EventEmitter) => {
+    const emit = emitter.emit.bind(emitter)
+    emitter.emit = (event: string | symbol, ...args: ReadonlyArray<unknown>) => {
+      try {
+        if (event === "data" && (received += (args[0] as Buffer).length) > MAX_ANSWER_BYTES) {
+          throw protocolError(`more than ${MAX_ANSWER_BYTES} bytes for an answer`)
+        }
+        return emit(event, ...args)
+      } catch (error) {
+        fail(error)
+        return true
+      }
+    }
+  }
+
+  confine(socket)
+  socket.on("error", onBroken)
+  // the pool lists the connection after its constructor has asked for the socket, and before the socket can emit
+  process.nextTick(() => {
+    const connections = config.pool?._allConnections
+    for (let index = 0; index < (connections?.length ?? 0); index++) {
+      const connection = connections!.get(index)
+      if (connection.stream === socket) confineDriver(connection, confine, fail, onBroken)
+    }
+  })
+  return { restart: () => void (received = 0) }
+}
+
+const confineDriver = (
+  connection: Connection,
+  confine: (emitter: EventEmitter) => void,
+  fail: (cause: unknown) => void,
+  onBroken: (error: Error) => void
+) => {
+  connection.on("error", fail)
+  // packets out of order: if it is a refusal, as of a packet that is too large, the driver still tells us
+  connection.on("warn", (warning: Error) => onBroken(protocolError(warning.message)))
+  // the driver would drop the statement without a word; what is thrown it tells to whoever waits
+  connection.protocolError = (message, code) => {
+    throw protocolError(message, code)
+  }
+  const startTLS = connection.startTLS.bind(connection)
+  connection.startTLS = (onSecure) => {
+    startTLS(onSecure)
+    // from now on the stream is the one inside of TLS
+    confine(connection.stream)
+  }
+}
+
+/** An error that means: what answers there does not speak MySQL's protocol. A number is the server's own reason. */
+export const protocolError = (message: string, code?: unknown): Error =>
+  Object.assign(new Error(message), typeof code === "number" ? { errno: code } : { code: PROTOCOL_ERROR })
+
+export const PROTOCOL_ERROR = "PROTOCOL_ERROR"
+
+/** Bytes; the longest answer that we ask for is SHOW WARNINGS, 65,535 rows of about 550 bytes. */
+const MAX_ANSWER_BYTES = 64 * 1024 * 1024
