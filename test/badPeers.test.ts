@@ -77,6 +77,12 @@ interface Conversation {
   readonly event: StoredEvent
 }
 
+const untilClosed = (listener: Listener) =>
+  Effect.repeat(
+    Effect.sync(() => listener.connections === 0),
+    { schedule: Schedule.spaced("5 millis"), until: (closed) => closed, times: 2000 }
+  )
+
 /** Uploads one event to a peer, and sees that nothing is left of it. */
 const converse = (
   listen: () => Promise<Listener>,
@@ -100,10 +106,7 @@ const converse = (
       }),
       Effect.orDie
     )
-    yield* Effect.repeat(
-      Effect.sync(() => listener.connections === 0),
-      { schedule: Schedule.spaced("5 millis"), until: (closed) => closed, times: 1000 }
-    )
+    yield* untilClosed(listener)
     assert.strictEqual(listener.connections, 0, name())
     assert.deepStrictEqual(uncaught.slice(before), [], name())
     if (Exit.isFailure(exit)) {
@@ -405,6 +408,7 @@ describe("the first packet", () => {
         const { upload } = yield* uploaderOf({ ...optionsAt(peer), password: Redacted.make("") })
         const error = yield* failureOf(upload({ definition: UseLog, events: [use()] }))
         assert.deepStrictEqual([error.class, error.code], [cls, code], error.message)
+        yield* untilClosed(peer)
         assert.deepStrictEqual(uncaught.slice(before), [])
       })
     )

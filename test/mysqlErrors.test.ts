@@ -81,6 +81,26 @@ describe("classes of failure", () => {
     assert.deepStrictEqual([closed.class, closed.code], ["transient", "CONNECTION_LOST"])
   })
 
+  it("what does not speak the protocol: one code, and the reason names host and port", () => {
+    const unknown = (code: string) => systemError(code, null)
+    for (const error of [
+      unknown("PROTOCOL_UNEXPECTED_PACKET"),
+      unknown("HANDSHAKE_UNKNOWN_ERROR"),
+      unknown("ERR_OUT_OF_RANGE"),
+      new TypeError("Cannot read properties of undefined"),
+      new RangeError("Invalid array length")
+    ]) {
+      const failure = classify(error, subject)
+      assert.deepStrictEqual([failure.class, failure.code], ["transient", "PROTOCOL_ERROR"])
+      assert.include(failure.reason, "What answers at db1:3306 does not speak MySQL's protocol")
+    }
+    // that is no such answer, but a connection on which TLS broke
+    assert.strictEqual(
+      classify(unknown("ERR_SSL_DECRYPTION_FAILED"), subject).code,
+      "ERR_SSL_DECRYPTION_FAILED"
+    )
+  })
+
   it("TLS: an operator's matter, unless the connection broke", () => {
     for (const code of ["HANDSHAKE_SSL_ERROR", "HANDSHAKE_NO_SSL_SUPPORT", "AUTH_SWITCH_PLUGIN_ERROR"]) {
       const failure = classify(systemError(code, null), subject)
