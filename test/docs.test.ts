@@ -123,12 +123,16 @@ const anchorsOf = (document: string): Array<string> =>
 
 describe("docs/operations.md names every code of a database, where it says what to do", () => {
   const mysqlCodes = (...classes: ReadonlyArray<mysql.FailureClass>) =>
-    Array.from(mysql.CLASSES).flatMap(([code, cls]) => (classes.includes(cls) ? [String(code)] : []))
+    Array.from(mysql.CODES).flatMap(([code, known]) => (classes.includes(known.class) ? [String(code)] : []))
 
   const sections: Record<string, ReadonlyArray<string>> = {
-    "Nobody has to do anything": mysqlCodes("transient", "busy", "tooMany"),
-    "Somebody has to do something": [...Object.keys(mysql.OPERATOR), ...Object.values(sqlite.OPERATOR)],
-    "Dead letters": [...mysqlCodes("record"), ...Object.values(sqlite.RECORD)]
+    "Nobody has to do anything": mysqlCodes("transient", "busy", "tooMany", "unknown"),
+    "Somebody has to do something": [
+      ...mysqlCodes("operator"),
+      ...Object.keys(mysql.CONNECTING),
+      ...Object.values(sqlite.OPERATOR)
+    ],
+    "Dead letters": [...mysqlCodes("record", "doubtful"), ...Object.values(sqlite.RECORD)]
   }
   test.each(Object.entries(sections))("%s", (heading, codes) => {
     const section = read("docs/operations.md")

@@ -34,19 +34,12 @@ import { Uploader } from "../src/services/Uploader.js"
 import { openAudit } from "./support/auditHere.js"
 import { createReferenceTables, type TestDatabase } from "./support/database.js"
 import { login, stored, use, uses } from "./support/events.js"
-import {
-  account,
-  connectionOptions,
-  failureOf,
-  mysqlDatabase,
-  plainAccount,
-  uploaderOf
-} from "./support/mysql.js"
+import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "./support/mysql.js"
 import type { Flavour, MysqlServer } from "./support/mysqlServer.js"
 import { makeCertificates, type Certificates } from "./support/certificates.js"
 import { findServer, startServer } from "./support/mysqlServer.js"
 import { letters as lettersOf, nodeDisk, temporaryDirectory } from "./support/queue.js"
-import { failsOn, onEachFlavour } from "./support/servers.js"
+import { onEachFlavour } from "./support/servers.js"
 import { type Address, lyingProxy, refusingPort, silentServer, tcpProxy } from "./support/net.js"
 
 /** The servers of the present tests. */
@@ -161,15 +154,11 @@ const through = ({ host, port }: Address, database: TestDatabase): MysqlUploader
 
 // ---------------------------------------------------------------------------------------------------- accounts
 
-onEachPair("an account with INSERT alone", (flavour) => {
-  failsOn(
-    "mysql",
-    flavour,
-    "setting max_error_count is refused, 1227"
-  )("delivers, and repeats itself", () =>
+onEachPair("an account with INSERT alone", () => {
+  it.scopedLive("delivers, and repeats itself", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
-      const uploader = yield* uploaderOf(yield* plainAccount(database, "INSERT"))
+      const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
       const events = uses(20)
       assert.deepStrictEqual(yield* upload(uploader, events.slice(0, 10)), { rejected: [] })
       assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
@@ -196,7 +185,7 @@ onEachPair("an account with INSERT alone", (flavour) => {
 
 // -------------------------------------------------------------------------------------- what an operator mends
 
-onEachPair("an operator's matter: the queue waits, no event is blamed", (flavour) => {
+onEachPair("an operator's matter: the queue waits, no event is blamed", () => {
   it.scopedLive("1045, 1049, 1044: password, database, rights", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
@@ -273,41 +262,47 @@ onEachPair("an operator's matter: the queue waits, no event is blamed", (flavour
     })
   )
 
-  failsOn(
-    "mysql",
-    flavour,
-    "3988 is not known"
-  )("a character set that cannot hold the text names table, column and the ALTER", () =>
-    Effect.gen(function* () {
-      const database = yield* mysqlDatabase(server.rootUrl)
-      yield* sql(database, `ALTER DATABASE CHARACTER SET latin1`)
-      yield* MysqlUploader.migrate(connectionOptions(database))
-      yield* sql(
-        database,
-        `ALTER TABLE ${UseLog.table} MODIFY model VARCHAR(255) CHARACTER SET latin1, MODIFY prompt LONGTEXT CHARACTER SET utf8mb3 NOT NULL`
-      )
-      const uploader = yield* uploaderOf(connectionOptions(database))
-      const events = [
-        ...uses(4, () => ({ model: "café", prompt: "中文" })),
-        use({ model: "模型" }),
-        use({ prompt: "🦊 PROMPT" }),
-        ...uses(4)
-      ]
-      const first = yield* failureOf(upload(uploader, events))
-      expectFailure(first, "operator", 1366)
-      assert.include(first.reason, `latin1 of ${UseLog.table}.model`)
-      yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY model VARCHAR(255) CHARACTER SET utf8mb4`)
-      const second = yield* failureOf(upload(uploader, events))
-      expectFailure(second, "operator", 1366)
-      assert.include(second.reason, `utf8mb3 of ${UseLog.table}.prompt`)
-      const alter = /ALTER TABLE .*/.exec(second.reason)![0]
-      yield* sql(database, alter)
-      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
-      assert.deepStrictEqual(
-        yield* prompts(database),
-        events.map((event) => String(event.row[2]))
-      )
-    })
+  it.scopedLive(
+    "a text that its column cannot hold is rejected, with the ALTER as advice, and stored after it",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* mysqlDatabase(server.rootUrl)
+        yield* sql(database, `ALTER DATABASE CHARACTER SET latin1`)
+        yield* MysqlUploader.migrate(connectionOptions(database))
+        yield* sql(
+          database,
+          `ALTER TABLE ${UseLog.table} MODIFY model VARCHAR(255) CHARACTER SET latin1, MODIFY prompt LONGTEXT CHARACTER SET utf8mb3 NOT NULL`
+        )
+        const uploader = yield* uploaderOf(connectionOptions(database))
+        const events = [
+          ...uses(4, () => ({ model: "café", prompt: "中文" })),
+          use({ model: "模型" }),
+          use({ prompt: "🦊 PROMPT" }),
+          ...uses(4)
+        ]
+        const { rejected } = yield* upload(uploader, events)
+        assert.deepStrictEqual(
+          rejected.map(({ code, index }) => [index, code]),
+          [
+            [4, "1366"],
+            [5, "1366"]
+          ]
+        )
+        assert.include(rejected[0]!.reason, `latin1 of ${UseLog.table}.model`)
+        assert.include(rejected[1]!.reason, `utf8mb3 of ${UseLog.table}.prompt`)
+        const alter = /ALTER TABLE .*/.exec(rejected[1]!.reason)![0]
+        yield* sql(database, alter)
+        // as their letters are when they are retried, on the same connection
+        assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+        assert.deepStrictEqual(
+          (yield* prompts(database)).toSorted(),
+          events.map((event) => String(event.row[2])).toSorted()
+        )
+        assert.deepStrictEqual(
+          yield* sql(database, `SELECT model FROM ${UseLog.table} WHERE model LIKE '模%'`),
+          [{ model: "模型" }]
+        )
+      })
   )
 
   it.scopedLive("a URL that is none, no database", () =>
@@ -357,9 +352,7 @@ onEachPair("what passes by itself", (flavour) => {
       yield* says(insert(events[0]!))
       expectFailure(yield* Fiber.join(ours), "transient", 1213)
 
-      const [waited, error] = yield* timed(failureOf(upload(uploader, events)))
-      expectFailure(error, "transient", 1205)
-      assert.isBelow(waited, 7000)
+      expectFailure(yield* failureOf(upload(uploader, events)), "transient", 1205)
       // the statement waits no longer than we do: max_statement_time, which MySQL has for SELECT alone
       const hasty = yield* uploaderOf({ ...connectionOptions(database), statementTimeout: "1 second" })
       const tooLong = flavour === "mysql" ? "ETIMEDOUT" : 1969
@@ -689,35 +682,42 @@ onEachPair("a record that the database will never take", (flavour) => {
     })
   )
 
-  failsOn(
-    "mysql",
-    flavour,
-    "3988 is not known"
-  )('with deduplication "none", what was stored before the failure is not stored at each try', () =>
-    Effect.gen(function* () {
-      const database = yield* mysqlDatabase(server.rootUrl)
-      yield* Effect.promise(() => createReferenceTables(database))
-      const charset = (name: string) =>
-        sql(database, `ALTER TABLE ${UseLog.table} MODIFY status VARCHAR(64) CHARACTER SET ${name} NOT NULL`)
-      yield* charset("latin1")
-      const uploader = yield* uploaderOf({ ...connectionOptions(database), deduplication: "none" })
-      // the last ones are not most of the batch, although they are most of what is left of it
-      const bad = uses(12, () => ({ model: "m".repeat(300) }))
-      const events = [...uses(39), use({ status: "模型" }), ...bad]
-      for (let round = 0; round < 3; round++) {
-        assert.include(yield* Effect.flip(upload(uploader, events)), { class: "operator", code: "1366" })
-      }
-      yield* charset("utf8mb4")
-      const { rejected } = yield* upload(uploader, events)
-      assert.deepStrictEqual(
-        rejected.map(({ code, index }) => [code, index]),
-        bad.map((_, index) => ["1406", 40 + index])
-      )
-      assert.lengthOf(yield* prompts(database), 40)
-      // it may come again: not by us
-      yield* upload(uploader, events.slice(0, 1))
-      assert.lengthOf(yield* prompts(database), 41)
-    })
+  it.scopedLive(
+    'with deduplication "none", what was stored before the failure is not stored at each try',
+    () =>
+      Effect.gen(function* () {
+        const database = yield* mysqlDatabase(server.rootUrl)
+        yield* Effect.promise(() => createReferenceTables(database))
+        yield* sql(
+          database,
+          `CREATE TRIGGER copy BEFORE INSERT ON ${UseLog.table} FOR EACH ROW IF NEW.prompt = 'copied' THEN ` +
+            `SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 1142, MESSAGE_TEXT = 'no right to copy'; END IF`
+        )
+        const uploader = yield* uploaderOf({ ...connectionOptions(database), deduplication: "none" })
+        // one makes the batch be narrowed; the last ones are not most of it, although they are most of what is left
+        const tooLong = () => ({ model: "m".repeat(300) })
+        const bad = [20, ...Array.from({ length: 11 }, (_, index) => 41 + index)]
+        const events = [
+          ...uses(20),
+          ...uses(1, tooLong),
+          ...uses(19),
+          use({ prompt: "copied" }),
+          ...uses(11, tooLong)
+        ]
+        for (let round = 0; round < 3; round++) {
+          assert.include(yield* Effect.flip(upload(uploader, events)), { class: "operator", code: "1142" })
+        }
+        yield* sql(database, "DROP TRIGGER copy")
+        const { rejected } = yield* upload(uploader, events)
+        assert.deepStrictEqual(
+          rejected.map(({ code, index }) => [code, index]),
+          bad.map((index) => ["1406", index])
+        )
+        assert.lengthOf(yield* prompts(database), 40)
+        // it may come again: not by us
+        yield* upload(uploader, events.slice(0, 1))
+        assert.lengthOf(yield* prompts(database), 41)
+      })
   )
 
   it.scopedLive("without a key, a shutdown in the middle of a statement stores nothing twice", () =>

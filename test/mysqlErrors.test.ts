@@ -1,12 +1,20 @@
 import { assert, describe, it } from "@effect/vitest"
+import * as fc from "fast-check"
 import type { FailureClass, Subject } from "../src/internal/database/mysql/errors.js"
-import { classify, endsConnection, isBusy, toUploadError } from "../src/internal/database/mysql/errors.js"
+import {
+  classify,
+  CODES,
+  endsConnection,
+  isBusy,
+  toUploadError
+} from "../src/internal/database/mysql/errors.js"
 
 const subject: Subject = {
   host: "db1:3306",
   username: "audit",
   database: "app",
   table: "use_log",
+  columns: ["event_id", "prompt"],
   eventKeys: ["effect_audit_event_id", "PRIMARY"]
 }
 
@@ -27,18 +35,22 @@ const systemError = (code: string, errno: number | null = -111) =>
 const codes: Record<Exclude<FailureClass, "delivered">, ReadonlyArray<number>> = {
   busy: [1205, 1213, 1614],
   transient: [
-    1021, 1037, 1040, 1041, 1047, 1053, 1105, 1114, 1135, 1152, 1158, 1159, 1160, 1161, 1180, 1203, 1226,
-    1290, 1317, 1461, 1637, 1792, 1836, 1927, 1969, 3024, 3032, 3100, 3101, 4031, 8002, 8005, 8022, 8027,
-    8028, 8120, 8229, 9001, 9002, 9003, 9004, 9005, 9007, 9008
+    1015, 1021, 1036, 1037, 1040, 1041, 1047, 1053, 1114, 1135, 1152, 1158, 1159, 1160, 1161, 1180, 1203,
+    1226, 1290, 1317, 1461, 1637, 1792, 1836, 1927, 1969, 2006, 2013, 3024, 3032, 3100, 3101, 4031, 8002,
+    8005, 8022, 8027, 8028, 8120, 8229, 9001, 9002, 9003, 9004, 9005, 9007, 9008
   ],
   operator: [
-    1044, 1045, 1049, 1054, 1064, 1129, 1130, 1142, 1143, 1146, 1227, 1364, 1467, 1526, 1698, 1820, 1862,
-    1874, 3118, 3159, 4151, 8059
+    167, 1044, 1045, 1049, 1054, 1064, 1129, 1130, 1142, 1143, 1146, 1227, 1305, 1348, 1356, 1364, 1442, 1449,
+    1467, 1471, 1524, 1526, 1698, 1785, 1814, 1820, 1862, 1874, 1906, 3098, 3105, 3118, 3159, 3955, 3989,
+    4151, 8059
   ],
   record: [
-    1048, 1118, 1153, 1264, 1265, 1292, 1300, 1366, 1406, 1452, 1644, 1690, 1713, 1977, 3140, 3819, 4025, 8025
+    1048, 1118, 1153, 1216, 1264, 1265, 1292, 1300, 1366, 1369, 1406, 1411, 1416, 1452, 1643, 1644, 1690,
+    1713, 1977, 3140, 3141, 3144, 3157, 3643, 3673, 3751, 3819, 3903, 3907, 3988, 4025, 4038, 6136, 8025
   ],
-  tooMany: [1390, 8004, 9500]
+  doubtful: [1139, 1172, 1242, 1339, 3143, 3696, 4042],
+  unknown: [1105],
+  tooMany: [1197, 1390, 4082, 8004, 9500]
 }
 
 describe("classes of failure", () => {
@@ -54,11 +66,56 @@ describe("classes of failure", () => {
     })
   }
 
-  it("a code that nobody knows passes by itself, and is shown", () => {
-    const failure = classify(serverError(4711), subject)
-    assert.strictEqual(failure.class, "transient")
-    assert.strictEqual(toUploadError(failure).code, "4711")
+  it("these are all", () => {
+    assert.deepStrictEqual(
+      [...CODES.keys()].toSorted((a, b) => a - b),
+      Object.values(codes)
+        .flat()
+        .toSorted((a, b) => a - b)
+    )
+  })
+
+  it("a code that nobody knows is judged by its SQLSTATE, and shown", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 10_000, max: 65_535 }),
+        fc.constantFrom(
+          "HY000",
+          "21000",
+          "22001",
+          "23000",
+          "44000",
+          "45000",
+          "45Z01",
+          "28000",
+          "42S99",
+          "08S01",
+          "40001"
+        ),
+        (errno, sqlState) => {
+          const failure = classify(Object.assign(serverError(errno), { sqlState }), subject)
+          const expected: Record<string, FailureClass> = {
+            "22": "doubtful",
+            "23": "doubtful",
+            "44": "doubtful",
+            "45": "record",
+            "28": "operator",
+            "42": "operator",
+            "08": "transient",
+            "40": "busy"
+          }
+          assert.strictEqual(failure.class, expected[sqlState.slice(0, 2)] ?? "unknown")
+          assert.strictEqual(toUploadError(failure).code, String(errno))
+        }
+      )
+    )
     assert.strictEqual(classify(undefined, subject).class, "transient")
+  })
+
+  it("a SIGNAL's SQLSTATE says that it is about the row, whatever its number", () => {
+    for (const errno of [1, 1205, 1142, 31_001]) {
+      assert.strictEqual(classify({ errno, sqlState: "45000", sqlMessage: "no" }, subject).class, "record")
+    }
   })
 
   it("connections: by the code, with or without a number", () => {
@@ -146,12 +203,36 @@ describe("classes of failure", () => {
       assert.include(error.message, `(${errno})`)
       assert.isAbove(error.reason.length, 30)
     }
-    for (const errno of [1054, 1146]) {
-      assert.include(toUploadError(classify(serverError(errno), subject)).message, "effect-audit migrate")
-    }
+    const reasonOf = (errno: number, message: string) =>
+      toUploadError(classify(serverError(errno, message), subject)).reason
+    assert.include(reasonOf(1146, "Table 'app.use_log' doesn't exist"), "effect-audit migrate")
+    assert.include(reasonOf(1054, "Unknown column 'event_id' in 'field list'"), "effect-audit migrate")
     assert.include(
-      toUploadError(classify(serverError(1142), subject)).message,
-      "use_log of app: GRANT INSERT"
+      reasonOf(1142, "INSERT command denied to user 'audit'@'h' for table 'use_log'"),
+      "GRANT INSERT"
+    )
+    // of what stands behind the table: its name, neither our account nor migrate
+    for (const [errno, message, named] of [
+      [1146, "Table 'app.copies' doesn't exist", "app.copies"],
+      [1054, "Unknown column 'nobodys' in 'field list'", "nobodys"],
+      [1142, "TRIGGER command denied to user 'definer'@'%' for table 'use_log'", "TRIGGER"],
+      [1142, "INSERT command denied to user 'audit'@'h' for table `app`.`copies`", "copies"],
+      [1305, "FUNCTION app.gone does not exist", "app.gone"],
+      [1356, "View 'app.v' references invalid table(s) or column(s)", "app.v"],
+      [1449, "The user specified as a definer ('gone'@'%') does not exist", "gone"]
+    ] as const) {
+      const reason = reasonOf(errno, message)
+      assert.include(reason, named)
+      assert.notInclude(reason, "effect-audit migrate")
+      assert.notInclude(reason, "GRANT INSERT")
+    }
+    assert.include(reasonOf(1045, "Access denied for user 'gone'@'%'"), "definer")
+    const connecting = { host: "db1:3306", username: "audit", database: "app" }
+    assert.include(classify(serverError(1045), connecting).reason, "password")
+    const counting = { ...subject, eventKeys: ["effect_audit_event_id"], counter: "id" }
+    assert.include(
+      classify(serverError(1062, "Duplicate entry '127' for key 'use_log.PRIMARY'"), counting).reason,
+      "widen id"
     )
   })
 })

@@ -163,8 +163,8 @@ const SKEW = 2000
 const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
-    const charsets = yield* columnsOf(session, name)
-    if (charsets.size === 0) {
+    const columns = yield* columnsOf(session, name)
+    if (columns.size === 0) {
       return [
         failure(
           name,
@@ -174,9 +174,9 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
     }
     const ours = isDeduplicated ? [EVENT_ID, EVENT_TIME] : []
     const wanted = [...ours, ...kind.columns.map((column) => column.name)]
-    const missing = wanted.filter((column) => !charsets.has(column.toLowerCase()))
+    const missing = wanted.filter((column) => !columns.has(column.toLowerCase()))
     const narrow = kind.columns.filter((column) => {
-      const charset = charsets.get(column.name.toLowerCase())
+      const charset = columns.get(column.name.toLowerCase())?.charset
       return typeof charset === "string" && !/^utf8mb4$|^utf(16|32)/.test(charset)
     })
     const refused = yield* columnsWithoutInsert(session, name, wanted)

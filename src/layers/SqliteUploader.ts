@@ -100,7 +100,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
         made.add(name)
       }
       const watch = guard.watch(name, events)
-      const attempt: Attempt = (from, to) =>
+      const attempt: Attempt<UploadError> = (from, to) =>
         connection
           .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))
           .pipe(

@@ -38,7 +38,7 @@ export const PASSWORD = "s3cr3t-ключ"
 let accounts = 0
 
 /** An account with the given rights on the database, and no other. */
-export const plainAccount = (
+export const account = (
   database: TestDatabase,
   rights: string,
   require = ""
@@ -51,19 +51,6 @@ export const plainAccount = (
       return { ...connectionOptions(database), username, password: Redacted.make(PASSWORD) }
     }),
     ({ username }) => Effect.promise(() => database.query(`DROP USER '${username}'@'%'`))
-  )
-
-/**
- * The same, and on MySQL the right to set `max_error_count`, which it refuses to others (1227).
- * The product sets it still; once it does not, {@link plainAccount} takes its place.
- */
-export const account: typeof plainAccount = (database, rights, require) =>
-  Effect.tap(plainAccount(database, rights, require), ({ username }) =>
-    Effect.promise(async () => {
-      const [row] = await database.query<{ version: string }>("SELECT VERSION() AS version")
-      if (row!.version.includes("MariaDB")) return
-      await database.query(`GRANT SESSION_VARIABLES_ADMIN ON *.* TO '${username!}'@'%'`)
-    })
   )
 
 /** The typed failure of an effect; it must show neither the password nor anything of an event, however it is printed. */

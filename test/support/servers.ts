@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { it } from "@effect/vitest"
 import { describe, inject } from "vitest"
 import type { Flavour } from "./mysqlServer.js"
 import { findServer } from "./mysqlServer.js"
@@ -36,10 +35,3 @@ export const onEachFlavour = (what: string, tests: (flavour: Flavour) => void): 
     describe.skipIf(findServer(flavour) === undefined)(`${what} (${NAMES[flavour]})`, () => tests(flavour))
   }
 }
-
-/**
- * For a test that the product does not pass on a server yet. There it has to fail, so that whoever mends the
- * product hears of the mark.
- */
-export const failsOn = (server: Flavour, flavour: Flavour, _because: string): typeof it.scopedLive.fails =>
-  server === flavour ? it.scopedLive.fails : it.scopedLive

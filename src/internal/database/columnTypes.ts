@@ -31,10 +31,19 @@ const SQLITE: Record<Storage, string> = {
   dateTime: "TEXT"
 }
 
-const storageOf = (field: Schema.Struct.Field): Storage => {
-  if (!Schema.isPropertySignature(field)) return storage(AST.typeAST(field.ast))
+/** Whether the field's values are `Date`s: all of them, those that are null aside, or some. */
+export const holdsDates = (field: Schema.Struct.Field): "always" | "sometimes" | "never" => {
+  const ast = typeOf(field)
+  if (storage(ast) === "dateTime") return "always"
+  return AST.isUnion(ast) && ast.types.some((type) => storage(type) === "dateTime") ? "sometimes" : "never"
+}
+
+const storageOf = (field: Schema.Struct.Field): Storage => storage(typeOf(field))
+
+const typeOf = (field: Schema.Struct.Field): AST.AST => {
+  if (!Schema.isPropertySignature(field)) return AST.typeAST(field.ast)
   const { ast } = field
-  return storage(AST.typeAST(ast._tag === "PropertySignatureDeclaration" ? ast.type : ast.to.type))
+  return AST.typeAST(ast._tag === "PropertySignatureDeclaration" ? ast.type : ast.to.type)
 }
 
 /** All that a union holds must agree; what is neither a number, a boolean nor a date is stored as text or JSON. */

@@ -16,25 +16,25 @@ export class Refused extends Data.TaggedError("Refused")<{
 }> {}
 
 /** Stores the events from `from` to before `to`, all or none. */
-export type Attempt = (from: number, to: number) => Effect.Effect<void, Refused | UploadError>
+export type Attempt<E> = (from: number, to: number) => Effect.Effect<unknown, Refused | E>
 
 /**
  * Stores the events from `from` to before `to` in order, all but those that are refused. By halving: one bad event
  * among n costs at most 2 log2 n further statements. An event is rejected only after it was refused alone;
  * `onRejected` hears of it at once and may end the search.
  */
-export const narrow = (
-  attempt: Attempt,
+export const narrow = <E extends { readonly _tag: string } = UploadError>(
+  attempt: Attempt<E>,
   from: number,
   to: number,
   onRejected: (rejection: Rejection) => Effect.Effect<void, UploadError>
-): Effect.Effect<void, UploadError> => {
+): Effect.Effect<void, E | UploadError> => {
   /** Whether everything was stored at once. */
-  const store = (from: number, to: number): Effect.Effect<boolean, UploadError> =>
+  const store = (from: number, to: number): Effect.Effect<boolean, E | UploadError> =>
     Effect.matchEffect(attempt(from, to), {
       onSuccess: () => Effect.succeed(true),
       onFailure: (error) => {
-        if (error._tag !== "Refused") return Effect.fail(error)
+        if (!(error instanceof Refused)) return Effect.fail(error)
         if (to - from > 1) return Effect.as(halve(from, to), false)
         const { blameless, code, reason } = error
         if (blameless !== undefined) return Effect.fail(blameless)
@@ -42,7 +42,7 @@ export const narrow = (
       }
     })
   /** What is known to hold a bad event: if its first half does not, the second half need not be tried whole. */
-  const halve = (from: number, to: number): Effect.Effect<unknown, UploadError> => {
+  const halve = (from: number, to: number): Effect.Effect<unknown, E | UploadError> => {
     const middle = (from + to) >>> 1
     return Effect.flatMap(store(from, middle), (stored) =>
       stored && to - middle > 1 ? halve(middle, to) : store(middle, to)

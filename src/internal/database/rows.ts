@@ -26,7 +26,9 @@ export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): numb
 /** The parameters of a multi-row INSERT, row by row; those of {@link EVENT_ID} and {@link EVENT_TIME} come first. */
 export const parameters = (
   events: ReadonlyArray<StoredEvent>,
-  withIdentity: boolean
+  withIdentity: boolean,
+  /** the columns, of the kind's own, that take numbers as text */
+  asText?: ReadonlyArray<boolean>
 ): Array<SqlValue | Buffer> => {
   const params: Array<SqlValue | Buffer> = []
   // one buffer for all ids: a small one for each would cost more than the id
@@ -37,10 +39,15 @@ export const parameters = (
       writeId(eventId, ids, at)
       params.push(ids.subarray(at, (at += ID_BYTES)), time === null ? null : sqlDateTime(time))
     }
-    for (const value of row) params.push(value)
+    if (asText === undefined) for (const value of row) params.push(value)
+    else for (let i = 0; i < row.length; i++) params.push(asText[i] === true ? textOf(row[i]!) : row[i]!)
   }
   return params
 }
+
+/** A number as its digits. */
+export const textOf = (value: SqlValue): SqlValue =>
+  typeof value === "number" || typeof value === "bigint" ? String(value) : value
 
 /** So many rows of so many placeholders, as they follow VALUES. */
 export const placeholders = (rows: number, columns: number): string =>

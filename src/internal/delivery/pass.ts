@@ -81,6 +81,8 @@ class Delivery {
   settledAt = Number.NEGATIVE_INFINITY
 
   maxRecords: number
+  /** the last pass failed for want of events to compare a doubtful one with: the next batch has twice as many */
+  wantsMore = false
   /** after so many batches of this size they grow, if none was stored fast */
   private slowLeft = COLD_BATCHES
 
@@ -118,10 +120,14 @@ class Delivery {
 const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
   Effect.suspend(() => {
     const { maxBytes, queue, uploader } = delivery.settings
+    const factor = delivery.wantsMore ? 2 : 1
+    delivery.wantsMore = false
     let from: Position | undefined
     const delivered = pipeline.run<Prepared, Settled, PassError>({
       make: Effect.flatMap(
-        Effect.suspend(() => queue.take({ from, maxRecords: delivery.maxRecords, maxBytes })),
+        Effect.suspend(() =>
+          queue.take({ from, maxRecords: factor * delivery.maxRecords, maxBytes: factor * maxBytes })
+        ),
         (batch) => {
           from = batch.end
           return batch.records.length === 0 ? Effect.succeed(undefined) : prepare(delivery, batch)
@@ -222,7 +228,13 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
     if (places.length > 0) {
       const sent = open === group ? group.upload : settings.uploader.upload(open)
       const startedAt = instruments.clock.unsafeCurrentTimeNanos()
-      const { rejected } = yield* spanned(delivery, sent, batch, kind, places.length)
+      const { rejected } = yield* Effect.tapError(
+        spanned(delivery, sent, batch, kind, places.length),
+        (error) =>
+          Effect.sync(() => {
+            delivery.wantsMore ||= error.wantsMore === true
+          })
+      )
       seconds.push(Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
       rows += places.length
       const recordOf = (index: number) => batch.records.at(places.at(index)!)!

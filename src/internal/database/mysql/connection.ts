@@ -117,11 +117,24 @@ export interface Session {
   readonly endpoint: Endpoint
   /** bytes that a statement may have, `@@max_allowed_packet` */
   readonly maxPacket: number
+  /** how many warnings of a statement the server shows, `@@max_error_count` */
+  readonly maxWarnings: number
+  /** Whether statements are faster prepared than as text: by the server, and as long as it prepares them. */
+  readonly prepares: () => boolean
+  /** From now on statements go as text. */
+  readonly stopPreparing: () => void
+  /** whether the session's time zone is UTC all year round */
+  readonly isUtc: boolean
+  /** the session's time zone; undefined is the one that the server gave it */
+  readonly timeZone: () => string | undefined
+  readonly setTimeZone: (zone: string | undefined) => Effect.Effect<void, SqlError>
   /** Runs a prepared statement. */
   readonly execute: (sql: string, params: ReadonlyArray<unknown>) => Effect.Effect<ResultHeader, SqlError>
   /** Runs a statement as text; parameters are escaped by the driver, which the session's sql_mode makes safe. */
   readonly query: (sql: string, params?: ReadonlyArray<unknown>) => Effect.Effect<unknown, SqlError>
-  /** The same for a statement that has rows; fails if they are none of these. */
+  /** Runs a write as text; fails if the answer has rows. */
+  readonly write: (sql: string) => Effect.Effect<unknown, SqlError>
+  /** Runs a statement that has rows; fails if they are none of these. */
   readonly select: <Row, I>(
     row: Schema.Schema<Row, I>,
     sql: string,
@@ -179,7 +192,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         infileStreamFactory: () => {
           throw protocolError("the server asked for a file")
         },
-        // no code is made from the names of columns
+        // no code is made from the names of columns; programs may forbid it (--disallow-code-generation-from-strings)
         disableEval: true,
         // bounds the prepared statements on the server, since batches differ in size
         maxPreparedStatements: 64,
@@ -257,20 +270,58 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       )
 
     for (const statement of sessionSettings(statementTimeout)) yield* run(statement, [])
-    const [limits] = yield* select(Limits, "SELECT @@max_allowed_packet AS packet")
-    if (limits === undefined) return yield* failed(protocolError("no row where there must be one"))
+    const [server] = yield* select(
+      Server,
+      "SELECT VERSION() AS version, @@max_allowed_packet AS packet, @@max_error_count AS warnings, " +
+        "@@session.time_zone AS zone, @@system_time_zone AS host_zone"
+    )
+    if (server === undefined) return yield* failed(protocolError("no row where there must be one"))
+    const { host_zone, packet, version, warnings, zone } = server
+    let prepares = version.includes("MariaDB")
+    let timeZone: string | undefined
 
     return {
       endpoint,
-      maxPacket: limits.packet,
+      maxPacket: packet,
+      maxWarnings: warnings,
+      prepares: () => prepares,
+      stopPreparing: () => {
+        prepares = false
+      },
+      isUtc: zone === "SYSTEM" ? host_zone === "UTC" : UTC.test(zone),
+      timeZone: () => timeZone,
+      setTimeZone: (wanted) =>
+        Effect.map(run("SET SESSION time_zone = ?", [wanted ?? zone]), () => {
+          timeZone = wanted
+        }),
       execute: (sql, params) => bounded(connection.executeRaw(sql, params), isResultHeader),
       query: (sql, params = []) => run(sql, params),
+      write: (sql) => bounded(connection.executeUnprepared(sql, [], undefined), isNoRows),
       select,
       isOpen: () => !isCut && broken === undefined && sockets.size > 0
     }
   })
 
-const Limits = Schema.Struct({ packet: Schema.Int.pipe(Schema.positive()) })
+const Server = Schema.Struct({
+  version: Schema.String,
+  packet: Schema.Int.pipe(Schema.positive()),
+  warnings: Schema.Int.pipe(Schema.nonNegative()),
+  zone: Schema.String,
+  host_zone: Schema.String
+})
+
+/** What is left of the answer to a write; rows would be another statement's. */
+const isNoRows = (answer: unknown): answer is ReadonlyArray<never> =>
+  Array.isArray(answer) && answer.length === 0
+
+/** Names of zones without a summer time; London's is GMT for half of the year only. */
+const UTC = /^(?:[+-]00:00|(?:Etc\/)?(?:UTC|UCT|Universal|Zulu))$/i
+
+/**
+ * An idle session ends after so many seconds. Otherwise a transaction of a program that vanished keeps its events locked
+ * for the server's own `wait_timeout`, which is 8 hours by default.
+ */
+const IDLE_SECONDS = 60
 
 /** Whatever the defaults of the server are. `time_zone` is left alone: it would shift CURRENT_TIMESTAMP columns. */
 const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<string> => [
@@ -281,15 +332,18 @@ const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<str
     "SET SESSION autocommit = 1",
     // the text of 1062 names the key in English only
     "lc_messages = 'en_US'",
-    // SHOW WARNINGS must show them all
-    "max_error_count = 65535",
-    // what we no longer wait for must not go on waiting there, neither for rows nor behind an ALTER TABLE;
-    // /*M! is read by MariaDB only
-    "innodb_lock_wait_timeout = 5",
-    "lock_wait_timeout = 5",
-    `unique_checks = 1 /*M! , max_statement_time = ${Duration.toSeconds(statementTimeout) * 0.8} */`
+    // what we no longer wait for must not go on waiting there, neither for rows nor behind an ALTER TABLE
+    `innodb_lock_wait_timeout = ${lockWaitSeconds(statementTimeout)}`,
+    `lock_wait_timeout = ${lockWaitSeconds(statementTimeout)}`,
+    `wait_timeout = ${IDLE_SECONDS}`,
+    // read by MariaDB only: MySQL limits no INSERT in time, and needs a right of its own for max_error_count (1227)
+    `unique_checks = 1 /*M! , max_error_count = 65535, max_statement_time = ${Duration.toSeconds(statementTimeout) * 0.9} */`
   ].join(", ")
 ]
+
+/** Shorter than our own limit, so that the server's answer comes first; whole seconds, the least that both servers take. */
+const lockWaitSeconds = (statementTimeout: Duration.Duration): number =>
+  Math.max(1, Math.floor(Duration.toSeconds(statementTimeout) * 0.8))
 
 /** mysql2 checks the authority by default, and the name only when told to. */
 const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings) => ({

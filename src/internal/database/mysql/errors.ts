@@ -1,6 +1,6 @@
 /**
- * What a failure of MySQL or MariaDB means for the events of a statement. One table; nothing else in the package
- * knows a code.
+ * The failures of MySQL and MariaDB, and what each means for the events of a statement. One table; nothing else in the
+ * package knows a code. docs/operations.md shows the same table, and a test holds them together.
  *
  * By `errno`, never by mysql2's `code`, which names MariaDB's 4025 (CHECK) `ER_INNODB_AUTOEXTEND_SIZE_OUT_OF_RANGE`.
  * The codes of MySQL, MariaDB, TiDB and ProxySQL share the table, since none of them means two things to an INSERT.
@@ -14,10 +14,13 @@ import { PROTOCOL_ERROR } from "./driver.js"
  * - `busy`: passes by itself, and this connection is as good as any other
  * - `operator`: stays until somebody mends it; blame no event
  * - `record`: the database will never take one of the statement's events
+ * - `doubtful`: an event may be to blame, or something behind its table; only evidence tells (doubt.ts)
+ * - `unknown`: nobody knows the code; mostly passes by itself, and is doubtful if it comes again
  * - `tooMany`: the statement must be smaller; blame no event
- * - `delivered`: an event with such an id is in the table already
+ * - `delivered`: an event with such an id is in the table already, or in one that a trigger fills
  */
-export type FailureClass = "transient" | "busy" | "operator" | "record" | "tooMany" | "delivered"
+export type FailureClass =
+  "transient" | "busy" | "operator" | "record" | "doubtful" | "unknown" | "tooMany" | "delivered"
 
 /** A failure, understood. */
 export interface Failure {
@@ -37,14 +40,19 @@ export interface Subject {
   readonly host: string
   readonly username: string
   readonly database: string
+  /** the table of a statement that writes events, which was found to be as it must be; undefined while connecting */
   readonly table?: string
   /** the names of the table's unique keys over `event_id` alone */
   readonly eventKeys?: ReadonlyArray<string>
+  /** the columns that are written */
+  readonly columns?: ReadonlyArray<string>
+  /** the table's AUTO_INCREMENT column, unless the kind writes it */
+  readonly counter?: string | undefined
 }
 
 /** Understands what mysql2 or Node threw. */
 export const classify = (cause: unknown, subject: Subject): Failure => {
-  const { code: name, errno, message: text } = asDriverError(cause)
+  const { code: name, errno, message: text, sqlState } = asDriverError(cause)
   const failure = (code: string, cls: FailureClass, reason: string): Failure => ({
     class: cls,
     code,
@@ -58,25 +66,48 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
     // fatal without a code: a connection that was closed while it was idle
     const code = name ?? "CONNECTION_LOST"
     if (code === "HANDSHAKE_SSL_ERROR" && isDisconnection(errno, text)) {
-      return failure("ECONNRESET", "transient", unreachable(subject))
+      return failure("ECONNRESET", "transient", unreachable(subject, text))
     }
-    if (isGarbled(cause, name)) return failure(PROTOCOL_ERROR, "transient", garbled(subject))
-    const operator = OPERATOR[code]
+    if (isGarbled(cause, name)) return failure(PROTOCOL_ERROR, "transient", garbled(subject, text))
+    const operator = CONNECTING[code]
     return operator === undefined
-      ? failure(code, "transient", unreachable(subject))
-      : failure(code, "operator", operator(subject))
+      ? failure(code, "transient", unreachable(subject, text))
+      : failure(code, "operator", operator(subject, text))
   }
 
   const code = String(errno)
   if (errno === DUPLICATE_ENTRY) {
     return isEventKey(text, subject)
-      ? failure(code, "delivered", "")
-      : failure(code, "operator", otherUniqueKey(subject))
+      ? failure(code, "delivered", behindTrigger(subject, text))
+      : failure(code, "operator", otherUniqueKey(subject, text))
   }
-  const operator = OPERATOR[code]
-  if (operator !== undefined) return failure(code, "operator", operator(subject))
-  const cls = CLASSES.get(errno) ?? "transient"
-  return failure(code, cls, unavailable(subject))
+  const known = CODES.get(errno)
+  // a trigger's SIGNAL, whatever number it gives itself
+  const cls = sqlState?.startsWith(SIGNAL) === true ? "record" : (known?.class ?? classOfState(sqlState))
+  const reason = known?.reason ?? (cls === "operator" ? unknownOperator : unavailable)
+  return failure(code, cls, reason(subject, text))
+}
+
+/** The class of what triggers raise to refuse a row (MySQL manual, "SIGNAL Statement"). */
+const SIGNAL = "45"
+
+/** What the standard's classes of SQLSTATE (ISO 9075-2, 24.1) say of a code that the table below lacks. */
+const classOfState = (sqlState: string | undefined): FailureClass => {
+  switch (sqlState?.slice(0, 2)) {
+    case "22": // data exception
+    case "23": // integrity constraint violation
+    case "44": // WITH CHECK OPTION violation
+      return "doubtful"
+    case "28": // invalid authorization
+    case "42": // syntax error or access rule violation
+      return "operator"
+    case "08": // connection exception
+      return "transient"
+    case "40": // transaction rollback
+      return "busy"
+    default:
+      return "unknown"
+  }
 }
 
 /** The failure as callers of an Uploader see it. */
@@ -89,10 +120,10 @@ export const toUploadError = (failure: Failure): UploadError =>
   })
 
 /**
- * Whether a 1062 is about one of our keys. The message ends in the key's name, in MySQL 8 with the table before it;
+ * Whether a 1062 is about one of our keys. The message ends in the key's name, in MySQL with the table before it;
  * the values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`. The case of a table's name
  * is the server's to choose (`lower_case_table_names`), that of a key's name means nothing (MySQL manual, "Identifier
- * Case Sensitivity").
+ * Case Sensitivity"). A trigger's table may have a key of the same name.
  */
 export const isEventKey = (message: string, { eventKeys, table }: Subject): boolean => {
   const text = message.toLowerCase()
@@ -104,6 +135,19 @@ export const isEventKey = (message: string, { eventKeys, table }: Subject): bool
 export const PACKET_TOO_LARGE = 1153
 
 export const DUPLICATE_ENTRY = 1062
+
+/** No prepared statements are left on the server (`max_prepared_stmt_count`). */
+const NOT_PREPARED = 1461
+
+/** A text that a column cannot hold, refused by what MySQL concluded when it prepared the statement. */
+const NOT_CONVERTIBLE = 3988
+
+/**
+ * Whether the statement may do as text. MySQL gives parameters their character sets when it prepares the statement, and
+ * keeps to them after an ALTER TABLE.
+ */
+export const isOfPreparing = ({ code }: { readonly code: string }): boolean =>
+  [NOT_PREPARED, NOT_CONVERTIBLE].includes(Number(code))
 
 /**
  * Whether the connection broke in the middle of the statement. A packet that is too large shows like that as well: the
@@ -119,15 +163,23 @@ export const endsConnection = (failure: { readonly code: string }): boolean =>
 export const isTimeout = ({ code }: { readonly code: string }): boolean =>
   ["ETIMEDOUT", "1969", "3024"].includes(code)
 
+/** Whether a group refused the transaction: for its size, if that comes again (MySQL: Group Replication). */
+export const isRefusedByGroup = ({ code }: { readonly code: string }): boolean => code === "3100"
+
 /** Whether it was a lock that made us wait: another server would not help. */
-export const isBusy = ({ code }: { readonly code: string }): boolean => CLASSES.get(Number(code)) === "busy"
+export const isBusy = ({ code }: { readonly code: string }): boolean =>
+  CODES.get(Number(code))?.class === "busy"
 
 /** Whether a text was refused, possibly for the character set of its column. */
-export const isTextRefused = ({ code }: { readonly code: string }): boolean => ["1366", "1977"].includes(code)
+export const isTextRefused = ({ code }: { readonly code: string }): boolean =>
+  [1366, 1977, NOT_CONVERTIBLE].includes(Number(code))
 
-// ------------------------------------------------------------------------------------------------- the table
+const BROKEN = ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST", "CONNECTION_LOST", "2006", "2013"]
 
-type Reason = (subject: Subject) => string
+// ----------------------------------------------------------------------------------------------- the reasons
+
+/** What is wrong and what to do. The database's text serves to find the name of an object in it, never as a whole. */
+type Reason = (subject: Subject, text: string) => string
 
 const tableOf = ({ table }: Subject) => (table === undefined ? "the table" : `the table ${table}`)
 
@@ -138,92 +190,230 @@ const garbled: Reason = ({ host }) =>
 
 const unavailable: Reason = ({ host }) => `The database at ${host} cannot take events now; it is tried again`
 
-const otherUniqueKey: Reason = (subject) =>
-  `A unique key of ${tableOf(subject)} other than that of event_id refuses an event: drop the key, since different ` +
-  `events may agree in its columns`
+const unknownOperator: Reason = (subject) =>
+  `${subject.host} refuses to insert into ${tableOf(subject)}: look the code up in its manual`
 
-const credentials: Reason = ({ host, username }) =>
-  `${host} refuses the account ${username}: check its password, the machines it may come from, and whether it ` +
-  `must use TLS`
+const otherUniqueKey: Reason = (subject, text) =>
+  subject.counter !== undefined && /[.']PRIMARY'$/.test(text)
+    ? widenCounter(subject, text)
+    : `A unique key of ${tableOf(subject)} other than that of event_id, or one of a table that a trigger fills, refuses ` +
+      `an event: drop the key, since different events may agree in its columns`
+
+const behindTrigger: Reason = (subject) =>
+  `A table that a trigger of ${tableOf(subject)} fills holds an event already: drop its unique key over event_id, or ` +
+  `have the trigger pass over what is there`
+
+const widenCounter: Reason = (subject) =>
+  `The AUTO_INCREMENT column ${subject.counter ?? "id"} of ${tableOf(subject)} has no numbers left: widen ` +
+  `${subject.counter ?? "id"}, for example to BIGINT UNSIGNED`
+
+const credentials: Reason = (subject) =>
+  subject.table === undefined
+    ? `${subject.host} refuses the account ${subject.username}: check its password, the machines it may come from, and ` +
+      `whether it must use TLS`
+    : // the account itself has connected
+      `The definer of a view or trigger behind ${tableOf(subject)} may not work there, or is gone: create that account, ` +
+      `or the object anew`
 
 const locked: Reason = ({ host, username }) =>
   `${host} has locked the account ${username} or let its password expire: unlock it or give it a new password`
 
-const insertRight: Reason = (subject) =>
-  `The account ${subject.username} may not insert into ${tableOf(subject)} of ${subject.database}: GRANT INSERT to it`
+const insertRight: Reason = (subject, text) => {
+  const [, command, named] =
+    /^(\w+) command denied to user .* for table '?(?:`?[^`]*`?\.)?`?([^`']*)`?'?$/.exec(text) ?? []
+  if (
+    command === "TRIGGER" ||
+    (command !== undefined && named !== undefined && !isSame(named, subject.table))
+  ) {
+    return (
+      `The definer of a view or trigger behind ${tableOf(subject)} lacks the right ${command} on ` +
+      `${named ?? "its table"}: GRANT it to the definer, or create the object anew`
+    )
+  }
+  return `The account ${subject.username} may not insert into ${tableOf(subject)} of ${subject.database}: GRANT INSERT to it`
+}
+
+const isSame = (a: string, b: string | undefined) => b !== undefined && a.toLowerCase() === b.toLowerCase()
 
 /** The schema is not what the program needs. */
 export const migrate: Reason = (subject) =>
   `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run \`effect-audit migrate\``
+
+/** Our table was found whole before the statement: what is missing is one that a trigger or a view uses, unless it is ours. */
+const missing: Reason = (subject, text) => {
+  const [, named] = /^Table '(?:[^']*\.)?([^'.]+)' doesn't exist/.exec(text) ?? []
+  return subject.table === undefined || (named !== undefined && isSame(named, subject.table))
+    ? migrate(subject, text)
+    : brokenObject(subject, text)
+}
+
+/** The same for a column. */
+const missingColumn: Reason = (subject, text) => {
+  const [, named = ""] = /^Unknown column '([^']+)'/.exec(text) ?? []
+  const { columns, table } = subject
+  if (table === undefined || columns === undefined) return migrate(subject, text)
+  return columns.some((column) => isSame(column, named))
+    ? `${tableOf(subject)}, or a table that its triggers fill, lacks the column ${named}: run \`effect-audit migrate\`, or mend ` +
+        `the trigger`
+    : brokenObject(subject, text)
+}
+
+/** Names the object where the server does. These texts hold names of the schema and nothing of a row. */
+const brokenObject: Reason = (subject, text) => {
+  const [object] =
+    /^Table '[^']+' doesn't exist|(?:FUNCTION|PROCEDURE) \S+ does not exist|View '[^']+'|definer \('[^']*'@'[^']*'\)|(?:Unknown )?[Cc]olumn '[^']+'|table '[^']+'/.exec(
+      text
+    ) ?? []
+  return (
+    `Something behind ${tableOf(subject)}, a trigger, a view or what they call, is broken` +
+    `${object === undefined ? "" : ` (${object})`}: mend it, or drop it`
+  )
+}
 
 const noPartition: Reason = (subject) => `No partition of ${tableOf(subject)} takes the events: add one`
 
 const certificate: Reason = ({ host }) =>
   `The TLS certificate of ${host} is not trusted: check \`ssl.ca\`, the names in the certificate, and its dates`
 
-/** Class B, with what the operator is to do. */
-export const OPERATOR: Readonly<Record<string, Reason>> = {
-  1044: ({ database, username }) => `The account ${username} may not use ${database}: GRANT INSERT on it`,
-  1045: credentials,
-  1049: ({ database, host }) => `${host} has no database ${database}: create it, or correct the name`,
-  1054: migrate,
-  1064: ({ host }) => `${host} does not understand an INSERT: is it MySQL or MariaDB?`,
-  1129: ({ host }) => `${host} blocks this machine after failed connections: FLUSH HOSTS there`,
-  1130: ({ host, username }) =>
-    `${host} takes no connection from this machine: create ${username} for its address`,
-  1142: insertRight,
-  1143: insertRight,
-  1146: migrate,
-  1227: ({ host, username }) => `${host} denies a privilege to ${username}: it needs INSERT and nothing else`,
-  1364: (subject) =>
-    `A column of ${tableOf(subject)} is NOT NULL, without a DEFAULT and unknown to us: give it one`,
-  1467: (subject) => `The AUTO_INCREMENT column of ${tableOf(subject)} has no numbers left: widen it`,
-  1526: noPartition,
-  1698: credentials,
-  1820: locked,
-  1862: locked,
-  1874: ({ host }) => `InnoDB of ${host} is in read-only mode: restore it to normal operation`,
-  3118: locked, // MySQL
-  3159: ({ host }) => `${host} takes connections by TLS only: set \`ssl\``,
-  4151: locked, // MariaDB
-  8059: (subject) => `The AUTO_RANDOM column of ${tableOf(subject)} has no numbers left: widen it`, // TiDB
+const generated: Reason = (subject) =>
+  `A column of ${tableOf(subject)} that an event has a value for is GENERATED: make it an ordinary one`
+
+const noDefault: Reason = (subject, text) => {
+  const [, column] = /^Field '([^']+)' doesn't have a default value/.exec(text) ?? []
+  return (
+    `A column ${column === undefined ? "" : `(${column}) `}of ${tableOf(subject)}, or of a table that its triggers fill, is NOT NULL, ` +
+    `without a DEFAULT and unknown to us: give it one`
+  )
+}
+
+const noGroup: Reason = (subject) =>
+  `${subject.host} may not write into ${tableOf(subject)} within its replication group: it needs InnoDB and a primary ` +
+  `key, and one primary`
+
+// ------------------------------------------------------------------------------------------------- the table
+
+/** A code's class, and what its reason says where that is more than "it is tried again". */
+interface Known {
+  readonly class: FailureClass
+  readonly reason?: Reason
+}
+
+const all = (cls: FailureClass, ...codes: ReadonlyArray<number>): ReadonlyArray<readonly [number, Known]> =>
+  codes.map((code) => [code, { class: cls }])
+
+const operator = (reason: Reason, ...codes: ReadonlyArray<number>): ReadonlyArray<readonly [number, Known]> =>
+  codes.map((code) => [code, { class: "operator", reason }])
+
+/** What each number means. */
+export const CODES: ReadonlyMap<number, Known> = new Map([
+  ...operator(
+    ({ database, username }) => `The account ${username} may not use ${database}: GRANT INSERT on it`,
+    1044
+  ),
+  ...operator(credentials, 1045, 1698),
+  ...operator(
+    ({ database, host }) => `${host} has no database ${database}: create it, or correct the name`,
+    1049
+  ),
+  ...operator(missingColumn, 1054),
+  ...operator(({ host }) => `${host} does not understand an INSERT: is it MySQL or MariaDB?`, 1064),
+  ...operator(({ host }) => `${host} blocks this machine after failed connections: FLUSH HOSTS there`, 1129),
+  ...operator(
+    ({ host, username }) =>
+      `${host} takes no connection from this machine: create ${username} for its address`,
+    1130
+  ),
+  ...operator(insertRight, 1142, 1143),
+  ...operator(missing, 1146),
+  ...operator(
+    ({ host, username }) => `${host} denies a privilege to ${username}: it needs INSERT and nothing else`,
+    1227
+  ),
+  // a function is gone; a view is broken, or not to be written to; a definer is gone; a trigger writes to its own table
+  ...operator(brokenObject, 1305, 1348, 1356, 1442, 1449, 1471),
+  ...operator(generated, 1906, 3105), // MariaDB 1906, MySQL 3105
+  ...operator(noDefault, 1364),
+  ...operator(widenCounter, 167, 1467), // MariaDB 167
+  ...operator(noPartition, 1526),
+  ...operator(
+    ({ host, username }) =>
+      `${host} lacks the way of authentication of ${username}: ALTER USER ... IDENTIFIED WITH one that it has`,
+    1524
+  ),
+  ...operator(
+    (subject) =>
+      `A trigger of ${tableOf(subject)} writes to a table without transactions, which the server's enforce_gtid_consistency forbids: make that table InnoDB`,
+    1785
+  ),
+  ...operator((subject) => `The tablespace of ${tableOf(subject)} is discarded: import it`, 1814),
+  ...operator(locked, 1820, 1862, 3118, 3955, 4151), // MySQL 3118 and 3955, MariaDB 4151
+  ...operator(({ host }) => `InnoDB of ${host} is in read-only mode: restore it to normal operation`, 1874),
+  ...operator(noGroup, 3098),
+  ...operator(({ host }) => `${host} takes connections by TLS only: set \`ssl\``, 3159),
+  ...operator(
+    (subject) => `The schema of ${tableOf(subject)} is READ ONLY: ALTER SCHEMA ... READ ONLY = 0`,
+    3989
+  ),
+  ...operator(
+    (subject) => `The AUTO_RANDOM column of ${tableOf(subject)} has no numbers left: widen it`,
+    8059
+  ), // TiDB
+
+  ...all("busy", 1205, 1213, 1614),
+
+  ...all("transient", 1015, 1037, 1040, 1041, 1135, 1203, 1226, NOT_PREPARED, 1637), // capacity
+  ...all("transient", 1036, 1047, 1053, 1290, 1792, 1836, 1927, 3032, 3100, 3101, 4031), // failover, shutdown
+  ...all("transient", 1317, 1969, 3024), // killed, or out of time: MariaDB 1969, MySQL 3024
+  ...all("transient", 1152, 1158, 1159, 1160, 1161, 1180, 2006, 2013), // network; 2006 and 2013 are a proxy's words
+  ...all("transient", 1021, 1114), // disk or table full
+  ...all("transient", 8002, 8005, 8022, 8027, 8028, 8120, 8229, 9005, 9007, 9008), // TiDB
+  ...all("transient", 9001, 9002, 9003, 9004), // ProxySQL, and TiDB
+
+  // types, NULL, lengths
+  ...all(
+    "record",
+    1048,
+    1118,
+    1264,
+    1265,
+    1292,
+    1300,
+    1366,
+    1406,
+    1411,
+    1690,
+    1713,
+    1977,
+    3673,
+    NOT_CONVERTIBLE
+  ),
+  ...all("record", 3140, 3141, 3144, 3157, 4038), // JSON
+  ...all("record", 1416, 3643, 6136), // geometry, its SRID, vectors
+  ...all("record", 1216, 1369, 1452, 3751, 3819, 3903, 3907, 4025), // foreign key, view, functional index, CHECK
+  ...all("record", 1643, 1644), // SIGNAL
+  ...all("record", PACKET_TOO_LARGE, 8025), // 8025: TiDB's limit of an entry
+
+  // what a trigger, a CHECK or a generated column makes of the row's values, or would make of any
+  ...all("doubtful", 1139, 1172, 1242, 1339, 3143, 3696, 4042),
+  // the general error of Vitess, and of functions of MySQL
+  ...all("unknown", 1105),
+
+  ...all("tooMany", 1197, 1390, 4082, 8004, 9500) // binary log's cache, placeholders, memory; TiDB's limits
+])
+
+/** What goes wrong before the server has said anything, by the driver's codes, and stays so. */
+export const CONNECTING: Readonly<Record<string, Reason>> = {
   HANDSHAKE_NO_SSL_SUPPORT: ({ host }) => `${host} does not offer TLS: enable it there, or leave \`ssl\` out`,
   HANDSHAKE_SSL_ERROR: certificate,
   AUTH_SWITCH_PLUGIN_ERROR: ({ host, username }) =>
     `${host} asks for a way of authentication that the driver refuses: choose another one for ${username}`
 }
 
-const BROKEN = ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST", "CONNECTION_LOST", "2006", "2013"]
-
-/** All other classes. A code that is nowhere in the table counts as transient: nothing is ever dropped for it. */
-export const CLASSES: ReadonlyMap<number, FailureClass> = new Map(
-  Object.entries({
-    busy: [1205, 1213, 1614],
-    transient: [
-      ...[1037, 1040, 1041, 1135, 1203, 1226, 1461, 1637], // capacity
-      ...[1047, 1053, 1290, 1792, 1836, 1927, 3032, 3100, 3101, 4031], // failover, shutdown
-      ...[1317, 1969, 3024], // killed, or out of time: MariaDB 1969, MySQL 3024
-      ...[1105, 1152, 1158, 1159, 1160, 1161, 1180], // network; 1105 is Vitess's general error
-      ...[2006, 2013], // what a proxy says when the server behind it has gone
-      ...[1021, 1114], // disk or table full
-      ...[8002, 8005, 8022, 8027, 8028, 8120, 8229, 9001, 9002, 9003, 9004, 9005, 9007, 9008] // TiDB, ProxySQL
-    ],
-    record: [
-      ...[1048, 1264, 1265, 1292, 1300, 1366, 1406, 1452, 1690, 1713, 1977, 3140],
-      ...[3819, 4025], // CHECK: MySQL 3819, MariaDB 4025
-      ...[1118, 1644], // a row too large for its page; refused by a trigger (SIGNAL)
-      ...[PACKET_TOO_LARGE, 8025] // 8025: TiDB's limit of an entry
-    ],
-    tooMany: [1390, 8004, 9500] // placeholders; TiDB's limits of a transaction
-  } satisfies Partial<Record<FailureClass, ReadonlyArray<number>>>).flatMap(([cls, codes]) =>
-    codes.map((code) => [code, cls as FailureClass] as const)
-  )
-)
-
 interface DriverError {
   readonly errno: number | undefined
   readonly code: string | undefined
   readonly message: string
+  readonly sqlState: string | undefined
 }
 
 /** The server's number of an error; 0 if it is none of the server's. */
@@ -231,12 +421,13 @@ export const errnoOf = (cause: unknown): number => Math.max(0, asDriverError(cau
 
 const asDriverError = (cause: unknown): DriverError => {
   if (typeof cause !== "object" || cause === null)
-    return { errno: undefined, code: undefined, message: String(cause) }
-  const { code, errno, message, sqlMessage } = cause as Record<string, unknown>
+    return { errno: undefined, code: undefined, message: String(cause), sqlState: undefined }
+  const { code, errno, message, sqlMessage, sqlState } = cause as Record<string, unknown>
   return {
     errno: typeof errno === "number" ? errno : undefined,
     code: typeof code === "string" ? code : undefined,
-    message: typeof sqlMessage === "string" ? sqlMessage : typeof message === "string" ? message : ""
+    message: typeof sqlMessage === "string" ? sqlMessage : typeof message === "string" ? message : "",
+    sqlState: typeof sqlState === "string" ? sqlState : undefined
   }
 }
 

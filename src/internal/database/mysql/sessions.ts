@@ -6,6 +6,7 @@ import { UploadError } from "../../../schema/Errors.js"
 import type { ConnectionSettings, Endpoint, Session } from "./connection.js"
 import { endpointsOf, open } from "./connection.js"
 import { classify, endsConnection, isBusy, toUploadError } from "./errors.js"
+import { Doubted } from "../doubt.js"
 import { Refused } from "../narrow.js"
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
@@ -63,6 +64,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
 
     const giveBack = (kept: Kept, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
       const failure = Option.getOrUndefined(Cause.failureOption(cause))
+      if (failure instanceof Doubted) return Effect.sync(() => idle.push(kept))
       if (failure instanceof Refused && !endsConnection(failure)) return Effect.sync(() => idle.push(kept))
       if (failure instanceof UploadError && failure.class === "transient" && !isBusy(failure)) turn++
       return Scope.close(kept.scope, Exit.failCause(cause))

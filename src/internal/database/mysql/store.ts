@@ -7,9 +7,12 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
-import type { UploadError } from "../../../schema/Errors.js"
+import { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
 import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
+import { Doubted, ill, makeDoubts, type Trial } from "../doubt.js"
+import { makeDriftGuard, narrow, Refused } from "../narrow.js"
+import { parameters, widthOf } from "../rows.js"
 import type { Session } from "./connection.js"
 import {
   classify,
@@ -17,17 +20,17 @@ import {
   endsConnection,
   isBroken,
   isEventKey,
+  isOfPreparing,
+  isRefusedByGroup,
   isTextRefused,
   isTimeout,
   PACKET_TOO_LARGE,
   toUploadError
 } from "./errors.js"
+import { rowsAsText } from "./literals.js"
 import type { makeSessions } from "./sessions.js"
 import type { Table } from "./table.js"
 import { bytesOf } from "./table.js"
-import type { Attempt } from "../narrow.js"
-import { makeDriftGuard, narrow, Refused } from "../narrow.js"
-import { parameters, widthOf } from "../rows.js"
 
 type WithSession = Effect.Effect.Success<ReturnType<typeof makeSessions>>
 
@@ -47,6 +50,7 @@ interface Target {
 /** Where batches are stored, and what earlier ones have taught. */
 interface Store extends Target {
   readonly guard: ReturnType<typeof makeDriftGuard>
+  readonly doubts: ReturnType<typeof makeDoubts>
   readonly pace: ReturnType<typeof makePace>
   /** without a key: the ids of what was stored before its batch failed, so that the next try leaves it out */
   readonly storedInPart: Set<string>
@@ -56,70 +60,121 @@ interface Store extends Target {
 export const makeStore = (
   target: Target
 ): ((batch: UploadBatch) => Effect.Effect<UploadResult, UploadError>) => {
-  const store: Store = { ...target, guard: makeDriftGuard(), pace: makePace(), storedInPart: new Set() }
+  const store: Store = {
+    ...target,
+    guard: makeDriftGuard(),
+    doubts: makeDoubts(),
+    pace: makePace(),
+    storedInPart: new Set()
+  }
   return (batch) => {
     // at once: the database still works on the batch before
     const table = store.tables.get(batch.definition)
-    const ahead: Ahead = {
-      params: parameters(batch.events, store.deduplicates),
-      table,
-      fitting: table?.fitting(batch.events, 0) ?? 0
-    }
-    return send(store, batch, ahead)
+    const ahead =
+      table === undefined ? undefined : new Rows(batch.definition, batch.events, store.deduplicates)
+    if (table !== undefined) ahead?.prepare(table)
+    return send(store, batch, { rows: ahead, table, fitting: table?.fitting(batch.events, 0) ?? 0 })
   }
 }
 
-type Params = ReturnType<typeof parameters>
-
 /** What of a batch is made before it is its turn. */
 interface Ahead {
-  /** emptied once they are stored */
-  readonly params: Params
+  readonly rows: Rows | undefined
   readonly table: Table | undefined
   /** how many of its events make one statement for this table */
   readonly fitting: number
 }
 
-/** Events, and the parameters of their rows. */
-interface Rows {
-  readonly events: ReadonlyArray<StoredEvent>
-  readonly params: Params
+/** Events, and their rows in the form in which the server takes them fastest. */
+class Rows {
+  private params: ReturnType<typeof parameters> = []
+  private texts: Array<string> = []
+
+  constructor(
+    private readonly definition: AuditEvent.Any,
+    public events: ReadonlyArray<StoredEvent>,
+    private readonly withIdentity: boolean
+  ) {}
+
+  /** Makes the form that a statement of all of them has. */
+  prepare(table: Table): void {
+    if (table.isPrepared(this.events.length)) this.parameters(table)
+    else this.asText(table)
+  }
+
+  parameters(table: Table): ReturnType<typeof parameters> {
+    if (this.params.length === 0) this.params = parameters(this.events, this.withIdentity, table.asText)
+    return this.params
+  }
+
+  asText(table: Table): ReadonlyArray<string> {
+    if (this.texts.length === 0) this.texts = rowsAsText(this.events, this.withIdentity, table.asText)
+    return this.texts
+  }
+
+  /** Those from an index to before another one; what was made for all of them is used again. */
+  part(from: number, to: number): Rows {
+    if (from === 0 && to === this.events.length) return this
+    const part = new Rows(this.definition, this.events.slice(from, to), this.withIdentity)
+    const width = widthOf(this.definition, this.withIdentity)
+    part.params = this.params.slice(from * width, to * width)
+    part.texts = this.texts.slice(from, to)
+    return part
+  }
+
+  /** What is in reach of effect's and the driver's functions stays until the next full collection (bench/README.md). */
+  release(): void {
+    this.params.length = 0
+    this.texts.length = 0
+  }
+
+  releaseAll(): void {
+    this.release()
+    this.events = []
+  }
 }
 
 const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahead: Ahead) {
-  const { deduplicates, guard, pace, storedInPart, tables, withTable } = store
+  const { deduplicates, doubts, guard, pace, storedInPart, tables, withTable } = store
   const { definition } = batch
   const isLeft = ({ eventId }: StoredEvent) => !storedInPart.has(eventId)
   const events = storedInPart.size === 0 ? batch.events : batch.events.filter(isLeft)
   const storedBefore = batch.events.length - events.length
-  const isMade = storedBefore === 0 && ahead.params.length > 0
-  const params = isMade ? ahead.params : parameters(events, deduplicates)
-  const width = widthOf(definition, deduplicates)
-  let rows: Rows = { events, params }
-  const part = (from: number, to: number): Rows => ({
-    events: rows.events.slice(from, to),
-    params: to - from === rows.events.length ? rows.params : rows.params.slice(from * width, to * width)
-  })
+  const isMade = storedBefore === 0 && ahead.rows !== undefined
+  const rows = isMade ? ahead.rows : new Rows(definition, events, deduplicates)
   const watch = guard.watch(store.nameOf(definition), events, storedBefore)
-  const attempt: Attempt = (from, to) => {
-    const stored = withTable(definition, (table, session) => {
-      const statement = part(from, to)
-      const inserted = Effect.matchEffect(insert(session, table, statement), {
-        onFailure: (error) => {
-          pace.failed(to - from, error)
-          return Effect.fail(error)
-        },
-        onSuccess: () => {
-          // what is in reach of effect's and the driver's functions stays until the next full collection (bench/README.md)
-          statement.params.length = 0
-          pace.stored(to - from)
-          if (!deduplicates) for (let i = from; i < to; i++) storedInPart.add(rows.events[i]!.eventId)
-          return Effect.void
-        }
-      })
-      // a shutdown waits for the answer, since nobody could tell afterwards what was stored
-      return deduplicates ? inserted : Effect.uninterruptible(inserted)
+  /** events before this index are stored or rejected */
+  let done = 0
+  const onRejected = (rejection: Rejection) => {
+    done = rejection.index + 1
+    return watch.onRejected(rejection)
+  }
+
+  /** Stores a part by one statement; how many of its events are new. */
+  const storePart = (table: Table, session: Session, from: number, to: number) => {
+    const statement = rows.part(from, to)
+    const inserted = Effect.matchEffect(insert(session, table, statement), {
+      onFailure: (error) => {
+        pace.failed(to - from, error)
+        return Effect.fail(error)
+      },
+      onSuccess: (fresh) => {
+        statement.release()
+        pace.stored(to - from)
+        if (!deduplicates) for (const { eventId } of rows.events.slice(from, to)) storedInPart.add(eventId)
+        return Effect.succeed(fresh)
+      }
     })
+    // a shutdown waits for the answer, since nobody could tell afterwards what was stored
+    return deduplicates ? inserted : Effect.uninterruptible(inserted)
+  }
+  const attempt = (from: number, to: number): Effect.Effect<void, Refused | Doubted | UploadError> => {
+    const stored = Effect.map(
+      withTable(definition, (table, session) => storePart(table, session, from, to)),
+      () => {
+        done = to
+      }
+    )
     if (to - from > 1) return stored
     return Effect.catchTag(stored, "Refused", (refused) =>
       isBroken(refused) ? explainBreak(store, refused, bytesOf(rows.events.slice(from, to))) : refused
@@ -127,7 +182,35 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
   }
 
   const lookAgain = withTable(definition, Effect.succeed)
-  for (let from = 0; from < events.length;) {
+  const fittingAt = (table: Table, from: number) => Math.min(table.fitting(rows.events, from), pace.rows())
+
+  /** Goes on with the rest on one connection, by evidence (doubt.ts). */
+  const search = (doubted: Doubted) =>
+    withTable(definition, (table, session): Effect.Effect<void, UploadError> => {
+      if (!doubts.isDue(rows.events[0]!.eventId, doubted)) return doubted.error
+      // a refused statement leaves rows behind there, and each trial would store them again
+      if (!table.transactional && !deduplicates) return ill(doubted)
+      const trial: Trial = (from, to) =>
+        fittingAt(table, from) === 0
+          ? Effect.fail(new Refused(TOO_LARGE))
+          : Effect.mapError(storePart(table, session, from, to), (error) =>
+              // the connection is gone, and with it the evidence
+              error instanceof Refused && isBroken(error) && error.blameless !== undefined
+                ? error.blameless
+                : error
+            )
+      return doubts.search({
+        trial,
+        from: done,
+        to: rows.events.length,
+        fitting: (from) => Math.max(1, fittingAt(table, from)),
+        idOf: (index) => rows.events[index]!.eventId,
+        onRejected
+      })
+    })
+
+  while (done < events.length) {
+    const from = done
     const table = tables.get(definition) ?? (yield* lookAgain)
     const isAhead = from === 0 && isMade && table === ahead.table
     const guess = isAhead ? ahead.fitting : table.fitting(events, from)
@@ -135,19 +218,21 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
     const fitting = guess > 0 ? guess : (yield* lookAgain).fitting(events, from)
     const count = Math.min(fitting, pace.rows())
     if (count === 0) {
-      yield* watch.onRejected({
-        index: from,
-        ...TOO_LARGE
-      })
-    } else {
-      yield* narrow(attempt, from, from + count, watch.onRejected)
+      yield* onRejected({ index: from, ...TOO_LARGE })
+      continue
     }
-    from += Math.max(1, count)
+    yield* narrow(attempt, from, from + count, onRejected).pipe(
+      Effect.catchTag("Doubted", (doubted) =>
+        Effect.map(search(doubted), () => {
+          done = rows.events.length
+        })
+      )
+    )
   }
   if (storedInPart.size > 0) for (const { eventId } of batch.events) storedInPart.delete(eventId)
-  // as above: what the Effects of this batch close over, and what a refused statement was given
-  rows = { events: [], params: [] }
-  params.length = 0
+  doubts.settle(batch.events)
+  // as above
+  rows.releaseAll()
   const { rejected } = watch.done()
   const result: UploadResult = {
     rejected: events === batch.events ? rejected : rejected.map(indexIn(batch.events, events))
@@ -186,16 +271,19 @@ const explainBreak = (
 
 /**
  * How many rows a statement may have. One that took too long is made smaller, or a slow link would be offered the same
- * statement for ever; after many that were in time they grow again.
+ * statement for ever; so is one that a group refuses twice, since it may be too large for it. After many that were in
+ * time they grow again.
  */
 const makePace = () => {
   let most = Number.POSITIVE_INFINITY
   let inTime = 0
+  let refusedByGroup = 0
   return {
     rows: () => most,
     failed: (rows: number, error: { readonly code: string }) => {
       inTime = 0
-      if (isTimeout(error)) most = Math.max(1, Math.floor(rows / 2))
+      refusedByGroup = isRefusedByGroup(error) ? refusedByGroup + 1 : 0
+      if (isTimeout(error) || refusedByGroup > 1) most = Math.max(1, Math.floor(rows / 2))
     },
     stored: (rows: number) => {
       if (rows < most || ++inTime < GROW_AFTER) return
@@ -208,38 +296,83 @@ const makePace = () => {
 /** statements of the present size, one after the other */
 const GROW_AFTER = 20
 
-/** Stores the events by one statement, all or none; those that are stored already count as stored. */
-const insert = (session: Session, table: Table, rows: Rows): Effect.Effect<void, Refused | UploadError> => {
-  const { events, params } = rows
-  const { prepared, sql } = table.insert(events.length)
-  const only = events.length === 1 ? events[0] : undefined
-  const statement: Effect.Effect<unknown, SqlError> = prepared
-    ? session.execute(sql, params)
-    : session.query(sql, params)
-  const explain = ({ cause }: SqlError): Effect.Effect<void, Refused | UploadError> => {
-    const failure = classify(cause, table.subject)
-    switch (failure.class) {
-      case "delivered":
-        if (only !== undefined) return Effect.void
-        // what INSERT IGNORE stores could not be taken back there: one by one, then
-        if (!table.transactional) return new Refused({ code: failure.code, reason: failure.text })
-        return insertMissing(session, table, rows)
-      case "record":
-        return (
-          (only !== undefined && isTextRefused(failure) ? table.unfit(only) : undefined) ??
-          new Refused({ code: failure.code, reason: failure.text })
-        )
-      case "tooMany":
-        return new Refused({ code: failure.code, reason: failure.text, blameless: toUploadError(failure) })
-      default: {
-        const error = toUploadError(failure)
-        return isBroken(failure) && bytesOf(events) > SUSPECT_BYTES
-          ? new Refused({ code: failure.code, reason: failure.text, blameless: error })
-          : error
+/**
+ * Whether the rows go as parameters of a prepared statement: where that is faster, and where one event is so large that
+ * escaped text, which may be twice as long, would not fit into the packet that its bytes fit into.
+ */
+const goesPrepared = (table: Table, { events }: Rows) =>
+  table.isPrepared(events.length) || (events.length === 1 && bytesOf(events) > SUSPECT_BYTES)
+
+const prepared = (session: Session, table: Table, rows: Rows) =>
+  session.execute(table.prepared(rows.events.length), rows.parameters(table))
+
+const asText = (session: Session, table: Table, rows: Rows) =>
+  session.write(table.insert + rows.asText(table).join(","))
+
+/**
+ * Stores the events by one statement, all or none; those that are stored already count as stored. How many of them were
+ * not there before.
+ */
+const insert = (
+  session: Session,
+  table: Table,
+  rows: Rows,
+  isPrepared = goesPrepared(table, rows)
+): Effect.Effect<number, Refused | Doubted | UploadError> => {
+  const statement: Effect.Effect<unknown, SqlError> = (isPrepared ? prepared : asText)(session, table, rows)
+  return Effect.matchEffect(inZone(session, table, statement), {
+    onSuccess: () => Effect.succeed(rows.events.length),
+    onFailure: (error) => {
+      const failure = classify(error.cause, table.subject)
+      const count = rows.events.length
+      if (isPrepared && isOfPreparing(failure)) {
+        session.stopPreparing()
+        return insert(session, table, rows, false)
       }
+      if (failure.class !== "delivered") return explain(table, rows, error)
+      // one by one where IGNORE cannot be taken back, and where the server shows too few warnings to know
+      return count > 1 && (!table.transactional || session.maxWarnings < 2)
+        ? new Refused({ code: failure.code, reason: failure.text })
+        : insertMissing(session, table, rows)
+    }
+  })
+}
+
+const inZone = <A>(session: Session, { timeZone }: Table, statement: Effect.Effect<A, SqlError>) =>
+  session.timeZone() === timeZone ? statement : Effect.zipRight(session.setTimeZone(timeZone), statement)
+
+/** Whom a failed statement is to be blamed on. */
+const explain = (
+  table: Table,
+  { events }: Rows,
+  { cause }: SqlError
+): Effect.Effect<never, Refused | Doubted | UploadError> => {
+  const failure = classify(cause, table.subject)
+  const { code, text: reason } = failure
+  switch (failure.class) {
+    case "record": {
+      const [only] = events
+      const advice =
+        only !== undefined && events.length === 1 && isTextRefused(failure) ? table.advice(only) : undefined
+      return new Refused({ code, reason: advice === undefined ? reason : `${reason}; ${advice}` })
+    }
+    case "doubtful":
+    case "unknown":
+      return new Doubted({
+        code,
+        reason,
+        error: toUploadError(failure),
+        isLikely: failure.class === "doubtful"
+      })
+    case "tooMany":
+      return new Refused({ code, reason, blameless: toUploadError(failure) })
+    default: {
+      const error = toUploadError(failure)
+      return isBroken(failure) && bytesOf(events) > SUSPECT_BYTES
+        ? new Refused({ code, reason, blameless: error })
+        : error
     }
   }
-  return Effect.matchEffect(statement, { onFailure: explain, onSuccess: () => Effect.void })
 }
 
 /** A packet that no server refuses unless it was told to: a connection that breaks under less breaks for another reason. */
@@ -253,25 +386,65 @@ const TOO_LARGE = {
 const Warning = Schema.Struct({ Code: Schema.Number, Message: Schema.String })
 
 /**
- * Stores those of the events that are not in the table yet. INSERT IGNORE would hide truncated texts and clamped
- * numbers as well, so it is committed only if it left out duplicates of our key and did nothing else.
+ * Stores those of the events that are not in the table yet; how many they were. By INSERT IGNORE, which would hide
+ * truncated texts and clamped numbers as well: so it is committed only if it left out duplicates of our key and did
+ * nothing else. In slices, of each of which the server shows all warnings.
+ *
+ * A duplicate in a table that a trigger fills is an error under IGNORE, while one of ours is a warning: so an event that
+ * is alone counts as delivered only after this.
  *
  * By statements on the session: a COMMIT that fails inside `withTransaction` of @effect/sql is a defect.
  */
 const insertMissing = (
   session: Session,
   table: Table,
-  { events, params }: Rows
-): Effect.Effect<void, Refused | UploadError> =>
+  rows: Rows
+): Effect.Effect<number, Refused | Doubted | UploadError> =>
+  Effect.gen(function* () {
+    let fresh = 0
+    for (let from = 0; from < rows.events.length; from += session.maxWarnings) {
+      const slice = rows.part(from, Math.min(rows.events.length, from + session.maxWarnings))
+      fresh += yield* insertIgnore(session, table, slice)
+    }
+    return fresh
+  })
+
+const WarningCount = Schema.Struct({ "@@session.warning_count": Schema.Number })
+
+const insertIgnore = (
+  session: Session,
+  table: Table,
+  rows: Rows
+): Effect.Effect<number, Refused | Doubted | UploadError> =>
   Effect.gen(function* () {
     yield* session.query("START TRANSACTION")
-    const { warningStatus } = yield* session.execute(table.insertIgnore(events.length), params)
+    const stored = yield* Effect.either(session.write(table.insertIgnore + rows.asText(table).join(",")))
+    if (stored._tag === "Left") {
+      const failure = classify(stored.left.cause, table.subject)
+      if (failure.class === "delivered") return yield* toUploadError({ ...failure, class: "operator" })
+      yield* session.query("ROLLBACK")
+      return yield* explain(table, rows, stored.left)
+    }
+    // how many there are, of which SHOW WARNINGS shows a part; a SELECT would forget them
+    const [counted] = yield* session.select(WarningCount, "SHOW COUNT(*) WARNINGS")
     const warnings = yield* session.select(Warning, "SHOW WARNINGS")
-    const harmless =
-      warnings.length === warningStatus &&
-      warnings.every((_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject))
-    yield* session.query(harmless ? "COMMIT" : "ROLLBACK")
-    if (!harmless) {
+    const duplicates = warnings.filter(
+      (_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject)
+    )
+    const isHarmless =
+      warnings.length === counted?.["@@session.warning_count"] && warnings.length === duplicates.length
+    yield* session.query(isHarmless ? "COMMIT" : "ROLLBACK")
+    if (isHarmless) return rows.events.length - duplicates.length
+    if (rows.events.length > 1) {
       return yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "not all of them are duplicates" })
     }
+    // alone, it was a duplicate a moment ago: whatever else the server says of it, it is there, or is tried again
+    return duplicates.length > 0 ? 0 : yield* raced(table)
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))
+
+const raced = ({ subject }: Table) =>
+  new UploadError({
+    class: "transient",
+    code: String(DUPLICATE_ENTRY),
+    reason: `An event came and went in the table ${subject.table ?? ""} of ${subject.database}; it is tried again`
+  })

@@ -8,6 +8,7 @@ import { UploadError } from "../../../schema/Errors.js"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
 import type { Session } from "./connection.js"
 import type { Subject } from "./errors.js"
+import { holdsDates } from "../columnTypes.js"
 import { EVENT_ID, EVENT_TIME, placeholders } from "../rows.js"
 
 /** A table that was found to take the events of a kind. */
@@ -16,14 +17,21 @@ export interface Table {
   readonly subject: Subject
   /** whether a statement that fails leaves nothing behind: MyISAM and Aria keep the rows before the bad one */
   readonly transactional: boolean
-  /** The INSERT of so many events, and whether it is worth a prepared statement. */
-  readonly insert: (count: number) => { readonly sql: string; readonly prepared: boolean }
-  /** The same INSERT, leaving out what is there already. */
-  readonly insertIgnore: (count: number) => string
+  /** the columns of the kind that take numbers as text, since their digits are what was recorded */
+  readonly asText: ReadonlyArray<boolean>
+  /** the time zone in which the table's columns keep what is written to them; undefined for the server's */
+  readonly timeZone: string | undefined
+  /** an INSERT up to its VALUES; `insertIgnore` leaves out what is there already */
+  readonly insert: string
+  readonly insertIgnore: string
+  /** The INSERT of so many events with placeholders for their parameters. */
+  readonly prepared: (count: number) => string
+  /** Whether so many events are worth a prepared statement. */
+  readonly isPrepared: (count: number) => boolean
   /** How many events, from the one at `from` on, make one statement; 0 if that one alone is larger than a packet. */
   readonly fitting: (events: ReadonlyArray<StoredEvent>, from: number) => number
-  /** What is wrong if a column's character set cannot hold the text of the event. */
-  readonly unfit: (event: StoredEvent) => UploadError | undefined
+  /** What to do if a column's character set cannot hold the text of the event. */
+  readonly advice: (event: StoredEvent) => string | undefined
 }
 
 /** Quotes an identifier. */
@@ -38,9 +46,10 @@ export const describe = (
 ): Effect.Effect<Table, SqlError | UploadError> =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
-    const charsets = yield* columnsOf(session, name)
+    const present = yield* columnsOf(session, name)
+    const columnOf = (column: string) => present.get(column.toLowerCase())
     // the columns of a table that an account may insert into are visible to it
-    if (charsets.size === 0) {
+    if (present.size === 0) {
       return yield* unusable(
         "1146",
         `${database} has no table ${name} that ${username} may insert into: run \`effect-audit migrate\` or GRANT INSERT`
@@ -48,7 +57,7 @@ export const describe = (
     }
 
     const columns = [...(deduplicate ? [EVENT_ID, EVENT_TIME] : []), ...definition.columns.map((_) => _.name)]
-    const missing = columns.filter((column) => !charsets.has(column.toLowerCase()))
+    const missing = columns.filter((column) => columnOf(column) === undefined)
     if (missing.length > 0) {
       return yield* unusable(
         "1054",
@@ -64,60 +73,119 @@ export const describe = (
       )
     }
 
+    const timeZone = yield* timeZoneOf(session, definition, name, deduplicate, present)
     const into = `INTO ${quote(name)} (${columns.map(quote).join(",")}) VALUES `
     const inserts = new Map<number, string>()
     const maxRows = Math.floor(MAX_PLACEHOLDERS / columns.length)
+    const counter = [...present].find(([, { extra }]) => /auto_increment/i.test(extra ?? ""))?.[0]
+    const isOurs = (column: string) => columns.some((ours) => ours.toLowerCase() === column)
 
     return {
-      subject: { ...session.endpoint, table: name, eventKeys },
+      subject: {
+        ...session.endpoint,
+        table: name,
+        eventKeys,
+        columns,
+        counter: counter === undefined || isOurs(counter) ? undefined : counter
+      },
       transactional: yield* isTransactional(session, name),
-      insert: (count) => {
-        const prepared = isPrepared(count)
+      asText: definition.columns.map((column) => takesText(columnOf(column.name))),
+      timeZone,
+      insert: `INSERT ${into}`,
+      insertIgnore: `INSERT IGNORE ${into}`,
+      prepared: (count) => {
         let sql = inserts.get(count)
         if (sql === undefined) {
           sql = `INSERT ${into}${placeholders(count, columns.length)}`
-          if (prepared) inserts.set(count, sql)
+          inserts.set(count, sql)
         }
-        return { sql, prepared }
+        return sql
       },
-      insertIgnore: (count) => `INSERT IGNORE ${into}${placeholders(count, columns.length)}`,
+      isPrepared: (count) => session.prepares() && isPrepared(count),
       fitting: (events, from) => {
         const room = session.maxPacket - STATEMENT_BYTES
         const most = Math.min(maxRows, events.length - from)
         const count = atMostBytes(events, from, most) <= room ? most : countFitting(events, from, most, room)
         // the hundreds are prepared, what is left is text: two statements, and faster than one as text
-        return count > PREPARED_STEP ? count - (count % PREPARED_STEP) : count
+        return session.prepares() && count > PREPARED_STEP ? count - (count % PREPARED_STEP) : count
       },
-      unfit: (event) => {
+      advice: (event) => {
         const column = definition.columns.find((column, index) =>
-          cannotHold(charsets.get(column.name.toLowerCase()), event.row[index])
+          cannotHold(columnOf(column.name)?.charset, event.row[index])
         )
         return column === undefined
           ? undefined
-          : unusable(
-              "1366",
-              `The character set ${charsets.get(column.name.toLowerCase()) ?? ""} of ${name}.${column.name} cannot hold ` +
-                `all text: ALTER TABLE ${quote(name)} CONVERT TO CHARACTER SET utf8mb4`
-            )
+          : `the character set ${columnOf(column.name)?.charset ?? ""} of ${name}.${column.name} cannot hold the text: ` +
+              `ALTER TABLE ${quote(name)} CONVERT TO CHARACTER SET utf8mb4`
       }
     }
   })
 
+/** A number in a text column, and in one of exact decimals, is its digits, not what a floating-point number shows. */
+const takesText = (column: Column | undefined): boolean =>
+  column !== undefined && (column.charset !== null || column.type === "decimal")
+
+/**
+ * In which time zone a table is written. Our times are UTC; a TIMESTAMP column takes them for the session's zone, which
+ * shifts them, and refuses those in the hour that a change of the clock leaves out. A session in UTC helps, unless it
+ * would shift something else: a TIMESTAMP that the program gives as text, or a default of CURRENT_TIMESTAMP in a DATETIME.
+ */
+const timeZoneOf = (
+  session: Session,
+  definition: AuditEvent.Any,
+  name: string,
+  deduplicate: boolean,
+  present: Columns
+): Effect.Effect<string | undefined, UploadError> =>
+  Effect.suspend(() => {
+    const isTimestamp = (column: string) => present.get(column.toLowerCase())?.type === "timestamp"
+    const timestamps = definition.columns.filter((column) => isTimestamp(column.name))
+    const dates = timestamps.filter((column) => holdsDates(definition.fields[column.field]!) !== "never")
+    const isOurs = deduplicate && isTimestamp(EVENT_TIME)
+    if ((dates.length === 0 && !isOurs) || session.isUtc) return Effect.succeed(undefined)
+    const isAlone = timestamps.every((column) => holdsDates(definition.fields[column.field]!) === "always")
+    const shifted = [...present].find(
+      ([, { standard, type }]) => type === "datetime" && /^current_timestamp/i.test(standard ?? "")
+    )
+    if (isAlone && shifted === undefined) return Effect.succeed("+00:00")
+    const affected = [...dates.map((column) => column.name), ...(isOurs ? [EVENT_TIME] : [])].join(", ")
+    return unusable(
+      "TIME_ZONE",
+      `The events ${definition.kind} write dates to TIMESTAMP columns of ${name} (${affected}), which the server would ` +
+        `shift by its time zone, and UTC for the session would shift ${shifted?.[0] ?? "the other TIMESTAMP columns"}: make them ` +
+        `DATETIME(3), or run the server with default_time_zone = '+00:00'`
+    )
+  })
+
 const unusable = (code: string, reason: string) => new UploadError({ class: "operator", code, reason })
 
-/** The columns of a table, in lower case, with the character sets of those that have one. */
-export const columnsOf = (
-  session: Session,
-  table: string
-): Effect.Effect<ReadonlyMap<string, string | null>, SqlError> =>
+/** A column, as information_schema shows it. */
+const Column = Schema.Struct({
+  /** null where it holds no text */
+  charset: Schema.NullOr(Schema.String),
+  /** without its length, in lower case: `varchar`, `timestamp` */
+  type: Schema.String,
+  /** its default */
+  standard: Schema.NullOr(Schema.String),
+  extra: Schema.NullOr(Schema.String)
+})
+
+type Column = typeof Column.Type
+
+/** By their names, in lower case. */
+export type Columns = ReadonlyMap<string, Column>
+
+/** The columns of a table that the account may see. */
+export const columnsOf = (session: Session, table: string): Effect.Effect<Columns, SqlError> =>
   Effect.map(
     session.select(
-      Schema.Struct({ name: Schema.String, charset: Schema.NullOr(Schema.String) }),
-      "SELECT column_name AS name, character_set_name AS charset FROM information_schema.columns " +
+      Schema.Struct({ name: Schema.String, ...Column.fields }),
+      "SELECT column_name AS name, character_set_name AS charset, LOWER(data_type) AS type, " +
+        "column_default AS standard, extra AS extra FROM information_schema.columns " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]
     ),
-    (columns) => new Map(columns.map(({ charset, name }) => [name.toLowerCase(), charset]))
+    (columns) => new Map(columns.map(({ name, ...column }) => [name.toLowerCase(), column]))
   )
 
 /** The names of the unique keys over event_id alone. */

@@ -1,0 +1,212 @@
+/**
+ * Doubt: what becomes of an event that is refused by a code which nobody knows.
+ *
+ * A code that nobody knows never costs a good event. An event is rejected only if, on one connection, it was refused
+ * alone, another row of its table was stored after that, and it was refused again; and all this once more in a later
+ * pass. If two different events are refused alone and nothing was stored between them, it is the database that is ill.
+ *
+ * Tricky scenarios:
+ * - The doubtful event is the last one of its batch: nothing can be stored after it. The next batch is larger.
+ * - All others of its batch were stored in the first pass: nothing would be left for the second one. So some are held back.
+ * - Two bad events stand side by side: rows from the end of the batch, the witnesses, are stored between them.
+ * - An ill server refuses everything: it is asked a dozen times a pass.
+ */
+import { Data, Effect, Either } from "effect"
+import { UploadError } from "../../schema/Errors.js"
+import type { StoredEvent } from "../../schema/Line.js"
+import type { Rejection } from "../../services/Uploader.js"
+import type { Refused } from "./narrow.js"
+
+/** A statement was refused, and stored nothing. One of its events may be to blame, or the database. */
+export class Doubted extends Data.TaggedError("Doubted")<{
+  readonly code: string
+  /** the database's words */
+  readonly reason: string
+  /** the failure, as long as no event is to blame */
+  readonly error: UploadError
+  /** whether the code is of a kind that an event is often to blame for; others mostly pass by themselves */
+  readonly isLikely: boolean
+}> {}
+
+/** Stores the events from `from` to before `to`, all or none; how many of them were not in the table before. */
+export type Trial = (from: number, to: number) => Effect.Effect<number, Doubted | Refused | UploadError>
+
+interface Search {
+  readonly trial: Trial
+  readonly from: number
+  readonly to: number
+  /** how many events, from an index on, one statement may have; at least 1 */
+  readonly fitting: (from: number) => number
+  readonly idOf: (index: number) => string
+  readonly onRejected: (rejection: Rejection) => Effect.Effect<void, UploadError>
+}
+
+/** So many times a code that mostly passes by itself is waited for, before events are doubted. */
+const PATIENCE = 2
+
+/** So many events may be doubted in one pass: each costs a handful of statements. */
+const MOST_SUSPECTS = 8
+
+/** Witnesses that each suspect needs in the next pass: one between its two trials, one before the next suspect. */
+const WITNESSES = 2
+
+/** Remembers from pass to pass what was found out about events, and searches batches for those that are to blame. */
+export const makeDoubts = () => {
+  /** how often the batch that begins with this event has met the code */
+  const met = new Map<string, { readonly code: string; readonly times: number }>()
+  /** refused, while others were stored, in an earlier pass */
+  const suspects = new Set<string>()
+  /** the same, in two passes: rejected, however often its batch must be repeated for the sake of others */
+  const proven = new Map<string, Omit<Rejection, "index">>()
+  /** refused in an earlier pass, with no other event to compare it with */
+  const lonely = new Set<string>()
+
+  return {
+    /** Whether the batch that begins with this event is to be searched, or rather tried again as it is. */
+    isDue: (first: string, { code, isLikely }: Doubted): boolean => {
+      if (isLikely) return true
+      const before = met.get(first)
+      const times = (before?.code === code ? before.times : 0) + 1
+      met.set(first, { code, times })
+      return times > PATIENCE
+    },
+
+    /** Forgets the events, once each is stored or rejected. */
+    settle: (events: ReadonlyArray<Pick<StoredEvent, "eventId">>): void => {
+      if (met.size + suspects.size + proven.size + lonely.size === 0) return
+      for (const { eventId } of events) {
+        met.delete(eventId)
+        suspects.delete(eventId)
+        proven.delete(eventId)
+        lonely.delete(eventId)
+      }
+    },
+
+    /**
+     * Stores the events from `from` to before `to`, all but those that are rejected. Fails as long as some of them are
+     * neither. The trials must all be made on one connection.
+     */
+    search: ({ fitting, from, idOf, onRejected, to, trial }: Search): Effect.Effect<void, UploadError> =>
+      Effect.gen(function* () {
+        /** events from here on are stored or rejected: they have served as witnesses */
+        let limit = to
+        /** refused alone, and nothing was stored since */
+        let alone: number | undefined
+        const undecided: Array<{
+          readonly index: number
+          readonly doubted: Doubted
+          readonly proof: boolean
+        }> = []
+
+        /** Tries one event; `doubted` if it is refused once more. */
+        const tryAlone = (index: number) =>
+          Effect.gen(function* () {
+            const result = yield* Effect.either(trial(index, index + 1))
+            if (Either.isRight(result)) {
+              if (result.right > 0) alone = undefined
+              return result.right > 0 ? ("stored" as const) : ("present" as const)
+            }
+            const error = result.left
+            if (error._tag === "UploadError") return yield* error
+            if (error._tag === "Refused") {
+              if (error.blameless !== undefined) return yield* error.blameless
+              yield* onRejected({ index, code: error.code, reason: error.reason })
+              return "rejected" as const
+            }
+            if (alone !== undefined && alone !== index) return yield* ill(error)
+            alone = index
+            return error
+          })
+
+        /** Stores another event than the one at `index`, from the end of the batch; whether there was one. */
+        const storeWitness = (index: number) =>
+          Effect.gen(function* () {
+            while (limit - 1 > index) {
+              limit--
+              if ((yield* tryAlone(limit)) === "stored") return true
+            }
+            return false
+          })
+
+        const judge = (index: number, doubted: Doubted) =>
+          Effect.gen(function* () {
+            const id = idOf(index)
+            if (!(yield* storeWitness(index))) {
+              undecided.push({ index, doubted, proof: false })
+              return
+            }
+            const again = yield* tryAlone(index)
+            // stored, present or rejected: decided
+            if (typeof again === "string") return
+            if (suspects.has(id)) {
+              const { code, reason } = again
+              proven.set(id, { code, reason })
+              yield* onRejected({ index, code, reason })
+            } else {
+              undecided.push({ index, doubted: again, proof: true })
+            }
+            // otherwise the next bad event would look like an illness of the database
+            if (limit - index - 1 > WITNESSES * undecided.length) yield* storeWitness(index)
+          })
+
+        let at = from
+        let size = Math.ceil((to - from) / 2)
+        while (at < limit && undecided.length < MOST_SUSPECTS) {
+          // the rest is for the next pass
+          if (undecided.length > 0 && limit - at <= WITNESSES * undecided.length) break
+          const count = Math.max(1, Math.min(size, limit - at, fitting(at)))
+          if (count === 1) {
+            const verdict = proven.get(idOf(at))
+            if (verdict === undefined) {
+              const result = yield* tryAlone(at)
+              if (typeof result !== "string") yield* judge(at, result)
+            } else {
+              yield* onRejected({ index: at, ...verdict })
+            }
+            at++
+            size = 2 * count
+            continue
+          }
+          const result = yield* Effect.either(trial(at, at + count))
+          if (Either.isRight(result)) {
+            if (result.right > 0) alone = undefined
+            at += count
+            size = 2 * count
+          } else if (result.left._tag === "UploadError") {
+            return yield* result.left
+          } else {
+            size = Math.ceil(count / 2)
+          }
+        }
+
+        const [first] = undecided
+        if (first === undefined) return
+        const isAlone = !first.proof && lonely.has(idOf(first.index))
+        for (const { index, proof } of undecided) (proof ? suspects : lonely).add(idOf(index))
+        return yield* isAlone ? ill(first.doubted) : undecidedYet(first.doubted)
+      })
+  }
+}
+
+/** It is the database's operator who must look: an event cannot be blamed by the evidence that there is. */
+export const ill = ({ code, error }: Doubted) =>
+  new UploadError({
+    class: "operator",
+    code,
+    reason:
+      `The database refuses events with a code that effect-audit does not know, and nothing shows that it is the events' ` +
+      `fault: look the code up in the manual of the database, and in its log`,
+    wantsMore: true,
+    ...(error.cause === undefined ? {} : { cause: error.cause })
+  })
+
+const undecidedYet = ({ code, error }: Doubted) =>
+  new UploadError({
+    class: "transient",
+    code,
+    reason:
+      `The database refuses an event with a code that effect-audit does not know, while it stores others; it becomes a ` +
+      `dead letter if the next try ends in the same way`,
+    wantsMore: true,
+    ...(error.cause === undefined ? {} : { cause: error.cause })
+  })
