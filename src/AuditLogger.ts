@@ -7,6 +7,7 @@
 import { Cause, Effect, Exit, Layer, ManagedRuntime, Runtime } from "effect"
 import type { Duration } from "effect"
 import * as path from "node:path"
+import { contained } from "./internal/contained.js"
 import * as AuditLayer from "./layers/AuditLayer.js"
 import * as AuditEvent from "./schema/AuditEvent.js"
 import { FlushError } from "./schema/Errors.js"
@@ -145,9 +146,9 @@ class Log {
       })
     }
     // the runtime outlives the log: what is recorded after its end is told so
-    this.opened = unwrapped(runtime.runPromiseExit(Effect.all([AuditLog, Effect.runtime<AuditLog>()]))).then(
-      ([audit, rt]) => ({ audit, run: (effect) => unwrapped(Runtime.runPromiseExit(rt, effect)) })
-    )
+    this.opened = unwrapped(
+      runtime.runPromiseExit(contained(Effect.all([AuditLog, Effect.runtime<AuditLog>()])))
+    ).then(([audit, rt]) => ({ audit, run: (effect) => unwrapped(Runtime.runPromiseExit(rt, effect)) }))
     this.#close = async () => {
       for (const signal of signals) process.off(signal, onSignal)
       await runtime.dispose().catch(() => undefined)

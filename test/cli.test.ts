@@ -7,6 +7,7 @@ import * as path from "node:path"
 import { judge } from "../src/cli/verdict.js"
 import type { Inspection } from "../src/internal/queue/inspect.js"
 import * as MysqlUploader from "../src/layers/MysqlUploader.js"
+import { UploadError } from "../src/schema/Errors.js"
 import { DiskError } from "../src/services/Disk.js"
 import { away, openAudit, slowDatabase } from "./support/auditHere.js"
 import { auditProcess } from "./support/auditProcess.js"
@@ -103,6 +104,35 @@ describe("status", () => {
         assert.strictEqual(dead.code, 2)
         assert.match(dead.stdout, /1 dead letter: see "effect-audit dead list"/)
       })
+  )
+
+  it.scopedLive("keeps the reason when the program has ended, for as long as events wait", () =>
+    Effect.gen(function* () {
+      for (const [cls, code] of [
+        ["operator", 2],
+        ["transient", 1]
+      ] as const) {
+        const directory = yield* temporaryDirectory
+        const failing = new UploadError({ class: cls, code: "1142", reason: "the INSERT right is missing" })
+        const audit = yield* openAudit({ directory }, { uploader: { concurrency: 1, upload: () => failing } })
+        yield* audit.use("one")
+        yield* audit.close
+        const ended = yield* effectAudit(directory, ["status", "--json"])
+        assert.strictEqual(ended.code, code)
+        const [queue] = ended.json()[0]!.queues as ReadonlyArray<Record<string, unknown>>
+        assert.strictEqual(queue!.state, cls === "operator" ? "needsOperator" : "waiting")
+        assert.include(String(queue!.sentences), "the INSERT right is missing (1142)")
+        assert.deepInclude(queue!.delivery, { state: "closed", nextTry: null })
+
+        // the last delivery succeeds: no reason is left
+        const again = yield* openAudit({ directory }, { uploader: slowDatabase().uploader })
+        yield* again.close
+        const fine = yield* effectAudit(directory, ["status", "--json"])
+        assert.strictEqual(fine.code, 0)
+        const [delivered] = fine.json()[0]!.queues as ReadonlyArray<Record<string, unknown>>
+        assert.deepInclude(delivered!.delivery, { state: "closed", failure: null })
+      }
+    })
   )
 
   it.effect("says when a backlog will be done, and that it is too old", () =>

@@ -177,6 +177,42 @@ test.for(Object.keys(databases))(
   }
 )
 
+/** A program whose logger or uploader has a defect, run to its end; what it printed, and what was stored. */
+const runWithDefect = async (defect: string) => {
+  const { cwd, directory } = workplace()
+  const program = start("test/support/defects.ts", { cwd, env: { DIRECTORY: directory, DEFECT: defect } })
+  const { code, signal, stderr, stdout } = await program.ended
+  expect({ code, signal, stderr }).toEqual({ code: 0, signal: null, stderr: "" })
+  const stored = path.join(cwd, "stored")
+  return {
+    printed: JSON.parse(stdout) as { readonly eventId: string; readonly failure?: { readonly code: string } },
+    stored: fs.existsSync(stored) ? fs.readFileSync(stored, "utf8") : "",
+    status: JSON.parse(fs.readFileSync(path.join(directory, "status.json"), "utf8")) as unknown
+  }
+}
+
+test.for([
+  ["logger", "ECONNREFUSED"],
+  ["throws", "DEFECT"],
+  ["interrupts", "DEFECT"],
+  ["hangs", "ETIMEDOUT"]
+] as const)(
+  "a defect (%s) does not end the worker of openAuditLogger",
+  { timeout: 30_000 },
+  async ([defect, code]) => {
+    const { printed, status, stored } = await runWithDefect(defect)
+    expect(printed).toMatchObject({ failure: { code }, state: "idle", delivered: 1, waiting: 0 })
+    expect(stored).toBe(`${printed.eventId}\n`)
+    expect(status).toMatchObject({ state: "closed", failure: null })
+  }
+)
+
+test("a program that ends before its first delivery could fail leaves the reason", async () => {
+  const { status, stored } = await runWithDefect("operator")
+  expect(stored).toBe("")
+  expect(status).toMatchObject({ state: "closed", failure: { class: "operator", code: "1142" } })
+})
+
 test("after a complete delivery and an idle second, no event is left in the directory", async () => {
   const database = await migratedDatabase()
   onTestFinished(database.drop)

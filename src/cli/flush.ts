@@ -35,13 +35,13 @@ export const flush = Command.make("flush", { directory, json, events, ...databas
         directory: queue.directory,
         shutdown
       })
-      const scheduler = SchedulerLayer.layer({
+      const scheduler = SchedulerLayer.make({
         ...settings,
         events: kinds,
         timeZone: settings.adopt?.timeZone,
         shutdown
       })
-      const worker = StatusFile.layer(shutdown).pipe(Layer.provideMerge(scheduler), Layer.provide(uploader))
+      const worker = StatusFile.layer(scheduler, shutdown).pipe(Layer.provide(uploader))
       const outcome = yield* Effect.zipRight(
         refuseUnknownKinds(kinds),
         Effect.provide(deliver(queue), worker)

@@ -4,7 +4,7 @@ import { Effect, Schedule, SubscriptionRef } from "effect"
 import { openLetters, withoutContent } from "./dead.js"
 import { queuesOf } from "./settings.js"
 import { survey, type Surveyed } from "./status.js"
-import { statusOf } from "./verdict.js"
+import { failureOf } from "./verdict.js"
 
 /** A failure to deliver, as it was seen. */
 export interface SeenFailure {
@@ -65,8 +65,8 @@ export const makeMonitor = (directory: Option.Option<string>, lagMillis: number)
   })
 
 const see = (seen: ReadonlyArray<SeenFailure>, queue: Surveyed, at: number): ReadonlyArray<SeenFailure> => {
-  const failure = statusOf(queue)?.failure
-  if (failure == null) return seen
+  const failure = failureOf(queue)
+  if (failure === null) return seen
   const known = seen.find(({ class: cls, code }) => cls === failure.class && code === failure.code)
   const others = seen.filter((other) => other !== known)
   return [{ ...failure, first: known?.first ?? at, last: at }, ...others]

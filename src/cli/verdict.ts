@@ -94,6 +94,12 @@ const deadLetters = ({ dead }: Inspection): ReadonlyArray<Finding> =>
 export const statusOf = ({ delivery, owner }: Inspection): StatusFile | undefined =>
   owner !== undefined && delivery?.state !== "closed" && delivery?.pid === owner.pid ? delivery : undefined
 
+/** Why delivery stands still: as the owner says, or as the last one has said, for as long as events wait. */
+export const failureOf = (queue: Inspection): StatusFile["failure"] => {
+  if (queue.owner !== undefined) return statusOf(queue)?.failure ?? null
+  return queue.waiting > 0 ? (queue.delivery?.failure ?? null) : null
+}
+
 const delivery = (queue: Inspection, now: number, { lag }: Limits): ReadonlyArray<Finding> => {
   const { oldest, owner, waiting } = queue
   const status = statusOf(queue)
@@ -103,15 +109,14 @@ const delivery = (queue: Inspection, now: number, { lag }: Limits): ReadonlyArra
 
   if (owner === undefined) {
     if (waiting === 0) return [finding(ExitCode.fine, "idle", "idle, and no program owns the queue")]
-    const { failure } = queue.delivery ?? {}
-    const last = failure == null ? "" : `; the last one failed: ${failure.reason} (${failure.code})`
-    return [
-      finding(
-        ExitCode.lagging,
-        "waiting",
-        `${events}, and no program delivers: start it, or run "effect-audit flush"${last}`
-      )
-    ]
+    const failure = failureOf(queue)
+    const nobody = `${events}, and no program delivers`
+    if (failure?.class === "operator") {
+      const sentence = `${nobody}; the last one needs an operator: ${failure.reason} (${failure.code}); then start it`
+      return [finding(ExitCode.needsOperator, "needsOperator", sentence)]
+    }
+    const last = failure === null ? "" : `; the last one failed: ${failure.reason} (${failure.code})`
+    return [finding(ExitCode.lagging, "waiting", `${nobody}: start it, or run "effect-audit flush"${last}`)]
   }
   if (status?.failure != null) {
     const { code, reason } = status.failure

@@ -4,6 +4,7 @@
  */
 import { FiberRef, Metric, MetricBoundaries } from "effect"
 import type { AppendError } from "../schema/Errors.js"
+import { attempt } from "./contained.js"
 
 const name = (metric: string) => `effect_audit_${metric}`
 
@@ -46,11 +47,21 @@ export const backoff = gauge(
 )
 export const state = gauge("state", "1 for the present state of delivery, 0 for the others, by state")
 
-/** A metric of one queue. */
+/** A metric of one queue. If the registry of the program throws, then the number is left out. */
 export const ofQueue =
   (directory: string) =>
   <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.Metric<Type, In, Out> =>
-    Metric.tagged(metric, "queue", directory)
+    contained(Metric.tagged(metric, "queue", directory))
+
+const contained = <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.Metric<Type, In, Out> => {
+  const nothing = () => undefined
+  return Metric.make(
+    metric.keyType,
+    (input, labels) => attempt(() => metric.unsafeUpdate(input, labels), nothing),
+    (labels) => metric.unsafeValue(labels),
+    (input, labels) => attempt(() => metric.unsafeModify(input, labels), nothing)
+  )
+}
 
 /** What the program tags its metrics with: for `unsafeUpdate`, where the steps of `Metric.update` are too many. */
 export const labels = FiberRef.get(FiberRef.currentMetricLabels)

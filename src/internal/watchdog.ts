@@ -3,6 +3,7 @@
  * whatever is ready to run; this is one fiber, and one timer for as long as something is under way.
  */
 import { Clock, Effect, type Scope } from "effect"
+import { contained, supervised } from "./contained.js"
 
 /** Something that is under way, one at a time; the same object for as long as it is. */
 export interface UnderWay {
@@ -27,14 +28,15 @@ export const make = <A extends UnderWay>(options: {
       }
     })
 
-    yield* Effect.gen(function* () {
+    const watch = Effect.gen(function* () {
       const watched = options.current()
       if (watched === undefined) return yield* nextStart
       const left = watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis)
       // not for longer because somebody has set the clock back
       yield* Effect.sleep(Math.min(left, options.timeoutMillis))
       if (options.current() === watched) yield* Effect.uninterruptible(options.expire(watched))
-    }).pipe(Effect.forever, Effect.forkScoped)
+    })
+    yield* Effect.forkScoped(contained(supervised("a watchdog", Effect.forever(watch))))
 
     return () => wake?.()
   })

@@ -3,8 +3,8 @@
  *
  * @since 0.1.0
  */
-import { Config, Context, DateTime, Effect, Layer, Option, Stream } from "effect"
-import type { ConfigError, Duration } from "effect"
+import { Config, Context, DateTime, Duration, Effect, Layer, Option, Stream } from "effect"
+import type { ConfigError } from "effect"
 import { makeTally } from "../internal/metrics.js"
 import { checkRules } from "../schema/Rules.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
@@ -127,9 +127,8 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
       const tally = makeTally(events)
       const log = Layer.mergeAll(
         AuditLogLayer.layer({ ...options, events, tally }),
-        StatusFile.layer(shutdown),
         Metrics.layer({ tally, pollInterval: options.pollInterval })
-      ).pipe(Layer.provide(SchedulerLayer.layer({ ...scheduler, shutdown })))
+      ).pipe(Layer.provide(StatusFile.layer(SchedulerLayer.make({ ...scheduler, shutdown }), shutdown)))
       if (options.instances === undefined) {
         return Layer.provide(log, QueueFileLayer.layer({ ...options, shutdown }))
       }
@@ -162,6 +161,11 @@ const check = (
       return refuse(`${name} is ${given}. Give a whole number above 0.`)
     }
   }
+  const { uploadTimeout } = options
+  const timeout = uploadTimeout === undefined ? undefined : Duration.decodeUnknown(uploadTimeout)
+  if (timeout !== undefined && !Option.exists(timeout, (duration) => Duration.toMillis(duration) > 0)) {
+    return refuse(`uploadTimeout is no duration above 0. Give one, for example "10 minutes".`)
+  }
   const wrongRule = checkRules(events, { redact: options.redact, limits: options.limits })
   if (wrongRule !== undefined) return refuse(wrongRule)
   return Effect.void
@@ -178,6 +182,7 @@ const check = (
  * | `AUDIT_APPEND_TIMEOUT`, `AUDIT_LOCK_WAIT`, `AUDIT_SHUTDOWN_TIMEOUT` | durations, for example `5 seconds` |
  * | `AUDIT_UNSAFE_FILE_SYSTEM` | `unsafeFileSystem` |
  * | `AUDIT_BATCH_RECORDS`, `AUDIT_BATCH_BYTES`, `AUDIT_POLL_INTERVAL` | `batchRecords`, `batchBytes`, `pollInterval` |
+ * | `AUDIT_UPLOAD_TIMEOUT` | `uploadTimeout`, a duration |
  * | `AUDIT_ADOPT_PATH`, `AUDIT_ADOPT_TIME_ZONE` | `adopt` |
  * | `AUDIT_INSTANCES` | `instances` |
  *
@@ -196,6 +201,7 @@ export const config: Config.Config<Settings> = Config.all({
   batchRecords: maybe(Config.integer("BATCH_RECORDS")),
   batchBytes: maybe(Config.integer("BATCH_BYTES")),
   pollInterval: maybe(Config.duration("POLL_INTERVAL")),
+  uploadTimeout: maybe(Config.duration("UPLOAD_TIMEOUT")),
   adopt: maybe(
     Config.all({
       path: Config.nonEmptyString("ADOPT_PATH"),

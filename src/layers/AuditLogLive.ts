@@ -8,6 +8,7 @@ import type { Fiber } from "effect"
 import { validate as isUuid } from "uuid"
 import { makeGenerator } from "../schema/EventId.js"
 import { MAX_LINE_BYTES } from "../internal/queue/lines.js"
+import { contained, unsafeMillis } from "../internal/contained.js"
 import { makeTally, type Tally } from "../internal/metrics.js"
 import { makePrepare, type Prepared, type Rules } from "../schema/Rules.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -79,7 +80,12 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
 
     const prepare = (kind: string, input: unknown, fiber: Fiber.RuntimeFiber<unknown, unknown>): Prepared => {
       const actor = fiber.currentContext.unsafeMap.get(CurrentActor.key) as CurrentActor["Type"] | undefined
-      return kinds.get(kind)?.prepare(input, actor) ?? { input, issues: NONE }
+      try {
+        return kinds.get(kind)?.prepare(input, actor) ?? { input, issues: NONE }
+      } catch {
+        // a getter of the input, or `fromActor` of its kind, threw
+        return { input: undefined, issues: UNREADABLE }
+      }
     }
 
     /** Goes on as the caller says, in the step that counts: one less for each event. */
@@ -161,10 +167,11 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
   })
 
 const NONE: ReadonlyArray<Issue> = []
+const UNREADABLE: ReadonlyArray<Issue> = [{ field: "event", expected: "fields that can be read" }]
 
 /** `Clock.currentTimeMillis`, without the steps that it takes to look at the fiber. */
 const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
-  Context.get(fiber.currentDefaultServices, Clock.Clock).unsafeCurrentTimeMillis()
+  unsafeMillis(Context.get(fiber.currentDefaultServices, Clock.Clock))
 
 const nothing = () => Effect.void
 
@@ -186,8 +193,10 @@ const failureHandler = (
   if (typeof handler === "function") return (kind, input) => (error) => handler({ error, kind, input })
   if (handler === "die") return () => Effect.die
   return (kind) => (error) =>
+    // by the caller's loggers, which may throw
     Effect.logError(`audit: ${error.message}`).pipe(
-      Effect.annotateLogs({ eventId: error.eventId, kind, outcome: error.outcome })
+      Effect.annotateLogs({ eventId: error.eventId, kind, outcome: error.outcome }),
+      contained
     )
 }
 

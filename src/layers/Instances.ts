@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import { Duration, Effect, Layer, Schedule } from "effect"
+import { contained, supervised } from "../internal/contained.js"
 import { isSegment } from "../internal/queue/segments.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import { QueueLocked, type QueueOpenError } from "../schema/Errors.js"
@@ -101,6 +102,7 @@ export const layerTakeOver = (options: Options): Layer.Layer<never, never, Disk 
       const pollInterval = Duration.decode(options.scheduler.pollInterval ?? "60 seconds")
       yield* Effect.forEach(others, (directory) => takeOver(options, directory), { discard: true }).pipe(
         Effect.repeat(Schedule.spaced(pollInterval)),
+        (loop) => contained(supervised("the look at other instances", loop)),
         Effect.forkScoped
       )
     })

@@ -4,7 +4,8 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Iterable, Layer, Option, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Iterable, Layer, Option, Scope, Stream } from "effect"
+import { attempt, containedScope, step } from "../internal/contained.js"
 import { adopt } from "../internal/python/adoption.js"
 import { makeBatchReader } from "../internal/queue/reader.js"
 import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "../internal/queue/ledger.js"
@@ -83,6 +84,11 @@ type Group = writer.Group<number, QueueWriteError | QueueFull | QueueClosed>
  * @since 0.1.0
  */
 export const make = (
+  options: Options
+): Effect.Effect<QueueFile["Type"], QueueOpenError | QueueLocked, Disk | Scope.Scope> =>
+  containedScope(open(options))
+
+const open = (
   options: Options
 ): Effect.Effect<QueueFile["Type"], QueueOpenError | QueueLocked, Disk | Scope.Scope> =>
   Effect.gen(function* () {
@@ -191,8 +197,8 @@ export const make = (
 
     const askForSpace = (now: number) =>
       // if the disk cannot say, the write will
-      Effect.map(Effect.option(disk.volume(directory)), (volume) => {
-        free = { bytes: volume._tag === "Some" ? volume.value.freeBytes : Number.POSITIVE_INFINITY, at: now }
+      Effect.map(Effect.exit(Effect.suspend(() => disk.volume(directory))), (volume) => {
+        free = { bytes: Exit.isSuccess(volume) ? volume.value.freeBytes : Number.POSITIVE_INFINITY, at: now }
       })
 
     /** the limit that this many more bytes would exceed */
@@ -244,14 +250,17 @@ export const make = (
           let sequence = next
           next += entries.length
           for (const entry of entries) entry.done(Effect.succeed(sequence++))
-          for (const listener of listeners) listener()
+          for (const listener of listeners) notify(listener)
           return ended()
         }
       })
     }
 
+    /** What it throws is its own: the line is on disk, and the other listeners are to hear of it. */
+    const notify = (listener: () => void) => attempt(listener, () => undefined)
+
     const refuse = ({ entries }: Group, error: (eventId: string) => QueueWriteError | QueueFull) => {
-      for (const { done, eventId } of entries) done(Effect.fail(error(eventId)))
+      for (const entry of entries) entry.done(Effect.fail(error(entry.eventId)))
     }
 
     const expiredGroups = new WeakSet<Group>()
@@ -436,7 +445,7 @@ export const make = (
 
     yield* Effect.addFinalizer(() =>
       shutdown
-        .within(Effect.zipRight(appends.close, Effect.ignore(compact)))
+        .within(Effect.zipRight(appends.close, step("the last compaction", Effect.ignore(compact))))
         .pipe(
           Effect.flatMap((ended) =>
             ended

@@ -6,6 +6,7 @@
 import {
   Array as Arr,
   Cause,
+  Data,
   DateTime,
   Deferred,
   Duration,
@@ -23,15 +24,16 @@ import {
   SubscriptionRef
 } from "effect"
 import type { Scope } from "effect"
+import { containedScope, step, supervised } from "../internal/contained.js"
 import * as delivery from "../internal/delivery/pass.js"
 import * as metrics from "../internal/metrics.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
-import { FlushError, UploadError } from "../schema/Errors.js"
+import { FlushError } from "../schema/Errors.js"
 import { compile, makeDecoder } from "../schema/Line.js"
 import { QueueFile } from "../services/QueueFile.js"
-import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
+import { Scheduler, type DeliveryFailure, type DeliveryStatus } from "../services/Scheduler.js"
 import { Uploader } from "../services/Uploader.js"
 
 /**
@@ -49,6 +51,11 @@ export interface Options {
   readonly batchBytes?: number | undefined
   /** how often an idle worker looks, beside being woken by appends; 60 seconds by default */
   readonly pollInterval?: Duration.DurationInput | undefined
+  /**
+   * an upload that has not answered by then is given up, and its events are sent again, fewer at a time; 10 minutes by
+   * default. It is there for uploaders of your own that never answer: those of this package bound each statement.
+   */
+  readonly uploadTimeout?: Duration.DurationInput | undefined
   /** the time zone, for example `Asia/Shanghai`, of old lines that carry none; this machine's by default */
   readonly timeZone?: string | undefined
   /**
@@ -78,6 +85,12 @@ const COMPACT_AFTER = Duration.seconds(1)
 
 const CLOSED = new Error("the audit log is closed")
 
+const UNFINISHED: DeliveryFailure = {
+  class: "transient",
+  code: "ETIMEDOUT",
+  reason: "the last delivery did not end within shutdownTimeout; the next start delivers what waits"
+}
+
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
@@ -88,6 +101,11 @@ const REQUESTS_INTERVAL = 1000
  * @since 0.1.0
  */
 export const make = (
+  options: Options
+): Effect.Effect<Scheduler["Type"], never, QueueFile | Uploader | Scope.Scope> =>
+  containedScope(start(options))
+
+const start = (
   options: Options
 ): Effect.Effect<Scheduler["Type"], never, QueueFile | Uploader | Scope.Scope> =>
   Effect.gen(function* () {
@@ -128,7 +146,6 @@ export const make = (
           }),
         onFailure: (cause) =>
           Effect.gen(function* () {
-            if (Cause.isInterruptedOnly(cause)) return yield* Effect.interrupt
             const code = codeOf(Option.getOrUndefined(Cause.failureOption(cause)))
             yield* Effect.logDebug("audit: a request was not carried out", cause)
             // once, not for each try
@@ -150,6 +167,7 @@ export const make = (
       read: makeReader(makeDecoder(codecs, { timeZone }), queue.queueId),
       maxRecords: options.batchRecords ?? 500,
       maxBytes: options.batchBytes ?? 4 * 1024 * 1024,
+      uploadTimeout: Duration.decode(options.uploadTimeout ?? "10 minutes"),
       isAwaited: (sequence) => flushes.some(({ target }) => target <= sequence),
       onCommit: Effect.fnUntraced(function* (at, delivered) {
         if (delivered) yield* update({ lastDelivery: at })
@@ -211,35 +229,37 @@ export const make = (
         yield* Metric.set(measures.backoff, 0)
         // not those that came during the pass: it may have looked before what they wait for was appended
         yield* completeFlushes((flush) => served.includes(flush))
-      } else if (!Cause.isInterruptedOnly(exit.cause)) {
-        const error = Option.getOrElse(Cause.failureOption(exit.cause), () => exit.cause)
-        yield* reportFailure(error)
-        yield* failFlushes(served, error)
+      } else {
+        // an interruption in the cause is not that of this fiber, which would not have come here
+        yield* fail(exit.cause, served)
       }
       return exit
     })
 
-    const reportFailure = (error: unknown) =>
+    const fail = (cause: Cause.Cause<delivery.PassError>, served: ReadonlyArray<Flush>) =>
       Effect.gen(function* () {
-        const failure =
-          error instanceof UploadError
-            ? { class: error.class, code: error.code, reason: error.reason }
-            : // the disk, then, which does not mend itself
-              { class: "operator" as const, code: codeOf(error), reason: messageOf(error) }
+        const error = Option.getOrElse(Cause.failureOption(cause), () => new Defect({ defect: cause }))
+        yield* reportFailure(error)
+        yield* failFlushes(served, error)
+      })
+
+    const reportFailure = (error: delivery.PassError | Defect) =>
+      Effect.gen(function* () {
+        const failure = failureOf(error)
         const before = yield* SubscriptionRef.get(status)
-        const state = failure.class === "operator" ? "needsOperator" : "offline"
+        const state = stateOf(failure)
+        yield* update({ state, failure, failures: before.failures + 1 })
         // once for each change of state, not for each retry
         if (before.state !== state || before.failure?.code !== failure.code) {
           const { next, settled } = yield* queue.progress
           const text = `audit: ${next - settled} events wait on disk: ${failure.reason} (${failure.code})`
           yield* state === "needsOperator" ? Effect.logError(text) : Effect.logWarning(text)
         }
-        const original = error instanceof UploadError ? error.cause : undefined
-        const details = original === undefined ? [error] : [error, Redacted.value(original)]
+        const original = originalOf(error)
+        const details = original === undefined ? [error] : [error, original]
         yield* Effect.logDebug("audit: delivery failed", ...details)
         const ofClass = Metric.tagged(measures.failures, "class", failure.class)
         yield* Metric.increment(Metric.tagged(ofClass, "code", failure.code))
-        yield* update({ state, failure, failures: before.failures + 1 })
       })
 
     /** Waits for a time or a wake, whichever comes first; whether it was a wake. */
@@ -280,8 +300,8 @@ export const make = (
       "effect-audit"
     )
 
-    /** Beside the passes, so that it waits neither for the poll nor for a backoff, and attempts no delivery itself. */
-    const heedRequests = queue.requests.pipe(
+    /** Runs beside delivery: a request waits for no poll or backoff, and starts no attempt. */
+    const watchRequests = queue.requests.pipe(
       Stream.runForEach(() =>
         // whoever looks at the state hears of it
         Effect.zipRight(carryOutRequests, update({}))
@@ -292,14 +312,18 @@ export const make = (
     )
 
     const worker = Effect.gen(function* () {
-      if (options.unknownKind === "wait") yield* Effect.ignoreLogged(retryKnown)
-      yield* Effect.fork(heedRequests)
+      if (options.unknownKind === "wait") {
+        yield* step("the retry of unknown kinds", Effect.ignoreLogged(retryKnown))
+      }
+      yield* Effect.fork(supervised("the watch for requests", watchRequests))
       const driver = yield* Schedule.driver(schedule)
-      for (;;) {
+      // without a delay of the schedule, the longest of it
+      const pause = Effect.catchAllCause(driver.next(undefined), () => Effect.sleep("300 seconds"))
+      const deliverOn = Effect.gen(function* () {
         let exit = yield* attempt
         if (Exit.isFailure(exit)) {
           // a flush tries at once, but neither lengthens the backoff when it fails, nor starts it anew
-          const timer = yield* Effect.fork(driver.next(undefined))
+          const timer = yield* Effect.fork(pause)
           while (Exit.isFailure(exit) && (yield* waitFor(Fiber.await(timer)))) exit = yield* attempt
           yield* Fiber.interrupt(timer)
         }
@@ -307,7 +331,12 @@ export const make = (
           yield* driver.reset
           yield* waitIdle
         }
-      }
+      })
+      // if anything dies, then it is a failure like those of the database, and the worker goes on by its schedule
+      const supervise = Effect.catchAllCause(deliverOn, (cause) =>
+        Effect.zipRight(step("the report of a defect", fail(cause, [...flushes])), waitFor(pause))
+      )
+      for (;;) yield* supervise
     })
 
     yield* queue.onAppend(() => {
@@ -324,18 +353,31 @@ export const make = (
       if (next > Math.max(before.next, settled)) yield* attempt
     })
 
+    /** The last status, for whoever looks when this process is gone. */
+    const conclude = Effect.fnUntraced(function* (hasDrained: boolean) {
+      const { next, settled } = yield* queue.progress
+      const { failure = hasDrained ? undefined : UNFINISHED } = yield* SubscriptionRef.get(status)
+      if (next === settled || failure === undefined) {
+        yield* update({ state: "idle", failure: undefined, failures: 0, nextTry: undefined })
+      } else {
+        yield* update({ state: stateOf(failure), failure, nextTry: undefined })
+      }
+      if (next > settled) {
+        yield* Effect.logWarning(
+          `audit: ${next - settled} events wait on disk for the next start (${queue.directory})`
+        )
+      }
+    })
+
     yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(annotated(worker))), (fiber) =>
       Effect.gen(function* () {
-        yield* shutdown.within(Fiber.interrupt(fiber))
-        yield* shutdown.within(annotated(drain))
+        // what follows needs time, too: the last status, and the close of the queue
+        const inTime = <E>(part: Effect.Effect<unknown, E>) => shutdown.within(part, { sparesTime: true })
+        yield* step("the stop of the worker", inTime(Fiber.interrupt(fiber)))
+        const drained = yield* step("the last delivery", inTime(annotated(drain)))
         closed = true
-        yield* failFlushes([...flushes], CLOSED)
-        const { next, settled } = yield* queue.progress
-        if (next > settled) {
-          yield* Effect.logWarning(
-            `audit: ${next - settled} events wait on disk for the next start (${queue.directory})`
-          )
-        }
+        yield* step("the end of flushes", failFlushes([...flushes], CLOSED))
+        yield* step("the end of the worker", conclude(Option.contains(drained, true)))
       })
     )
 
@@ -367,5 +409,29 @@ export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile
 const codeOf = (error: unknown): string =>
   typeof error === "object" && error !== null && "code" in error ? String(error.code) : "UNKNOWN"
 
-const messageOf = (error: unknown): string =>
-  error instanceof Error ? error.message : "an unexpected failure; see the debug log"
+/** What no type tells of: a fault of this package, or of a disk of the program's own. */
+class Defect extends Data.TaggedError("Defect")<{ readonly defect: Cause.Cause<unknown> }> {
+  override get message(): string {
+    return "delivery stopped unexpectedly; nothing is lost. Report it, with the log at Debug; it is tried again"
+  }
+}
+
+const stateOf = (failure: DeliveryFailure) => (failure.class === "operator" ? "needsOperator" : "offline")
+
+/** What is behind it, for the log at Debug alone: its text may echo a row. */
+const originalOf = (error: delivery.PassError | Defect): unknown => {
+  if (error._tag === "Defect") return error.defect
+  return error._tag === "UploadError" && error.cause !== undefined ? Redacted.value(error.cause) : undefined
+}
+
+const failureOf = (error: delivery.PassError | Defect): DeliveryFailure => {
+  switch (error._tag) {
+    case "UploadError":
+      return { class: error.class, code: error.code, reason: error.reason }
+    case "QueueAccessError":
+      // the disk does not mend itself
+      return { class: "operator", code: error.code, reason: error.message }
+    case "Defect":
+      return { class: "operator", code: "DEFECT", reason: error.message }
+  }
+}

@@ -3,8 +3,8 @@
  *
  * The generators that run for each batch stand outside of what a worker makes for itself: see internal/delivery/pipeline.ts.
  */
-import { Context, DefaultServices, Effect, Either, Metric, Number as Num, Tracer } from "effect"
-import type { Clock, MetricLabel } from "effect"
+import { Context, DefaultServices, Duration, Effect, Either, Metric, Number as Num, Tracer } from "effect"
+import type { Clock, MetricLabel, Scope } from "effect"
 import type { QueueAccessError, UploadError } from "../../schema/Errors.js"
 import type { StoredEvent } from "../../schema/Line.js"
 import { idOf, isBefore, type Place, type Position } from "../../schema/Position.js"
@@ -14,6 +14,8 @@ import { Concatenation } from "../lazySequence.js"
 import * as metrics from "../metrics.js"
 import * as pipeline from "./pipeline.js"
 import type { makeReader } from "../readEvent.js"
+import * as watchdog from "../watchdog.js"
+import { answerOf, failureOf, timedOut, uploadOf } from "./answer.js"
 
 interface Settings {
   readonly queue: QueueFile["Type"]
@@ -24,6 +26,8 @@ interface Settings {
   readonly maxRecords: number
   /** at most about so many bytes in a batch */
   readonly maxBytes: number
+  /** an upload that has not answered by then is given up, and its events are sent again */
+  readonly uploadTimeout: Duration.Duration
   /** whether somebody waits until what stands before this number is settled */
   readonly isAwaited: (sequence: number) => boolean
   /** the cursor was moved, at this time, milliseconds since 1970; whether anything was delivered */
@@ -49,7 +53,9 @@ const WARM_SECONDS_PER_ROW = 30e-6
 const NO_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
 
 /** Makes the pass, which may be repeated, but not run twice at once; its result is how many batches it were. */
-export const make = (settings: Settings): Effect.Effect<Effect.Effect<number, PassError>> =>
+export const make = (
+  settings: Settings
+): Effect.Effect<Effect.Effect<number, PassError>, never, Scope.Scope> =>
   Effect.gen(function* () {
     const own = metrics.ofQueue(settings.queue.directory)
     const delivery = new Delivery(settings, {
@@ -58,6 +64,11 @@ export const make = (settings: Settings): Effect.Effect<Effect.Effect<number, Pa
       labels: yield* metrics.labels,
       batches: own(metrics.batches),
       batchDuration: own(metrics.batchDuration)
+    })
+    delivery.watch = yield* watchdog.make({
+      current: () => delivery.underWay[0],
+      timeoutMillis: Duration.toMillis(settings.uploadTimeout),
+      expire: (upload) => Effect.sync(() => delivery.expire(upload))
     })
     return run(delivery)
   })
@@ -70,8 +81,21 @@ interface Instruments {
   readonly batchDuration: Metric.Metric.Histogram<number>
 }
 
+/** An upload that has not answered yet. */
+interface UnderWay extends watchdog.UnderWay {
+  /** how many records its batch has */
+  readonly records: number
+}
+
 /** What one batch has to do with the others. */
 class Delivery {
+  /** in the order in which they began */
+  underWay: ReadonlyArray<UnderWay> = []
+  /** to be called whenever one has begun */
+  watch: () => void = () => undefined
+  /** ends the present pass, even if an upload never does */
+  giveUp: (error: UploadError) => void = () => undefined
+
   /** kept until the cursor is beyond them: a kind is not sent again because another one failed, or the disk */
   outcomes: ReadonlyArray<Outcome> = []
 
@@ -101,6 +125,25 @@ class Delivery {
     if (!isFast && --this.slowLeft > 0) return
     this.maxRecords = Math.min(2 * this.maxRecords, this.settings.maxRecords)
     this.slowLeft = COLD_BATCHES
+  }
+
+  begin(records: number): UnderWay {
+    const mine = { startedAt: this.instruments.clock.unsafeCurrentTimeMillis(), records }
+    this.underWay = [...this.underWay, mine]
+    this.watch()
+    return mine
+  }
+
+  end(mine: UnderWay): void {
+    this.underWay = this.underWay.filter((other) => other !== mine)
+  }
+
+  /** An upload has taken too long. A smaller one may have enough time. */
+  expire(mine: UnderWay): void {
+    this.end(mine)
+    this.maxRecords = Math.max(1, Math.floor(Math.min(mine.records, this.maxRecords) / 2))
+    this.slowLeft = COLD_BATCHES
+    this.giveUp(timedOut(this.settings.uploadTimeout))
   }
 
   /** Whether the cursor is to be moved now, up to this number. */
@@ -134,16 +177,25 @@ const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
         }
       ),
       work: (prepared) => upload(delivery, prepared),
-      concurrency: uploader.concurrency,
+      concurrency: concurrencyOf(uploader),
+      onStart: (giveUp) => {
+        delivery.underWay = []
+        delivery.giveUp = giveUp
+      },
       // the database need not wait for the cursor
       finish: (settled) => settle(delivery, settled)
     })
     const settleRest = settleAll(delivery)
     return delivered.pipe(
+      Effect.ensuring(Effect.sync(() => (delivery.underWay = []))),
       Effect.zipLeft(settleRest),
       Effect.onError(() => Effect.ignore(settleRest))
     )
   })
+
+/** A number that is none would start no worker, or endlessly many. */
+const concurrencyOf = ({ concurrency }: Uploader["Type"]): number =>
+  Number.isSafeInteger(concurrency) && concurrency > 0 ? concurrency : 1
 
 // -------------------------------------------------------------------------------------------------- decoding
 
@@ -191,7 +243,7 @@ const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batc
 const withUploads = (all: Iterable<Events>, { uploader }: Settings): Array<Group> => {
   const groups: Array<Group> = []
   for (const { definition, events, places } of all) {
-    groups.push({ definition, places, events, upload: uploader.upload({ definition, events }) })
+    groups.push({ definition, places, events, upload: uploadOf(uploader, { definition, events }) })
   }
   return groups
 }
@@ -226,14 +278,24 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
     const open = known.length === 0 ? group : withoutKnown(group, batch, known)
     const { places } = open
     if (places.length > 0) {
-      const sent = open === group ? group.upload : settings.uploader.upload(open)
+      const sent = open === group ? group.upload : uploadOf(settings.uploader, open)
       const startedAt = instruments.clock.unsafeCurrentTimeNanos()
-      const { rejected } = yield* Effect.tapError(
+      const underWay = delivery.begin(batch.records.length)
+      // the handlers run unless this fiber is interrupted: an interruption in the cause is the uploader's own
+      const { rejected } = yield* Effect.matchCauseEffect(
         spanned(delivery, sent, batch, kind, places.length),
-        (error) =>
-          Effect.sync(() => {
+        {
+          onSuccess: (answer) => {
+            delivery.end(underWay)
+            return answerOf(answer, places.length)
+          },
+          onFailure: (cause) => {
+            delivery.end(underWay)
+            const error = failureOf(cause)
             delivery.wantsMore ||= error.wantsMore === true
-          })
+            return Effect.fail(error)
+          }
+        }
       )
       seconds.push(Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
       rows += places.length

@@ -16,6 +16,8 @@ interface Stages<A, B, E> {
   readonly finish: (result: B) => Effect.Effect<void, E>
   /** how many are worked on at once */
   readonly concurrency: number
+  /** is handed what ends the whole at once, with an error, even if the work never does */
+  readonly onStart?: (giveUp: (error: E) => void) => void
 }
 
 interface Waiter {
@@ -33,6 +35,10 @@ class Pipeline<A, B, E> {
   failed = false
   /** the one that was made and not started yet */
   next: Exit.Exit<A, E> | undefined
+  /** nobody waits any longer for what is worked on */
+  givenUp: Exit.Exit<never, E> | undefined
+  /** the fiber that makes and works has ended */
+  over = false
   /** by number, modulo as many as there can be: those worked on, and one more that is finished or waits for it */
   private readonly results: Array<Exit.Exit<B, E> | undefined>
   private waiting: Array<Waiter> = []
@@ -113,14 +119,29 @@ const workOn = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>
 
 const finishAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
   for (;;) {
-    yield* pipeline.until(() => pipeline.nextResult !== undefined || pipeline.isComplete)
+    yield* pipeline.until(
+      () => pipeline.nextResult !== undefined || pipeline.isComplete || pipeline.givenUp !== undefined
+    )
     const result = pipeline.nextResult
-    if (result === undefined) return
+    if (result === undefined) return yield* pipeline.givenUp ?? Exit.void
     yield* pipeline.stages.finish(yield* result)
     pipeline.setResult(pipeline.finished++, undefined)
     pipeline.change()
   }
 })
+
+/** Stops those that make and work; waits until they have, unless the whole is given up. */
+const stop = <A, B, E>(pipeline: Pipeline<A, B, E>, fiber: Fiber.RuntimeFiber<void>) =>
+  Effect.fiberIdWith((id) => {
+    fiber.addObserver(() => {
+      pipeline.over = true
+      pipeline.change()
+    })
+    return Effect.zipRight(
+      Fiber.interruptAsFork(fiber, id),
+      pipeline.until(() => pipeline.over || pipeline.givenUp !== undefined)
+    )
+  })
 
 /**
  * Makes things until there are none, works on them, and finishes them in the order in which they were made; how many
@@ -130,12 +151,16 @@ const finishAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B,
 export const run = <A, B, E>(stages: Stages<A, B, E>): Effect.Effect<number, E> =>
   Effect.suspend(() => {
     const pipeline = new Pipeline(stages)
+    stages.onStart?.((error) => {
+      pipeline.givenUp = Exit.fail(error)
+      pipeline.change()
+    })
     const workers = Array.from({ length: stages.concurrency }, () => workOn(pipeline))
     return Effect.fork(
       Effect.all([makeAll(pipeline), ...workers], { concurrency: "unbounded", discard: true })
     ).pipe(
       // all failures arrive at the finisher, in their turn
-      Effect.flatMap((fiber) => Effect.ensuring(finishAll(pipeline), Fiber.interrupt(fiber))),
+      Effect.flatMap((fiber) => Effect.ensuring(finishAll(pipeline), stop(pipeline, fiber))),
       Effect.map(() => pipeline.finished)
     )
   })

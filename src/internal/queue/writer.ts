@@ -3,12 +3,13 @@
  * and not on the semaphore that guards the file, since otherwise each would be written, and fsynced, alone.
  */
 import { Effect, Exit, type Scheduler, type Scope } from "effect"
+import { attempt, step } from "../contained.js"
 import * as watchdog from "../watchdog.js"
 
 /** One caller's line. */
 export interface Entry<A, E> {
   readonly eventId: string
-  readonly done: (result: Effect.Effect<A, E>) => void
+  done(result: Effect.Effect<A, E>): void
 }
 
 /** Lines that are written at once. */
@@ -25,8 +26,17 @@ export interface Group<A, E> {
 class Pending<A, E> implements Entry<A, E> {
   constructor(
     readonly eventId: string,
-    readonly done: (result: Effect.Effect<A, E>) => void
+    private readonly resume: (result: Effect.Effect<A, E>) => void
   ) {}
+
+  /** Never throws: what schedules the caller's fiber is the program's, and the others of its group wait. */
+  done(result: Effect.Effect<A, E>): void {
+    try {
+      this.resume(result)
+    } catch {
+      // its fiber, and nobody else's
+    }
+  }
 }
 
 const INITIAL_BYTES = 64 * 1024
@@ -155,8 +165,9 @@ export const make = <A, E>(options: {
       current = undefined
       answered += count
       if (awaiting.length > 0) {
-        for (const { resume, target } of awaiting) if (target <= answered) resume()
+        const served = awaiting.filter(({ target }) => target <= answered)
         awaiting = awaiting.filter(({ target }) => target > answered)
+        for (const { resume } of served) resume()
       }
     }
     const release = options.guard.release(1)
@@ -165,11 +176,18 @@ export const make = <A, E>(options: {
     const giveUp = ({ group }: UnderWay) =>
       Effect.suspend(() => {
         current = undefined
-        return Effect.flatMap(options.expired(group), () => {
+        // whatever becomes of its answers, the next group is written
+        return Effect.flatMap(step("an append", options.expired(group)), () => {
           finish(group.entries.length)
           return release
         })
       })
+
+    const writing = (group: Filling<A, E>, now: number) =>
+      attempt(
+        () => options.write(group, now),
+        () => Effect.die("the write of a group threw")
+      )
 
     // one generator for all groups, and no fiber for each: V8 would keep them for too long (bench/README.md)
     const writer = Effect.gen(function* () {
@@ -191,7 +209,7 @@ export const make = <A, E>(options: {
         const mine: UnderWay = { group, startedAt: clock.unsafeCurrentTimeMillis() }
         current = mine
         watch()
-        const exit = yield* Effect.exit(options.write(group, mine.startedAt))
+        const exit = yield* Effect.exit(writing(group, mine.startedAt))
         // given up meanwhile: another writer has the guard
         if (current !== mine) return
         if (Exit.isFailure(exit)) {
@@ -219,7 +237,7 @@ export const make = <A, E>(options: {
       Effect.suspend(() => {
         closed = true
         for (const { entries } of waiting) {
-          for (const { done, eventId } of entries) done(Effect.fail(options.refusal(eventId)))
+          for (const entry of entries) entry.done(Effect.fail(options.refusal(entry.eventId)))
         }
         waiting = []
         wakeWriter?.()
@@ -234,9 +252,10 @@ export const make = <A, E>(options: {
       add: (line, eventId) =>
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(eventId)))
-          added++
           const group = groupToFill()
+          // it may throw for want of memory: then the caller dies, and nobody waits for its answer
           group.add(line, new Pending(eventId, resume))
+          added++
           if (wakeWriter === undefined) return
           if (group.size >= EAGER_BYTES) wakeWriter()
           else wakeSoon()
