@@ -409,26 +409,6 @@ describe("a failing disk, for real", () => {
     })
   )
 
-  it.scoped("the directory is removed while the queue runs", () =>
-    Effect.gen(function* () {
-      const directory = `${yield* q.temporaryDirectory}/audit`
-      const queue = yield* q.openQueue(yield* q.nodeDisk, { directory })
-      yield* q.append(queue, "lost with the directory")
-      fs.rmSync(directory, { recursive: true })
-      const error = yield* failing(queue, "failed")
-      assert.include(error, { _tag: "QueueWriteError", code: "ENOENT", eventId: "failed" })
-      fs.mkdirSync(directory, { mode: 0o700 })
-      yield* q.append(queue, "after")
-      // reported once, then counted; what stands behind it is delivered
-      assert.include(yield* Effect.flip(q.readAll(queue)), { _tag: "QueueAccessError", code: "ENOENT" })
-      const database = new Set<string>()
-      // the cursor's file is found gone as well, and made anew by the next try
-      yield* Effect.retry(q.deliverAll(queue, database), { times: 1 })
-      assert.deepStrictEqual([...database], ["after"])
-      assert.include(yield* q.books(queue), { missing: 1, waiting: 0, balanced: true })
-    })
-  )
-
   const tmpfs = process.platform === "linux" && process.getuid?.() === 0
   it.scoped.skipIf(!tmpfs)("a tmpfs that is full (needs root: mount)", () =>
     Effect.gen(function* () {

@@ -1,10 +1,12 @@
 /** `effect-audit adopt`: takes over the queue file of the Python class. */
 import { Args, Command } from "@effect/cli"
 import { Effect } from "effect"
+import { isAbsent } from "../internal/queue/files.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
 import { usageError } from "./exit.js"
 import { counted } from "./format.js"
+import { becomeOwner } from "./owner.js"
 import { directory, json, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
 
@@ -16,11 +18,16 @@ export const adopt = Command.make("adopt", { directory, json, file }, (options) 
   Effect.gen(function* () {
     const disk = yield* Disk
     const settings = yield* settingsOf(options.directory)
-    const path = disk.resolve(options.file)
-    if ((yield* disk.info(path))?.type !== "file") return yield* usageError(`There is no file ${path}.`)
+    const named = disk.resolve(options.file)
+    // a link is fine
+    const path = yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named))
+    if ((yield* disk.info(path))?.type !== "file") return yield* usageError(`There is no file ${named}.`)
+    yield* becomeOwner([settings.directory])
 
     const open = (adopt: { readonly path: string } | undefined) =>
-      Effect.scoped(Effect.flatMap(QueueFileLayer.make({ ...settings, adopt }), (queue) => queue.status))
+      Effect.scoped(
+        Effect.flatMap(QueueFileLayer.make({ ...settings, adopt, isCommand: true }), (queue) => queue.status)
+      )
     const before = yield* open(undefined)
     const { accepted, waiting } = yield* open({ path })
     const lines = accepted - before.accepted

@@ -1,7 +1,6 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
 import { Args, Command, Options } from "@effect/cli"
 import { Duration, Effect, Option, Schedule } from "effect"
-import * as os from "node:os"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as requests from "../internal/queue/requests.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
@@ -10,6 +9,7 @@ import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
 import { counted, formatBytes, formatTable, visible } from "./format.js"
 import { maskEvent } from "./mask.js"
+import { operator } from "./owner.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
 import { isTerminal, paint, print, printJson, say } from "./terminal.js"
@@ -216,9 +216,6 @@ const decide = (
     }
   })
 
-/** Who decides, for the record. */
-export const operator = (): string => `${os.userInfo().username}@${os.hostname()}`
-
 /** A request that was left for the owner of the queue. */
 export interface Asked {
   readonly file: string
@@ -232,7 +229,13 @@ export const ask = (queue: Queue, settings: QueueFileLayer.Options, request: Omi
     const disk = yield* Disk
     const { directory } = queue
     const file = yield* requests.submit(disk, directory, request)
-    const own = QueueFileLayer.make({ ...settings, directory, adopt: undefined, lockWait: undefined })
+    const own = QueueFileLayer.make({
+      ...settings,
+      directory,
+      adopt: undefined,
+      lockWait: undefined,
+      isCommand: true
+    })
     const owner = yield* Effect.scoped(
       Effect.flatMap(own, ({ carryOutRequests }) => Effect.as(carryOutRequests, undefined))
     ).pipe(Effect.catchTag("QueueLocked", ({ pid }) => Effect.succeed({ pid })))

@@ -15,16 +15,27 @@ import { endWith, ExitCode, usageError } from "./exit.js"
 import { counted, formatCount, formatSpan } from "./format.js"
 import { loadMysql } from "./mysql.js"
 import type { Queue } from "./settings.js"
-import { database, databaseOf, directory, events, json, kindsOf, queuesOf, settingsOf } from "./settings.js"
+import {
+  database,
+  databaseOf,
+  directory,
+  events,
+  findQueues,
+  json,
+  kindsOf,
+  queuesOf,
+  settingsOf
+} from "./settings.js"
 import { isTerminal, makeCanvas, paint, print, printJson, say } from "./terminal.js"
 
 export const flush = Command.make("flush", { directory, json, events, ...database }, (options) =>
   Effect.gen(function* () {
-    const queues = yield* queuesOf(options.directory)
+    yield* findQueues(options.directory)
     const settings = yield* settingsOf(options.directory)
     const kinds = yield* kindsOf(options.events)
     const MysqlUploader = yield* loadMysql
     const uploader = MysqlUploader.layer(yield* databaseOf(options))
+    const queues = yield* queuesOf(options.directory)
 
     let code: ExitCode = ExitCode.fine
     for (const queue of queues) {
@@ -33,6 +44,7 @@ export const flush = Command.make("flush", { directory, json, events, ...databas
         ...settings,
         adopt: undefined,
         directory: queue.directory,
+        isCommand: true,
         shutdown
       })
       const scheduler = SchedulerLayer.make({

@@ -1,7 +1,7 @@
 /** `effect-audit serve`: one page on this machine, for those who like to look rather than read. */
 import { Command, Options } from "@effect/cli"
 import { Effect } from "effect"
-import { directory, queuesOf } from "./settings.js"
+import { directory, findQueues, queuesOf } from "./settings.js"
 
 const port = Options.integer("port").pipe(
   Options.withDefault(0),
@@ -10,9 +10,10 @@ const port = Options.integer("port").pipe(
 
 export const serve = Command.make("serve", { directory, port }, (options) =>
   Effect.gen(function* () {
-    yield* queuesOf(options.directory)
+    yield* findQueues(options.directory)
     // late, since all other commands start without a server
     const { runServer } = yield* Effect.promise(() => import("./server.js"))
+    yield* queuesOf(options.directory)
     return yield* runServer(options.directory, options.port)
   })
 ).pipe(

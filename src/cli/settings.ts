@@ -1,10 +1,11 @@
 /** What flags and environment say: which queue, which database, which kinds of events. */
 import { Options, Prompt } from "@effect/cli"
+import * as FileSystem from "@effect/platform/FileSystem"
 import { Config, Effect, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
 import { MIN_FREE_BYTES } from "../internal/queue/directory.js"
-import { readText } from "../internal/queue/files.js"
+import { isAbsent } from "../internal/queue/files.js"
 import { queuesIn } from "../internal/queue/inspect.js"
 import { MAX_LINE_BYTES } from "../internal/queue/lines.js"
 import * as AuditLayer from "../layers/AuditLayer.js"
@@ -14,6 +15,7 @@ import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
 import { Disk } from "../services/Disk.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
+import { becomeOwner, refuse } from "./owner.js"
 
 // ------------------------------------------------------------------------------------------------- the queue
 
@@ -44,31 +46,43 @@ export const settingsOf = (given: Option.Option<string>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const settings = yield* AuditLayer.config
+    const named = disk.resolve(Option.getOrElse(given, () => settings.directory))
     return {
       ...settings,
-      directory: disk.resolve(Option.getOrElse(given, () => settings.directory)),
+      directory: yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named)),
       minFreeBytes: settings.minFreeBytes ?? MIN_FREE_BYTES,
       maxLineBytes: settings.maxLineBytes ?? MAX_LINE_BYTES
     }
   })
 
-/** The queues of the given directory: one, or one for each instance. */
+/** The queues of the given directory, as their owner: see {@link becomeOwner}. */
 export const queuesOf = (given: Option.Option<string>) =>
+  Effect.tap(findQueues(given), (queues) => becomeOwner(queues.map((queue) => queue.directory)))
+
+/** The queues of the given directory: one, or one for each instance. */
+export const findQueues = (given: Option.Option<string>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const { directory } = yield* settingsOf(given)
     const info = yield* disk.info(directory)
     if (info?.type !== "directory") return yield* noQueue(directory)
-    const queues = (yield* queuesIn(disk, directory)).map((queue): Queue => ({
-      directory: queue,
-      name: queue === directory ? undefined : path.basename(queue)
-    }))
-    for (const queue of queues) {
-      if ((yield* disk.info(`${queue.directory}/queue.json`)) === undefined) {
-        return yield* noQueue(queue.directory)
+    return yield* Effect.gen(function* () {
+      const queues = (yield* queuesIn(disk, directory)).map((queue): Queue => ({
+        directory: queue,
+        name: queue === directory ? undefined : path.basename(queue)
+      }))
+      for (const queue of queues) {
+        if ((yield* disk.info(`${queue.directory}/queue.json`)) === undefined) {
+          return yield* noQueue(queue.directory)
+        }
       }
-    }
-    return queues
+      return queues
+    }).pipe(
+      Effect.catchIf(
+        (error) => error._tag === "DiskError" && error.code === "EACCES",
+        () => refuse(directory, info.uid)
+      )
+    )
   })
 
 const noQueue = (directory: string) =>
@@ -163,12 +177,12 @@ export const databaseOf = (flags: Flags<typeof database>) =>
           "AUDIT_MYSQL_USERNAME and AUDIT_MYSQL_DATABASE."
       )
     }
-    const disk = yield* Disk
+    const fileSystem = yield* FileSystem.FileSystem
     const password = flags.askPassword
       ? Option.some(yield* askForPassword)
       : yield* Config.option(Config.redacted("AUDIT_MYSQL_PASSWORD"))
     const ca = Option.isSome(flags.sslCa)
-      ? { ca: yield* readText(disk, disk.resolve(flags.sslCa.value)) }
+      ? { ca: yield* fileSystem.readFileString(flags.sslCa.value) }
       : undefined
     const ssl = flags.ssl || (yield* Config.withDefault(Config.boolean("AUDIT_MYSQL_SSL"), false))
     const options: MysqlUploader.Options = {

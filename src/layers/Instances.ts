@@ -6,9 +6,10 @@
  */
 import { Duration, Effect, Layer, Schedule } from "effect"
 import { contained, supervised } from "../internal/contained.js"
+import * as directories from "../internal/queue/directory.js"
 import { isSegment } from "../internal/queue/segments.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
-import { QueueLocked, type QueueOpenError } from "../schema/Errors.js"
+import { QueueLocked, QueueOpenError } from "../schema/Errors.js"
 import { Disk } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
 import type { Uploader } from "../services/Uploader.js"
@@ -38,11 +39,32 @@ const LEAVE = Duration.seconds(1)
 /** How long a start waits for a free sub-directory by default, since one may just be held for another. */
 const WAIT = Duration.seconds(5)
 
-const directoriesOf = (options: Options, disk: Disk["Type"]): ReadonlyArray<string> =>
-  Array.from(
-    { length: options.instances },
-    (_, index) => `${disk.resolve(options.directory)}/instance-${index}`
+/** The directory that holds all of them, and theirs. */
+const placesOf = (options: Options, disk: Disk["Type"]) =>
+  Effect.map(
+    directories.prepare(disk, disk.resolve(options.directory), {
+      unsafeFileSystem: options.unsafeFileSystem ?? false
+    }),
+    (parent) => ({
+      parent,
+      own: Array.from({ length: options.instances }, (_, index) => `${parent.directory}/instance-${index}`)
+    })
   )
+
+/** A queue in one of the sub-directories; a link there may lead anywhere. */
+const openInstance = (options: QueueFileLayer.Options) =>
+  Effect.gen(function* () {
+    const { directory } = options
+    const disk = yield* Disk
+    const info = yield* Effect.mapError(disk.info(directory), directories.openError(directory))
+    if (info !== undefined && info.type !== "directory") {
+      return yield* new QueueOpenError({
+        directory,
+        reason: "it is not a directory. See what it is and who put it there, and move it away."
+      })
+    }
+    return yield* QueueFileLayer.make(options)
+  })
 
 /**
  * The queue in the first free sub-directory; `QueueLocked` if all are taken.
@@ -54,14 +76,15 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
   Layer.scoped(
     QueueFile,
     Effect.gen(function* () {
-      const disk = yield* Disk
-      const attempts = directoriesOf(options, disk).map((directory, index) =>
-        QueueFileLayer.make({
+      const { own, parent } = yield* placesOf(options, yield* Disk)
+      const attempts = own.map((directory, index) =>
+        openInstance({
           ...options,
           directory,
           // under one lock: two that start together would each take a copy from another file system
           adopt: index === 0 ? options.adopt : undefined,
-          lockWait: undefined
+          // the next one may be free
+          lockWait: 0
         })
       )
       const [first, ...others] = attempts
@@ -69,7 +92,7 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
         (earlier, attempt) => Effect.catchTag(earlier, "QueueLocked", () => attempt),
         first!
       )
-      return yield* Effect.retry(firstFree, {
+      const queue = yield* Effect.retry(firstFree, {
         while: (error) => error._tag === "QueueLocked",
         schedule: Schedule.spaced(RETRY).pipe(Schedule.upTo(options.lockWait ?? WAIT))
       }).pipe(
@@ -77,13 +100,15 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
           "QueueLocked",
           ({ pid, sameProcess }) =>
             new QueueLocked({
-              directory: disk.resolve(options.directory),
+              directory: parent.directory,
               pid,
               sameProcess,
               instances: options.instances
             })
         )
       )
+      yield* directories.warnOfSharing(parent)
+      return queue
     })
   )
 
@@ -93,12 +118,15 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
  * @category layers
  * @since 0.1.0
  */
-export const layerTakeOver = (options: Options): Layer.Layer<never, never, Disk | QueueFile | Uploader> =>
+export const layerTakeOver = (
+  options: Options
+): Layer.Layer<never, QueueOpenError, Disk | QueueFile | Uploader> =>
   Layer.scopedDiscard(
     Effect.gen(function* () {
       const disk = yield* Disk
       const own = yield* QueueFile
-      const others = directoriesOf(options, disk).filter((directory) => directory !== own.directory)
+      const places = yield* placesOf(options, disk)
+      const others = places.own.filter((directory) => directory !== own.directory)
       const pollInterval = Duration.decode(options.scheduler.pollInterval ?? "60 seconds")
       yield* Effect.forEach(others, (directory) => takeOver(options, directory), { discard: true }).pipe(
         Effect.repeat(Schedule.spaced(pollInterval)),
@@ -124,11 +152,11 @@ const takeOver = (options: Options, directory: string): Effect.Effect<void, neve
 const hold = (options: Options, directory: string) =>
   Effect.gen(function* () {
     const shutdown = yield* makeShutdown(LEAVE)
-    const queue = yield* QueueFileLayer.make({
+    const queue = yield* openInstance({
       ...options,
       directory,
       adopt: undefined,
-      lockWait: undefined,
+      lockWait: 0,
       shutdown
     })
     const scheduler = yield* Effect.provideService(

@@ -14,12 +14,13 @@ import {
   type File,
   type FileInfo,
   type LockResult,
-  type OpenMode
+  type OpenMode,
+  WRONG_TYPE
 } from "../services/Disk.js"
 
 /** One call to the system; `append` and `writeAt` make two, the second of them the `sync`. */
 export interface Call {
-  readonly operation: Exclude<keyof Disk["Type"] | keyof File, "path" | "size" | "resolve">
+  readonly operation: Exclude<keyof Disk["Type"] | keyof File, "path" | "size" | "resolve" | "user">
   readonly step: "data" | "sync"
   readonly path: string
   /** of `syncDirectory`: the names whose entries are not synced, in the order of their changes */
@@ -385,11 +386,19 @@ export const make = (): MemoryDisk => {
         )
         node.cache = new Content()
         node.write(0, Buffer.from(content))
-        return { acquired: true }
+        const isInPlace = Effect.sync(() => find(path) === node)
+        return { acquired: true, isInPlace }
       })
 
     return {
       resolve: (path) => posix.resolve("/", path),
+      realPath: (path) =>
+        call("realPath", path, () => {
+          if (find(path) === undefined) throw new SystemError("ENOENT")
+          return path
+        }),
+      user: Effect.succeed(undefined),
+      restrict: (path) => call("restrict", path, () => void directoryAt(path)),
       open: (path, mode) =>
         Effect.map(
           call("open", path, () => openNode(path, mode)),
@@ -397,7 +406,9 @@ export const make = (): MemoryDisk => {
         ),
       makeDirectory: (path) =>
         call("makeDirectory", path, () => {
-          if (find(path) !== undefined) return false
+          const found = find(path)
+          if (found?.type === "file") throw new SystemError(WRONG_TYPE)
+          if (found !== undefined) return false
           change(entryOf(path, new DirectoryNode()))
           return true
         }),
@@ -410,7 +421,9 @@ export const make = (): MemoryDisk => {
           return {
             type: node.type,
             size: isFile ? node.cache.length : 0,
-            mode: isFile ? 0o600 : 0o700
+            mode: isFile ? 0o600 : 0o700,
+            uid: 0,
+            gid: 0
           }
         }),
       rename: (from, to) =>

@@ -7,7 +7,17 @@ import { Effect, ExecutionStrategy, Exit, Layer, Scope, Stream } from "effect"
 import { tryLock, unlock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
-import { Disk, DiskError, type File, type FileInfo, type OpenMode, type Volume } from "../services/Disk.js"
+import {
+  Disk,
+  DiskError,
+  type File,
+  type FileInfo,
+  NOT_OURS,
+  type OpenMode,
+  type User,
+  type Volume,
+  WRONG_TYPE
+} from "../services/Disk.js"
 
 const { constants } = fs
 
@@ -18,11 +28,19 @@ const { constants } = fs
  */
 const DSYNC = process.platform === "linux" ? constants.O_DSYNC : 0
 
-const FLAGS: Record<OpenMode, number> = {
-  append: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | DSYNC,
-  create: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | DSYNC,
-  read: constants.O_RDONLY,
-  update: constants.O_RDWR | DSYNC
+/**
+ * No link is followed, whoever put it there, and nothing waits for the other end of a FIFO; for regular files
+ * O_NONBLOCK means nothing (open(2)). Windows has neither, and lets only administrators make links.
+ */
+const SAFELY =
+  ((constants.O_NOFOLLOW as number | undefined) ?? 0) | ((constants.O_NONBLOCK as number | undefined) ?? 0)
+
+const FLAGS: Record<OpenMode | "lock", number> = {
+  append: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | DSYNC | SAFELY,
+  create: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | DSYNC | SAFELY,
+  lock: constants.O_RDWR | constants.O_CREAT | SAFELY,
+  read: constants.O_RDONLY | SAFELY,
+  update: constants.O_RDWR | DSYNC | SAFELY
 }
 
 const DIRECTORY_MODE = 0o700
@@ -123,6 +141,80 @@ const openDescriptor = (target: string, flags: number) =>
     (descriptor) => descriptor.close
   )
 
+/** Opens a regular file that this process may use, and changes nothing of it before that is certain. */
+const openFile = (target: string, mode: OpenMode | "lock") =>
+  openDescriptor(target, FLAGS[mode]).pipe(
+    Effect.tap((descriptor) =>
+      descriptor
+        .call<fs.Stats>("open", (callback) => fs.fstat(descriptor.fd, callback))
+        .pipe(
+          Effect.flatMap((stats) => {
+            if (!stats.isFile()) return wrongType(target, stats)
+            return mode === "read" ? Effect.void : refuseForeign(target, stats)
+          })
+        )
+    ),
+    // what stands there may not even be opened: a link (ELOOP), a socket or a FIFO (ENXIO), a directory (EISDIR)
+    Effect.catchIf(
+      ({ code }) => code !== WRONG_TYPE && code !== NOT_OURS && code !== "ENOENT",
+      (error) =>
+        Effect.flatMap(Effect.option(lstat("open", target)), (found) =>
+          found._tag === "Some" && !found.value.isFile() ? wrongType(target, found.value) : Effect.fail(error)
+        )
+    )
+  )
+
+const lstat = (operation: string, target: string) =>
+  call<fs.Stats>(operation, target, (callback) => fs.lstat(target, callback))
+
+const wrongType = (target: string, stats: fs.Stats) =>
+  diskError(
+    "open",
+    target,
+    Object.assign(
+      new Error(
+        `it is ${describe(stats)}, and nothing that the queue has made: see who put it there, and move it away`
+      ),
+      { code: WRONG_TYPE }
+    )
+  )
+
+const describe = (stats: fs.Stats): string => {
+  if (stats.isSymbolicLink()) return "a symbolic link"
+  if (stats.isDirectory()) return "a directory"
+  if (stats.isFIFO()) return "a FIFO"
+  if (stats.isSocket()) return "a socket"
+  return stats.isFile() ? "a file" : "a device"
+}
+
+const userOn = (platform: NodeJS.Platform): User | undefined =>
+  // Windows has neither owners nor modes of this kind: Node makes them up
+  platform === "win32" || process.geteuid === undefined
+    ? undefined
+    : { uid: process.geteuid(), gids: [process.getegid!(), ...process.getgroups!()] }
+
+/**
+ * A file of somebody else is not written to. Root may, but for a file with a second name in a directory of another
+ * user: that one may have linked a file of root's there.
+ */
+const refuseForeign = (target: string, { nlink, uid }: fs.Stats): Effect.Effect<void, DiskError> => {
+  const user = process.geteuid?.()
+  if (user === undefined || (user === uid && user !== 0)) return Effect.void
+  const refusal = (reason: string) =>
+    diskError("open", target, Object.assign(new Error(reason), { code: NOT_OURS }))
+  if (user !== 0) {
+    return refusal(
+      `it belongs to uid ${uid}, and this process runs as uid ${user}: run chown ${user} ${target}`
+    )
+  }
+  if (nlink === 1 || uid !== 0) return Effect.void
+  return Effect.flatMap(lstat("open", path.dirname(target)), (directory) =>
+    directory.uid === 0
+      ? Effect.void
+      : refusal("it is a file of root's that has another name as well: see who linked it, and move it away")
+  )
+}
+
 const makeFile = (descriptor: Descriptor): File => {
   const { fd } = descriptor
   return {
@@ -190,28 +282,55 @@ const NETWORK = new Set([
   "gpfs"
 ])
 
+const mustBeDirectory = (target: string) =>
+  Effect.flatMap(lstat("open", target), (stats) =>
+    stats.isDirectory() ? Effect.void : wrongType(target, stats)
+  )
+
 /** Whether a lock that was refused has no owner: an owner shares it with nobody, those who look who it is do. */
 const isOnlyLookedAt = (fd: number): boolean => {
   if (!tryLock(fd, { shared: true })) return false
   unlock(fd)
   return true
 }
+/** Whether the name of an open file still leads to it. */
+const isInPlace = (descriptor: Descriptor): Effect.Effect<boolean, DiskError> =>
+  Effect.flatMap(
+    descriptor.call<fs.BigIntStats>("stat", (callback) =>
+      fs.fstat(descriptor.fd, { bigint: true }, callback)
+    ),
+    (ours) =>
+      call<fs.BigIntStats>("stat", descriptor.path, (callback) =>
+        fs.lstat(descriptor.path, { bigint: true }, callback)
+      ).pipe(
+        Effect.map(({ dev, ino }) => dev === ours.dev && ino === ours.ino),
+        Effect.catchIf(
+          ({ code }) => code === "ENOENT",
+          () => Effect.succeed(false)
+        )
+      )
+  )
+
 /** a second in all, since a look is a matter of microseconds */
 const MAX_LOOKS = 100
 const LOOK_PAUSE = "10 millis"
 
 /**
- * The disk of this machine.
+ * The disk of this machine, on the platform that it runs on unless another is named.
  *
- * @category layers
+ * @category constructors
  * @since 0.1.0
  */
-export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
+export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"] => ({
   resolve: path.resolve,
+
+  realPath: (target) => call<string>("realpath", target, (callback) => fs.realpath(target, callback)),
+
+  user: Effect.sync(() => userOn(platform)),
 
   open: (target, mode) =>
     Effect.gen(function* () {
-      const descriptor = yield* openDescriptor(target, FLAGS[mode])
+      const descriptor = yield* openFile(target, mode)
       if (mode === "create" || mode === "append") {
         // whatever the umask was, and whoever made the file
         yield* descriptor.call("chmod", (callback) =>
@@ -232,18 +351,27 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
       Effect.as(true),
       Effect.catchIf(
         (error) => error.code === "EEXIST",
-        () => Effect.succeed(false)
+        () => Effect.as(mustBeDirectory(target), false)
       )
     ),
 
-  list: (target) => call<Array<string>>("list", target, (callback) => fs.readdir(target, callback)),
+  restrict: (target) =>
+    call("chmod", target, (callback) => fs.chmod(target, DIRECTORY_MODE, callback as fs.NoParamCallback)),
+
+  list: (target) =>
+    Effect.zipRight(
+      mustBeDirectory(target),
+      call<Array<string>>("list", target, (callback) => fs.readdir(target, callback))
+    ),
 
   info: (target) =>
-    call<fs.Stats>("stat", target, (callback) => fs.stat(target, callback)).pipe(
+    lstat("stat", target).pipe(
       Effect.map((stats): FileInfo => ({
         type: stats.isFile() ? "file" : stats.isDirectory() ? "directory" : "other",
         size: stats.size,
-        mode: stats.mode & 0o7777
+        mode: stats.mode & 0o7777,
+        uid: stats.uid,
+        gid: stats.gid
       })),
       Effect.catchIf(
         (error) => error.code === "ENOENT",
@@ -258,7 +386,7 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
 
   syncDirectory: (target) =>
     // Windows cannot open a directory; its file systems order such changes in a journal of their own
-    process.platform === "win32"
+    platform === "win32"
       ? Effect.void
       : Effect.scoped(
           Effect.flatMap(
@@ -280,19 +408,19 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
     Effect.gen(function* () {
       // of its own, since whoever waits for the lock tries often: a try that failed leaves nothing open
       const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
-      const flags = constants.O_RDWR | constants.O_CREAT
-      const { fd } = yield* Scope.extend(openDescriptor(target, flags), scope)
+      const descriptor = yield* Scope.extend(openFile(target, "lock"), scope)
+      const { fd } = descriptor
       const result = yield* Effect.gen(function* () {
         for (let looks = 0; !tryLock(fd); looks++) {
           if (looks === MAX_LOOKS || !isOnlyLookedAt(fd)) {
-            return { acquired: false, content: fs.readFileSync(target, "utf8") } as const
+            return { acquired: false, content: fs.readFileSync(fd, "utf8") } as const
           }
           yield* Effect.sleep(LOOK_PAUSE)
         }
         fs.fchmodSync(fd, FILE_MODE)
         fs.ftruncateSync(fd)
         fs.writeSync(fd, content, 0)
-        return { acquired: true } as const
+        return { acquired: true, isInPlace: isInPlace(descriptor) } as const
       }).pipe(Effect.catchAllDefect((cause) => diskError("lock", target, cause)))
       if (!result.acquired) yield* Scope.close(scope, Exit.void)
       return result
@@ -300,11 +428,11 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
 
   lockHolder: (target) =>
     Effect.scoped(
-      Effect.flatMap(openDescriptor(target, constants.O_RDONLY), ({ fd }) =>
+      Effect.flatMap(openFile(target, "read"), ({ fd }) =>
         Effect.try({
           try: () => {
             // the kernel tells only by giving it: shared, and for microseconds
-            if (!tryLock(fd, { shared: true })) return fs.readFileSync(target, "utf8")
+            if (!tryLock(fd, { shared: true })) return fs.readFileSync(fd, "utf8")
             unlock(fd)
             return undefined
           },
@@ -338,3 +466,11 @@ export const layer: Layer.Layer<Disk> = Layer.succeed(Disk, {
       { bufferSize: 1, strategy: "sliding" }
     )
 })
+
+/**
+ * The disk of this machine.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: Layer.Layer<Disk> = Layer.sync(Disk, () => make())

@@ -31,7 +31,7 @@ import {
   type QueueOpenError
 } from "../schema/Errors.js"
 import { RETRIED } from "../schema/Line.js"
-import { Disk, DiskError } from "../services/Disk.js"
+import { Disk, DiskError, LOCK_LOST } from "../services/Disk.js"
 import {
   QueueFile,
   type Batch,
@@ -60,12 +60,17 @@ export interface Options {
   readonly maxQueueBytes?: number | undefined
   /** an append that the disk has not finished by then fails, its outcome unknown; 10 seconds by default */
   readonly appendTimeout?: Duration.DurationInput | undefined
-  /** how long to wait for another owner of the directory to leave; by default not at all */
+  /**
+   * how long to wait for another owner of the directory to leave; by default not at all, but 10 seconds for the
+   * command `effect-audit`
+   */
   readonly lockWait?: Duration.DurationInput | undefined
   /** allows a network file system, where neither locks nor fsync can be trusted; false by default */
   readonly unsafeFileSystem?: boolean | undefined
   /** the queue file of the Python class, taken over at the start; the old program must be stopped */
   readonly adopt?: { readonly path: string } | undefined
+  /** whether the command `effect-audit` opens it: a program that starts waits until it is done */
+  readonly isCommand?: boolean | undefined
   /** shared with the other steps of a shutdown; 5 seconds of its own by default */
   readonly shutdown?: Shutdown | undefined
 }
@@ -93,17 +98,17 @@ const open = (
 ): Effect.Effect<QueueFile["Type"], QueueOpenError | QueueLocked, Disk | Scope.Scope> =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const directory = disk.resolve(options.directory)
     const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES
     const minFreeBytes = options.minFreeBytes ?? directories.MIN_FREE_BYTES
     const maxQueueBytes = options.maxQueueBytes ?? Number.POSITIVE_INFINITY
     const shutdown = options.shutdown ?? (yield* makeShutdown("5 seconds"))
     const appendTimeout = Duration.decode(options.appendTimeout ?? "10 seconds")
 
-    const volume = yield* directories.prepare(disk, directory, {
-      unsafeFileSystem: options.unsafeFileSystem ?? false
-    })
-    const lockScope = yield* Scope.make()
+    const requirements = { unsafeFileSystem: options.unsafeFileSystem ?? false }
+    const place = yield* directories.prepare(disk, disk.resolve(options.directory), requirements)
+    const { directory } = place
+    const isCommand = options.isCommand ?? false
+    let lockScope = yield* Scope.make()
     /** what writes to the directory and has not ended, although it may have been given up */
     let unanswered = 0
     /** once the queue is closed */
@@ -125,22 +130,79 @@ const open = (
           return new DiskError({ operation: "write", path: directory, code: "EBADF", cause })
         }
         unanswered++
-        return Effect.ensuring(Effect.uninterruptible(write), Effect.suspend(ended))
+        return Effect.ensuring(
+          Effect.uninterruptible(Effect.zipRight(keepDirectory, write)),
+          Effect.suspend(ended)
+        )
       })
     /** The same for the opening: whoever interrupts that does not wait for it, but the next owner does. */
     const leftToTheDisk = <A, E>(write: Effect.Effect<A, E>) => Effect.disconnect(keepingLock(write))
-    yield* directories
+    let lock = yield* directories
       .lock(disk, directory, {
-        wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait)
+        wait: options.lockWait === undefined ? undefined : Duration.decode(options.lockWait),
+        isCommand
       })
       .pipe(Scope.extend(lockScope))
-    yield* directories.announce(directory, volume)
+    yield* directories.announce(place)
     const queueId = yield* directories.identify(disk, directory)
+
+    // ------------------------------------------------------------------------------------- a directory that is gone
+
+    /** Makes sure that the directory is ours: one that somebody removed under us is made anew, if nobody else has. */
+    const keepDirectory: Effect.Effect<void, DiskError> = Effect.suspend(() => lock.isInPlace).pipe(
+      Effect.flatMap((isInPlace) => (isInPlace ? Effect.void : keepingOne.withPermits(1)(remake)))
+    )
+    const keepingOne = yield* Effect.makeSemaphore(1)
+    let books:
+      { readonly segments: segmentFiles.Segments; readonly slots: cursorFile.CursorFile } | undefined =
+      undefined
+    let areLettersLost = false
+
+    const lost = (cause: unknown) =>
+      new DiskError({ operation: "lock", path: `${directory}/lock`, code: LOCK_LOST, cause })
+
+    const remake = Effect.gen(function* () {
+      if (yield* lock.isInPlace) return
+      if (books === undefined) return yield* lost(new Error("the directory was removed while it was opened"))
+      const { segments, slots } = books
+      const scope = yield* Scope.make()
+      yield* Effect.gen(function* () {
+        yield* directories.prepare(disk, directory, requirements)
+        // first the lock: what stands there may be another process's
+        const taken = yield* directories
+          .lock(disk, directory, { wait: Duration.zero, isCommand })
+          .pipe(Scope.extend(scope))
+        if ((yield* directories.identify(disk, directory, queueId)) !== queueId || !(yield* slots.reopen)) {
+          return yield* lost(new Error("another process has used the directory meanwhile"))
+        }
+        lock = taken
+      }).pipe(
+        Effect.catchTags({
+          QueueOpenError: (error) => lost(error),
+          QueueLocked: (error) => lost(error)
+        }),
+        Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+      )
+      const old = lockScope
+      lockScope = scope
+      yield* Scope.close(old, Exit.void)
+      areLettersLost = true
+      yield* segments.dropRemoved
+      yield* Effect.logWarning(
+        `audit queue: ${directory} was removed under this program, which has made it anew: events go on, and what ` +
+          `was lost with it counts as missing`
+      )
+    }).pipe(Effect.uninterruptible)
 
     // ------------------------------------------------------------------------------------------------ recovery
 
     const state = yield* Effect.gen(function* () {
-      const segments = yield* segmentFiles.make(disk, directory, options.segmentBytes ?? 16 * MiB)
+      const segments = yield* segmentFiles.make(
+        disk,
+        directory,
+        options.segmentBytes ?? 16 * MiB,
+        keepDirectory
+      )
       const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
       const slots = yield* cursorFile.open(disk, directory)
       const last = segments.all.at(-1)
@@ -174,6 +236,7 @@ const open = (
     }).pipe(Effect.mapError(directories.openError(directory)))
 
     const { letters, segments, slots } = state
+    books = state
     let { cursor, next } = state
     /** held by a group commit and by a seal: what is sealed was looked at whole */
     const guard = yield* Effect.makeSemaphore(1)
@@ -215,12 +278,20 @@ const open = (
     const write = (group: Group, now: number): Effect.Effect<void> => {
       const { bytes } = group
       return now - free.at >= FREE_SPACE_INTERVAL || free.bytes - bytes.length < minFreeBytes
-        ? Effect.flatMap(askForSpace(now), () =>
-            // given up meanwhile: another writer has the guard
-            expiredGroups.delete(group) ? Effect.void : writeWithin(group, bytes)
+        ? Effect.zipRight(keepDirectory, askForSpace(now)).pipe(
+            Effect.matchEffect({
+              // given up meanwhile: another writer has the guard
+              onFailure: (error) => (expiredGroups.delete(group) ? Effect.void : refuseAbsent(group, error)),
+              onSuccess: () => (expiredGroups.delete(group) ? Effect.void : writeWithin(group, bytes))
+            })
           )
         : writeWithin(group, bytes)
     }
+
+    const refuseAbsent = (group: Group, { cause, code, path }: DiskError) =>
+      Effect.sync(() =>
+        refuse(group, (eventId) => new QueueWriteError({ eventId, outcome: "absent", path, code, cause }))
+      )
 
     const writeWithin = (group: Group, bytes: Uint8Array): Effect.Effect<void> => {
       const limit = exceeded(bytes.length)
@@ -236,7 +307,12 @@ const open = (
         return !expiredGroups.delete(group)
       }
       const { entries } = group
-      return Effect.matchCauseEffect(segments.append(bytes, entries.length, next), {
+      const append = Effect.suspend(() => segments.append(bytes, entries.length, next))
+      // its segment was removed, and the lines with it
+      const appendAgain = Effect.catchIf(append, isGone, (failure) =>
+        expiredGroups.has(group) ? failure : append
+      )
+      return Effect.matchCauseEffect(appendAgain, {
         onFailure: (cause) => {
           if (!isAwaited()) return ended()
           const failure = cause._tag === "Fail" ? cause.error : undefined
@@ -258,6 +334,9 @@ const open = (
 
     /** What it throws is its own: the line is on disk, and the other listeners are to hear of it. */
     const notify = (listener: () => void) => attempt(listener, () => undefined)
+
+    const isGone = ({ error }: segmentFiles.AppendFailure) =>
+      error.operation === "append" && error.code === "ENOENT"
 
     const refuse = ({ entries }: Group, error: (eventId: string) => QueueWriteError | QueueFull) => {
       for (const entry of entries) entry.done(Effect.fail(error(entry.eventId)))
@@ -309,6 +388,11 @@ const open = (
         const isNew = (record: QueueRecord) => !isCounted(cursor, record)
         // an earlier try may have counted letters that this one takes back, or none where this one writes some
         yield* slots.restore(cursor)
+        if (areLettersLost) {
+          const count = yield* letters.restore
+          cursor = { ...cursor, refused: cursor.refused - count, missing: cursor.missing + count }
+          areLettersLost = false
+        }
         // dead letters first: a crash in between finds them again, the other order would lose them. What is left of a
         // line that was settled when it was whole is none.
         const toKeep = refusals.filter((refusal) => refusal.class !== "torn" || isNew(refusal.record))
@@ -339,8 +423,8 @@ const open = (
 
     const compact = Effect.gen(function* () {
       const last = segments.all.at(-1)
-      if (last === undefined) return true
-      if (last.live) {
+      if (last === undefined && cursor.settled >= next) return true
+      if (last?.live === true) {
         if (cursor.segment !== last.first || cursor.offset !== last.bytes) return false
         // nothing may be appended to it after this look at it; while something is, there is nothing to remove, and
         // delivery must not wait until a writer that goes from group to group lets somebody in
@@ -391,7 +475,7 @@ const open = (
         keepingLock(letters.decide({ type, id, at: new Date(now).toISOString(), by }))
       )
 
-    const appendAgain: QueueFile["Type"]["retry"] = (select, by) =>
+    const retryLetters: QueueFile["Type"]["retry"] = (select, by) =>
       Effect.gen(function* () {
         let count = 0
         const fits = (letter: DeadLetter) => letter.length <= maxLineBytes && select(letter)
@@ -421,7 +505,7 @@ const open = (
       for (const { file, request } of yield* requests.list(disk, directory)) {
         const { action, by, letters: chosen } = request
         const select = ({ id }: DeadLetter) => chosen === "all" || chosen.includes(id)
-        if (action === "retry") yield* appendAgain(select, by)
+        if (action === "retry") yield* retryLetters(select, by)
         else {
           for (const { letter } of yield* letters.open(select)) yield* decide("discarded", letter.id, by)
         }
@@ -462,7 +546,7 @@ const open = (
       awaitAppends: appends.awaitAnswers,
       take,
       commit,
-      retry: (select, by) => lettersGuard.withPermits(1)(appendAgain(select, by)),
+      retry: (select, by) => lettersGuard.withPermits(1)(retryLetters(select, by)),
       requests: Stream.mapError(requests.watch(disk, directory), accessError),
       carryOutRequests,
       compact,

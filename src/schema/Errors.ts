@@ -44,6 +44,9 @@ export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit
   }
 }
 
+/** `LOCK_LOST` is the code of a queue whose directory was removed and made anew by somebody else. */
+const LOST = "The directory was removed under this program, and another process has made it anew"
+
 /**
  * The disk refused the event, or did not answer in time. Appends succeed again as soon as the disk does.
  *
@@ -57,15 +60,19 @@ export class QueueWriteError extends Schema.TaggedError<QueueWriteError>("effect
     outcome: Outcome,
     /** the file that could not be written, absolute */
     path: Schema.String,
-    /** the error code of the operating system (`ENOSPC`, `EIO` ...), or `ETIMEDOUT` for our own time limit */
+    /**
+     * the error code of the operating system (`ENOSPC`, `EIO` ...), `ETIMEDOUT` for our own time limit, or `LOCK_LOST`:
+     * the directory was removed, and another process has made it anew
+     */
     code: Schema.String,
     cause: Schema.Defect
   }
 ) {
   override get message(): string {
+    const mend = this.code === "LOCK_LOST" ? `${LOST}; start this program again` : "Mend the disk"
     return (
       `Event ${this.eventId} could not be written to ${this.path} (${this.code}); it is ` +
-      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. Mend the disk, then repeat it with ` +
+      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. ${mend}, then repeat it with ` +
       `{ eventId: "${this.eventId}" }: it cannot be doubled.`
     )
   }
@@ -160,6 +167,8 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
   pid: Schema.optional(Schema.Number),
   /** whether the owner is this very process */
   sameProcess: Schema.Boolean,
+  /** whether the owner is the command `effect-audit`, which leaves when it is done */
+  command: Schema.optional(Schema.Boolean),
   /** if the queue is of several `instances`: how many, since all of their sub-directories are in use */
   instances: Schema.optional(Schema.Number)
 }) {
@@ -168,6 +177,12 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
       return (
         `All ${this.instances} instances of the audit queue in ${this.directory} are in use. Raise instances to the ` +
         `number of processes that may run at once, one that is just being replaced included, or set lockWait.`
+      )
+    }
+    if (this.command === true && !this.sameProcess) {
+      return (
+        `The audit queue in ${this.directory} is in use by the command effect-audit (process ` +
+        `${this.pid ?? "unknown"}). It leaves when it is done: start again then, or set lockWait.`
       )
     }
     return this.sameProcess
@@ -194,7 +209,9 @@ export class QueueAccessError extends Schema.TaggedError<QueueAccessError>("effe
   }
 ) {
   override get message(): string {
-    return `The audit queue could not use ${this.path} (${this.code}). Mend the disk; delivery goes on by itself.`
+    return this.code === "LOCK_LOST"
+      ? `The audit queue could not use ${this.path} (${this.code}). ${LOST}; start this program again.`
+      : `The audit queue could not use ${this.path} (${this.code}). Mend the disk; delivery goes on by itself.`
   }
 }
 

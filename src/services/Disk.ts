@@ -23,7 +23,10 @@ export class DiskError extends Data.TaggedError("DiskError")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return `${this.operation} ${this.path}: ${this.code}`
+    // our own codes stand for a sentence
+    return [WRONG_TYPE, NOT_OURS, LOCK_LOST].includes(this.code) && this.cause instanceof Error
+      ? `${this.path}: ${this.cause.message}`
+      : `${this.operation} ${this.path}: ${this.code}`
   }
 }
 
@@ -63,7 +66,47 @@ export interface FileInfo {
   readonly size: number
   /** permission bits, for example 0o700 */
   readonly mode: number
+  /** the user and the group that it belongs to; 0 where the system has none */
+  readonly uid: number
+  readonly gid: number
 }
+
+/**
+ * Who this process is to the file system.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface User {
+  readonly uid: number
+  /** all groups that it is in */
+  readonly gids: ReadonlyArray<number>
+}
+
+/**
+ * The code of a DiskError: something stands under the name of a file that is no regular file, or under that of a
+ * directory that is none. The message of the cause says what it is.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const WRONG_TYPE = "WRONG_TYPE"
+
+/**
+ * The code of a DiskError: the file belongs to somebody else. The message of the cause says to whom.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const NOT_OURS = "NOT_OURS"
+
+/**
+ * The code of a DiskError: the directory, or the lock's file, was removed, and somebody else has made it anew.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const LOCK_LOST = "LOCK_LOST"
 
 /**
  * A file system that holds a directory.
@@ -98,13 +141,21 @@ export type OpenMode = "append" | "create" | "read" | "update"
 export class Disk extends Context.Tag("effect-audit/Disk")<
   Disk,
   {
+    /**
+     * Opens a regular file, without waiting for anybody, and follows no link: what else stands under the name fails
+     * with {@link WRONG_TYPE}. Of another user's file only reading is allowed ({@link NOT_OURS}), but to root.
+     */
     readonly open: (path: string, mode: OpenMode) => Effect.Effect<File, DiskError, Scope.Scope>
-    /** Creates one directory, 0700 whatever the umask; false if it is there already. */
+    /** Creates one directory, 0700 whatever the umask; false if it is there already. A link to one is none. */
     readonly makeDirectory: (path: string) => Effect.Effect<boolean, DiskError>
-    /** The names in a directory. */
+    /** Makes a directory 0700. */
+    readonly restrict: (path: string) => Effect.Effect<void, DiskError>
+    /** The names in a directory; a link to one is none. */
     readonly list: (path: string) => Effect.Effect<ReadonlyArray<string>, DiskError>
-    /** undefined if there is nothing of that name */
+    /** undefined if there is nothing of that name; a link is `other`, whatever it points at */
     readonly info: (path: string) => Effect.Effect<FileInfo | undefined, DiskError>
+    /** Who this process is; undefined where files belong to nobody in that sense (Windows, memory). */
+    readonly user: Effect.Effect<User | undefined>
     readonly rename: (from: string, to: string) => Effect.Effect<void, DiskError>
     readonly remove: (path: string) => Effect.Effect<void, DiskError>
     /** Makes the entries of a directory (creations, renamings, removals in it) durable. */
@@ -124,6 +175,8 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
     readonly watch: (path: string) => Stream.Stream<void, DiskError>
     /** The absolute form of a path. */
     readonly resolve: (path: string) => string
+    /** The absolute form without links, for what a user names; it must exist. */
+    readonly realPath: (path: string) => Effect.Effect<string, DiskError>
   }
 >() {}
 
@@ -131,4 +184,10 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
  * @category models
  * @since 0.1.0
  */
-export type LockResult = { readonly acquired: true } | { readonly acquired: false; readonly content: string }
+export type LockResult =
+  | {
+      readonly acquired: true
+      /** Whether the file still has its name: if it was removed, another process may hold a new one. */
+      readonly isInPlace: Effect.Effect<boolean, DiskError>
+    }
+  | { readonly acquired: false; readonly content: string }

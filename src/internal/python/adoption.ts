@@ -83,7 +83,9 @@ export const adopt = (
   return Effect.gen(function* () {
     const finished = yield* finish(next)
     if (file === undefined) return finished
-    const source = disk.resolve(file)
+    // the user may name a link: what it leads to is adopted
+    const named = disk.resolve(file)
+    const source = yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named))
     // a process that was killed may have moved it and not made that durable: it would come back, and be doubled
     yield* disk.syncDirectory(directory)
     yield* syncParent(disk, source)

@@ -7,13 +7,18 @@ import { openHandle, replace, type Handle } from "./files.js"
 export interface CursorFile {
   /** the cursor as it was found; undefined if there is none, or both slots are damaged */
   readonly stored: Cursor | undefined
-  /** Returns when the cursor is on disk. Not to be called twice at once. */
+  /** Returns when the cursor is on disk. */
   readonly write: (cursor: Cursor) => Effect.Effect<void, DiskError>
   /**
    * Writes the cursor anew if the last write failed: what that one would have said may stand in the page cache, and
    * be what a next process finds.
    */
   readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
+  /**
+   * Writes the last cursor anew, to a new file if the old one was removed; false if somebody else has written to the
+   * file meanwhile.
+   */
+  readonly reopen: Effect.Effect<boolean, DiskError>
 }
 
 export const open = (
@@ -42,10 +47,13 @@ export const open = (
     let generation = found?.generation ?? 0
     /** whether the last write did not end well: its slot may say what it would have said */
     let failed = false
+    let latest = found?.cursor
+    const guard = yield* Effect.makeSemaphore(1)
 
     const write = Effect.fnUntraced(
       function* (cursor: Cursor) {
         failed = true
+        latest = cursor
         handle ??= yield* openFile
         const slot = generation + 1
         yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
@@ -57,9 +65,21 @@ export const open = (
       Effect.tapError(() => close)
     )
 
+    const reopen = Effect.gen(function* () {
+      yield* close
+      handle = yield* openFile
+      const now = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))?.generation
+      // a write that failed may have arrived
+      const isOurs = now === undefined || now === generation || (failed && now === generation + 1)
+      if (isOurs && latest !== undefined) yield* write(latest)
+      return isOurs
+    })
+
+    const oneByOne = guard.withPermits(1)
     return {
       stored: found?.cursor,
-      write,
-      restore: (cursor) => Effect.suspend(() => (failed ? write(cursor) : Effect.void))
+      write: (cursor) => oneByOne(write(cursor)),
+      restore: (cursor) => oneByOne(Effect.suspend(() => (failed ? write(cursor) : Effect.void))),
+      reopen: oneByOne(reopen)
     }
   })

@@ -6,7 +6,7 @@ import { Clock, Effect, type Scope } from "effect"
 import { type Disk, DiskError, type File } from "../../services/Disk.js"
 import { idOf, segmentOf } from "../../schema/Position.js"
 import type { DeadLetter, QueueRecord, Refusal } from "../../services/QueueFile.js"
-import { withFile } from "./files.js"
+import { isAbsent, withFile } from "./files.js"
 import { readLines } from "./lines.js"
 
 /** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
@@ -68,6 +68,11 @@ export interface DeadLetters {
   /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
   readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
   readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
+  /**
+   * After the file may have been removed: writes the decisions anew, and forgets the letters that waited for one; how
+   * many these were.
+   */
+  readonly restore: Effect.Effect<number, DiskError>
   /** Of all letters, or of those whose lines stood in segments before the one that is given. */
   readonly counts: (before?: number) => {
     readonly letters: number
@@ -236,7 +241,10 @@ export const make = (
                 entry.type === "letter" && kept.get(entry.id) === "letter" && !decided.has(entry.id)
               if (isOpen && select(entry)) entries.set(entry.id, { letter: entry, at, length })
             })
-          ).pipe(Effect.map(() => [...entries.values()]))
+          ).pipe(
+            Effect.catchIf(isAbsent, () => Effect.void),
+            Effect.map(() => [...entries.values()])
+          )
         }),
       read: ({ at, length }) =>
         Effect.flatMap(
@@ -258,6 +266,17 @@ export const make = (
         Effect.map(add([decision]), () => {
           decided.set(decision.id, decision.type)
         }),
+      restore: Effect.gen(function* () {
+        if (kept.size === 0 || (yield* disk.info(path)) !== undefined) return 0
+        const at = new Date(yield* Clock.currentTimeMillis).toISOString()
+        const by = "unknown, since the file was removed"
+        entrySynced = false
+        yield* add(Array.from(decided, ([id, type]): Decision => ({ type, id, at, by })))
+        const lost = [...kept].filter(([id, kind]) => kind === "letter" && !decided.has(id))
+        kept.clear()
+        synced.clear()
+        return lost.length
+      }),
       counts: (before = Number.POSITIVE_INFINITY) => {
         const letters = [...kept].filter(([id]) => segmentOf(id) < before)
         const torn = letters.filter(([, kind]) => kind === "torn").length

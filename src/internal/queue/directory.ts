@@ -1,11 +1,20 @@
 /** The queue's directory: made, checked, locked and given an identity. */
-import { Effect, Option, Schedule, Schema } from "effect"
-import type { Duration, Scope } from "effect"
+import { Duration, Effect, Option, Schedule, Schema } from "effect"
+import type { Scope } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueLocked, QueueOpenError } from "../../schema/Errors.js"
-import type { Disk, DiskError, Volume } from "../../services/Disk.js"
+import {
+  NOT_OURS,
+  WRONG_TYPE,
+  type Disk,
+  type DiskError,
+  type FileInfo,
+  type User,
+  type Volume
+} from "../../services/Disk.js"
 import { readText, replace } from "./files.js"
+import { isSegment } from "./segments.js"
 
 type DiskShape = Disk["Type"]
 
@@ -13,23 +22,42 @@ type DiskShape = Disk["Type"]
 export const openError = (directory: string) => (error: DiskError) =>
   new QueueOpenError({
     directory,
-    reason: `${error.operation} ${error.path} failed with ${error.code}. Check that the directory exists, that this user may write to it, and that the disk works.`,
+    reason:
+      (error.code === WRONG_TYPE || error.code === NOT_OURS) && error.cause instanceof Error
+        ? `${error.path}: ${error.cause.message}.`
+        : `${error.operation} ${error.path} failed with ${error.code}. Check that the directory exists, that this user may write to it, and that the disk works.`,
     cause: error.cause
   })
 
-/** Creates the directory with its parents, and refuses one that cannot keep the promise; what holds it. */
+/** Where a queue is kept. */
+export interface Place {
+  /** absolute, and without links */
+  readonly directory: string
+  readonly volume: Volume
+  /** whether a group may write to it, which the platform that runs the program has arranged so */
+  readonly isShared: boolean
+}
+
+/** Creates the directory with its parents, and refuses one that cannot keep the promise. */
 export const prepare = (
   disk: DiskShape,
-  directory: string,
+  given: string,
   options: { readonly unsafeFileSystem: boolean }
-): Effect.Effect<Volume, QueueOpenError> =>
+): Effect.Effect<Place, QueueOpenError> =>
   Effect.gen(function* () {
+    yield* makeDirectories(disk, given)
+    const directory = yield* disk.realPath(given)
     const refuse = (reason: string) => new QueueOpenError({ directory, reason })
-    yield* makeDirectories(disk, directory)
     const info = yield* disk.info(directory)
     if (info?.type !== "directory") return yield* refuse("it is not a directory. Give another path.")
-    if ((info.mode & 0o002) !== 0) {
-      return yield* refuse("everybody may write to it, so anybody could forge events. Run chmod o-w on it.")
+    const user = yield* disk.user
+    const access = accessOf(info, user)
+    if (access.type === "refused") return yield* refuse(`${access.reason} Run ${access.command} ${directory}`)
+    if (access.type === "tooOpen") {
+      yield* disk.restrict(directory)
+      yield* Effect.logInfo(
+        `audit queue: ${directory} was open to its group (${info.mode.toString(8)}) and is 0700 now`
+      )
     }
     const volume = yield* disk.volume(directory)
     if (volume.network && !options.unsafeFileSystem) {
@@ -38,26 +66,123 @@ export const prepare = (
           `Use a local disk, or set unsafeFileSystem if you know better.`
       )
     }
-    return volume
-  }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
+    yield* checkFiles(disk, directory, user)
+    return { directory, volume, isShared: access.type === "shared" }
+  }).pipe(Effect.catchTag("DiskError", (error) => openError(given)(error)))
+
+/** What a directory is to a user: `tooOpen` is mended, `shared` is the platform's wish and warned of. */
+export type Access =
+  | { readonly type: "fine" | "tooOpen" | "shared" }
+  | { readonly type: "refused"; readonly reason: string; readonly command: string }
+
+const GROUP_MAY_WRITE = 0o020
+const OTHERS_MAY_WRITE = 0o002
+
+/** What the directory is to a user; without users, on Windows, every one is fine. */
+export const accessOf = (
+  { gid, mode, uid }: Pick<FileInfo, "gid" | "mode" | "uid">,
+  user: User | undefined
+): Access => {
+  if (user === undefined) return { type: "fine" }
+  if ((mode & OTHERS_MAY_WRITE) !== 0) {
+    return {
+      type: "refused",
+      reason: "everybody may write to it, so anybody could forge events.",
+      command: "chmod o-w"
+    }
+  }
+  const isOpenToGroup = (mode & GROUP_MAY_WRITE) !== 0
+  if (uid === user.uid) return { type: isOpenToGroup ? "tooOpen" : "fine" }
+  if (user.uid === 0) return { type: "fine" }
+  // Kubernetes (fsGroup) and OpenShift hand volumes out like this
+  if (uid === 0 && isOpenToGroup && user.gids.includes(gid)) return { type: "shared" }
+  return {
+    type: "refused",
+    reason: `it belongs to uid ${uid}, and this process runs as uid ${user.uid}.`,
+    command: chownTo(user)
+  }
+}
+
+const chownTo = ({ gids, uid }: User) => `chown -R ${uid}${gids[0] === undefined ? "" : `:${gids[0]}`}`
+
+/** Files that are opened as they are found; those that are written anew belong to whoever writes them. */
+const KEPT: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson", "queue.json", "adoption.json"]
+const REPLACED: ReadonlyArray<string> = ["status.json", "adoption.copy"]
+const DIRECTORY = "requests"
+
+/** Refuses a directory in which something else stands under a name of ours, or a file that is not ours. */
+const checkFiles = (
+  disk: DiskShape,
+  directory: string,
+  user: User | undefined
+): Effect.Effect<void, QueueOpenError | DiskError> =>
+  Effect.gen(function* () {
+    let foreign: { readonly name: string; readonly uid: number } | undefined
+    let others = 0
+    for (const name of yield* disk.list(directory)) {
+      const isKept = KEPT.includes(name) || isSegment(name) || name === DIRECTORY
+      if (
+        !isKept &&
+        !REPLACED.includes(name.replace(/\.new$/, "")) &&
+        !KEPT.includes(name.replace(/\.new$/, ""))
+      )
+        continue
+      const file = `${directory}/${name}`
+      const info = yield* disk.info(file)
+      // an owner may have removed it meanwhile; a directory that looks like a segment is left alone
+      if (info === undefined || (info.type === "directory" && isSegment(name))) continue
+      if (info.type !== (name === DIRECTORY ? "directory" : "file")) {
+        return yield* new QueueOpenError({
+          directory,
+          reason:
+            `${file} is no ${name === DIRECTORY ? "directory" : "regular file"}, and nothing that the queue has ` +
+            `made. See what it is and who put it there, and move it away.`
+        })
+      }
+      if (isKept && user !== undefined && user.uid !== 0 && info.uid !== user.uid) {
+        if (foreign !== undefined) others++
+        foreign ??= { name, uid: info.uid }
+      }
+    }
+    if (foreign === undefined) return
+    const which =
+      others === 0 ? `${foreign.name} in it belongs` : `${foreign.name} and ${others} more in it belong`
+    return yield* new QueueOpenError({
+      directory,
+      reason:
+        `${which} to uid ${foreign.uid}, and this process runs as uid ${user!.uid}. ` +
+        `Run ${chownTo(user!)} ${directory}`
+    })
+  })
 
 /** Says where the queue is, and warns of a place that is none for it; the owner does so, once. */
-export const announce = (directory: string, { network, type }: Volume): Effect.Effect<void> =>
+export const announce = (place: Place): Effect.Effect<void> =>
   Effect.gen(function* () {
+    const { directory, volume } = place
     yield* Effect.logInfo(`audit queue: ${directory}`)
-    if (EPHEMERAL.has(type)) {
+    yield* warnOfSharing(place)
+    if (EPHEMERAL.has(volume.type)) {
       yield* Effect.logWarning(
-        `audit queue: ${directory} is on ${type}, which does not outlive the machine or container: events that ` +
-          `wait there are lost with it. Use a volume on a disk.`
+        `audit queue: ${directory} is on ${volume.type}, which does not outlive the machine or container: events ` +
+          `that wait there are lost with it. Use a volume on a disk.`
       )
     }
-    if (network) {
+    if (volume.network) {
       yield* Effect.logWarning(
-        `audit queue: ${directory} is on a network file system (${type}), where neither locks nor fsync can be ` +
-          `trusted: acknowledged events may be lost. Use a local disk.`
+        `audit queue: ${directory} is on a network file system (${volume.type}), where neither locks nor fsync can ` +
+          `be trusted: acknowledged events may be lost. Use a local disk.`
       )
     }
   })
+
+/** Warns of a directory that a group may write to. */
+export const warnOfSharing = ({ directory, isShared }: Place): Effect.Effect<void> =>
+  isShared
+    ? Effect.logWarning(
+        `audit queue: ${directory} belongs to root, and its group may write to it: whoever is in the group can ` +
+          `remove or replace files of the queue. Give no other program this group.`
+      )
+    : Effect.void
 
 /** How much of the disk is left free, bytes, unless a program says otherwise. */
 export const MIN_FREE_BYTES = 128 * 1024 * 1024
@@ -82,48 +207,76 @@ interface Owner {
   readonly pid: number
   /** tells this process from another one with the same pid, in another container */
   readonly process: string
+  /** it is the command, which leaves soon */
+  readonly command?: true
 }
 
 const thisProcess: string = ((globalThis as Record<symbol, unknown>)[Symbol.for("effect-audit/process")] ??=
   randomUUID()) as string
 
+/** How long an opening waits for the command by default, which mostly holds a queue for less than a second. */
+const COMMAND_WAIT = Duration.seconds(10)
+
+/** A lock that was taken. */
+export interface Lock {
+  /** Whether the lock's file is where it was: a directory that somebody removed may have another owner by now. */
+  readonly isInPlace: Effect.Effect<boolean, DiskError>
+}
+
 /** Takes the lock of the directory until the scope closes. */
 export const lock = (
   disk: DiskShape,
   directory: string,
-  options: { readonly wait: Duration.Duration | undefined }
-): Effect.Effect<void, QueueOpenError | QueueLocked, Scope.Scope> => {
-  const owner: Owner = { pid: process.pid, process: thisProcess }
+  options: { readonly wait: Duration.Duration | undefined; readonly isCommand: boolean }
+): Effect.Effect<Lock, QueueOpenError | QueueLocked, Scope.Scope> => {
+  const owner: Owner = {
+    pid: process.pid,
+    process: thisProcess,
+    ...(options.isCommand ? { command: true } : {})
+  }
   const attempt = disk.lock(`${directory}/lock`, JSON.stringify(owner)).pipe(
     Effect.mapError(openError(directory)),
     Effect.flatMap((result) => {
-      if (result.acquired) return Effect.void
+      if (result.acquired) return Effect.succeed(result)
       const other = Option.getOrUndefined(
         Option.liftThrowable(() => JSON.parse(result.content) as Partial<Owner>)()
       )
       return new QueueLocked({
         directory,
         pid: typeof other?.pid === "number" ? other.pid : undefined,
-        sameProcess: other?.process === thisProcess
+        sameProcess: other?.process === thisProcess,
+        command: other?.command === true
       })
     })
   )
-  if (options.wait === undefined) return attempt
-  return Effect.retry(attempt, {
-    while: (error) => error._tag === "QueueLocked",
-    schedule: Schedule.spaced("200 millis").pipe(Schedule.upTo(options.wait))
-  })
+  const patienceWith = (error: QueueOpenError | QueueLocked) => {
+    if (error._tag !== "QueueLocked") return Duration.zero
+    return options.wait ?? (error.command === true ? COMMAND_WAIT : Duration.zero)
+  }
+  return Effect.retry(
+    attempt,
+    Schedule.elapsed.pipe(
+      Schedule.addDelay(() => "200 millis"),
+      Schedule.check((error: QueueOpenError | QueueLocked, elapsed) =>
+        Duration.lessThan(elapsed, patienceWith(error))
+      )
+    )
+  )
 }
 
 const QueueInfo = Schema.parseJson(Schema.Struct({ format: Schema.Literal(1), queueId: Schema.UUID }))
 
-/** Reads the identity of the queue, or gives it one; written once. */
-export const identify = (disk: DiskShape, directory: string): Effect.Effect<string, QueueOpenError> =>
+/** Reads the identity of the queue, or gives it one, a new one by default; written once. */
+export const identify = (
+  disk: DiskShape,
+  directory: string,
+  queueId: string = randomUUID()
+): Effect.Effect<string, QueueOpenError> =>
   Effect.gen(function* () {
     const file = `${directory}/queue.json`
     if ((yield* disk.info(file)) !== undefined) {
       const text = yield* readText(disk, file)
-      const { queueId } = yield* Effect.mapError(
+      const found = yield* Effect.mapError(
         Schema.decode(QueueInfo)(text),
         (cause) =>
           new QueueOpenError({
@@ -132,9 +285,8 @@ export const identify = (disk: DiskShape, directory: string): Effect.Effect<stri
             cause
           })
       )
-      return queueId
+      return found.queueId
     }
-    const queueId = randomUUID()
     const text = yield* Effect.orDie(Schema.encode(QueueInfo)({ format: 1, queueId }))
     yield* replace(disk, directory, file, text)
     return queueId

@@ -230,11 +230,14 @@ export const queuesIn = (
   disk: DiskShape,
   directory: string
 ): Effect.Effect<ReadonlyArray<string>, DiskError> =>
-  Effect.map(disk.list(directory), (names) => {
-    const instances = names
+  Effect.gen(function* () {
+    const instances = (yield* disk.list(directory))
       .filter((name) => INSTANCE.test(name))
       .sort((a, b) => Number(INSTANCE.exec(a)![1]) - Number(INSTANCE.exec(b)![1]))
-    return instances.length === 0 ? [directory] : instances.map((name) => `${directory}/${name}`)
+      .map((name) => `${directory}/${name}`)
+    // it fails for a link, which may lead out of the directory
+    yield* Effect.forEach(instances, disk.list, { discard: true })
+    return instances.length === 0 ? [directory] : instances
   })
 
 const INSTANCE = /^instance-(\d+)$/

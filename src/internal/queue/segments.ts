@@ -50,13 +50,19 @@ export interface Segments {
   /** A handle for reading, kept while the same segment is read. */
   readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
   readonly remove: (segment: Segment) => Effect.Effect<void, DiskError>
+  /** Leaves out those whose files were removed, but for one that is still open to be read. */
+  readonly dropRemoved: Effect.Effect<void, DiskError>
 }
 
-/** Lists the segments of a directory and serves them until the scope closes. */
+/**
+ * Lists the segments of a directory and serves them until the scope closes. Before a file is opened by its name,
+ * `keepDirectory` makes sure that the directory is still ours.
+ */
 export const make = (
   disk: Disk["Type"],
   directory: string,
-  segmentBytes: number
+  segmentBytes: number,
+  keepDirectory: Effect.Effect<void, DiskError> = Effect.void
 ): Effect.Effect<Segments, DiskError, Scope.Scope> =>
   Effect.gen(function* () {
     const all: Array<Segment> = []
@@ -121,6 +127,7 @@ export const make = (
           live: true,
           doubtful: false
         }
+        yield* keepDirectory
         // an empty one of an earlier process is replaced, like what a failed append left: no line in either was
         // acknowledged, since its first number is still free
         forget(named(first))
@@ -220,7 +227,7 @@ export const make = (
         const size = yield* Effect.option(file.size)
         if (writing === handle) yield* seal
         const untouched = Option.contains(size, segment.bytes)
-        if (!untouched) yield* Effect.ignore(cutOff(segment))
+        if (!untouched) yield* Effect.ignore(Effect.zipRight(keepDirectory, cutOff(segment)))
         return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
       })
 
@@ -239,6 +246,7 @@ export const make = (
     const openReader = Effect.fnUntraced(
       function* (segment: Segment) {
         yield* closeReader()
+        yield* keepDirectory
         const handle = yield* openSegment(segment, "read").pipe(
           // somebody removed it: reported once, then its lines count as missing and block nothing behind them
           Effect.tapError((error) =>
@@ -301,6 +309,13 @@ export const make = (
           yield* closeReader((read) => read === segment)
           yield* Effect.catchIf(disk.remove(segment.path), isAbsent, () => Effect.void)
           forget(segment)
-        })
+        }),
+      dropRemoved: Effect.gen(function* () {
+        for (const segment of [...all]) {
+          if ((yield* disk.info(segment.path)) !== undefined) continue
+          if (writing?.segment === segment) yield* seal
+          if (reading?.segment !== segment || reading.whole !== isWhole(segment)) forget(segment)
+        }
+      })
     }
   })
