@@ -24,7 +24,13 @@ export const becomeOwner = (queues: ReadonlyArray<string>) =>
     if (user === undefined) return
     for (const directory of queues) {
       // one that has no identity yet belongs to whoever has the directory, or will make it
-      const owner = (yield* disk.info(`${directory}/queue.json`)) ?? (yield* disk.info(directory))
+      const identity = Effect.catchIf(
+        disk.info(`${directory}/queue.json`),
+        // nobody else may look into it
+        ({ code }) => code === "EACCES",
+        () => Effect.succeed(undefined)
+      )
+      const owner = (yield* identity) ?? (yield* disk.info(directory))
       const { uid } = (yield* disk.user) ?? user
       if (owner === undefined || owner.uid === uid) continue
       if (uid !== 0) return yield* refuse(directory, owner.uid)

@@ -47,14 +47,17 @@ export interface Ran extends Ended {
   readonly json: () => ReadonlyArray<Record<string, unknown>>
 }
 
-/** Runs the command on a directory. */
+/** Runs the command on a directory; `under` is a command that runs it, such as `setpriv`. */
 export const effectAudit = (
   directory: string,
   args: ReadonlyArray<string>,
-  env: Readonly<Record<string, string>> = {}
+  env: Readonly<Record<string, string>> = {},
+  under: ReadonlyArray<string> = []
 ): Effect.Effect<Ran> =>
   Effect.promise(async () => {
-    const ended = await run(bundle, { cwd: directory, args, env: { AUDIT_DIRECTORY: directory, ...env } })
+    // a user who may not look into the directory cannot start there either
+    const cwd = under.length === 0 ? directory : path.dirname(directory)
+    const ended = await run(bundle, { cwd, args, env: { AUDIT_DIRECTORY: directory, ...env }, under })
     return {
       ...ended,
       json: () =>
