@@ -500,6 +500,29 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
+    "works in a platform's directory, where the service is by its group only",
+    () =>
+      Effect.gen(function* () {
+        const directory = `${yield* openParent}/audit`
+        makeDirectory(directory, 0, GROUP, 0o775)
+        const program = yield* auditProcess({ under: as(SERVICE, [GROUP]) })
+        assert.isUndefined(yield* program.open({ directory }))
+        yield* program.use("waits")
+        yield* program.close
+        const { port } = yield* Effect.promise(refusingPort)
+        const ended = yield* effectAudit(directory, [
+          "flush",
+          "--url",
+          `mysql://audit@127.0.0.1:${port}/audit`
+        ])
+        assert.strictEqual(ended.code, 1, ended.stderr)
+        for (const [name, uid] of ownersIn(directory).slice(1)) assert.strictEqual(uid, SERVICE, name)
+        assert.isUndefined(yield* program.open({ directory }))
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
     "asks a program that runs, which reads its requests; the record says root",
     () =>
       Effect.gen(function* () {

@@ -30,18 +30,26 @@ export const becomeOwner = (queues: ReadonlyArray<string>) =>
         ({ code }) => code === "EACCES",
         () => Effect.succeed(undefined)
       )
-      const owner = (yield* identity) ?? (yield* disk.info(directory))
+      const place = yield* disk.info(directory)
+      const owner = (yield* identity) ?? place
       const { uid } = (yield* disk.user) ?? user
       if (owner === undefined || owner.uid === uid) continue
       if (uid !== 0) return yield* refuse(directory, owner.uid)
-      yield* Effect.try({ try: () => switchTo(owner), catch: () => refuse(directory, owner.uid) })
+      yield* Effect.try({
+        try: () => switchTo(owner, place?.uid === 0 ? [place.gid] : []),
+        catch: () => refuse(directory, owner.uid)
+      })
     }
   })
 
 /** of Node, and absent from its types */
 const { initgroups } = process as unknown as { readonly initgroups: (user: number, group: number) => void }
 
-const switchTo = ({ gid, uid }: { readonly uid: number; readonly gid: number }) => {
+/** A directory of root's is the service's by its group, which a platform gives to processes and not to users. */
+const switchTo = (
+  { gid, uid }: { readonly uid: number; readonly gid: number },
+  groups: ReadonlyArray<number>
+) => {
   // each step takes the right to those before
   try {
     initgroups(uid, gid)
@@ -50,6 +58,7 @@ const switchTo = ({ gid, uid }: { readonly uid: number; readonly gid: number }) 
     // a container's uid mostly has no name, and so no other groups
     process.setgroups!([gid])
   }
+  process.setgroups!([...process.getgroups!(), ...groups])
   process.setgid!(gid)
   process.setuid!(uid)
 }
