@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Effect, Exit, Layer, ManagedRuntime, Runtime } from "effect"
+import { Cause, Effect, Exit, GlobalValue, Layer, ManagedRuntime, Runtime } from "effect"
 import type { Duration } from "effect"
 import * as path from "node:path"
 import { contained } from "./internal/contained.js"
@@ -97,13 +97,7 @@ export const openAuditLogger = async <const E extends ReadonlyArray<AuditEvent.A
   // one that is closing still holds the lock
   while (logs.get(directory)?.closing !== undefined) await logs.get(directory)?.closing
   const log = logs.get(directory) ?? new Log(directory, layerOf(options), options.closeOnSignals ?? [])
-  log.handles++
-  try {
-    return handleOf(log, await log.opened)
-  } catch (error) {
-    await log.release()
-    throw error
-  }
+  return (await log.handle()) as AuditLogger<AuditLayer.Kinds<E>["kind"]>
 }
 
 const layerOf = <const E extends ReadonlyArray<AuditEvent.Any>>({
@@ -120,7 +114,20 @@ const layerOf = <const E extends ReadonlyArray<AuditEvent.Any>>({
         : onAppendFailure
   }).pipe(Layer.provide(uploader))
 
-const logs = new Map<string, Log>()
+/**
+ * What the copies of this module in one process know of each other's logs: functions alone. A copy may come with an
+ * Effect of its own, and the Effects of one do not run on the runtime of another.
+ */
+interface Shared {
+  readonly closing: Promise<void> | undefined
+  readonly handle: () => Promise<AuditLogger<string>>
+}
+
+/** The open logs by directory, of all copies of this module: bundlers and hot reloads make several. */
+const logs = GlobalValue.globalValue(
+  Symbol.for("effect-audit/AuditLogger/logs/1"),
+  () => new Map<string, Shared>()
+)
 
 interface Opened {
   readonly audit: AuditLog["Type"]
@@ -128,9 +135,9 @@ interface Opened {
 }
 
 /** The log of a directory, shared by its handles. */
-class Log {
+class Log implements Shared {
   readonly opened: Promise<Opened>
-  handles = 0
+  private handles = 0
   closing: Promise<void> | undefined
   readonly #close: () => Promise<void>
 
@@ -160,6 +167,16 @@ class Log {
 
   close(): Promise<void> {
     return (this.closing ??= this.#close())
+  }
+
+  async handle(): Promise<AuditLogger<string>> {
+    this.handles++
+    try {
+      return handleOf(this, await this.opened)
+    } catch (error) {
+      await this.release()
+      throw error
+    }
   }
 
   async release(): Promise<void> {

@@ -16,6 +16,8 @@ import * as path from "node:path"
 import { onTestFinished } from "vitest"
 import { makeMemoryUploader } from "../src/layers/MemoryUploader.js"
 import { UploadError } from "../src/schema/Errors.js"
+import { bundle } from "./support/bundle.js"
+import type * as Copy from "./support/copy.js"
 
 class Payment extends AuditEvent.Class<Payment>()("payment", {
   table: "payments",
@@ -180,5 +182,40 @@ describe("AuditLogger", () => {
     assert.lengthOf(stored(UseLog), 1)
     process.off("SIGUSR2", guard)
     assert.strictEqual(process.listenerCount("SIGUSR2"), listeners - 2)
+  })
+})
+
+describe("two copies of the package in one process", () => {
+  it("share the log of a directory, until the last handle of either is given back", async () => {
+    const file = await bundle("test/support/copy.ts")
+    const load = async (name: string): Promise<typeof Copy> => {
+      const copy = file.replace(/\.mjs$/, `-${name}.mjs`)
+      fs.copyFileSync(file, copy)
+      onTestFinished(() => fs.rmSync(copy, { force: true }))
+      return (await import(/* @vite-ignore */ copy)) as typeof Copy
+    }
+    const [one, two] = [await load("one"), await load("two")]
+    assert.notStrictEqual(one.openAuditLogger, two.openAuditLogger)
+    const database = one.makeDatabase()
+    const unused = two.makeDatabase()
+    const directory = temporaryDirectory()
+
+    const first = await one.openAuditLogger({ directory, uploader: database.layer })
+    const second = await two.openAuditLogger({ directory, uploader: unused.layer })
+    await first.logUse({ status: "success" })
+    await second.logUse({ status: "success" })
+    await second.flush()
+    assert.deepInclude(await second.status(), { accepted: 2, delivered: 2 })
+    assert.deepStrictEqual(await first.status(), await second.status())
+    await first.shutdown()
+    // a hot reload: the new copy goes on where the old one has left
+    assert.strictEqual((await second.recordUse({ status: "success" })).sequence, 2)
+    await second.shutdown("5 seconds")
+    assert.strictEqual(database.stored(), 3)
+    assert.strictEqual(unused.stored(), 0)
+
+    const again = await two.openAuditLogger({ directory, uploader: unused.layer })
+    assert.strictEqual((await again.recordUse({ status: "success" })).sequence, 3)
+    await again.shutdown()
   })
 })
