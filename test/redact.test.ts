@@ -7,6 +7,7 @@ import * as fc from "fast-check"
 import { createHmac } from "node:crypto"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { inspect } from "node:util"
 import { makeMemoryUploader } from "../src/layers/MemoryUploader.js"
 import { truncate } from "../src/schema/Rules.js"
 import { UploadError } from "../src/schema/Errors.js"
@@ -17,8 +18,9 @@ class Payment extends AuditEvent.Class<Payment>()("payment", {
   fields: { account: Schema.String, cents: Schema.Int, note: AuditEvent.optional(Schema.String) }
 }) {}
 
-const key = Redacted.make("a key")
-const hmac = (text: string) => createHmac("sha256", "a key").update(text).digest("hex")
+const KEY = "a key of 16 bytes, or more"
+const key = Redacted.make(KEY)
+const hmac = (text: string) => createHmac("sha256", KEY).update(text).digest("hex")
 
 const delivered = <A>(event: AuditTest.EventClass<A>) =>
   Effect.zipRight(Audit.flush, AuditTest.delivered(event))
@@ -130,6 +132,47 @@ describe("redaction", () => {
               }
             }
           },
+          onAppendFailure: (failure) => Effect.sync(() => void failures.push(failure))
+        })
+      )
+    )
+  })
+
+  it.scopedLive("a key of less than 16 bytes is refused when the layer is built, with advice", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const { uploader } = yield* makeMemoryUploader()
+      const build = (secret: string) =>
+        AuditLayer.layer({
+          directory,
+          redact: { use_log: { userName: Redact.hash(Redacted.make(secret)) } }
+        }).pipe(Layer.provide(Layer.succeed(Uploader, uploader)), Layer.build, Effect.scoped)
+      for (const secret of ["", "short", "x".repeat(15), "早".repeat(5)]) {
+        const error = yield* Effect.flip(build(secret))
+        assert.strictEqual(error._tag, "QueueOpenError")
+        assert.include(error.message, "redact.use_log.userName: the key of Redact.hash has")
+        assert.include(error.message, "openssl rand -hex 32")
+        if (secret !== "") assert.notInclude(error.message, secret)
+      }
+      for (const secret of ["x".repeat(16), "早".repeat(6)]) yield* build(secret)
+    })
+  )
+
+  it.effect("what is no object is redacted whole before onAppendFailure sees it", () => {
+    const failures: Array<AuditLayer.AppendFailure> = []
+    const inputs: ReadonlyArray<unknown> = ["SECRET", 7n, () => "SECRET", Symbol("SECRET"), ["SECRET"], null]
+    return Effect.gen(function* () {
+      for (const input of inputs) yield* logUse(input as never)
+      assert.lengthOf(failures, inputs.length)
+      for (const { error, input } of failures) {
+        assert.strictEqual(error._tag, "InvalidEvent")
+        assert.notInclude(inspect(input, { depth: 5 }) + error.message, "SECRET")
+        assert.notStrictEqual(typeof input, "function")
+      }
+    }).pipe(
+      Effect.provide(
+        AuditTest.layerWith({
+          redact: { use_log: { prompt: Redact.omit } },
           onAppendFailure: (failure) => Effect.sync(() => void failures.push(failure))
         })
       )

@@ -95,14 +95,47 @@ export const omit = (_value: unknown): null => null
 export const mask = (_value: string): string => "***"
 
 /**
+ * The shortest key of {@link hash}, in bytes of UTF-8: 128 bits, if it is random.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const MIN_KEY_BYTES = 16
+
+/** Where a redaction says what is wrong with it; shared by copies of this module in one process. */
+const Problem: unique symbol = Symbol.for("effect-audit/Redact/Problem") as never
+
+/**
  * HMAC-SHA256 with a secret key, 64 hexadecimal digits: equal texts stay equal, so that a user's events can still be
  * found together by those who have the key, and cannot be guessed by those who have not. Keep the key out of the
  * database, and keep it: with another one the same user gets another name.
  *
+ * A key of less than {@link MIN_KEY_BYTES} bytes can be guessed: the layer fails with `QueueOpenError`. Within a
+ * function of your own it throws, and the event is `InvalidEvent`.
+ *
  * @category redactions
  * @since 0.1.0
  */
-export const hash =
-  (key: Redacted.Redacted): ((value: string) => string) =>
-  (value) =>
-    createHmac("sha256", Redacted.value(key)).update(value, "utf8").digest("hex")
+export const hash = (key: Redacted.Redacted): ((value: string) => string) => {
+  const bytes = Buffer.byteLength(Redacted.value(key))
+  const problem =
+    bytes < MIN_KEY_BYTES
+      ? `the key of Redact.hash has ${bytes} bytes, so it can be guessed. Use at least ${MIN_KEY_BYTES} random ones, ` +
+        "for example the output of: openssl rand -hex 32"
+      : undefined
+  const redaction = (value: string) => {
+    if (problem !== undefined) throw new Error(problem)
+    return createHmac("sha256", Redacted.value(key)).update(value, "utf8").digest("hex")
+  }
+  return Object.assign(redaction, { [Problem]: problem })
+}
+
+/**
+ * What is wrong with a redaction, if anything is known to be.
+ *
+ * @internal
+ */
+export const problemOf = (redaction: unknown): string | undefined =>
+  typeof redaction === "function"
+    ? (redaction as { readonly [Problem]?: string | undefined })[Problem]
+    : undefined

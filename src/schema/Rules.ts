@@ -4,7 +4,7 @@
  */
 import * as AuditEvent from "./AuditEvent.js"
 import type { Issue } from "./Line.js"
-import { MIN_LIMIT } from "./Redact.js"
+import { MIN_LIMIT, problemOf } from "./Redact.js"
 
 /** An event as it may be shown to anybody who may read the log. */
 export interface Prepared {
@@ -33,6 +33,8 @@ export const checkRules = (
       for (const [field, rule] of Object.entries(fields ?? {})) {
         if (!(field in event.fields))
           return `${option}.${kind}.${field}: there is no such field. Mend its name.`
+        const problem = problemOf(rule)
+        if (problem !== undefined) return `${option}.${kind}.${field}: ${problem}`
         if (typeof rule === "number" && !(Number.isInteger(rule) && rule >= MIN_LIMIT)) {
           return `${option}.${kind}.${field} is ${rule}. Use a whole number of characters, at least ${MIN_LIMIT}.`
         }
@@ -59,7 +61,10 @@ export const makePrepare = (
 
   return (input, actor) => {
     if (!ruled && !(acted && actor !== undefined)) return undefined
-    if (typeof input !== "object" || input === null) return undefined
+    if (typeof input !== "object" || input === null) {
+      // it is refused, and whoever is told of that must not see what the rules would have hidden
+      return ruled ? { input: undefined, issues: [] } : undefined
+    }
     const prepared: Record<string, unknown> = {}
     const issues: Array<Issue> = []
     for (const field of fields) {
