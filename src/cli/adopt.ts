@@ -33,10 +33,10 @@ export const adopt = Command.make("adopt", { directory, json, file }, (options) 
     const lines = accepted - before.accepted
     yield* options.json
       ? printJson({ directory: settings.directory, lines, waiting })
-      : print(
+      : print([
           `${counted(lines, "line")} of ${path} now stand${lines === 1 ? "s" : ""} in the queue, where ${waiting} wait.`,
           "Times without a zone are read as this machine's when they are delivered, or as AUDIT_ADOPT_TIME_ZONE says."
-        )
+        ])
   })
 ).pipe(
   Command.withDescription(

@@ -1,14 +1,14 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
 import { Args, Command, Options } from "@effect/cli"
-import { Duration, Effect, Option, Schedule } from "effect"
+import { Chunk, Duration, Effect, Option, Schedule } from "effect"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as requests from "../internal/queue/requests.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
-import { counted, formatBytes, formatTable, visible } from "./format.js"
-import { maskEvent } from "./mask.js"
+import { cellOf, counted, formatBytes, formatCount, formatTable, visible } from "./format.js"
+import { mark, maskEvent } from "./mask.js"
 import { operator } from "./owner.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
@@ -72,15 +72,15 @@ const choose = (choice: Choice) =>
       return yield* usageError("Say which letters: their ids, --class or --all.")
     }
     const letters = yield* openLetters(yield* queuesOf(choice.directory))
-    const absent = choice.ids.find((id) => !letters.some(({ name }) => name === id))
+    const names = new Set(letters.map(({ name }) => name))
+    const ids = new Set(choice.ids)
+    const absent = choice.ids.find((id) => !names.has(id))
     if (absent !== undefined) {
-      return yield* usageError(
-        `No dead letter ${visible(absent)} waits for a decision: see "effect-audit dead list".`
-      )
+      return yield* usageError(`No dead letter ${absent} waits for a decision: see "effect-audit dead list".`)
     }
     return letters.filter(
       ({ entry, name }) =>
-        (choice.ids.length === 0 || choice.ids.includes(name)) &&
+        (ids.size === 0 || ids.has(name)) &&
         Option.match(choice.ofClass, { onNone: () => true, onSome: (cls) => entry.letter.class === cls })
     )
   })
@@ -99,29 +99,53 @@ const list = Command.make("list", { directory, json }, (options) =>
         }
       )
     }
-    if (letters.length === 0) return yield* print("No dead letters.")
-    const rows = letters.map(({ entry: { letter }, name }) => [
-      name,
-      letter.at,
-      letter.kind ?? "-",
-      letter.code === undefined ? letter.class : `${letter.class} ${letter.code}`,
-      formatBytes(letter.length),
-      letter.class === "rejected" ? ADVICE.rejected : letter.reason
-    ])
+    if (letters.length === 0) return yield* print(["No dead letters."])
+    const rows = letters.map(({ entry: { letter }, name }) => {
+      const { at, class: cls, code, kind, length, reason = ADVICE } = withoutContent(letter)
+      return [
+        name,
+        cellOf(at),
+        cellOf(kind),
+        code === undefined ? cellOf(cls) : `${cellOf(cls)} ${cellOf(code)}`,
+        typeof length === "number" ? formatBytes(length) : cellOf(length),
+        cellOf(reason)
+      ]
+    })
     const [head, ...lines] = formatTable(
       [["ID", "REFUSED", "KIND", "CLASS", "SIZE", "REASON"], ...rows].map((row) => row.map(visible))
     )
-    yield* print(paint("bold", head!), ...lines)
+    yield* print([paint("bold", head!)])
+    yield* print(lines)
   })
 ).pipe(Command.withDescription("The dead letters that wait for a decision"))
 
-/** The words of a database may echo the row, so that they are shown with the letter only. */
-const ADVICE = { rejected: 'refused by the database: see "effect-audit dead show"' }
+const ADVICE = 'refused by the database: see "effect-audit dead show"'
 
-export const withoutContent = ({ base64: _b, line: _l, reason, ...letter }: deadLetterFile.Letter) => ({
-  ...letter,
-  ...(letter.class === "rejected" ? {} : { reason })
-})
+const OUR_REASONS: ReadonlySet<unknown> = new Set(["unknownKind", "malformed", "invalid", "oversize", "torn"])
+
+/** Whether the reason is in our words: those of a database may echo the row. */
+const isOurReason = (letter: deadLetterFile.Letter) => OUR_REASONS.has(letter.class)
+
+/** What says which letter it is. By name: what else stands in the entry may be content. */
+const HEAD = "type id segment offset sequence surplus length class kind code at".split(" ")
+
+/** of a text about a letter; ours are shorter */
+const CHARACTERS = 1000
+
+/** A letter without its content, and without the words of a database. */
+export const withoutContent = (letter: deadLetterFile.Letter): Readonly<Record<string, unknown>> => {
+  const fields = letter as unknown as Readonly<Record<string, unknown>>
+  const names = isOurReason(letter) ? [...HEAD, "reason"] : HEAD
+  return Object.fromEntries(
+    names.flatMap((name) => {
+      const value = fields[name]
+      if (value === undefined) return []
+      if (typeof value === "object" && value !== null) return [[name, mark("structure")]]
+      const isLong = typeof value === "string" && name !== "id" && value.length > CHARACTERS
+      return [[name, isLong ? `${value.slice(0, CHARACTERS)}…` : value]]
+    })
+  )
+}
 
 const id = Args.text({ name: "id" })
 
@@ -130,16 +154,19 @@ const show = Command.make("show", { directory, json, reveal, id }, (options) =>
     const [found] = yield* choose({ ...options, ids: [options.id], all: false, ofClass: Option.none() })
     const letter = yield* readLetter(found!)
     const { event, text } = maskEvent(contentOf(letter), options)
-    const reason =
-      letter.class === "rejected" && !options.reveal ? "[the database's words, masked]" : letter.reason
+    const reason = isOurReason(letter) || options.reveal ? letter.reason : mark("the database's words")
     const shown = { ...withoutContent(letter), id: found!.name, reason }
     if (options.json) return yield* printJson({ ...shown, event: event ?? text })
-    yield* print(...fieldsOf(shown), "", ...(event === undefined ? [visible(text ?? "")] : fieldsOf(event)))
+    yield* print(fieldsOf(shown))
+    yield* print(["", ...(event === undefined ? [text ?? ""] : fieldsOf(event))])
   })
 ).pipe(Command.withDescription("One dead letter: why it was refused, and what it says"))
 
-export const contentOf = ({ base64, line }: deadLetterFile.Letter): Buffer =>
-  line === undefined ? Buffer.from(base64 ?? "", "base64") : Buffer.from(line)
+/** The line, byte for byte; nothing if the entry holds none that is a text. */
+export const contentOf = ({ base64, line }: deadLetterFile.Letter): Buffer => {
+  if (typeof line === "string") return Buffer.from(line)
+  return typeof base64 === "string" ? Buffer.from(base64, "base64") : Buffer.alloc(0)
+}
 
 const exportAll = Command.make("export", { directory, reveal, all, ids, ofClass }, (options) =>
   Effect.gen(function* () {
@@ -198,23 +225,33 @@ const decide = (
     const settings = yield* settingsOf(options.directory)
     for (const queue of new Set(chosen.map((letter) => letter.queue))) {
       const letters = chosen.filter((letter) => letter.queue === queue).map(({ entry }) => entry.letter.id)
-      const asked = yield* ask(queue, settings, { action, letters, by: operator() })
-      yield* awaitOwner(asked, queue, patience.value)
+      // a request that is too large is not read
+      for (const some of Chunk.chunksOf(Chunk.unsafeFromArray(letters), LETTERS_A_REQUEST)) {
+        const asked = yield* ask(queue, settings, {
+          action,
+          letters: Chunk.toReadonlyArray(some),
+          by: operator()
+        })
+        yield* awaitOwner(asked, queue, patience.value)
+      }
     }
-    const open = yield* openLetters(yield* queuesOf(options.directory))
-    const stay = chosen.filter((letter) => open.some(({ name }) => name === letter.name))
+    const open = new Set((yield* openLetters(yield* queuesOf(options.directory))).map(({ name }) => name))
+    const stay = chosen.filter(({ name }) => open.has(name))
     const done = chosen.length - stay.length
     const word = action === "retry" ? "appended again" : "discarded"
     if (options.json) yield* printJson({ [action]: done, stay: stay.map(({ name }) => name) })
-    else yield* print(`${counted(done, "dead letter")} ${word}.`)
+    else yield* print([`${counted(done, "dead letter")} ${word}.`])
     if (stay.length > 0) {
-      const names = stay.map(({ name }) => name).join(", ")
+      const names = stay.slice(0, 20).map(({ name }) => name)
+      if (stay.length > names.length) names.push(`${formatCount(stay.length - names.length)} more`)
       return yield* new Ended({
         code: ExitCode.needsOperator,
-        message: `Only lines that are JSON objects of a fitting size can be appended again: ${names} stay.`
+        message: `Only lines that are JSON objects of a fitting size can be appended again: ${names.join(", ")} stay.`
       })
     }
   })
+
+const LETTERS_A_REQUEST = 50_000
 
 /** A request that was left for the owner of the queue. */
 export interface Asked {

@@ -17,7 +17,7 @@ export const doctor = Command.make("doctor", { directory, json, events, ...datab
     const levels = new Set<Finding["level"]>()
     const report = (finding: Finding) => {
       levels.add(finding.level)
-      return options.json ? printJson(finding) : print(describeFinding(finding))
+      return options.json ? printJson(finding) : print([describeFinding(finding)])
     }
     for (const finding of yield* checkDirectory(settings)) yield* report(finding)
     if (Option.isNone(options.url) && Option.isNone(options.database)) {

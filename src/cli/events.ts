@@ -7,11 +7,11 @@ import { idOf } from "../schema/Position.js"
 import { type LineLimit, ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/queue/inspect.js"
 import { Disk } from "../services/Disk.js"
 import { usageError } from "./exit.js"
-import { visible } from "./format.js"
-import { maskEvent, type Masked } from "./mask.js"
+import { cellOf, jsonOf, visible, widthOf } from "./format.js"
+import { isId, maskEvent, type Masked } from "./mask.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
-import { paint, print, printJson } from "./terminal.js"
+import { type Line, paint, print, printJson } from "./terminal.js"
 
 const count = Options.integer("number").pipe(
   Options.withAlias("n"),
@@ -33,7 +33,9 @@ export const tail = Command.make("tail", { directory, json, reveal, count }, (op
     const limits = yield* settingsOf(options.directory)
     for (const queue of yield* queuesOf(options.directory)) {
       const newest = Stream.takeRight(waitingIn(queue, options.reveal, limits), Math.max(0, options.count))
-      yield* Stream.runForEach(newest, (event) => (options.json ? printJson(event) : print(inOneLine(event))))
+      yield* Stream.runForEach(newest, (event) =>
+        options.json ? printJson(event) : print([inOneLine(event)])
+      )
     }
   })
 ).pipe(Command.withDescription("The newest events that wait in the queue"))
@@ -50,7 +52,7 @@ export const show = Command.make("show", { directory, json, reveal, id }, (optio
         eventId === options.id.toLowerCase() || position === options.id
       const found = yield* Stream.runHead(Stream.filter(waitingIn(queue, options.reveal, limits), isMeant))
       if (Option.isSome(found)) {
-        yield* options.json ? printJson(found.value) : print(...inFull(found.value))
+        yield* options.json ? printJson(found.value) : print(inFull(found.value))
         return
       }
       if (yield* isDead(queue, options.id)) {
@@ -73,10 +75,7 @@ const waitingIn = ({ directory, name }: Queue, isRevealed: boolean, { maxLineByt
         const derived = Option.map(queueId, (_) => eventIdOfLine(_, line))
         return {
           queue: name,
-          eventId:
-            typeof event?.event_id === "string" || event === undefined
-              ? (event?.event_id as string | undefined)
-              : Option.getOrUndefined(derived),
+          eventId: eventIdOf(event, Option.getOrUndefined(derived)),
           position: idOf(line),
           sequence: line.sequence,
           ...masked
@@ -85,30 +84,48 @@ const waitingIn = ({ directory, name }: Queue, isRevealed: boolean, { maxLineByt
     })
   )
 
+/** An old line has none of its own; what is no id at all is shown, or masked, with the event. */
+const eventIdOf = (event: Masked["event"], derived: string | undefined): string | undefined => {
+  if (event === undefined) return undefined
+  const own = event.event_id
+  if (own === undefined) return derived
+  return isId(own) ? own.toLowerCase() : undefined
+}
+
 const isDead = ({ directory }: Queue, id: string) =>
   Effect.gen(function* () {
     const letters = yield* deadLetterFile.make(yield* Disk, `${directory}/dead-letter.ndjson`, directory)
     return (yield* letters.open((letter) => letter.id === id)).length > 0
   })
 
-const inOneLine = ({ event, eventId, position, queue, text }: Shown): string => {
+const inOneLine = ({ event, eventId, position, queue, text }: Shown): Line => {
   const where = queue === undefined ? "" : `${queue} `
   if (event === undefined) return `${where}${position}  ${text ?? ""}`
-  const { event_id: _, kind, ts, ...fields } = event
-  const time = visible(typeof ts === "string" ? ts : "-")
-  return `${where}${paint("dim", time)}  ${paint("cyan", visible(String(kind)))}  ${eventId ?? position}  ${visible(JSON.stringify(fields))}`
+  const { event_id, kind, ts, ...rest } = event
+  const fields = isId(event_id) ? rest : { event_id, ...rest }
+  return [
+    where,
+    paint("dim", cellOf(ts)),
+    "  ",
+    paint("cyan", cellOf(kind)),
+    `  ${eventId ?? position}  ${jsonOf(fields)}`
+  ]
 }
 
-const inFull = ({ event, eventId, position, queue, sequence, text }: Shown): ReadonlyArray<string> => [
-  `${paint("bold", eventId ?? position)}${queue === undefined ? "" : ` in ${queue}`}, number ${sequence}, at ${position}`,
+const inFull = ({ event, eventId, position, queue, sequence, text }: Shown): ReadonlyArray<Line> => [
+  [
+    paint("bold", eventId ?? position),
+    `${queue === undefined ? "" : ` in ${queue}`}, number ${sequence}, at ${position}`
+  ],
   ...(event === undefined ? [text ?? ""] : fieldsOf(event))
 ]
 
 /** The fields of an event, a line for each. */
-export const fieldsOf = (event: Readonly<Record<string, unknown>>): ReadonlyArray<string> => {
-  const width = Math.max(0, ...Object.keys(event).map((key) => key.length))
-  return Object.entries(event).map(([key, value]) => {
-    const text = typeof value === "string" ? value : JSON.stringify(value)
-    return `  ${paint("dim", visible(key).padEnd(width))}  ${visible(text)}`
+export const fieldsOf = (event: Readonly<Record<string, unknown>>): ReadonlyArray<Line> => {
+  const entries = Object.entries(event).map(([key, value]) => [visible(key), value] as const)
+  const width = entries.reduce((widest, [key]) => Math.max(widest, widthOf(key)), 0)
+  return entries.map(([key, value]): Line => {
+    const padding = " ".repeat(width - widthOf(key))
+    return ["  ", paint("dim", key), `${padding}  ${typeof value === "string" ? value : jsonOf(value)}`]
   })
 }

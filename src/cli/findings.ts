@@ -1,6 +1,5 @@
 /** The lines of `doctor` and `verify`: what was looked at, how it is, and how to mend it. */
-import { visible } from "./format.js"
-import { paint } from "./terminal.js"
+import { type Line, paint } from "./terminal.js"
 
 export interface Finding {
   readonly level: "ok" | "warning" | "failure"
@@ -19,7 +18,7 @@ const MARKS = {
   failure: ["red", "failure"]
 } as const
 
-export const describeFinding = ({ level, subject, text }: Finding): string => {
+export const describeFinding = ({ level, subject, text }: Finding): Line => {
   const [colour, mark] = MARKS[level]
-  return `${paint(colour, mark)}  ${paint("bold", visible(subject))}: ${visible(text)}`
+  return [paint(colour, mark), "  ", paint("bold", subject), `: ${text}`]
 }

@@ -1,6 +1,7 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
 import { Command } from "@effect/cli"
 import { Duration, Effect, Exit, Fiber, Layer } from "effect"
+import { stopwatch } from "../internal/monotonic.js"
 import { objectOf } from "../internal/queue/ledger.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
@@ -66,7 +67,7 @@ export const flush = Command.make("flush", { directory, json, events, ...databas
           )
         )
       )
-      yield* options.json ? printJson({ queue: queue.name, ...outcome }) : print(...describe(queue, outcome))
+      yield* options.json ? printJson({ queue: queue.name, ...outcome }) : print(describe(queue, outcome))
       code = Math.max(code, codeOf(outcome)) as ExitCode
     }
     if (code !== ExitCode.fine) return yield* endWith(code)
@@ -161,18 +162,22 @@ const drawProgress = (queue: QueueFile["Type"], { name }: Queue) =>
     if (!isTerminal(process.stderr)) return
     const canvas = makeCanvas(process.stderr)
     const { next, settled: start } = yield* queue.progress
-    const began = Date.now()
+    const elapsed = yield* stopwatch
     const draw = Effect.gen(function* () {
       const { settled } = yield* queue.progress
       const done = settled - start
       const share = next === start ? 1 : done / (next - start)
-      const seconds = (Date.now() - began) / 1000
+      const seconds = elapsed() / 1000
       const rate = seconds > 0 ? done / seconds : 0
       const left = rate > 0 ? `, ${formatSpan(((next - settled) / rate) * 1000)} left` : ""
       const filled = Math.round(share * BAR)
       yield* canvas.draw([
-        `${name === undefined ? "" : `${name} `}${paint("green", "█".repeat(filled))}${"░".repeat(BAR - filled)} ` +
-          `${formatCount(done)} of ${counted(next - start, "event")}, ${formatCount(rate)} a second${left}`
+        [
+          name === undefined ? "" : `${name} `,
+          paint("green", "█".repeat(filled)),
+          `${"░".repeat(BAR - filled)} ` +
+            `${formatCount(done)} of ${counted(next - start, "event")}, ${formatCount(rate)} a second${left}`
+        ]
       ])
     })
     return yield* Effect.ensuring(

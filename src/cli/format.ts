@@ -1,6 +1,4 @@
 /** Numbers, times and texts as people read them. */
-import { stripVTControlCharacters } from "node:util"
-
 const LARGE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 })
 
 export const formatCount = (count: number): string => LARGE.format(count)
@@ -43,19 +41,48 @@ const UNITS = [
 export const visible = (text: string): string =>
   text.replace(UNSAFE, (character) => {
     const code = character.codePointAt(0)!
+    if (code > 0xffff) return `\\u{${code.toString(16)}}`
     return code > 0xff
       ? `\\u${code.toString(16).padStart(4, "0")}`
       : `\\x${code.toString(16).padStart(2, "0")}`
   })
 
-// control characters, marks and overrides of direction, line and paragraph separators, lone surrogates
-const UNSAFE = /[\p{Cc}\p{Cs}\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/gu
+/** The same for JSON, which stays the JSON of the same value. */
+export const visibleJson = (json: string): string =>
+  json.replace(UNSAFE, (character) =>
+    Array.from({ length: character.length }, (_, index) => {
+      const unit = character.charCodeAt(index)
+      return `\\u${unit.toString(16).padStart(4, "0")}`
+    }).join("")
+  )
+
+// control characters (C0, DEL, C1), what formats without being seen (marks and overrides of direction, zero widths,
+// tags), line and paragraph separators, lone surrogates
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu
+
+/** A value of a line or letter in one cell; JavaScript's own words for what is no text. */
+export const cellOf = (value: unknown): string => {
+  if (typeof value === "string") return value
+  return value === undefined || value === null ? "-" : jsonOf(value)
+}
+
+/** How deep a value may be nested to be shown: deeper ones exhaust the stack of whoever writes them. */
+const DEPTH = 64
+
+/** JSON of anything that stands in a line, in one line; what is nested too deeply is left out, with a word. */
+export const jsonOf = (value: unknown): string => visibleJson(JSON.stringify(shallow(value, DEPTH)) ?? "null")
+
+const shallow = (value: unknown, depth: number): unknown => {
+  if (typeof value !== "object" || value === null) return value
+  if (depth === 0) return `[nested deeper than ${DEPTH}, left out]`
+  if (Array.isArray(value)) return value.map((item) => shallow(item, depth - 1))
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, shallow(item, depth - 1)]))
+}
 
 /** How many columns of a terminal a text takes: two for the wide characters of East Asia and for pictures. */
 export const widthOf = (text: string): number => {
   let width = 0
-  for (const character of stripVTControlCharacters(text))
-    width += ZERO_WIDTH.test(character) ? 0 : WIDE.test(character) ? 2 : 1
+  for (const character of text) width += ZERO_WIDTH.test(character) ? 0 : WIDE.test(character) ? 2 : 1
   return width
 }
 
@@ -63,10 +90,11 @@ const ZERO_WIDTH = /^\p{M}$/u
 const WIDE =
   /^[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]$/u
 
-/** Columns under each other; the last one is not padded. */
+/** Columns under each other; the last one is not padded. Cells are what they take on the screen: {@link visible}. */
 export const formatTable = (rows: ReadonlyArray<ReadonlyArray<string>>): ReadonlyArray<string> => {
+  // by hand: there may be more rows than a call takes arguments
   const widths = (rows[0] ?? []).map((_, column) =>
-    Math.max(...rows.map((row) => widthOf(row[column] ?? "")))
+    rows.reduce((widest, row) => Math.max(widest, widthOf(row[column] ?? "")), 0)
   )
   return rows.map((row) =>
     row

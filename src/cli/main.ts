@@ -24,7 +24,7 @@ import { verify } from "./verify.js"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
 
-const command = Command.make("effect-audit", {}, () => print(...overview(version))).pipe(
+const command = Command.make("effect-audit", {}, () => print(overview(version))).pipe(
   Command.withDescription("Looks at an audit queue, and after it"),
   Command.withSubcommands([status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve])
 )
@@ -35,6 +35,8 @@ const program = Command.run(command, { name: "effect-audit", version })(
   isHelp ? process.argv.slice(0, 2) : process.argv
 )
 
+const sayLines = (text: string) => say(...text.split("\n"))
+
 /** What went wrong, in words, and the code to exit with. */
 const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
   if (Cause.isInterruptedOnly(cause)) return Effect.succeed(ExitCode.fine)
@@ -43,14 +45,14 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
     return Effect.as(error.message === "" ? Effect.void : say(error.message), error.code)
   // it has been printed
   if (ValidationError.isValidationError(error)) return Effect.succeed(ExitCode.usage)
-  if (ConfigError.isConfigError(error)) return Effect.as(say(Cause.pretty(cause)), ExitCode.usage)
+  if (ConfigError.isConfigError(error)) return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.usage)
   if (error instanceof UploadError) {
     const code = error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging
     return Effect.as(say(error.message), code)
   }
   // those of a queue or of its disk say what to do
   if (error instanceof Error) return Effect.as(say(error.message), ExitCode.needsOperator)
-  return Effect.as(say(Cause.pretty(cause)), ExitCode.defect)
+  return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.defect)
 }
 
 // a reader that has seen enough: `effect-audit tail | head`

@@ -1,15 +1,36 @@
-/** Prompts and other people's words are masked, unless an operator asks for them. */
+/**
+ * Prompts are masked, unless an operator asks for them. Shown is only what is known to be harmless: a field of a kind
+ * that we know, with a value that is no structure. So neither an odd line nor an odd letter gets anything past it.
+ */
 import { objectOf } from "../internal/queue/ledger.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { RETRIED } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
 import { formatBytes, formatCount } from "./format.js"
 
-/** The fields to mask, by kind. Of a kind that is not ours everything is masked but what says which event it is. */
-const MASKED: Readonly<Record<string, ReadonlySet<string>>> = {
-  [UseLog.kind]: new Set(["prompt"]),
-  [LoginLog.kind]: new Set()
-}
-const PLAIN = new Set(["kind", "event_id", "ts"])
+const keysOf = (kind: AuditEvent.Any, ...masked: ReadonlyArray<string>): ReadonlySet<string> =>
+  new Set(kind.columns.map(({ key }) => key).filter((key) => !masked.includes(key)))
+
+/** The keys that may be shown, by kind; of a kind that is not ours only what says which event it is. */
+const PLAIN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map([
+  [UseLog.kind, keysOf(UseLog, "prompt")],
+  [LoginLog.kind, keysOf(LoginLog)]
+])
+const NONE: ReadonlySet<string> = new Set()
+
+/** Of any kind, and only if they are what they should be: anybody may have written the line. */
+const ALWAYS: ReadonlyMap<string, (value: unknown) => boolean> = new Map([
+  ["kind", (value: unknown) => typeof value === "string" && value.length <= 64],
+  ["event_id", (value: unknown) => isId(value)],
+  ["ts", (value: unknown) => typeof value === "string" && /^[\d:.TZ +-]{1,40}$/.test(value)],
+  [RETRIED, (value: unknown) => typeof value === "boolean"]
+])
+
+const NAME = /^[\w$.-]{1,64}$/
+
+export const isId = (value: unknown): value is string =>
+  typeof value === "string" && /^[\da-f-]{36}$/i.test(value)
 
 /** A line as it may be shown. */
 export interface Masked {
@@ -24,22 +45,25 @@ export const maskEvent = (
   options: { readonly reveal: boolean; readonly oversize?: boolean }
 ): Masked => {
   const event = options.oversize === true ? undefined : objectOf(line)
-  if (event === undefined) {
+  if (event === undefined || Array.isArray(event)) {
     const text = options.reveal ? Buffer.from(line).toString("utf8") : mark(formatBytes(line.length))
     return { event: undefined, text }
   }
   if (options.reveal) return { event, text: undefined }
-  const masked = MASKED[String(event.kind)]
-  const entries = Object.entries(event).map(([key, value]) => {
-    const isMasked = masked === undefined ? !PLAIN.has(key) : masked.has(key)
-    return [key, isMasked ? maskValue(value) : value] as const
+  const plain = PLAIN.get(event.kind) ?? NONE
+  const entries = Object.entries(event).map(([key, value], index) => {
+    // a name may hold what its value should
+    if (!NAME.test(key)) return [`[name of field ${index + 1}, masked]`, maskValue(value)] as const
+    const isPlain =
+      ALWAYS.get(key)?.(value) ?? (plain.has(key) && (typeof value !== "object" || value === null))
+    return [key, isPlain ? value : maskValue(value)] as const
   })
   return { event: Object.fromEntries(entries), text: undefined }
 }
 
 const maskValue = (value: unknown): unknown => {
   if (typeof value === "string") return value === "" ? "" : mark(`${formatCount(value.length)} characters`)
-  return value === null || value === undefined ? value : mark(typeof value)
+  return value === null || value === undefined ? value : mark(Array.isArray(value) ? "array" : typeof value)
 }
 
-const mark = (what: string) => `[${what}, masked]`
+export const mark = (what: string) => `[${what}, masked]`

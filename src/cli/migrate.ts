@@ -1,6 +1,8 @@
 /** `effect-audit migrate`: the tables, made or fitted. */
 import { Command, Options } from "@effect/cli"
 import { Effect, Option } from "effect"
+import { usageError } from "./exit.js"
+import { visible } from "./format.js"
 import { database, databaseOf, events, json, kindsOf, tablesOf } from "./settings.js"
 import { loadMysql } from "./mysql.js"
 import { print, printJson } from "./terminal.js"
@@ -17,12 +19,19 @@ export const migrate = Command.make("migrate", { json, printOnly, events, ...dat
     const deduplication = Option.getOrUndefined(options.deduplication)
     if (options.printOnly) {
       const sql = MysqlUploader.migrationSql({ tables, deduplication }, kinds)
-      yield* options.json ? printJson({ sql }) : print(sql.trimEnd())
+      if (options.json) return yield* printJson({ sql })
+      const lines = sql.trimEnd().split("\n")
+      if (lines.some((line) => visible(line) !== line)) {
+        return yield* usageError(
+          "A name holds characters that no terminal shows: give the table another one, or print the SQL by --json."
+        )
+      }
+      yield* print(lines)
       return
     }
     yield* MysqlUploader.migrate(yield* databaseOf(options), kinds)
     const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
-    yield* options.json ? printJson({ tables: names }) : print(`Ready: ${names.join(", ")}`)
+    yield* options.json ? printJson({ tables: names }) : print([`Ready: ${names.join(", ")}`])
   })
 ).pipe(
   Command.withDescription(

@@ -1,6 +1,6 @@
 /** What `effect-audit` says without a command. */
-import { formatTable } from "./format.js"
-import { paint } from "./terminal.js"
+import { widthOf } from "./format.js"
+import { type Line, paint } from "./terminal.js"
 
 const COMMANDS = [
   ["status", "what waits, how delivery is going, what is to be done; --watch goes on"],
@@ -14,10 +14,17 @@ const COMMANDS = [
   ["serve", "a page on this machine that shows the queue, live"]
 ]
 
-export const overview = (version: string): ReadonlyArray<string> => [
+const WIDTH = 2 + Math.max(...COMMANDS.map(([name]) => widthOf(name!)))
+
+export const overview = (version: string): ReadonlyArray<Line> => [
   `effect-audit ${version}`,
   "",
-  ...formatTable(COMMANDS.map(([name, text]) => [`  ${paint("bold", name!)}`, text!])),
+  ...COMMANDS.map(([name, text]): Line => [
+    "  ",
+    paint("bold", name!),
+    " ".repeat(WIDTH - widthOf(name!)),
+    text!
+  ]),
   "",
   "The queue is that of --directory, AUDIT_DIRECTORY or ./audit. All print JSON by --json.",
   "Flags of a command: effect-audit COMMAND --help. Completions: --completions bash|zsh|fish. Log: --log-level info.",

@@ -6,17 +6,20 @@ import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
 import * as HttpApiMiddleware from "@effect/platform/HttpApiMiddleware"
 import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
 import * as HttpApiSecurity from "@effect/platform/HttpApiSecurity"
+import * as HttpApp from "@effect/platform/HttpApp"
+import * as HttpMiddleware from "@effect/platform/HttpMiddleware"
 import * as HttpServer from "@effect/platform/HttpServer"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import type { Option } from "effect"
-import { Context, Effect, Layer, Redacted, Schema, Stream } from "effect"
+import { Context, Effect, Layer, type Option, Redacted, Schema, Stream } from "effect"
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
 import { ask, contentOf, openLetters, readLetter, withoutContent } from "./dead.js"
+import { usageError } from "./exit.js"
+import { jsonOf } from "./format.js"
 import { maskEvent } from "./mask.js"
-import { makeMonitor } from "./monitor.js"
+import { makeMonitor, type View } from "./monitor.js"
 import { operator } from "./owner.js"
 import { page, POLICY } from "./page.js"
 import { queuesOf, settingsOf } from "./settings.js"
@@ -28,19 +31,59 @@ export const runServer = (given: Option.Option<string>, port: number) =>
     Effect.gen(function* () {
       const token = randomBytes(24).toString("base64url")
       const disk = yield* Disk
-      const server = HttpApiBuilder.serve().pipe(
+      const server = HttpApiBuilder.serve(unstored).pipe(
         Layer.provide(HttpApiBuilder.api(Api)),
         Layer.provide(handlers(given)),
         Layer.provide(authorization(token)),
         Layer.provide(pageLayer),
-        Layer.provideMerge(NodeHttpServer.layer(createServer, { host: "127.0.0.1", port })),
+        Layer.provideMerge(NodeHttpServer.layer(makeServer, { host: "127.0.0.1", port })),
         Layer.provide(Layer.succeed(Disk, disk))
       )
-      const { address } = Context.get(yield* Layer.build(server), HttpServer.HttpServer)
+      const built = yield* Effect.mapError(Layer.build(server), (error) =>
+        error._tag === "ServeError" ? cannotListen(port, error.cause) : error
+      )
+      const { address } = Context.get(built, HttpServer.HttpServer)
       // behind the hash it is sent to no server, and stands in no log
-      if (address._tag === "TcpAddress") yield* print(`http://127.0.0.1:${address.port}/#${token}`)
+      if (address._tag === "TcpAddress") yield* print([`http://127.0.0.1:${address.port}/#${token}`])
       return yield* Effect.never
     })
+  )
+
+const makeServer = () => {
+  const server = createServer()
+  // the state goes out each second, so a connection that takes nothing for this long has a reader that hangs
+  server.timeout = 60_000
+  return server
+}
+
+const cannotListen = (port: number, cause: unknown) => {
+  const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : "UNKNOWN"
+  const reason =
+    code === "EADDRINUSE"
+      ? `Port ${port} is in use by another program: give another one by --port, or leave it out for a free one.`
+      : `The server cannot listen on port ${port} (${code}): give another one by --port, or leave it out.`
+  return usageError(reason)
+}
+
+/** No cache keeps an answer: most of them hold what events say. */
+const unstored = HttpMiddleware.make((app) =>
+  // the response has been sent when the app has ended
+  HttpApp.withPreResponseHandler(app, (_, response) =>
+    Effect.succeed(
+      HttpServerResponse.setHeaders(response, {
+        "cache-control": "no-store",
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff"
+      })
+    )
+  )
+)
+
+/** Server-sent events: whoever reads slowly gets the newest state, and nothing is kept for those who read nothing. */
+export const eventsOf = <E, R>(changes: Stream.Stream<View, E, R>): Stream.Stream<string, E, R> =>
+  changes.pipe(
+    Stream.buffer({ capacity: 1, strategy: "sliding" }),
+    Stream.map((view) => `data: ${jsonOf(view)}\n\n`)
   )
 
 // ----------------------------------------------------------------------------------------------------------- api
@@ -122,13 +165,9 @@ const handlers = (given: Option.Option<string>) =>
       return group
         .handleRaw("changes", () =>
           Effect.succeed(
-            HttpServerResponse.stream(
-              monitor.changes.pipe(
-                Stream.map((view) => `data: ${JSON.stringify(view)}\n\n`),
-                Stream.encodeText
-              ),
-              { contentType: "text/event-stream", headers: { "cache-control": "no-store" } }
-            )
+            HttpServerResponse.stream(Stream.encodeText(eventsOf(monitor.changes)), {
+              contentType: "text/event-stream"
+            })
           )
         )
         .handle("letter", ({ urlParams }) =>
@@ -172,15 +211,24 @@ const handlers = (given: Option.Option<string>) =>
             })
           )
         )
-        .handle("exported", () =>
-          orDie(
-            Effect.gen(function* () {
-              const all = yield* Effect.forEach(yield* letters, (found) =>
-                Effect.map(readLetter(found), (letter) => JSON.stringify({ ...letter, id: found.name }))
+        .handleRaw("exported", () =>
+          orDie(letters).pipe(
+            Effect.map((open) =>
+              HttpServerResponse.stream(
+                Stream.fromIterable(open).pipe(
+                  Stream.mapEffect((found) =>
+                    Effect.map(
+                      withDisk(readLetter(found)),
+                      (letter) => `${jsonOf({ ...letter, id: found.name })}\n`
+                    )
+                  ),
+                  Stream.encodeText
+                ),
+                { contentType: "application/x-ndjson" }
               )
-              return all.map((line) => `${line}\n`).join("")
-            })
-          ).pipe(Effect.orDie)
+            ),
+            Effect.orDie
+          )
         )
     })
   )
@@ -194,10 +242,7 @@ const pageLayer = HttpApiBuilder.Router.use((router) =>
     HttpServerResponse.text(page, {
       contentType: "text/html; charset=utf-8",
       headers: {
-        "content-security-policy": POLICY,
-        "cache-control": "no-store",
-        "referrer-policy": "no-referrer",
-        "x-content-type-options": "nosniff"
+        "content-security-policy": POLICY
       }
     })
   )

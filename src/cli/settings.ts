@@ -16,6 +16,7 @@ import { UseLog } from "../schema/UseLog.js"
 import { Disk } from "../services/Disk.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { becomeOwner, refuse } from "./owner.js"
+import { say } from "./terminal.js"
 
 // ------------------------------------------------------------------------------------------------- the queue
 
@@ -177,6 +178,7 @@ export const databaseOf = (flags: Flags<typeof database>) =>
           "AUDIT_MYSQL_USERNAME and AUDIT_MYSQL_DATABASE."
       )
     }
+    if (Option.isSome(flags.url)) yield* warnOfPassword(flags.url.value)
     const fileSystem = yield* FileSystem.FileSystem
     const password = flags.askPassword
       ? Option.some(yield* askForPassword)
@@ -206,6 +208,18 @@ export const tablesOf = (flag: Option.Option<HashMap.HashMap<string, string>>) =
     const names = Config.array(Config.nonEmptyString(), "AUDIT_MYSQL_TABLES")
     const pairs = yield* Config.withDefault(names, [])
     return Object.fromEntries(pairs.map((pair) => pair.split("=", 2) as [kind: string, table: string]))
+  })
+
+/** Whoever may list the processes of this machine reads their arguments; history files keep them. */
+const warnOfPassword = (given: Redacted.Redacted) =>
+  Effect.suspend(() => {
+    const url = Redacted.value(given)
+    const isFlag = process.argv.some((argument) => argument === url || argument === `--url=${url}`)
+    if (!isFlag || !URL.canParse(url) || new URL(url).password === "") return Effect.void
+    return say(
+      "warning: the command line shows the password of --url to everybody on this machine: use --ask-password, " +
+        "AUDIT_MYSQL_PASSWORD or AUDIT_MYSQL_URL."
+    )
   })
 
 /** A URL is taken as it is, so the password has to stand in it. */

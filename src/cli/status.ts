@@ -6,9 +6,9 @@ import { inspect } from "../internal/queue/inspect.js"
 import type { Balance } from "../services/QueueFile.js"
 import { Disk } from "../services/Disk.js"
 import { endWith, type ExitCode, usageError, worst } from "./exit.js"
-import { counted, formatBytes, formatCount, formatSpan, visible } from "./format.js"
+import { counted, formatBytes, formatCount, formatSpan } from "./format.js"
 import { directory, json, queuesOf, settingsOf } from "./settings.js"
-import { isTerminal, makeCanvas, paint, print, printJson } from "./terminal.js"
+import { isTerminal, type Line, makeCanvas, paint, type Part, print, printJson } from "./terminal.js"
 import type { Limits, State, Verdict } from "./verdict.js"
 import { judge, statusOf } from "./verdict.js"
 
@@ -30,7 +30,7 @@ export const status = Command.make("status", { directory, json, lag, watch }, (o
     const look = survey(options.directory, Duration.toMillis(maxAge.value))
     if (!options.watch) {
       const found = yield* look
-      yield* options.json ? printJson(found) : print(...describe(found))
+      yield* options.json ? printJson(found) : print(describe(found))
       if (found.code !== 0) return yield* endWith(found.code)
       return
     }
@@ -38,7 +38,7 @@ export const status = Command.make("status", { directory, json, lag, watch }, (o
     yield* Effect.repeat(
       Effect.flatMap(look, (found) => {
         if (options.json) return printJson(found)
-        return isTerminal(process.stdout) ? canvas.draw(describe(found)) : print(...describe(found), "")
+        return isTerminal(process.stdout) ? canvas.draw(describe(found)) : print([...describe(found), ""])
       }),
       Schedule.spaced("1 second")
     )
@@ -88,30 +88,30 @@ const LIGHTS: Readonly<Record<State, "green" | "yellow" | "red">> = {
   integrity: "red"
 }
 
-const describe = ({ at, queues }: Survey): ReadonlyArray<string> => {
+const describe = ({ at, queues }: Survey): ReadonlyArray<Line> => {
   const blocks = queues.map((queue) => describeQueue(queue, at))
   return queues.length === 1
     ? blocks[0]!
     : [...blocks.flatMap((block) => [...block, ""]), describeSum(queues)]
 }
 
-const describeQueue = (queue: Surveyed, now: number): ReadonlyArray<string> => {
+const describeQueue = (queue: Surveyed, now: number): ReadonlyArray<Line> => {
   const light = paint(queue.code === 1 ? "yellow" : LIGHTS[queue.state], "●")
-  const [first, ...others] = queue.sentences.map(visible)
+  const [first, ...others] = queue.sentences
   return [
-    `${light} ${paint("bold", first!)}`,
+    [light, " ", paint("bold", first!)],
     ...others.map((sentence) => `  ${sentence}`),
-    ...facts(queue, now).map(([name, text]) => `  ${paint("dim", name.padEnd(10))}${text}`)
+    ...facts(queue, now).map(([name, ...parts]): Line => ["  ", paint("dim", name.padEnd(10)), ...parts])
   ]
 }
 
-const facts = (queue: Surveyed, now: number): ReadonlyArray<readonly [string, string]> => {
+const facts = (queue: Surveyed, now: number): ReadonlyArray<readonly [string, ...ReadonlyArray<Part>]> => {
   const { delivery, oldest, owner, volume, waiting, waitingBytes } = queue
   const age = oldest === undefined ? "" : `, the oldest ${formatSpan(now - oldest)} old`
   const last = delivery?.lastDelivery
   const rate = statusOf(queue)?.rate ?? 0
   return [
-    ["queue", visible(queue.directory)],
+    ["queue", queue.directory],
     ["owner", owner === undefined ? "none" : `process ${owner.pid ?? "unknown"}`],
     ["waiting", `${counted(waiting, "event")}, ${formatBytes(waitingBytes)}${age}`],
     [
@@ -119,19 +119,19 @@ const facts = (queue: Surveyed, now: number): ReadonlyArray<readonly [string, st
       `${formatCount(queue.delivered)}${last == null ? "" : `, the last ${formatSpan(now - last)} ago`}` +
         (rate > 0 && waiting > 0 ? `, ${formatCount(rate)} a second` : "")
     ],
-    ["books", describeBalance(queue)],
+    ["books", ...describeBalance(queue)],
     ["disk", `${formatBytes(volume.freeBytes)} free (${volume.type})`]
   ]
 }
 
-const describeBalance = (balance: Balance): string => {
+const describeBalance = (balance: Balance): ReadonlyArray<Part> => {
   const { accepted, dead, delivered, discarded, missing, retried, torn, waiting } = balance
   const terms = Object.entries({ delivered, waiting, dead, retried, discarded, torn }).filter(
     ([name, count]) => count !== 0 || name === "delivered" || name === "waiting"
   )
   const sum = terms.map(([name, count]) => `${formatCount(count)} ${name}`).join(" + ")
   const missed = missing === 0 ? "0 missing" : paint("red", `${formatCount(missing)} missing`)
-  return `${formatCount(accepted)} accepted = ${sum}; ${missed}`
+  return [`${formatCount(accepted)} accepted = ${sum}; `, missed]
 }
 
 const describeSum = (queues: ReadonlyArray<Surveyed>): string => {

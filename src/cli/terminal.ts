@@ -1,9 +1,27 @@
-/** Where the command writes: colours and drawings on a terminal only. */
+/**
+ * Where the command writes. Everything that reaches a screen goes through {@link render}: a plain text is escaped there,
+ * so that no line, letter or server can move the cursor; only what {@link paint} made is in colour.
+ */
 import { Console, Effect, Logger } from "effect"
 import { stripVTControlCharacters, styleText } from "node:util"
+import { jsonOf, visible } from "./format.js"
 
 type Stream = typeof process.stdout | typeof process.stderr
 type Style = Parameters<typeof styleText>[0]
+
+/** A text in a style. */
+class Painted {
+  constructor(
+    readonly style: Style,
+    readonly text: string
+  ) {}
+}
+
+/** A piece of a line: a text of any origin, or one in a style. */
+export type Part = string | Painted
+
+/** One line of output. */
+export type Line = Part | ReadonlyArray<Part>
 
 /** https://no-color.org */
 const hasColours = (stream: Stream) =>
@@ -12,16 +30,31 @@ const hasColours = (stream: Stream) =>
 export const isTerminal = (stream: Stream): boolean => stream.isTTY
 
 /** A text in a style, where it will be seen. */
-export const paint = (style: Style, text: string): string =>
-  hasColours(process.stdout) ? styleText(style, text, { validateStream: false }) : text
+export const paint = (style: Style, text: string): Painted => new Painted(style, text)
 
-export const print = (...lines: ReadonlyArray<string>): Effect.Effect<void> =>
-  Effect.forEach(lines, (line) => Console.log(line), { discard: true })
+const partsOf = (line: Line): ReadonlyArray<Part> =>
+  typeof line === "string" || line instanceof Painted ? [line] : line
+
+/** The only way to a screen. */
+const render = (stream: Stream, line: Line): string =>
+  partsOf(line)
+    .map((part) => {
+      if (typeof part === "string") return visible(part)
+      const text = visible(part.text)
+      return hasColours(stream) ? styleText(part.style, text, { validateStream: false }) : text
+    })
+    .join("")
+
+/** Results, a line each, to stdout. */
+export const print = (lines: Iterable<Line>): Effect.Effect<void> =>
+  Effect.forEach(lines, (line) => Console.log(render(process.stdout, line)), { discard: true })
 
 /** What is no result goes to stderr, so that the output can be piped. */
-export const say = (text: string): Effect.Effect<void> => Console.error(text)
+export const say = (...lines: ReadonlyArray<Line>): Effect.Effect<void> =>
+  Effect.forEach(lines, (line) => Console.error(render(process.stderr, line)), { discard: true })
 
-export const printJson = (value: unknown): Effect.Effect<void> => Console.log(JSON.stringify(value))
+/** One value in one line; escaped as JSON does it, so that a program reads the same value. */
+export const printJson = (value: unknown): Effect.Effect<void> => Console.log(jsonOf(value))
 
 /** Without the colours of @effect/cli where nobody sees them. */
 export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -37,16 +70,20 @@ export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effec
     })
   })
 
-/** The log, on stderr. */
-export const logger = Logger.replace(Logger.defaultLogger, Logger.withConsoleError(Logger.logfmtLogger))
+/** The log, on stderr: at Debug it repeats a database's words, which repeat rows. */
+export const logger = Logger.replace(
+  Logger.defaultLogger,
+  Logger.withConsoleError(Logger.map(Logger.logfmtLogger, visible))
+)
 
 /** Draws lines in place of those that it drew before. */
 export const makeCanvas = (stream: Stream) => {
   let height = 0
   return {
-    draw: (lines: ReadonlyArray<string>): Effect.Effect<void> =>
+    draw: (lines: ReadonlyArray<Line>): Effect.Effect<void> =>
       Effect.sync(() => {
-        const fitting = lines.map((line) => clip(line, stream.columns > 0 ? stream.columns : 80))
+        const columns = stream.columns > 0 ? stream.columns : 80
+        const fitting = lines.map((line) => clip(render(stream, line), columns))
         stream.write(`${height > 0 ? `\x1b[${height}A` : ""}\r\x1b[J${fitting.join("\n")}\n`)
         height = fitting.length
       })

@@ -31,7 +31,7 @@ export const verify = Command.make("verify", { directory, json, events }, (optio
         failed ||= finding.level === "failure"
         const named =
           queue.name === undefined ? finding : { ...finding, subject: `${queue.name} ${finding.subject}` }
-        yield* options.json ? printJson(named) : print(describeFinding(named))
+        yield* options.json ? printJson(named) : print([describeFinding(named)])
       }
     }
     if (failed) return yield* endWith(ExitCode.integrity)
@@ -57,7 +57,7 @@ const examine = (
       ...(yield* cursor(directory, found, owner)),
       ...(yield* segments(directory, found, owner, kinds, maxLineBytes)),
       ...(yield* deadLetters(directory, found)),
-      yield* openRequests(directory),
+      ...(yield* openRequests(directory)),
       books(found)
     ]
   })
@@ -217,16 +217,28 @@ const deadLetters = (directory: string, { cursor }: Snapshot) =>
   })
 
 const openRequests = (directory: string) =>
-  Effect.map(
-    Effect.flatMap(Disk, (disk) => requests.list(disk, directory)),
-    (open) =>
-      open.length === 0
-        ? ok("requests", "none")
-        : warning(
-            "requests",
-            `${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
-          )
-  )
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const open = yield* requests.list(disk, directory)
+    const readable = new Set(open.map(({ file }) => file))
+    const names = yield* Effect.catchIf(disk.list(requests.directoryOf(directory)), isAbsent, () =>
+      Effect.succeed<ReadonlyArray<string>>([])
+    )
+    const unreadable = names.filter(
+      (name) => name.endsWith(".json") && !readable.has(`${requests.directoryOf(directory)}/${name}`)
+    )
+    const findings: Array<Finding> = []
+    if (open.length > 0) {
+      const text = `${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
+      findings.push(warning("requests", text))
+    }
+    if (unreadable.length > 0) {
+      const [first] = unreadable
+      const text = `${counted(unreadable.length, "file")} cannot be read as a request, and never carried out: remove ${first ?? ""}`
+      findings.push(warning("requests", text))
+    }
+    return findings.length > 0 ? findings : [ok("requests", "none")]
+  })
 
 const books = ({ cursor, decisions, next }: Snapshot): Finding => {
   const balance = balanceOf(cursor, next, decisions)

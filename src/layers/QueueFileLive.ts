@@ -504,7 +504,8 @@ const open = (
     const carryOutRequests = Effect.gen(function* () {
       for (const { file, request } of yield* requests.list(disk, directory)) {
         const { action, by, letters: chosen } = request
-        const select = ({ id }: DeadLetter) => chosen === "all" || chosen.includes(id)
+        const ids = new Set(chosen === "all" ? [] : chosen)
+        const select = ({ id }: DeadLetter) => chosen === "all" || ids.has(id)
         if (action === "retry") yield* retryLetters(select, by)
         else {
           for (const { letter } of yield* letters.open(select)) yield* decide("discarded", letter.id, by)

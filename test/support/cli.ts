@@ -91,9 +91,12 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 export const hasPty =
   spawnSync("python3", ["-c", "import pty, termios, os; os.waitstatus_to_exitcode"]).status === 0
 
-/** Starts the command. */
-export const startEffectAudit = (directory: string, args: ReadonlyArray<string>) =>
-  start(bundle, { cwd: path.dirname(directory), args, env: { AUDIT_DIRECTORY: directory } })
+/** Starts the command; `under` is a command that runs it. */
+export const startEffectAudit = (
+  directory: string,
+  args: ReadonlyArray<string>,
+  under: ReadonlyArray<string> = []
+) => start(bundle, { cwd: path.dirname(directory), args, env: { AUDIT_DIRECTORY: directory }, under })
 
 /** Starts the command in a terminal. */
 export const inTerminal = (

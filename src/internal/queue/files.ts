@@ -1,6 +1,6 @@
 /** What is done with files in more than one place. */
 import { Effect, Exit, Scope } from "effect"
-import type { Disk, DiskError, File, OpenMode } from "../../services/Disk.js"
+import { type Disk, DiskError, type File, type OpenMode } from "../../services/Disk.js"
 
 type DiskShape = Disk["Type"]
 
@@ -30,12 +30,19 @@ export const openHandle = (disk: DiskShape, path: string, mode: OpenMode): Effec
     return { file, close: Scope.close(scope, Exit.void) }
   }).pipe(Effect.uninterruptible)
 
+/** What is read whole is small; a larger file is none of ours, and the longest text of V8 has 512 MiB. */
+const MAX_TEXT_BYTES = 64 * 1024 * 1024
+
 export const readText = (disk: DiskShape, path: string): Effect.Effect<string, DiskError> =>
   withFile(disk, path, (file) =>
-    Effect.map(
-      Effect.flatMap(file.size, (size) => file.readAt(0, size)),
-      (bytes) => Buffer.from(bytes).toString("utf8")
-    )
+    Effect.gen(function* () {
+      const size = yield* file.size
+      if (size > MAX_TEXT_BYTES) {
+        const cause = new Error(`it has ${size} bytes, more than ${MAX_TEXT_BYTES}`)
+        return yield* new DiskError({ operation: "read", path, code: "EFBIG", cause })
+      }
+      return Buffer.from(yield* file.readAt(0, size)).toString("utf8")
+    })
   )
 
 /** Writes a small file whole or not at all, and durably. */

@@ -49,10 +49,17 @@ export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
     .map((target) => {
       const create = `${createTable(target)};\n`
       if (!target.deduplicate) return create
-      const alters = [addColumns(target, OUR_COLUMNS), addKey(target)].map((alter) => `--   ${alter};\n`)
+      const alters = [addColumns(target, OUR_COLUMNS), addKey(target)].map((alter) => comment(`${alter};`))
       return `${create}-- if the table was there before, with ours missing:\n${alters.join("")}`
     })
     .join("\n")
+
+/** Each line: a name may hold a line's end, and what follows it would be run. */
+const comment = (sql: string): string =>
+  sql
+    .split(/\r\n|[\n\r]/)
+    .map((line) => `--   ${line}\n`)
+    .join("")
 
 const migrateTable = (session: Session, target: MigrationTarget) =>
   Effect.gen(function* () {
