@@ -62,6 +62,16 @@ const house = [
       notByName
     )
   ),
+  {
+    // it reads hosts and resolv.conf, which are the system's: the queue's disk has nothing to do with them
+    files: ["src/internal/database/mysql/lookup.ts"],
+    rules: {
+      "no-restricted-imports": [
+        "error",
+        { patterns: [notFrom("layers", "cli"), notFromTheTop(3), notByName] }
+      ]
+    }
+  },
   restrict(["src/layers/**/*.ts"], notFrom("cli"), notFromTheTop(1), notByName),
   // Where programs meet the kinds: `migrate` knows those that come with the package.
   restrict(["src/layers/{AuditLayer,AuditTest,MysqlUploader}.ts"], notFrom("cli"), notFromTheTop(1)),

@@ -70,7 +70,7 @@ export const cellOf = (value: unknown): string => {
 const DEPTH = 64
 
 /** JSON of anything that stands in a line, in one line; what is nested too deeply is left out, with a word. */
-export const jsonOf = (value: unknown): string => visibleJson(JSON.stringify(shallow(value, DEPTH)) ?? "null")
+export const jsonOf = (value: unknown): string => visibleJson(JSON.stringify(shallow(value ?? null, DEPTH)))
 
 const shallow = (value: unknown, depth: number): unknown => {
   if (typeof value !== "object" || value === null) return value

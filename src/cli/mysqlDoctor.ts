@@ -1,11 +1,11 @@
 /** What `doctor` asks of MySQL or MariaDB, step by step: the first that fails says where to look. */
 import { SqlError } from "@effect/sql/SqlError"
 import { Effect, Either, Schema } from "effect"
-import * as dns from "node:dns/promises"
 import * as net from "node:net"
 import type { Endpoint, Session } from "../internal/database/mysql/connection.js"
 import { endpointsOf, open } from "../internal/database/mysql/connection.js"
 import { protocolError } from "../internal/database/mysql/driver.js"
+import { addressesOf } from "../internal/database/mysql/lookup.js"
 import { classify } from "../internal/database/mysql/errors.js"
 import { columnsOf, eventKeysOf } from "../internal/database/mysql/table.js"
 import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
@@ -45,17 +45,16 @@ export const examine = (
 /** Name and port, by hand: the driver would not say which of them it was. */
 const reach = ({ address, host }: Endpoint, report: Report) =>
   Effect.gen(function* () {
-    const found = yield* Effect.either(
-      Effect.tryPromise(() => dns.lookup(address.host)).pipe(Effect.timeout("5 seconds"))
-    )
+    const found = yield* Effect.either(addressesOf(address.host).pipe(Effect.timeout("5 seconds")))
     if (Either.isLeft(found)) {
       yield* report(
         failure("name", `${address.host} is not known here: correct it, or mend the name service`)
       )
       return false
     }
-    yield* report(ok("name", `${address.host} is ${found.right.address}`))
-    const connected = yield* Effect.either(connect(found.right.address, address.port))
+    const reached = found.right[0]?.address ?? address.host
+    yield* report(ok("name", `${address.host} is ${reached}`))
+    const connected = yield* Effect.either(connect(reached, address.port))
     yield* report(
       Either.isRight(connected)
         ? ok("connect", host)

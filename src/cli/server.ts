@@ -39,9 +39,7 @@ export const runServer = (given: Option.Option<string>, port: number) =>
         Layer.provideMerge(NodeHttpServer.layer(makeServer, { host: "127.0.0.1", port })),
         Layer.provide(Layer.succeed(Disk, disk))
       )
-      const built = yield* Effect.mapError(Layer.build(server), (error) =>
-        error._tag === "ServeError" ? cannotListen(port, error.cause) : error
-      )
+      const built = yield* Effect.mapError(Layer.build(server), ({ cause }) => cannotListen(port, cause))
       const { address } = Context.get(built, HttpServer.HttpServer)
       // behind the hash it is sent to no server, and stands in no log
       if (address._tag === "TcpAddress") yield* print([`http://127.0.0.1:${address.port}/#${token}`])

@@ -123,7 +123,9 @@ const delivery = (queue: Inspection, now: number, { lag }: Limits): ReadonlyArra
     if (status.state === "needsOperator") {
       return [finding(ExitCode.needsOperator, "needsOperator", `needs an operator: ${reason} (${code})`)]
     }
-    const next = status.nextTry === null ? "" : `, next try in ${formatSpan(status.nextTry - now)}`
+    // not longer than it was when it was written: the clock may have been set back since
+    const left = status.nextTry === null ? 0 : Math.min(status.nextTry - now, status.nextTry - status.at)
+    const next = status.nextTry === null ? "" : `, next try in ${formatSpan(left)}`
     const offline = `offline${next}: ${reason} (${code})`
     return [finding(waiting > 0 ? ExitCode.lagging : ExitCode.fine, "offline", offline)]
   }

@@ -1,5 +1,12 @@
 /** One deadline over all steps of a shutdown: they share it, so that the sum of their waits is bounded. */
-import { Clock, Duration, Effect, Number as Num } from "effect"
+import { Duration, Effect, FiberRef, GlobalValue } from "effect"
+import { monotonicMillis } from "./monotonic.js"
+
+/** Whether what runs is a step of a shutdown, which begins nothing that it cannot end. */
+export const isShuttingDown: FiberRef.FiberRef<boolean> = GlobalValue.globalValue(
+  Symbol.for("effect-audit/isShuttingDown"),
+  () => FiberRef.unsafeMake(false)
+)
 
 export interface Shutdown {
   /**
@@ -20,18 +27,17 @@ export const make = (timeout: Duration.DurationInput): Effect.Effect<Shutdown> =
   Effect.sync(() => {
     const millis = Duration.toMillis(timeout)
     let deadline: number | undefined
-    // not for longer because somebody has set the clock back
-    const clamp = Num.clamp({ minimum: 0, maximum: millis })
     return {
       within: (step, { sparesTime } = { sparesTime: false }) =>
         Effect.gen(function* () {
-          const now = yield* Clock.currentTimeMillis
+          const now = monotonicMillis(yield* Effect.clock)
           deadline ??= now + millis
           const end = sparesTime ? deadline - Math.min(SPARE_MILLIS, millis / 10) : deadline
           const ended = yield* step.pipe(
+            Effect.locally(isShuttingDown, true),
             Effect.disconnect,
             Effect.interruptible,
-            Effect.timeoutOption(clamp(end - now))
+            Effect.timeoutOption(Math.max(0, end - now))
           )
           return ended._tag === "Some"
         })

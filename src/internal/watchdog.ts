@@ -2,14 +2,21 @@
  * Ends what takes too long. `Effect.timeout` forks two fibers for each use, and what it bounds starts only after
  * whatever is ready to run; this is one fiber, and one timer for as long as something is under way.
  */
-import { Clock, Effect, type Scope } from "effect"
+import { Effect, type Scope } from "effect"
 import { contained, supervised } from "./contained.js"
+import { monotonicMillis } from "./monotonic.js"
 
 /** Something that is under way, one at a time; the same object for as long as it is. */
 export interface UnderWay {
-  /** milliseconds since 1970 UTC */
+  /** of the clock that nobody sets: `monotonicMillis` */
   readonly startedAt: number
 }
+
+/**
+ * The time is counted in so many pieces, each by a timer. A loop that is blocked counts one piece, however long it is:
+ * what is watched could not have been answered, nor ask for its next step.
+ */
+const PIECES = 8
 
 /** Watches until the scope closes; what it makes is to be called whenever something has started. */
 export const make = <A extends UnderWay>(options: {
@@ -19,6 +26,8 @@ export const make = <A extends UnderWay>(options: {
   readonly expire: (expired: A) => Effect.Effect<void>
 }): Effect.Effect<() => void, never, Scope.Scope> =>
   Effect.gen(function* () {
+    const clock = yield* Effect.clock
+    const piece = options.timeoutMillis / PIECES
     let wake: (() => void) | undefined
     const nextStart = Effect.async<void>((resume) => {
       if (options.current() !== undefined) return resume(Effect.void)
@@ -28,15 +37,33 @@ export const make = <A extends UnderWay>(options: {
       }
     })
 
+    let watched: A | undefined
+    let left = 0
     const watch = Effect.gen(function* () {
-      const watched = options.current()
-      if (watched === undefined) return yield* nextStart
-      const left = watched.startedAt + options.timeoutMillis - (yield* Clock.currentTimeMillis)
-      // not for longer because somebody has set the clock back
-      yield* Effect.sleep(Math.min(left, options.timeoutMillis))
+      const current = options.current()
+      if (current === undefined) {
+        watched = undefined
+        return yield* nextStart
+      }
+      if (current !== watched) {
+        watched = current
+        // it started within the piece before, or the loop was blocked since
+        left = options.timeoutMillis - Math.min(piece, monotonicMillis(clock) - current.startedAt)
+      }
+      const slept = Math.min(left, piece)
+      yield* Effect.sleep(slept)
+      left -= slept
+      if (left > 0 || options.current() !== watched) return
+      // timers come before answers: those that are there already count
+      yield* turnEventLoop
       if (options.current() === watched) yield* Effect.uninterruptible(options.expire(watched))
     })
     yield* Effect.forkScoped(contained(supervised("a watchdog", Effect.forever(watch))))
 
     return () => wake?.()
   })
+
+const turnEventLoop = Effect.async<void>((resume) => {
+  const turn = setImmediate(() => resume(Effect.void))
+  return Effect.sync(() => clearImmediate(turn))
+})

@@ -8,6 +8,7 @@ import { Duration, Effect, Layer, Schedule } from "effect"
 import { contained, supervised } from "../internal/contained.js"
 import * as directories from "../internal/queue/directory.js"
 import { isSegment } from "../internal/queue/segments.js"
+import { spacedFor } from "../internal/monotonic.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import { QueueLocked, QueueOpenError } from "../schema/Errors.js"
 import { Disk } from "../services/Disk.js"
@@ -92,9 +93,10 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
         (earlier, attempt) => Effect.catchTag(earlier, "QueueLocked", () => attempt),
         first!
       )
+      const schedule = yield* spacedFor(RETRY, options.lockWait ?? WAIT)
       const queue = yield* Effect.retry(firstFree, {
         while: (error) => error._tag === "QueueLocked",
-        schedule: Schedule.spaced(RETRY).pipe(Schedule.upTo(options.lockWait ?? WAIT))
+        schedule
       }).pipe(
         Effect.catchTag(
           "QueueLocked",

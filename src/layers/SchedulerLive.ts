@@ -27,6 +27,7 @@ import type { Scope } from "effect"
 import { containedScope, step, supervised } from "../internal/contained.js"
 import * as delivery from "../internal/delivery/pass.js"
 import * as metrics from "../internal/metrics.js"
+import { monotonicMillis } from "../internal/monotonic.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -134,11 +135,11 @@ const start = (
 
     // ---------------------------------------------------------------------------------------------------- pass
 
-    let requestsSeenAt = 0
+    let requestsSeenAt = Number.NEGATIVE_INFINITY
     let requestFailure: string | undefined
     /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
     const carryOutRequests = Effect.suspend(() => {
-      requestsSeenAt = clock.unsafeCurrentTimeMillis()
+      requestsSeenAt = monotonicMillis(clock)
       return Effect.matchCauseEffect(queue.carryOutRequests, {
         onSuccess: () =>
           Effect.sync(() => {
@@ -173,8 +174,8 @@ const start = (
         if (delivered) yield* update({ lastDelivery: at })
         const reached = (yield* queue.progress).settled
         yield* completeFlushes((flush) => flush.target <= reached)
-        // under load a pass may never end; either way, since the clock may be set back
-        if (Math.abs(at - requestsSeenAt) >= REQUESTS_INTERVAL) yield* carryOutRequests
+        // under load a pass may never end
+        if (monotonicMillis(clock) - requestsSeenAt >= REQUESTS_INTERVAL) yield* carryOutRequests
       })
     })
 

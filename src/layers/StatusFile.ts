@@ -5,6 +5,7 @@
  */
 import { Clock, Effect, Layer, type Scope, Stream } from "effect"
 import { containedScope, step, supervised } from "../internal/contained.js"
+import { monotonicMillis } from "../internal/monotonic.js"
 import type { Shutdown } from "../internal/shutdown.js"
 import * as statusFile from "../internal/queue/statusFile.js"
 import { Disk } from "../services/Disk.js"
@@ -30,19 +31,20 @@ export const layer = <E, R>(
       Effect.gen(function* () {
         const disk = yield* Disk
         const queue = yield* QueueFile
-        let before = { settled: (yield* queue.progress).settled, at: yield* Clock.currentTimeMillis }
+        const clock = yield* Effect.clock
+        let before = { settled: (yield* queue.progress).settled, at: monotonicMillis(clock) }
 
         const write = (status: DeliveryStatus, state: statusFile.StatusFile["state"]) =>
           Effect.gen(function* () {
-            const at = yield* Clock.currentTimeMillis
+            const now = monotonicMillis(clock)
             const { settled } = yield* queue.progress
-            const seconds = (at - before.at) / 1000
+            const seconds = (now - before.at) / 1000
             const rate = seconds > 0 ? Math.max(0, settled - before.settled) / seconds : 0
-            before = { settled, at }
+            before = { settled, at: now }
             yield* statusFile.write(disk, queue.directory, {
               format: 1,
               pid: process.pid,
-              at,
+              at: yield* Clock.currentTimeMillis,
               state,
               failure: status.failure ?? null,
               failures: status.failures,

@@ -12,6 +12,7 @@ import type { Batch, QueueFile, Refusal } from "../../services/QueueFile.js"
 import type { Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
 import { Concatenation } from "../lazySequence.js"
 import * as metrics from "../metrics.js"
+import { monotonicMillis } from "../monotonic.js"
 import * as pipeline from "./pipeline.js"
 import type { makeReader } from "../readEvent.js"
 import * as watchdog from "../watchdog.js"
@@ -128,7 +129,7 @@ class Delivery {
   }
 
   begin(records: number): UnderWay {
-    const mine = { startedAt: this.instruments.clock.unsafeCurrentTimeMillis(), records }
+    const mine = { startedAt: monotonicMillis(this.instruments.clock), records }
     this.underWay = [...this.underWay, mine]
     this.watch()
     return mine
@@ -150,8 +151,7 @@ class Delivery {
   isCommitDue(sequence: number): boolean {
     const { instruments, settings } = this
     return (
-      // either way: the clock may be set back
-      Math.abs(instruments.clock.unsafeCurrentTimeMillis() - this.settledAt) >= SETTLE_INTERVAL ||
+      monotonicMillis(instruments.clock) - this.settledAt >= SETTLE_INTERVAL ||
       // a crash is to repeat no more than this
       this.unsettledBytes >= settings.maxBytes ||
       settings.uploader.atLeastOnce === true ||
@@ -405,7 +405,7 @@ const commit = Effect.fnUntraced(function* (
 ) {
   const { instruments, settings } = delivery
   yield* settings.queue.commit(batch, refused)
-  delivery.settledAt = instruments.clock.unsafeCurrentTimeMillis()
+  delivery.settledAt = monotonicMillis(instruments.clock)
   yield* Metric.incrementBy(instruments.batches, batches)
   delivery.outcomes = delivery.outcomes.filter(({ last }) => !isBefore(last, batch.end))
   const dead = refused.filter((refusal) => refusal.class !== "torn")
@@ -418,5 +418,5 @@ const commit = Effect.fnUntraced(function* (
         `run "effect-audit dead list" in ${settings.queue.directory}`
     ).pipe(Effect.annotateLogs("batch", idOf(batch.start)))
   }
-  yield* settings.onCommit(delivery.settledAt, dead.length < batch.records.length)
+  yield* settings.onCommit(instruments.clock.unsafeCurrentTimeMillis(), dead.length < batch.records.length)
 })

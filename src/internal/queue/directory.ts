@@ -13,6 +13,7 @@ import {
   type User,
   type Volume
 } from "../../services/Disk.js"
+import { stopwatch } from "../monotonic.js"
 import { readText, replace } from "./files.js"
 import { isSegment } from "./segments.js"
 
@@ -253,14 +254,11 @@ export const lock = (
     if (error._tag !== "QueueLocked") return Duration.zero
     return options.wait ?? (error.command === true ? COMMAND_WAIT : Duration.zero)
   }
-  return Effect.retry(
-    attempt,
-    Schedule.elapsed.pipe(
-      Schedule.addDelay(() => "200 millis"),
-      Schedule.check((error: QueueOpenError | QueueLocked, elapsed) =>
-        Duration.lessThan(elapsed, patienceWith(error))
-      )
-    )
+  return Effect.flatMap(stopwatch, (elapsed) =>
+    Effect.retry(attempt, {
+      while: (error) => elapsed() < Duration.toMillis(patienceWith(error)),
+      schedule: Schedule.spaced("200 millis")
+    })
   )
 }
 

@@ -4,6 +4,7 @@
  */
 import { Effect, Exit, type Scheduler, type Scope } from "effect"
 import { attempt, step } from "../contained.js"
+import { monotonicMillis } from "../monotonic.js"
 import * as watchdog from "../watchdog.js"
 
 /** One caller's line. */
@@ -101,6 +102,7 @@ const EAGER_BYTES = 32 * 1024
  * instead, and the next group no longer waits for it: it goes on in the background.
  */
 export const make = <A, E>(options: {
+  /** `now` is `monotonicMillis` */
   readonly write: (group: Group<A, E>, now: number) => Effect.Effect<void>
   /** held by each group until it is answered, and by those that follow it before the event loop turns */
   readonly guard: Effect.Semaphore
@@ -206,7 +208,7 @@ export const make = <A, E>(options: {
         // taken only now, so that all who came meanwhile join it
         const group = waiting.shift()
         if (group === undefined) continue
-        const mine: UnderWay = { group, startedAt: clock.unsafeCurrentTimeMillis() }
+        const mine: UnderWay = { group, startedAt: monotonicMillis(clock) }
         current = mine
         watch()
         const exit = yield* Effect.exit(writing(group, mine.startedAt))

@@ -7,12 +7,14 @@ import { SqlError } from "@effect/sql/SqlError"
 import * as MysqlClient from "@effect/sql-mysql2/MysqlClient"
 import { Array as Arr, Duration, Effect, Exit, Redacted, Schema } from "effect"
 import type { Scope } from "effect"
-import * as net from "node:net"
+import type * as net from "node:net"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Guard, StreamOptions } from "./driver.js"
 import { guard, protocolError } from "./driver.js"
 import type { Subject } from "./errors.js"
 import { errnoOf } from "./errors.js"
+import { connector } from "./lookup.js"
+import { monotonicMillis } from "../../monotonic.js"
 import * as watchdog from "../../watchdog.js"
 
 /** How a server is reached; the options that the layer and `migrate` share. */
@@ -174,6 +176,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
 
     const { address, connectTimeout, database, password, ssl, statementTimeout, username } = endpoint
+    const connect = yield* connector
     const connection = yield* MysqlClient.make({
       // the socket is ours: the driver needs the name for the certificate only
       host: ssl?.servername ?? address.host,
@@ -198,7 +201,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         maxPreparedStatements: 64,
         ...(ssl === undefined ? {} : { ssl: sslOptions(ssl) }),
         stream: (options: StreamOptions) => {
-          const socket = net.connect({ ...address, noDelay: true, keepAlive: true })
+          const socket = connect({ ...address, noDelay: true, keepAlive: true })
           guarded = guard(socket, options, (error) => (broken ??= error))
           sockets.add(socket)
           socket.once("close", () => sockets.delete(socket))
@@ -238,7 +241,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       isAnswer: (answer: unknown) => answer is A
     ): Effect.Effect<A, SqlError> =>
       Effect.suspend(() => {
-        const mine = (current = { startedAt: clock.unsafeCurrentTimeMillis() })
+        const mine = (current = { startedAt: monotonicMillis(clock) })
         guarded?.restart()
         watch()
         // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends
