@@ -97,7 +97,7 @@ export const openAuditLogger = async <const E extends ReadonlyArray<AuditEvent.A
   // one that is closing still holds the lock
   while (logs.get(directory)?.closing !== undefined) await logs.get(directory)?.closing
   const log = logs.get(directory) ?? new Log(directory, layerOf(options), options.closeOnSignals ?? [])
-  return (await log.handle()) as AuditLogger<AuditLayer.Kinds<E>["kind"]>
+  return log.handle()
 }
 
 const layerOf = <const E extends ReadonlyArray<AuditEvent.Any>>({
