@@ -7,7 +7,7 @@
  * - else c-ares, which can be cancelled, first asks what `dns.lookup` would ask, and any reply will do;
  * - a name that was found before is not looked up again during a shutdown.
  */
-import { Effect, FiberRef } from "effect"
+import { type Cause, Effect, FiberRef } from "effect"
 import * as dns from "node:dns"
 import * as fs from "node:fs/promises"
 import * as net from "node:net"
@@ -123,13 +123,10 @@ const resolve = async (hostname: string, isClosing: boolean, signal: AbortSignal
 }
 
 /** The addresses of a host; interrupting it leaves nothing behind that could hold the process. */
-export const addressesOf = (hostname: string): Effect.Effect<Addresses, NodeJS.ErrnoException> =>
+export const addressesOf = (hostname: string): Effect.Effect<Addresses, Cause.UnknownException> =>
   Effect.flatMap(FiberRef.get(isShuttingDown), (isClosing) =>
     net.isIP(hostname) === 0
-      ? Effect.tryPromise({
-          try: (signal) => resolve(hostname, isClosing, signal),
-          catch: (error) => error as NodeJS.ErrnoException
-        })
+      ? Effect.tryPromise((signal) => resolve(hostname, isClosing, signal))
       : Effect.succeed([{ address: hostname, family: net.isIP(hostname) }])
   )
 
