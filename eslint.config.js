@@ -80,6 +80,36 @@ const house = [
     rules: { "no-restricted-imports": ["error", { patterns: [notFrom("cli"), notFromTheTop(1)] }] }
   },
   {
+    // The command is loaded once src/schema/Effect3.ts has found Effect 3.
+    files: ["src/**/*.ts"],
+    ignores: ["src/cli/**", "src/schema/Effect3.ts"],
+    rules: {
+      "@typescript-eslint/no-restricted-imports": [
+        "error",
+        {
+          paths: [
+            {
+              name: "effect",
+              importNames: [
+                "DefaultServices",
+                "Either",
+                "ExecutionStrategy",
+                "FiberRef",
+                "GlobalValue",
+                "MetricBoundaries",
+                "ParseResult",
+                "Supervisor"
+              ],
+              allowTypeImports: true,
+              message:
+                "Effect 4 lacks it, so that nothing would load there to say so: import it from schema/Effect3.js."
+            }
+          ]
+        }
+      ]
+    }
+  },
+  {
     files: ["src/**/*.ts"],
     ignores: ["src/cli/**", "src/AuditLogger.ts"],
     rules: {

@@ -4,7 +4,8 @@
  *
  * @since 0.1.0
  */
-import { Cause, Effect, Exit, GlobalValue, Layer, ManagedRuntime, Runtime } from "effect"
+import { Cause, Effect, Exit, Layer, ManagedRuntime, Runtime } from "effect"
+import { GlobalValue } from "./schema/Effect3.js"
 import type { Duration } from "effect"
 import * as path from "node:path"
 import { contained } from "./internal/contained.js"

@@ -4,6 +4,7 @@
  * @module effect-audit
  * @since 0.1.0
  */
+import "./schema/Effect3.js"
 
 /**
  * The verbs: record, flush, status, and regions of a program that are audited.

@@ -4,6 +4,7 @@
  * @module effect-audit/mysql
  * @since 0.1.0
  */
+import "./schema/Effect3.js"
 
 /**
  * Delivers to MySQL and MariaDB, each event once.

@@ -4,6 +4,7 @@
  * @module effect-audit/sqlite
  * @since 0.1.0
  */
+import "./schema/Effect3.js"
 
 /**
  * Delivers to an embedded SQLite file.

@@ -4,6 +4,7 @@
  * @module effect-audit/testing
  * @since 0.1.0
  */
+import "./schema/Effect3.js"
 
 /**
  * The real queue and worker, on a disk and a database in memory.

@@ -5,16 +5,15 @@
 import { checkPackage, createPackageFromTarballData } from "@arethetypeswrong/core"
 import type { Problem } from "@arethetypeswrong/core"
 import { build } from "esbuild"
-import { execFile } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
-import { promisify } from "node:util"
 import { publint } from "publint"
 import { formatMessage } from "publint/utils"
 import ts from "typescript"
 import type { TestContext } from "vitest"
 import { afterAll, beforeAll, describe, expect, test } from "vitest"
+import { pack, run, unreachableIn } from "./support/packed.js"
 import { root } from "./support/program.js"
 
 /** Each is a download of 50 MB. */
@@ -34,39 +33,6 @@ const project = path.join(work, "project")
 let tarball: Buffer
 
 // ---------------------------------------------------------------------------------------- the project
-
-const exec = promisify(execFile)
-
-/** Runs a command; its output, or an error that carries it. */
-const run = async (
-  file: string,
-  args: ReadonlyArray<string>,
-  cwd: string,
-  env: Record<string, string> = {}
-) => {
-  const own = Object.entries(process.env).filter(([name]) => !/^(AUDIT_|NODE_OPTIONS$|VITEST)/.test(name))
-  const { stdout } = await exec(file, args, { cwd, env: { ...Object.fromEntries(own), ...env } })
-  return stdout
-}
-
-/** Packs the working tree beside it, since `dist` of the repository may be in use. */
-const pack = async (): Promise<string> => {
-  const copy = path.join(work, "copy")
-  fs.mkdirSync(copy)
-  const { files } = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8")) as {
-    files: Array<string>
-  }
-  const needed = ["package.json", "tsconfig.json", "tsconfig.build.json", "README.md", "LICENSE", ...files]
-  for (const name of needed)
-    if (name !== "dist" && fs.existsSync(path.join(root, name)))
-      fs.cpSync(path.join(root, name), path.join(copy, name), { recursive: true })
-  fs.symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"), "junction")
-  await run("npm", ["pack", "--silent", "--pack-destination", work], copy)
-  return path.join(
-    work,
-    fs.readdirSync(work).find((name) => name.endsWith(".tgz"))!
-  )
-}
 
 const NPM_INSTALL = [
   "install",
@@ -99,17 +65,15 @@ const ifReachable = async (installation: Promise<unknown>) => {
   try {
     await installation
   } catch (error) {
-    const why = /E(NOTFOUND|AI_AGAIN|CONNREFUSED|CONNRESET|TIMEDOUT|NETUNREACH|HOSTUNREACH|NOTCACHED)/.exec(
-      String(error)
-    )
-    if (why === null) throw error
-    unreachable = `the registry cannot be reached: ${why[0]}`
+    const why = unreachableIn(String(error))
+    if (why === undefined) throw error
+    unreachable = `the registry cannot be reached: ${why}`
   }
 }
 
 beforeAll(async () => {
   // side by side: one computes, the other waits for files
-  const [file] = await Promise.all([pack(), ifReachable(installPeers())])
+  const [file] = await Promise.all([pack(work), ifReachable(installPeers())])
   tarball = fs.readFileSync(file)
   if (unreachable === undefined) await ifReachable(run("npm", [...NPM_INSTALL, file], project))
 }, 240_000)
@@ -198,6 +162,7 @@ describe("in an empty project", () => {
     fs.writeFileSync(path.join(project, "program.js"), outputText)
     fs.writeFileSync(path.join(project, "hooks.mjs"), HOOKS)
     fs.writeFileSync(path.join(project, "trace.mjs"), TRACE)
+    fs.writeFileSync(path.join(project, "uploaders.mjs"), UPLOADERS)
   })
 
   test("a program with every sub-path names them all", () => {
@@ -262,11 +227,21 @@ describe("in an empty project", () => {
     expect(files.filter((file) => DRIVERS.test(file) || COMMAND.test(file))).toEqual([])
   })
 
-  test("./mysql and ./sqlite load theirs", async (context) => {
+  test("./mysql and ./sqlite load theirs when an uploader is made", async (context) => {
     needsProject(context)
     const files = await loaded("effect-audit/mysql", "effect-audit/sqlite")
-    expect(files).toContainEqual(expect.stringMatching(/\/mysql2\//))
-    expect(files).toContainEqual(expect.stringMatching(/\/libsql\//))
+    expect(files.filter((file) => DRIVERS.test(file) || COMMAND.test(file))).toEqual([])
+    const made = await loaded("./uploaders.mjs")
+    expect(made).toContainEqual(expect.stringMatching(/\/mysql2\//))
+    expect(made).toContainEqual(expect.stringMatching(/\/libsql\//))
+  })
+
+  test("the libraries of the command are not installed", async (context) => {
+    needsProject(context)
+    const installed = fs.readdirSync(path.join(project, "node_modules/@effect"))
+    expect(installed.filter((name) => /^(cli|printer|typeclass)/.test(name))).toEqual([])
+    const licenses = path.join(project, "node_modules/effect-audit/dist/cli/effectCli.licenses.txt")
+    expect(fs.readFileSync(licenses, "utf8")).toMatch(/^@effect\/cli \S+ \(MIT\)/)
   })
 
   test("a bundle holds only what it uses", async (context) => {
@@ -304,8 +279,14 @@ describe("in an empty project", () => {
       run(process.execPath, ["--input-type=module", "-e", `await import("${specifier}")`], project)
     await importing("effect-audit")
     await importing("effect-audit/testing")
-    await expect(importing("effect-audit/mysql")).rejects.toThrow("Cannot find package '@effect/sql-mysql2'")
-    await expect(importing("effect-audit/sqlite")).rejects.toThrow("Cannot find package '@effect/sql-libsql'")
+    await importing("effect-audit/mysql")
+    await importing("effect-audit/sqlite")
+    await expect(run(process.execPath, ["uploaders.mjs", "mysql"], project)).rejects.toThrow(
+      "The driver cannot be loaded: install @effect/sql-mysql2@0.53"
+    )
+    await expect(run(process.execPath, ["uploaders.mjs", "sqlite"], project)).rejects.toThrow(
+      "The driver cannot be loaded: install @effect/sql-libsql@0.42"
+    )
     const bin = path.join(project, "node_modules/effect-audit/dist/cli/main.js")
     expect(await run(process.execPath, [bin, "--version"], project)).toMatch(/^\d+\.\d+\.\d+/)
   })
@@ -322,6 +303,17 @@ export const resolve = async (specifier, context, next) => {
   return resolved
 }\`
 register("data:text/javascript," + encodeURIComponent(hooks))
+`
+
+/** Makes the uploaders, or one of them. */
+const UPLOADERS = `
+import { Effect, Redacted } from "effect"
+import { MysqlUploader } from "effect-audit/mysql"
+import { SqliteUploader } from "effect-audit/sqlite"
+const only = process.argv[2]
+const make = (uploader) => Effect.runPromise(Effect.scoped(uploader))
+if (only !== "sqlite") await make(MysqlUploader.make({ url: Redacted.make("mysql://app@db/app") }))
+if (only !== "mysql") await make(SqliteUploader.make({ filename: "./audit.db" }))
 `
 
 /** Imports what it is told, and notes the CommonJS modules that came along. */

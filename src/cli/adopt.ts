@@ -1,9 +1,9 @@
 /** `effect-audit adopt`: takes over the queue file of the Python class. */
-import { Args, Command } from "@effect/cli"
 import { Effect } from "effect"
 import { isAbsent } from "../internal/queue/files.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
+import { Args, Command } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { counted } from "./format.js"
 import { becomeOwner } from "./owner.js"

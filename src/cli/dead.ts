@@ -1,10 +1,10 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
-import { Args, Command, Options } from "@effect/cli"
 import { Chunk, Duration, Effect, Option, Schedule } from "effect"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as requests from "../internal/queue/requests.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
+import { Args, Command, Options } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
 import { cellOf, counted, formatBytes, formatCount, formatTable, visible } from "./format.js"

@@ -1,8 +1,8 @@
 /** `effect-audit doctor`: everything that delivery needs, one line each. */
-import { Command } from "@effect/cli"
 import { Effect, Option } from "effect"
 import { ownerOf } from "../internal/queue/inspect.js"
 import { Disk } from "../services/Disk.js"
+import { Command } from "./effectCli.js"
 import { endWith, ExitCode } from "./exit.js"
 import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"

@@ -1,11 +1,11 @@
 /** `effect-audit tail` and `show`: events as they stand in the queue. */
-import { Args, Command, Options } from "@effect/cli"
 import { Effect, Option, Stream } from "effect"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
 import { idOf } from "../schema/Position.js"
 import { type LineLimit, ownerOf, queueIdOf, snapshot, waitingLines } from "../internal/queue/inspect.js"
 import { Disk } from "../services/Disk.js"
+import { Args, Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { cellOf, jsonOf, visible, widthOf } from "./format.js"
 import { isId, maskEvent, type Masked } from "./mask.js"

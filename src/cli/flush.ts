@@ -1,5 +1,4 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
-import { Command } from "@effect/cli"
 import { Duration, Effect, Exit, Fiber, Layer } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
 import { objectOf } from "../internal/queue/ledger.js"
@@ -12,6 +11,7 @@ import { UploadError, type FlushError } from "../schema/Errors.js"
 import type { Position } from "../schema/Position.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
+import { Command } from "./effectCli.js"
 import { endWith, ExitCode, usageError } from "./exit.js"
 import { counted, formatCount, formatSpan } from "./format.js"
 import { loadMysql } from "./mysql.js"

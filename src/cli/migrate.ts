@@ -1,6 +1,6 @@
 /** `effect-audit migrate`: the tables, made or fitted. */
-import { Command, Options } from "@effect/cli"
 import { Effect, Option } from "effect"
+import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
 import { database, databaseOf, events, json, kindsOf, tablesOf } from "./settings.js"

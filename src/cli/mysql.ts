@@ -4,10 +4,13 @@ import { usageError } from "./exit.js"
 
 const load = <A>(module: () => Promise<A>) =>
   Effect.tryPromise({
-    try: module,
+    try: async () => {
+      await import("@effect/sql-mysql2/MysqlClient")
+      return module()
+    },
     catch: (cause) =>
       usageError(
-        `The driver of MySQL cannot be loaded: npm install @effect/sql-mysql2 (${cause instanceof Error ? cause.message : String(cause)})`
+        `The driver of MySQL cannot be loaded: npm install @effect/sql-mysql2@0.53 (${cause instanceof Error ? cause.message : String(cause)})`
       )
   })
 

@@ -1,6 +1,6 @@
 /** `effect-audit serve`: one page on this machine, for those who like to look rather than read. */
-import { Command, Options } from "@effect/cli"
 import { Effect } from "effect"
+import { Command, Options } from "./effectCli.js"
 import { directory, findQueues, queuesOf } from "./settings.js"
 
 const port = Options.integer("port").pipe(

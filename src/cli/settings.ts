@@ -1,5 +1,4 @@
 /** What flags and environment say: which queue, which database, which kinds of events. */
-import { Options, Prompt } from "@effect/cli"
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Config, Effect, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
@@ -14,6 +13,7 @@ import * as AuditEvent from "../schema/AuditEvent.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
 import { Disk } from "../services/Disk.js"
+import { Options, Prompt } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { becomeOwner, refuse } from "./owner.js"
 import { say } from "./terminal.js"

@@ -1,10 +1,10 @@
 /** `effect-audit status`: the state of a queue in one look. */
-import { Command, Options } from "@effect/cli"
 import { Clock, Duration, Effect, Option, Schedule } from "effect"
 import type { Inspection } from "../internal/queue/inspect.js"
 import { inspect } from "../internal/queue/inspect.js"
 import type { Balance } from "../services/QueueFile.js"
 import { Disk } from "../services/Disk.js"
+import { Command, Options } from "./effectCli.js"
 import { endWith, type ExitCode, usageError, worst } from "./exit.js"
 import { counted, formatBytes, formatCount, formatSpan } from "./format.js"
 import { directory, json, queuesOf, settingsOf } from "./settings.js"

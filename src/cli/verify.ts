@@ -1,5 +1,4 @@
 /** `effect-audit verify`: reads every file of a queue and checks it against the others; changes nothing. */
-import { Command } from "@effect/cli"
 import { Effect, Either, Exit, Option, Stream } from "effect"
 import { balanceOf } from "../internal/queue/ledger.js"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
@@ -12,6 +11,7 @@ import type { Segment } from "../internal/queue/segments.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { compile, makeDecoder } from "../schema/Line.js"
 import { Disk } from "../services/Disk.js"
+import { Command } from "./effectCli.js"
 import { endWith, ExitCode } from "./exit.js"
 import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"

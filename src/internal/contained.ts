@@ -8,19 +8,17 @@ import {
   Cause,
   Clock,
   Context,
-  DefaultServices,
   Duration,
   Effect,
-  FiberRef,
   HashSet,
   Logger,
   LogLevel,
   Option,
   Schedule,
   Scope,
-  Supervisor,
   Tracer
 } from "effect"
+import { DefaultServices, FiberRef, Supervisor } from "../schema/Effect3.js"
 import type { MetricLabel } from "effect"
 
 /** Runs the effect, and all fibers that it forks, with the loggers, tracer and clock of the program contained. */

@@ -2,7 +2,8 @@
  * The metrics, by name; docs/metrics.md explains them. All carry `queue`, the directory. Nothing is measured for a
  * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry soon after.
  */
-import { FiberRef, Metric, MetricBoundaries } from "effect"
+import { Metric } from "effect"
+import { FiberRef, MetricBoundaries } from "../schema/Effect3.js"
 import type { AppendError } from "../schema/Errors.js"
 import { attempt } from "./contained.js"
 

@@ -1,5 +1,5 @@
 /** From a line on disk to an event: what delivery does with it, and what `verify` says of it. */
-import { Either } from "effect"
+import { Either } from "../schema/Effect3.js"
 import type { makeDecoder, StoredEvent } from "../schema/Line.js"
 import type { QueueRecord, Refusal } from "../services/QueueFile.js"
 import { eventIdOfLine } from "./python/oldLines.js"

@@ -1,5 +1,6 @@
 /** One deadline over all steps of a shutdown: they share it, so that the sum of their waits is bounded. */
-import { Duration, Effect, FiberRef, GlobalValue } from "effect"
+import { Duration, Effect } from "effect"
+import { FiberRef, GlobalValue } from "../schema/Effect3.js"
 import { monotonicMillis } from "./monotonic.js"
 
 /** Whether what runs is a step of a shutdown, which begins nothing that it cannot end. */

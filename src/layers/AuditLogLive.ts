@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Context, Effect, Either, Layer, Stream } from "effect"
+import { Clock, Context, Effect, Layer, Stream } from "effect"
 import type { Fiber } from "effect"
 import { validate as isUuid } from "uuid"
 import { makeGenerator } from "../schema/EventId.js"
@@ -12,6 +12,7 @@ import { contained, unsafeMillis } from "../internal/contained.js"
 import { makeTally, type Tally } from "../internal/metrics.js"
 import { makePrepare, type Prepared, type Rules } from "../schema/Rules.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
+import { Either } from "../schema/Effect3.js"
 import { type AppendError, InvalidEvent } from "../schema/Errors.js"
 import { compile, type Issue } from "../schema/Line.js"
 import { CurrentActor } from "../services/Actor.js"

@@ -6,7 +6,7 @@
 import { Config, Effect, Layer } from "effect"
 import type { ConfigError, Scope } from "effect"
 import type { ConnectionSettings, Session } from "../internal/database/mysql/connection.js"
-import { endpointsOf } from "../internal/database/mysql/connection.js"
+import { driver, endpointsOf } from "../internal/database/mysql/connection.js"
 import { classify, toUploadError } from "../internal/database/mysql/errors.js"
 import * as Migrate from "../internal/database/mysql/migrate.js"
 import { makeSessions } from "../internal/database/mysql/sessions.js"
@@ -73,6 +73,8 @@ export const layerConfig = (
  */
 export const make = (options: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
+    // now, since a program that runs for long should need no files of its installation later
+    yield* driver
     const concurrency = Math.max(1, Math.floor(options.connections ?? 1))
     const withSession = yield* makeSessions(options, concurrency)
     const deduplicates = options.deduplication !== "none"

@@ -3,10 +3,11 @@
  *
  * @since 0.1.0
  */
-import { Effect, ExecutionStrategy, Exit, Layer, Scope, Stream } from "effect"
+import { Effect, Exit, Layer, Scope, Stream } from "effect"
 import { tryLock, unlock } from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { ExecutionStrategy } from "../schema/Effect3.js"
 import {
   Disk,
   DiskError,

@@ -11,7 +11,6 @@ import {
   Deferred,
   Duration,
   Effect,
-  Either,
   Exit,
   Fiber,
   Layer,
@@ -31,6 +30,7 @@ import { monotonicMillis } from "../internal/monotonic.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
+import { Either } from "../schema/Effect3.js"
 import { FlushError } from "../schema/Errors.js"
 import { compile, makeDecoder } from "../schema/Line.js"
 import { QueueFile } from "../services/QueueFile.js"

@@ -4,20 +4,20 @@
  *
  * @since 0.1.0
  */
-import * as Reactivity from "@effect/experimental/Reactivity"
 import type { Connection } from "@effect/sql/SqlConnection"
-import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
-import { Config, Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
+import { Config, Effect, Exit, Layer, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
 import { sqliteType } from "../internal/database/columnTypes.js"
+import * as drivers from "../internal/database/driver.js"
 import type { Attempt } from "../internal/database/narrow.js"
 import { makeDriftGuard, narrow } from "../internal/database/narrow.js"
 import { explain, operator, toUploadError } from "../internal/database/sqlite/errors.js"
 import type { TableNames } from "../internal/database/rows.js"
 import { EVENT_ID, EVENT_TIME, parameters, placeholders, tableName } from "../internal/database/rows.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
+import { ExecutionStrategy } from "../schema/Effect3.js"
 import type { UploadError } from "../schema/Errors.js"
 import type { UploadBatch } from "../services/Uploader.js"
 import { Uploader } from "../services/Uploader.js"
@@ -68,6 +68,8 @@ export const layerConfig = (
  */
 export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
+    // now, since a program that runs for long should need no files of its installation later
+    yield* driver
     const permit = yield* Effect.makeSemaphore(1)
     const scope = yield* Effect.scope
     const file = path.resolve(filename)
@@ -127,9 +129,16 @@ interface Opened {
   readonly tables: Set<string>
 }
 
+/** The modules of the driver. */
+const driver = drivers.load("@effect/sql-libsql@0.42", async () => ({
+  LibsqlClient: await import("@effect/sql-libsql/LibsqlClient"),
+  Reactivity: await import("@effect/experimental/Reactivity")
+}))
+
 /** Opens the file, and makes it if it is not there. */
 const openFile = (file: string): Effect.Effect<Connection, UploadError, Scope.Scope> =>
   Effect.gen(function* () {
+    const { LibsqlClient, Reactivity } = yield* driver
     const client = yield* LibsqlClient.make({ url: pathToFileURL(file) }).pipe(
       Effect.provide(Reactivity.layer)
     )

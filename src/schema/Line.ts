@@ -7,8 +7,9 @@
  *
  * @since 0.1.0
  */
-import { DateTime, Either, identity, Option, ParseResult, Schema, SchemaAST as AST } from "effect"
+import { DateTime, identity, Option, Schema, SchemaAST as AST } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
+import { Either, ParseResult } from "./Effect3.js"
 
 /**
  * A value as it is handed to the database.

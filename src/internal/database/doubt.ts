@@ -11,7 +11,8 @@
  * - Two bad events stand side by side: rows from the end of the batch, the witnesses, are stored between them.
  * - An ill server refuses everything: it is asked a dozen times a pass.
  */
-import { Data, Effect, Either } from "effect"
+import { Data, Effect } from "effect"
+import { Either } from "../../schema/Effect3.js"
 import { UploadError } from "../../schema/Errors.js"
 import type { StoredEvent } from "../../schema/Line.js"
 import type { Rejection } from "../../services/Uploader.js"

@@ -3,8 +3,9 @@
  *
  * The generators that run for each batch stand outside of what a worker makes for itself: see internal/delivery/pipeline.ts.
  */
-import { Context, DefaultServices, Duration, Effect, Either, Metric, Number as Num, Tracer } from "effect"
+import { Context, Duration, Effect, Metric, Number as Num, Tracer } from "effect"
 import type { Clock, MetricLabel, Scope } from "effect"
+import { DefaultServices, Either } from "../../schema/Effect3.js"
 import type { QueueAccessError, UploadError } from "../../schema/Errors.js"
 import type { StoredEvent } from "../../schema/Line.js"
 import { idOf, isBefore, type Place, type Position } from "../../schema/Position.js"

@@ -2,8 +2,9 @@
  * What another process asks the owner of a queue to do with its dead letters: a file for each request, written whole,
  * removed when it is carried out. Only the owner of the lock writes to the queue itself.
  */
-import { Clock, Effect, Either, Option, Schema, Stream } from "effect"
+import { Clock, Effect, Option, Schema, Stream } from "effect"
 import { randomUUID } from "node:crypto"
+import { Either } from "../../schema/Effect3.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import { isAbsent, readText, replace } from "./files.js"
 

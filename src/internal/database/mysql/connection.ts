@@ -2,13 +2,12 @@
  * A session with MySQL or MariaDB that can be given up at any moment. The driver's calls have no canceller and closing
  * its pool waits for a hung server, so every socket is ours: destroying it ends whatever waits for it.
  */
-import * as Reactivity from "@effect/experimental/Reactivity"
-import { SqlError } from "@effect/sql/SqlError"
-import * as MysqlClient from "@effect/sql-mysql2/MysqlClient"
+import type { SqlError } from "@effect/sql/SqlError"
 import { Array as Arr, Duration, Effect, Exit, Redacted, Schema } from "effect"
 import type { Scope } from "effect"
 import type * as net from "node:net"
 import { UploadError } from "../../../schema/Errors.js"
+import * as drivers from "../driver.js"
 import type { Guard, StreamOptions } from "./driver.js"
 import { guard, protocolError } from "./driver.js"
 import type { Subject } from "./errors.js"
@@ -152,12 +151,25 @@ export interface ResultHeader {
   readonly warningStatus: number
 }
 
+/** The modules of the driver. */
+export const driver = drivers.load("@effect/sql-mysql2@0.53", async () => ({
+  MysqlClient: await import("@effect/sql-mysql2/MysqlClient"),
+  Reactivity: await import("@effect/experimental/Reactivity"),
+  SqlError: (await import("@effect/sql/SqlError")).SqlError
+}))
+
 /**
  * Connects. The session lives in the scope; closed with a success it says goodbye, closed with a failure it is cut.
  * Neither waits for the server, nor leaves anything that would keep the process alive.
  */
 export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
   Effect.gen(function* () {
+    const { MysqlClient, Reactivity, SqlError } = yield* driver
+    const failed = (cause: Error) => new SqlError({ message: cause.message, cause })
+    const timedOut = (what: string, after: Duration.Duration) =>
+      failed(
+        Object.assign(new Error(`${what} took longer than ${Duration.format(after)}`), { code: "ETIMEDOUT" })
+      )
     const sockets = new Set<net.Socket>()
     let isCut = false
     const cut = Effect.sync(() => {
@@ -359,13 +371,3 @@ const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings) =
 
 const isResultHeader = (answer: unknown): answer is ResultHeader =>
   typeof (answer as Partial<ResultHeader> | undefined)?.affectedRows === "number"
-
-const failed = (cause: Error) => new SqlError({ message: cause.message, cause })
-
-const timedOut = (what: string, after: Duration.Duration) =>
-  new SqlError({
-    message: `${what} took longer than ${Duration.format(after)}`,
-    cause: Object.assign(new Error(`${what} took longer than ${Duration.format(after)}`), {
-      code: "ETIMEDOUT"
-    })
-  })

@@ -7,7 +7,8 @@
  * - else c-ares, which can be cancelled, first asks what `dns.lookup` would ask, and any reply will do;
  * - a name that was found before is not looked up again during a shutdown.
  */
-import { type Cause, Effect, FiberRef } from "effect"
+import { type Cause, Effect } from "effect"
+import { FiberRef } from "../../../schema/Effect3.js"
 import * as dns from "node:dns"
 import * as fs from "node:fs/promises"
 import * as net from "node:net"

@@ -1,7 +1,8 @@
 /**
  * Sessions that are opened when they are needed, kept while they are good, and given up when they are not.
  */
-import { Cause, Effect, Either, ExecutionStrategy, Exit, Option, Scope } from "effect"
+import { Cause, Effect, Exit, Option, Scope } from "effect"
+import { Either, ExecutionStrategy } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { ConnectionSettings, Endpoint, Session } from "./connection.js"
 import { endpointsOf, open } from "./connection.js"

@@ -1,0 +1,80 @@
+/** The command `effect-audit`: for whoever looks after a queue. */
+import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
+import * as NodePath from "@effect/platform-node/NodePath"
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeTerminal from "@effect/platform-node/NodeTerminal"
+import { Cause, ConfigError, Effect, Exit, Layer, Logger, LogLevel, Option } from "effect"
+import { createRequire } from "node:module"
+import * as NodeDisk from "../layers/NodeDisk.js"
+import { UploadError } from "../schema/Errors.js"
+import { adopt } from "./adopt.js"
+import { dead } from "./dead.js"
+import { doctor } from "./doctor.js"
+import { CliConfig, Command, ValidationError } from "./effectCli.js"
+import { show, tail } from "./events.js"
+import { Ended, ExitCode } from "./exit.js"
+import { flush } from "./flush.js"
+import { migrate } from "./migrate.js"
+import { overview } from "./overview.js"
+import { serve } from "./serve.js"
+import { status } from "./status.js"
+import { logger, print, say, withPlainConsole } from "./terminal.js"
+import { verify } from "./verify.js"
+
+const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
+
+const command = Command.make("effect-audit", {}, () => print(overview(version))).pipe(
+  Command.withDescription("Looks at an audit queue, and after it"),
+  Command.withSubcommands([status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve])
+)
+
+// the help of @effect/cli repeats all flags of all commands
+const isHelp = process.argv.length === 3 && ["--help", "-h"].includes(process.argv[2]!)
+const program = Command.run(command, { name: "effect-audit", version })(
+  isHelp ? process.argv.slice(0, 2) : process.argv
+)
+
+const sayLines = (text: string) => say(...text.split("\n"))
+
+/** What went wrong, in words, and the code to exit with. */
+const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
+  if (Cause.isInterruptedOnly(cause)) return Effect.succeed(ExitCode.fine)
+  const error = Option.getOrUndefined(Cause.failureOption(cause))
+  if (error instanceof Ended)
+    return Effect.as(error.message === "" ? Effect.void : say(error.message), error.code)
+  // it has been printed
+  if (ValidationError.isValidationError(error)) return Effect.succeed(ExitCode.usage)
+  if (ConfigError.isConfigError(error)) return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.usage)
+  if (error instanceof UploadError) {
+    const code = error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging
+    return Effect.as(say(error.message), code)
+  }
+  // those of a queue or of its disk say what to do
+  if (error instanceof Error) return Effect.as(say(error.message), ExitCode.needsOperator)
+  return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.defect)
+}
+
+// a reader that has seen enough: `effect-audit tail | head`
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 70))
+
+program.pipe(
+  Effect.as<ExitCode>(ExitCode.fine),
+  Effect.catchAllCause(failed),
+  withPlainConsole,
+  Effect.provide(
+    Layer.mergeAll(
+      NodeDisk.layer,
+      NodeFileSystem.layer,
+      NodePath.layer,
+      NodeTerminal.layer,
+      CliConfig.layer({ showBuiltIns: false }),
+      logger,
+      Logger.minimumLogLevel(LogLevel.None)
+    )
+  ),
+  NodeRuntime.runMain({
+    disableErrorReporting: true,
+    disablePrettyLogger: true,
+    teardown: (exit, onExit) => onExit(Exit.isSuccess(exit) ? Number(exit.value) : ExitCode.defect)
+  })
+)

@@ -1,0 +1,48 @@
+/**
+ * Effect 3: a sentence on every other Effect, and what Effect 4 no longer exports.
+ *
+ * Each entry point imports this module first. A named import that `effect` lacks fails before any code runs, so the
+ * sentence would never be said: the names below come from the namespace instead (test/install.test.ts, on Effect 4).
+ *
+ * @module
+ */
+import * as effect from "effect"
+
+/** The oldest Effect of our peer range. */
+const OLDEST = "3.22.4"
+
+/** The packages of docs/getting-started.md, which a test compares. */
+const PACKAGES =
+  "effect-audit effect@3 @effect/platform@0.97 @effect/platform-node@0.108 @effect/sql@0.52 " +
+  "@effect/experimental@0.61 @effect/cluster@0.60 @effect/rpc@0.76 @effect/workflow@0.19"
+
+/** The version that an Effect says of itself: on its values until 3, in a module since 4.0.2. */
+const versionOf = (found: {
+  readonly Effect: { readonly void: unknown }
+  readonly Version?: { readonly getCurrentVersion: () => string }
+}): string | undefined =>
+  (found.Effect.void as Record<symbol, { readonly _V?: string } | undefined>)[Symbol.for("effect/Effect")]
+    ?._V ?? found.Version?.getCurrentVersion()
+
+const isOurs = (version: string): boolean => {
+  const parts = version.split(/[.-]/).map(Number)
+  const oldest = OLDEST.split(".").map(Number)
+  const first = oldest.findIndex((part, index) => part !== parts[index])
+  return parts[0] === oldest[0] && (first === -1 || parts[first]! > oldest[first]!)
+}
+
+const version = versionOf(effect)
+if (version === undefined || !isOurs(version)) {
+  throw new Error(
+    `effect-audit needs Effect 3, ${OLDEST} or later, but found ${version ?? "an Effect that does not say its version"}: install ${PACKAGES}`
+  )
+}
+
+export import DefaultServices = effect.DefaultServices
+export import Either = effect.Either
+export import ExecutionStrategy = effect.ExecutionStrategy
+export import FiberRef = effect.FiberRef
+export import GlobalValue = effect.GlobalValue
+export import MetricBoundaries = effect.MetricBoundaries
+export import ParseResult = effect.ParseResult
+export import Supervisor = effect.Supervisor

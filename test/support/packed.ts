@@ -1,0 +1,76 @@
+/**
+ * The package as its users get it: a tarball, and commands that run in projects of their own.
+ *
+ * @module
+ */
+import { execFile } from "node:child_process"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { promisify } from "node:util"
+import { root } from "./program.js"
+
+const exec = promisify(execFile)
+
+/** The environment of this run, without what is meant for the tests alone. */
+const environment = () =>
+  Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !/^(AUDIT_|NODE_OPTIONS$|VITEST)/.test(name))
+  )
+
+/** Runs a command; its output, or an error that carries it. */
+export const run = async (
+  file: string,
+  args: ReadonlyArray<string>,
+  cwd: string,
+  env: Record<string, string> = {}
+) => {
+  const { stdout } = await exec(file, args, { cwd, env: { ...environment(), ...env } })
+  return stdout
+}
+
+/** The same for a line of a shell, with all that it writes. */
+export const shell = async (
+  line: string,
+  cwd: string,
+  env: Record<string, string> = {}
+): Promise<{ readonly code: number; readonly output: string }> => {
+  try {
+    const { stdout, stderr } = await exec("/bin/sh", ["-c", line], { cwd, env: { ...environment(), ...env } })
+    return { code: 0, output: stdout + stderr }
+  } catch (error) {
+    const { code, stderr, stdout } = error as { code?: number; stderr?: string; stdout?: string }
+    if (typeof code !== "number") throw error
+    return { code, output: `${stdout ?? ""}${stderr ?? ""}` }
+  }
+}
+
+/** Packs the working tree beside it, since `dist` of the repository may be in use; the tarball. */
+export const pack = async (work: string): Promise<string> => {
+  const copy = path.join(work, "copy")
+  fs.mkdirSync(copy)
+  const { files } = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8")) as {
+    files: Array<string>
+  }
+  const needed = [
+    "package.json",
+    "tsconfig.json",
+    "tsconfig.build.json",
+    "scripts",
+    "README.md",
+    "LICENSE",
+    ...files
+  ]
+  for (const name of needed)
+    if (name !== "dist" && fs.existsSync(path.join(root, name)))
+      fs.cpSync(path.join(root, name), path.join(copy, name), { recursive: true })
+  fs.symlinkSync(path.join(root, "node_modules"), path.join(copy, "node_modules"), "junction")
+  await run("npm", ["pack", "--silent", "--pack-destination", work], copy)
+  return path.join(
+    work,
+    fs.readdirSync(work).find((name) => name.endsWith(".tgz"))!
+  )
+}
+
+/** Why npm did not get what it asked the registry for, if that is why it failed. */
+export const unreachableIn = (text: string): string | undefined =>
+  /E(NOTFOUND|AI_AGAIN|CONNREFUSED|CONNRESET|TIMEDOUT|NETUNREACH|HOSTUNREACH|NOTCACHED)/.exec(text)?.[0]
