@@ -117,6 +117,8 @@ interface Manager {
   /** the package that it comes as */
   readonly tool?: string
   readonly env?: Record<string, string>
+  /** the command that names peers that are missing, where adding only counts them */
+  readonly explains?: string
   /** what it says of peers that are missing or do not fit */
   readonly complains: RegExp
 }
@@ -131,19 +133,21 @@ const managers: ReadonlyArray<Manager> = [
     row: "yarn 4",
     tool: "@yarnpkg/cli-dist@4",
     env: { YARN_NODE_LINKER: "node-modules" },
-    complains: /YN00(02|60|86)/
+    explains: "yarn explain peer-requirements",
+    complains: /YN00(02|60)|✘/
   },
   {
     name: "yarn 4 with Plug'n'Play",
     row: "yarn 4",
     tool: "@yarnpkg/cli-dist@4",
     env: { YARN_NODE_LINKER: "pnp" },
-    complains: /YN00(02|60|86)/
+    explains: "yarn explain peer-requirements",
+    complains: /YN00(02|60)|✘/
   }
 ]
 
 /** An empty folder, and how commands of the documents are run in it. */
-const workplace = async ({ complains, env = {}, name, row, tool }: Manager) => {
+const workplace = async ({ complains, env = {}, explains, name, row, tool }: Manager) => {
   const folder = fs.mkdtempSync(path.join(work, "project-"))
   onTestFinished(() => fs.rmSync(folder, { recursive: true, force: true }))
   const variables: Record<string, string> = {
@@ -178,9 +182,12 @@ const workplace = async ({ complains, env = {}, name, row, tool }: Manager) => {
       : translated
     const { code, output } = await reaching(shell(command, folder, variables))
     expect(code, `${command}\n${output}`).toBe(0)
-    // that peer is mysql2's, and @effect/sql-mysql2 does not hand it on
-    const lines = output.split("\n").filter((each) => !each.includes("@types/node"))
-    if (INSTALLS.test(line)) expect(lines.filter((each) => complains.test(each))).toEqual([])
+    if (INSTALLS.test(line)) {
+      const explained = explains === undefined ? "" : (await shell(explains, folder, variables)).output
+      // @types/node is a peer of mysql2, which @effect/sql-mysql2 does not hand on
+      const lines = `${output}\n${explained}`.split("\n").filter((each) => !each.includes("@types/node"))
+      expect(lines.filter((each) => complains.test(each))).toEqual([])
+    }
     return output
   }
 
