@@ -9,19 +9,10 @@ import * as watchdog from "../src/internal/watchdog.js"
 import { monotonicMillis } from "../src/internal/monotonic.js"
 import type { Uploader } from "../src/services/Uploader.js"
 import { away, openAudit } from "./support/auditHere.js"
+import { shifted } from "./support/clock.js"
 import * as q from "./support/queue.js"
 
 const HOUR = 3_600_000
-
-/** A clock whose wall time is off by what `offset` says, as one that is set while the program runs. */
-const shifted = (clock: Clock.Clock, offset: () => number): Clock.Clock =>
-  // all else is that of the test clock, which is adjusted through it
-  Object.assign(Object.create(clock) as Clock.Clock, {
-    unsafeCurrentTimeMillis: () => clock.unsafeCurrentTimeMillis() + offset(),
-    currentTimeMillis: Effect.sync(() => clock.unsafeCurrentTimeMillis() + offset()),
-    unsafeCurrentTimeNanos: () => clock.unsafeCurrentTimeNanos(),
-    currentTimeNanos: Effect.sync(() => clock.unsafeCurrentTimeNanos())
-  })
 
 describe("a clock that is set", () => {
   it.effect("back by six hours: minFreeBytes is looked at as before", () =>

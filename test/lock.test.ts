@@ -50,25 +50,28 @@ describe("the lock", () => {
     })
   )
 
-  it.scopedLive("goes to one of two processes that start at the same instant: 100 tries", () =>
-    Effect.gen(function* () {
-      const parent = yield* temporaryDirectory
-      const racers = yield* Effect.all([auditProcess(), auditProcess()], { concurrency: 2 })
-      const wins = [0, 0]
-      for (let attempt = 0; attempt < 100; attempt++) {
-        const directory = `${parent}/${attempt}`
-        const at = Date.now() + 5
-        const race = racers.map((racer) => racer.open({ directory }, { at }))
-        const [first, second] = yield* Effect.all(race, { concurrency: 2 })
-        const loser = first ?? second
-        assert.include(loser, { _tag: "QueueLocked", directory })
-        const winner = loser === first ? 1 : 0
-        assert.isUndefined([first, second][winner], "one of them has it")
-        wins[winner]!++
-        yield* racers[winner].close
-      }
-      assert.isAbove(Math.min(...wins), 0, `the same process won always (${wins.join(" : ")}): no race`)
-    })
+  it.scopedLive(
+    "goes to one of two processes that start at the same instant: 100 tries",
+    () =>
+      Effect.gen(function* () {
+        const parent = yield* temporaryDirectory
+        const racers = yield* Effect.all([auditProcess(), auditProcess()], { concurrency: 2 })
+        const wins = [0, 0]
+        for (let attempt = 0; attempt < 100; attempt++) {
+          const directory = `${parent}/${attempt}`
+          const at = Date.now() + 5
+          const race = racers.map((racer) => racer.open({ directory }, { at }))
+          const [first, second] = yield* Effect.all(race, { concurrency: 2 })
+          const loser = first ?? second
+          assert.include(loser, { _tag: "QueueLocked", directory })
+          const winner = loser === first ? 1 : 0
+          assert.isUndefined([first, second][winner], "one of them has it")
+          wins[winner]!++
+          yield* racers[winner].close
+        }
+        assert.isAbove(Math.min(...wins), 0, `the same process won always (${wins.join(" : ")}): no race`)
+      }),
+    300_000
   )
 
   const hasNamespaces = process.platform === "linux" && spawnSync("unshare", ["-n", "true"]).status === 0

@@ -31,6 +31,7 @@ import { LoginLog } from "../src/schema/LoginLog.js"
 import { UseLog } from "../src/schema/UseLog.js"
 import { QueueFile } from "../src/services/QueueFile.js"
 import { Uploader, type UploadBatch, type UploadResult } from "../src/services/Uploader.js"
+import { shifted } from "./support/clock.js"
 import * as q from "./support/queue.js"
 
 type Answer = (batch: UploadBatch) => Effect.Effect<UploadResult, UploadError>
@@ -845,20 +846,23 @@ describe("a batch", () => {
 
   it.effect("a clock that is set back does not hold up the cursor", () =>
     Effect.gen(function* () {
-      const counts: Array<number> = []
-      const { use } = yield* start({
-        options: { batchRecords: 1 },
-        over: counting(counts),
-        answer: () => Effect.as(Effect.sleep(10), { rejected: [] })
-      })
-      yield* TestClock.setTime(3_600_000)
-      yield* use("before")
-      yield* TestClock.adjust(10)
-      assert.lengthOf(counts, 1)
-      yield* TestClock.setTime(0)
-      for (let i = 0; i < 40; i++) yield* use(`${i}`)
-      yield* TestClock.adjust(200)
-      assert.isAbove(counts.length, 2)
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      yield* Effect.gen(function* () {
+        const counts: Array<number> = []
+        const { use } = yield* start({
+          options: { batchRecords: 1 },
+          over: counting(counts),
+          answer: () => Effect.as(Effect.sleep(10), { rejected: [] })
+        })
+        yield* use("before")
+        yield* TestClock.adjust(10)
+        assert.lengthOf(counts, 1)
+        offset = -3_600_000
+        for (let i = 0; i < 40; i++) yield* use(`${i}`)
+        yield* TestClock.adjust(200)
+        assert.isAbove(counts.length, 2)
+      }).pipe(Effect.withClock(clock))
     })
   )
 
@@ -965,25 +969,29 @@ describe("a batch", () => {
 
   it.effect("requests are carried out during a pass, also when the clock is set back", () =>
     Effect.gen(function* () {
-      let looks = 0
-      let uploads = 0
-      const gate = yield* Deferred.make<void>()
-      const { queue, use } = yield* start({
-        over: withLooks(() => looks++),
-        options: { batchRecords: 1 },
-        // nothing sleeps while the clock is set
-        answer: () => Effect.as(++uploads === 6 ? Deferred.await(gate) : Effect.sleep(100), { rejected: [] })
-      })
-      yield* TestClock.setTime(3_600_000)
-      for (let event = 0; event < 60; event++) yield* use("a")
-      yield* TestClock.adjust("1 second")
-      assert.strictEqual(uploads, 6)
-      yield* TestClock.setTime(0)
-      const before = looks
-      yield* Deferred.succeed(gate, undefined)
-      yield* TestClock.adjust("3 seconds")
-      assert.isAbove((yield* q.books(queue)).waiting, 0)
-      assert.isAtLeast(looks - before, 3)
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      yield* Effect.gen(function* () {
+        let looks = 0
+        let uploads = 0
+        const gate = yield* Deferred.make<void>()
+        const { queue, use } = yield* start({
+          over: withLooks(() => looks++),
+          options: { batchRecords: 1 },
+          // nothing sleeps while the clock is set
+          answer: () =>
+            Effect.as(++uploads === 6 ? Deferred.await(gate) : Effect.sleep(100), { rejected: [] })
+        })
+        for (let event = 0; event < 60; event++) yield* use("a")
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(uploads, 6)
+        offset = -3_600_000
+        const before = looks
+        yield* Deferred.succeed(gate, undefined)
+        yield* TestClock.adjust("3 seconds")
+        assert.isAbove((yield* q.books(queue)).waiting, 0)
+        assert.isAtLeast(looks - before, 3)
+      }).pipe(Effect.withClock(clock))
     })
   )
 

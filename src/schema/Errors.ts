@@ -243,8 +243,8 @@ export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/U
   /** what is wrong and what to do next; free of the texts of the database, which echo rows */
   reason: Schema.String,
   /**
-   * true where more events in the batch would tell whether an event or the database is to blame: the next one has up to
-   * twice as many
+   * true where more events in the batch would tell whether an event or the database is to blame: the next one has
+   * more, up to eight times as many
    */
   wantsMore: Schema.optional(Schema.Boolean),
   /** the original error, whose text may echo a row: out of the sight of logs and traces, but for our log at Debug */

@@ -99,6 +99,9 @@ export const makeDoubts = () => {
           readonly proof: boolean
         }> = []
 
+        /** the events before this one are tried in this pass; those behind it are for the next one, if it is needed */
+        const end = () => limit - WITNESSES * undecided.length
+
         /** Tries one event; `doubted` if it is refused once more. */
         const tryAlone = (index: number) =>
           Effect.gen(function* () {
@@ -144,18 +147,18 @@ export const makeDoubts = () => {
               proven.set(id, { code, reason })
               yield* onRejected({ index, code, reason })
             } else {
+              // at once: what is found out is true however the pass ends
+              suspects.add(id)
               undecided.push({ index, doubted: again, proof: true })
             }
             // otherwise the next bad event would look like an illness of the database
-            if (limit - index - 1 > WITNESSES * undecided.length) yield* storeWitness(index)
+            if (end() > index + 1) yield* storeWitness(index)
           })
 
         let at = from
         let size = Math.ceil((to - from) / 2)
-        while (at < limit && undecided.length < MOST_SUSPECTS) {
-          // the rest is for the next pass
-          if (undecided.length > 0 && limit - at <= WITNESSES * undecided.length) break
-          const count = Math.max(1, Math.min(size, limit - at, fitting(at)))
+        while (at < end() && undecided.length < MOST_SUSPECTS) {
+          const count = Math.max(1, Math.min(size, end() - at, fitting(at)))
           if (count === 1) {
             const verdict = proven.get(idOf(at))
             if (verdict === undefined) {
@@ -183,7 +186,7 @@ export const makeDoubts = () => {
         const [first] = undecided
         if (first === undefined) return
         const isAlone = !first.proof && lonely.has(idOf(first.index))
-        for (const { index, proof } of undecided) (proof ? suspects : lonely).add(idOf(index))
+        for (const { index, proof } of undecided) if (!proof) lonely.add(idOf(index))
         return yield* isAlone ? ill(first.doubted) : undecidedYet(first.doubted)
       })
   }

@@ -38,6 +38,9 @@ interface Settings {
 
 export type PassError = UploadError | QueueAccessError
 
+/** So many times as large a batch may become. */
+const MOST_BATCHES = 8
+
 /** So many milliseconds after the cursor was written the next answer of the database has it written again. */
 const SETTLE_INTERVAL = 50
 
@@ -107,8 +110,8 @@ class Delivery {
   settledAt = Number.NEGATIVE_INFINITY
 
   maxRecords: number
-  /** the last pass failed for want of events to compare a doubtful one with: the next batch has twice as many */
-  wantsMore = false
+  /** the first batch of a pass is so many times as large: the passes before had too few events to compare a doubtful one with */
+  factor = 1
   /** after so many batches of this size they grow, if none was stored fast */
   private slowLeft = COLD_BATCHES
 
@@ -164,13 +167,16 @@ class Delivery {
 const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
   Effect.suspend(() => {
     const { maxBytes, queue, uploader } = delivery.settings
-    const factor = delivery.wantsMore ? 2 : 1
-    delivery.wantsMore = false
+    const { factor } = delivery
     let from: Position | undefined
     const delivered = pipeline.run<Prepared, Settled, PassError>({
       make: Effect.flatMap(
         Effect.suspend(() =>
-          queue.take({ from, maxRecords: factor * delivery.maxRecords, maxBytes: factor * maxBytes })
+          queue.take(
+            from === undefined
+              ? { maxRecords: factor * delivery.maxRecords, maxBytes: factor * maxBytes }
+              : { from, maxRecords: delivery.maxRecords, maxBytes }
+          )
         ),
         (batch) => {
           from = batch.end
@@ -288,12 +294,13 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
         {
           onSuccess: (answer) => {
             delivery.end(underWay)
+            delivery.factor = 1
             return answerOf(answer, places.length)
           },
           onFailure: (cause) => {
             delivery.end(underWay)
             const error = failureOf(cause)
-            delivery.wantsMore ||= error.wantsMore === true
+            if (error.wantsMore === true) delivery.factor = Math.min(delivery.factor + 1, MOST_BATCHES)
             return Effect.fail(error)
           }
         }

@@ -1,0 +1,13 @@
+/** Clocks for tests. */
+import { Effect } from "effect"
+import type { Clock } from "effect"
+
+/** A clock whose wall time is off by what `offset` says, as one that is set while the program runs. */
+export const shifted = (clock: Clock.Clock, offset: () => number): Clock.Clock =>
+  // all else is that of the test clock, which is adjusted through it
+  Object.assign(Object.create(clock) as Clock.Clock, {
+    unsafeCurrentTimeMillis: () => clock.unsafeCurrentTimeMillis() + offset(),
+    currentTimeMillis: Effect.sync(() => clock.unsafeCurrentTimeMillis() + offset()),
+    unsafeCurrentTimeNanos: () => clock.unsafeCurrentTimeNanos(),
+    currentTimeNanos: Effect.sync(() => clock.unsafeCurrentTimeNanos())
+  })
