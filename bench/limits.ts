@@ -8,6 +8,7 @@ import * as fs from "node:fs"
 import { StringDecoder } from "node:string_decoder"
 import type { Connection } from "mysql2/promise"
 import { createConnection } from "mysql2/promise"
+import { escape } from "sql-escaper"
 import type { Load, Sample } from "./measure.js"
 import { withCallbacks, withPromises } from "./measure.js"
 
@@ -86,6 +87,27 @@ const insertSql = (rows: number) =>
     .fill(`(${COLUMNS.map(() => "?").join(",")})`)
     .join(",")
 
+const literal = (value: Value) =>
+  value === null
+    ? "NULL"
+    : Buffer.isBuffer(value)
+      ? `x'${value.toString("hex")}'`
+      : typeof value === "string"
+        ? escape(value)
+        : String(value)
+
+/** The same as text. */
+const insertText = (values: ReadonlyArray<Value>): string => {
+  let rows = ""
+  for (let at = 0; at < values.length; at += COLUMNS.length) {
+    if (at > 0) rows += ","
+    rows += `(${literal(values[at]!)}`
+    for (let column = 1; column < COLUMNS.length; column++) rows += `,${literal(values[at + column]!)}`
+    rows += ")"
+  }
+  return `INSERT INTO nano_banana_user_use_log (${COLUMNS.join(",")}) VALUES ${rows}`
+}
+
 /** Reads lines in chunks of 256 KiB. */
 function* linesOf(files: ReadonlyArray<string>): Generator<string> {
   const chunk = Buffer.alloc(256 * 1024)
@@ -136,6 +158,8 @@ export const insertAll = async (
   options: {
     readonly connections: number
     readonly ready: boolean
+    /** prepared by default; text that is made by hand is the fastest on MySQL */
+    readonly form?: "prepared" | "text" | undefined
     /** hears how many rows a statement has stored */
     readonly onStored?: (rows: number) => void
   }
@@ -148,7 +172,11 @@ export const insertAll = async (
     for (let next = batches.next(); next.done !== true; next = batches.next()) {
       await underWay
       const rows = next.value.length / COLUMNS.length
-      underWay = connection.execute(insertSql(rows), next.value).then(() => options.onStored?.(rows))
+      const stored: Promise<unknown> =
+        options.form === "text"
+          ? connection.query(insertText(next.value))
+          : connection.execute(insertSql(rows), next.value)
+      underWay = stored.then(() => options.onStored?.(rows))
     }
     await underWay
     connection.destroy()

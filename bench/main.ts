@@ -6,7 +6,7 @@
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
-import { findServer, startServer } from "../test/support/mysqlServer.js"
+import { findServer, startServer, type Flavour } from "../test/support/mysqlServer.js"
 import { inChild } from "./child.js"
 import type { Row, Settings } from "./measure.js"
 import { findPython } from "./peers.js"
@@ -21,15 +21,23 @@ const works = WORKS.filter((work) => only.length === 0 || only.includes(work))
 
 // the disk of the project, since /tmp may be memory
 const directory = fs.mkdtempSync(path.join(process.cwd(), "bench", "dist", "run-"))
-const server =
-  findServer() === undefined
+const start = async (flavour: Flavour) =>
+  findServer(flavour) === undefined
     ? undefined
-    : await startServer({ args: ["--innodb-buffer-pool-size=1G", "--loose-innodb-log-file-size=512M"] })
+    : startServer({
+        flavour,
+        args: [
+          "--innodb-buffer-pool-size=1G",
+          flavour === "mysql" ? "--innodb-redo-log-capacity=1G" : "--loose-innodb-log-file-size=512M"
+        ]
+      })
+const server = await start("mariadb")
+const oracle = works.includes("delivery") ? await start("mysql") : undefined
 try {
   const python = await findPython()
-  if (server === undefined) console.warn("no MariaDB or MySQL is installed: deliveries are left out")
+  if (server === undefined) console.warn("no MariaDB is installed: its deliveries are left out")
   if (python === undefined) console.warn("no python3 with pymysql: the reference is left out")
-  const settings: Settings = { quick, directory, database: server, python }
+  const settings: Settings = { quick, directory, database: server, oracle, python }
 
   const found: Array<Row> = []
   for (const work of works) {
@@ -55,6 +63,7 @@ try {
   writeReadme("bench/README.md", machine(), rows)
 } finally {
   await server?.stop()
+  await oracle?.stop()
   fs.rmSync(directory, { recursive: true })
 }
 

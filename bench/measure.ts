@@ -10,8 +10,10 @@ export interface Settings {
   readonly quick: boolean
   /** a new directory on the disk that is measured */
   readonly directory: string
-  /** undefined where no server is installed */
+  /** MariaDB; undefined where it is not installed */
   readonly database: Server | undefined
+  /** Oracle's MySQL; undefined where there is none */
+  readonly oracle: Server | undefined
   /** a python3 with pymysql, for the reference */
   readonly python: string | undefined
 }
@@ -56,6 +58,8 @@ export const row = (row: Partial<Row> & Pick<Row, "work" | "subject">): Row => (
 export interface Sample {
   readonly eventsPerSecond: number
   readonly p99Micros?: number | undefined
+  /** our processor's time for an event, in microseconds */
+  readonly cpuMicros?: number | undefined
 }
 
 /** Somebody who does the work. */

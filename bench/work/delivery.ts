@@ -9,7 +9,7 @@ import * as database from "../database.js"
 import { asReferenceFile, asTabSeparated, backlog } from "../fixture.js"
 import * as limits from "../limits.js"
 import type { Row, Sample, Settings, Subject } from "../measure.js"
-import { interleaved, now, pairedRatio, round, rowsOf } from "../measure.js"
+import { interleaved, median, now, pairedRatio, round, rowsOf } from "../measure.js"
 import * as ours from "../ours.js"
 import * as peers from "../peers.js"
 
@@ -20,13 +20,70 @@ const LIMIT_2 = "limit: bare mysql2, prepared, 2 connections"
 const REFERENCE = "reference"
 const LOAD_DATA = "LOAD DATA, native client, no JSON work"
 
-export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
-  const { database: server, python } = settings
-  if (server === undefined) return []
-  const queue = await backlog(settings.directory, settings.quick ? 10_000 : 100_000)
-  const { events, segments } = queue
-  const target = await database.withOurTables(server, "delivery")
+export default async (settings: Settings): Promise<ReadonlyArray<Row>> => [
+  ...(await toMariaDB(settings)),
+  ...(await toMySQL(settings))
+]
 
+const LIMIT_TEXT = "limit: bare mysql2, text made by hand"
+const LIMIT_TEXT_2 = "limit: bare mysql2, text made by hand, 2 connections"
+
+/** To Oracle's MySQL, which takes text faster than what is prepared. */
+const toMySQL = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
+  const { oracle } = settings
+  if (oracle === undefined) return []
+  const queue = await backlog(settings.directory, settings.quick ? 10_000 : 100_000)
+  const target = await database.withOurTables(oracle, "delivery")
+  const { bare, own } = subjectsOf(queue, target)
+  const samples = await interleaved(
+    [
+      own(OURS, 1),
+      bare(LIMIT_TEXT, 1, false, "text"),
+      own(OURS_2, 2),
+      bare(LIMIT_TEXT_2, 2, false, "text"),
+      bare(LIMIT, 1, false)
+    ],
+    settings.quick ? 1 : 15
+  )
+  const rows = rowsOf(`delivery of ${queue.events.toLocaleString("en")} to MySQL`, null, samples, LIMIT_TEXT)
+  return [
+    ...rows,
+    ...goal(rows, samples, OURS, LIMIT_TEXT, "at least 0.90 of the best bare form on one connection", 0.9),
+    ...goal(
+      rows,
+      samples,
+      OURS_2,
+      LIMIT_TEXT_2,
+      "at least 0.90 of the best bare form on two connections",
+      0.9
+    ),
+    ...processor(rows, samples)
+  ]
+}
+
+/** Goals of our processor's time for an event. */
+const processor = (
+  rows: ReadonlyArray<Row>,
+  samples: ReadonlyMap<string, ReadonlyArray<Sample>>
+): ReadonlyArray<Row> =>
+  rows
+    .filter(({ subject }) => samples.has(subject))
+    .map((own) => {
+      const micros = median(samples.get(own.subject)!.map(({ cpuMicros = 0 }) => cpuMicros))
+      const isOurs = own.subject === OURS
+      return {
+        ...own,
+        ratio: null,
+        measured: `${micros.toFixed(1)} µs of our processor for an event`,
+        goal: isOurs ? "at most 12 µs of our processor for an event" : "its processor time is printed",
+        met: isOurs ? micros <= 12 : null
+      }
+    })
+
+type Queue = Awaited<ReturnType<typeof backlog>>
+
+const subjectsOf = (queue: Queue, target: database.Database) => {
+  const { events, segments } = queue
   /** `deliver` returns how long it took for so many events, in milliseconds. */
   const subject = (
     name: string,
@@ -37,9 +94,11 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     name,
     run: async () => {
       await empty()
+      const before = process.cpuUsage()
       const millis = await deliver()
+      const { system, user } = process.cpuUsage(before)
       await expect(count)
-      return { eventsPerSecond: (count / millis) * 1000 }
+      return { eventsPerSecond: (count / millis) * 1000, cpuMicros: (system + user) / count }
     }
   })
   const own = (name: string, connections: number) =>
@@ -53,8 +112,18 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
       fs.rmSync(directory, { recursive: true })
       return took
     })
-  const bare = (name: string, connections: number, ready: boolean) =>
-    subject(name, () => limits.insertAll(target.url, segments, { connections, ready }))
+  const bare = (name: string, connections: number, ready: boolean, form?: "prepared" | "text") =>
+    subject(name, () => limits.insertAll(target.url, segments, { connections, ready, form }))
+  return { subject, own, bare }
+}
+
+const toMariaDB = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
+  const { database: server, python } = settings
+  if (server === undefined) return []
+  const queue = await backlog(settings.directory, settings.quick ? 10_000 : 100_000)
+  const { events } = queue
+  const target = await database.withOurTables(server, "delivery")
+  const { bare, own, subject } = subjectsOf(queue, target)
 
   // ours and the limits by themselves, in many rounds: a round differs from the next by a tenth, a peer in a process
   // of its own makes whoever follows it slower, and rows in memory make a full collection that takes compiled code
@@ -99,7 +168,8 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     ...goal(rows, samples, OURS, LIMIT, "at least 0.90 of bare mysql2 on one connection", 0.9),
     ...goal(rows, besidePeers, OURS, REFERENCE, "at least 8 times the reference", 8),
     ...goal(rows, samples, OURS_2, LIMIT_2, "at least 0.90 of bare mysql2 on two connections", 0.9),
-    ...goal(rows, besidePeers, OURS_2, LOAD_DATA, "the ratio to LOAD DATA is printed")
+    ...goal(rows, besidePeers, OURS_2, LOAD_DATA, "the ratio to LOAD DATA is printed"),
+    ...processor(rows, samples)
   ]
 }
 
