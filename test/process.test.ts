@@ -10,6 +10,7 @@ import { migratedDatabase } from "./support/mysql.js"
 import { refusingPort, silentServer } from "./support/net.js"
 import { judge, readBooks, readRows } from "./support/oracle.js"
 import { start, temporaryDirectory } from "./support/program.js"
+import { onEachServer } from "./support/servers.js"
 import { openSqlite } from "./support/sqlite.js"
 
 const EVENTS = 50
@@ -225,4 +226,22 @@ test("after a complete delivery and an idle second, no event is left in the dire
   expect(fs.readdirSync(directory).filter((name) => name.endsWith(".ndjson"))).toEqual([])
   program.kill("SIGTERM")
   expect(await program.ended).toMatchObject({ code: 0 })
+})
+
+onEachServer("where making code from strings is forbidden", ({ rootUrl }) => {
+  test("events are delivered", async () => {
+    const database = await migratedDatabase(rootUrl)
+    onTestFinished(database.drop)
+    const { cwd, directory } = workplace()
+    const program = start(worker, {
+      cwd,
+      execArgv: ["--disallow-code-generation-from-strings"],
+      env: { WORKER_DIRECTORY: directory, WORKER_DATABASE: database.url, WORKER_EVENTS: String(EVENTS) }
+    })
+    const { code, stdout } = await program.ended
+    expect(code).toBe(0)
+    const [books, rows] = [readBooks(directory), await readRows(database.query)]
+    expect(judge({ acknowledged: stdout.trim().split("\n"), books, rows })).toEqual([])
+    expect(books).toMatchObject({ accepted: EVENTS, delivered: EVENTS, waiting: 0 })
+  })
 })

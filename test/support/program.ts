@@ -45,17 +45,22 @@ export interface ProgramOptions {
   readonly args?: ReadonlyArray<string>
   /** beside our own variables, of which those named AUDIT_... are left out */
   readonly env?: Readonly<Record<string, string>>
+  /** options of Node itself */
+  readonly execArgv?: ReadonlyArray<string>
   /** a command that runs it, such as `unshare -n` */
   readonly under?: ReadonlyArray<string>
 }
 
 /** Starts a program: TypeScript (a path from the root, run by tsx) or a bundle made before (an absolute path). */
-export const start = (file: string, { args = [], cwd, env = {}, under = [] }: ProgramOptions): Program => {
+export const start = (
+  file: string,
+  { args = [], cwd, env = {}, execArgv = [], under = [] }: ProgramOptions
+): Program => {
   const isBundle = path.isAbsolute(file)
   const [command, ...rest] = [...under, process.execPath]
   const child = spawn(
     command,
-    [...rest, ...(isBundle ? [] : ["--import", TSX]), path.resolve(root, file), ...args],
+    [...rest, ...execArgv, ...(isBundle ? [] : ["--import", TSX]), path.resolve(root, file), ...args],
     {
       cwd,
       env: { ...cleanEnvironment(), TSX_TSCONFIG_PATH: path.join(root, "tsconfig.json"), ...env },
