@@ -290,7 +290,7 @@ const localWallClock = (epochMillis: number): string => {
  * @since 0.1.0
  */
 export const sqlDateTime: (epochMillis: number) => string = remembering((epochMillis: number) =>
-  new Date(epochMillis).toISOString().replace("T", " ").slice(0, 23)
+  new Date(epochMillis).toISOString().replace("T", " ").slice(0, -1)
 )
 
 // -------------------------------------------------------------------------------------------------- fields

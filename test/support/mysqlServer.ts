@@ -86,6 +86,8 @@ export interface ServerOptions {
   readonly args?: ReadonlyArray<string>
   /** Those of the first start only. */
   readonly firstArgs?: ReadonlyArray<string>
+  /** Further variables of its environment: `TZ` is its time zone, without tables of time zones. */
+  readonly env?: Readonly<Record<string, string>>
   /** Where the data live. The caller's to remove; without it they are gone after `stop`. */
   readonly dataDirectory?: string
 }
@@ -152,7 +154,8 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
     // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
     const started = spawn(programs.server, [...programs.args, ...serverArguments, ...more], {
       stdio: ["ignore", log, log],
-      detached: true
+      detached: true,
+      env: { ...process.env, ...options.env }
     })
     fs.closeSync(log)
     child = started

@@ -5,29 +5,52 @@
 import { escape } from "sql-escaper"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
 import { sqlDateTime } from "../../../schema/Line.js"
-import { textOf } from "../rows.js"
+import { digitsOf, type Form } from "../rows.js"
 
 /** A row for each event, in parentheses, its columns in the order of `parameters`. */
 export const rowsAsText = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean,
-  /** the columns, of the kind's own, that take numbers as text */
-  asText: ReadonlyArray<boolean>
+  /** those of the columns of the kind */
+  forms: ReadonlyArray<Form>
 ): Array<string> => {
   const rows: Array<string> = []
-  for (const { eventId, row, time } of events) {
-    let text = withIdentity
-      ? `(x'${eventId.replaceAll("-", "")}',${time === null ? "NULL" : `'${sqlDateTime(time)}'`}`
-      : "("
+  for (const event of events) {
+    const { row } = event
+    let text = withIdentity ? `(${identityOf(event)}` : "("
     for (let i = 0; i < row.length; i++) {
       const value = row[i]!
       if (i > 0 || withIdentity) text += ","
-      text += literal(asText[i] === true ? textOf(value) : value)
+      text += literal(forms[i] === "digits" ? digitsOf(value) : value)
     }
     rows.push(`${text})`)
   }
   return rows
 }
 
+const identityOf = ({ eventId, time }: StoredEvent): string =>
+  `x'${eventId.replaceAll("-", "")}',${time === null ? "NULL" : `'${sqlDateTime(time)}'`}`
+
 const literal = (value: SqlValue): string =>
   value === null ? "NULL" : typeof value === "string" ? escape(value) : String(value)
+
+/**
+ * The row of an event that is too large to be escaped: its long texts as parameters, the rest as in every other row, since
+ * MySQL gives a parameter the type of its column and converts it in another way than a literal.
+ */
+export const rowWithParameters = (
+  event: StoredEvent,
+  withIdentity: boolean,
+  forms: ReadonlyArray<Form>
+): { readonly row: string; readonly long: ReadonlyArray<string> } => {
+  const long: Array<string> = []
+  const isLong = (value: SqlValue): value is string => typeof value === "string" && value.length > LONG
+  for (const value of event.row) if (isLong(value)) long.push(value)
+  const values = event.row.map((value, index) =>
+    isLong(value) ? "?" : literal(forms[index] === "digits" ? digitsOf(value) : value)
+  )
+  return { row: `(${[...(withIdentity ? [identityOf(event)] : []), ...values].join(",")})`, long }
+}
+
+/** UTF-16 units */
+const LONG = 1000

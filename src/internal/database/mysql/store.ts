@@ -27,7 +27,7 @@ import {
   PACKET_TOO_LARGE,
   toUploadError
 } from "./errors.js"
-import { rowsAsText } from "./literals.js"
+import { rowsAsText, rowWithParameters } from "./literals.js"
 import type { makeSessions } from "./sessions.js"
 import type { Table } from "./table.js"
 import { bytesOf } from "./table.js"
@@ -103,13 +103,18 @@ class Rows {
   }
 
   parameters(table: Table): ReturnType<typeof parameters> {
-    if (this.params.length === 0) this.params = parameters(this.events, this.withIdentity, table.asText)
+    if (this.params.length === 0) this.params = parameters(this.events, this.withIdentity, table.forms)
     return this.params
   }
 
   asText(table: Table): ReadonlyArray<string> {
-    if (this.texts.length === 0) this.texts = rowsAsText(this.events, this.withIdentity, table.asText)
+    if (this.texts.length === 0) this.texts = rowsAsText(this.events, this.withIdentity, table.forms)
     return this.texts
+  }
+
+  /** The first of them, of which only the long texts are parameters. */
+  withParameters(table: Table): ReturnType<typeof rowWithParameters> {
+    return rowWithParameters(this.events[0]!, this.withIdentity, table.forms)
   }
 
   /** Those from an index to before another one; what was made for all of them is used again. */
@@ -303,8 +308,12 @@ const GROW_AFTER = 20
 const goesPrepared = (table: Table, { events }: Rows) =>
   table.isPrepared(events.length) || (events.length === 1 && bytesOf(events) > SUSPECT_BYTES)
 
-const prepared = (session: Session, table: Table, rows: Rows) =>
-  session.execute(table.prepared(rows.events.length), rows.parameters(table))
+const prepared = (session: Session, table: Table, rows: Rows) => {
+  if (table.isPrepared(rows.events.length))
+    return session.execute(table.prepared(rows.events.length), rows.parameters(table))
+  const { long, row } = rows.withParameters(table)
+  return session.execute(table.insert + row, long)
+}
 
 const asText = (session: Session, table: Table, rows: Rows) =>
   session.write(table.insert + rows.asText(table).join(","))

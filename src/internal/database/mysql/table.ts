@@ -9,7 +9,7 @@ import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
 import type { Session } from "./connection.js"
 import type { Subject } from "./errors.js"
 import { holdsDates } from "../columnTypes.js"
-import { EVENT_ID, EVENT_TIME, placeholders } from "../rows.js"
+import { EVENT_ID, EVENT_TIME, type Form, placeholders } from "../rows.js"
 
 /** A table that was found to take the events of a kind. */
 export interface Table {
@@ -17,8 +17,8 @@ export interface Table {
   readonly subject: Subject
   /** whether a statement that fails leaves nothing behind: MyISAM and Aria keep the rows before the bad one */
   readonly transactional: boolean
-  /** the columns of the kind that take numbers as text, since their digits are what was recorded */
-  readonly asText: ReadonlyArray<boolean>
+  /** how the values of the columns of the kind are sent */
+  readonly forms: ReadonlyArray<Form>
   /** the time zone in which the table's columns keep what is written to them; undefined for the server's */
   readonly timeZone: string | undefined
   /** an INSERT up to its VALUES; `insertIgnore` leaves out what is there already */
@@ -89,7 +89,7 @@ export const describe = (
         counter: counter === undefined || isOurs(counter) ? undefined : counter
       },
       transactional: yield* isTransactional(session, name),
-      asText: definition.columns.map((column) => takesText(columnOf(column.name))),
+      forms: definition.columns.map((column) => formOf(columnOf(column.name))),
       timeZone,
       insert: `INSERT ${into}`,
       insertIgnore: `INSERT IGNORE ${into}`,
@@ -121,9 +121,15 @@ export const describe = (
     }
   })
 
-/** A number in a text column, and in one of exact decimals, is its digits, not what a floating-point number shows. */
-const takesText = (column: Column | undefined): boolean =>
-  column !== undefined && (column.charset !== null || column.type === "decimal")
+const formOf = (column: Column | undefined): Form => {
+  if (column === undefined) return undefined
+  if (column.type === "bit") return "bits"
+  if (column.type.endsWith("int")) return "whole"
+  return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
+}
+
+/** MySQL's JSON has no character set, and refuses a number that is no text. */
+const DIGITS = /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob)$/
 
 /**
  * In which time zone a table is written. Our times are UTC; a TIMESTAMP column takes them for the session's zone, which
