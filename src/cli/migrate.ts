@@ -1,11 +1,12 @@
 /** `effect-audit migrate`: the tables, made or fitted. */
-import { Effect, Option } from "effect"
+import { Effect, Logger, LogLevel, Option } from "effect"
+import { misnamed } from "../internal/database/mysql/table.js"
 import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
 import { database, databaseOf, events, json, kindsOf, tablesOf } from "./settings.js"
 import { loadMysql } from "./mysql.js"
-import { print, printJson } from "./terminal.js"
+import { logger, print, printJson } from "./terminal.js"
 
 const printOnly = Options.boolean("print").pipe(
   Options.withDescription("Print the SQL for an administrator, and connect to nothing")
@@ -16,8 +17,11 @@ export const migrate = Command.make("migrate", { json, printOnly, events, ...dat
     const MysqlUploader = yield* loadMysql
     const kinds = yield* kindsOf(options.events)
     const tables = yield* tablesOf(options.tables)
+    const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
     const deduplication = Option.getOrUndefined(options.deduplication)
     if (options.printOnly) {
+      const wrongName = names.map(misnamed).find((reason) => reason !== undefined)
+      if (wrongName !== undefined) return yield* usageError(wrongName)
       const sql = MysqlUploader.migrationSql({ tables, deduplication }, kinds)
       if (options.json) return yield* printJson({ sql })
       const lines = sql.trimEnd().split("\n")
@@ -29,8 +33,11 @@ export const migrate = Command.make("migrate", { json, printOnly, events, ...dat
       yield* print(lines)
       return
     }
-    yield* MysqlUploader.migrate(yield* databaseOf(options), kinds)
-    const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
+    yield* MysqlUploader.migrate(yield* databaseOf(options), kinds).pipe(
+      // that writers will have to wait
+      Logger.withMinimumLogLevel(LogLevel.Warning),
+      Effect.provide(logger)
+    )
     yield* options.json ? printJson({ tables: names }) : print([`Ready: ${names.join(", ")}`])
   })
 ).pipe(

@@ -7,7 +7,7 @@ import { endpointsOf, open } from "../internal/database/mysql/connection.js"
 import { protocolError } from "../internal/database/mysql/driver.js"
 import { addressesOf } from "../internal/database/mysql/lookup.js"
 import { classify } from "../internal/database/mysql/errors.js"
-import { columnsOf, eventKeysOf } from "../internal/database/mysql/table.js"
+import { columnsOf, eventKeysOf, misfit, misnamed } from "../internal/database/mysql/table.js"
 import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -162,6 +162,8 @@ const SKEW = 2000
 const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
+    const wrongName = misnamed(name)
+    if (wrongName !== undefined) return [failure(kind.kind, wrongName)]
     const columns = yield* columnsOf(session, name)
     if (columns.size === 0) {
       return [
@@ -180,7 +182,12 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
     })
     const refused = yield* columnsWithoutInsert(session, name, wanted)
     const keys = isDeduplicated ? yield* eventKeysOf(session, name) : []
+    const wrongColumns = isDeduplicated ? misfit(name, columns) : undefined
     return [
+      ...(wrongColumns === undefined ? [] : [failure(name, wrongColumns)]),
+      ...(isDeduplicated && columns.get(EVENT_TIME)?.nullable === "NO"
+        ? [warning(name, `${EVENT_TIME} is NOT NULL: adopted lines without a time become dead letters`)]
+        : []),
       missing.length === 0
         ? ok(name, "all columns are there")
         : failure(name, `has no column ${missing.join(", ")}: run "effect-audit migrate"`),
@@ -199,7 +206,10 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
       !isDeduplicated
         ? warning(name, 'deduplication is "none": an event may be stored twice after a failure')
         : keys.length === 0
-          ? failure(name, `has no unique key over ${EVENT_ID}: run "effect-audit migrate"`)
+          ? failure(
+              name,
+              `has no unique key over ${EVENT_ID}: run "effect-audit migrate", or set deduplication to "none"`
+            )
           : ok(name, `unique key ${keys.join(", ")}`)
     ]
   })

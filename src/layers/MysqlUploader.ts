@@ -28,7 +28,10 @@ import { Uploader } from "../services/Uploader.js"
  * @since 0.1.0
  */
 export interface Options extends ConnectionSettings {
-  /** the tables that receive the events, by kind: `{ use_log: "app_use_log" }`; by default those that the kinds name */
+  /**
+   * the tables that receive the events, by kind: `{ use_log: "app_use_log" }`; by default those that the kinds name. They
+   * are those of the connection's database: `db.table` is refused with the code `CONFIG`.
+   */
   readonly tables?: TableNames | undefined
   /**
    * `key`, the default: each event is stored once, by a unique key over `event_id` that `migrate` makes. `none`: into
@@ -115,7 +118,8 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
 
 /**
  * Makes the tables, or adds to existing ones the columns and the unique key that delivery needs, while other programs
- * go on writing to them. May be repeated. Needs the rights CREATE, ALTER, INDEX and INSERT.
+ * go on writing to them. Where the server lets them wait for that, a warning is logged before. May be repeated, and run
+ * twice at once. Needs the rights CREATE, ALTER, INDEX and INSERT. Fails where a table cannot have the key, and says why.
  *
  * @category migration
  * @since 0.1.0

@@ -183,12 +183,15 @@ type Reason = (subject: Subject, text: string) => string
 
 const tableOf = ({ table }: Subject) => (table === undefined ? "the table" : `the table ${table}`)
 
-const unreachable: Reason = ({ host }) => `The database at ${host} cannot be reached; it is tried again`
+/** What delivery does about a failure that passes by itself. */
+export const AGAIN = "; it is tried again"
+
+const unreachable: Reason = ({ host }) => `The database at ${host} cannot be reached${AGAIN}`
 
 const garbled: Reason = ({ host }) =>
-  `What answers at ${host} does not speak MySQL's protocol: check host and port, and what stands between; it is tried again`
+  `What answers at ${host} does not speak MySQL's protocol: check host and port, and what stands between${AGAIN}`
 
-const unavailable: Reason = ({ host }) => `The database at ${host} cannot take events now; it is tried again`
+const unavailable: Reason = ({ host }) => `The database at ${host} cannot take events now${AGAIN}`
 
 const unknownOperator: Reason = (subject) =>
   `${subject.host} refuses to insert into ${tableOf(subject)}: look the code up in its manual`

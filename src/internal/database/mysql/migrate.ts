@@ -3,15 +3,16 @@
  * twice, or twice at once.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Duration, Effect, Redacted, Schedule } from "effect"
+import { Duration, Effect, Redacted, Schedule, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import { mysqlType } from "../columnTypes.js"
+import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import type { Endpoint, Session } from "./connection.js"
 import { open } from "./connection.js"
-import { classify, errnoOf, toUploadError } from "./errors.js"
-import { columnsOf, eventKeysOf, quote } from "./table.js"
-import { EVENT_ID, EVENT_TIME } from "../rows.js"
+import { AGAIN, classify, errnoOf } from "./errors.js"
+import type { Columns } from "./table.js"
+import { columnsOf, eventKeysOf, misfit, misnamed, quote, unusable } from "./table.js"
 
 /** A table and the kind of events that it receives. */
 export interface MigrationTarget {
@@ -28,29 +29,36 @@ export const migrate = (
 ): Effect.Effect<void, UploadError> =>
   Effect.scoped(
     Effect.gen(function* () {
+      for (const { table } of targets) {
+        const wrongName = misnamed(table)
+        if (wrongName !== undefined) return yield* unusable("CONFIG", wrongName)
+      }
       // an index over a large table takes as long as it takes
       const session = yield* open({ ...endpoint, statementTimeout: Duration.hours(24) })
-      // an ALTER that waits for a reader makes every writer wait behind it: wait for moments, and often
-      yield* session.query(`SET SESSION lock_wait_timeout = ${LOCK_WAIT_SECONDS}`)
-      for (const target of targets) yield* migrateTable(session, target)
+      yield* session.query(sessionSettings(LOCK_WAIT_SECONDS))
+      for (const target of targets) {
+        yield* migrateTable(session, target).pipe(
+          Effect.catchTag("SqlError", ({ cause }) => failed(cause, endpoint, target))
+        )
+      }
     })
-  ).pipe(
-    Effect.catchTag("SqlError", ({ cause }) => {
-      const failure = classify(cause, endpoint)
-      return failure.class === "operator" || failure.class === "transient"
-        ? toUploadError(failure)
-        : refused(failure.code, endpoint, cause)
-    })
-  )
+  ).pipe(Effect.catchTag("SqlError", ({ cause }) => failed(cause, endpoint)))
 
 /** The same as text, for a database's administrator. */
 export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
   targets
     .map((target) => {
+      const wrongName = misnamed(target.table)
+      if (wrongName !== undefined) return comment(wrongName)
       const create = `${createTable(target)};\n`
       if (!target.deduplicate) return create
-      const alters = [addColumns(target, OUR_COLUMNS), addKey(target)].map((alter) => comment(`${alter};`))
-      return `${create}-- if the table was there before, with ours missing:\n${alters.join("")}`
+      // without ALGORITHM and LOCK the server takes the way that blocks least
+      const statements = [
+        sessionSettings(PRINTED_LOCK_WAIT_SECONDS),
+        alterTable(target, addColumns(OUR_COLUMNS)),
+        alterTable(target, ADD_KEY)
+      ]
+      return `${create}-- if the table was there before, with ours missing:\n${statements.map((sql) => comment(`${sql};`)).join("")}`
     })
     .join("\n")
 
@@ -61,30 +69,106 @@ const comment = (sql: string): string =>
     .map((line) => `--   ${line}\n`)
     .join("")
 
-const migrateTable = (session: Session, target: MigrationTarget) =>
-  Effect.gen(function* () {
-    yield* alter(session, createTable(target))
+/**
+ * An ALTER that waits for a reader makes every writer wait behind it: wait for moments, and often. MariaDB changes a table
+ * WITH SYSTEM VERSIONING if its history may stay as it is, without the columns (4119).
+ */
+const sessionSettings = (lockWaitSeconds: number) =>
+  `SET SESSION lock_wait_timeout = ${lockWaitSeconds} /*M!100303 , system_versioning_alter_history = KEEP */`
 
-    const present = yield* columnsOf(session, target.table)
-    const missing = [...theirColumns(target), ...ourColumns(target)].filter(
-      ([name]) => !present.has(name.toLowerCase())
-    )
-    if (missing.length > 0) {
-      // a moment's work where the server can, without a lock where it cannot, and never by copying under one
-      yield* alter(session, `${addColumns(target, missing)}, ALGORITHM=INSTANT`).pipe(
-        Effect.catchIf(isUnsupported, () =>
-          alter(session, `${addColumns(target, missing)}, ALGORITHM=INPLACE, LOCK=NONE`)
+const LOCK_WAIT_SECONDS = 2
+/** nobody runs the printed SQL a hundred times */
+const PRINTED_LOCK_WAIT_SECONDS = 20
+
+// --------------------------------------------------------------------------------------------- one table
+
+const migrateTable = (
+  session: Session,
+  target: MigrationTarget
+): Effect.Effect<void, SqlError | UploadError> =>
+  Effect.gen(function* () {
+    const { table } = target
+    const before = yield* shapeOf(session, table)
+    if (before === undefined) yield* run(session, createTable(target))
+    const isPartitioned = /\bpartitioned\b/i.test(before?.options ?? "")
+
+    // others may change the table between our look and our statement: look again
+    for (let looks = 0; looks < LOOKS; looks++) {
+      const columns = yield* columnsOf(session, table)
+      const wrongColumns = target.deduplicate ? misfit(table, columns) : undefined
+      if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
+      const missing = missingColumns(target, columns)
+      const needsKey = target.deduplicate && (yield* eventKeysOf(session, table)).length === 0
+      if (missing.length === 0 && !needsKey) return
+      if (before?.type === "VIEW") return yield* unusable(...viewRefused(target, missing))
+      yield* change(session, target, { missing, needsKey, isPartitioned })
+    }
+    return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
+  })
+
+/** Our statement and another migration's can cross twice: at the columns and at the key. */
+const LOOKS = 4
+
+const shapeOf = (session: Session, table: string) =>
+  Effect.map(
+    session.select(
+      Schema.Struct({ type: Schema.String, options: Schema.NullOr(Schema.String) }),
+      "SELECT table_type AS type, create_options AS options FROM information_schema.tables " +
+        "WHERE table_schema = DATABASE() AND table_name = ?",
+      [table]
+    ),
+    ([shape]) => shape
+  )
+
+/** From a moment's work to a copy of the table. */
+const WAYS = [
+  { clause: "ALGORITHM=INSTANT", blocks: false },
+  { clause: "ALGORITHM=INPLACE, LOCK=NONE", blocks: false },
+  { clause: "ALGORITHM=INPLACE", blocks: true },
+  { clause: "ALGORITHM=COPY", blocks: true }
+]
+
+interface Change {
+  readonly missing: ReadonlyArray<ColumnOf>
+  readonly needsKey: boolean
+  readonly isPartitioned: boolean
+}
+
+/** Adds what is missing, in the first way that the server can do. */
+const change = (session: Session, target: MigrationTarget, { isPartitioned, missing, needsKey }: Change) =>
+  Effect.gen(function* () {
+    let isAnnounced = false
+    for (const { blocks, clause } of WAYS) {
+      const isCopy = clause === "ALGORITHM=COPY"
+      // one copy serves both; and a table that cannot have the key should get no columns either
+      const withKey = needsKey && (missing.length === 0 || isPartitioned || isCopy)
+      if (withKey && clause === "ALGORITHM=INSTANT") continue
+      if (blocks && !isAnnounced) {
+        isAnnounced = true
+        yield* Effect.logWarning(
+          `${target.table} cannot be changed while others write to it: their writes wait until migrate is through`
+        )
+      }
+      const additions = [...(missing.length > 0 ? [addColumns(missing)] : []), ...(withKey ? [ADD_KEY] : [])]
+      const isDone = yield* run(session, `${alterTable(target, ...additions)}, ${clause}`).pipe(
+        Effect.as(true),
+        Effect.catchIf(
+          (error) => !isCopy && UNSUPPORTED.includes(errnoOf(error.cause)),
+          () => Effect.succeed(false)
         )
       )
-    }
-
-    if (target.deduplicate && (yield* eventKeysOf(session, target.table)).length === 0) {
-      yield* alter(session, addKey(target))
+      if (isDone) return
     }
   })
 
+/**
+ * The server cannot do it in this way: ALGORITHM or LOCK not supported, or not known; no more changes without a rebuild
+ * (MySQL: 255 row versions 4092, row size 4157).
+ */
+const UNSUPPORTED = [1221, 1800, 1801, 1845, 1846, 4092, 4157]
+
 /** Runs a statement again while others hold the table; that another migration was faster is a success. */
-const alter = (session: Session, sql: string): Effect.Effect<void, SqlError> =>
+const run = (session: Session, sql: string): Effect.Effect<void, SqlError> =>
   Effect.asVoid(session.query(sql)).pipe(
     Effect.retry({
       while: (error) => LOCKED.includes(errnoOf(error.cause)),
@@ -97,14 +181,12 @@ const alter = (session: Session, sql: string): Effect.Effect<void, SqlError> =>
     )
   )
 
-const LOCK_WAIT_SECONDS = 2
 const LOCK_RETRIES = 100
 const LOCKED = [1205, 1213]
 /** duplicate column name, duplicate key name, table exists */
 const DONE_ALREADY = [1060, 1061, 1050]
 
-/** the server cannot do it so: ALGORITHM or LOCK not supported */
-const isUnsupported = (error: SqlError) => [1221, 1845, 1846].includes(errnoOf(error.cause))
+// --------------------------------------------------------------------------------------------------- SQL
 
 type ColumnOf = readonly [name: string, type: string]
 
@@ -121,12 +203,19 @@ const theirColumns = ({ definition }: MigrationTarget): ReadonlyArray<ColumnOf> 
 const ourColumns = ({ deduplicate }: MigrationTarget): ReadonlyArray<ColumnOf> =>
   deduplicate ? OUR_COLUMNS : []
 
+const missingColumns = (target: MigrationTarget, present: Columns): ReadonlyArray<ColumnOf> =>
+  [...theirColumns(target), ...ourColumns(target)].filter(([name]) => !present.has(name.toLowerCase()))
+
 const createTable = (target: MigrationTarget): string => {
-  const taken = new Set(theirColumns(target).map(([name]) => name.toLowerCase()))
+  const theirs = theirColumns(target)
+  const taken = new Set(theirs.map(([name]) => name.toLowerCase()))
   const column = ([name, type]: ColumnOf) => `${quote(name)} ${type}`
   const lines = [
-    ...(taken.has("id") ? [] : ["`id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY"]),
-    ...theirColumns(target).map(column),
+    // servers may demand a primary key (3750, 1173), and replication groups do (3098)
+    ...(theirs.some(isKey)
+      ? []
+      : [`${quote(counterName(taken))} BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY`]),
+    ...theirs.map(column),
     ...(taken.has("created_at") ? [] : ["`created_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"]),
     ...ourColumns(target).map(column),
     ...(target.deduplicate ? [`UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`] : [])
@@ -137,22 +226,115 @@ const createTable = (target: MigrationTarget): string => {
   )
 }
 
+/** `id`, or where the kind has that column `row_id`, `row_id_2` ... */
+const counterName = (taken: ReadonlySet<string>): string => {
+  let name = "id"
+  for (let n = 1; taken.has(name); n++) name = n === 1 ? "row_id" : `row_id_${n}`
+  return name
+}
+
+/** Whether the kind's own type makes the column the primary key, or counts by it, of which a table has one. */
+const isKey = ([, type]: ColumnOf): boolean =>
+  /\bAUTO_INCREMENT\b|\bSERIAL\b|(?<!\bUNIQUE\s+)\bKEY\b/i.test(
+    type.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"/g, "")
+  )
+
+const alterTable = ({ table }: MigrationTarget, ...additions: ReadonlyArray<string>): string =>
+  `ALTER TABLE ${quote(table)} ${additions.join(", ")}`
+
 /** The columns take NULL whatever their type says, since the other writers of the table do not know them. */
-const addColumns = ({ table }: MigrationTarget, columns: ReadonlyArray<ColumnOf>): string =>
-  `ALTER TABLE ${quote(table)} ${columns
+const addColumns = (columns: ReadonlyArray<ColumnOf>): string =>
+  columns
     .map(([name, type]) => `ADD COLUMN ${quote(name)} ${type.replace(/\bNOT\s+NULL\b/i, "NULL")}`)
-    .join(", ")}`
+    .join(", ")
 
-const addKey = ({ table }: MigrationTarget): string =>
-  `ALTER TABLE ${quote(table)} ADD UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)}), ALGORITHM=INPLACE, LOCK=NONE`
+const ADD_KEY = `ADD UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`
 
-const refused = (code: string, { database, username }: Endpoint, cause: unknown) =>
-  new UploadError({
-    class: "operator",
-    code,
-    reason: LOCKED.includes(Number(code))
-      ? `A transaction holds a table of ${database}: end it, then migrate again`
-      : `${database} refuses to change a table for ${username}: let an administrator run the SQL of ` +
-        `\`effect-audit migrate --print\``,
-    cause: Redacted.make(cause)
-  })
+// ----------------------------------------------------------------------------------------------- refusals
+
+const viewRefused = (
+  { deduplicate, table }: MigrationTarget,
+  missing: ReadonlyArray<ColumnOf>
+): readonly [code: string, reason: string] => [
+  "1347",
+  deduplicate
+    ? `${table} is a view, which has no unique key: ${WAY_OUT}`
+    : `${table} is a view without the column ${missing.map(([name]) => name).join(", ")}: add it to the view`
+]
+
+const WAY_OUT = `name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
+
+const nameTaken = (table: string) =>
+  `${table} has a key ${EVENT_KEY} that is not unique over ${EVENT_ID} alone, or its columns are not all visible to this ` +
+  `account: drop that key, or let an administrator migrate`
+
+const PRINT = "let an administrator run the SQL of `effect-audit migrate --print`"
+
+type Advice = (endpoint: Endpoint, table: string) => string
+
+const rights: Advice = ({ database, username }) =>
+  `The account ${username} may not change tables of ${database}: GRANT CREATE, ALTER, INDEX, INSERT ON ` +
+  `${quote(database)}.* to it, or ${PRINT}`
+
+const noKey: Advice = (_, table) =>
+  `${table} can have no unique key over ${EVENT_ID}, by its partitions or its engine: ${WAY_OUT}`
+
+const noPrimaryKey: Advice = ({ host }, table) =>
+  `${host} demands a primary key, which ${table} lacks: ALTER TABLE ${quote(table)} ADD COLUMN row_id BIGINT UNSIGNED ` +
+  `NOT NULL AUTO_INCREMENT PRIMARY KEY, then migrate again`
+
+const noRoom: Advice = (_, table) =>
+  `The rows of ${table} have no room for more columns: make a CHAR or VARCHAR of it TEXT, then migrate again; or ${WAY_OUT}`
+
+const duplicates: Advice = (_, table) =>
+  `Rows of ${table} have the same ${EVENT_ID}, so that it can have no unique key: find them by SELECT HEX(${EVENT_ID}), ` +
+  `COUNT(*) FROM ${quote(table)} WHERE ${EVENT_ID} IS NOT NULL GROUP BY ${EVENT_ID} HAVING COUNT(*) > 1, keep one of ` +
+  `each, or set ${EVENT_ID} of the others to NULL, then migrate again`
+
+const held: Advice = (_, table) =>
+  `A transaction, or another migration, holds ${table}: let it end, then migrate again`
+
+const busyWriters: Advice = (_, table) =>
+  `Others write to ${table} faster than the server can index it: migrate at a quieter hour, or raise ` +
+  `innodb_online_alter_log_max_size`
+
+/** What to do about the refusals of CREATE and ALTER TABLE, where delivery would say something else, or nothing. */
+const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
+  ...[1044, 1142, 1143, 1227].map((code) => [code, rights] as const),
+  // partitions; engines without keys (1069), keys of NULL (1121) or columns of NULL (1178), or without ALTER (1031)
+  ...[1031, 1069, 1121, 1178, 1503].map((code) => [code, noKey] as const),
+  [1347, (_, table) => `${table} is a view, which has no unique key: ${WAY_OUT}`],
+  // MySQL's sql_require_primary_key, MariaDB's innodb_force_primary_key
+  ...[3750, 1173].map((code) => [code, noPrimaryKey] as const),
+  ...[1117, 1118].map((code) => [code, noRoom] as const),
+  ...[1062, 1586].map((code) => [code, duplicates] as const),
+  ...LOCKED.map((code) => [code, held] as const),
+  [1799, busyWriters],
+  [
+    4119,
+    (_, table) => `${table} keeps its history: SET SESSION system_versioning_alter_history = KEEP; ${PRINT}`
+  ]
+])
+
+const failed = (cause: unknown, endpoint: Endpoint, target?: MigrationTarget): UploadError => {
+  const { class: cls, code, reason } = classify(cause, endpoint)
+  const { database, host, username } = endpoint
+  const advice = ADVICE.get(errnoOf(cause))
+  const error = (cls: "operator" | "transient", reason: string) =>
+    new UploadError({ class: cls, code, reason, cause: Redacted.make(cause) })
+  if (advice !== undefined) return error("operator", advice(endpoint, target?.table ?? database))
+  if (cls === "transient") {
+    return error(
+      "transient",
+      target === undefined
+        ? reason.replace(AGAIN, "; migrate again once that is over")
+        : `The database at ${host} broke off while ${target.table} was changed: migrate again once it can be reached`
+    )
+  }
+  // what was wrong before the first statement says the same as at delivery
+  if (target === undefined && cls === "operator") return error("operator", reason)
+  return error(
+    "operator",
+    `${database} refuses to change ${target?.table ?? "a table"} for ${username}: look the code up in the manual, or ${PRINT}`
+  )
+}

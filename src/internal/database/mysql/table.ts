@@ -37,6 +37,40 @@ export interface Table {
 /** Quotes an identifier. */
 export const quote = (name: string): string => `\`${name.replaceAll("`", "``")}\``
 
+/** Why a name is none of a table, if it is none. Quoted, `db.table` is a table of that name in our own database. */
+export const misnamed = (name: string): string | undefined =>
+  name.includes(".")
+    ? `${name} is not the name of a table: write it without its database, which is that of the connection ` +
+      `(\`database\`, or the path of the URL)`
+    : undefined
+
+/** Why the table's own `event_id` or `event_time` would not keep what delivery writes into them, if so. */
+export const misfit = (name: string, present: Columns): string | undefined => {
+  const found = [
+    { column: EVENT_ID, holds: holdsIds, wanted: "BINARY(16)" },
+    { column: EVENT_TIME, holds: holdsTimes, wanted: "DATETIME(6)" }
+  ].flatMap(({ column, holds, wanted }) => {
+    const it = present.get(column)
+    if (it === undefined) return []
+    // not DEFAULT_GENERATED, by which MySQL means an expression as the default
+    const generated = /(?:virtual|stored) generated/i.exec(it.extra ?? "")?.[0]
+    if (generated === undefined && holds(it)) return []
+    return [`${column} (${[it.declared, generated].filter(Boolean).join(" ")}), which has to be ${wanted}`]
+  })
+  return found.length === 0
+    ? undefined
+    : `${name} has a column of another type than delivery writes: ${found.join("; ")}. Rename that column and run ` +
+        `\`effect-audit migrate\`, name another table in \`tables\`, or set deduplication to "none"`
+}
+
+/** A shorter column refuses ids, and one of a greater fixed length pads them. UUID is MariaDB's. */
+const holdsIds = ({ length, type }: Column): boolean =>
+  type === "uuid" || (type === "binary" && length === 16) || (type === "varbinary" && (length ?? 0) >= 16)
+
+/** A text has room for `YYYY-MM-DD HH:MM:SS.mmm`. */
+const holdsTimes = ({ length, type }: Column): boolean =>
+  /^(?:datetime|timestamp)$/.test(type) || (/char$|text$/.test(type) && (length ?? 0) >= 23)
+
 /** Looks at the table; it is an operator's matter if it is not as it must be. */
 export const describe = (
   session: Session,
@@ -46,6 +80,8 @@ export const describe = (
 ): Effect.Effect<Table, SqlError | UploadError> =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
+    const wrongName = misnamed(name)
+    if (wrongName !== undefined) return yield* unusable("CONFIG", wrongName)
     const present = yield* columnsOf(session, name)
     const columnOf = (column: string) => present.get(column.toLowerCase())
     // the columns of a table that an account may insert into are visible to it
@@ -64,6 +100,9 @@ export const describe = (
         `${name} has no column ${missing.join(", ")}: run \`effect-audit migrate\``
       )
     }
+
+    const wrongColumns = deduplicate ? misfit(name, present) : undefined
+    if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
 
     const eventKeys = deduplicate ? yield* eventKeysOf(session, name) : []
     if (deduplicate && eventKeys.length === 0) {
@@ -163,7 +202,8 @@ const timeZoneOf = (
     )
   })
 
-const unusable = (code: string, reason: string) => new UploadError({ class: "operator", code, reason })
+export const unusable = (code: string, reason: string): UploadError =>
+  new UploadError({ class: "operator", code, reason })
 
 /** A column, as information_schema shows it. */
 const Column = Schema.Struct({
@@ -173,7 +213,12 @@ const Column = Schema.Struct({
   type: Schema.String,
   /** its default */
   standard: Schema.NullOr(Schema.String),
-  extra: Schema.NullOr(Schema.String)
+  extra: Schema.NullOr(Schema.String),
+  /** of texts and bytes */
+  length: Schema.NullOr(Schema.Union(Schema.Number, Schema.NumberFromString)),
+  nullable: Schema.String,
+  /** the whole type, `varchar(36)` */
+  declared: Schema.String
 })
 
 type Column = typeof Column.Type
@@ -187,7 +232,8 @@ export const columnsOf = (session: Session, table: string): Effect.Effect<Column
     session.select(
       Schema.Struct({ name: Schema.String, ...Column.fields }),
       "SELECT column_name AS name, character_set_name AS charset, LOWER(data_type) AS type, " +
-        "column_default AS standard, extra AS extra FROM information_schema.columns " +
+        "column_default AS standard, extra AS extra, character_maximum_length AS length, is_nullable AS nullable, " +
+        "column_type AS declared FROM information_schema.columns " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]
     ),
