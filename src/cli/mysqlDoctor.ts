@@ -2,9 +2,12 @@
 import { SqlError } from "@effect/sql/SqlError"
 import { Effect, Either, Schema } from "effect"
 import * as net from "node:net"
-import type { Endpoint, Session } from "../internal/database/mysql/connection.js"
-import { endpointsOf, open } from "../internal/database/mysql/connection.js"
+import type { Session } from "../internal/database/mysql/connection.js"
+import { open } from "../internal/database/mysql/connection.js"
 import { protocolError } from "../internal/database/mysql/driver.js"
+import type { Endpoint } from "../internal/database/mysql/endpoints.js"
+import { endpointsOf, TRUST, unknownParameters } from "../internal/database/mysql/endpoints.js"
+import { isLoopback } from "../internal/database/mysql/logins.js"
 import { addressesOf } from "../internal/database/mysql/lookup.js"
 import { classify } from "../internal/database/mysql/errors.js"
 import { columnsOf, eventKeysOf, misfit, misnamed } from "../internal/database/mysql/table.js"
@@ -31,6 +34,10 @@ export const examine = (
   Effect.gen(function* () {
     const endpoints = yield* Effect.either(endpointsOf(options))
     if (Either.isLeft(endpoints)) return yield* report(failure("database", endpoints.left.reason))
+    const unknown = yield* unknownParameters(options)
+    if (unknown.length > 0) {
+      yield* report(warning("url", `these parameters mean nothing here: ${unknown.join(", ")}`))
+    }
     for (const endpoint of endpoints.right) {
       if (!(yield* reach(endpoint, report))) continue
       const result = yield* Effect.either(
@@ -134,12 +141,7 @@ const examineSettings = (
     const needed = 2 * maxLineBytes
     return [
       ok("server", version),
-      cipher === ""
-        ? warning(
-            "TLS",
-            "none: passwords and events cross the network in the clear; set ssl, unless it is a local one"
-          )
-        : ok("TLS", cipher),
+      tlsOf(session, cipher),
       ok("sql_mode", `${mode === "" ? "empty" : mode}; our sessions are strict whatever it is`),
       packet < needed
         ? warning(
@@ -155,6 +157,21 @@ const examineSettings = (
         : ok("clock", "agrees with ours")
     ]
   })
+
+const tlsOf = ({ endpoint, remoteAddress }: Session, cipher: string): Finding => {
+  if (cipher !== "") {
+    return endpoint.ssl?.rejectUnauthorized === false
+      ? warning("TLS", `${cipher}, but nobody verifies whose it is: set ssl.ca instead of rejectUnauthorized`)
+      : ok("TLS", cipher)
+  }
+  if (isLoopback(remoteAddress())) return ok("TLS", "none, on the way within this machine")
+  return warning(
+    "TLS",
+    endpoint.serverPublicKey === TRUST
+      ? "none: events cross the network in the clear, and the password goes to whoever shows a key; set ssl"
+      : "none: events cross the network in the clear; set ssl"
+  )
+}
 
 /** milliseconds */
 const SKEW = 2000

@@ -3,6 +3,7 @@ import * as FileSystem from "@effect/platform/FileSystem"
 import { Config, Effect, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
+import { mentionsTls, TRUST } from "../internal/database/mysql/endpoints.js"
 import { MIN_FREE_BYTES } from "../internal/queue/directory.js"
 import { isAbsent } from "../internal/queue/files.js"
 import { queuesIn } from "../internal/queue/inspect.js"
@@ -153,6 +154,12 @@ export const database = {
     Options.withDescription("The authority that signed the server's certificate, PEM"),
     fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_SSL_CA"))
   ),
+  serverPublicKey: Options.text("server-public-key").pipe(
+    Options.withDescription(
+      "Without TLS: the file of the key that MySQL gets the password under, PEM; or trust, for any key"
+    ),
+    fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_SERVER_PUBLIC_KEY"))
+  ),
   tables: Options.keyValueMap("table").pipe(
     Options.withDescription("The table of a kind, as use_log=app_use_log; AUDIT_MYSQL_TABLES, by commas"),
     Options.optional
@@ -186,6 +193,8 @@ export const databaseOf = (flags: Flags<typeof database>) =>
     const ca = Option.isSome(flags.sslCa)
       ? { ca: yield* fileSystem.readFileString(flags.sslCa.value) }
       : undefined
+    yield* refuseVariables
+    const serverPublicKey = Option.getOrUndefined(flags.serverPublicKey)
     const ssl = flags.ssl || (yield* Config.withDefault(Config.boolean("AUDIT_MYSQL_SSL"), false))
     const options: MysqlUploader.Options = {
       url: Option.getOrUndefined(Option.map(flags.url, (url) => withPassword(url, password))),
@@ -195,11 +204,28 @@ export const databaseOf = (flags: Flags<typeof database>) =>
       password: Option.getOrUndefined(password),
       database: Option.getOrUndefined(flags.database),
       ssl: ca ?? (ssl ? true : undefined),
+      serverPublicKey:
+        serverPublicKey === undefined || serverPublicKey === TRUST
+          ? serverPublicKey
+          : yield* fileSystem.readFileString(serverPublicKey),
       deduplication: Option.getOrUndefined(flags.deduplication),
       tables: yield* tablesOf(flags.tables)
     }
     return options
   })
+
+/** A variable that asks for TLS in words of its own would connect in the clear. */
+const refuseVariables = Effect.suspend(() => {
+  const misspelt = Object.keys(process.env).find(
+    (name) =>
+      /^AUDIT_MYSQL_/i.test(name) &&
+      mentionsTls(name.slice("AUDIT_MYSQL_".length)) &&
+      !["AUDIT_MYSQL_SSL", "AUDIT_MYSQL_SSL_CA"].includes(name)
+  )
+  return misspelt === undefined
+    ? Effect.void
+    : usageError(`${misspelt} means nothing here: set AUDIT_MYSQL_SSL=true or AUDIT_MYSQL_SSL_CA for TLS.`)
+})
 
 /** The tables of the kinds that go elsewhere than where they say. */
 export const tablesOf = (flag: Option.Option<HashMap.HashMap<string, string>>) =>

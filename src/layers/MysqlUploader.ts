@@ -5,8 +5,10 @@
  */
 import { Config, Effect, Layer } from "effect"
 import type { ConfigError, Scope } from "effect"
-import type { ConnectionSettings, Session } from "../internal/database/mysql/connection.js"
-import { driver, endpointsOf } from "../internal/database/mysql/connection.js"
+import type { Session } from "../internal/database/mysql/connection.js"
+import { driver } from "../internal/database/mysql/connection.js"
+import type { ConnectionSettings } from "../internal/database/mysql/endpoints.js"
+import { endpointsOf, warnOfParameters } from "../internal/database/mysql/endpoints.js"
 import { classify, toUploadError } from "../internal/database/mysql/errors.js"
 import * as Migrate from "../internal/database/mysql/migrate.js"
 import { makeSessions } from "../internal/database/mysql/sessions.js"
@@ -78,6 +80,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
   Effect.gen(function* () {
     // now, since a program that runs for long should need no files of its installation later
     yield* driver
+    yield* warnOfParameters(options)
     const concurrency = Math.max(1, Math.floor(options.connections ?? 1))
     const withSession = yield* makeSessions(options, concurrency)
     const deduplicates = options.deduplication !== "none"
@@ -128,7 +131,7 @@ export const migrate = (
   options: Options,
   events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
 ): Effect.Effect<void, UploadError> =>
-  Effect.flatMap(endpointsOf(options), ([first, ...others]) =>
+  Effect.flatMap(Effect.zipRight(warnOfParameters(options), endpointsOf(options)), ([first, ...others]) =>
     others.reduce(
       (earlier, endpoint) =>
         Effect.catchIf(

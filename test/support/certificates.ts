@@ -13,8 +13,11 @@ export interface Certificates {
   readonly key: string
 }
 
-/** An authority, a server's certificate for the name signed by it, and an authority that has signed nothing. */
-export const makeCertificates = async (name: string): Promise<Certificates> => {
+/** An authority, a server's certificate for name and addresses signed by it, and an authority that has signed nothing. */
+export const makeCertificates = async (
+  name: string,
+  addresses: ReadonlyArray<string> = []
+): Promise<Certificates> => {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-tls-"))
   fs.chmodSync(directory, 0o755)
   const file = (of: string) => path.join(directory, of)
@@ -43,7 +46,10 @@ export const makeCertificates = async (name: string): Promise<Certificates> => {
     "-subj",
     `/CN=${name}`
   )
-  fs.writeFileSync(file("names"), `subjectAltName=DNS:${name}`)
+  fs.writeFileSync(
+    file("names"),
+    ["subjectAltName=DNS:" + name, ...addresses.map((address) => `IP:${address}`)].join(",")
+  )
   await openssl(
     ...[
       "x509",

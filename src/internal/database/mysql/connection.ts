@@ -3,119 +3,24 @@
  * its pool waits for a hung server, so every socket is ours: destroying it ends whatever waits for it.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Array as Arr, Duration, Effect, Exit, Redacted, Schema } from "effect"
+import { Duration, Effect, Exit, Schema } from "effect"
 import type { Scope } from "effect"
-import type * as net from "node:net"
-import { UploadError } from "../../../schema/Errors.js"
+import * as net from "node:net"
 import * as drivers from "../driver.js"
 import type { Guard, StreamOptions } from "./driver.js"
 import { guard, protocolError } from "./driver.js"
-import type { Subject } from "./errors.js"
+import type { Endpoint, SslSettings } from "./endpoints.js"
 import { errnoOf } from "./errors.js"
+import { loginsOf } from "./logins.js"
 import { connector } from "./lookup.js"
 import { monotonicMillis } from "../../monotonic.js"
 import * as watchdog from "../../watchdog.js"
 
-/** How a server is reached; the options that the layer and `migrate` share. */
-export interface ConnectionSettings {
-  /** `mysql://user:password@host:port/database?ssl=true`; goes before the single options */
-  readonly url?: Redacted.Redacted | undefined
-  readonly host?: string | undefined
-  /** several servers, `host` or `host:port`, tried in turn */
-  readonly hosts?: ReadonlyArray<string> | undefined
-  readonly port?: number | undefined
-  readonly username?: string | undefined
-  readonly password?: Redacted.Redacted | undefined
-  readonly database?: string | undefined
-  /** TLS: `true`, or whom to trust; off by default */
-  readonly ssl?: boolean | SslSettings | undefined
-  /** default 5 seconds, for each host */
-  readonly connectTimeout?: Duration.DurationInput | undefined
-  /** default 10 seconds */
-  readonly statementTimeout?: Duration.DurationInput | undefined
-}
-
-/** Whom TLS trusts. Authority and name of the server are verified unless said otherwise. */
-export interface SslSettings {
-  /** the authority that signed the server's certificate, PEM; those that Node knows by default */
-  readonly ca?: string | undefined
-  /** our own certificate and key, PEM, where the account demands one */
-  readonly cert?: string | undefined
-  readonly key?: string | undefined
-  /** the name in the server's certificate, where it is not the host; needed where the host is an IP address */
-  readonly servername?: string | undefined
-  /** false encrypts without knowing for whom */
-  readonly rejectUnauthorized?: boolean | undefined
-}
-
-/** One server with everything that is needed to connect to it. */
-export interface Endpoint extends Subject {
-  readonly address: { readonly host: string; readonly port: number }
-  readonly password: Redacted.Redacted
-  readonly ssl: SslSettings | undefined
-  readonly connectTimeout: Duration.Duration
-  readonly statementTimeout: Duration.Duration
-}
-
-/** The servers of the settings, in their order; never empty. */
-export const endpointsOf = (
-  settings: ConnectionSettings
-): Effect.Effect<Arr.NonEmptyReadonlyArray<Endpoint>, UploadError> =>
-  Effect.gen(function* () {
-    const { database, hosts, password, port, ssl, username } =
-      settings.url === undefined ? settings : { ...settings, ...(yield* parseUrl(settings.url)) }
-    if (database === undefined || database === "")
-      return yield* misconfigured("Name a `database` to deliver to")
-    const names =
-      hosts !== undefined && Arr.isNonEmptyReadonlyArray(hosts) ? hosts : Arr.of(settings.host ?? "localhost")
-    return Arr.map(names, (text): Endpoint => {
-      const address = addressOf(text, port ?? 3306)
-      return {
-        address,
-        host: `${address.host}:${address.port}`,
-        username: username ?? "",
-        password: password ?? Redacted.make(""),
-        database,
-        ssl: ssl === true ? {} : ssl === false ? undefined : ssl,
-        connectTimeout: Duration.decode(settings.connectTimeout ?? "5 seconds"),
-        statementTimeout: Duration.decode(settings.statementTimeout ?? "10 seconds")
-      }
-    })
-  })
-
-/** Ours, since @effect/sql-mysql2 ignores its pool's options, our sockets among them, where it gets a URL. */
-const parseUrl = (text: Redacted.Redacted) =>
-  Effect.try({
-    try: () => {
-      const url = new URL(Redacted.value(text))
-      const ssl = url.searchParams.get("ssl") ?? "false"
-      if (!/^(mysql|mariadb):$/.test(url.protocol) || url.hostname === "" || !/^(true|false)$/.test(ssl)) {
-        throw new Error("refused")
-      }
-      return {
-        hosts: [url.host],
-        database: decodeURIComponent(url.pathname.slice(1)),
-        username: decodeURIComponent(url.username),
-        password: Redacted.make(decodeURIComponent(url.password)),
-        ...(url.searchParams.has("ssl") ? { ssl: ssl === "true" } : {})
-      }
-    },
-    // without the cause, whose message would show the URL with its password
-    catch: () => misconfigured("`url` is not of the form mysql://user:password@host:port/database?ssl=true")
-  })
-
-const misconfigured = (reason: string) => new UploadError({ class: "operator", code: "CONFIG", reason })
-
-/** `host`, `host:port`, `[ipv6]:port`, or a bare IPv6 address. */
-const addressOf = (text: string, port: number) => {
-  const match = /^(?:\[(.+)\]|([^:]+))(?::(\d+))?$/.exec(text)
-  if (match === null) return { host: text, port }
-  return { host: match[1] ?? match[2] ?? text, port: match[3] === undefined ? port : Number(match[3]) }
-}
-
 /** A connection with our settings, for one statement after the other. */
 export interface Session {
   readonly endpoint: Endpoint
+  /** the address that the server was reached by */
+  readonly remoteAddress: () => string | undefined
   /** bytes that a statement may have, `@@max_allowed_packet` */
   readonly maxPacket: number
   /** how many warnings of a statement the server shows, `@@max_error_count` */
@@ -188,10 +93,15 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
 
     const { address, connectTimeout, database, password, ssl, statementTimeout, username } = endpoint
+    // the name or address that the certificate has to show
+    const identity = ssl?.servername ?? address.host
+    let remoteAddress: string | undefined
+    // why we broke off the login: the driver has codes of its own for that
+    let refused: Error | undefined
     const connect = yield* connector
     const connection = yield* MysqlClient.make({
       // the socket is ours: the driver needs the name for the certificate only
-      host: ssl?.servername ?? address.host,
+      host: identity,
       port: address.port,
       database,
       username,
@@ -211,11 +121,18 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         disableEval: true,
         // bounds the prepared statements on the server, since batches differ in size
         maxPreparedStatements: 64,
-        ...(ssl === undefined ? {} : { ssl: sslOptions(ssl) }),
+        ...(ssl === undefined ? {} : { ssl: sslOptions(ssl, identity) }),
+        authPlugins: loginsOf(
+          endpoint,
+          () => remoteAddress,
+          (error) => (refused = error)
+        ),
         stream: (options: StreamOptions) => {
           const socket = connect({ ...address, noDelay: true, keepAlive: true })
-          guarded = guard(socket, options, (error) => (broken ??= error))
+          const verified = ssl === undefined || ssl.rejectUnauthorized === false ? undefined : identity
+          guarded = guard(socket, options, (error) => (broken ??= error), verified)
           sockets.add(socket)
+          socket.once("connect", () => (remoteAddress = socket.remoteAddress))
           socket.once("close", () => sockets.delete(socket))
           return socket
         }
@@ -229,6 +146,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         duration: connectTimeout,
         onTimeout: () => timedOut("Connecting", connectTimeout)
       }),
+      Effect.mapError((error) => (refused === undefined ? error : failed(refused))),
       Effect.onError(() => cut)
     )
 
@@ -297,6 +215,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
 
     return {
       endpoint,
+      remoteAddress: () => remoteAddress,
       maxPacket: packet,
       maxWarnings: warnings,
       prepares: () => prepares,
@@ -360,13 +279,13 @@ const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<str
 const lockWaitSeconds = (statementTimeout: Duration.Duration): number =>
   Math.max(1, Math.floor(Duration.toSeconds(statementTimeout) * 0.8))
 
-/** mysql2 checks the authority by default, and the name only when told to. */
-const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings) => ({
+/** mysql2 checks the authority by default, and the name only when told to; an address it would take for "localhost". */
+const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings, identity: string) => ({
   ...(ca === undefined ? {} : { ca }),
   ...(cert === undefined ? {} : { cert }),
   ...(key === undefined ? {} : { key }),
   rejectUnauthorized,
-  verifyIdentity: rejectUnauthorized
+  verifyIdentity: rejectUnauthorized && net.isIP(identity) === 0
 })
 
 const isResultHeader = (answer: unknown): answer is ResultHeader =>

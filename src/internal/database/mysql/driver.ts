@@ -6,6 +6,7 @@
  */
 import type { EventEmitter } from "node:events"
 import type * as net from "node:net"
+import * as tls from "node:tls"
 
 /** What the driver's stream factory is given. */
 export interface StreamOptions {
@@ -31,12 +32,14 @@ export interface Guard {
 
 /**
  * Guards a socket from before the driver listens to it. `onBroken` hears what makes the connection unusable, possibly
- * more than once; the socket is destroyed then, unless the driver can still read the server's answer.
+ * more than once; the socket is destroyed then, unless the driver can still read the server's answer. The `identity`
+ * is the name or address that a certificate has to show before the password is sent.
  */
 export const guard = (
   socket: net.Socket,
   { config }: StreamOptions,
-  onBroken: (error: Error) => void
+  onBroken: (error: Error) => void,
+  identity: string | undefined
 ): Guard => {
   let received = 0
   const fail = (cause: unknown) => {
@@ -65,10 +68,15 @@ export const guard = (
   // the pool lists the connection after its constructor has asked for the socket, and before the socket can emit
   process.nextTick(() => {
     const connections = config.pool?._allConnections
+    let isFound = false
     for (let index = 0; index < (connections?.length ?? 0); index++) {
       const connection = connections!.get(index)
-      if (connection.stream === socket) confineDriver(connection, confine, fail, onBroken)
+      if (connection.stream !== socket) continue
+      isFound = true
+      confineDriver(connection, confine, fail, onBroken, identity)
     }
+    // a driver that hides its connections: nobody would look at the certificate
+    if (!isFound && identity !== undefined) fail(protocolError("the driver shows no connection"))
   })
   return { restart: () => void (received = 0) }
 }
@@ -77,7 +85,8 @@ const confineDriver = (
   connection: Connection,
   confine: (emitter: EventEmitter) => void,
   fail: (cause: unknown) => void,
-  onBroken: (error: Error) => void
+  onBroken: (error: Error) => void,
+  identity: string | undefined
 ) => {
   connection.on("error", fail)
   // packets out of order: if it is a refusal, as of a packet that is too large, the driver still tells us
@@ -88,11 +97,19 @@ const confineDriver = (
   }
   const startTLS = connection.startTLS.bind(connection)
   connection.startTLS = (onSecure) => {
-    startTLS(onSecure)
+    startTLS((error) => {
+      onSecure(error ?? (identity === undefined ? undefined : misnamed(connection.stream, identity)))
+    })
     // from now on the stream is the one inside of TLS
     confine(connection.stream)
   }
 }
+
+/** What is wrong with the name in the certificate; the driver compares names, and takes an address for "localhost". */
+const misnamed = (stream: EventEmitter, identity: string): Error | undefined =>
+  stream instanceof tls.TLSSocket
+    ? tls.checkServerIdentity(identity, stream.getPeerCertificate())
+    : protocolError("no TLS where there must be some")
 
 /** An error that means: what answers there does not speak MySQL's protocol. A number is the server's own reason. */
 export const protocolError = (message: string, code?: unknown): Error =>

@@ -40,6 +40,8 @@ export interface Subject {
   readonly host: string
   readonly username: string
   readonly database: string
+  /** the key under which the password goes to the server, if the settings name one */
+  readonly serverPublicKey?: string | undefined
   /** the table of a statement that writes events, which was found to be as it must be; undefined while connecting */
   readonly table?: string
   /** the names of the table's unique keys over `event_id` alone */
@@ -212,8 +214,8 @@ const widenCounter: Reason = (subject) =>
 
 const credentials: Reason = (subject) =>
   subject.table === undefined
-    ? `${subject.host} refuses the account ${subject.username}: check its password, the machines it may come from, and ` +
-      `whether it must use TLS`
+    ? `${subject.host} refuses the account ${subject.username}: check its password, the machines it may come from, ` +
+      `${subject.serverPublicKey === undefined ? "" : "`serverPublicKey`, "}and whether it must use TLS`
     : // the account itself has connected
       `The definer of a view or trigger behind ${tableOf(subject)} may not work there, or is gone: create that account, ` +
       `or the object anew`
@@ -276,7 +278,7 @@ const brokenObject: Reason = (subject, text) => {
 const noPartition: Reason = (subject) => `No partition of ${tableOf(subject)} takes the events: add one`
 
 const certificate: Reason = ({ host }) =>
-  `The TLS certificate of ${host} is not trusted: check \`ssl.ca\`, the names in the certificate, and its dates`
+  `The TLS certificate of ${host} is not trusted: check \`ssl.ca\`, the names and IP addresses in the certificate, and its dates`
 
 const generated: Reason = (subject) =>
   `A column of ${tableOf(subject)} that an event has a value for is GENERATED: make it an ordinary one`
@@ -310,7 +312,9 @@ const operator = (reason: Reason, ...codes: ReadonlyArray<number>): ReadonlyArra
 /** What each number means. */
 export const CODES: ReadonlyMap<number, Known> = new Map([
   ...operator(
-    ({ database, username }) => `The account ${username} may not use ${database}: GRANT INSERT on it`,
+    ({ database, username }) =>
+      `The account ${username} may not use ${database}: GRANT INSERT on it, or SET DEFAULT ROLE if a role of the account ` +
+      `has the right`,
     1044
   ),
   ...operator(credentials, 1045, 1698),
@@ -404,10 +408,16 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
   ...all("tooMany", 1197, 1390, 4082, 8004, 9500) // binary log's cache, placeholders, memory; TiDB's limits
 ])
 
+/** A login that needs TLS, or a key that somebody vouches for. */
+export const SERVER_PUBLIC_KEY = "SERVER_PUBLIC_KEY"
+
 /** What goes wrong before the server has said anything, by the driver's codes, and stays so. */
 export const CONNECTING: Readonly<Record<string, Reason>> = {
   HANDSHAKE_NO_SSL_SUPPORT: ({ host }) => `${host} does not offer TLS: enable it there, or leave \`ssl\` out`,
   HANDSHAKE_SSL_ERROR: certificate,
+  [SERVER_PUBLIC_KEY]: ({ host, username }) =>
+    `${host} asks for the password of ${username} under a key that nobody vouches for: set \`ssl\`, or set ` +
+    `\`serverPublicKey\` to the server's key (PEM) or to "trust"`,
   AUTH_SWITCH_PLUGIN_ERROR: ({ host, username }) =>
     `${host} asks for a way of authentication that the driver refuses: choose another one for ${username}`
 }
