@@ -17,6 +17,7 @@ import * as MysqlUploader from "../src/layers/MysqlUploader.js"
 import { UseLog } from "../src/schema/UseLog.js"
 import { type Identity, packetOf } from "./support/badPeers.js"
 import { type Certificates, makeCertificates } from "./support/certificates.js"
+import { effectAudit } from "./support/cli.js"
 import type { TestDatabase } from "./support/database.js"
 import { uses } from "./support/events.js"
 import {
@@ -30,6 +31,7 @@ import {
 import type { Flavour, MysqlServer } from "./support/mysqlServer.js"
 import { findServer, startServer } from "./support/mysqlServer.js"
 import { freePort } from "./support/net.js"
+import { temporaryDirectory } from "./support/queue.js"
 import { onEachFlavour } from "./support/servers.js"
 
 /** An address of this machine that is not its loopback. */
@@ -67,6 +69,15 @@ afterAll(async () => {
 const migrated = (flavour: Flavour) =>
   Effect.tap(mysqlDatabase(servers.get(flavour)!.rootUrl), (database) =>
     MysqlUploader.migrate(connectionOptions(database))
+  )
+
+/** The same as a URL. */
+const urlOf = (
+  { database, host, port, username }: MysqlUploader.Options,
+  parameters: string
+): Redacted.Redacted =>
+  Redacted.make(
+    `mysql://${String(username)}:${encodeURIComponent(PASSWORD)}@${String(host)}:${String(port)}/${String(database)}?${parameters}`
   )
 
 /** Delivers two events by a connection of its own. */
@@ -297,7 +308,7 @@ describe("what is about TLS", () => {
       )
       const property = fc.asyncProperty(options, async ([name, value]) => {
         const error = await Effect.runPromise(
-          failureOf(deliver({ ...credentials(here, port), [name]: value } as MysqlUploader.Options))
+          failureOf(deliver({ ...credentials(here, port), [name]: value }))
         )
         assert.strictEqual(error.class, "operator")
         assert.oneOf(error.code, ["CONFIG", "HANDSHAKE_NO_SSL_SUPPORT"])
@@ -319,6 +330,20 @@ describe("what is about TLS", () => {
       yield* refuses({ url: url("?serverPublicKey=x") }, "CONFIG", /RSA public key/)
       yield* refuses({ ...credentials(here, port), serverPublicKey: "" }, "CONFIG", /RSA public key/)
       assert.deepStrictEqual(heard, [])
+    })
+  )
+
+  it.scopedLive("the command refuses variables and flags about TLS that it does not know", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const url = `mysql://audit@${here}:1/app`
+      const ofVariable = yield* effectAudit(directory, ["migrate", "--url", url], { AUDIT_MYSQL_TLS: "true" })
+      assert.strictEqual(ofVariable.code, 64)
+      assert.match(ofVariable.stderr, /AUDIT_MYSQL_TLS means nothing here: .*AUDIT_MYSQL_SSL=true/)
+      const ofFlag = yield* effectAudit(directory, ["migrate", "--url", url, "--ssl-mode", "REQUIRED"])
+      assert.notStrictEqual(ofFlag.code, 0)
+      const ofUrl = yield* effectAudit(directory, ["migrate", "--url", `${url}?useSSL=true`])
+      assert.match(ofUrl.stderr, /`useSSL`.*`\?ssl=true`.*--ssl-ca/)
     })
   )
 
@@ -490,11 +515,7 @@ onEachFlavour("a real server", (flavour) => {
       assert.match(yield* tlsOf({ host: away! }), /^warning: none: events cross the network in the clear/)
       const ofWrong = yield* findingsOf({ ...options, host: away!, ssl: { ca } })
       assert.match(ofWrong("login"), /^failure: .*certificate.*\(HANDSHAKE_SSL_ERROR\)/)
-      const { username, port } = options
-      const url = (parameters: string) =>
-        Redacted.make(
-          `mysql://${username}:${encodeURIComponent(PASSWORD)}@${here}:${port}/${database.config.database}?${parameters}`
-        )
+      const url = (parameters: string) => urlOf({ ...options, host: here }, parameters)
       assert.match(
         (yield* findingsOf({ url: url("ssl-mode=REQUIRED") }))("database"),
         /^failure: .*`ssl-mode`.*ssl=true/
@@ -540,12 +561,19 @@ onEachFlavour("a real server", (flavour) => {
         yield* refused
         yield* delivers({ ...options, ssl: { ca: read(certificates.authority), servername: "db.test" } })
         yield* refused
-        const parameter = encodeURIComponent(key)
-        yield* delivers({
-          url: Redacted.make(
-            `mysql://${options.username}:${encodeURIComponent(PASSWORD)}@${away}:${options.port}/${database.config.database}?serverPublicKey=${parameter}`
-          )
-        })
+        yield* delivers({ url: urlOf(options, `serverPublicKey=${encodeURIComponent(key)}`) })
+        yield* refused
+        const { stderr, stdout } = yield* effectAudit(
+          yield* temporaryDirectory,
+          [
+            ...["doctor", "--host", `${String(away)}:${server.port}`, "--username", options.username!],
+            ...["--database", database.config.database, "--server-public-key"],
+            path.join(server.dataDirectory, "public_key.pem")
+          ],
+          { AUDIT_MYSQL_PASSWORD: PASSWORD }
+        )
+        assert.strictEqual(stderr, "")
+        assert.match(stdout, /ok {7}login: /)
         // loopback as ever
         yield* forget
         yield* delivers({ ...options, host: here })
