@@ -7,9 +7,17 @@ export default defineConfig({
   test: {
     ...base.test,
     env: { AUDIT_LONG: "1" },
-    include: ["crash", "kill", "adoption", "powerLoss", "damage", "migrate", "badPeers", "fullServer"].map(
-      (name) => `test/${name}.test.ts`
-    ),
+    include: [
+      "crash",
+      "kill",
+      "adoption",
+      "powerLoss",
+      "damage",
+      "bits",
+      "migrate",
+      "badPeers",
+      "fullServer"
+    ].map((name) => `test/${name}.test.ts`),
     typecheck: { enabled: false },
     testTimeout: 3_600_000
   }

@@ -121,7 +121,14 @@ const list = Command.make("list", { directory, json }, (options) =>
 
 const ADVICE = 'refused by the database: see "effect-audit dead show"'
 
-const OUR_REASONS: ReadonlySet<unknown> = new Set(["unknownKind", "malformed", "invalid", "oversize", "torn"])
+const OUR_REASONS: ReadonlySet<unknown> = new Set([
+  "unknownKind",
+  "malformed",
+  "invalid",
+  "oversize",
+  "torn",
+  "blank"
+])
 
 /** Whether the reason is in our words: those of a database may echo the row. */
 const isOurReason = (letter: deadLetterFile.Letter) => OUR_REASONS.has(letter.class)

@@ -119,12 +119,14 @@ const segments = (
       const read = yield* Stream.runForEach(linesFrom(disk, segment, start, { maxLineBytes }), (line) =>
         Effect.sync(() => {
           tally.lines++
-          tally.unterminated ||= !line.terminated
           const { bytes, offset, text } = line
           const problem = line.oversize ? ("oversize" as const) : undefined
           const event = readEvent({ bytes, text, offset, problem, segment: segment.first })
+          const isBlank = Either.isLeft(event) && event.left.class === "blank"
+          tally.unterminated ||= !line.terminated && !isBlank
           if (Either.isRight(event)) return
           const { class: cls, kind, reason } = event.left
+          if (cls === "blank") return
           if (cls === "unknownKind") tally.unknown.add(kind ?? "")
           else if (tally.damaged++ === 0) tally.firstDamage = `byte ${line.offset}: ${reason}`
         })
@@ -197,6 +199,21 @@ const deadLetters = (directory: string, { cursor }: Snapshot) =>
     const findings: Array<Finding> = unreadable.map(({ letter }) =>
       failure(subject, `${letter.id} cannot be read`)
     )
+    if (letters.damaged > 0) {
+      const lines = counted(letters.damaged, "line")
+      findings.push(
+        warning(subject, `${lines} cannot be read: cut off by a crash, and written again, or damaged`)
+      )
+    }
+    if (counts.retried + counts.discarded > cursor.refused) {
+      const decisions = counted(counts.retried + counts.discarded, "decision")
+      findings.push(
+        failure(
+          subject,
+          `${decisions}, but the cursor has counted ${cursor.refused} letters: one of both is damaged`
+        )
+      )
+    }
     if (counts.letters < cursor.refused || counts.torn < cursor.torn) {
       findings.push(
         failure(
@@ -219,22 +236,17 @@ const deadLetters = (directory: string, { cursor }: Snapshot) =>
 const openRequests = (directory: string) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const open = yield* requests.list(disk, directory)
-    const readable = new Set(open.map(({ file }) => file))
-    const names = yield* Effect.catchIf(disk.list(requests.directoryOf(directory)), isAbsent, () =>
-      Effect.succeed<ReadonlyArray<string>>([])
-    )
-    const unreadable = names.filter(
-      (name) => name.endsWith(".json") && !readable.has(`${requests.directoryOf(directory)}/${name}`)
-    )
+    const { broken, open } = yield* requests.look(disk, directory)
     const findings: Array<Finding> = []
     if (open.length > 0) {
       const text = `${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
       findings.push(warning("requests", text))
     }
-    if (unreadable.length > 0) {
-      const [first] = unreadable
-      const text = `${counted(unreadable.length, "file")} cannot be read as a request, and never carried out: remove ${first ?? ""}`
+    const [first] = broken
+    if (first !== undefined) {
+      const text =
+        `${counted(broken.length, "file")} cannot be read as a request, and never carried out: ` +
+        `remove ${first.file} (${first.reason})`
       findings.push(warning("requests", text))
     }
     return findings.length > 0 ? findings : [ok("requests", "none")]

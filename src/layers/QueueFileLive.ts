@@ -14,10 +14,11 @@ import * as cursorFile from "../internal/queue/cursorFile.js"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as directories from "../internal/queue/directory.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
+import { MAX_SEQUENCE } from "../internal/queue/fields.js"
 import { isLineStart } from "../internal/queue/files.js"
 import * as writer from "../internal/queue/writer.js"
 import { countLines, MAX_LINE_BYTES } from "../internal/queue/lines.js"
-import { recover, tailStart } from "../internal/queue/recovery.js"
+import { isNumbered, recover, tailStart } from "../internal/queue/recovery.js"
 import * as metrics from "../internal/metrics.js"
 import * as requests from "../internal/queue/requests.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
@@ -30,6 +31,7 @@ import {
   type QueueLocked,
   type QueueOpenError
 } from "../schema/Errors.js"
+import { Either } from "../schema/Effect3.js"
 import { RETRIED } from "../schema/Line.js"
 import { Disk, DiskError, LOCK_LOST } from "../services/Disk.js"
 import {
@@ -218,7 +220,7 @@ const open = (
         ...found,
         tailLines,
         lettersBefore: letters.counts(segments.all[0]?.first),
-        minimumSequence: letters.nextSequence
+        minimumSequence: letters.nextSequence(isNumbered(found))
       })
       if (recovered.repair !== undefined) {
         yield* Effect.logWarning(
@@ -232,7 +234,8 @@ const open = (
       const adopted = yield* leftToTheDisk(
         adopt(disk, directory, segments, options.adopt?.path, recovered.next)
       )
-      return { segments, letters, slots, cursor: recovered.cursor, next: recovered.next + adopted }
+      const next = Math.min(recovered.next + adopted, MAX_SEQUENCE + 1)
+      return { segments, letters, slots, cursor: recovered.cursor, next }
     }).pipe(Effect.mapError(directories.openError(directory)))
 
     const { letters, segments, slots } = state
@@ -297,6 +300,18 @@ const open = (
       const limit = exceeded(bytes.length)
       if (limit !== undefined) {
         refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...limit }))
+        return Effect.void
+      }
+      // a number that is rounded names another line's segment, and no cursor can hold it
+      if (next + group.entries.length > MAX_SEQUENCE + 1) {
+        const cause = new Error(
+          "the queue's numbers are used up: move the directory away to begin a new queue"
+        )
+        refuse(
+          group,
+          (eventId) =>
+            new QueueWriteError({ eventId, outcome: "absent", path: directory, code: "EOVERFLOW", cause })
+        )
         return Effect.void
       }
       unanswered++
@@ -389,7 +404,7 @@ const open = (
         // an earlier try may have counted letters that this one takes back, or none where this one writes some
         yield* slots.restore(cursor)
         if (areLettersLost) {
-          const count = yield* letters.restore
+          const count = Math.min(yield* letters.restore, cursor.refused)
           cursor = { ...cursor, refused: cursor.refused - count, missing: cursor.missing + count }
           areLettersLost = false
         }
@@ -501,8 +516,8 @@ const open = (
         return count
       }).pipe(Effect.mapError(accessError))
 
-    const carryOutRequests = Effect.gen(function* () {
-      for (const { file, request } of yield* requests.list(disk, directory)) {
+    const carryOut = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
+      Effect.gen(function* () {
         const { action, by, letters: chosen } = request
         const ids = new Set(chosen === "all" ? [] : chosen)
         const select = ({ id }: DeadLetter) => chosen === "all" || ids.has(id)
@@ -513,8 +528,31 @@ const open = (
         yield* keepingLock(disk.remove(file))
         // carried out once more after a power cut, it would be about letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
-      }
-    }).pipe(lettersGuard.withPermits(1), Effect.mapError(accessError))
+      }).pipe(lettersGuard.withPermits(1))
+
+    /** what cannot even be set aside, and was said */
+    const leftBroken = new Set<string>()
+    const setAside = (broken: requests.Broken) =>
+      Effect.gen(function* () {
+        const { file, reason } = broken
+        if (requests.isAside(broken) || leftBroken.has(file)) return
+        const aside = yield* Effect.either(keepingLock(requests.setAside(disk, broken)))
+        if (Either.isLeft(aside)) leftBroken.add(file)
+        yield* Effect.logWarning(
+          `audit queue: ${file} cannot be carried out as a request (${reason}) and ` +
+            (Either.isLeft(aside)
+              ? `cannot be renamed (${aside.left.code}): remove it`
+              : `is ${aside.right} now: repeat the command that has left it, and remove the file`)
+        )
+      })
+
+    /** Requests are carried out one after the other. Delivery needs no guard that is held while they are read. */
+    const requestsGuard = yield* Effect.makeSemaphore(1)
+    const carryOutRequests = Effect.gen(function* () {
+      const { broken, open } = yield* requests.look(disk, directory)
+      yield* Effect.forEach(broken, setAside, { discard: true })
+      yield* Effect.forEach(open, carryOut, { discard: true })
+    }).pipe(requestsGuard.withPermits(1), Effect.mapError(accessError))
 
     const status: Effect.Effect<QueueStatus, QueueAccessError> = Effect.gen(function* () {
       const oldest = (yield* readOldest).records.at(0)

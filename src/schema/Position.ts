@@ -23,5 +23,8 @@ export const isBefore = (a: Place, b: Place): boolean =>
 /** The place as text, by which a dead letter is named. */
 export const idOf = ({ offset, segment }: Place): string => `${segment}:${offset}`
 
-/** The segment of {@link idOf}. */
-export const segmentOf = (id: string): number => Number(id.slice(0, id.indexOf(":")))
+/** The place of {@link idOf}. */
+export const placeOf = (id: string): Place => {
+  const colon = id.indexOf(":")
+  return { segment: Number(id.slice(0, colon)), offset: Number(id.slice(colon + 1)) }
+}

@@ -22,8 +22,8 @@ export interface QueueRecord extends Position {
   /** the same as text; undefined if it is not UTF-8 */
   readonly text: string | undefined
   /**
-   * `torn`: the end of a segment, without a line's end, that was never acknowledged; `oversize`: longer than
-   * `maxLineBytes`.
+   * `torn`: the end of a segment, without a line's end, that was never acknowledged, unless it is blank; `oversize`:
+   * longer than `maxLineBytes`.
    */
   readonly problem: "torn" | "oversize" | undefined
   /** a line beyond what the numbers promise: of an append that failed with outcome `unknown`, and turned up */
@@ -62,12 +62,14 @@ export interface Batch {
 }
 
 /**
- * Why a line is kept as a dead letter instead of being delivered.
+ * Why a line is kept as a dead letter instead of being delivered. One that is `blank` holds no event: it counts as
+ * discarded.
  *
  * @category models
  * @since 0.1.0
  */
-export type RefusalClass = "malformed" | "unknownKind" | "invalid" | "oversize" | "rejected" | "torn"
+export type RefusalClass =
+  "malformed" | "unknownKind" | "invalid" | "oversize" | "rejected" | "torn" | "blank"
 
 /**
  * A line that will not be delivered.
@@ -123,7 +125,7 @@ export interface Balance {
   readonly dead: number
   /** dead letters that were appended again */
   readonly retried: number
-  /** dead letters that an operator gave up */
+  /** dead letters that an operator gave up, and blank lines */
   readonly discarded: number
   /** ends of segments that no caller was ever told of */
   readonly torn: number

@@ -416,7 +416,7 @@ const commit = Effect.fnUntraced(function* (
   delivery.settledAt = monotonicMillis(instruments.clock)
   yield* Metric.incrementBy(instruments.batches, batches)
   delivery.outcomes = delivery.outcomes.filter(({ last }) => !isBefore(last, batch.end))
-  const dead = refused.filter((refusal) => refusal.class !== "torn")
+  const dead = refused.filter(({ class: cls }) => cls !== "torn" && cls !== "blank")
   if (dead.length > 0) {
     const classes = [
       ...new Set(dead.map(({ class: cls, code }) => (code === undefined ? cls : `${cls} ${code}`)))

@@ -30,8 +30,12 @@ export interface Cursor {
 }
 
 /** Invariant: settled + surplus = delivered + refused + torn + missing. */
-export const isBalanced = (cursor: Cursor): boolean =>
-  cursor.settled + cursor.surplus === cursor.delivered + cursor.refused + cursor.torn + cursor.missing
+export const isBalanced = ({ delivered, missing, refused, settled, surplus, torn }: Cursor): boolean =>
+  // exact, since the sum of two safe integers may be none
+  sum(settled, surplus) === sum(delivered, refused, torn, missing)
+
+const sum = (...counts: ReadonlyArray<number>): bigint =>
+  counts.reduce((total, count) => total + BigInt(count), 0n)
 
 /** Whether a place is before the one up to which lines are delivered once more. */
 export const isRepeated = ({ repeatedOffset, repeatedSegment }: Cursor, place: Place): boolean =>

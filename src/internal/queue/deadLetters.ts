@@ -2,39 +2,82 @@
  * The dead letters: lines that cannot be delivered, byte for byte, with the reason; and the decisions about them.
  * Append-only NDJSON, so that it is its own history.
  */
-import { Clock, Effect, type Scope } from "effect"
+import { Clock, Effect, Option, Schema, type Scope } from "effect"
 import { type Disk, DiskError, type File } from "../../services/Disk.js"
-import { idOf, segmentOf } from "../../schema/Position.js"
-import type { DeadLetter, QueueRecord, Refusal } from "../../services/QueueFile.js"
+import { Either } from "../../schema/Effect3.js"
+import { idOf, type Place, placeOf, type Position } from "../../schema/Position.js"
+import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
+import { Count, IsoTime, LetterId, MAX_SEQUENCE } from "./fields.js"
 import { isAbsent, withFile } from "./files.js"
 import { readLines } from "./lines.js"
 
+/** A text about a letter. One that is damaged costs the text, and not the letter. */
+const Text = <A, I>(text: Schema.Schema<A, I>, otherwise: NoInfer<A>) =>
+  Schema.asSchema(text.annotations({ decodingFallback: () => Either.right(otherwise) }))
+const OptionalText = Schema.optional(Text(Schema.UndefinedOr(Schema.String), undefined))
+
+const CLASSES = ["malformed", "unknownKind", "invalid", "oversize", "rejected", "torn", "blank"] as const
+
+/** Where the line of a letter stood is said twice, and bounds its number: each line before it has a byte or more. */
+const isConsistent = ({ id, offset, segment, sequence }: Position & { readonly id: string }) =>
+  id === idOf({ offset, segment }) &&
+  sequence >= segment &&
+  sequence <= segment + offset &&
+  sequence <= MAX_SEQUENCE
+
 /** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
-export interface Letter extends DeadLetter {
-  readonly type: "letter"
+const Letter = Schema.Struct({
+  type: Schema.Literal("letter"),
+  id: LetterId,
+  segment: Count,
+  offset: Count,
+  sequence: Count,
   /** its line has no number of its own: `sequence` is that of the next one */
-  readonly surplus?: true
+  surplus: Schema.optional(Schema.Literal(true)),
+  length: Count,
+  class: Text(Schema.Literal(...CLASSES), "malformed"),
+  kind: OptionalText,
+  code: OptionalText,
+  reason: Text(Schema.String, "the reason is damaged"),
+  at: Text(IsoTime, "unknown"),
   /** the line, if it is UTF-8; else `base64` */
-  readonly line?: string
-  readonly base64?: string
+  line: Schema.optional(Schema.String),
+  base64: Schema.optional(Schema.String)
+}).pipe(Schema.filter(isConsistent))
+export type Letter = typeof Letter.Type
+
+/** Which letter an entry is about. Once more as numbers, since a damaged id could be that of another letter. */
+const ABOUT = { id: LetterId, segment: Schema.optional(Count), offset: Schema.optional(Count) }
+interface About {
+  readonly id: string
+  readonly segment?: number | undefined
+  readonly offset?: number | undefined
 }
+const isAboutOne = ({ id, offset, segment }: About) =>
+  segment === undefined || offset === undefined ? segment === offset : id === idOf({ segment, offset })
 
 /** What became of a letter. */
-export interface Decision {
-  readonly type: "retried" | "discarded"
-  readonly id: string
-  readonly at: string
-  readonly by: string
-}
+const Decision = Schema.Struct({
+  type: Schema.Literal("retried", "discarded"),
+  ...ABOUT,
+  at: Text(IsoTime, "unknown"),
+  by: Text(Schema.String, "unknown")
+}).pipe(Schema.filter(isAboutOne))
+export type Decision = Omit<typeof Decision.Type, "segment" | "offset">
 
 /** The letter is none any more: its line was delivered after all. */
-interface Withdrawal {
-  readonly type: "delivered"
-  readonly id: string
-  readonly at: string
-}
+const Withdrawal = Schema.Struct({
+  type: Schema.Literal("delivered"),
+  ...ABOUT,
+  at: Text(IsoTime, "unknown")
+}).pipe(Schema.filter(isAboutOne))
+type Withdrawal = Omit<typeof Withdrawal.Type, "segment" | "offset">
 
-type FileEntry = Letter | Decision | Withdrawal
+// what a later version adds is not ours to count
+const FileEntry = Schema.Union(Letter, Decision, Withdrawal)
+type FileEntry = typeof FileEntry.Type
+
+const decodeEntry = Schema.decodeUnknownOption(FileEntry)
 
 /** A letter and where its entry stands in the file, bytes. */
 export interface Entry {
@@ -80,11 +123,15 @@ export interface DeadLetters {
     readonly retried: number
     readonly discarded: number
   }
-  /** above every letter's sequence number */
-  readonly nextSequence: number
+  /** above the number of every letter whose line the disk does not know to have been numbered otherwise */
+  readonly nextSequence: (isKnown: (place: Place) => boolean) => number
+  /** how many entries cannot be read: damaged, or cut off by a crash, after which they were written again */
+  readonly damaged: number
 }
 
-const kindOf = ({ class: cls }: Pick<Refusal, "class">) => (cls === "torn" ? "torn" : "letter")
+type Kind = "letter" | "torn" | "blank"
+const kindOf = ({ class: cls }: Pick<Refusal, "class">): Kind =>
+  cls === "torn" || cls === "blank" ? cls : "letter"
 
 const SCAN = { maxRecords: 1024, maxBytes: 1 << 18, maxLineBytes: 1 << 16 }
 /** a multiple of three, so that pieces of base64 can be joined */
@@ -93,7 +140,8 @@ const PIECE_BYTES = 3 << 18
 /** Everything in the file, in order, without the content of the long ones. */
 export const scan = (
   file: File,
-  each: (entry: FileEntry, offset: number, length: number) => void
+  each: (entry: FileEntry, offset: number, length: number) => void,
+  damaged: () => void = () => undefined
 ): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {
     const size = yield* file.size
@@ -106,6 +154,7 @@ export const scan = (
         )
         // an unterminated or torn entry was never relied on: its letter was written again
         if (entry !== undefined && line.terminated) each(entry, line.offset, line.length)
+        else if (line.length > 0) damaged()
       }
       if (next === at) break
       at = next
@@ -120,24 +169,13 @@ const parse = (bytes: Buffer, cut: boolean): FileEntry | undefined => {
     if (content === null) return undefined
     text = text.slice(0, content.index) + "}"
   }
-  try {
-    const entry: unknown = JSON.parse(text)
-    return isEntry(entry) ? entry : undefined
-  } catch {
-    return undefined
-  }
+  return entryOf(text)
 }
 
-// by name: what a later version adds is not ours to count
-const TYPES: ReadonlyArray<unknown> = ["letter", "retried", "discarded", "delivered"]
+const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
 
-const isEntry = (value: unknown): value is FileEntry =>
-  typeof value === "object" &&
-  value !== null &&
-  "id" in value &&
-  typeof value.id === "string" &&
-  "type" in value &&
-  TYPES.includes(value.type)
+const entryOf = (text: string): FileEntry | undefined =>
+  Option.getOrUndefined(Option.flatMap(parseJson(text), (entry) => decodeEntry(entry)))
 
 /** Opens the dead letters of a directory; the file is made when the first one is kept. */
 export const make = (
@@ -147,13 +185,16 @@ export const make = (
 ): Effect.Effect<DeadLetters, DiskError> =>
   Effect.gen(function* () {
     /** those that may stand in the file */
-    const kept = new Map<string, "letter" | "torn">()
+    const kept = new Map<string, Kind>()
     /** those that are on disk for certain: others may be in the page cache only, by a process that died */
     const synced = new Set<string>()
     const decided = new Map<string, Decision["type"]>()
+    /** decisions about letters that cannot be read: counted, and none about a later letter of that place */
+    const orphans: Array<Decision["type"]> = []
     /** whether one was found to be taken back: that, too, may be in the page cache only */
     let isWithdrawalUnsynced = false
-    let nextSequence = 0
+    const next = new Map<string, number>()
+    let damaged = 0
     let entrySynced = false
 
     const forget = (id: string) => {
@@ -162,17 +203,30 @@ export const make = (
       decided.delete(id)
     }
 
+    const add = (id: string, kind: Kind) => {
+      const decision = decided.get(id)
+      if (decision !== undefined && !kept.has(id)) {
+        orphans.push(decision)
+        decided.delete(id)
+      }
+      kept.set(id, kind)
+    }
+
     if ((yield* disk.info(path)) !== undefined) {
       yield* withFile(disk, path, (file) =>
-        scan(file, (entry) => {
-          if (entry.type === "letter") {
-            kept.set(entry.id, kindOf(entry))
-            nextSequence = Math.max(nextSequence, entry.surplus ? entry.sequence : entry.sequence + 1)
-          } else if (entry.type === "delivered") {
-            forget(entry.id)
-            isWithdrawalUnsynced = true
-          } else decided.set(entry.id, entry.type)
-        })
+        scan(
+          file,
+          (entry) => {
+            if (entry.type === "letter") {
+              add(entry.id, kindOf(entry))
+              next.set(entry.id, entry.surplus ? entry.sequence : entry.sequence + 1)
+            } else if (entry.type === "delivered") {
+              forget(entry.id)
+              isWithdrawalUnsynced = true
+            } else decided.set(entry.id, entry.type)
+          },
+          () => damaged++
+        )
       )
     }
 
@@ -197,7 +251,7 @@ export const make = (
           yield* file.write(NEWLINE)
           for (const refusal of fresh) {
             yield* writeLetter(file, refusal, at, source)
-            kept.set(idOf(refusal.record), kindOf(refusal))
+            add(idOf(refusal.record), kindOf(refusal))
           }
           // before the cursor moves: otherwise a power cut could take the only copy
           yield* file.sync
@@ -219,14 +273,14 @@ export const make = (
       if (ids.length === 0) return
       const at = new Date(yield* Clock.currentTimeMillis).toISOString()
       const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))
-      yield* add(entries)
+      yield* write(entries)
       ids.forEach(forget)
     })
 
-    const add = (entries: ReadonlyArray<Decision | Withdrawal>) =>
-      appending((file) =>
-        file.append(Buffer.from(entries.map((entry) => `\n${JSON.stringify(entry)}\n`).join("")))
-      )
+    const write = (entries: ReadonlyArray<Decision | Withdrawal>) => {
+      const lines = entries.map((entry) => `\n${JSON.stringify({ ...entry, ...placeOf(entry.id) })}\n`)
+      return appending((file) => file.append(Buffer.from(lines.join(""))))
+    }
 
     return {
       keep,
@@ -246,24 +300,18 @@ export const make = (
             Effect.map(() => [...entries.values()])
           )
         }),
-      read: ({ at, length }) =>
+      read: ({ at, length, letter: { id } }) =>
         Effect.flatMap(
           withFile(disk, path, (file) => file.readAt(at, length)),
-          (bytes) =>
-            Effect.try({
-              try: () => JSON.parse(Buffer.from(bytes).toString("utf8")) as Letter,
-              // not the cause, which shows what stands there
-              catch: () =>
-                new DiskError({
-                  operation: "read",
-                  path,
-                  code: DAMAGED,
-                  cause: new Error("the letter is damaged")
-                })
-            })
+          (bytes) => {
+            const letter = entryOf(Buffer.from(bytes).toString("utf8"))
+            if (letter?.type === "letter" && letter.id === id) return Effect.succeed(letter)
+            const cause = new Error("the letter is damaged")
+            return new DiskError({ operation: "read", path, code: DAMAGED, cause })
+          }
         ),
       decide: (decision) =>
-        Effect.map(add([decision]), () => {
+        Effect.map(write([decision]), () => {
           decided.set(decision.id, decision.type)
         }),
       restore: Effect.gen(function* () {
@@ -271,20 +319,32 @@ export const make = (
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
         const by = "unknown, since the file was removed"
         entrySynced = false
-        yield* add(Array.from(decided, ([id, type]): Decision => ({ type, id, at, by })))
+        for (const [id, kind] of kept) if (kind === "blank") decided.set(id, "discarded")
+        yield* write(Array.from(decided, ([id, type]): Decision => ({ type, id, at, by })))
         const lost = [...kept].filter(([id, kind]) => kind === "letter" && !decided.has(id))
         kept.clear()
         synced.clear()
         return lost.length
       }),
       counts: (before = Number.POSITIVE_INFINITY) => {
-        const letters = [...kept].filter(([id]) => segmentOf(id) < before)
+        const letters = [...kept].filter(([id]) => placeOf(id).segment < before)
         const torn = letters.filter(([, kind]) => kind === "torn").length
-        const decisions = [...decided.values()]
+        const blank = [...kept.values()].filter((kind) => kind === "blank").length
+        const decisions = [...decided.values(), ...orphans]
         const retried = decisions.filter((type) => type === "retried").length
-        return { letters: letters.length - torn, torn, retried, discarded: decisions.length - retried }
+        return {
+          letters: letters.length - torn,
+          torn,
+          retried,
+          discarded: decisions.length - retried + blank
+        }
       },
-      nextSequence
+      nextSequence: (isKnown) => {
+        let above = 0
+        for (const [id, number] of next) if (!isKnown(placeOf(id))) above = Math.max(above, number)
+        return above
+      },
+      damaged
     }
   })
 

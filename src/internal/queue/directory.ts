@@ -279,7 +279,9 @@ export const identify = (
         (cause) =>
           new QueueOpenError({
             directory,
-            reason: `${file} is damaged, or of a newer version of effect-audit. Move it away to give the queue a new identity.`,
+            reason:
+              `${file} is damaged, or of a newer version of effect-audit; nothing was changed. Restore it from a copy, ` +
+              `or move it away to give the queue a new identity: only old lines without ids then get others.`,
             cause
           })
       )

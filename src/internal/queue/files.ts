@@ -33,13 +33,20 @@ export const openHandle = (disk: DiskShape, path: string, mode: OpenMode): Effec
 /** What is read whole is small; a larger file is none of ours, and the longest text of V8 has 512 MiB. */
 const MAX_TEXT_BYTES = 64 * 1024 * 1024
 
-export const readText = (disk: DiskShape, path: string): Effect.Effect<string, DiskError> =>
+/** The code of a file that is too large to be read whole: EFBIG of POSIX. */
+export const TOO_LARGE = "EFBIG"
+
+export const readText = (
+  disk: DiskShape,
+  path: string,
+  maxBytes = MAX_TEXT_BYTES
+): Effect.Effect<string, DiskError> =>
   withFile(disk, path, (file) =>
     Effect.gen(function* () {
       const size = yield* file.size
-      if (size > MAX_TEXT_BYTES) {
-        const cause = new Error(`it has ${size} bytes, more than ${MAX_TEXT_BYTES}`)
-        return yield* new DiskError({ operation: "read", path, code: "EFBIG", cause })
+      if (size > maxBytes) {
+        const cause = new Error(`it has ${size} bytes, more than ${maxBytes}`)
+        return yield* new DiskError({ operation: "read", path, code: TOO_LARGE, cause })
       }
       return Buffer.from(yield* file.readAt(0, size)).toString("utf8")
     })

@@ -9,9 +9,10 @@ import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "./ledger.js"
 import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
+import { Pid } from "./fields.js"
 import { isAbsent, isLineStart, readText, withFile } from "./files.js"
 import { MAX_LINE_BYTES, countLines, readLines, type RawLine } from "./lines.js"
-import { recover, tailStart } from "./recovery.js"
+import { isNumbered, recover, tailStart } from "./recovery.js"
 import * as segmentFiles from "./segments.js"
 import * as statusFile from "./statusFile.js"
 
@@ -67,7 +68,7 @@ export const inspect = (
     }
   })
 
-const LockFile = Schema.parseJson(Schema.Struct({ pid: Schema.Number }))
+const LockFile = Schema.parseJson(Schema.Struct({ pid: Pid }))
 
 /** Who holds the lock of a directory; undefined if nobody does. */
 export const ownerOf = (disk: DiskShape, directory: string): Effect.Effect<Owner | undefined, DiskError> =>
@@ -116,7 +117,7 @@ const takeSnapshot = (
       ...tail,
       tailLines: last === undefined ? 0 : yield* linesIn(disk, last, tailStart(tail).offset, owner),
       lettersBefore: letters.counts(segments[0]?.first),
-      minimumSequence: letters.nextSequence
+      minimumSequence: letters.nextSequence(isNumbered(tail))
     })
     return { ...recovered, segments, decisions: letters.counts() }
   }).pipe(Effect.scoped)

@@ -2,21 +2,28 @@
 import type { Balance } from "../../services/QueueFile.js"
 import type { Cursor } from "./cursor.js"
 
-/** The balance, where the next line will have the number `next`. */
+/**
+ * The balance, where the next line will have the number `next`. More decisions than letters are those of a cursor that
+ * an older slot, or a repair, has set back: the others are counted once their letters are.
+ */
 export const balanceOf = (
   cursor: Cursor,
   next: number,
   decisions: { readonly retried: number; readonly discarded: number }
-): Balance => ({
-  accepted: next + cursor.surplus,
-  delivered: cursor.delivered,
-  waiting: next - Math.min(cursor.settled, next),
-  dead: cursor.refused - decisions.retried - decisions.discarded,
-  retried: decisions.retried,
-  discarded: decisions.discarded,
-  torn: cursor.torn,
-  missing: cursor.missing
-})
+): Balance => {
+  const retried = Math.min(decisions.retried, cursor.refused)
+  const discarded = Math.min(decisions.discarded, cursor.refused - retried)
+  return {
+    accepted: next + cursor.surplus,
+    delivered: cursor.delivered,
+    waiting: next - Math.min(cursor.settled, next),
+    dead: cursor.refused - retried - discarded,
+    retried,
+    discarded,
+    torn: cursor.torn,
+    missing: cursor.missing
+  }
+}
 
 /** How many bytes stand behind the cursor. */
 export const waitingBytesOf = (

@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import type { DiskError } from "../../services/Disk.js"
 import type { Position } from "../../schema/Position.js"
 import type { Batch, QueueRecord } from "../../services/QueueFile.js"
+import { MAX_SEQUENCE } from "./fields.js"
 import { objectOf } from "./ledger.js"
 import { LazySequence } from "../lazySequence.js"
 import { LINE_BYTES, readLines, type RawLine } from "./lines.js"
@@ -52,7 +53,7 @@ const read = Effect.fnUntraced(function* (reader: Reader, from: Position, limits
     const file = yield* segments.reader(segment)
     const end = segment.bytes
     // numbers end where those of the next segment begin: more lines are of a failed append and have none
-    const limit = following()?.first ?? (segment.live ? Number.POSITIVE_INFINITY : next())
+    const limit = following()?.first ?? (segment.live ? MAX_SEQUENCE + 1 : next())
     const sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
     const { lineBytes } = reader
     const found = yield* readLines(ahead.over(file, end), offset, end, { ...limits, maxLineBytes, lineBytes })
@@ -121,5 +122,9 @@ class TakenRecord implements QueueRecord {
   }
 }
 
-/** A last line without its end can only be a whole object if nothing but the end is lacking. */
-const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined
+/** A last line without its end can only be a whole object, or blank, if nothing but the end is lacking. */
+const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined || isBlank(bytes)
+
+/** No append of ours begins so: what is blank was blank before it was cut off. */
+const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => BLANKS.includes(byte))
+const BLANKS = Buffer.from(" \t\r")

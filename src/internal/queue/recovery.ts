@@ -1,5 +1,7 @@
 /** Where a queue goes on after a start: a pure function of what the disk holds. */
+import { isBefore, type Place } from "../../schema/Position.js"
 import { empty, isRepeated, type Cursor } from "./cursor.js"
+import { MAX_SEQUENCE } from "./fields.js"
 
 export interface Found {
   /** in order */
@@ -12,7 +14,7 @@ export interface Found {
   readonly cursorAtLine: boolean
   /** dead letters and torn ends of segments that are gone, for a cursor that is lost */
   readonly lettersBefore: { readonly letters: number; readonly torn: number }
-  /** above every sequence number that the dead letters name */
+  /** above the number of every dead letter that is not {@link isNumbered} */
   readonly minimumSequence: number
 }
 
@@ -38,7 +40,28 @@ export const tailStart = (
   return isThere ? cursor : { offset: 0, sequence: last.first }
 }
 
+/**
+ * Whether the number of a line is certain without its letter, a digit of which may be damaged: the cursor has counted
+ * it, or it is below a segment, or it still stands in one.
+ */
+export const isNumbered = ({
+  cursor,
+  segments
+}: Pick<Found, "cursor" | "segments">): ((place: Place) => boolean) => {
+  const sizes = new Map(segments.map(({ bytes, first }) => [first, bytes]))
+  const last = segments.at(-1)?.first ?? 0
+  return (place) =>
+    (cursor !== undefined && isBefore(place, cursor)) ||
+    place.segment < last ||
+    place.offset < (sizes.get(place.segment) ?? 0)
+}
+
 export const recover = (found: Found): Recovered => {
+  const { next, ...recovered } = decide(found)
+  return { ...recovered, next: Math.min(next, MAX_SEQUENCE + 1) }
+}
+
+const decide = (found: Found): Recovered => {
   const { cursor: stored, segments } = found
   const [oldest] = segments
   const last = segments.at(-1)

@@ -6,25 +6,24 @@ import type { Option } from "effect"
 import { Effect, Schema } from "effect"
 import { UploadFailureClass } from "../../schema/Errors.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
+import { Count, Millis, Pid } from "./fields.js"
 import { readText } from "./files.js"
-
-const Timestamp = Schema.Number.annotations({ description: "milliseconds since 1970 UTC" })
 
 export const StatusFile = Schema.Struct({
   format: Schema.Literal(1),
   /** the owner's process id */
-  pid: Schema.Number,
-  at: Timestamp,
+  pid: Pid,
+  at: Millis,
   state: Schema.Literal("idle", "delivering", "offline", "needsOperator", "closed"),
   failure: Schema.NullOr(
     Schema.Struct({ class: UploadFailureClass, code: Schema.String, reason: Schema.String })
   ),
   /** consecutive failures */
-  failures: Schema.Number,
-  nextTry: Schema.NullOr(Timestamp),
-  lastDelivery: Schema.NullOr(Timestamp),
+  failures: Count,
+  nextTry: Schema.NullOr(Millis),
+  lastDelivery: Schema.NullOr(Millis),
   /** events a second, since the status before */
-  rate: Schema.Number
+  rate: Schema.NonNegative.pipe(Schema.finite())
 })
 export type StatusFile = typeof StatusFile.Type
 

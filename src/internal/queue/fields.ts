@@ -1,0 +1,24 @@
+/** The fields of a queue's files: what each may be when it is read, since a disk may hand back other bits. */
+import { Schema } from "effect"
+
+/** A count, a number of a line, or a place in bytes: none that arithmetic would round. */
+export const Count = Schema.NonNegativeInt
+
+/** The highest number that a line may have: the next one must be exact as well. */
+export const MAX_SEQUENCE = Number.MAX_SAFE_INTEGER - 1
+
+/** Where a line stands, as a letter is named: `segment:offset`. */
+export const LetterId = Schema.String.pipe(Schema.pattern(/^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/))
+
+/** A time, ISO 8601 with its zone. */
+export const IsoTime = Schema.String.pipe(
+  Schema.filter((text) => /T.*(?:Z|[+-]\d\d:\d\d)$/.test(text) && !Number.isNaN(Date.parse(text)))
+)
+
+/** The times that a Date can hold, milliseconds since 1970 UTC (ECMA-262, 21.4.1.1). */
+export const Millis = Schema.Number.pipe(Schema.between(-8.64e15, 8.64e15)).annotations({
+  description: "milliseconds since 1970 UTC"
+})
+
+/** A process id. */
+export const Pid = Schema.Int.pipe(Schema.positive())
