@@ -1,6 +1,7 @@
 /** The queue file of the Python class becomes a part of ours: every event of it once, whatever happens meanwhile. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel } from "effect"
+import { execFileSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import * as MemoryDisk from "../src/layers/MemoryDisk.js"
@@ -11,11 +12,15 @@ import { letters, nodeDisk, temporaryDirectory } from "./support/queue.js"
 import { isLive, queueFile } from "./support/reference.js"
 
 const LINES = queueFile.trimEnd().split("\n")
-const NOISE = { malformed: ['{"kind":"use_log","user_na', "[]"], torn: ["", "  ", '{"kind":"login_l'] }
+const NOISE = {
+  malformed: ['{"kind":"use_log","user_na', "[]"],
+  blank: ["", "  "],
+  torn: '{"kind":"login_l'
+}
 
 /** What the class leaves when it was killed at its worst moments, on the system that ends lines this way. */
 const untidy = (lineEnd: string) =>
-  [LINES[0], NOISE.malformed[0], "", ...LINES.slice(1), "  ", NOISE.malformed[1], NOISE.torn[2]].join(lineEnd)
+  [LINES[0], NOISE.malformed[0], "", ...LINES.slice(1), "  ", NOISE.malformed[1], NOISE.torn].join(lineEnd)
 
 /** Opens the audit log, delivers everything and closes it. */
 const deliver = (
@@ -93,11 +98,12 @@ describe("adoption", () => {
         kept.filter((letter) => letter.class === cls).map(({ bytes }) => bytes.toString())
       const ended = (lines: ReadonlyArray<string>) => lines.map((line) => line + lineEnd.slice(0, -1))
       assert.deepStrictEqual(bytesOf("malformed"), ended(NOISE.malformed))
-      assert.deepStrictEqual(bytesOf("torn"), [...ended(NOISE.torn.slice(0, 2)), NOISE.torn[2]])
-      const { accepted, dead, delivered, missing, torn, waiting } = status
+      assert.deepStrictEqual(bytesOf("blank"), ended(NOISE.blank))
+      assert.deepStrictEqual(bytesOf("torn"), [NOISE.torn])
+      const { accepted, dead, delivered, discarded, missing, torn, waiting } = status
       assert.deepStrictEqual(
-        { accepted, dead, delivered, missing, torn, waiting },
-        { accepted: 10, delivered: 5, dead: 2, torn: 3, missing: 0, waiting: 0 }
+        { accepted, dead, delivered, discarded, missing, torn, waiting },
+        { accepted: 10, delivered: 5, dead: 2, discarded: 2, torn: 1, missing: 0, waiting: 0 }
       )
       const warnings = logs.filter((line) => !/^(INFO|DEBUG)/.test(line))
       assert.lengthOf(warnings, 1)
@@ -116,6 +122,135 @@ describe("adoption", () => {
       )
       assert.deepStrictEqual({ dead, delivered }, { dead: 0, delivered: 5 })
     })
+  )
+
+  it.scopedLive.each(["\n\n\n", "\r\n\r\n\r\n", "\n \n\t", "\n\n  \r"].map((text) => ({ text })))(
+    "counts the lines of a blank file as discarded, and none as torn: $text",
+    ({ text }) =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const old = path.join(directory, "audit_queue.ndjson")
+        fs.writeFileSync(old, text)
+        const settings = { directory: `${directory}/audit`, adopt: { path: old } }
+        const books = { accepted: 3, delivered: 0, waiting: 0, dead: 0, discarded: 3, torn: 0, missing: 0 }
+        assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
+        // a later start, and one that has lost its cursor, count them the same
+        assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
+        fs.rmSync(`${settings.directory}/cursor`)
+        assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
+      })
+  )
+
+  it.scopedLive.each([
+    { what: "relative", link: (name: string) => `../elsewhere/${name}`, isFar: false },
+    { what: "absolute", link: (name: string, root: string) => `${root}/elsewhere/${name}`, isFar: false },
+    { what: "relative", link: (name: string) => `../elsewhere/${name}`, isFar: true }
+  ])("adopts through a $what link once, over many starts; another file system: $isFar", ({ isFar, link }) =>
+    Effect.gen(function* () {
+      const root = fs.realpathSync(yield* temporaryDirectory)
+      const real = yield* nodeDisk
+      const disk: Disk["Type"] = isFar ? { ...real, rename: acrossFileSystems(real) } : real
+      for (const name of ["program", "elsewhere"]) fs.mkdirSync(`${root}/${name}`)
+      fs.writeFileSync(`${root}/elsewhere/old.ndjson`, queueFile)
+      const old = `${root}/program/old.ndjson`
+      fs.symlinkSync(link("old.ndjson", root), old)
+      const settings = { directory: `${root}/audit`, adopt: { path: old } }
+      const database = slowDatabase()
+      for (let start = 1; start <= 5; start++) {
+        const { accepted, missing } = yield* deliver(settings, { ...database, disk })
+        assert.deepStrictEqual({ accepted, missing }, { accepted: 5, missing: 0 }, `start ${start}`)
+      }
+      assert.sameMembers(withoutId(database), LINES.map(normal))
+      // the link stays; the file that it led to became the segment, or is put aside
+      assert.isTrue(fs.lstatSync(old).isSymbolicLink())
+      assert.deepStrictEqual(fs.readdirSync(`${root}/program`), ["old.ndjson"])
+      assert.deepStrictEqual(fs.readdirSync(`${root}/elsewhere`), isFar ? ["old.ndjson.0.adopted"] : [])
+      // the old program writes through the link again
+      fs.appendFileSync(old, LATER)
+      assert.deepInclude(yield* deliver(settings, { ...database, disk }), { accepted: 6, missing: 0 })
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive(
+    "finds where a link leads that leads to nothing any more, by links of directories as well",
+    () =>
+      Effect.gen(function* () {
+        const root = fs.realpathSync(yield* temporaryDirectory)
+        const disk = yield* nodeDisk
+        fs.mkdirSync(`${root}/a/b`, { recursive: true })
+        fs.symlinkSync(`${root}/a/b`, `${root}/to-b`)
+        fs.symlinkSync("../gone", `${root}/a/b/link`)
+        fs.symlinkSync("link", `${root}/a/b/link2`)
+        assert.strictEqual(yield* disk.realPath(`${root}/to-b/link2`), `${root}/a/gone`)
+        assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/a/gone`))).code, "ENOENT")
+        fs.symlinkSync("loop", `${root}/loop`)
+        assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/loop`))).code, "ELOOP")
+      })
+  )
+
+  const canMount = process.platform === "linux" && process.getuid?.() === 0
+  it.scopedLive.skipIf(!canMount)(
+    "starts without adopting onto a disk without room, says so, and leaves the file (skipped unless root)",
+    () =>
+      Effect.gen(function* () {
+        const root = yield* temporaryDirectory
+        const small = path.join(root, "small")
+        fs.mkdirSync(small)
+        yield* Effect.acquireRelease(
+          Effect.sync(() => execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m,mode=0700", "none", small])),
+          () => Effect.sync(() => execFileSync("umount", [small]))
+        )
+        const old = path.join(root, "audit_queue.ndjson")
+        const text = queueFile.repeat(Math.ceil((2 * 1024 * 1024) / queueFile.length))
+        fs.writeFileSync(old, text)
+        const logs: Array<string> = []
+        const logger = Logger.make(({ message }) => logs.push(String(message)))
+        const settings = { directory: `${small}/audit`, adopt: { path: old }, minFreeBytes: 0 }
+        const database = slowDatabase()
+        for (let start = 1; start <= 2; start++) {
+          yield* Effect.scoped(
+            Effect.gen(function* () {
+              const audit = yield* openAudit(settings, database)
+              yield* audit.use(`event ${start}`)
+              yield* audit.flush
+              assert.deepInclude(yield* audit.status, { accepted: start, delivered: start, missing: 0 })
+            })
+          ).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+          assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+          assert.lengthOf(
+            logs.filter((line) => line.includes("was not adopted")),
+            start
+          )
+        }
+        assert.strictEqual(fs.readFileSync(old, "utf8"), text)
+        // with room it is
+        execFileSync("mount", ["-o", "remount,size=16m", small])
+        const { accepted } = yield* Effect.scoped(Effect.flatMap(openAudit(settings), (_) => _.status))
+        assert.strictEqual(accepted, 2 + text.trimEnd().split("\n").length)
+      })
+  )
+
+  it.scopedLive("takes a whole copy although its record was damaged, if the old file is named again", () =>
+    Effect.gen(function* () {
+      for (const isAside of [true, false]) {
+        const root = fs.realpathSync(yield* temporaryDirectory)
+        const old = `${root}/old.ndjson`
+        const settings = { directory: `${root}/audit`, adopt: { path: old } }
+        yield* deliver({ directory: settings.directory }, slowDatabase())
+        fs.writeFileSync(isAside ? `${old}.0.adopted` : old, queueFile)
+        fs.writeFileSync(`${root}/audit/adoption.copy`, isAside ? queueFile : LATER)
+        fs.writeFileSync(`${root}/audit/adoption.json`, `{"source":"${old}","aside":"${old}.0.bdopted"}`)
+        const database = slowDatabase()
+        if (isAside) {
+          // without the name nobody knows whose copy it is: it stays
+          assert.deepInclude(yield* deliver({ directory: settings.directory }, database), { accepted: 0 })
+          assert.isTrue(fs.existsSync(`${root}/audit/adoption.copy`))
+        }
+        for (let start = 0; start < 2; start++) yield* deliver(settings, database)
+        assert.sameMembers(withoutId(database), LINES.map(normal))
+        assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
   it.scopedLive("takes a file once, and a new one of the same path as well", () =>
@@ -198,6 +333,14 @@ describe("adoption", () => {
       })
   )
 })
+
+/** A disk whose directories lie on file systems of their own. */
+const acrossFileSystems =
+  (real: Disk["Type"]): Disk["Type"]["rename"] =>
+  (from, to) =>
+    path.dirname(from) === path.dirname(to)
+      ? real.rename(from, to)
+      : new DiskError({ operation: "rename", path: from, code: "EXDEV", cause: undefined })
 
 const normal = (line: string) => JSON.stringify(JSON.parse(line))
 
@@ -368,11 +511,6 @@ describe("a crash in the middle of adopting", () => {
       isIt: ({ path, step }) => isSync(step, path, "/audit/adoption.copy")
     },
     {
-      sync: "of the record's content",
-      isFar: true,
-      isIt: ({ path, step }) => isSync(step, path, "/audit/adoption.json")
-    },
-    {
       sync: "of the entries, after the renames",
       isFar: false,
       isIt: ({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)
@@ -402,6 +540,15 @@ describe("a crash in the middle of adopting", () => {
       (times) => assert.strictEqual(times, 2)
     )
   )
+  it.live("a record whose content the power took costs nothing, where the old file is named again", () =>
+    Effect.gen(function* () {
+      const variant = { end: "power", dice: 0, isFar: true, next: "same" } as const
+      const isIt = ({ path, step }: MemoryDisk.Call) => isSync(step, path, "/audit/adoption.json")
+      let step = 30
+      while (yield* crashAt(step, variant, isIt)) step++
+      assert.isAbove(step, 60)
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
   it.live.each(syncs)("shows that the sync $sync is needed", ({ isFar, isIt }) =>
     Effect.gen(function* () {
       const variant = { end: "power", dice: 0, isFar, next: "same" } as const
@@ -416,13 +563,7 @@ describe("a crash in the middle of adopting", () => {
   it.scopedLive("instances that start together adopt one old file of another file system once", () =>
     Effect.gen(function* () {
       const real = yield* nodeDisk
-      const disk: Disk["Type"] = {
-        ...real,
-        rename: (from, to) =>
-          path.dirname(from) === path.dirname(to)
-            ? real.rename(from, to)
-            : new DiskError({ operation: "rename", path: from, code: "EXDEV", cause: undefined })
-      }
+      const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
       for (let round = 0; round < 5; round++) {
         const directory = yield* temporaryDirectory
         const old = path.join(directory, "audit_queue.ndjson")

@@ -19,7 +19,7 @@ export const makeReader =
     if (text === undefined) return unfit("malformed", "the line is not UTF-8")
     const event = decode(text, () => eventIdOfLine(queueId, record))
     // the Python class skips them too: nobody was ever told of one
-    return Either.isLeft(event) && text.trim() === "" ? unfit("torn", "the line is blank") : event
+    return Either.isLeft(event) && text.trim() === "" ? unfit("blank", "the line is blank") : event
   }
 
 const unfit = (cls: Unfit["class"], reason: string) => Either.left<Unfit>({ class: cls, reason })

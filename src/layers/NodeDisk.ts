@@ -283,6 +283,29 @@ const NETWORK = new Set([
   "gpfs"
 ])
 
+/** as many links as Linux follows (path_resolution(7)) */
+const MAX_LINKS = 40
+
+/** A link that leads to nothing is followed all the same: something was there, and may come back. */
+const realPath = (target: string, links = 0): Effect.Effect<string, DiskError> =>
+  Effect.catchIf(
+    follow(target),
+    ({ code }) => code === "ENOENT" && links < MAX_LINKS,
+    (error) =>
+      Effect.gen(function* () {
+        const directory = yield* follow(path.dirname(target))
+        const link = yield* Effect.option(readLink(target))
+        if (link._tag === "Some") return yield* realPath(path.resolve(directory, link.value), links + 1)
+        return links === 0 ? yield* error : path.join(directory, path.basename(target))
+      })
+  )
+
+const follow = (target: string) =>
+  call<string>("realpath", target, (callback) => fs.realpath(target, callback))
+
+const readLink = (target: string) =>
+  call<string>("readlink", target, (callback) => fs.readlink(target, callback))
+
 const mustBeDirectory = (target: string) =>
   Effect.flatMap(lstat("open", target), (stats) =>
     stats.isDirectory() ? Effect.void : wrongType(target, stats)
@@ -325,7 +348,7 @@ const LOOK_PAUSE = "10 millis"
 export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"] => ({
   resolve: path.resolve,
 
-  realPath: (target) => call<string>("realpath", target, (callback) => fs.realpath(target, callback)),
+  realPath,
 
   user: Effect.sync(() => userOn(platform)),
 

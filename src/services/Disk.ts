@@ -175,7 +175,7 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
     readonly watch: (path: string) => Stream.Stream<void, DiskError>
     /** The absolute form of a path. */
     readonly resolve: (path: string) => string
-    /** The absolute form without links, for what a user names; it must exist. */
+    /** The absolute form without links, for what a user names. It must exist, or be a link to what does not. */
     readonly realPath: (path: string) => Effect.Effect<string, DiskError>
   }
 >() {}

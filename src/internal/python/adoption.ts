@@ -5,15 +5,24 @@
  * a record, durable before the old file is touched, makes any later start finish what a crash has interrupted. Ids
  * are derived from the segment's number and bytes, and nothing is delivered before both are durable.
  */
-import { Effect, Schema } from "effect"
+import { Effect, Option, Schema } from "effect"
 import * as path from "node:path"
 import type { Disk, DiskError } from "../../services/Disk.js"
+import { MAX_SEQUENCE } from "../queue/fields.js"
 import { isAbsent, readText, replace } from "../queue/files.js"
 import { countLines } from "../queue/lines.js"
 import type { Segments } from "../queue/segments.js"
 
 /** A copy is whole: once the old file is put aside, it becomes a segment. */
-const Adoption = Schema.parseJson(Schema.Struct({ source: Schema.String, aside: Schema.String }))
+const Adoption = Schema.Struct({ source: Schema.String, aside: Schema.String }).pipe(
+  // said twice: a damaged path could be that of another file
+  Schema.filter(({ aside, source }) => path.isAbsolute(source) && asideOf(source, numberIn(aside)) === aside)
+)
+const AdoptionFile = Schema.parseJson(Adoption)
+
+/** What the old file is called once its copy is whole. */
+const asideOf = (source: string, number: number | string) => `${source}.${number}.adopted`
+const numberIn = (aside: string) => /\.(\d{1,16})\.adopted$/.exec(aside)?.[1] ?? ""
 
 const COPY_BYTES = 1 << 20
 
@@ -41,15 +50,31 @@ export const adopt = (
       })
     )
 
+  /** What is left of a copy of a file that still stands in its place. */
+  const discardCopy = Effect.gen(function* () {
+    for (const name of [`${record}.new`, record, copied]) {
+      yield* Effect.catchIf(disk.remove(name), isAbsent, () => Effect.void)
+    }
+  })
+
   /** The copy becomes a segment, if a copy was being adopted. */
-  const finish = (number: number) =>
+  const finish = (number: number, old: string | undefined) =>
     Effect.gen(function* () {
-      const adoption = yield* readRecord(disk, record)
-      if (adoption === undefined) return 0
+      const adoption = yield* readRecord(disk, record, old, number)
+      if (adoption === undefined) {
+        yield* discardCopy
+        return 0
+      }
+      if (adoption === "damaged") {
+        yield* Effect.logWarning(
+          `audit queue: ${record} is damaged, so that ${copied} is not delivered: start once with adopt, or move both away`
+        )
+        return 0
+      }
       const { aside, source } = adoption
       if ((yield* disk.info(aside)) === undefined && (yield* disk.info(source)) !== undefined) {
         // the old file still stands in its place, and may even have grown: it is copied anew
-        yield* disk.remove(record)
+        yield* discardCopy
         return 0
       }
       yield* syncParent(disk, source)
@@ -62,9 +87,16 @@ export const adopt = (
       return lines
     })
 
+  /** Puts the file among the segments; how many lines it has, or nothing where it lies on another file system. */
   const move = (source: string, number: number) =>
     Effect.gen(function* () {
-      yield* disk.rename(source, segments.pathOf(number))
+      const isNear = yield* Effect.as(disk.rename(source, segments.pathOf(number)), true).pipe(
+        Effect.catchIf(
+          (error) => error.code === "EXDEV",
+          () => Effect.succeed(false)
+        )
+      )
+      if (!isNear) return undefined
       yield* disk.syncDirectory(directory)
       yield* syncParent(disk, source)
       return yield* takeIn(number, source)
@@ -72,46 +104,68 @@ export const adopt = (
 
   const copy = (source: string, number: number) =>
     Effect.gen(function* () {
-      yield* copyFile(disk, source, copied)
-      const aside = `${source}.${number}.adopted`
-      // this syncs the entry of the copy, too
-      yield* replace(disk, directory, record, Schema.encodeSync(Adoption)({ source, aside }))
+      const aside = asideOf(source, number)
+      const isWhole = yield* copyFile(disk, source, copied).pipe(
+        // this syncs the entry of the copy, too
+        Effect.zipRight(replace(disk, directory, record, Schema.encodeSync(AdoptionFile)({ source, aside }))),
+        Effect.as(true),
+        Effect.catchIf(hasNoRoom, ({ code }) =>
+          Effect.gen(function* () {
+            yield* discardCopy
+            yield* Effect.logWarning(
+              `audit queue: ${source} was not adopted, since there is no room for a copy of it in ${directory} ` +
+                `(${code}); it is as it was. Free the disk; the next start tries again.`
+            )
+            return false
+          })
+        )
+      )
+      if (!isWhole) return 0
       yield* disk.rename(source, aside)
-      return yield* finish(number)
+      return yield* finish(number, source)
     })
 
   return Effect.gen(function* () {
-    const finished = yield* finish(next)
-    if (file === undefined) return finished
     // the user may name a link: what it leads to is adopted
-    const named = disk.resolve(file)
-    const source = yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named))
+    const named = file === undefined ? undefined : disk.resolve(file)
+    const source =
+      named === undefined
+        ? undefined
+        : yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named))
+    const finished = yield* finish(next, source)
+    // a damaged record and its copy stay, until somebody has looked
+    if (source === undefined || (yield* disk.info(record)) !== undefined) return finished
     // a process that was killed may have moved it and not made that durable: it would come back, and be doubled
     yield* disk.syncDirectory(directory)
     yield* syncParent(disk, source)
     const info = yield* disk.info(source)
-    if (info?.type !== "file" || info.size === 0) return finished
+    const number = next + finished
+    if (info?.type !== "file" || info.size === 0 || number > MAX_SEQUENCE) return finished
 
     // the old program may have been killed between its write and its fsync
     yield* Effect.scoped(Effect.flatMap(disk.open(source, "append"), (handle) => handle.sync))
-    const number = next + finished
-    const lines = yield* Effect.catchIf(
-      move(source, number),
-      (error) => error.code === "EXDEV",
-      () => copy(source, number)
-    )
-    return finished + lines
+    const lines = yield* move(source, number)
+    return finished + (lines ?? (yield* copy(source, number)))
   })
 }
 
-const readRecord = (disk: Disk["Type"], record: string) =>
+/** The disk is full, or what this user may take of it. */
+const hasNoRoom = ({ code }: DiskError) => code === "ENOSPC" || code === "EDQUOT"
+
+/**
+ * What a copy was made of. It is written whole or not at all: one that cannot be read was damaged later, and what it
+ * said is known if the old file is named again.
+ */
+const readRecord = (disk: Disk["Type"], record: string, source: string | undefined, number: number) =>
   Effect.gen(function* () {
     if ((yield* disk.info(record)) === undefined) return undefined
-    // written whole or not at all, so that what cannot be read is none of ours
-    return yield* Effect.orElseSucceed(
-      Schema.decode(Adoption)(yield* readText(disk, record)),
-      () => undefined
-    )
+    const text = yield* readText(disk, record)
+    const read = Schema.decodeOption(AdoptionFile)(text)
+    if (Option.isSome(read)) return read.value
+    if (source === undefined) return "damaged"
+    const aside = asideOf(source, number)
+    const isKnown = (yield* disk.info(aside)) !== undefined || (yield* disk.info(source)) !== undefined
+    return isKnown ? { source, aside } : "damaged"
   })
 
 /** The directory of the old file; it may be gone with it. */
