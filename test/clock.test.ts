@@ -1,7 +1,7 @@
 /** Clocks that are set back and forth, and loops that stand still: durations are durations all the same. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Random, TestClock, TestContext } from "effect"
-import type { Clock } from "effect"
+
 import * as fc from "fast-check"
 import * as MemoryDisk from "../src/layers/MemoryDisk.js"
 import { make as makeShutdown } from "../src/internal/shutdown.js"
