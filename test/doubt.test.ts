@@ -66,7 +66,7 @@ class Queue {
       factor = 1
       const result = yield* Effect.either(this.upload(batch))
       if (Either.isLeft(result)) {
-        if (result.left.wantsMore === true) this.factor = Math.min(this.factor + 1, 8)
+        this.factor = result.left.wantsMore === true ? Math.min(this.factor + 1, 8) : 1
         return { failure: result.left, statements: this.database.statements - before }
       }
       this.factor = 1

@@ -1020,6 +1020,47 @@ onEachPair("a server with odd defaults", () => {
     })
   )
 
+  it.scopedLive(
+    "a large event that is stored already is delivered, though escaped it exceeds the packet",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated(odd.rootUrl)
+        const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+        const event = use({ prompt: "'".repeat(900_000) })
+        for (let round = 0; round < 2; round++) {
+          assert.deepStrictEqual(yield* upload(uploader, [event]), { rejected: [] })
+        }
+        assert.strictEqual(yield* count(database), 1)
+      })
+  )
+
+  it.scopedLive(
+    "completion_type CHAIN, and no warnings shown: what is repeated and what follows is committed",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated()
+        yield* Effect.addFinalizer(() =>
+          Effect.andThen(
+            sql(database, "SET GLOBAL completion_type = DEFAULT"),
+            sql(database, "SET GLOBAL max_error_count = DEFAULT")
+          )
+        )
+        yield* sql(database, "SET GLOBAL completion_type = 'CHAIN'")
+        yield* sql(database, "SET GLOBAL max_error_count = 0")
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const uploader = yield* uploaderOf(yield* account(database, "INSERT"))
+            const events = uses(5)
+            yield* upload(uploader, events)
+            assert.deepStrictEqual(yield* upload(uploader, events.slice(0, 1)), { rejected: [] })
+            assert.deepStrictEqual(yield* upload(uploader, [...events, ...uses(3)]), { rejected: [] })
+            yield* upload(uploader, uses(2))
+          })
+        )
+        assert.strictEqual(yield* count(database), 10)
+      })
+  )
+
   it.scopedLive("max_allowed_packet that was lowered counts from the next connection on", () =>
     Effect.gen(function* () {
       const database = yield* migrated()

@@ -459,6 +459,24 @@ const decisionsIn = (directory: string) =>
     .filter((line) => /"type":"(retried|discarded)"/.test(line))
     .map((line) => (JSON.parse(line) as { by: string }).by.split("@")[0])
 
+/** A server that takes a connection and hangs up half a second later. */
+const silentServer = Effect.gen(function* () {
+  const server = yield* Effect.acquireRelease(
+    Effect.async<ReturnType<typeof createServer>>((resume) => {
+      const server = createServer().listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
+    }),
+    (server) => Effect.sync(() => server.close())
+  )
+  const called = Effect.async<void>((resume) => {
+    server.on("connection", (socket) => {
+      socket.on("error", () => undefined)
+      setTimeout(() => socket.destroy(), 500)
+      resume(Effect.void)
+    })
+  })
+  return { port: (server.address() as { port: number }).port, called }
+})
+
 /** Commands, and the codes that they end with where the program is down, and beside it. */
 const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
   [
@@ -495,6 +513,31 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
           yield* program.close
         }
         assert.deepStrictEqual(decisionsIn(directory), ["alice", "alice"])
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "keeps neither root's user nor its groups, for a user with a name and for one without",
+    () =>
+      Effect.gen(function* () {
+        for (const uid of [1, SERVICE]) {
+          const { directory } = yield* serviceQueue
+          spawnSync("chown", ["-R", `${uid}:${uid}`, path.dirname(directory)])
+          const server = yield* silentServer
+          const flush = yield* Effect.fork(
+            effectAudit(directory, ["flush", "--url", `mysql://audit@127.0.0.1:${server.port}/audit`])
+          )
+          yield* server.called
+          const { pid } = JSON.parse(fs.readFileSync(`${directory}/lock`, "utf8")) as { pid: number }
+          const status = fs.readFileSync(`/proc/${pid}/status`, "utf8")
+          const numbers = (name: string) =>
+            new RegExp(`^${name}:\\s*(.*)$`, "m").exec(status)![1]!.trim().split(/\s+/).map(Number)
+          assert.deepStrictEqual(numbers("Uid"), [uid, uid, uid, uid])
+          assert.deepStrictEqual(numbers("Gid"), [uid, uid, uid, uid])
+          assert.notInclude(numbers("Groups"), 0)
+          yield* Fiber.join(flush)
+        }
       }),
     COMMANDS_TAKE
   )
@@ -619,20 +662,7 @@ describe("a program that starts while the command holds the queue", () => {
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       yield* fill(directory, [useLine({})])
-      const server = yield* Effect.acquireRelease(
-        Effect.async<ReturnType<typeof createServer>>((resume) => {
-          const server = createServer().listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
-        }),
-        (server) => Effect.sync(() => server.close())
-      )
-      const called = Effect.async<void>((resume) => {
-        server.on("connection", (socket) => {
-          socket.on("error", () => undefined)
-          setTimeout(() => socket.destroy(), 500)
-          resume(Effect.void)
-        })
-      })
-      const { port } = server.address() as { port: number }
+      const { called, port } = yield* silentServer
       const flush = yield* Effect.fork(
         effectAudit(directory, ["flush", "--url", `mysql://audit@127.0.0.1:${port}/audit`])
       )

@@ -50,7 +50,8 @@ const switchTo = (
   { gid, uid }: { readonly uid: number; readonly gid: number },
   groups: ReadonlyArray<number>
 ) => {
-  // each step takes the right to those before
+  // first the group: `getgroups` shows it among the others, and root's is not to stay there; last what takes the right to the rest
+  process.setgid!(gid)
   try {
     initgroups(uid, gid)
   } catch (error) {
@@ -59,7 +60,6 @@ const switchTo = (
     process.setgroups!([gid])
   }
   process.setgroups!([...process.getgroups!(), ...groups])
-  process.setgid!(gid)
   process.setuid!(uid)
 }
 

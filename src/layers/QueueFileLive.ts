@@ -410,7 +410,10 @@ const open = (
         }
         // dead letters first: a crash in between finds them again, the other order would lose them. What is left of a
         // line that was settled when it was whole is none.
-        const toKeep = refusals.filter((refusal) => refusal.class !== "torn" || isNew(refusal.record))
+        const toKeep = refusals.filter(
+          // blank lines counted as torn once, before they had a class of their own
+          ({ class: cls, record }) => (cls !== "torn" && cls !== "blank") || isNew(record)
+        )
         if (toKeep.length > 0)
           yield* letters.keep(toKeep, disk.open(segments.pathOf(batch.end.segment), "read"))
         const newRecords = Iterable.filter(batch.records, isNew)

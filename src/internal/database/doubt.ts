@@ -91,6 +91,8 @@ export const makeDoubts = () => {
       Effect.gen(function* () {
         /** events from here on are stored or rejected: they have served as witnesses */
         let limit = to
+        /** whether an event was proven to be bad: then a batch of the usual size may be complete */
+        let isProven = false
         /** refused alone, and nothing was stored since */
         let alone: number | undefined
         const undecided: Array<{
@@ -117,7 +119,7 @@ export const makeDoubts = () => {
               yield* onRejected({ index, code: error.code, reason: error.reason })
               return "rejected" as const
             }
-            if (alone !== undefined && alone !== index) return yield* ill(error)
+            if (alone !== undefined && alone !== index) return yield* ill(error, !isProven)
             alone = index
             return error
           })
@@ -145,6 +147,7 @@ export const makeDoubts = () => {
             if (suspects.has(id)) {
               const { code, reason } = again
               proven.set(id, { code, reason })
+              isProven = true
               yield* onRejected({ index, code, reason })
             } else {
               // at once: what is found out is true however the pass ends
@@ -187,30 +190,30 @@ export const makeDoubts = () => {
         if (first === undefined) return
         const isAlone = !first.proof && lonely.has(idOf(first.index))
         for (const { index, proof } of undecided) if (!proof) lonely.add(idOf(index))
-        return yield* isAlone ? ill(first.doubted) : undecidedYet(first.doubted)
+        return yield* isAlone ? ill(first.doubted, !isProven) : undecidedYet(first.doubted, !isProven)
       })
   }
 }
 
 /** It is the database's operator who must look: an event cannot be blamed by the evidence that there is. */
-export const ill = ({ code, error }: Doubted) =>
+export const ill = ({ code, error }: Doubted, wantsMore = true) =>
   new UploadError({
     class: "operator",
     code,
     reason:
       `The database refuses events with a code that effect-audit does not know, and nothing shows that it is the events' ` +
       `fault: look the code up in the manual of the database, and in its log`,
-    wantsMore: true,
+    wantsMore,
     ...(error.cause === undefined ? {} : { cause: error.cause })
   })
 
-const undecidedYet = ({ code, error }: Doubted) =>
+const undecidedYet = ({ code, error }: Doubted, wantsMore: boolean) =>
   new UploadError({
     class: "transient",
     code,
     reason:
       `The database refuses an event with a code that effect-audit does not know, while it stores others; it becomes a ` +
       `dead letter if the next try ends in the same way`,
-    wantsMore: true,
+    wantsMore,
     ...(error.cause === undefined ? {} : { cause: error.cause })
   })

@@ -294,13 +294,12 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
         {
           onSuccess: (answer) => {
             delivery.end(underWay)
-            delivery.factor = 1
             return answerOf(answer, places.length)
           },
           onFailure: (cause) => {
             delivery.end(underWay)
             const error = failureOf(cause)
-            if (error.wantsMore === true) delivery.factor = Math.min(delivery.factor + 1, MOST_BATCHES)
+            delivery.factor = error.wantsMore === true ? Math.min(delivery.factor + 1, MOST_BATCHES) : 1
             return Effect.fail(error)
           }
         }
@@ -413,6 +412,7 @@ const commit = Effect.fnUntraced(function* (
 ) {
   const { instruments, settings } = delivery
   yield* settings.queue.commit(batch, refused)
+  delivery.factor = 1
   delivery.settledAt = monotonicMillis(instruments.clock)
   yield* Metric.incrementBy(instruments.batches, batches)
   delivery.outcomes = delivery.outcomes.filter(({ last }) => !isBefore(last, batch.end))

@@ -315,7 +315,7 @@ export const make = (
           decided.set(decision.id, decision.type)
         }),
       restore: Effect.gen(function* () {
-        if (kept.size === 0 || (yield* disk.info(path)) !== undefined) return 0
+        if (kept.size + decided.size === 0 || (yield* disk.info(path)) !== undefined) return 0
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
         const by = "unknown, since the file was removed"
         entrySynced = false

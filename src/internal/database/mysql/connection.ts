@@ -264,6 +264,8 @@ const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<str
   "SET NAMES utf8mb4",
   [
     "SET SESSION autocommit = 1",
+    // CHAIN would begin a transaction with each COMMIT, and what comes after it would be lost with the connection
+    "completion_type = 0",
     // the text of 1062 names the key in English only
     "lc_messages = 'en_US'",
     // what we no longer wait for must not go on waiting there, neither for rows nor behind an ALTER TABLE

@@ -305,8 +305,9 @@ const GROW_AFTER = 20
  * Whether the rows go as parameters of a prepared statement: where that is faster, and where one event is so large that
  * escaped text, which may be twice as long, would not fit into the packet that its bytes fit into.
  */
-const goesPrepared = (table: Table, { events }: Rows) =>
-  table.isPrepared(events.length) || (events.length === 1 && bytesOf(events) > SUSPECT_BYTES)
+const goesPrepared = (table: Table, { events }: Rows) => table.isPrepared(events.length) || isLarge(events)
+
+const isLarge = (events: ReadonlyArray<StoredEvent>) => events.length === 1 && bytesOf(events) > SUSPECT_BYTES
 
 const prepared = (session: Session, table: Table, rows: Rows) => {
   if (table.isPrepared(rows.events.length))
@@ -411,45 +412,64 @@ const insertMissing = (
 ): Effect.Effect<number, Refused | Doubted | UploadError> =>
   Effect.gen(function* () {
     let fresh = 0
-    for (let from = 0; from < rows.events.length; from += session.maxWarnings) {
-      const slice = rows.part(from, Math.min(rows.events.length, from + session.maxWarnings))
-      fresh += yield* insertIgnore(session, table, slice)
+    const step = Math.max(1, session.maxWarnings)
+    for (let from = 0; from < rows.events.length; from += step) {
+      const slice = rows.part(from, Math.min(rows.events.length, from + step))
+      fresh += yield* insertIgnore(session, table, slice, rows.events.length === 1)
     }
     return fresh
   })
 
-const WarningCount = Schema.Struct({ "@@session.warning_count": Schema.Number })
+/** One column, which MySQL and MariaDB name otherwise than TiDB. */
+const WarningCount = Schema.Record({ key: Schema.String, value: Schema.Number })
 
+/** `isAlone`: the event was refused alone, as a duplicate. */
 const insertIgnore = (
   session: Session,
   table: Table,
-  rows: Rows
+  rows: Rows,
+  isAlone: boolean
 ): Effect.Effect<number, Refused | Doubted | UploadError> =>
   Effect.gen(function* () {
     yield* session.query("START TRANSACTION")
-    const stored = yield* Effect.either(session.write(table.insertIgnore + rows.asText(table).join(",")))
+    const stored = yield* Effect.either(ignoring(session, table, rows))
     if (stored._tag === "Left") {
       const failure = classify(stored.left.cause, table.subject)
       if (failure.class === "delivered") return yield* toUploadError({ ...failure, class: "operator" })
-      yield* session.query("ROLLBACK")
-      return yield* explain(table, rows, stored.left)
+      const rolledBack = yield* Effect.isSuccess(session.query("ROLLBACK"))
+      // a session with an open transaction is given up
+      return yield* rolledBack || isBroken(failure) || isTimeout(failure)
+        ? explain(table, rows, stored.left)
+        : toUploadError(failure)
     }
     // how many there are, of which SHOW WARNINGS shows a part; a SELECT would forget them
-    const [counted] = yield* session.select(WarningCount, "SHOW COUNT(*) WARNINGS")
+    const [counted = {}] = yield* session.select(WarningCount, "SHOW COUNT(*) WARNINGS")
+    const [count] = Object.values(counted)
+    if (isAlone && session.maxWarnings === 0) {
+      // none is shown; it was a duplicate of our key a moment ago, and one of a trigger's would be an error
+      yield* session.query(count === 0 ? "COMMIT" : "ROLLBACK")
+      return count === 0 ? 1 : 0
+    }
     const warnings = yield* session.select(Warning, "SHOW WARNINGS")
     const duplicates = warnings.filter(
       (_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, table.subject)
     )
-    const isHarmless =
-      warnings.length === counted?.["@@session.warning_count"] && warnings.length === duplicates.length
+    const isHarmless = warnings.length === count && warnings.length === duplicates.length
     yield* session.query(isHarmless ? "COMMIT" : "ROLLBACK")
     if (isHarmless) return rows.events.length - duplicates.length
-    if (rows.events.length > 1) {
+    if (!isAlone) {
       return yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "not all of them are duplicates" })
     }
     // alone, it was a duplicate a moment ago: whatever else the server says of it, it is there, or is tried again
     return duplicates.length > 0 ? 0 : yield* raced(table)
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))
+
+/** The INSERT IGNORE of the rows, in the form of the INSERT that was refused. */
+const ignoring = (session: Session, table: Table, rows: Rows): Effect.Effect<unknown, SqlError> => {
+  if (!isLarge(rows.events)) return session.write(table.insertIgnore + rows.asText(table).join(","))
+  const { long, row } = rows.withParameters(table)
+  return session.execute(table.insertIgnore + row, long)
+}
 
 const raced = ({ subject }: Table) =>
   new UploadError({
