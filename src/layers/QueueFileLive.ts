@@ -13,6 +13,7 @@ import { isCounted } from "../internal/queue/cursor.js"
 import * as cursorFile from "../internal/queue/cursorFile.js"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as directories from "../internal/queue/directory.js"
+import { queueIdOf } from "../internal/queue/inspect.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
 import { MAX_SEQUENCE } from "../internal/queue/fields.js"
 import { isLineStart } from "../internal/queue/files.js"
@@ -118,7 +119,8 @@ const open = (
     yield* Effect.addFinalizer((exit) =>
       // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
       Effect.suspend(() => {
-        releaseLock = Scope.close(lockScope, exit)
+        // the scope of then: a directory that is being made anew has another lock
+        releaseLock = Effect.suspend(() => Scope.close(lockScope, exit))
         return unanswered === 0 ? releaseLock : Effect.void
       })
     )
@@ -170,12 +172,16 @@ const open = (
       const scope = yield* Scope.make()
       yield* Effect.gen(function* () {
         yield* directories.prepare(disk, directory, requirements)
-        // first the lock: what stands there may be another process's
+        const another = new Error("another process has used the directory meanwhile")
+        // a look before the lock: whoever starts in another process's queue is not to find it taken by us
+        const found = yield* queueIdOf(disk, directory)
+        if (Option.isSome(found) && found.value !== queueId) return yield* lost(another)
+        // then the lock, before anything is written
         const taken = yield* directories
           .lock(disk, directory, { wait: Duration.zero, isCommand })
           .pipe(Scope.extend(scope))
         if ((yield* directories.identify(disk, directory, queueId)) !== queueId || !(yield* slots.reopen)) {
-          return yield* lost(new Error("another process has used the directory meanwhile"))
+          return yield* lost(another)
         }
         lock = taken
       }).pipe(
