@@ -20,6 +20,7 @@ import { connectionOptions, failureOf, migratedDatabase, uploaderOf } from "./su
 import type { MysqlServer } from "./support/mysqlServer.js"
 import { startServer } from "./support/mysqlServer.js"
 import type { Listener } from "./support/net.js"
+import { collectUncaught } from "./support/uncaught.js"
 
 const long = process.env.AUDIT_LONG === "1"
 /** conversations of each of the four kinds */
@@ -52,17 +53,7 @@ afterAll(async () => {
   fs.rmSync(certificates.directory, { recursive: true })
 })
 
-/** What is thrown outside of Effects while an effect runs; vitest would say it, too, but not in which conversation. */
-const uncaught: Array<unknown> = []
-const note = (error: unknown) => void uncaught.push(error)
-beforeAll(() => {
-  process.on("uncaughtException", note)
-  process.on("unhandledRejection", note)
-  return () => {
-    process.off("uncaughtException", note)
-    process.off("unhandledRejection", note)
-  }
-})
+const uncaught = collectUncaught()
 
 /** Times of a client that gives up soon, so that those who wait in vain do not wait long. */
 const HASTY = { connectTimeout: "1 second", statementTimeout: "700 millis" } as const

@@ -19,21 +19,13 @@ import { startServer, type MysqlServer } from "./support/mysqlServer.js"
 import { readBooks, readRows } from "./support/oracle.js"
 import { start, temporaryDirectory as directoryOf } from "./support/program.js"
 import { temporaryDirectory } from "./support/queue.js"
+import { collectUncaught } from "./support/uncaught.js"
 
 const long = process.env.AUDIT_LONG === "1"
 
 const quiet = Logger.remove(Logger.defaultLogger)
 
-const uncaught: Array<unknown> = []
-const note = (error: unknown) => void uncaught.push(error)
-beforeAll(() => {
-  process.on("uncaughtException", note)
-  process.on("unhandledRejection", note)
-  return () => {
-    process.off("uncaughtException", note)
-    process.off("unhandledRejection", note)
-  }
-})
+const uncaught = collectUncaught()
 
 describe("max_connections = 10", () => {
   let server: MysqlServer

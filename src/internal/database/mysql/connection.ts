@@ -53,7 +53,6 @@ export interface Session {
 /** What the server says of a write. */
 export interface ResultHeader {
   readonly affectedRows: number
-  readonly warningStatus: number
 }
 
 /** The modules of the driver. */
