@@ -17,7 +17,7 @@ export default defineConfig({
       "migrate",
       "badPeers",
       "fullServer"
-    ].map((name) => `test/${name}.test.ts`),
+    ].map((name) => `test/*/${name}.test.ts`),
     typecheck: { enabled: false },
     testTimeout: 3_600_000
   }

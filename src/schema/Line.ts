@@ -3,7 +3,7 @@
  * the Python class that this package replaces (no `event_id`, a local `ts`) are read as well.
  *
  * The Schema of a kind is the contract; appending and delivering use an encoder and a decoder compiled from it,
- * since a Schema's own cost 4 to 10 microseconds an event. test/line.test.ts proves the two equal.
+ * since a Schema's own cost 4 to 10 microseconds an event. test/schema/line.test.ts proves the two equal.
  *
  * @since 0.1.0
  */

@@ -1,0 +1,503 @@
+/** Whatever stands in a queue: no command shows what is masked, moves the cursor, or ends as it should not. */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Effect, FastCheck as fc, SubscriptionRef, Stream } from "effect"
+import * as fs from "node:fs"
+import { spawnSync } from "node:child_process"
+import * as net from "node:net"
+import * as path from "node:path"
+import { jsonOf, visible } from "../../src/cli/format.js"
+import { maskEvent } from "../../src/cli/mask.js"
+import { eventsOf } from "../../src/cli/server.js"
+import type { View } from "../../src/cli/monitor.js"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import {
+  bundleCommand,
+  effectAudit,
+  fill,
+  hasPty,
+  inTerminal,
+  removeBundle,
+  startEffectAudit,
+  useLine
+} from "../support/cli.js"
+import { temporaryDirectory } from "../support/queue.js"
+
+beforeAll(bundleCommand)
+afterAll(removeBundle)
+
+/** What may stand nowhere but behind --reveal. */
+const MARKER = "MARKER"
+
+/** C0 but the line's end, DEL, C1, marks and overrides of direction, zero widths, tags, separators, surrogates. */
+const FORBIDDEN = /(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u
+
+const DOCUMENTED = [0, 1, 2, 3, 64]
+
+// -------------------------------------------------------------------------------------------------- what anybody may write
+
+const PIECES = [
+  "\x1b[2J",
+  "\x1b]0;title\x07",
+  "\x9b31m",
+  "\r",
+  "\n",
+  "\x7f",
+  "\x85",
+  "\u202e",
+  "\u2066",
+  "\u2069",
+  "\u200f",
+  "\u061c",
+  "\u200b",
+  "\ufeff",
+  "\u2028",
+  "\u{e0041}",
+  "\ud800",
+  "狐\u{1f98a}",
+  "plain",
+  "=cmd()",
+  '"',
+  "\\"
+]
+const hostile = fc.array(fc.constantFrom(...PIECES), { maxLength: 6 }).map((pieces) => pieces.join(""))
+const nested = (depth: number, inner: string) =>
+  `${"[".repeat(depth)}${JSON.stringify(inner)}${"]".repeat(depth)}`
+
+/** A value that holds the marker, in some shape; as JSON. */
+const secret = fc.oneof(
+  hostile.map((text) => JSON.stringify(`${text}${MARKER}`)),
+  fc.constant(JSON.stringify({ deep: [MARKER], [`a ${MARKER}`]: 1 })),
+  fc.constant(JSON.stringify([MARKER])),
+  fc.constantFrom(3, 20_000).map((depth) => nested(depth, MARKER))
+)
+const harmless = fc.oneof(
+  hostile.map((text) => JSON.stringify(text)),
+  fc.constantFrom("7", "null", "true", "-0.5e300")
+)
+const strangeKind = fc.oneof(
+  fc.constantFrom(
+    '["use_log"]',
+    "7",
+    "null",
+    "{}",
+    '"constructor"',
+    '"__proto__"',
+    '"toString"',
+    '"valueOf"'
+  ),
+  hostile.map((text) => JSON.stringify(`kind ${text}`)),
+  secret.filter((json) => !json.startsWith('"'))
+)
+const member = (key: string, value: string) => `${JSON.stringify(key)}:${value}`
+const objectOf = (members: ReadonlyArray<string>) => `{${members.join(",")}}`
+
+const eventId = fc.oneof(
+  fc.constant('"01890a5d-ac96-774b-bcce-b302099a8057"'),
+  harmless,
+  secret,
+  fc.constant(undefined)
+)
+const ts = fc.oneof(fc.constant('"2026-11-22T19:47:57.000Z"'), harmless, secret)
+
+const ofOurKind = fc.record({ eventId, ts, shown: harmless, secret, other: secret }).map((given) =>
+  objectOf([
+    member("kind", '"use_log"'),
+    ...(given.eventId === undefined ? [] : [member("event_id", given.eventId)]),
+    member("ts", given.ts),
+    member("user_name", given.shown),
+    member("prompt", given.secret),
+    // no field of the kind
+    member("__proto__", given.other),
+    member("Prompt", given.other)
+  ])
+)
+const ofStrangeKind = fc
+  .record({ kind: strangeKind, eventId, secret, shown: hostile })
+  .map((given) =>
+    objectOf([
+      member("kind", given.kind),
+      ...(given.eventId === undefined ? [] : [member("event_id", given.eventId)]),
+      member(`key ${given.shown}`, given.secret),
+      member("prompt", given.secret),
+      member("constructor", given.secret)
+    ])
+  )
+const noEvent = fc.oneof(
+  secret,
+  hostile.map((text) => `{"kind":"use_log","prompt":"${text.replaceAll("\n", "")}${MARKER}`)
+)
+const line = fc.oneof(
+  fc.oneof(ofOurKind, ofStrangeKind, noEvent).map((text) => Buffer.from(text)),
+  fc
+    .uint8Array({ maxLength: 60 })
+    .map((bytes) => Buffer.concat([bytes.filter((_) => _ !== 10), Buffer.from(MARKER)]))
+)
+
+const letter = fc.record({
+  cls: fc.constantFrom(
+    '"rejected"',
+    '["rejected"]',
+    '"REJECTED"',
+    "null",
+    "7",
+    '"unknownKind"',
+    '"malformed"'
+  ),
+  kind: strangeKind,
+  code: fc.oneof(
+    harmless,
+    secret.filter((json) => !json.startsWith('"'))
+  ),
+  at: fc.oneof(harmless, fc.constant('"2026-11-22T19:47:57.000Z"')),
+  length: fc.constantFrom("10", '"10"', "-1", "1e400", "null"),
+  words: hostile,
+  extra: secret,
+  content: fc.oneof(line, fc.constant(undefined))
+})
+const letterOf = (given: typeof letter extends fc.Arbitrary<infer A> ? A : never, index: number) =>
+  objectOf([
+    member("type", '"letter"'),
+    member("id", JSON.stringify(`${index}:0`)),
+    member("segment", String(index)),
+    member("offset", "0"),
+    member("sequence", "0"),
+    member("length", given.length),
+    member("class", given.cls),
+    member("kind", given.kind),
+    member("code", given.code),
+    member("at", given.at),
+    // the words of a database repeat the row; ours do not
+    member(
+      "reason",
+      JSON.stringify(/unknownKind|malformed/.test(given.cls) ? given.words : given.words + MARKER)
+    ),
+    member("extra", given.extra),
+    given.content === undefined
+      ? member("line", "7")
+      : member("base64", JSON.stringify(given.content.toString("base64")))
+  ])
+
+/** What a command said is fit for a screen, and its code is one that is documented. */
+const judge = (
+  args: ReadonlyArray<string>,
+  ended: { readonly code: number | null; readonly stdout: string; readonly stderr: string },
+  isRevealed: boolean
+) => {
+  const said = ended.stdout + ended.stderr
+  const found = FORBIDDEN.exec(said)
+  assert.isNull(
+    found,
+    `${args.join(" ")} printed ${JSON.stringify(said.slice((found?.index ?? 0) - 40).slice(0, 80))}`
+  )
+  if (!isRevealed) {
+    const at = said.indexOf(MARKER)
+    assert.strictEqual(at, -1, `${args.join(" ")} showed ${said.slice(Math.max(0, at - 200), at + 20)}`)
+  }
+  assert.include(DOCUMENTED, ended.code, `${args.join(" ")}: ${ended.stderr.slice(0, 500)}`)
+  if (args.includes("--json")) {
+    for (const text of ended.stdout.split("\n")) if (text !== "") JSON.parse(text)
+  }
+}
+
+describe("whatever stands in a queue", () => {
+  const seeds = process.env.AUDIT_LONG === undefined ? 2 : 20
+  const seed = Number(
+    process.env.AUDIT_SEED ?? (process.env.AUDIT_LONG === "1" ? Date.now() % 2 ** 31 : 20_261_129)
+  )
+
+  for (let round = 0; round < seeds; round++) {
+    it.scopedLive(`every command shows only what is fit for a screen (AUDIT_SEED=${seed + round})`, () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const good = useLine({ prompt: MARKER, userName: PIECES.join("") })
+        yield* fill(directory, [useLine({}), good])
+        const lines = fc.sample(line, { numRuns: 150, seed: seed + round })
+        const segment = path.join(
+          directory,
+          fs.readdirSync(directory).find((name) => /^\d+\.ndjson$/.test(name))!
+        )
+        fs.appendFileSync(segment, Buffer.concat(lines.flatMap((bytes) => [bytes, Buffer.from("\n")])))
+        const letters = fc.sample(letter, { numRuns: 60, seed: seed + round })
+        fs.writeFileSync(
+          path.join(directory, "dead-letter.ndjson"),
+          letters.map((given, index) => `${letterOf(given, index)}\n`).join("")
+        )
+        const positions = (yield* effectAudit(directory, ["tail", "-n", "200", "--json"]))
+          .json()
+          .map(({ position }) => String(position))
+        assert.isAbove(positions.length, 100)
+
+        const looks = [
+          ["status"],
+          ["tail", "-n", "200"],
+          ["show", good.eventId],
+          ...positions
+            .slice(2, 150)
+            .filter((_, index) => index % 40 === 0)
+            .map((id) => ["show", id]),
+          ["show", PIECES.join("")],
+          ["dead", "list"],
+          ...[0, 20, 40].map((index) => ["dead", "show", `${index}:0`]),
+          ["dead", "show", PIECES.join("")],
+          ["dead", "discard", "--all"],
+          ["verify"],
+          ["doctor"],
+          ["migrate", "--print"]
+        ]
+        const canReveal = (args: ReadonlyArray<string>) => /^(tail|show|dead show)/.test(args.join(" "))
+        const calls = looks.flatMap((args) => [
+          args,
+          [...args, "--json"],
+          ...(canReveal(args)
+            ? [
+                [...args, "--reveal"],
+                [...args, "--reveal", "--json"]
+              ]
+            : [])
+        ])
+        yield* Effect.forEach(
+          calls,
+          (args) =>
+            Effect.map(effectAudit(directory, args), (ended) =>
+              judge(args, ended, args.includes("--reveal"))
+            ),
+          { concurrency: 2 }
+        )
+      })
+    )
+  }
+
+  it.effect("a line is masked, whatever it is", () =>
+    Effect.sync(() => {
+      fc.assert(
+        fc.property(line, (bytes) => {
+          const masked = jsonOf(maskEvent(bytes, { reveal: false }))
+          assert.notInclude(masked, MARKER)
+          assert.notMatch(masked, FORBIDDEN)
+          assert.notMatch(jsonOf(maskEvent(bytes, { reveal: true })), FORBIDDEN)
+        }),
+        { numRuns: 2000 }
+      )
+    })
+  )
+
+  it.effect("what is escaped as JSON is the same value, and what is escaped for a screen stays so", () =>
+    Effect.sync(() => {
+      fc.assert(
+        fc.property(fc.oneof(hostile, fc.string({ unit: "binary" })), (text) => {
+          assert.strictEqual(JSON.parse(jsonOf(text)), text)
+          assert.notMatch(visible(text), /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u)
+          assert.strictEqual(visible(visible(text)), visible(text))
+        }),
+        { numRuns: 2000 }
+      )
+    })
+  )
+
+  it.scopedLive.skipIf(!hasPty)(
+    "in a terminal only our own colours come through (skipped without python3)",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        yield* fill(directory, [useLine({ userName: PIECES.join("") })])
+        fs.appendFileSync(
+          path.join(directory, "00000000000000000000.ndjson"),
+          `broken \x1b[31m${PIECES.join("").replaceAll("\n", "")}\n`
+        )
+        const program = inTerminal(directory, ["tail", "--reveal"])
+        const { stdout } = yield* Effect.promise(() => program.ended)
+        assert.include(stdout, "\x1b[36muse_log\x1b[39m")
+        assert.include(stdout, "broken \\x1b[31m")
+        // eslint-disable-next-line no-control-regex -- what paint makes, and the line's end of a terminal
+        const rest = stdout.replace(/\x1b\[(2|22|36|39)m|\r\n/g, "")
+        assert.notMatch(rest, FORBIDDEN)
+      })
+  )
+})
+
+describe("what is too much", () => {
+  it.scopedLive("140,000 letters are listed, verified and discarded", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const count = 140_000
+      const letters = Array.from(
+        { length: count },
+        (_, index) =>
+          `{"type":"letter","id":"0:${index}","segment":0,"offset":${index},"sequence":0,"length":2,"class":"malformed","reason":"r","at":"2026-11-22T19:47:57.000Z","line":"{}"}\n`
+      )
+      fs.writeFileSync(path.join(directory, "dead-letter.ndjson"), letters.join(""))
+      const list = yield* effectAudit(directory, ["dead", "list"])
+      assert.deepInclude(list, { code: 0, stderr: "" })
+      assert.strictEqual(list.stdout.trim().split("\n").length, count + 1)
+      const json = yield* effectAudit(directory, ["dead", "list", "--json"])
+      assert.strictEqual(json.stdout.trim().split("\n").length, count)
+      const careful = yield* effectAudit(directory, ["dead", "discard", "--all"])
+      assert.include(careful.stderr, "140,000 events would be given up")
+    })
+  )
+
+  it.scopedLive("a request of 600 MB is set aside, and verify says so", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
+      fs.mkdirSync(path.join(directory, "requests"))
+      const file = path.join(directory, "requests", "00000000000001-large.json")
+      fs.writeFileSync(file, "{")
+      fs.truncateSync(file, 600 * 1024 * 1024)
+      const verified = yield* effectAudit(directory, ["verify"])
+      assert.strictEqual(verified.code, 0, verified.stderr)
+      assert.include(verified.stdout, "1 file cannot be read as a request")
+      const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
+      assert.deepInclude(retried, { code: 0, stdout: "1 dead letter appended again.\n" })
+      assert.deepStrictEqual(fs.readdirSync(path.dirname(file)), ["00000000000001-large.json.broken"])
+      assert.include((yield* effectAudit(directory, ["verify"])).stdout, "1 file cannot be read as a request")
+    })
+  )
+})
+
+describe("what an operator gives away by accident", () => {
+  it.scopedLive("a password in --url is warned of, one in the environment is not", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const url = "mysql://app:SECRET@127.0.0.1:1/app"
+      const [flag, environment, none] = yield* Effect.all([
+        effectAudit(directory, ["flush", "--url", url]),
+        effectAudit(directory, ["flush"], { AUDIT_MYSQL_URL: url }),
+        effectAudit(directory, ["flush", "--url", "mysql://app@127.0.0.1:1/app"])
+      ])
+      assert.include(flag.stderr, "the command line shows the password")
+      assert.notInclude(flag.stderr + flag.stdout, "SECRET")
+      for (const { stderr } of [environment, none]) assert.notInclude(stderr, "password")
+      for (const { code } of [flag, environment, none]) assert.strictEqual(code, 1)
+    })
+  )
+
+  const canBecome =
+    process.getuid?.() === 0 &&
+    spawnSync("python3", ["-c", "import os; os.setuid(54321); os.listdir('.')"]).status === 0
+  it.scopedLive.skipIf(!canBecome)("a user without a name decides as its number (skipped but for root)", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
+      for (const name of [".", ...fs.readdirSync(directory)])
+        fs.chownSync(path.join(directory, name), 54321, 54321)
+      const become =
+        "import os, sys; os.setgid(54321); os.setuid(54321); os.execvp(sys.argv[1], sys.argv[1:])"
+      const program = startEffectAudit(
+        directory,
+        ["dead", "discard", "--all", "--yes"],
+        ["python3", "-c", become]
+      )
+      const ended = yield* Effect.promise(() => program.ended)
+      assert.deepInclude(ended, { code: 0, stdout: "1 dead letter discarded.\n" }, ended.stderr)
+      assert.include(fs.readFileSync(path.join(directory, "dead-letter.ndjson"), "utf8"), '"by":"uid 54321@')
+    })
+  )
+
+  it("a line's end in the name of a table stays within the comment of the SQL", () => {
+    for (const end of ["\n", "\r\n", "\r"]) {
+      const sql = MysqlUploader.migrationSql({ tables: { use_log: `x${end}DROP TABLE y; -- ` } })
+      const comments = sql.slice(sql.indexOf("-- if the table"), sql.indexOf("CREATE", 10))
+      for (const line of comments.trim().split(/[\r\n]+/)) assert.match(line, /^--/, sql)
+    }
+  })
+
+  it.scopedLive("and names that no terminal shows are not printed as SQL", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const args = ["migrate", "--print", "--table", "use_log=x\x1b[2J\u202ey"]
+      const text = yield* effectAudit(directory, args)
+      judge(args, text, false)
+      assert.strictEqual(text.code, 64)
+      const json = yield* effectAudit(directory, [...args, "--json"])
+      judge([...args, "--json"], json, false)
+      assert.include(json.json()[0]!.sql, "`x\x1b[2J\u202ey`")
+    })
+  )
+})
+
+describe("serve", () => {
+  it.scopedLive("says that its port is in use", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const taken = net.createServer()
+      yield* Effect.acquireRelease(
+        Effect.promise(() => new Promise<void>((resolve) => taken.listen(0, "127.0.0.1", resolve))),
+        () => Effect.sync(() => taken.close())
+      )
+      const { port } = taken.address() as net.AddressInfo
+      const ended = yield* effectAudit(directory, ["serve", "--port", String(port)])
+      assert.deepInclude(ended, { code: 64, stdout: "" })
+      assert.include(ended.stderr, `Port ${port} is in use by another program`)
+    })
+  )
+
+  it.scopedLive("no answer is kept by a cache", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
+      const program = startEffectAudit(directory, ["serve"])
+      yield* Effect.addFinalizer(() => {
+        program.kill("SIGTERM")
+        return Effect.promise(() => program.ended)
+      })
+      yield* Effect.promise(async () => {
+        await program.prints(/#\S+\n/)
+        const { hash, origin } = new URL(program.stdout().trim())
+        const headers = { authorization: `Bearer ${hash.slice(1)}`, "content-type": "application/json" }
+        for (const [file, method, body] of [
+          ["/", "GET"],
+          ["/api/letter?id=0:0", "GET"],
+          ["/api/letter?id=0:0&reveal=yes", "GET"],
+          ["/api/letter?id=9:9", "GET"],
+          ["/api/export", "GET"],
+          ["/api/changes", "GET"],
+          ["/api/retry", "POST", '{"ids":[]}']
+        ] as const) {
+          const abort = new AbortController()
+          const answer = await fetch(`${origin}${file}`, {
+            method,
+            headers,
+            signal: abort.signal,
+            body: body ?? null
+          })
+          assert.strictEqual(answer.headers.get("cache-control"), "no-store", file)
+          abort.abort()
+        }
+        const letters = await fetch(`${origin}/api/export`, { headers })
+        assert.include(await letters.text(), '"id":"0:0"')
+      })
+    })
+  )
+
+  it.live("keeps no more than the newest state for a reader that reads nothing", () =>
+    Effect.gen(function* () {
+      const view = (at: number): View => ({
+        ...{ at, code: 0, queues: [], history: [], failures: [], letters: [], problem: undefined }
+      })
+      const state = yield* SubscriptionRef.make(view(0))
+      let seen = 0
+      const changed: Effect.Effect<void> = Effect.gen(function* () {
+        for (let at = 1; at <= 1000; at++) {
+          yield* SubscriptionRef.set(state, view(at))
+          yield* Effect.yieldNow()
+        }
+        yield* Effect.sleep("50 millis")
+      })
+      yield* eventsOf(state.changes).pipe(
+        Stream.tap(() => {
+          seen++
+          // the first one is never done with before all the others have come
+          return seen > 1 ? Effect.void : changed
+        }),
+        Stream.takeUntil((event) => event.includes('"at":1000')),
+        Stream.runDrain,
+        Effect.timeout("10 seconds")
+      )
+      assert.isAtMost(seen, 4)
+    })
+  )
+})

@@ -1,0 +1,238 @@
+/** The page of `effect-audit serve`, in a browser. */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import { openAudit, slowDatabase } from "../support/auditHere.js"
+import { auditProcess } from "../support/auditProcess.js"
+import { browser, hasBrowser } from "../support/browser.js"
+import { bundleCommand, fill, removeBundle, startEffectAudit, useLine } from "../support/cli.js"
+import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
+import { freePort, tcpProxy } from "../support/net.js"
+import { temporaryDirectory } from "../support/queue.js"
+
+beforeAll(bundleCommand)
+afterAll(removeBundle)
+
+/** The server of a directory; its address with the token. */
+const serve = (directory: string) =>
+  Effect.acquireRelease(
+    Effect.promise(async () => {
+      const program = startEffectAudit(directory, ["serve"])
+      await program.prints(/#\S+\n/)
+      const address = new URL(program.stdout().trim())
+      return { address, origin: address.origin, token: address.hash.slice(1), program }
+    }),
+    ({ program }) => {
+      program.kill("SIGTERM")
+      return Effect.promise(() => program.ended)
+    }
+  )
+
+const HOSTILE = `<img src=x onerror="document.title='broken'"><script>document.title='broken'</script>`
+
+describe("the server", () => {
+  it.scopedLive("answers on loopback, to whoever has the token", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const secret = useLine({ prompt: "PROMPT" })
+      yield* fill(directory, [secret], [{ class: "rejected", reason: "Data too long: PROMPT" }])
+      const { origin, token } = yield* serve(directory)
+      const get = (file: string, given?: string) =>
+        Effect.promise(() =>
+          fetch(
+            `${origin}${file}`,
+            given === undefined ? {} : { headers: { authorization: `Bearer ${given}` } }
+          )
+        )
+      const text = (file: string, given?: string) =>
+        Effect.flatMap(get(file, given), (response) => Effect.promise(() => response.text()))
+
+      for (const file of ["/api/changes", "/api/letter?id=0:0", "/api/export"]) {
+        assert.strictEqual((yield* get(file)).status, 401)
+        assert.strictEqual((yield* get(file, `${token}x`)).status, 401)
+      }
+      const retry = yield* Effect.promise(() => fetch(`${origin}/api/retry`, { method: "POST", body: "{}" }))
+      assert.include([400, 401], retry.status)
+      assert.strictEqual((yield* get("/api/letter?id=9:9", token)).status, 404)
+
+      const masked = yield* text("/api/letter?id=0:0", token)
+      assert.include(masked, "[6 characters, masked]")
+      assert.notInclude(masked, "PROMPT")
+      assert.include(yield* text("/api/letter?id=0:0&reveal=yes", token), "PROMPT")
+      assert.include(yield* text("/api/export", token), secret.eventId)
+
+      const page = yield* get("/")
+      assert.include(page.headers.get("content-security-policy"), "default-src 'none'; script-src 'sha256-")
+    })
+  )
+})
+
+// installing a browser takes longer than a test may
+const isShown = hasBrowser()
+
+describe.skipIf(!isShown)("the page (skipped where Chromium is missing and cannot be installed)", () => {
+  it.scopedLive(
+    "shows the queue, follows it, retries a letter, and runs nothing that stands in an event",
+    () =>
+      Effect.gen(function* () {
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const letter = useLine({ prompt: HOSTILE, userName: HOSTILE })
+        yield* fill(
+          directory,
+          [letter, ...[1, 2, 3].map((n) => useLine({ prompt: `prompt ${n}` }))],
+          [{ class: "unknownKind", reason: HOSTILE }]
+        )
+        const { address, origin } = yield* serve(directory)
+        const chromium = yield* browser
+        yield* Effect.promise(async () => {
+          const page = await chromium.newPage({
+            viewport: { width: 1000, height: 900 },
+            colorScheme: "light"
+          })
+          const problems: Array<string> = []
+          page.on("pageerror", (error) => problems.push(error.message))
+          page.on("console", (message) => {
+            if (message.type() === "error") problems.push(message.text())
+          })
+          await page.goto(address.href)
+          await page.getByText('1 dead letter: see "effect-audit dead list"').waitFor()
+          assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
+          assert.include(await page.locator("#booksLegend").textContent(), "3 waiting")
+          assert.include(await page.locator("#letters").textContent(), HOSTILE)
+
+          await page.getByRole("button", { name: "Show" }).click()
+          await page.locator("#letter", { hasText: "masked" }).waitFor()
+          await page.getByRole("button", { name: "Reveal" }).click()
+          await page.locator("#letter", { hasText: "onerror" }).waitFor()
+          assert.strictEqual(await page.title(), "effect-audit")
+
+          await page.getByRole("button", { name: "Retry" }).click()
+          await page.getByText("Appended again").waitFor()
+          await page.getByText("None.", { exact: true }).waitFor()
+          // appended again first, and decided then: the page may show the books in between
+          await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor()
+          assert.include(await page.locator("#booksLegend").textContent(), "4 waiting")
+          assert.isAbove(
+            (await page.locator("polyline").first().getAttribute("points"))!.split(" ").length,
+            1
+          )
+          assert.deepStrictEqual(problems, [])
+
+          const wrong = await chromium.newPage()
+          await wrong.goto(`${origin}/#wrong`)
+          await wrong.getByText("This token is not that of the server").waitFor()
+          assert.strictEqual(await wrong.locator("#booksLegend").textContent(), "")
+        })
+      })
+  )
+
+  it.scopedLive("shows several instances as one, and retries a letter of the one that has it", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const instance = (index: number) => path.join(directory, `instance-${index}`)
+      yield* fill(instance(0), [useLine({}), useLine({})])
+      yield* fill(instance(1), [useLine({})], [{ class: "unknownKind", reason: "of another program" }])
+      const { address } = yield* serve(directory)
+      const chromium = yield* browser
+      yield* Effect.promise(async () => {
+        const page = await chromium.newPage()
+        await page.goto(address.href)
+        // what is worst comes first, and gives the light
+        await page.locator("#sentence", { hasText: "instance-1: 1 dead letter" }).waitFor()
+        await page.locator("#others", { hasText: "instance-0: 2 events wait" }).waitFor()
+        assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
+        await page.locator("#booksLegend", { hasText: /3 accepted =.*2 waiting.*1 dead/ }).waitFor()
+        assert.include(await page.locator("#facts").textContent(), instance(1))
+
+        const letter = page.locator('tr[data-id="instance-1/0:0"]')
+        await letter.getByRole("button", { name: "Retry" }).click()
+        await page.locator("#booksLegend", { hasText: /4 accepted =.*3 waiting.*1 retried/ }).waitFor()
+        await page.locator("#light[data-code='1']").waitFor()
+      })
+      assert.lengthOf(
+        fs.readFileSync(path.join(instance(1), "dead-letter.ndjson"), "utf8").match(/retried/g)!,
+        1
+      )
+    })
+  )
+
+  it.scopedLive("says that the database of a program is away, and that it is back", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const database = yield* mysqlDatabase()
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      const { database: name, host, port: target, username } = database.config
+      const port = yield* Effect.promise(freePort)
+      const owner = yield* auditProcess()
+      yield* owner.open({ directory }, { mysql: { host: "127.0.0.1", port, username, database: name } })
+      yield* owner.use("a", "b", "c")
+      const { address } = yield* serve(directory)
+      const chromium = yield* browser
+      const page = yield* Effect.promise(() => chromium.newPage())
+      yield* Effect.promise(async () => {
+        await page.goto(address.href)
+        await page.locator("#sentence", { hasText: /^offline, next try in .*\(ECONNREFUSED\)$/ }).waitFor()
+        await page.locator("#light[data-code='1']").waitFor()
+        await page.locator("#facts", { hasText: `process ${owner.pid}` }).waitFor()
+        await page.locator("#booksLegend", { hasText: "3 waiting" }).waitFor()
+        await page.locator("#failures", { hasText: "transient ECONNREFUSED: " }).waitFor()
+      })
+      yield* Effect.acquireRelease(
+        Effect.promise(() => tcpProxy({ target: { host, port: target }, port })),
+        (proxy) => Effect.promise(() => proxy.close())
+      )
+      yield* owner.flush
+      yield* Effect.promise(async () => {
+        await page.locator("#sentence", { hasText: "idle: everything is delivered" }).waitFor()
+        await page.locator("#light[data-code='0']").waitFor()
+        await page.locator("#booksLegend", { hasText: "3 delivered" }).waitFor()
+        // what happened is still to be seen
+        assert.include(await page.locator("#failures").textContent(), "ECONNREFUSED")
+      })
+    })
+  )
+
+  it.scopedLive("asks the owner of the queue, and sees what it delivers", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const screenshot = process.env.AUDIT_SCREENSHOT
+      const count = screenshot === undefined ? 400 : 1500
+      const uses = Array.from({ length: count }, (_, index) => useLine({ prompt: `prompt ${index}` }))
+      yield* fill(
+        directory,
+        uses,
+        [1, 2, 3].map(() => ({
+          class: "unknownKind",
+          reason: "this program does not carry the kind of the line"
+        }))
+      )
+      const database = slowDatabase("1200 millis")
+      const audit = yield* openAudit({ directory, batchRecords: 100 }, { uploader: database.uploader })
+      const { address } = yield* serve(directory)
+      const chromium = yield* browser
+      yield* Effect.promise(async () => {
+        const page = await chromium.newPage({ viewport: { width: 1000, height: 820 }, colorScheme: "light" })
+        await page.goto(address.href)
+        await page.locator("#booksLegend", { hasText: /[1-9]\d* waiting/ }).waitFor()
+        await page.locator("polyline").first().waitFor({ state: "attached" })
+        if (screenshot !== undefined) {
+          await page.waitForTimeout(6000)
+          // nobody need know where it was taken
+          await page.evaluate(
+            `document.querySelector("#facts").textContent = "/srv/painter/audit, process 4711, 41.2 GB free"`
+          )
+          fs.writeFileSync(screenshot, await page.screenshot())
+        }
+        await page.getByRole("button", { name: "Retry" }).first().click()
+        await page.getByText(`Asked process ${process.pid}`).waitFor()
+        await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor({ timeout: 30_000 })
+        await page
+          .locator("#booksLegend", { hasText: `${(count - 2).toLocaleString("en-US")} delivered` })
+          .waitFor({ timeout: 30_000 })
+      })
+      yield* audit.close
+    })
+  )
+})

@@ -1,0 +1,223 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Either } from "effect"
+import * as fc from "fast-check"
+import type { Trial } from "../../src/internal/database/doubt.js"
+import { Doubted, makeDoubts } from "../../src/internal/database/doubt.js"
+import { UploadError } from "../../src/schema/Errors.js"
+
+/** A table, and a database that refuses statements with a code which nobody knows. */
+class Database {
+  readonly stored = new Set<number>()
+  statements = 0
+
+  constructor(
+    /** events that it refuses */
+    readonly bad: ReadonlySet<number>,
+    /** whether it refuses whatever it is sent, by the number of the statement */
+    readonly isIll: (statement: number) => boolean,
+    readonly isLikely: boolean
+  ) {}
+
+  insert(events: ReadonlyArray<number>): Effect.Effect<number, Doubted> {
+    return Effect.suspend(() => {
+      if (this.isIll(this.statements++) || events.some((event) => this.bad.has(event))) {
+        return new Doubted({ code: "31999", reason: "no", error, isLikely: this.isLikely })
+      }
+      const fresh = events.filter((event) => !this.stored.has(event))
+      for (const event of fresh) this.stored.add(event)
+      return Effect.succeed(fresh.length)
+    })
+  }
+}
+
+const error = new UploadError({ class: "transient", code: "31999", reason: "unknown" })
+
+interface Pass {
+  readonly failure: UploadError | undefined
+  readonly statements: number
+}
+
+/** A queue that is delivered pass by pass, in batches; larger ones after a failure that asks for it. */
+class Queue {
+  next = 0
+  readonly rejected = new Set<number>()
+  private readonly doubts = makeDoubts()
+  private factor = 1
+
+  constructor(
+    readonly database: Database,
+    readonly length: number,
+    readonly batchRecords: number
+  ) {}
+
+  get isDelivered(): boolean {
+    return this.next === this.length
+  }
+
+  /** Delivers until nothing waits, or a batch fails. */
+  readonly pass: Effect.Effect<Pass> = Effect.gen(this, function* () {
+    const before = this.database.statements
+    let factor = this.factor
+    while (!this.isDelivered) {
+      const batch = Array.from(
+        { length: Math.min(factor * this.batchRecords, this.length - this.next) },
+        (_, index) => this.next + index
+      )
+      factor = 1
+      const result = yield* Effect.either(this.upload(batch))
+      if (Either.isLeft(result)) {
+        this.factor = result.left.wantsMore === true ? Math.min(this.factor + 1, 8) : 1
+        return { failure: result.left, statements: this.database.statements - before }
+      }
+      this.factor = 1
+      for (const event of result.right) this.rejected.add(event)
+      this.next += batch.length
+    }
+    return { failure: undefined, statements: this.database.statements - before }
+  })
+
+  private upload(batch: ReadonlyArray<number>): Effect.Effect<ReadonlyArray<number>, UploadError> {
+    const rejected: Array<number> = []
+    const trial: Trial = (from, to) => this.database.insert(batch.slice(from, to))
+    const ids = batch.map((event) => ({ eventId: String(event) }))
+    return Effect.catchTag(trial(0, batch.length), "Doubted", (doubted) =>
+      this.doubts.isDue(ids[0]!.eventId, doubted)
+        ? this.doubts.search({
+            trial,
+            from: 0,
+            to: batch.length,
+            fitting: () => batch.length,
+            idOf: (index) => ids[index]!.eventId,
+            onRejected: ({ index }) => Effect.sync(() => rejected.push(batch[index]!))
+          })
+        : Effect.fail(doubted.error)
+    ).pipe(
+      Effect.catchTag("Refused", () => Effect.dieMessage("it refuses by unknown codes alone")),
+      Effect.map(() => {
+        this.doubts.settle(ids)
+        return rejected
+      })
+    )
+  }
+}
+
+const run = (queue: Queue, passes: number): Effect.Effect<ReadonlyArray<Pass>> =>
+  Effect.gen(function* () {
+    const done: Array<Pass> = []
+    while (!queue.isDelivered && done.length < passes) done.push(yield* queue.pass)
+    return done
+  })
+
+const healthy = () => false
+
+describe("doubt", () => {
+  it.effect("rejects the bad events and no others, as long as others are there to compare them with", () =>
+    Effect.promise(() =>
+      fc.assert(
+        fc.asyncProperty(
+          fc.integer({ min: 1, max: 60 }),
+          fc.uniqueArray(fc.nat(149), { maxLength: 15 }),
+          fc.boolean(),
+          async (batchRecords, bad, isLikely) => {
+            const database = new Database(new Set(bad), healthy, isLikely)
+            // good events follow, as in a program that goes on
+            const queue = new Queue(database, 400, Math.max(batchRecords, 8))
+            await Effect.runPromise(run(queue, 400))
+            assert.isTrue(queue.isDelivered)
+            assert.deepStrictEqual(
+              [...queue.rejected].toSorted((a, b) => a - b),
+              [...bad].toSorted((a, b) => a - b)
+            )
+            assert.strictEqual(database.stored.size, 400 - bad.length)
+          }
+        ),
+        { numRuns: 300 }
+      )
+    )
+  )
+
+  it.effect(
+    "no good event is rejected by a database that falls ill and recovers, up to twice, at any moment",
+    () =>
+      Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(
+            fc.integer({ min: 1, max: 40 }),
+            fc.array(fc.nat(120), { minLength: 4, maxLength: 4 }),
+            fc.uniqueArray(fc.nat(99), { maxLength: 5 }),
+            fc.boolean(),
+            async (batchRecords, moments, bad, isLikely) => {
+              const [a, b, c, d] = moments.toSorted((one, other) => one - other) as [
+                number,
+                number,
+                number,
+                number
+              ]
+              const isIll = (statement: number) =>
+                (statement >= a && statement < b) || (statement >= c && statement < d)
+              const queue = new Queue(new Database(new Set(bad), isIll, isLikely), 300, batchRecords)
+              await Effect.runPromise(run(queue, 300))
+              assert.deepStrictEqual(
+                [...queue.rejected].filter((event) => !bad.includes(event)),
+                []
+              )
+            }
+          ),
+          { numRuns: 200 }
+        )
+      )
+  )
+
+  it.effect("an ill database is asked a few times a pass, blames no event, and needs an operator", () =>
+    Effect.gen(function* () {
+      for (const isLikely of [true, false]) {
+        const queue = new Queue(new Database(new Set(), () => true, isLikely), 5000, 500)
+        const passes = yield* run(queue, 10)
+        assert.strictEqual(queue.rejected.size, 0)
+        for (const { failure, statements } of passes) {
+          assert.strictEqual(failure?.code, "31999")
+          assert.isAtMost(statements, 15)
+        }
+        assert.deepStrictEqual(
+          passes.map(({ failure }) => failure?.class),
+          isLikely
+            ? Array<"operator">(10).fill("operator")
+            : ["transient", "transient", ...Array<"operator">(8).fill("operator")]
+        )
+      }
+    })
+  )
+
+  it.effect("an event that is alone needs an operator, and is decided once others come", () =>
+    Effect.gen(function* () {
+      const database = new Database(new Set([0]), healthy, true)
+      const alone = new Queue(database, 1, 500)
+      const passes = yield* run(alone, 4)
+      assert.deepStrictEqual(
+        passes.map(({ failure }) => failure?.class),
+        ["transient", "operator", "operator", "operator"]
+      )
+      assert.isTrue(passes.every(({ statements }) => statements <= 3))
+      Object.assign(alone, { length: 9 })
+      yield* run(alone, 4)
+      assert.isTrue(alone.isDelivered)
+      assert.deepStrictEqual([...alone.rejected], [0])
+    })
+  )
+
+  it.effect("takes two passes, and a third one where nothing followed in the batch", () =>
+    Effect.gen(function* () {
+      for (const [bad, most] of [
+        [0, 2],
+        [250, 2],
+        [499, 4]
+      ] as const) {
+        const queue = new Queue(new Database(new Set([bad]), healthy, true), 2000, 500)
+        const passes = yield* run(queue, 20)
+        assert.isTrue(queue.isDelivered)
+        assert.isAtLeast(passes.length, 2)
+        assert.isAtMost(passes.length, most, `event ${bad}`)
+      }
+    })
+  )
+})

@@ -1,0 +1,178 @@
+/** Name services that answer, that are silent, and that are not there: real ones, and real processes. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { spawnSync } from "node:child_process"
+import * as dgram from "node:dgram"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import { auditProcess } from "../support/auditProcess.js"
+import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
+import { temporaryDirectory } from "../support/queue.js"
+
+/** The server's address, which the port of a name service is free on. */
+const ADDRESS = "127.0.0.77"
+
+// a process gets files of its own under /etc, and port 53 wants root
+const canTry =
+  process.platform === "linux" &&
+  process.getuid?.() === 0 &&
+  spawnSync("unshare", ["-m", "sh", "-c", "mount --bind /etc/hosts /etc/resolv.conf"]).status === 0
+
+/** A name service that knows some names of 127.0.0.1, and answers only while it is told to. */
+const nameService = (names: ReadonlyArray<string>) =>
+  Effect.acquireRelease(
+    Effect.promise(async () => {
+      const socket = dgram.createSocket("udp4")
+      const state = { isSilent: false, questions: [] as Array<string> }
+      socket.on("message", (query, from) => {
+        const labels: Array<string> = []
+        let at = 12
+        for (let length = query[at]!; length > 0; length = query[at]!) {
+          labels.push(query.subarray(at + 1, at + 1 + length).toString())
+          at += length + 1
+        }
+        const name = labels.join(".").toLowerCase()
+        const type = query.readUInt16BE(at + 1)
+        state.questions.push(name)
+        if (state.isSilent) return
+        const isKnown = names.includes(name)
+        const header = Buffer.from(query.subarray(0, 12))
+        header.writeUInt16BE(isKnown ? 0x8180 : 0x8183, 2)
+        header.writeUInt16BE(isKnown && type === 1 ? 1 : 0, 6)
+        header.writeUInt32BE(0, 8)
+        const answer = Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1])
+        const parts = [header, query.subarray(12, at + 5), ...(isKnown && type === 1 ? [answer] : [])]
+        socket.send(Buffer.concat(parts), from.port, from.address)
+      })
+      await new Promise<void>((resolve) => socket.bind(53, ADDRESS, resolve))
+      return { socket, state }
+    }),
+    ({ socket }) => Effect.sync(() => socket.close())
+  )
+
+/** A process that sees these files. */
+const processWith = (files: { readonly resolv: string; readonly hosts: string }) =>
+  Effect.gen(function* () {
+    const directory = yield* temporaryDirectory
+    const script = ["resolv.conf", "hosts"].map(
+      (name) => `mount --bind ${path.join(directory, name)} /etc/${name}`
+    )
+    fs.writeFileSync(path.join(directory, "resolv.conf"), files.resolv)
+    fs.writeFileSync(path.join(directory, "hosts"), files.hosts)
+    return yield* auditProcess({
+      under: ["unshare", "-m", "sh", "-c", `${script.join(" && ")} && exec "$@"`, "sh"]
+    })
+  })
+
+const database = Effect.gen(function* () {
+  const found = yield* mysqlDatabase()
+  yield* MysqlUploader.migrate(connectionOptions(found))
+  const { database, port, username } = found.config
+  return {
+    at: (host: string) => ({ mysql: { host, port, username, database } }),
+    count: Effect.promise(async () => (await found.query(`SELECT * FROM ${UseLog.table}`)).length),
+    cutConnections: Effect.promise(async () => {
+      const sql = `SELECT id FROM information_schema.processlist WHERE db = '${database}' AND id <> CONNECTION_ID()`
+      for (const { id } of await found.query<{ readonly id: number }>(sql)) await found.query(`KILL ${id}`)
+    })
+  }
+})
+
+const HOSTS = "127.0.0.1 localhost\n"
+
+/** The shutdown may take two seconds; the rest is what a loaded machine takes to end a process. */
+const settings = (directory: string) =>
+  ({ directory, shutdownTimeout: "2 seconds", minFreeBytes: 0 }) as const
+const SLACK = 5000
+
+describe.skipIf(!canTry)(
+  "names (skipped where a process gets no files of its own: unshare -m, as root)",
+  () => {
+    it.scopedLive("of the hosts file are found though the name service is silent, and so is localhost", () =>
+      Effect.gen(function* () {
+        const { state } = yield* nameService([])
+        state.isSilent = true
+        const to = yield* database
+        const child = yield* processWith({
+          resolv: `nameserver ${ADDRESS}\n`,
+          hosts: "127.0.0.1 other DB # ours\n"
+        })
+        for (const [index, host] of ["db", "localhost"].entries()) {
+          const directory = yield* temporaryDirectory
+          assert.isUndefined(yield* child.open(settings(directory), to.at(host)))
+          yield* child.use(`prompt ${index}`)
+          yield* child.flush
+          assert.strictEqual((yield* child.status).delivered, 1)
+          yield* child.close
+        }
+        assert.deepStrictEqual(state.questions, [])
+      })
+    )
+
+    it.scopedLive(
+      "of a search domain are found, and used again at the end though the service is silent by then",
+      () =>
+        Effect.gen(function* () {
+          const { state } = yield* nameService(["db.corp.example"])
+          const to = yield* database
+          const child = yield* processWith({
+            resolv: `search corp.example\nnameserver ${ADDRESS}\noptions timeout:5 attempts:2\n`,
+            hosts: HOSTS
+          })
+          const directory = yield* temporaryDirectory
+          assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
+          yield* child.use("one")
+          yield* child.flush
+          assert.strictEqual((yield* child.status).delivered, 1)
+          state.isSilent = true
+          yield* to.cutConnections
+          yield* child.use("two")
+          yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+          assert.isAbove(state.questions.length, 0)
+          state.questions = []
+          const began = performance.now()
+          yield* child.close
+          assert.strictEqual((yield* child.end).code, 0)
+          assert.isBelow(performance.now() - began, 2000 + SLACK)
+          assert.deepStrictEqual(state.questions, [])
+          assert.strictEqual(yield* to.count, 2)
+        })
+    )
+
+    for (const [what, resolv] of [
+      ["silent", `nameserver ${ADDRESS}\n`],
+      // nothing listens there
+      ["absent", "nameserver 127.0.0.78\n"],
+      ["not named at all", ""]
+    ] as const) {
+      it.scopedLive(`are not waited for at the end: the name service is ${what}`, () =>
+        Effect.gen(function* () {
+          const { state } = yield* nameService([])
+          state.isSilent = true
+          const directory = yield* temporaryDirectory
+          const child = yield* processWith({ resolv, hosts: HOSTS })
+          assert.isUndefined(
+            yield* child.open(settings(directory), {
+              mysql: { host: "db.example.com", port: 3306, username: "app", database: "app" }
+            })
+          )
+          yield* child.use("one")
+          // in the middle of an attempt, and once more after it
+          yield* Effect.sleep("300 millis")
+          const began = performance.now()
+          yield* child.close
+          const closed = performance.now() - began
+          const { code } = yield* child.end
+          const took = performance.now() - began
+          assert.strictEqual(code, 0)
+          assert.isBelow(took, 2000 + SLACK, `closed after ${closed} ms, gone after ${took} ms`)
+          yield* Effect.logInfo(
+            `${what}: closed after ${Math.round(closed)} ms, gone after ${Math.round(took)} ms`
+          )
+        })
+      )
+    }
+  }
+)

@@ -1,0 +1,352 @@
+/**
+ * What real servers refuse, and who is blamed for it: the event, the operator, or nobody before there is evidence.
+ *
+ * @module
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Either, Schema } from "effect"
+import * as fc from "fast-check"
+import * as AuditEvent from "../../src/schema/AuditEvent.js"
+import type { StoredEvent } from "../../src/schema/Line.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import type { TestDatabase } from "../support/database.js"
+import { stored } from "../support/events.js"
+import type { Flavour } from "../support/mysqlServer.js"
+import { account, mysqlDatabase, uploaderOf } from "../support/mysql.js"
+import { onEachServer } from "../support/servers.js"
+
+class Note extends AuditEvent.Class<Note>()("note", {
+  table: "notes",
+  fields: { v: Schema.NullOr(Schema.Union(Schema.String, Schema.Number)) }
+}) {}
+
+const note = (v: string | number | null) => stored(Note, { v })
+
+/** A column of one's own, a value that it takes, one that it refuses, and the code; by server where they differ. */
+interface Refusal {
+  readonly column: string
+  readonly good: string | number | null
+  readonly bad: string | number | null
+  readonly code: Partial<Record<Flavour, number>>
+  readonly trigger?: string
+}
+
+const both = (code: number) => ({ mariadb: code, mysql: code })
+
+const trigger = (body: string, bad: string | number, code: Refusal["code"]): Refusal => ({
+  column: "v VARCHAR(50) NULL",
+  good: "1",
+  bad,
+  code,
+  trigger: body
+})
+
+const RECORDS: Record<string, Refusal> = {
+  null: { column: "v INT NOT NULL", good: 1, bad: null, code: both(1048) },
+  "out of range": { column: "v TINYINT", good: 1, bad: 999, code: both(1264) },
+  "negative, unsigned": { column: "v INT UNSIGNED", good: 1, bad: -1, code: both(1264) },
+  "too long": { column: "v VARCHAR(3)", good: "abc", bad: "abcd", code: both(1406) },
+  "too long for its bytes": { column: "v VARBINARY(2)", good: "ab", bad: "abc", code: both(1406) },
+  "no number": { column: "v INT", good: "7", bad: "seven", code: both(1366) },
+  "no date": { column: "v DATE", good: "2025-02-28", bad: "2025-02-30", code: both(1292) },
+  "not of the list": { column: "v ENUM('a')", good: "a", bad: "b", code: both(1265) },
+  "beyond latin1": { column: "v VARCHAR(9) CHARACTER SET latin1", good: "é", bad: "漢", code: both(1366) },
+  "beyond utf8mb3": { column: "v VARCHAR(9) CHARACTER SET utf8mb3", good: "漢", bad: "🦊", code: both(1366) },
+  CHECK: { column: "v INT, CHECK (v > 5)", good: 6, bad: 1, code: { mariadb: 4025, mysql: 3819 } },
+  JSON: { column: "v JSON", good: "{}", bad: "{no", code: { mariadb: 4025, mysql: 3140 } },
+  "generated, out of range": {
+    column: "v INT, g TINYINT AS (v * 100) STORED",
+    good: 1,
+    bad: 50,
+    code: both(1264)
+  },
+  "foreign key": {
+    column: "v INT, FOREIGN KEY (v) REFERENCES parents (id)",
+    good: 1,
+    bad: 5,
+    code: both(1452)
+  },
+  geometry: { column: "v GEOMETRY", good: null, bad: "no shape", code: both(1416) },
+  vector: { column: "v VECTOR(3)", good: null, bad: "xx", code: { mysql: 6136 } },
+  uuid: { column: "v UUID", good: null, bad: "xx", code: { mariadb: 1292 } },
+  "functional index": {
+    column: "v JSON, INDEX ((CAST(v->'$.a' AS CHAR(2) ARRAY)))",
+    good: '{"a":["ab"]}',
+    bad: '{"a":["long"]}',
+    code: { mysql: 3907 }
+  },
+  SIGNAL: trigger("IF NEW.v = 'x' THEN SIGNAL SQLSTATE '45000'; END IF", "x", both(1644)),
+  "SIGNAL with a number": trigger(
+    "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 1205; END IF",
+    "x",
+    both(1205)
+  ),
+  "SIGNAL, not found": trigger("IF NEW.v = 'x' THEN SIGNAL SQLSTATE '02000'; END IF", "x", both(1643)),
+  "a function's argument": {
+    ...trigger("SET NEW.v = STR_TO_DATE(NEW.v, '%Y-%m-%d')", "zz", both(1411)),
+    good: "2025-02-28"
+  },
+  "a power": trigger("SET NEW.v = POW(10, NEW.v)", 400, both(1690)),
+  "JSON in a function": trigger("SET NEW.v = JSON_EXTRACT(NEW.v, '$.a')", "no", {
+    mariadb: 4038,
+    mysql: 3141
+  })
+}
+
+/** Decided by evidence: what a trigger makes of the row's value, by codes that may mean its own fault as well. */
+const DOUBTS: Record<string, Refusal> = {
+  "a pattern": trigger("SET @x = ('a' REGEXP NEW.v)", "[", { mariadb: 1139, mysql: 3696 }),
+  "no case": trigger("CASE NEW.v WHEN '1' THEN SET @x = 1; END CASE", "2", both(1339)),
+  "more than one row": trigger(
+    "SET @x = (SELECT id FROM two WHERE id > CASE NEW.v WHEN 'x' THEN 0 ELSE 5 END)",
+    "x",
+    both(1242)
+  ),
+  "a path": trigger("SET NEW.v = JSON_EXTRACT('{}', IF(NEW.v = 'x', 'x', '$.a'))", "x", {
+    mariadb: 4042,
+    mysql: 3143
+  }),
+  "a number that nobody knows": trigger(
+    "IF NEW.v = 'x' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999; END IF",
+    "x",
+    both(31_999)
+  ),
+  "the same, with a SQLSTATE": trigger(
+    "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '22018' SET MYSQL_ERRNO = 31998; END IF",
+    "x",
+    both(31_998)
+  )
+}
+
+/** What no event is to blame for: a trigger, and what of the reason names what is wrong. */
+const BROKEN: Record<string, { readonly body: string; readonly code: number; readonly named: string }> = {
+  "a table of a trigger is gone": { body: "INSERT INTO gone VALUES (1)", code: 1146, named: ".gone" },
+  "a function is gone": { body: "SET NEW.v = gone(1)", code: 1305, named: ".gone" },
+  "a column is gone": { body: "INSERT INTO two (gone) VALUES (1)", code: 1054, named: "gone" },
+  "a trigger writes to its own table": {
+    body: "INSERT INTO notes (v) VALUES (1)",
+    code: 1442,
+    named: "notes"
+  },
+  "a right, by a code of class 42": {
+    body: "SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 31997",
+    code: 31_997,
+    named: "look the code up"
+  }
+}
+
+onEachServer("refusals", ({ flavour, rootUrl }) => {
+  const prepare = (column: string, body?: string) =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      const run = (sql: string) => Effect.promise(() => database.query(sql))
+      yield* run("CREATE TABLE parents (id INT PRIMARY KEY)")
+      yield* run("INSERT INTO parents VALUES (1)")
+      yield* run("CREATE TABLE two (id INT)")
+      yield* run("INSERT INTO two VALUES (1), (2)")
+      yield* run(
+        `CREATE TABLE notes (${column}, n BIGINT NOT NULL AUTO_INCREMENT, event_id BINARY(16), event_time DATETIME(6), ` +
+          `KEY (n), UNIQUE KEY events (event_id))`
+      )
+      if (body !== undefined) yield* run(`CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW ${body}`)
+      return { database, uploader: yield* uploaderOf(yield* account(database, "INSERT")), run }
+    })
+
+  const countOf = (database: TestDatabase) =>
+    Effect.map(
+      Effect.promise(() => database.query<{ n: number }>("SELECT COUNT(*) AS n FROM notes")),
+      ([row]) => row!.n
+    )
+
+  const applies = ([, { code }]: readonly [string, Refusal]) => code[flavour] !== undefined
+
+  describe("of the record", () => {
+    for (const [name, refusal] of Object.entries(RECORDS).filter(applies)) {
+      it.scopedLive(`${name}: ${refusal.code[flavour]!}`, () =>
+        Effect.gen(function* () {
+          const { database, uploader } = yield* prepare(refusal.column, refusal.trigger)
+          const good = () => note(refusal.good)
+          const events = [good(), good(), note(refusal.bad), good()]
+          const { rejected } = yield* uploader.upload({ definition: Note, events })
+          assert.deepStrictEqual(
+            rejected.map(({ code, index }) => [index, code]),
+            [[2, String(refusal.code[flavour])]]
+          )
+          // alone, and what is there already
+          const again = yield* uploader.upload({ definition: Note, events: [events[2]!] })
+          assert.strictEqual(again.rejected[0]?.code, String(refusal.code[flavour]))
+          assert.deepStrictEqual(
+            (yield* uploader.upload({ definition: Note, events })).rejected.map(({ index }) => index),
+            [2]
+          )
+          assert.strictEqual(yield* countOf(database), 3)
+        })
+      )
+    }
+  })
+
+  /** Uploads as the worker does: again until it succeeds, with more events where more are wanted. */
+  const deliver = (uploader: Uploader["Type"], all: ReadonlyArray<StoredEvent>, size: number) =>
+    Effect.gen(function* () {
+      const rejected: Array<StoredEvent> = []
+      let next = 0
+      let factor = 1
+      for (let pass = 0; pass < 40 && next < all.length; pass++) {
+        const events = all.slice(next, next + factor * size)
+        const result = yield* Effect.either(uploader.upload({ definition: Note, events }))
+        if (Either.isLeft(result)) {
+          if (result.left.wantsMore === true) factor++
+          continue
+        }
+        factor = 1
+        next += events.length
+        for (const { index } of result.right.rejected) rejected.push(events[index]!)
+      }
+      return { rejected, isDelivered: next === all.length }
+    })
+
+  describe("in doubt", () => {
+    for (const [name, refusal] of Object.entries(DOUBTS).filter(applies)) {
+      it.scopedLive(`${name}: ${refusal.code[flavour]!}`, () =>
+        Effect.gen(function* () {
+          const { database, uploader } = yield* prepare(refusal.column, refusal.trigger)
+          const all = Array.from({ length: 60 }, (_, index) =>
+            note([0, 1, 27].includes(index) ? refusal.bad : refusal.good)
+          )
+          const first = yield* Effect.flip(uploader.upload({ definition: Note, events: all.slice(0, 20) }))
+          assert.strictEqual(first.code, String(refusal.code[flavour]))
+          const { isDelivered, rejected } = yield* deliver(uploader, all, 20)
+          assert.isTrue(isDelivered)
+          assert.sameMembers(rejected, [all[0]!, all[1]!, all[27]!])
+          assert.strictEqual(yield* countOf(database), 57)
+        })
+      )
+    }
+
+    it.scopedLive(
+      "any number and state that a trigger invents: no good event is rejected, each bad one is",
+      () =>
+        Effect.gen(function* () {
+          const { run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+          yield* Effect.promise(() =>
+            fc.assert(
+              fc.asyncProperty(
+                fc.integer({ min: 20_000, max: 60_000 }),
+                fc.constantFrom("HY000", "21000", "22012", "23000", "44000", "0A000", "XA100"),
+                fc.uniqueArray(fc.nat(59), { maxLength: 5 }),
+                fc.integer({ min: 8, max: 40 }),
+                async (errno, state, bad, size) => {
+                  await Effect.runPromise(
+                    Effect.gen(function* () {
+                      yield* run("DROP TRIGGER IF EXISTS t")
+                      yield* run(
+                        `CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW IF NEW.v = 'x' THEN ` +
+                          `SIGNAL SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}; END IF`
+                      )
+                      const all = Array.from({ length: 90 }, (_, index) =>
+                        note(bad.includes(index) ? "x" : "1")
+                      )
+                      const { isDelivered, rejected } = yield* deliver(uploader, all, size)
+                      assert.isTrue(isDelivered)
+                      assert.sameMembers(
+                        rejected,
+                        bad.map((index) => all[index]!)
+                      )
+                    })
+                  )
+                }
+              ),
+              { numRuns: 12 }
+            )
+          )
+        })
+    )
+
+    it.scopedLive(
+      "a server that refuses everything by such a code is asked a few times, and blames nobody",
+      () =>
+        Effect.gen(function* () {
+          const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+          yield* run(
+            "CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999"
+          )
+          const events = Array.from({ length: 500 }, () => note("1"))
+          const insertsOf = Effect.map(
+            Effect.promise(() => database.query<{ Value: string }>("SHOW GLOBAL STATUS LIKE 'Com_insert'")),
+            ([row]) => Number(row!.Value)
+          )
+          const classes: Array<string> = []
+          for (let pass = 0; pass < 5; pass++) {
+            const before = yield* insertsOf
+            classes.push((yield* Effect.flip(uploader.upload({ definition: Note, events }))).class)
+            // of the whole run, which is not alone on this server
+            assert.isBelow((yield* insertsOf) - before, 100)
+          }
+          assert.deepStrictEqual(classes, ["transient", "transient", "operator", "operator", "operator"])
+          yield* run("DROP TRIGGER t")
+          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+        })
+    )
+  })
+
+  describe("of the operator", () => {
+    for (const [name, { body, code, named }] of Object.entries(BROKEN)) {
+      it.scopedLive(`${name}: ${code}`, () =>
+        Effect.gen(function* () {
+          const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL", body)
+          const events = [note("1"), note("2")]
+          const error = yield* Effect.flip(uploader.upload({ definition: Note, events }))
+          assert.deepStrictEqual([error.class, error.code], ["operator", String(code)])
+          assert.include(error.reason, named)
+          assert.notInclude(error.reason, "GRANT INSERT")
+          yield* run("DROP TRIGGER t")
+          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+          assert.strictEqual(yield* countOf(database), 2)
+        })
+      )
+    }
+
+    it.scopedLive("an id that is used up: widen it", () =>
+      Effect.gen(function* () {
+        const { run, uploader } = yield* prepare("v INT")
+        yield* run(
+          "ALTER TABLE notes DROP KEY n, MODIFY n TINYINT AUTO_INCREMENT PRIMARY KEY, AUTO_INCREMENT = 127"
+        )
+        const events = Array.from({ length: 3 }, () => note(1))
+        const error = yield* Effect.flip(uploader.upload({ definition: Note, events }))
+        assert.strictEqual(error.class, "operator")
+        assert.include(error.reason, "widen n")
+        yield* run("ALTER TABLE notes MODIFY n BIGINT AUTO_INCREMENT")
+        assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+      })
+    )
+
+    it.scopedLive(
+      "a trigger's copy, with a key of the same name, is no proof that the event was stored",
+      () =>
+        Effect.gen(function* () {
+          const { database, run, uploader } = yield* prepare("v INT")
+          yield* run("CREATE TABLE copies LIKE notes")
+          // MySQL, by its default enforce_gtid_consistency, refuses the mixture altogether where the binary log is on
+          yield* run("ALTER TABLE copies ENGINE = MyISAM")
+          yield* run(
+            "CREATE TRIGGER t AFTER INSERT ON notes FOR EACH ROW INSERT INTO copies (v, event_id) VALUES (NEW.v, NEW.event_id)"
+          )
+          const events = Array.from({ length: 3 }, () => note(1))
+          yield* run(
+            `INSERT INTO copies (v, event_id) VALUES (1, x'${events[1]!.eventId.replaceAll("-", "")}')`
+          )
+          for (const batch of [events.slice(1, 2), events]) {
+            const error = yield* Effect.flip(uploader.upload({ definition: Note, events: batch }))
+            assert.strictEqual(error.class, "operator")
+            assert.include(error.reason, "trigger")
+            assert.strictEqual(yield* countOf(database), 0)
+          }
+          yield* run("DROP TRIGGER t")
+          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+          assert.strictEqual(yield* countOf(database), 3)
+        })
+    )
+  })
+})

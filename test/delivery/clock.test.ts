@@ -1,0 +1,215 @@
+/** Clocks that are set back and forth, and loops that stand still: durations are durations all the same. */
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Exit, Fiber, Random, TestClock, TestContext } from "effect"
+
+import * as fc from "fast-check"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import { make as makeShutdown } from "../../src/internal/shutdown.js"
+import * as watchdog from "../../src/internal/watchdog.js"
+import { monotonicMillis } from "../../src/internal/monotonic.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { away, openAudit } from "../support/auditHere.js"
+import { shifted } from "../support/clock.js"
+import * as q from "../support/queue.js"
+
+const HOUR = 3_600_000
+
+describe("a clock that is set", () => {
+  it.effect("back by six hours: minFreeBytes is looked at as before", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      memory.capacity = 1_000_000
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      yield* Effect.gen(function* () {
+        const { queue } = yield* q.openClosable(memory.startProcess(), { minFreeBytes: 100_000 })
+        yield* q.append(queue, "before")
+        offset = -6 * HOUR
+        yield* TestClock.adjust("2 seconds")
+        // another program fills the disk
+        memory.capacity = 50_000
+        const refused = yield* Effect.flip(q.append(queue, "after"))
+        assert.strictEqual(refused._tag, "QueueFull")
+      }).pipe(Effect.withClock(clock))
+    })
+  )
+
+  it.effect("either way: a shutdown takes no longer than it may", () =>
+    Effect.gen(function* () {
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      yield* Effect.gen(function* () {
+        for (const jump of [-6 * HOUR, 6 * HOUR]) {
+          const shutdown = yield* makeShutdown("5 seconds")
+          yield* shutdown.within(Effect.void)
+          offset += jump
+          const step = yield* Effect.fork(shutdown.within(Effect.never))
+          yield* TestClock.adjust("4 seconds")
+          assert.isNull(step.unsafePoll(), `ended too early after ${jump}`)
+          yield* TestClock.adjust("2 seconds")
+          assert.isFalse(yield* Fiber.join(step))
+        }
+      }).pipe(Effect.withClock(clock))
+    })
+  )
+
+  /** What a program does with its log, and what happens to its disk and database meanwhile. */
+  type Step =
+    | { readonly type: "append"; readonly count: number }
+    | { readonly type: "pass"; readonly millis: number }
+    | { readonly type: "space"; readonly bytes: number }
+    | { readonly type: "database"; readonly isThere: boolean }
+    | { readonly type: "disk"; readonly answers: boolean }
+    | { readonly type: "flush" }
+    | { readonly type: "restart" }
+  const steps = fc.array(
+    fc.oneof(
+      fc.record({ type: fc.constant("append" as const), count: fc.integer({ min: 1, max: 2 }) }),
+      fc.record({
+        type: fc.constant("pass" as const),
+        millis: fc.constantFrom(1, 60, 900, 2500, 12_000, 400_000)
+      }),
+      fc.record({ type: fc.constant("space" as const), bytes: fc.constantFrom(0, 10_000_000) }),
+      fc.record({ type: fc.constant("database" as const), isThere: fc.boolean() }),
+      fc.record({ type: fc.constant("disk" as const), answers: fc.boolean() }),
+      fc.constant({ type: "flush" as const }),
+      fc.constant({ type: "restart" as const })
+    ),
+    { minLength: 2, maxLength: 6 }
+  )
+  const jumps = fc.array(fc.integer({ min: -6 * HOUR, max: 6 * HOUR }), { minLength: 1, maxLength: 8 })
+
+  /** What comes of them, but for times. */
+  const outcomeOf = (script: ReadonlyArray<Step>, offset: () => number) =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const seen: Array<unknown> = []
+      let isThere = true
+      let uploads = 0
+      const uploader: Uploader["Type"] = {
+        concurrency: 1,
+        upload: (batch) => {
+          uploads++
+          return isThere ? Effect.succeed({ rejected: [] }) : away.upload(batch)
+        }
+      }
+      const settings = { directory: "/audit", minFreeBytes: 1_000_000, appendTimeout: "2 seconds" } as const
+      const open = Effect.suspend(() => openAudit(settings, { disk: memory.startProcess(), uploader }))
+      memory.capacity = 100_000_000
+      let audit = yield* open
+      for (const step of script) {
+        if (step.type === "append") {
+          for (let index = 0; index < step.count; index++) {
+            const append = yield* Effect.fork(Effect.either(audit.use("prompt")))
+            // the disk may be silent
+            yield* TestClock.adjust("3 seconds")
+            const result = yield* Fiber.join(append)
+            seen.push(result._tag === "Right" ? result.right.sequence : result.left._tag)
+          }
+        } else if (step.type === "pass") yield* TestClock.adjust(Duration.millis(step.millis))
+        else if (step.type === "space") memory.capacity = step.bytes + 1_500_000
+        else if (step.type === "database") isThere = step.isThere
+        else if (step.type === "disk") {
+          memory.inject((call) =>
+            !step.answers && call.operation === "append" && call.path.endsWith(".ndjson")
+              ? { type: "wait", until: Effect.sleep("1 minute") }
+              : undefined
+          )
+        } else if (step.type === "flush") {
+          const flush = yield* Effect.fork(Effect.exit(audit.flush))
+          yield* TestClock.adjust("10 seconds")
+          seen.push(Exit.isSuccess(yield* Fiber.join(flush)))
+        } else {
+          const closing = yield* Effect.fork(audit.close)
+          yield* TestClock.adjust("10 seconds")
+          yield* Fiber.join(closing)
+          // what hung is answered, and the lock given back
+          yield* TestClock.adjust("2 minutes")
+          audit = yield* open
+        }
+        const { lastDelivery, nextTry, oldest, ...status } = yield* audit.status
+        seen.push({ ...status, uploads, times: [lastDelivery, nextTry, oldest].map((_) => _ !== undefined) })
+      }
+      const closing = yield* Effect.fork(audit.close)
+      yield* TestClock.adjust("10 seconds")
+      yield* Fiber.join(closing)
+      return seen
+    }).pipe(Effect.scoped, Effect.withRandom(Random.make("seed")), (effect) =>
+      Effect.flatMap(Effect.clock, (clock) => Effect.withClock(effect, shifted(clock, offset)))
+    )
+
+  it.effect(
+    "at random: nothing changes but timestamps",
+    () =>
+      Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(steps, jumps, async (script, offsets) => {
+            const run = (offset: () => number) =>
+              Effect.runPromise(Effect.provide(outcomeOf(script, offset), TestContext.TestContext))
+            const steady = await run(() => 0)
+            let calls = 0
+            const jumping = await run(() => offsets[calls++ % offsets.length]!)
+            assert.deepStrictEqual(jumping, steady)
+          }),
+          { numRuns: process.env.AUDIT_LONG === undefined ? 4 : 100 }
+        )
+      ),
+    600_000
+  )
+})
+
+describe("a loop that stands still", () => {
+  const block = (millis: number) => {
+    const until = performance.now() + millis
+    while (performance.now() < until);
+  }
+
+  it.scopedLive("fails no append on a disk that answers", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      const audit = yield* openAudit({ directory, appendTimeout: "500 millis" })
+      // before, while and after the first steps of the append
+      for (const turns of [0, 1, 2, 3]) {
+        const append = yield* Effect.fork(audit.use("prompt"))
+        for (let turn = 0; turn < turns; turn++) yield* nextTurn
+        block(1500)
+        yield* nextTurn
+        block(700)
+        yield* Fiber.join(append)
+      }
+      assert.strictEqual((yield* audit.status).accepted, 4)
+    })
+  )
+
+  it.scopedLive("expires what is not answered, not much later than it should", () =>
+    Effect.gen(function* () {
+      const clock = yield* Effect.clock
+      let current: watchdog.UnderWay | undefined
+      const expired: Array<watchdog.UnderWay> = []
+      const watch = yield* watchdog.make({
+        current: () => current,
+        timeoutMillis: 400,
+        expire: (late) =>
+          Effect.sync(() => {
+            expired.push(late)
+            current = undefined
+          })
+      })
+      for (const pause of [0, 30, 120]) {
+        yield* Effect.sleep(pause)
+        const mine = (current = { startedAt: monotonicMillis(clock) })
+        watch()
+        yield* Effect.sleep("200 millis")
+        assert.notInclude(expired, mine)
+        yield* Effect.iterate(0, {
+          while: () => current !== undefined,
+          body: () => Effect.as(Effect.sleep(10), 0)
+        })
+        assert.include(expired, mine)
+        assert.isAtLeast(monotonicMillis(clock) - mine.startedAt, 399)
+      }
+    })
+  )
+})
+
+const nextTurn = Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))

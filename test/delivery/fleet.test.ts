@@ -1,0 +1,54 @@
+/** A thousand programs lose their database at the same moment: they must not all come back in the same second. */
+import { assert, it } from "@effect/vitest"
+import { Array as Arr, Clock, Effect, Random, Schedule, TestClock } from "effect"
+import { vi } from "vitest"
+import { backoff } from "../../src/layers/SchedulerLive.js"
+
+const WORKERS = 1000
+/** from this retry on, counted from 0, the delay is the largest there is: 2, 4 ... 256, 300 */
+const AT_THE_CAP = 8
+const RETRIES = 11
+
+/** Waits as a worker does (scheduler.test.ts); the seconds since the outage at which it tries again fill up. */
+const startWorker = Effect.gen(function* () {
+  const times: Array<number> = []
+  const driver = yield* Schedule.driver(backoff)
+  const retry = Effect.zipRight(driver.next(undefined), Clock.currentTimeMillis)
+  yield* Effect.fork(Effect.forever(Effect.map(retry, (now) => times.push(now / 1000))))
+  return times
+})
+
+/** TestClock lets some timers of 0 ms pass before it wakes a sleeper, and here are 11,000 to wake. */
+const swiftTimers = Effect.acquireRelease(
+  Effect.sync(() => {
+    const { setTimeout } = globalThis
+    const swift = (run: () => void, delay?: number) =>
+      delay === 0 ? setImmediate(run) : setTimeout(run, delay)
+    return vi.spyOn(globalThis, "setTimeout").mockImplementation(swift as typeof setTimeout)
+  }),
+  (spy) => Effect.sync(() => spy.mockRestore())
+)
+
+/** How many fall into the fullest second. */
+const crowd = (times: ReadonlyArray<number>) =>
+  Math.max(
+    ...Object.values(Arr.groupBy(times, (time) => String(Math.floor(time)))).map(({ length }) => length)
+  )
+
+it.scoped("jitter spreads their retries: at the cap no second holds more than 5 %", () =>
+  Effect.gen(function* () {
+    yield* swiftTimers
+    const fleet = yield* Effect.replicateEffect(startWorker, WORKERS)
+    yield* TestClock.adjust("24 minutes")
+    for (let retry = AT_THE_CAP; retry < RETRIES; retry++) {
+      const times = fleet.map((worker) => worker[retry]!)
+      assert.isAtMost(crowd(times), 0.05 * WORKERS, `retry ${retry}`)
+      for (const worker of fleet) {
+        const delay = worker[retry]! - worker[retry - 1]!
+        assert.closeTo(delay, 270, 30.001)
+      }
+    }
+    const all = fleet.flatMap((worker) => worker.slice(AT_THE_CAP))
+    assert.isAtMost(crowd(all), 0.05 * WORKERS)
+  }).pipe(Effect.withRandom(Random.make("fleet")))
+)

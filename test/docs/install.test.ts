@@ -1,0 +1,329 @@
+/**
+ * The first hour, by the book: each document that says how to install is followed line by line in an empty folder, with
+ * the packed tarball in the place of the package. On another Effect the import says what to do.
+ */
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest"
+import type { TestDatabase } from "../support/database.js"
+import { freshDatabase } from "../support/database.js"
+import { pack, run, shell, unreachableIn } from "../support/packed.js"
+import { root } from "../support/program.js"
+
+const work = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), "audit-install-")))
+let tarball: string
+/** Where packages come from, for those who do not read npm's configuration. */
+let registry: Record<string, string>
+
+const reaching = async (command: Promise<{ readonly code: number; readonly output: string }>) => {
+  const ended = await command
+  const why = ended.code === 0 ? undefined : unreachableIn(ended.output)
+  if (why !== undefined)
+    throw new Error(
+      `This test installs packages, and the registry cannot be reached: ${why}\n${ended.output}`
+    )
+  return ended
+}
+
+beforeAll(async () => {
+  tarball = await pack(work)
+  const setting = async (name: string) => (await run("npm", ["config", "get", name], work)).trim()
+  const url = await setting("registry")
+  const authority = await setting("cafile")
+  registry = {
+    npm_config_registry: url,
+    YARN_REGISTRY: url,
+    YARN_NPM_REGISTRY_SERVER: url,
+    ...(url.startsWith("http:") ? { YARN_UNSAFE_HTTP_WHITELIST: new URL(url).hostname } : {}),
+    ...(authority === "null" ? {} : { YARN_HTTPS_CA_FILE_PATH: authority })
+  }
+}, 240_000)
+
+afterAll(() => fs.rmSync(work, { recursive: true, force: true }))
+
+// ---------------------------------------------------------------------------------------- what the documents say
+
+const read = (document: string) => fs.readFileSync(path.join(root, document), "utf8")
+
+type Step =
+  { readonly command: string } | { readonly file: string; readonly code: string; readonly command?: never }
+
+/** The commands (lines that are indented) and the files (blocks with `file=`) of a document, in their order. */
+const stepsOf = (document: string): ReadonlyArray<Step> =>
+  Array.from(
+    read(document).matchAll(/^ {4}(\S[^\n]*)$|^```\w+ file=(\S+)\n(.*?)^```$|^```.*?^```$/gms),
+    ([, command, file, code]): ReadonlyArray<Step> =>
+      command !== undefined ? [{ command }] : file !== undefined ? [{ file, code: code! }] : []
+  ).flat()
+
+const commandsOf = (document: string) => stepsOf(document).flatMap(({ command }) => command ?? [])
+
+/** The row of the table that translates npm's words into those of another package manager. */
+const wordsOf = (manager: string) => {
+  const row = new RegExp(`^\\| ${manager}[^|]*\\| \`([^\`]+)\` *\\| \`([^\`]+)\` *\\|$`, "m")
+  const [, install, execute] = row.exec(read("docs/getting-started.md"))!
+  return { install: install!, execute: execute! }
+}
+
+const FIRST = "docs/getting-started.md"
+const FOLLOWED = [FIRST, "docs/testing.md", "README.md"]
+
+const INSTALLS = /\b(?:(?:npm|pnpm) (?:install|i|add)|yarn add) (?:-\S+ )*[\w@]/
+
+test("every document with a line that installs is followed here", () => {
+  const documents = [".", "docs", "examples", "bench", "test"].flatMap((directory) =>
+    fs
+      .readdirSync(path.join(root, directory))
+      .filter((name) => name.endsWith(".md"))
+      .map((name) => path.join(directory, name))
+  )
+  const installing = documents.filter((document) => INSTALLS.test(read(document)))
+  expect(installing.sort()).toEqual([...FOLLOWED].sort())
+  // and says so in a line that is run, not in passing
+  for (const document of FOLLOWED)
+    expect(
+      read(document)
+        .split("\n")
+        .filter((line) => INSTALLS.test(line) && !line.startsWith("|"))
+    ).toEqual(commandsOf(document).flatMap((line) => (INSTALLS.test(line) ? [`    ${line}`] : [])))
+})
+
+test("each package is installed by the same version everywhere, and that of the peer range", () => {
+  const { peerDependencies } = JSON.parse(read("package.json")) as {
+    peerDependencies: Record<string, string>
+  }
+  const named = FOLLOWED.flatMap(commandsOf)
+    .filter((line) => INSTALLS.test(line))
+    .flatMap((line) =>
+      Array.from(line.matchAll(/ (@?[\w/-]+)@(\S+)/g), ([, name, version]) => [name!, version!])
+    )
+  const versions = new Map<string, Set<string>>()
+  for (const [name, version] of named)
+    versions.set(name!, (versions.get(name!) ?? new Set<string>()).add(version!))
+  for (const [name, all] of versions) expect([name, [...all]]).toEqual([name, [[...all][0]]])
+  for (const [name, range] of Object.entries(peerDependencies)) {
+    const [version] = versions.get(name) ?? []
+    expect(`${name}@${range}`.startsWith(`${name}@^${version!}.`)).toBe(true)
+  }
+})
+
+// ---------------------------------------------------------------------------------------- followed
+
+interface Manager {
+  readonly name: string
+  /** its words in the table of the document, unless they are npm's */
+  readonly row?: string
+  /** the package that it comes as */
+  readonly tool?: string
+  readonly env?: Record<string, string>
+  /** the command that names peers that are missing, where adding only counts them */
+  readonly explains?: string
+  /** what it says of peers that are missing or do not fit */
+  readonly complains: RegExp
+}
+
+const managers: ReadonlyArray<Manager> = [
+  { name: "npm", complains: /peer/i },
+  { name: "pnpm 12", row: "pnpm", tool: "pnpm@12", complains: /peer/i },
+  { name: "pnpm 10", row: "pnpm", tool: "pnpm@10", complains: /peer/i },
+  { name: "yarn 1", row: "yarn 1", tool: "yarn@1", complains: /(unmet|incorrect) peer/i },
+  {
+    name: "yarn 4",
+    row: "yarn 4",
+    tool: "@yarnpkg/cli-dist@4",
+    env: { YARN_NODE_LINKER: "node-modules" },
+    explains: "yarn explain peer-requirements",
+    complains: /YN00(02|60)|✘/
+  },
+  {
+    name: "yarn 4 with Plug'n'Play",
+    row: "yarn 4",
+    tool: "@yarnpkg/cli-dist@4",
+    env: { YARN_NODE_LINKER: "pnp" },
+    explains: "yarn explain peer-requirements",
+    complains: /YN00(02|60)|✘/
+  }
+]
+
+/** An empty folder, and how commands of the documents are run in it. */
+const workplace = async ({ complains, env = {}, explains, name, row, tool }: Manager) => {
+  const folder = fs.mkdtempSync(path.join(work, "project-"))
+  onTestFinished(() => fs.rmSync(folder, { recursive: true, force: true }))
+  const variables: Record<string, string> = {
+    ...registry,
+    YARN_CACHE_FOLDER: path.join(work, "yarn-cache", name),
+    YARN_ENABLE_TELEMETRY: "0",
+    NO_COLOR: "1",
+    ...env
+  }
+  if (tool !== undefined) {
+    const tools = path.join(work, "tools", tool.replaceAll("/", "+"))
+    fs.mkdirSync(tools, { recursive: true })
+    fs.writeFileSync(path.join(tools, "package.json"), "{}")
+    const { code, output } = await reaching(shell(`npm install ${tool}`, tools, registry))
+    expect(output, output).toSatisfy(() => code === 0)
+    variables.PATH = `${path.join(tools, "node_modules/.bin")}${path.delimiter}${process.env.PATH!}`
+  }
+  const words = row === undefined ? undefined : wordsOf(row)
+
+  const follow = async (line: string): Promise<string> => {
+    const exported = /^export (\w+)=/.exec(line)
+    if (exported !== null) {
+      expect(Object.keys(variables)).toContain(exported[1])
+      return ""
+    }
+    const translated =
+      words === undefined
+        ? line
+        : line.replace(/^npm install(?= )/, words.install).replace(/^npx(?= )/, words.execute)
+    const command = INSTALLS.test(line)
+      ? translated.replace(/ effect-audit(?= )/, ` effect-audit@file:${tarball}`)
+      : translated
+    const { code, output } = await reaching(shell(command, folder, variables))
+    expect(code, `${command}\n${output}`).toBe(0)
+    if (INSTALLS.test(line)) {
+      const explained = explains === undefined ? "" : (await shell(explains, folder, variables)).output
+      // @types/node is a peer of mysql2, which @effect/sql-mysql2 does not hand on
+      const lines = `${output}\n${explained}`.split("\n").filter((each) => !each.includes("@types/node"))
+      expect(lines.filter((each) => complains.test(each))).toEqual([])
+    }
+    return output
+  }
+
+  return {
+    folder,
+    /** Writes a file of the document, and runs nothing; runs a command, and gives its output. */
+    step: async (step: Step, rename: (file: string) => string = (file) => file): Promise<string> => {
+      if (step.command !== undefined) return follow(step.command)
+      const file = path.join(folder, rename(step.file))
+      fs.mkdirSync(path.dirname(file), { recursive: true })
+      fs.writeFileSync(file, step.code)
+      return ""
+    },
+    follow,
+    set: (name: string, value: string) => void (variables[name] = value)
+  }
+}
+
+/** The copies of Effect in a folder. */
+const copiesOfEffect = (folder: string): ReadonlyArray<string> => {
+  if (fs.existsSync(path.join(folder, ".pnp.cjs")))
+    return fs.readFileSync(path.join(folder, "yarn.lock"), "utf8").match(/^"effect@npm:.*$/gm) ?? []
+  const found = fs
+    .readdirSync(path.join(folder, "node_modules"), { recursive: true, encoding: "utf8" })
+    .filter((name) => /(^|node_modules\/)effect\/package\.json$/.test(name))
+    .map((name) => fs.realpathSync(path.join(folder, "node_modules", name)))
+  return [...new Set(found)]
+}
+
+const USE = "SELECT user_name, prompt, result_path, status, duration_ms FROM nano_banana_user_use_log"
+
+const followTheFirst = async (manager: Manager, database: TestDatabase) => {
+  const place = await workplace(manager)
+  place.set("AUDIT_MYSQL_URL", database.url)
+  const outputs: Array<readonly [string, string]> = []
+  for (const step of stepsOf(FIRST)) {
+    const output = await place.step(step, path.basename)
+    if (step.command !== undefined) outputs.push([step.command, output])
+  }
+  const said = (part: string) => outputs.find(([command]) => command.includes(part))?.[1]
+  expect(said("effect-audit migrate")).toContain("Ready: nano_banana_user_use_log, nano_banana_user_log")
+  expect(said("effect-audit status")).toMatch(/2 delivered/)
+  expect(await database.query(USE)).toEqual([
+    { user_name: "li", prompt: "a red fox", result_path: "out/1.png", status: "success", duration_ms: 1840 }
+  ])
+  expect(copiesOfEffect(place.folder)).toHaveLength(1)
+  return place
+}
+
+const withDatabase = async () => {
+  const database = await freshDatabase()
+  onTestFinished(database.drop)
+  return database
+}
+
+describe("getting started, as it is written", () => {
+  test.for(managers)("$name", { timeout: 600_000 }, async (manager) => {
+    await followTheFirst(manager, await withDatabase())
+  })
+})
+
+/** A folder in which getting started was followed as far as its installation. */
+const installed = async () => {
+  const place = await workplace(managers[0]!)
+  for (const line of commandsOf(FIRST)) if (/^npm /.test(line)) await place.follow(line)
+  return place
+}
+
+test("docs/testing.md, as it is written", { timeout: 600_000 }, async () => {
+  const place = await installed()
+  let output = ""
+  for (const step of stepsOf("docs/testing.md")) output = await place.step(step)
+  expect(output).toMatch(/Tests +3 passed/)
+})
+
+test("the README's line installs what its program needs", { timeout: 600_000 }, async () => {
+  const place = await installed()
+  for (const line of commandsOf("README.md")) if (INSTALLS.test(line)) await place.follow(line)
+  await place.step(
+    stepsOf("README.md").find((step) => step.command === undefined)!,
+    path.basename
+  )
+  const check = commandsOf(FIRST).find((line) => line.startsWith("npx tsc"))!
+  await place.follow(check.replace("getting-started.ts", "first-program.ts"))
+  // without a URL it delivers to SQLite
+  await place.follow("npx tsx first-program.ts")
+  expect(await place.follow("npx effect-audit status --directory audit")).toMatch(/2 delivered/)
+})
+
+// ---------------------------------------------------------------------------------------- another Effect
+
+const DRIVERS = "@effect/sql-mysql2@0.53 @effect/sql-libsql@0.42"
+
+describe.each([
+  ["Effect 4", `effect@4 @effect/platform@0.97 @effect/sql@0.52 @effect/experimental@0.61 ${DRIVERS}`],
+  ["an Effect 3 that is too old", "effect@3.21.0"],
+  ["the oldest Effect that can be told from Effect 4", "effect@3.10.0"]
+])("on %s", (_, packages) => {
+  let folder: string
+  let sentence: string
+
+  beforeAll(async () => {
+    folder = fs.mkdtempSync(path.join(work, "other-"))
+    fs.writeFileSync(path.join(folder, "package.json"), JSON.stringify({ type: "module" }))
+    // as yarn and pnpm do: they warn of peers that do not fit, and go on
+    const line = `npm install --legacy-peer-deps --ignore-scripts effect-audit@file:${tarball} ${packages}`
+    const { code, output } = await reaching(shell(line, folder, registry))
+    expect(code, output).toBe(0)
+    const { version } = JSON.parse(
+      fs.readFileSync(path.join(folder, "node_modules/effect/package.json"), "utf8")
+    ) as { version: string }
+    const line3 = commandsOf(FIRST).find((each) => each.startsWith("npm install effect-audit "))!
+    sentence = `effect-audit needs Effect 3, 3.22.4 or later, but found ${version}: ${line3.replace(/^npm /, "")}`
+  }, 240_000)
+
+  test.each(["effect-audit", "effect-audit/mysql", "effect-audit/sqlite", "effect-audit/testing"])(
+    "the import of %s says what was found and what to do",
+    async (specifier) => {
+      const code = `import(${JSON.stringify(specifier)}).catch((error) => console.log(error.message))`
+      expect((await run(process.execPath, ["--eval", code], folder)).trim()).toBe(sentence)
+    }
+  )
+
+  test("a program that imports several says it", async () => {
+    const names = ["effect-audit", "effect-audit/mysql", "effect-audit/sqlite"]
+    const imports = ["effect", ...names].map((name, index) => `import * as m${index} from "${name}"\n`)
+    fs.writeFileSync(path.join(folder, "program.js"), imports.join(""))
+    const { code, output } = await shell(`"${process.execPath}" program.js`, folder)
+    expect(code).toBe(1)
+    expect(output).toContain(`Error: ${sentence}\n`)
+  })
+
+  test("the command says nothing else", async () => {
+    expect(await shell("node_modules/.bin/effect-audit status", folder)).toEqual({
+      code: 70,
+      output: `${sentence}\n`
+    })
+  })
+})

@@ -1,0 +1,221 @@
+/** The audit log on promises. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Layer, Schema } from "effect"
+import {
+  AuditEvent,
+  openAuditLogger,
+  QueueLocked,
+  Redact,
+  Uploader,
+  UseLog,
+  type AuditLoggerOptions
+} from "effect-audit"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { onTestFinished } from "vitest"
+import { makeMemoryUploader } from "../../src/layers/MemoryUploader.js"
+import { UploadError } from "../../src/schema/Errors.js"
+import { bundle } from "../support/bundle.js"
+import type * as Copy from "../support/copy.js"
+
+class Payment extends AuditEvent.Class<Payment>()("payment", {
+  table: "payments",
+  fields: { cents: Schema.Int }
+}) {}
+
+const outage = new UploadError({ class: "transient", code: "ECONNREFUSED", reason: "down" })
+
+const temporaryDirectory = () => {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-logger-"))
+  onTestFinished(() => fs.rmSync(directory, { recursive: true, force: true }))
+  return directory
+}
+
+const setUp = () => {
+  const database = Effect.runSync(makeMemoryUploader())
+  const options = { directory: temporaryDirectory(), uploader: Layer.succeed(Uploader, database.uploader) }
+  const stored = (event: AuditEvent.Any) => Effect.runSync(database.stored(event)).map(({ row }) => row)
+  return { database, options, stored }
+}
+
+const rejection = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => assert.fail("it resolved"),
+    (error: unknown) => error
+  )
+
+describe("AuditLogger", () => {
+  it("records, delivers, and closes at the end of its block", async () => {
+    const { options, stored } = setUp()
+    {
+      await using audit = await openAuditLogger({ ...options, events: [Payment] })
+      await audit.logUse({ userName: "li", status: "success" })
+      await audit.logLogin({ userName: "li" })
+      const receipt = await audit.recordUse({ userName: "wang", status: "success" })
+      assert.strictEqual(receipt.sequence, 2)
+      await audit.record(new Payment({ cents: 1999 }))
+      await audit.flush()
+      assert.deepInclude(await audit.status(), { accepted: 4, delivered: 4, waiting: 0 })
+      await audit.logUse({ userName: "late", status: "success" })
+    }
+    assert.deepStrictEqual(
+      stored(UseLog).map(([userName]) => userName),
+      ["li", "wang", "late"]
+    )
+    assert.deepStrictEqual(stored(Payment), [[1999]])
+    // the lock is free
+    await using _ = await openAuditLogger(options)
+  })
+
+  it("is one log for each directory: it closes with the last handle, and opens again", async () => {
+    const { options, stored } = setUp()
+    const [first, second] = await Promise.all([
+      openAuditLogger(options),
+      openAuditLogger({
+        ...options,
+        directory: `${options.directory}/../${path.basename(options.directory)}`
+      })
+    ])
+    await first.logUse({ status: "first" })
+    await first.shutdown()
+    await first.shutdown()
+    await second.logUse({ status: "second" })
+    const closing = second.shutdown()
+    // waits for the one that is closing
+    const third = await openAuditLogger(options)
+    await third.logUse({ status: "third" })
+    await Promise.all([closing, third.shutdown()])
+    assert.deepStrictEqual(
+      stored(UseLog).map((row) => row[4]),
+      ["first", "second", "third"]
+    )
+  })
+
+  it("after shutdown it says so", async () => {
+    const { options } = setUp()
+    const audit = await openAuditLogger(options)
+    await audit.shutdown()
+    await audit.logUse({ status: "s" })
+    assert.propertyVal(await rejection(audit.recordUse({ status: "s" })), "_tag", "QueueClosed")
+    assert.propertyVal(await rejection(audit.flush()), "_tag", "FlushError")
+  })
+
+  it("rejects with the error itself", async () => {
+    const { database, options } = setUp()
+    await using audit = await openAuditLogger(options)
+    const invalid = await rejection(audit.recordUse({ status: "s", durationMs: 1.5 }))
+    assert.propertyVal(invalid, "_tag", "InvalidEvent")
+    assert.instanceOf(invalid, Error)
+    Effect.runSync(database.outage(outage))
+    await audit.logUse({ status: "s" })
+    assert.propertyVal(await rejection(audit.flush()), "waiting", 1)
+  })
+
+  it("rejects when it cannot be opened, and may be opened later", async () => {
+    const { options } = setUp()
+    const file = path.join(options.directory, "a-file")
+    fs.writeFileSync(file, "")
+    const directory = path.join(file, "audit")
+    const broken = { ...options, directory }
+    const errors = await Promise.all([rejection(openAuditLogger(broken)), rejection(openAuditLogger(broken))])
+    for (const error of errors) assert.propertyVal(error, "_tag", "QueueOpenError")
+    assert.notInstanceOf(errors[0], QueueLocked)
+    fs.rmSync(file)
+    fs.mkdirSync(file)
+    await using _ = await openAuditLogger(broken)
+  })
+
+  it("onAppendFailure: a function that is waited for, or a rejection", async () => {
+    const { options } = setUp()
+    const seen: Array<string> = []
+    const onAppendFailure: AuditLoggerOptions["onAppendFailure"] = async ({ error, input }) => {
+      await Promise.resolve()
+      seen.push(`${error._tag} ${JSON.stringify(input)}`)
+    }
+    {
+      await using audit = await openAuditLogger({
+        ...options,
+        onAppendFailure,
+        redact: { use_log: { userName: Redact.mask } }
+      })
+      await audit.logUse({ status: "s", userName: "li", durationMs: 1.5 })
+    }
+    assert.lengthOf(seen, 1)
+    assert.match(seen[0]!, /^InvalidEvent .*"userName":"\*\*\*"/)
+    await using strict = await openAuditLogger({ ...options, onAppendFailure: "die" })
+    assert.propertyVal(
+      await rejection(strict.logUse({ status: "s", durationMs: 1.5 })),
+      "_tag",
+      "InvalidEvent"
+    )
+  })
+
+  it("shutdown resolves in time though the database hangs", async () => {
+    const { database, options } = setUp()
+    const uploader = Layer.succeed(Uploader, { ...database.uploader, upload: () => Effect.never })
+    const audit = await openAuditLogger({ ...options, uploader, shutdownTimeout: "1 second" })
+    await audit.logUse({ status: "s" })
+    const before = performance.now()
+    await audit.shutdown("100 millis")
+    assert.isBelow(performance.now() - before, 600)
+    // the rest goes on by itself, within shutdownTimeout
+    await using again = await openAuditLogger(options)
+    assert.isBelow(performance.now() - before, 3000)
+    await again.flush()
+    assert.deepInclude(await again.status(), { accepted: 1, delivered: 1 })
+  })
+
+  it("closes upon a signal, if told so", async () => {
+    const { options, stored } = setUp()
+    const seen = new Promise((resolve) => process.once("SIGUSR2", resolve))
+    const audit = await openAuditLogger({ ...options, closeOnSignals: ["SIGUSR2"] })
+    await audit.logUse({ status: "s" })
+    const listeners = process.listenerCount("SIGUSR2")
+    // keeps the signal from ending this process
+    const guard = () => undefined
+    process.on("SIGUSR2", guard)
+    process.kill(process.pid, "SIGUSR2")
+    await seen
+    await audit.shutdown()
+    assert.propertyVal(await rejection(audit.recordUse({ status: "s" })), "_tag", "QueueClosed")
+    assert.lengthOf(stored(UseLog), 1)
+    process.off("SIGUSR2", guard)
+    assert.strictEqual(process.listenerCount("SIGUSR2"), listeners - 2)
+  })
+})
+
+describe("two copies of the package in one process", () => {
+  it("share the log of a directory, until the last handle of either is given back", async () => {
+    const file = await bundle("test/support/copy.ts")
+    const load = async (name: string): Promise<typeof Copy> => {
+      const copy = file.replace(/\.mjs$/, `-${name}.mjs`)
+      fs.copyFileSync(file, copy)
+      onTestFinished(() => fs.rmSync(copy, { force: true }))
+      return (await import(/* @vite-ignore */ copy)) as typeof Copy
+    }
+    const [one, two] = [await load("one"), await load("two")]
+    assert.notStrictEqual(one.openAuditLogger, two.openAuditLogger)
+    const database = one.makeDatabase()
+    const unused = two.makeDatabase()
+    const directory = temporaryDirectory()
+
+    const first = await one.openAuditLogger({ directory, uploader: database.layer })
+    const second = await two.openAuditLogger({ directory, uploader: unused.layer })
+    await first.logUse({ status: "success" })
+    await second.logUse({ status: "success" })
+    await second.flush()
+    assert.deepInclude(await second.status(), { accepted: 2, delivered: 2 })
+    assert.deepStrictEqual(await first.status(), await second.status())
+    await first.shutdown()
+    // a hot reload: the new copy goes on where the old one has left
+    assert.strictEqual((await second.recordUse({ status: "success" })).sequence, 2)
+    await second.shutdown("5 seconds")
+    assert.strictEqual(database.stored(), 3)
+    assert.strictEqual(unused.stored(), 0)
+
+    const again = await two.openAuditLogger({ directory, uploader: unused.layer })
+    assert.strictEqual((await again.recordUse({ status: "success" })).sequence, 3)
+    await again.shutdown()
+  })
+})

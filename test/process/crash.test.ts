@@ -1,0 +1,197 @@
+/** Killed with SIGKILL at named points, by the disk itself: nothing acknowledged is lost, nothing is stored twice. */
+import { Effect } from "effect"
+import { randomInt } from "node:crypto"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import type { TestContext } from "vitest"
+import { afterAll, beforeAll, describe, expect, test } from "vitest"
+import { type Point, points } from "../crash/points.js"
+import { bundle } from "../support/bundle.js"
+import { migratedDatabase } from "../support/mysql.js"
+import { judge, readBooks, readRows } from "../support/oracle.js"
+import { run, start, temporaryDirectory } from "../support/program.js"
+import { openSqlite } from "../support/sqlite.js"
+
+const isLong = process.env.AUDIT_LONG === "1"
+/** how often it is killed at each point, and how often at random under load */
+const ROUNDS = isLong ? 10 : 1
+const RANDOM = isLong ? 100 : 5
+
+let program: string
+beforeAll(async () => {
+  program = await bundle("test/crash/program.ts")
+  return () => fs.rmSync(program)
+})
+
+// --------------------------------------------------------------------------------------------------------- figures
+
+interface Figure {
+  kills: number
+  lost: number
+  doubled: number
+}
+const figures = new Map<string, Figure>()
+const figure = (name: string): Figure => {
+  const found = figures.get(name) ?? { kills: 0, lost: 0, doubled: 0 }
+  figures.set(name, found)
+  return found
+}
+
+afterAll(() => {
+  const order = [...points, RANDOM_POINT].map(({ name }) => name)
+  const rows = [...figures]
+    .map(([point, found]) => ({ point, ...found }))
+    .sort((a, b) => order.indexOf(a.point) - order.indexOf(b.point))
+  const sum = (of: (row: Figure) => number) => rows.reduce((total, row) => total + of(row), 0)
+  const total = {
+    point: "all",
+    kills: sum(({ kills }) => kills),
+    lost: sum(({ lost }) => lost),
+    doubled: sum(({ doubled }) => doubled)
+  }
+  const line = ({ doubled, kills, lost, point }: typeof total) =>
+    `${point.padEnd(55)}${String(kills).padStart(7)}${String(lost).padStart(6)}${String(doubled).padStart(9)}`
+  console.log([`${"killed at".padEnd(55)}  kills  lost  doubled`, ...rows.map(line), line(total)].join("\n"))
+})
+
+// ---------------------------------------------------------------------------------------------------------- ordeal
+
+const RANDOM_POINT: Point = { name: "at random, under load", call: "none directory before", among: 1 }
+
+interface Ordeal {
+  readonly points: ReadonlyArray<Point>
+  /** dead letters are retried and discarded meanwhile */
+  readonly requests?: boolean
+  readonly adopting?: "near" | "far"
+  readonly database: "sqlite" | "mysql"
+}
+
+/** One directory, killed at each of the points in turn, judged after each, and a last life that ends in order. */
+const ordeal = async (
+  { adopting, database: kind, points, requests = false }: Ordeal,
+  { onTestFinished }: TestContext
+) => {
+  const { path: cwd, remove } = temporaryDirectory()
+  onTestFinished(remove)
+  const directory = path.join(cwd, "audit")
+  const old = path.join(cwd, "old.ndjson")
+  const { address, query } = await openDatabase(kind, cwd, onTestFinished)
+  const live = (events: number, point?: Point) => ({
+    cwd,
+    env: {
+      CRASH_DIRECTORY: directory,
+      CRASH_DATABASE: address,
+      CRASH_EVENTS: String(events),
+      CRASH_REQUESTS: String(requests),
+      CRASH_FAR: String(adopting === "far"),
+      ...(adopting === undefined ? {} : { CRASH_OLD: old }),
+      ...(point === undefined
+        ? {}
+        : { CRASH_CALL: point.call, CRASH_OCCURRENCE: String(1 + randomInt(point.among)) })
+    }
+  })
+  const acknowledged: Array<string> = []
+  let oldLines = 0
+  const writeOld = () => {
+    if (adopting === undefined || fs.existsSync(old)) return
+    for (let line = 0; line < 10; line++) {
+      const prompt = `old ${oldLines++}`
+      fs.appendFileSync(old, `${JSON.stringify({ kind: "use_log", ts: "2026-01-01T00:00:00", prompt })}\n`)
+    }
+  }
+  const end = async (events: number) => {
+    const ended = await run(program, live(events))
+    expect(ended, ended.stderr).toMatchObject({ code: 0 })
+    acknowledged.push(...ids(ended.stdout))
+  }
+
+  // the first life makes the directory and the tables
+  await end(20)
+  let kills = 0
+  for (const point of points) {
+    writeOld()
+    const child = start(program, live(0, point))
+    const isRandom = point === RANDOM_POINT
+    if (isRandom) {
+      await child.prints(/\n/)
+      await sleep(randomInt(300))
+      child.kill("SIGKILL")
+    }
+    const timer = setTimeout(() => child.kill("SIGTERM"), 60_000)
+    const ended = await child.ended
+    clearTimeout(timer)
+    expect(ended.signal, `${point.name} was never reached:\n${ended.stderr}`).toBe("SIGKILL")
+    acknowledged.push(...ids(ended.stdout))
+    kills++
+    const found = figure(point.name)
+    found.kills++
+    const books = readBooks(directory)
+    const rows = await readRows(query)
+    const verdict = judge({ acknowledged, books, rows, interruptedRetries: requests ? kills : 0 })
+    if (verdict.some((claim) => claim.includes("lost") || claim.includes("missing"))) found.lost++
+    if (verdict.some((claim) => claim.includes("twice"))) found.doubled++
+    expect(verdict, `killed at "${point.name}"`).toEqual([])
+  }
+  await end(20)
+
+  const books = readBooks(directory)
+  const rows = await readRows(query)
+  expect(judge({ acknowledged, books, rows, interruptedRetries: requests ? kills : 0 })).toEqual([])
+  expect(books).toMatchObject({ waiting: 0, missing: 0 })
+  if (adopting !== undefined) {
+    const stored = await query("SELECT prompt FROM nano_banana_user_use_log WHERE prompt LIKE 'old %'")
+    const prompts = (stored as ReadonlyArray<{ readonly prompt: string }>).map(({ prompt }) => prompt)
+    expect(new Set(prompts).size, "no adopted event is lost").toBe(oldLines)
+    expect(prompts, "none is doubled").toHaveLength(oldLines)
+  }
+}
+
+const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length === 36)
+
+const openDatabase = async (
+  kind: Ordeal["database"],
+  cwd: string,
+  onTestFinished: TestContext["onTestFinished"]
+): Promise<{
+  readonly address: string
+  readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
+}> => {
+  if (kind === "mysql") {
+    const database = await migratedDatabase()
+    onTestFinished(database.drop)
+    return { address: database.url, query: database.query }
+  }
+  const address = path.join(cwd, "audit.db")
+  return {
+    address,
+    query: (sql) =>
+      Effect.runPromise(Effect.scoped(Effect.flatMap(openSqlite(address), (query) => query(sql))))
+  }
+}
+
+const repeated = <A>(items: ReadonlyArray<A>) => Array.from({ length: ROUNDS }, () => items).flat()
+
+/** The points whose names begin so. */
+const named = (...starts: ReadonlyArray<string>) =>
+  repeated(points.filter(({ name }) => starts.some((start) => name.startsWith(start))))
+
+describe.concurrent("killed with SIGKILL", { timeout: isLong ? 3_600_000 : 180_000 }, () => {
+  test("while it appends", (context) =>
+    ordeal({ points: named("append", "seal", "create", "sync"), database: "sqlite" }, context))
+
+  test("while it keeps the books", (context) =>
+    ordeal({ points: named("write", "remove", "fsync"), database: "sqlite" }, context))
+
+  test("while it carries out requests", (context) =>
+    ordeal({ points: named("carry out"), requests: true, database: "sqlite" }, context))
+
+  test("while it adopts a file", (context) =>
+    ordeal({ points: named("adopt,"), adopting: "near", database: "sqlite" }, context))
+
+  test("while it adopts a file of another file system", (context) =>
+    ordeal({ points: named("adopt by copy"), adopting: "far", database: "sqlite" }, context))
+
+  test("at random, delivering to MySQL", (context) =>
+    ordeal({ points: Array.from({ length: RANDOM }, () => RANDOM_POINT), database: "mysql" }, context))
+})

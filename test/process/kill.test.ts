@@ -1,0 +1,114 @@
+/** Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice. */
+import { Effect } from "effect"
+import { randomInt } from "node:crypto"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import type { TestContext } from "vitest"
+import { beforeAll, describe, expect, inject, test } from "vitest"
+import { bundle } from "../support/bundle.js"
+import { migratedDatabase } from "../support/mysql.js"
+import { judge, readBooks, readRows } from "../support/oracle.js"
+import type { Program } from "../support/program.js"
+import { run, start, temporaryDirectory } from "../support/program.js"
+import { openSqlite } from "../support/sqlite.js"
+
+let worker: string
+beforeAll(async () => {
+  worker = await bundle("test/support/worker.ts")
+  return () => fs.rmSync(worker)
+})
+
+interface Database {
+  readonly address: string
+  readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
+}
+
+type Open = (directory: string, context: TestContext) => Promise<Database>
+
+const mysqlAt =
+  (rootUrl?: string): Open =>
+  async (_directory, { onTestFinished }) => {
+    const database = await migratedDatabase(rootUrl)
+    onTestFinished(database.drop)
+    return { address: database.url, query: database.query }
+  }
+
+const mariadb = mysqlAt()
+const oracle = inject("oracleRootUrl")
+
+const sqlite = async (directory: string): Promise<Database> => {
+  const address = path.join(directory, "audit.db")
+  return {
+    address,
+    query: (sql) =>
+      Effect.runPromise(Effect.scoped(Effect.flatMap(openSqlite(address), (query) => query(sql))))
+  }
+}
+
+const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length === 36)
+
+/** Kills it at a random moment: mostly under load, sometimes while it still starts. */
+const killSoon = async (program: Program) => {
+  if (randomInt(5) > 0) {
+    await program.prints("\n")
+    // by the number of events, so that a slow machine sees a load as well
+    const enough = program.prints(new RegExp(`(?:.+\\n){${randomInt(1, 200)}}`))
+    await Promise.race([enough.catch(() => undefined), sleep(2000)])
+    await sleep(randomInt(30))
+  } else {
+    await sleep(randomInt(500))
+  }
+  program.kill("SIGKILL")
+  return program.ended
+}
+
+/** So many lives and deaths on one directory, judged after each, and a last life that ends in order. */
+const ordeal = async (context: TestContext, kills: number, open: Open) => {
+  const { path: cwd, remove } = temporaryDirectory()
+  context.onTestFinished(remove)
+  const database = await open(cwd, context)
+  const directory = path.join(cwd, "audit")
+  const env = (events: number) => ({
+    WORKER_DIRECTORY: directory,
+    WORKER_DATABASE: database.address,
+    WORKER_EVENTS: String(events)
+  })
+  const acknowledged: Array<string> = []
+  const evidence = async () => ({
+    acknowledged,
+    books: readBooks(directory),
+    rows: await readRows(database.query)
+  })
+
+  // the first life makes the directory and the tables
+  const first = await run(worker, { cwd, env: env(10) })
+  expect(first).toMatchObject({ code: 0 })
+  acknowledged.push(...ids(first.stdout))
+  for (let kill = 1; kill <= kills; kill++) {
+    const ended = await killSoon(start(worker, { cwd, env: env(0) }))
+    acknowledged.push(...ids(ended.stdout))
+    expect(ended, ended.stderr).toMatchObject({ code: null, signal: "SIGKILL" })
+    expect(judge(await evidence()), `after kill ${kill}`).toEqual([])
+  }
+  const last = await run(worker, { cwd, env: env(100) })
+  expect(last, last.stderr).toMatchObject({ code: 0 })
+  acknowledged.push(...ids(last.stdout))
+
+  const { books, rows } = await evidence()
+  expect(judge({ acknowledged, books, rows })).toEqual([])
+  expect(books).toMatchObject({ waiting: 0, refused: 0, missing: 0, delivered: rows.length })
+  // the load was one
+  expect(acknowledged.length).toBeGreaterThan(kills * 20)
+}
+
+describe.concurrent("SIGKILL under load", () => {
+  test("25 times, delivering to MariaDB", { timeout: 300_000 }, (context) => ordeal(context, 25, mariadb))
+  test.skipIf(oracle === undefined)(
+    "25 times, delivering to MySQL, beside it",
+    { timeout: 300_000 },
+    (context) => ordeal(context, 25, mysqlAt(oracle))
+  )
+})
+
+test("SIGKILL under load, 5 times, delivering to SQLite", (context) => ordeal(context, 5, sqlite))

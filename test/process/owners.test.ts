@@ -1,0 +1,676 @@
+/**
+ * Whose files these are: directories of others, links and worse under our names, and the command as root. Real
+ * directories and real processes of other users, so that most of it needs root.
+ */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber } from "effect"
+import * as fc from "fast-check"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import { createServer } from "node:net"
+import * as path from "node:path"
+import { accessOf } from "../../src/internal/queue/directory.js"
+import * as NodeDisk from "../../src/layers/NodeDisk.js"
+import { QueueOpenError } from "../../src/schema/Errors.js"
+import { NOT_OURS, WRONG_TYPE } from "../../src/services/Disk.js"
+import { openAudit } from "../support/auditHere.js"
+import { auditProcess } from "../support/auditProcess.js"
+import { bundleCommand, effectAudit, fill, removeBundle, useLine } from "../support/cli.js"
+import { refusingPort } from "../support/net.js"
+import { root } from "../support/program.js"
+import * as q from "../support/queue.js"
+
+beforeAll(bundleCommand)
+afterAll(removeBundle)
+
+const SERVICE = 1234
+const OTHER = 1300
+/** a group of the platform, as Kubernetes' fsGroup is */
+const GROUP = 5000
+
+/** What runs a program as a user, with groups of its own. */
+const as = (uid: number, groups: ReadonlyArray<number> = []) => [
+  "setpriv",
+  `--reuid=${uid}`,
+  `--regid=${uid}`,
+  groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`
+]
+
+const isRoot = process.platform === "linux" && process.getuid?.() === 0
+/** root, with setpriv of util-linux, in a checkout that others may read */
+const canSwitch =
+  isRoot &&
+  spawnSync("setpriv", [
+    ...as(SERVICE).slice(1),
+    process.execPath,
+    "-e",
+    `fs.readdirSync(${JSON.stringify(root)})`
+  ]).status === 0
+
+/** An empty directory that everybody may look into. */
+const openParent = Effect.tap(q.temporaryDirectory, (parent) =>
+  Effect.sync(() => fs.chmodSync(parent, 0o755))
+)
+
+const makeDirectory = (directory: string, uid: number, gid: number, mode: number) => {
+  fs.mkdirSync(directory)
+  fs.chownSync(directory, uid, gid)
+  fs.chmodSync(directory, mode)
+}
+
+const modeOf = (file: string) => fs.statSync(file).mode & 0o7777
+
+/** Everything under a directory, and whose it is. */
+const ownersIn = (directory: string) =>
+  ["", ...fs.readdirSync(directory, { recursive: true, encoding: "utf8" })].map(
+    (name) => [name, fs.lstatSync(path.join(directory, name)).uid] as const
+  )
+
+/** Runs the command that a message ends with, as its reader would. */
+const obey = (message: string) => {
+  const command = / Run (.+)$/.exec(message)?.[1]
+  assert.isDefined(command, message)
+  assert.strictEqual(spawnSync("sh", ["-c", command]).status, 0, command)
+}
+
+// ----------------------------------------------------------------------------------------------------- directories
+
+describe("whose directory it is", () => {
+  it("is told by owner, group and mode: every combination against a table", () => {
+    // rows: the first that fits decides; x is any
+    const table: ReadonlyArray<
+      readonly [
+        world: boolean | "x",
+        owner: "us" | "root" | "other" | "x",
+        we: "root" | "user" | "x",
+        group: "x" | "may write, ours" | "else",
+        expected: string
+      ]
+    > = [
+      [true, "x", "x", "x", "refused"],
+      [false, "us", "x", "may write, ours", "tooOpen"],
+      [false, "other", "root", "x", "fine"],
+      [false, "root", "user", "may write, ours", "shared"],
+      [false, "root", "user", "else", "refused"],
+      [false, "other", "user", "x", "refused"]
+    ]
+    const small = fc.constantFrom(0, 1, 2, 3)
+    fc.assert(
+      fc.property(
+        small,
+        small,
+        fc.integer({ min: 0, max: 0o7777 }),
+        small,
+        fc.array(small, { maxLength: 3 }),
+        (uid, gid, mode, ourUid, gids) => {
+          const bits = mode.toString(2).padStart(12, "0")
+          const groupWrites = bits.at(-5) === "1"
+          const world = bits.at(-2) === "1"
+          const owner = uid === ourUid ? "us" : uid === 0 ? "root" : "other"
+          const we = ourUid === 0 ? "root" : "user"
+          const group = groupWrites && gids.some((ours) => ours === gid) ? "may write, ours" : "else"
+          const row = table.find(
+            (row) =>
+              (row[0] === "x" || row[0] === world) &&
+              (row[1] === "x" || row[1] === owner) &&
+              (row[2] === "x" || row[2] === we) &&
+              (row[3] === "x" || row[3] === group || (row[1] === "us" && groupWrites))
+          )
+          const access = accessOf({ uid, gid, mode }, { uid: ourUid, gids })
+          assert.strictEqual(access.type, row?.[4] ?? "fine")
+          if (access.type === "refused") assert.match(access.command, /^(chmod o-w|chown -R \d+(:\d+)?)$/)
+          // Windows
+          assert.strictEqual(accessOf({ uid, gid, mode }, undefined).type, "fine")
+        }
+      ),
+      { numRuns: 5000 }
+    )
+  })
+
+  it.scopedLive("is not asked on Windows, where everything looks like 0777 of nobody", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      fs.chmodSync(directory, 0o777)
+      assert.isUndefined(yield* NodeDisk.make("win32").user)
+      const log = yield* openAudit({ directory }, { disk: NodeDisk.make("win32") })
+      yield* log.use("fine")
+      assert.strictEqual(modeOf(directory), 0o777)
+    })
+  )
+})
+
+describe.skipIf(!canSwitch)("whose directory it is, in processes of other users (needs root)", () => {
+  it.scopedLive("is a platform's, root:gid 2775: accepted, and warned of once (needs root)", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* openParent}/audit`
+      makeDirectory(directory, 0, GROUP, 0o2775)
+      for (const settings of [{ directory }, { directory: `${directory}/fleet`, instances: 2 }]) {
+        if (settings.instances !== undefined) makeDirectory(settings.directory, 0, GROUP, 0o2775)
+        const program = yield* auditProcess({ under: as(SERVICE, [7, GROUP]) })
+        assert.isUndefined(yield* program.open(settings))
+        yield* program.use("a", "b")
+        yield* program.close
+        const { stderr } = yield* program.end
+        assert.lengthOf(stderr.match(/its group may write to it/g) ?? [], 1, stderr)
+        assert.strictEqual(modeOf(settings.directory), 0o2775)
+        const files = ownersIn(settings.directory).slice(1)
+        assert.isAbove(files.length, 3)
+        for (const [name, uid] of files) if (!name.startsWith("fleet")) assert.strictEqual(uid, SERVICE, name)
+      }
+    })
+  )
+
+  it.scopedLive.each([
+    { what: "2770", mode: 0o2770, gid: GROUP },
+    { what: "0775, as umask 002 leaves it", mode: 0o775, gid: SERVICE }
+  ])(
+    "is ours and open to a group, $what: it becomes 0700, which is said once (needs root)",
+    ({ gid, mode }) =>
+      Effect.gen(function* () {
+        const directory = `${yield* openParent}/audit`
+        makeDirectory(directory, SERVICE, gid, mode)
+        const said: Array<number> = []
+        for (let start = 0; start < 2; start++) {
+          const program = yield* auditProcess({ under: as(SERVICE) })
+          yield* program.umask(0o002)
+          assert.isUndefined(yield* program.open({ directory }))
+          yield* program.use("a")
+          yield* program.close
+          const { stderr } = yield* program.end
+          said.push((stderr.match(/is 0700 now/g) ?? []).length)
+          assert.strictEqual(modeOf(directory), 0o700)
+        }
+        assert.deepStrictEqual(said, [1, 0])
+      })
+  )
+
+  it.scopedLive.each([
+    { what: "another user's", uid: OTHER, gid: GROUP, mode: 0o2775 },
+    { what: "another user's and private", uid: OTHER, gid: OTHER, mode: 0o755 },
+    { what: "root's, and its group may only read", uid: 0, gid: GROUP, mode: 0o2755 },
+    { what: "root's, of a group that is not ours", uid: 0, gid: 6000, mode: 0o2775 },
+    { what: "a platform's that everybody may write to", uid: 0, gid: GROUP, mode: 0o2777 },
+    { what: "ours, and everybody may write to it", uid: SERVICE, gid: SERVICE, mode: 0o777 }
+  ])("is $what: refused, with the command that mends it", ({ gid, mode, uid }) =>
+    Effect.gen(function* () {
+      const directory = `${yield* openParent}/audit`
+      makeDirectory(directory, uid, gid, mode)
+      const program = yield* auditProcess({ under: as(SERVICE, [GROUP]) })
+      const refused = yield* program.open({ directory })
+      assert.include(refused, { _tag: "QueueOpenError" })
+      assert.deepStrictEqual(fs.readdirSync(directory), [])
+      assert.deepInclude(fs.statSync(directory), { uid, gid })
+      assert.strictEqual(modeOf(directory), mode)
+      obey(refused!.message)
+      assert.isUndefined(yield* program.open({ directory }))
+      yield* program.use("a")
+    })
+  )
+
+  it.scopedLive("is another user's: root may open it", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* openParent}/audit`
+      makeDirectory(directory, OTHER, OTHER, 0o700)
+      const log = yield* openAudit({ directory })
+      yield* log.use("by root")
+      assert.strictEqual(fs.statSync(directory).uid, OTHER)
+    })
+  )
+
+  it.scopedLive.each([
+    "lock",
+    "cursor",
+    "queue.json",
+    "dead-letter.ndjson",
+    "requests",
+    "00000000000000000000.ndjson"
+  ])("holds a %s of root's: refused, with the chown that mends it (needs root)", (name) =>
+    Effect.gen(function* () {
+      const directory = `${yield* openParent}/audit`
+      yield* fill(directory, [useLine({}), useLine({})], [{ class: "rejected", reason: "a dead letter" }])
+      fs.mkdirSync(`${directory}/requests`, { mode: 0o700 })
+      spawnSync("chown", ["-R", String(SERVICE), directory])
+      fs.chownSync(path.join(directory, name), 0, 0)
+      const program = yield* auditProcess({ under: as(SERVICE) })
+      const refused = yield* program.open({ directory })
+      assert.include(refused?.message, name)
+      obey(refused!.message)
+      assert.isUndefined(yield* program.open({ directory }))
+      yield* program.use("a")
+      assert.strictEqual((yield* program.status).accepted, 3)
+    })
+  )
+})
+
+// ----------------------------------------------------------------------------------------------- names of ours
+
+const FILES = [
+  "lock",
+  "cursor",
+  "dead-letter.ndjson",
+  "queue.json",
+  "status.json",
+  "adoption.json",
+  "adoption.copy",
+  "00000000000000000000.ndjson",
+  "cursor.new",
+  "queue.json.new",
+  "status.json.new",
+  "adoption.json.new"
+]
+
+/** What somebody may put under a name, and what must not change by that. */
+const planted = {
+  "a link to a file": (file: string, outside: string) => fs.symlinkSync(`${outside}/victim`, file),
+  "a link to nothing": (file: string, outside: string) => fs.symlinkSync(`${outside}/absent`, file),
+  "a link to a directory": (file: string, outside: string) => fs.symlinkSync(outside, file),
+  "a FIFO": (file: string) => void spawnSync("mkfifo", [file]),
+  "a socket": (file: string) =>
+    void spawnSync(process.execPath, [
+      "-e",
+      `require("net").createServer().listen(process.argv[1], () => process.kill(process.pid, 9))`,
+      file
+    ]),
+  "a directory": (file: string) => fs.mkdirSync(file)
+}
+type Planted = keyof typeof planted
+
+/** A directory with a file of root's, and what it looks like. */
+const makeOutside = (parent: string) => {
+  const outside = path.join(parent, "outside")
+  fs.mkdirSync(outside)
+  fs.writeFileSync(`${outside}/victim`, "root's own\n", { mode: 0o644 })
+  const look = () =>
+    fs.readdirSync(outside).map((name) => {
+      const { mode, mtimeMs, size } = fs.statSync(`${outside}/${name}`)
+      return { name, mode, mtimeMs, size, text: fs.readFileSync(`${outside}/${name}`, "utf8") }
+    })
+  const before = look()
+  return { outside, assertUntouched: () => assert.deepStrictEqual(look(), before) }
+}
+
+describe.skipIf(process.platform === "win32")("under a name of ours", () => {
+  it.scopedLive.each(Object.keys(planted) as ReadonlyArray<Planted>)(
+    "%s is refused by opening, which says where; nothing outside of the directory is touched",
+    (what) =>
+      Effect.gen(function* () {
+        const parent = yield* q.temporaryDirectory
+        const { assertUntouched, outside } = makeOutside(parent)
+        for (const name of [...FILES, "requests"]) {
+          // a directory is what requests is to be; one under the name of a segment was always left alone
+          if (what === "a directory" && (name === "requests" || /^\d/.test(name))) continue
+          const directory = path.join(parent, `of ${name}`)
+          fs.mkdirSync(directory, { mode: 0o700 })
+          const file = path.join(directory, name)
+          planted[what](file, outside)
+          const exit = yield* Effect.timeout(
+            Effect.exit(Effect.scoped(openAudit({ directory }))),
+            "20 seconds"
+          )
+          assert.isTrue(Exit.isFailure(exit), name)
+          const error = yield* Effect.flip(Effect.scoped(openAudit({ directory })))
+          assert.instanceOf(error, QueueOpenError)
+          assert.include(error.message, file)
+          assert.include(error.message, "move it away")
+          assertUntouched()
+          fs.rmSync(file, { recursive: true })
+          yield* Effect.scoped(Effect.flatMap(openAudit({ directory }), (log) => log.use("after")))
+        }
+      })
+  )
+
+  it.scopedLive.each(Object.keys(planted) as ReadonlyArray<Planted>)(
+    "%s that comes later is not opened either, in any way",
+    (what) =>
+      Effect.gen(function* () {
+        const parent = yield* q.temporaryDirectory
+        const { assertUntouched, outside } = makeOutside(parent)
+        const disk = yield* q.nodeDisk
+        const file = path.join(parent, "name")
+        planted[what](file, outside)
+        const ways = {
+          append: disk.open(file, "append"),
+          read: disk.open(file, "read"),
+          update: disk.open(file, "update"),
+          lock: disk.lock(file, "content"),
+          lockHolder: disk.lockHolder(file),
+          ...(what === "a directory"
+            ? {}
+            : { list: disk.list(file), makeDirectory: disk.makeDirectory(file) })
+        }
+        for (const [way, effect] of Object.entries(ways)) {
+          const attempt = Effect.scoped(Effect.asVoid(effect as typeof ways.read))
+          const error = yield* Effect.flip(Effect.timeout(attempt, "20 seconds"))
+          assert.include(error, { _tag: "DiskError", code: WRONG_TYPE, path: file }, way)
+          assert.include(error.message, "move it away")
+          assertUntouched()
+        }
+        const error = yield* Effect.flip(Effect.scoped(disk.open(file, "create")))
+        assert.include(error, { code: WRONG_TYPE })
+        assertUntouched()
+      })
+  )
+
+  it.scopedLive(
+    "is a second name of a file of root's, in another's directory: not written to (needs root)",
+    () =>
+      Effect.gen(function* () {
+        if (!isRoot) return
+        const parent = yield* q.temporaryDirectory
+        const { assertUntouched, outside } = makeOutside(parent)
+        const directory = path.join(parent, "audit")
+        makeDirectory(directory, OTHER, OTHER, 0o700)
+        for (const name of ["lock", "cursor", "dead-letter.ndjson"]) {
+          const file = path.join(directory, name)
+          fs.linkSync(`${outside}/victim`, file)
+          const disk = yield* q.nodeDisk
+          for (const way of [disk.open(file, "append"), disk.open(file, "update"), disk.lock(file, "")]) {
+            const error = yield* Effect.flip(
+              Effect.scoped(Effect.asVoid(way as ReturnType<typeof disk.open>))
+            )
+            assert.include(error, { code: NOT_OURS })
+          }
+          assertUntouched()
+          fs.rmSync(file)
+        }
+      })
+  )
+
+  it.scopedLive("an instance that is a link is refused, and by the command as well", () =>
+    Effect.gen(function* () {
+      const parent = yield* openParent
+      const { assertUntouched, outside } = makeOutside(parent)
+      const directory = path.join(parent, "audit")
+      fs.mkdirSync(directory, { mode: 0o700 })
+      fs.symlinkSync(outside, `${directory}/instance-0`)
+      const error = yield* Effect.flip(openAudit({ directory, instances: 2 }))
+      assert.instanceOf(error, QueueOpenError)
+      assert.include(error.message, "instance-0")
+      const { code, stderr } = yield* effectAudit(directory, ["status"])
+      assert.strictEqual(code, 2)
+      assert.include(stderr, "instance-0: it is a symbolic link")
+      assertUntouched()
+    })
+  )
+
+  it.scopedLive("the directory itself may be named through a link, which is followed once", () =>
+    Effect.gen(function* () {
+      const parent = yield* openParent
+      const real = path.join(parent, "real")
+      const link = path.join(parent, "link")
+      fs.mkdirSync(real, { mode: 0o700 })
+      fs.symlinkSync("real", link)
+      const log = yield* openAudit({ directory: link })
+      yield* log.use("one")
+      fs.rmSync(link)
+      fs.symlinkSync("elsewhere", link)
+      yield* log.use("two")
+      assert.strictEqual((yield* log.status).waiting, 2)
+      fs.rmSync(link)
+      fs.symlinkSync("real", link)
+      assert.match((yield* effectAudit(link, ["status"])).stdout, /\b2 waiting\b/)
+    })
+  )
+
+  it.scopedLive("the user may name links: adopt takes what they lead to", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      for (const [index, target] of ["old.ndjson", path.join(parent, "old.ndjson")].entries()) {
+        const directory = path.join(parent, `audit-${index}`)
+        fs.writeFileSync(path.join(parent, "old.ndjson"), useLine({}).line + useLine({}).line)
+        const link = path.join(parent, "link.ndjson")
+        fs.symlinkSync(target, link)
+        for (let start = 0; start < 3; start++) {
+          const log = yield* openAudit({ directory, adopt: { path: link } })
+          yield* log.use("new")
+          assert.strictEqual((yield* log.status).waiting, 3 + start)
+          yield* log.close
+        }
+        fs.rmSync(link)
+      }
+    })
+  )
+})
+
+// ------------------------------------------------------------------------------------------------ the command
+
+/** A queue of the service with three letters and an event that waits, as it leaves one. */
+const serviceQueue = Effect.gen(function* () {
+  const parent = yield* openParent
+  const directory = path.join(parent, "audit")
+  const letter = { class: "rejected", reason: "a dead letter" } as const
+  yield* fill(directory, [useLine({}), useLine({}), useLine({}), useLine({})], [letter, letter, letter])
+  const ids = (yield* q.letters(yield* q.nodeDisk, directory)).map(({ id }) => id)
+  const old = path.join(parent, "old.ndjson")
+  fs.writeFileSync(old, useLine({}).line)
+  fs.chownSync(parent, SERVICE, SERVICE)
+  spawnSync("chown", ["-R", `${SERVICE}:${SERVICE}`, directory, old])
+  return { directory, ids, old }
+})
+
+const assertAllOfService = (directory: string) => {
+  for (const [name, uid] of ownersIn(directory)) assert.strictEqual(uid, SERVICE, name)
+}
+
+const decisionsIn = (directory: string) =>
+  fs
+    .readFileSync(`${directory}/dead-letter.ndjson`, "utf8")
+    .split("\n")
+    .filter((line) => /"type":"(retried|discarded)"/.test(line))
+    .map((line) => (JSON.parse(line) as { by: string }).by.split("@")[0])
+
+/** A server that takes a connection and hangs up half a second later. */
+const silentServer = Effect.gen(function* () {
+  const server = yield* Effect.acquireRelease(
+    Effect.async<ReturnType<typeof createServer>>((resume) => {
+      const server = createServer().listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
+    }),
+    (server) => Effect.sync(() => server.close())
+  )
+  const called = Effect.async<void>((resume) => {
+    server.on("connection", (socket) => {
+      socket.on("error", () => undefined)
+      setTimeout(() => socket.destroy(), 500)
+      resume(Effect.void)
+    })
+  })
+  return { port: (server.address() as { port: number }).port, called }
+})
+
+/** Commands, and the codes that they end with where the program is down, and beside it. */
+const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
+  [
+    [["status"], 2, 2],
+    [["verify"], 0, 0],
+    [["tail"], 0, 0],
+    [["dead", "list"], 0, 0],
+    [["doctor"], 0, 0],
+    [["flush", "--url", url], 1, 0],
+    [["dead", "retry", ids[0]!], 0, 0],
+    [["dead", "discard", ids[1]!, "--yes"], 0, 0],
+    [["flush", "--url", url], 1, 0],
+    [["adopt", old], 0, 2]
+  ] as const
+
+/** twenty starts of a process on a machine that is busy with others, milliseconds */
+const COMMANDS_TAKE = 300_000
+
+describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
+  it.scopedLive(
+    "becomes the owner: whatever it did, all files are the service's, which starts and appends",
+    () =>
+      Effect.gen(function* () {
+        const { directory, ids, old } = yield* serviceQueue
+        const { port } = yield* Effect.promise(refusingPort)
+        const url = `mysql://audit@127.0.0.1:${port}/audit`
+        const program = yield* auditProcess({ under: as(SERVICE) })
+        for (const [args, code] of commands(ids, old, url)) {
+          const ended = yield* effectAudit(directory, args, { SUDO_USER: "alice" })
+          assert.strictEqual(ended.code, code, `${args.join(" ")}: ${ended.stdout}${ended.stderr}`)
+          assertAllOfService(directory)
+          assert.isUndefined(yield* program.open({ directory }), args.join(" "))
+          yield* program.use(args.join(" "))
+          yield* program.close
+        }
+        assert.deepStrictEqual(decisionsIn(directory), ["alice", "alice"])
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "keeps neither root's user nor its groups, for a user with a name and for one without",
+    () =>
+      Effect.gen(function* () {
+        for (const uid of [1, SERVICE]) {
+          const { directory } = yield* serviceQueue
+          spawnSync("chown", ["-R", `${uid}:${uid}`, path.dirname(directory)])
+          const server = yield* silentServer
+          const flush = yield* Effect.fork(
+            effectAudit(directory, ["flush", "--url", `mysql://audit@127.0.0.1:${server.port}/audit`])
+          )
+          yield* server.called
+          const { pid } = JSON.parse(fs.readFileSync(`${directory}/lock`, "utf8")) as { pid: number }
+          const status = fs.readFileSync(`/proc/${pid}/status`, "utf8")
+          const numbers = (name: string) =>
+            new RegExp(`^${name}:\\s*(.*)$`, "m").exec(status)![1]!.trim().split(/\s+/).map(Number)
+          assert.deepStrictEqual(numbers("Uid"), [uid, uid, uid, uid])
+          assert.deepStrictEqual(numbers("Gid"), [uid, uid, uid, uid])
+          assert.notInclude(numbers("Groups"), 0)
+          yield* Fiber.join(flush)
+        }
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "works in a platform's directory, where the service is by its group only",
+    () =>
+      Effect.gen(function* () {
+        const directory = `${yield* openParent}/audit`
+        makeDirectory(directory, 0, GROUP, 0o775)
+        const program = yield* auditProcess({ under: as(SERVICE, [GROUP]) })
+        assert.isUndefined(yield* program.open({ directory }))
+        yield* program.use("waits")
+        yield* program.close
+        const { port } = yield* Effect.promise(refusingPort)
+        const ended = yield* effectAudit(directory, [
+          "flush",
+          "--url",
+          `mysql://audit@127.0.0.1:${port}/audit`
+        ])
+        assert.strictEqual(ended.code, 1, ended.stderr)
+        for (const [name, uid] of ownersIn(directory).slice(1)) assert.strictEqual(uid, SERVICE, name)
+        assert.isUndefined(yield* program.open({ directory }))
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "asks a program that runs, which reads its requests; the record says root",
+    () =>
+      Effect.gen(function* () {
+        const { directory, ids, old } = yield* serviceQueue
+        const { port } = yield* Effect.promise(refusingPort)
+        const program = yield* auditProcess({ under: as(SERVICE) })
+        assert.isUndefined(yield* program.open({ directory }))
+        for (const [args, , code] of commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)) {
+          const ended = yield* effectAudit(directory, args)
+          assert.strictEqual(ended.code, code, `${args.join(" ")}: ${ended.stdout}${ended.stderr}`)
+          assertAllOfService(directory)
+          yield* program.use(args.join(" "))
+        }
+        assert.deepStrictEqual(decisionsIn(directory), ["root", "root"])
+        assert.deepInclude(yield* program.status, { dead: 1, retried: 1, discarded: 1 })
+        yield* program.close
+        assert.isUndefined(yield* program.open({ directory }))
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "refuses where it cannot become the owner, with the line of sudo, and touches nothing",
+    () =>
+      Effect.gen(function* () {
+        const { directory, ids, old } = yield* serviceQueue
+        const snapshot = () =>
+          ownersIn(directory).map(([name, uid]) => [
+            name,
+            uid,
+            fs.statSync(path.join(directory, name)).mtimeMs
+          ])
+        const before = snapshot()
+        const { port } = yield* Effect.promise(refusingPort)
+        const unable = [
+          // root of a container without the capability, and somebody else
+          ["setpriv", "--bounding-set=-setuid"],
+          as(OTHER)
+        ]
+        for (const under of unable) {
+          for (const [args] of commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)) {
+            if (args[0] === "doctor") continue
+            const { code, stderr } = yield* effectAudit(directory, args, {}, under)
+            assert.strictEqual(code, 2, `${args.join(" ")}: ${stderr}`)
+            assert.include(stderr, `sudo -u '#${SERVICE}' effect-audit`)
+            assert.deepStrictEqual(snapshot(), before)
+          }
+        }
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "is not led out of the directory by the service's user",
+    () =>
+      Effect.gen(function* () {
+        const { directory, ids } = yield* serviceQueue
+        const { assertUntouched, outside } = makeOutside(path.dirname(directory))
+        for (const name of ["lock", "cursor", "dead-letter.ndjson", "status.json", "requests"]) {
+          const file = path.join(directory, name)
+          const kept = `${file}.kept`
+          if (fs.existsSync(file)) fs.renameSync(file, kept)
+          fs.symlinkSync(name === "requests" ? outside : `${outside}/victim`, file)
+          for (const args of [["dead", "retry", ids[0]!], ["status"], ["verify"]]) {
+            yield* effectAudit(directory, args)
+            assertUntouched()
+          }
+          fs.rmSync(file)
+          if (fs.existsSync(kept)) fs.renameSync(kept, file)
+        }
+      }),
+    COMMANDS_TAKE
+  )
+})
+
+describe("a program that starts while the command holds the queue", () => {
+  it.scopedLive("waits for it a moment, also without lockWait; for another program it does not", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      const disk = yield* q.nodeDisk
+      const command = yield* q.openClosable(disk, { directory, isCommand: true })
+      const program = yield* Effect.fork(openAudit({ directory }))
+      const impatient = yield* Effect.flip(openAudit({ directory, lockWait: "1 millis" }))
+      assert.include(impatient, { _tag: "QueueLocked", command: true })
+      yield* Effect.sleep("300 millis")
+      yield* command.close
+      yield* (yield* Fiber.join(program)).use("after the command")
+      const refused = yield* Effect.flip(openAudit({ directory }))
+      assert.include(refused, { _tag: "QueueLocked", command: false })
+    })
+  )
+
+  it.scopedLive("finds it out from the lock of a real one, which a server keeps busy", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const { called, port } = yield* silentServer
+      const flush = yield* Effect.fork(
+        effectAudit(directory, ["flush", "--url", `mysql://audit@127.0.0.1:${port}/audit`])
+      )
+      yield* called
+      const log = yield* openAudit({ directory })
+      yield* log.use("after it")
+      assert.strictEqual((yield* Fiber.join(flush)).code, 1)
+      assert.strictEqual((yield* log.status).waiting, 2)
+    })
+  )
+})

@@ -1,0 +1,175 @@
+/**
+ * What the audit log says of itself while everything goes wrong, with hostile texts in its events and in the words of
+ * the database: each change of state once, no content of an event above Debug, and a password nowhere.
+ */
+import { assert, it } from "@effect/vitest"
+import { Cause, Effect, Exit, Inspectable, Logger, LogLevel, Redacted, Tracer } from "effect"
+import * as fs from "node:fs"
+import { inspect } from "node:util"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import { openAudit } from "../support/auditHere.js"
+import { account, connectionOptions, mysqlDatabase, PASSWORD, uploaderOf } from "../support/mysql.js"
+import { tcpProxy } from "../support/net.js"
+import { temporaryDirectory } from "../support/queue.js"
+
+const PROMPT = `PROMPT \u001b[31m\n level=FATAL "'\\ ${"狐".repeat(50)}`
+
+/** Everything that is said, by log or span, and everything that is handed to those who ask. */
+const makeWitness = () => {
+  const logs: Array<{ readonly level: LogLevel.LogLevel; readonly text: string; readonly message: string }> =
+    []
+  const others: Array<string> = []
+  const all = (value: unknown) => inspect(value, { depth: 20, showHidden: true, maxStringLength: null })
+  const logger = Logger.make<unknown, void>(({ annotations, cause, logLevel, message, spans }) => {
+    const text = [message, [...annotations], cause, [...spans]].map(all).join("\n") + Cause.pretty(cause)
+    logs.push({ level: logLevel, text, message: Inspectable.toStringUnknown(message, 0) })
+  })
+  let spans = 0
+  const tracer = Tracer.make({
+    context: (run) => run(),
+    span: (name, parent, context, links, startTime, kind) => {
+      const attributes = new Map<string, unknown>()
+      const note = (...values: ReadonlyArray<unknown>) => void others.push(all(values))
+      note(name)
+      return {
+        _tag: "Span",
+        name,
+        spanId: String(spans++),
+        traceId: "trace",
+        parent,
+        context,
+        status: { _tag: "Started", startTime },
+        attributes,
+        links,
+        sampled: true,
+        kind,
+        // as exporters do
+        end: (_, exit) => {
+          if (Exit.isFailure(exit)) note(Cause.pretty(exit.cause, { renderErrorCause: true }))
+        },
+        attribute: note,
+        // each line of a log is an event of its span as well
+        event: (name, _, attributes) => {
+          if (attributes?.["effect.logLevel"] !== "DEBUG") note(name, attributes)
+        },
+        addLinks: note
+      }
+    }
+  })
+  return {
+    logs,
+    others,
+    tells: (value: unknown) => void others.push(all(value), JSON.stringify(value)),
+    listen: <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+      effect.pipe(
+        Effect.withTracer(tracer),
+        Effect.provide(Logger.replace(Logger.defaultLogger, logger)),
+        Logger.withMinimumLogLevel(LogLevel.All)
+      )
+  }
+}
+
+it.scopedLive("each change of state is logged once; events and passwords are kept out of everything", () =>
+  Effect.gen(function* () {
+    const database = yield* mysqlDatabase()
+    yield* MysqlUploader.migrate(connectionOptions(database))
+    const options = yield* account(database, "INSERT")
+    const proxy = yield* Effect.acquireRelease(
+      Effect.promise(() => tcpProxy({ target: { host: options.host!, port: options.port! } })),
+      (proxy) => Effect.promise(proxy.close)
+    )
+    const sql = (text: string) => Effect.promise(() => database.query(text))
+    const setPassword = (password: string) =>
+      sql(`ALTER USER '${options.username!}'@'%' IDENTIFIED BY '${password}'`)
+    const witness = makeWitness()
+    const directory = yield* temporaryDirectory
+
+    yield* witness.listen(
+      Effect.gen(function* () {
+        const secret = encodeURIComponent(Redacted.value(options.password!))
+        const url = `mysql://${options.username!}:${secret}@${proxy.host}:${proxy.port}/${options.database!}`
+        const uploader = yield* uploaderOf({ url: Redacted.make(url), connectTimeout: "200 millis" })
+        const audit = yield* openAudit({ directory }, { uploader })
+        /** Three attempts that fail, and what everybody may see meanwhile. */
+        const fails = Effect.gen(function* () {
+          for (let attempt = 0; attempt < 3; attempt++) {
+            const exit = yield* Effect.exit(audit.flush)
+            if (Exit.isSuccess(exit)) throw new Error("it succeeded")
+            // what a program prints that ends with it
+            witness.tells(Cause.pretty(exit.cause, { renderErrorCause: true }))
+          }
+          witness.tells(yield* audit.status)
+        })
+
+        // needs an operator: 1045
+        yield* setPassword("another")
+        yield* audit.use(PROMPT)
+        yield* fails
+        yield* setPassword(PASSWORD)
+        yield* audit.flush
+        // offline: nobody answers
+        proxy.pause()
+        proxy.cut()
+        yield* audit.use(PROMPT)
+        yield* fails
+        proxy.resume()
+        yield* audit.flush
+        // needs an operator: 1062 on a key of theirs, whose text repeats the value
+        yield* sql(`TRUNCATE ${UseLog.table}`)
+        yield* sql(
+          `ALTER TABLE ${UseLog.table} ADD COLUMN start VARCHAR(20) AS (LEFT(prompt, 20)), ADD UNIQUE (start)`
+        )
+        yield* audit.use(PROMPT)
+        yield* audit.use(PROMPT)
+        yield* fails
+        yield* sql(`ALTER TABLE ${UseLog.table} DROP COLUMN start`)
+        yield* audit.flush
+        // dead letters: 1366 repeats the value too
+        yield* sql(`TRUNCATE ${UseLog.table}`)
+        yield* sql(
+          `ALTER TABLE ${UseLog.table} ADD COLUMN number INT AS (prompt) VIRTUAL, ADD CHECK (number > 0)`
+        )
+        yield* audit.use(PROMPT)
+        yield* audit.use("7")
+        yield* audit.flush
+        witness.tells(yield* audit.status)
+        yield* audit.close
+      })
+    )
+    witness.tells(fs.readFileSync(`${directory}/status.json`, "utf8"))
+
+    const loud = witness.logs.filter(({ level }) => LogLevel.greaterThan(level, LogLevel.Debug))
+    assert.deepStrictEqual(
+      loud.map(({ level, message }) => [
+        level.label,
+        /to the dead letters|recovered|\(\d+\)|\(E\w+\)/.exec(message)?.[0]
+      ]),
+      [
+        ["INFO", undefined],
+        ["ERROR", "(1045)"],
+        ["INFO", "recovered"],
+        ["WARN", "(ETIMEDOUT)"],
+        ["INFO", "recovered"],
+        ["ERROR", "(1062)"],
+        ["INFO", "recovered"],
+        ["WARN", "to the dead letters"]
+      ]
+    )
+    for (const text of [...loud.map(({ text }) => text), ...witness.others]) {
+      for (const word of ["PROMPT", "FATAL", "狐", "Duplicate entry", "Incorrect", "Access denied"]) {
+        assert.notInclude(text, word)
+      }
+    }
+    for (const text of [...witness.logs.map(({ text }) => text), ...witness.others]) {
+      for (const password of [PASSWORD, encodeURIComponent(PASSWORD)]) assert.notInclude(text, password)
+    }
+    // it did listen: the words of the database are there, at Debug and in the dead letter, and so are spans
+    assert.isTrue(witness.logs.some(({ text }) => text.includes("Duplicate entry")))
+    assert.match(
+      fs.readFileSync(`${directory}/dead-letter.ndjson`, "utf8"),
+      /"reason":"[^}]*Incorrect.*PROMPT/
+    )
+    assert.isTrue(witness.others.some((text) => text.includes("effect-audit.upload")))
+  })
+)

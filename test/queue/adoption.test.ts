@@ -1,0 +1,587 @@
+/** The queue file of the Python class becomes a part of ours: every event of it once, whatever happens meanwhile. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Fiber, Logger, LogLevel } from "effect"
+import { execFileSync } from "node:child_process"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import type { AuditLayer } from "../../src/index.js"
+import { type Disk, DiskError } from "../../src/services/Disk.js"
+import { openAudit, slowDatabase } from "../support/auditHere.js"
+import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
+import { isLive, queueFile } from "../support/reference.js"
+
+const LINES = queueFile.trimEnd().split("\n")
+const NOISE = {
+  malformed: ['{"kind":"use_log","user_na', "[]"],
+  blank: ["", "  "],
+  torn: '{"kind":"login_l'
+}
+
+/** What the class leaves when it was killed at its worst moments, on the system that ends lines this way. */
+const untidy = (lineEnd: string) =>
+  [LINES[0], NOISE.malformed[0], "", ...LINES.slice(1), "  ", NOISE.malformed[1], NOISE.torn].join(lineEnd)
+
+/** Opens the audit log, delivers everything and closes it. */
+const deliver = (
+  settings: AuditLayer.Settings,
+  options: Parameters<typeof openAudit>[1] & { readonly uploader: object }
+) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { flush, status } = yield* openAudit(settings, options)
+      yield* flush
+      return yield* status
+    })
+  )
+
+const withoutId = (database: ReturnType<typeof slowDatabase>) =>
+  [...database.events.values()].map(({ line }) => JSON.stringify(line))
+
+describe("the reference", () => {
+  it.skipIf(!isLive)("writes what the fixture holds", () => {
+    const shape = (text: string) => text.replaceAll(/\d{4}-\d\d-\d\d(.)\d\d:\d\d:\d\d/g, "<time$1>")
+    assert.strictEqual(
+      shape(queueFile),
+      shape(fs.readFileSync(new URL("fixtures/audit_queue.ndjson", import.meta.url), "utf8"))
+    )
+  })
+})
+
+describe("adoption", () => {
+  it.scopedLive.each([
+    { system: "Linux", lineEnd: "\n" },
+    { system: "Windows", lineEnd: "\r\n" }
+  ])("delivers what the class has left on $system", ({ lineEnd }) =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      fs.writeFileSync(old, untidy(lineEnd))
+      const logs: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel.label} ${String(message)}`))
+      const database = slowDatabase()
+      const queue = `${directory}/audit`
+      const status = yield* deliver(
+        { directory: queue, adopt: { path: old, timeZone: "Asia/Shanghai" } },
+        database
+      ).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+
+      const events = [...database.events.values()]
+      assert.sameMembers(
+        withoutId(database),
+        LINES.map((line) => JSON.stringify(JSON.parse(line)))
+      )
+      for (const { line, time } of events) {
+        assert.strictEqual(time, Date.parse(`${String(line.ts)}+08:00`), "ts is a wall clock of the zone")
+      }
+      const rows = events.map(({ row }) => row)
+      assert.sameDeepMembers(rows.slice(0, 2), [
+        [
+          "李雷",
+          "studio-3",
+          "一只红色的狐狸🦊",
+          "out/1.png",
+          "success",
+          null,
+          "gemini-2.5-flash-image",
+          1840,
+          "STOP"
+        ],
+        ["未知用户", "未知设备", "", null, "failed", 'a "quoted"\nline\u2028', null, null, null]
+      ])
+      const loginTime = (JSON.parse(LINES[2]!) as { readonly login_time: string }).login_time
+      const login = ["韩梅梅", "10.0.0.5", null, "studio-3", loginTime]
+      assert.deepStrictEqual(rows.slice(2, 4), [login, login])
+
+      const kept = yield* letters(yield* nodeDisk, queue)
+      const bytesOf = (cls: string) =>
+        kept.filter((letter) => letter.class === cls).map(({ bytes }) => bytes.toString())
+      const ended = (lines: ReadonlyArray<string>) => lines.map((line) => line + lineEnd.slice(0, -1))
+      assert.deepStrictEqual(bytesOf("malformed"), ended(NOISE.malformed))
+      assert.deepStrictEqual(bytesOf("blank"), ended(NOISE.blank))
+      assert.deepStrictEqual(bytesOf("torn"), [NOISE.torn])
+      const { accepted, dead, delivered, discarded, missing, torn, waiting } = status
+      assert.deepStrictEqual(
+        { accepted, dead, delivered, discarded, missing, torn, waiting },
+        { accepted: 10, delivered: 5, dead: 2, discarded: 2, torn: 1, missing: 0, waiting: 0 }
+      )
+      const warnings = logs.filter((line) => !/^(INFO|DEBUG)/.test(line))
+      assert.lengthOf(warnings, 1)
+      assert.include(warnings[0], "2 events went to the dead letters", "of blank lines and torn ends nothing")
+    })
+  )
+
+  it.scopedLive("raises no alarm for a file that ends as it should", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      fs.writeFileSync(old, `${queueFile}\n`)
+      const { dead, delivered } = yield* deliver(
+        { directory: `${directory}/audit`, adopt: { path: old } },
+        slowDatabase()
+      )
+      assert.deepStrictEqual({ dead, delivered }, { dead: 0, delivered: 5 })
+    })
+  )
+
+  it.scopedLive.each(["\n\n\n", "\r\n\r\n\r\n", "\n \n\t", "\n\n  \r"].map((text) => ({ text })))(
+    "counts the lines of a blank file as discarded, and none as torn: $text",
+    ({ text }) =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const old = path.join(directory, "audit_queue.ndjson")
+        fs.writeFileSync(old, text)
+        const settings = { directory: `${directory}/audit`, adopt: { path: old } }
+        const books = { accepted: 3, delivered: 0, waiting: 0, dead: 0, discarded: 3, torn: 0, missing: 0 }
+        assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
+        // a later start, and one that has lost its cursor, count them the same
+        assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
+        fs.rmSync(`${settings.directory}/cursor`)
+        assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
+      })
+  )
+
+  it.scopedLive.each([
+    { what: "relative", link: (name: string) => `../elsewhere/${name}`, isFar: false },
+    { what: "absolute", link: (name: string, root: string) => `${root}/elsewhere/${name}`, isFar: false },
+    { what: "relative", link: (name: string) => `../elsewhere/${name}`, isFar: true }
+  ])("adopts through a $what link once, over many starts; another file system: $isFar", ({ isFar, link }) =>
+    Effect.gen(function* () {
+      const root = fs.realpathSync(yield* temporaryDirectory)
+      const real = yield* nodeDisk
+      const disk: Disk["Type"] = isFar ? { ...real, rename: acrossFileSystems(real) } : real
+      for (const name of ["program", "elsewhere"]) fs.mkdirSync(`${root}/${name}`)
+      fs.writeFileSync(`${root}/elsewhere/old.ndjson`, queueFile)
+      const old = `${root}/program/old.ndjson`
+      fs.symlinkSync(link("old.ndjson", root), old)
+      const settings = { directory: `${root}/audit`, adopt: { path: old } }
+      const database = slowDatabase()
+      for (let start = 1; start <= 5; start++) {
+        const { accepted, missing } = yield* deliver(settings, { ...database, disk })
+        assert.deepStrictEqual({ accepted, missing }, { accepted: 5, missing: 0 }, `start ${start}`)
+      }
+      assert.sameMembers(withoutId(database), LINES.map(normal))
+      // the link stays; the file that it led to became the segment, or is put aside
+      assert.isTrue(fs.lstatSync(old).isSymbolicLink())
+      assert.deepStrictEqual(fs.readdirSync(`${root}/program`), ["old.ndjson"])
+      assert.deepStrictEqual(fs.readdirSync(`${root}/elsewhere`), isFar ? ["old.ndjson.0.adopted"] : [])
+      // the old program writes through the link again
+      fs.appendFileSync(old, LATER)
+      assert.deepInclude(yield* deliver(settings, { ...database, disk }), { accepted: 6, missing: 0 })
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive(
+    "finds where a link leads that leads to nothing any more, by links of directories as well",
+    () =>
+      Effect.gen(function* () {
+        const root = fs.realpathSync(yield* temporaryDirectory)
+        const disk = yield* nodeDisk
+        fs.mkdirSync(`${root}/a/b`, { recursive: true })
+        fs.symlinkSync(`${root}/a/b`, `${root}/to-b`)
+        fs.symlinkSync("../gone", `${root}/a/b/link`)
+        fs.symlinkSync("link", `${root}/a/b/link2`)
+        assert.strictEqual(yield* disk.realPath(`${root}/to-b/link2`), `${root}/a/gone`)
+        assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/a/gone`))).code, "ENOENT")
+        fs.symlinkSync("loop", `${root}/loop`)
+        assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/loop`))).code, "ELOOP")
+      })
+  )
+
+  const canMount = process.platform === "linux" && process.getuid?.() === 0
+  it.scopedLive.skipIf(!canMount)(
+    "starts without adopting onto a disk without room, says so, and leaves the file (skipped unless root)",
+    () =>
+      Effect.gen(function* () {
+        const root = yield* temporaryDirectory
+        const small = path.join(root, "small")
+        fs.mkdirSync(small)
+        yield* Effect.acquireRelease(
+          Effect.sync(() => execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m,mode=0700", "none", small])),
+          () => Effect.sync(() => execFileSync("umount", [small]))
+        )
+        const old = path.join(root, "audit_queue.ndjson")
+        const text = queueFile.repeat(Math.ceil((2 * 1024 * 1024) / queueFile.length))
+        fs.writeFileSync(old, text)
+        const logs: Array<string> = []
+        const logger = Logger.make(({ message }) => logs.push(String(message)))
+        const settings = { directory: `${small}/audit`, adopt: { path: old }, minFreeBytes: 0 }
+        const database = slowDatabase()
+        for (let start = 1; start <= 2; start++) {
+          yield* Effect.scoped(
+            Effect.gen(function* () {
+              const audit = yield* openAudit(settings, database)
+              yield* audit.use(`event ${start}`)
+              yield* audit.flush
+              assert.deepInclude(yield* audit.status, { accepted: start, delivered: start, missing: 0 })
+            })
+          ).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+          assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+          assert.lengthOf(
+            logs.filter((line) => line.includes("was not adopted")),
+            start
+          )
+        }
+        assert.strictEqual(fs.readFileSync(old, "utf8"), text)
+        // with room it is
+        execFileSync("mount", ["-o", "remount,size=16m", small])
+        const { accepted } = yield* Effect.scoped(Effect.flatMap(openAudit(settings), (_) => _.status))
+        assert.strictEqual(accepted, 2 + text.trimEnd().split("\n").length)
+      })
+  )
+
+  it.scopedLive("takes a whole copy although its record was damaged, if the old file is named again", () =>
+    Effect.gen(function* () {
+      for (const isAside of [true, false]) {
+        const root = fs.realpathSync(yield* temporaryDirectory)
+        const old = `${root}/old.ndjson`
+        const settings = { directory: `${root}/audit`, adopt: { path: old } }
+        yield* deliver({ directory: settings.directory }, slowDatabase())
+        fs.writeFileSync(isAside ? `${old}.0.adopted` : old, queueFile)
+        fs.writeFileSync(`${root}/audit/adoption.copy`, isAside ? queueFile : LATER)
+        fs.writeFileSync(`${root}/audit/adoption.json`, `{"source":"${old}","aside":"${old}.0.bdopted"}`)
+        const database = slowDatabase()
+        if (isAside) {
+          // without the name nobody knows whose copy it is: it stays
+          assert.deepInclude(yield* deliver({ directory: settings.directory }, database), { accepted: 0 })
+          assert.isTrue(fs.existsSync(`${root}/audit/adoption.copy`))
+        }
+        for (let start = 0; start < 2; start++) yield* deliver(settings, database)
+        assert.sameMembers(withoutId(database), LINES.map(normal))
+        assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive("takes a file once, and a new one of the same path as well", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      const settings = { directory: `${directory}/audit`, adopt: { path: old } }
+      const database = slowDatabase()
+      fs.writeFileSync(old, queueFile)
+      yield* deliver(settings, database)
+      yield* deliver(settings, database)
+      assert.lengthOf(withoutId(database), 5)
+
+      // the old program was started again
+      fs.writeFileSync(old, queueFile)
+      yield* deliver(settings, database)
+      yield* deliver(settings, database)
+      assert.sameMembers(withoutId(database), [...LINES, ...LINES].map(normal))
+    })
+  )
+
+  it.scopedLive("puts the file beside what waits already, an empty segment included", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const old = path.join(directory, "audit_queue.ndjson")
+      const queue = `${directory}/audit`
+      yield* Effect.scoped(Effect.flatMap(openAudit({ directory: queue }), ({ use }) => use("before")))
+      // of a process that was killed before its first line
+      fs.writeFileSync(`${queue}/${"1".padStart(20, "0")}.ndjson`, "")
+      fs.writeFileSync(old, queueFile)
+      const database = slowDatabase()
+      const adopting = yield* openAudit({ directory: queue, adopt: { path: old } }, database)
+      yield* adopting.use("after")
+      yield* adopting.flush
+      const { accepted, delivered, missing } = yield* adopting.status
+      assert.deepStrictEqual({ accepted, delivered, missing }, { accepted: 7, delivered: 7, missing: 0 })
+      assert.strictEqual(database.events.size, 7)
+    })
+  )
+
+  it.scopedLive("mistakes no event of one machine for that of another", () =>
+    Effect.gen(function* () {
+      const database = slowDatabase()
+      for (let machine = 0; machine < 2; machine++) {
+        const directory = yield* temporaryDirectory
+        const old = path.join(directory, "audit_queue.ndjson")
+        fs.writeFileSync(old, queueFile)
+        yield* deliver({ directory: `${directory}/audit`, adopt: { path: old } }, database)
+      }
+      assert.sameMembers(withoutId(database), [...LINES, ...LINES].map(normal))
+    })
+  )
+
+  const isMounted = fs.existsSync("/dev/shm") && fs.statSync("/dev/shm").dev !== fs.statSync(".").dev
+  it.scopedLive.skipIf(!isMounted)(
+    "copies the file from another file system (skipped without /dev/shm)",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        const elsewhere = yield* Effect.acquireRelease(
+          Effect.sync(() => fs.mkdtempSync("/dev/shm/audit-adoption-")),
+          (name) => Effect.sync(() => fs.rmSync(name, { recursive: true }))
+        )
+        const old = path.join(elsewhere, "audit_queue.ndjson")
+        const settings = { directory: `${directory}/audit`, adopt: { path: old } }
+        const database = slowDatabase()
+        for (let round = 1; round <= 2; round++) {
+          fs.writeFileSync(old, queueFile)
+          yield* deliver(settings, database)
+          yield* deliver(settings, database)
+          assert.lengthOf(withoutId(database), 5 * round)
+          const names = fs.readdirSync(elsewhere)
+          assert.lengthOf(names, round)
+          for (const name of names) {
+            assert.match(name, /\.adopted$/)
+            assert.strictEqual(fs.readFileSync(path.join(elsewhere, name), "utf8"), queueFile)
+          }
+        }
+        assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+      })
+  )
+})
+
+/** A disk whose directories lie on file systems of their own. */
+const acrossFileSystems =
+  (real: Disk["Type"]): Disk["Type"]["rename"] =>
+  (from, to) =>
+    path.dirname(from) === path.dirname(to)
+      ? real.rename(from, to)
+      : new DiskError({ operation: "rename", path: from, code: "EXDEV", cause: undefined })
+
+const normal = (line: string) => JSON.stringify(JSON.parse(line))
+
+// ---------------------------------------------------------------------------------- a crash at every step of the way
+
+const OLD = "/old/audit_queue.ndjson"
+const LATER = '{"kind":"login_log","ts":"2026-01-01T00:00:00","user_name":"later"}\n'
+
+/** Writes to the old file, as the class does: opened to append, fsynced. Its directory is synced too. */
+const writeOld = (disk: Disk["Type"], text: string, end: "synced" | "unsynced" = "synced") =>
+  Effect.gen(function* () {
+    yield* disk.makeDirectory("/old")
+    const file = yield* disk.open(OLD, "append")
+    yield* end === "synced" ? file.append(Buffer.from(text)) : file.write(Buffer.from(text))
+    yield* disk.syncDirectory("/old")
+    yield* disk.syncDirectory("/")
+  }).pipe(Effect.scoped, Effect.orDie)
+
+interface Variant {
+  readonly end: "kill" | "power"
+  /** what of the unsynced arrives: 0 nothing, 1 everything, else at random */
+  readonly dice: number
+  readonly isFar: boolean
+  /** the start after the crash: with the option, without it, or after the old program has written again */
+  readonly next: "same" | "withoutOption" | "oldProgram"
+}
+
+/** Crashes at the given call of adopting and delivering, starts again, crashes at the end, starts again. */
+const crashAt = (
+  step: number,
+  { dice, end, isFar, next }: Variant,
+  isLeftOut: (call: MemoryDisk.Call) => boolean = () => false
+) =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    let seed = step * 7919 + dice
+    const choose = (bound: number) =>
+      dice < 2 ? Math.min(dice, bound - 1) : (seed = (seed * 48271) % 0x7fffffff) % bound
+    /** a rename of the old file goes across file systems first, and then beside it */
+    let isCrossing = true
+    const far = (call: MemoryDisk.Call): MemoryDisk.Fault | undefined => {
+      if (isLeftOut(call)) return { type: "skip" }
+      const { operation, path } = call
+      if (!isFar || operation !== "rename" || path !== OLD) return undefined
+      isCrossing = !isCrossing
+      return isCrossing ? undefined : { type: "fail", code: "EXDEV" }
+    }
+    let disk = memory.startProcess()
+    yield* writeOld(disk, queueFile)
+
+    const database = slowDatabase()
+    let alive = true
+    const uploader = { ...database.uploader }
+    uploader.upload = (batch) => (alive ? database.uploader.upload(batch) : Effect.never)
+    const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+
+    let calls = 0
+    const reached = yield* Deferred.make<void>()
+    const buried = yield* Deferred.make<void>()
+    memory.inject((call) => {
+      if (calls++ < step) return far(call)
+      alive = false
+      Deferred.unsafeDone(reached, Exit.void)
+      return { type: "wait", until: Deferred.await(buried) }
+    })
+    const life = yield* Effect.forkDaemon(deliver(settings, { uploader, disk }))
+    yield* Effect.raceFirst(Fiber.await(life), Deferred.await(reached))
+    const isReached = !alive
+    alive = false
+    const crash = () => {
+      if (end === "kill") memory.kill()
+      else memory.cutPower(choose)
+      isCrossing = true
+      memory.inject(far)
+    }
+    crash()
+    yield* Deferred.succeed(buried, undefined)
+    yield* Fiber.interrupt(life)
+
+    const expected = LINES.map(normal)
+    disk = memory.startProcess()
+    if (next === "oldProgram") {
+      yield* writeOld(disk, LATER)
+      expected.push(normal(LATER))
+    }
+    yield* deliver(next === "withoutOption" ? { directory: "/audit", minFreeBytes: 0 } : settings, {
+      uploader: database.uploader,
+      disk
+    })
+    crash()
+    disk = memory.startProcess()
+    const { missing } = yield* deliver(settings, { uploader: database.uploader, disk })
+    assert.strictEqual(missing, 0)
+    const got = [...database.events.values()].map(({ line }) => JSON.stringify(line))
+    assert.deepStrictEqual(got.sort(), expected.sort(), JSON.stringify({ step, end, dice, isFar, next }))
+    return isReached
+  })
+
+describe("a crash in the middle of adopting", () => {
+  const variants: Array<Variant> = []
+  for (const isFar of [false, true]) {
+    for (const next of ["same", "withoutOption", "oldProgram"] as const) {
+      variants.push({ end: "kill", dice: 0, isFar, next })
+      for (const dice of [0, 1, 2, 3]) variants.push({ end: "power", dice, isFar, next })
+    }
+  }
+  // in ordinary runs each takes every twelfth step, all together every one
+  const stride = process.env.AUDIT_LONG === "1" ? 1 : 12
+  it.live.each(variants.map((variant, index) => ({ ...variant, first: index % stride })))(
+    `$end at every step (each ${stride}th from $first): other file system $isFar, dice $dice, next start $next`,
+    ({ first, ...variant }) =>
+      Effect.gen(function* () {
+        let step = first
+        while (yield* crashAt(step, variant)) step += stride
+        assert.isAbove(step, 30)
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  /** How many lines are missing, when the old program was killed before its fsync, and the power fails after ours began. */
+  const missingAfter = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+      yield* writeOld(memory.startProcess(), queueFile, "unsynced")
+      memory.kill()
+      memory.inject((call) => (isLeftOut(call) ? { type: "skip" } : undefined))
+      const { use } = yield* openAudit(settings, { disk: memory.startProcess() })
+      // its number rests on those of the lines that were adopted
+      yield* use("later")
+      memory.cutPower(() => 0)
+      const { missing } = yield* deliver(settings, { ...slowDatabase(), disk: memory.startProcess() })
+      return missing
+    }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
+
+  /** How often the lines are stored, when a first start is killed after the rename, and the power fails after a second. */
+  const storedAfterRename = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+      const database = slowDatabase()
+      const start = () => deliver(settings, { ...database, disk: memory.startProcess() })
+      yield* writeOld(memory.startProcess(), queueFile)
+      memory.inject(({ operation, unsynced }) =>
+        operation === "syncDirectory" && moves(unsynced) ? { type: "fail", code: "EIO" } : undefined
+      )
+      yield* Effect.flip(start())
+      memory.kill()
+      memory.inject((call) => (isLeftOut(call) ? { type: "skip" } : undefined))
+      yield* start()
+      memory.cutPower(() => 0)
+      memory.inject(() => undefined)
+      yield* start()
+      return database.events.size / LINES.length
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+
+  const isSync = (step: MemoryDisk.Call["step"], path: string, file: string) =>
+    step === "sync" && path.startsWith(file)
+  const moves = (names: ReadonlyArray<string>) =>
+    names.some((name) => name.startsWith("audit_queue.ndjson") || /^\d{20}\.ndjson$/.test(name))
+  const syncs: ReadonlyArray<{
+    readonly sync: string
+    readonly isFar: boolean
+    readonly isIt: (call: MemoryDisk.Call) => boolean
+  }> = [
+    {
+      sync: "of the copy's content",
+      isFar: true,
+      isIt: ({ path, step }) => isSync(step, path, "/audit/adoption.copy")
+    },
+    {
+      sync: "of the entries, after the renames",
+      isFar: false,
+      isIt: ({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)
+    }
+  ]
+  it.live("takes what the old program had not synced yet", () =>
+    Effect.map(
+      missingAfter(() => false),
+      (missing) => assert.strictEqual(missing, 0)
+    )
+  )
+  it.live("shows that the sync of the old file is needed", () =>
+    Effect.map(
+      missingAfter(({ operation, path }) => operation === "sync" && path === OLD),
+      (missing) => assert.strictEqual(missing, LINES.length)
+    )
+  )
+  it.live("makes a rename durable that a killed process has left", () =>
+    Effect.map(
+      storedAfterRename(() => false),
+      (times) => assert.strictEqual(times, 1)
+    )
+  )
+  it.live("shows that the sync of the entries, before looking for the file, is needed", () =>
+    Effect.map(
+      storedAfterRename(({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)),
+      (times) => assert.strictEqual(times, 2)
+    )
+  )
+  it.live("a record whose content the power took costs nothing, where the old file is named again", () =>
+    Effect.gen(function* () {
+      const variant = { end: "power", dice: 0, isFar: true, next: "same" } as const
+      const isIt = ({ path, step }: MemoryDisk.Call) => isSync(step, path, "/audit/adoption.json")
+      let step = 30
+      while (yield* crashAt(step, variant, isIt)) step++
+      assert.isAbove(step, 60)
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+  it.live.each(syncs)("shows that the sync $sync is needed", ({ isFar, isIt }) =>
+    Effect.gen(function* () {
+      const variant = { end: "power", dice: 0, isFar, next: "same" } as const
+      for (let step = 30; ; step++) {
+        const exit = yield* Effect.exit(crashAt(step, variant, isIt))
+        if (Exit.isFailure(exit)) return
+        assert.isTrue(exit.value, "no crash at any step has done harm")
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive("instances that start together adopt one old file of another file system once", () =>
+    Effect.gen(function* () {
+      const real = yield* nodeDisk
+      const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
+      for (let round = 0; round < 5; round++) {
+        const directory = yield* temporaryDirectory
+        const old = path.join(directory, "audit_queue.ndjson")
+        fs.writeFileSync(old, queueFile)
+        const { events, uploader } = slowDatabase()
+        const settings = { directory: `${directory}/audit`, instances: 2, adopt: { path: old } }
+        const start = Effect.scoped(
+          Effect.gen(function* () {
+            const audit = yield* openAudit(settings, { uploader, disk })
+            yield* audit.flush
+            yield* Effect.sleep("50 millis")
+          })
+        )
+        // the supervisor starts anew what did not start
+        yield* Effect.all([Effect.exit(start), Effect.exit(start)], { concurrency: 2 })
+        yield* Effect.all([start, start], { concurrency: 2 })
+        assert.strictEqual(events.size, 5, "each line once")
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+})

@@ -1,0 +1,61 @@
+/** What the cursor says of lines that are delivered once more after a repair. */
+import { assert, describe, it } from "@effect/vitest"
+import { crc32 } from "node:zlib"
+import { decodeSlot, empty, isCounted, SLOT_BYTES, type Cursor } from "../../src/internal/queue/cursor.js"
+import { recover } from "../../src/internal/queue/recovery.js"
+import type { QueueRecord } from "../../src/services/QueueFile.js"
+
+const lineAt = (segment: number, offset: number, sequence: number, surplus: boolean): QueueRecord => {
+  const bytes = Buffer.from("{}")
+  return { segment, offset, sequence, surplus, bytes, length: 2, text: "{}", problem: undefined }
+}
+
+/** Delivered: 0, a line without a number, 1; then repaired, and about to begin anew. */
+const repaired: Cursor = {
+  ...empty,
+  settled: 2,
+  delivered: 3,
+  surplus: 1,
+  repeatedSegment: 1,
+  repeatedOffset: 50
+}
+
+describe("a repaired cursor", () => {
+  it("has counted what stands before it, with a number or without", () => {
+    const counted = (...line: Parameters<typeof lineAt>) => isCounted(repaired, lineAt(...line))
+    assert.isTrue(counted(0, 0, 0, false))
+    assert.isTrue(counted(0, 20, 1, true))
+    assert.isTrue(counted(1, 0, 1, false))
+    assert.isTrue(counted(1, 40, 2, true))
+    assert.isFalse(counted(1, 50, 2, true))
+    assert.isFalse(counted(1, 40, 2, false))
+  })
+
+  it("of a version that did not say where it began counts by the numbers", () => {
+    const { repeatedOffset: _, repeatedSegment: __, ...old } = repaired
+    const body = JSON.stringify({ generation: 7, ...old }).padEnd(SLOT_BYTES - 9)
+    const slot = decodeSlot(Buffer.from(`${body}${crc32(body).toString(16).padStart(8, "0")}\n`))
+    assert.deepStrictEqual(slot, { ...repaired, repeatedSegment: 0, repeatedOffset: 0, generation: 7 })
+    assert.isTrue(isCounted(slot!, lineAt(0, 20, 1, true)))
+  })
+
+  it("keeps its place when it is repaired again before it is back there", () => {
+    const again = (cursor: Cursor) =>
+      recover({
+        segments: [
+          { first: 0, bytes: 40 },
+          { first: 1, bytes: 40 }
+        ],
+        tailLines: 1,
+        cursor,
+        cursorAtLine: false,
+        lettersBefore: { letters: 0, torn: 0 },
+        minimumSequence: 0
+      }).cursor
+    assert.include(again({ ...repaired, segment: 0, offset: 7 }), { repeatedSegment: 1, repeatedOffset: 50 })
+    assert.include(again({ ...repaired, segment: 1, offset: 60, sequence: 2 }), {
+      repeatedSegment: 1,
+      repeatedOffset: 60
+    })
+  })
+})

@@ -1,0 +1,77 @@
+/** The format on disk: a directory of format 1, kept byte for byte, opens in every later version. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { inspect, ownerOf, queueIdOf, snapshot } from "../../src/internal/queue/inspect.js"
+import { openAudit, slowDatabase } from "../support/auditHere.js"
+import { root } from "../support/program.js"
+import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
+
+/**
+ * Fifteen lines were accepted: three delivered, one letter of each class (the first retried, the second discarded), a
+ * torn end, and five that wait. A request about a letter that never was lies beside them.
+ */
+const kept = path.join(root, "test/fixtures/queue-v1")
+
+/** A copy with the modes that a queue has and a repository does not. */
+const copy = Effect.map(temporaryDirectory, (parent) => {
+  const directory = path.join(parent, "audit")
+  fs.cpSync(kept, directory, { recursive: true })
+  for (const name of ["", ...fs.readdirSync(directory, { recursive: true, encoding: "utf8" })]) {
+    const file = path.join(directory, name)
+    fs.chmodSync(file, fs.statSync(file).isDirectory() ? 0o700 : 0o600)
+  }
+  return directory
+})
+
+const BOOKS = {
+  accepted: 15,
+  delivered: 3,
+  waiting: 5,
+  dead: 4,
+  retried: 1,
+  discarded: 1,
+  torn: 1,
+  missing: 0
+}
+const idOf = (number: number) => `019c0000-0000-7000-8000-${String(number).padStart(12, "0")}`
+
+describe("a directory of format 1", () => {
+  it.scopedLive("is read from outside", () =>
+    Effect.gen(function* () {
+      const disk = yield* nodeDisk
+      const directory = yield* copy
+      const found = yield* inspect(disk, directory)
+      assert.deepInclude(found, { ...BOOKS, owner: undefined, repair: undefined, nextSequence: 15 })
+      assert.deepInclude(found.delivery, { pid: 2271, state: "offline", failures: 3, rate: 2.5 })
+      assert.deepStrictEqual(
+        (yield* letters(disk, directory)).map((letter) => letter.class),
+        ["rejected", "rejected", "unknownKind", "malformed", "invalid", "oversize", "torn"]
+      )
+      assert.strictEqual(
+        (yield* queueIdOf(disk, directory)).pipe((id) => (id._tag === "Some" ? id.value : "")),
+        (JSON.parse(fs.readFileSync(path.join(kept, "queue.json"), "utf8")) as { queueId: string }).queueId
+      )
+      assert.isUndefined((yield* snapshot(disk, directory, yield* ownerOf(disk, directory))).repair)
+    })
+  )
+
+  it.scopedLive("opens, goes on with its numbers and delivers what waits under its ids", () =>
+    Effect.gen(function* () {
+      const directory = yield* copy
+      const database = slowDatabase()
+      const log = yield* openAudit({ directory }, database)
+      assert.deepInclude(yield* log.status, BOOKS)
+      const receipt = yield* log.use("of this version")
+      yield* log.flush
+      assert.deepInclude(yield* log.status, { ...BOOKS, accepted: 16, delivered: 9, waiting: 0 })
+      // 0 was retried: its line stands behind the others
+      assert.deepStrictEqual(
+        [...database.events.keys()],
+        [9, 10, 11, 0, 12].map(idOf).concat(receipt.eventId)
+      )
+      assert.deepStrictEqual(fs.readdirSync(path.join(directory, "requests")), [])
+    })
+  )
+})

@@ -1,0 +1,230 @@
+/** What becomes of a queue whose directory is removed under its program: `rm -rf`, a cleaner of /tmp, a lost volume. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as fc from "fast-check"
+import * as fs from "node:fs"
+import { QueueWriteError } from "../../src/schema/Errors.js"
+import { openAudit, slowDatabase } from "../support/auditHere.js"
+import { auditProcess } from "../support/auditProcess.js"
+import * as q from "../support/queue.js"
+
+const remove = (directory: string) => fs.rmSync(directory, { recursive: true })
+const queueIdIn = (directory: string) =>
+  (JSON.parse(fs.readFileSync(`${directory}/queue.json`, "utf8")) as { queueId: string }).queueId
+
+describe("a directory that is removed under the program", () => {
+  it.scopedLive("is made anew: the identity stays, numbers go on, what was lost is missing", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const { close, queue } = yield* q.openClosable(disk, { directory })
+      const queueId = queueIdIn(directory)
+      yield* q.appendAll(queue, q.idsOf("before", 3))
+      const database = new Set<string>()
+      yield* q.deliver(queue, database, { maxRecords: 1 })
+      remove(directory)
+      assert.strictEqual(yield* q.append(queue, "after"), 3)
+      yield* q.deliverAll(queue, database)
+      assert.isTrue(database.has("after"))
+      const { delivered, missing } = yield* q.books(queue)
+      // what was open to be read is not even lost
+      assert.strictEqual(delivered + missing, 4)
+      assert.deepInclude(yield* q.books(queue), { accepted: 4, waiting: 0, balanced: true })
+      assert.strictEqual(delivered, database.size)
+      yield* q.append(queue, "waits")
+      assert.strictEqual(queueIdIn(directory), queueId)
+      yield* close
+
+      const next = yield* q.openQueue(disk, { directory })
+      assert.deepInclude(yield* q.books(next), {
+        accepted: 5,
+        delivered,
+        missing,
+        waiting: 1,
+        balanced: true
+      })
+      assert.strictEqual(next.queueId, queueId)
+      assert.strictEqual(yield* q.append(next, "of the next"), 5)
+    })
+  )
+
+  it.scopedLive("is missed without an append: a commit or a compaction makes it anew as well", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const queue = yield* q.openQueue(yield* q.nodeDisk, { directory })
+      yield* q.appendAll(queue, q.idsOf("lost", 5))
+      remove(directory)
+      const database = new Set<string>()
+      yield* Effect.retry(q.deliverAll(queue, database), { times: 2 })
+      yield* Effect.repeat(queue.compact, { until: (done) => done, times: 3 })
+      const { delivered, missing } = yield* q.books(queue)
+      assert.strictEqual(delivered, database.size)
+      assert.strictEqual(delivered + missing, 5)
+      assert.deepInclude(yield* q.books(queue), { waiting: 0, balanced: true })
+    })
+  )
+
+  it.scopedLive(
+    "takes dead letters with it: those that waited for a decision are missing, decisions stay",
+    () =>
+      Effect.gen(function* () {
+        const directory = `${yield* q.temporaryDirectory}/audit`
+        const disk = yield* q.nodeDisk
+        const { close, queue } = yield* q.openClosable(disk, { directory })
+        yield* q.appendAll(queue, q.idsOf("a", 4))
+        const database = new Set<string>()
+        yield* q.deliverAll(queue, database, { isRejected: (id) => id !== "a3" })
+        yield* queue.retry(({ sequence }) => sequence === 0, "test")
+        yield* q.deliverAll(queue, database)
+        assert.deepInclude(yield* q.books(queue), { dead: 2, retried: 1, delivered: 2, missing: 0 })
+        remove(directory)
+        yield* q.append(queue, "after")
+        yield* q.deliverAll(queue, database)
+        const books = {
+          dead: 0,
+          retried: 1,
+          missing: 2,
+          delivered: 3,
+          waiting: 0,
+          accepted: 6,
+          balanced: true
+        }
+        assert.deepInclude(yield* q.books(queue), books)
+        yield* close
+        assert.deepInclude(yield* q.books(yield* q.openQueue(disk, { directory })), books)
+      })
+  )
+
+  it.scopedLive("and made anew by another process: appends fail and say so, its files are left alone", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const other = yield* auditProcess()
+      const { close, queue } = yield* q.openClosable(yield* q.nodeDisk, { directory })
+      yield* q.append(queue, "before")
+      const batch = yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 })
+      remove(directory)
+      assert.isUndefined(yield* other.open({ directory }))
+      yield* other.use("of the other", "and one more")
+      const contents = () =>
+        fs
+          .readdirSync(directory)
+          .filter((name) => name !== "status.json")
+          .map((name) => [
+            name,
+            fs.statSync(`${directory}/${name}`).isFile()
+              ? fs.readFileSync(`${directory}/${name}`, "utf8")
+              : ""
+          ])
+      const before = contents()
+      for (let attempt = 0; attempt < 3; attempt++) {
+        const error = yield* Effect.flip(q.append(queue, "during"))
+        assert.instanceOf(error, QueueWriteError)
+        assert.include(error, { outcome: "absent", code: "LOCK_LOST" })
+        assert.include(error.message, "another process has made it anew")
+        assert.include(error.message, "start this program again")
+      }
+      // nor do its delivery and its end touch them
+      for (const attempt of [queue.commit(batch, []), queue.compact, q.deliver(queue, new Set())]) {
+        const error = yield* Effect.flip(Effect.asVoid(attempt))
+        assert.include(error, { _tag: "QueueAccessError", code: "LOCK_LOST" })
+        assert.include(error.message, "start this program again")
+      }
+      yield* close
+      assert.deepStrictEqual(contents(), before)
+      yield* other.use("still works")
+      yield* other.close
+
+      const next = yield* openAudit({ directory })
+      assert.deepInclude(yield* next.status, { accepted: 3, waiting: 3, missing: 0 })
+    })
+  )
+
+  it.scopedLive("and left again by another process: it is another queue now, and is not taken over", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const log = yield* openAudit({ directory })
+      yield* log.use("before")
+      remove(directory)
+      const other = yield* openAudit({ directory })
+      yield* other.use("of the other")
+      yield* other.close
+      const error = yield* Effect.flip(log.use("during"))
+      assert.include(error, { code: "LOCK_LOST" })
+      // and nobody is locked out by that
+      const third = yield* openAudit({ directory }, slowDatabase())
+      yield* third.flush
+      assert.deepInclude(yield* third.status, { accepted: 1, delivered: 1, missing: 0 })
+    })
+  )
+
+  it.scopedLive(
+    "in parts, at any moment: every acknowledged event is delivered or missing, numbers go on",
+    () =>
+      Effect.gen(function* () {
+        const parent = yield* q.temporaryDirectory
+        const disk = yield* q.nodeDisk
+        const step = fc.constantFrom(
+          "append",
+          "append",
+          "deliver",
+          "compact",
+          "rm -rf",
+          "rm lock",
+          "rm segments",
+          "reopen"
+        )
+        let rounds = 0
+        yield* Effect.promise(() =>
+          fc.assert(
+            fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 14 }), (steps) =>
+              Effect.runPromise(
+                Effect.scoped(
+                  Effect.gen(function* () {
+                    const directory = `${parent}/${rounds++}`
+                    const database = new Set<string>()
+                    let acknowledged = 0
+                    let { close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 })
+                    let expected = 0
+                    for (const [index, step] of steps.entries()) {
+                      if (step === "append") {
+                        for (const id of q.idsOf(`${index}-`, 3)) {
+                          assert.strictEqual(yield* q.append(queue, id, 60), expected++)
+                          acknowledged++
+                        }
+                      } else if (step === "deliver") {
+                        yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 2 }))
+                      } else if (step === "compact") yield* Effect.ignore(queue.compact)
+                      else if (step === "rm -rf") fs.rmSync(directory, { recursive: true, force: true })
+                      else if (step === "rm lock") fs.rmSync(`${directory}/lock`, { force: true })
+                      else if (step === "rm segments" && fs.existsSync(directory)) {
+                        for (const name of fs.readdirSync(directory)) {
+                          if (/^\d{20}\.ndjson$/.test(name)) fs.rmSync(`${directory}/${name}`)
+                        }
+                      } else if (step === "reopen") {
+                        // before it leaves, it makes what is gone anew
+                        yield* q.append(queue, `last ${index}`, 60)
+                        expected++
+                        acknowledged++
+                        yield* close
+                        ;({ close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 }))
+                      }
+                    }
+                    yield* q.append(queue, "the last")
+                    acknowledged++
+                    yield* Effect.retry(q.deliverAll(queue, database), { times: 20 })
+                    const { accepted, balanced, delivered, missing, waiting } = yield* q.books(queue)
+                    assert.isTrue(balanced)
+                    assert.deepStrictEqual({ accepted, waiting }, { accepted: acknowledged, waiting: 0 })
+                    assert.strictEqual(delivered + missing, acknowledged)
+                    assert.isTrue(database.has("the last"))
+                    yield* close
+                  })
+                )
+              )
+            ),
+            { numRuns: 60 }
+          )
+        )
+      })
+  )
+})

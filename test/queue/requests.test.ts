@@ -1,0 +1,110 @@
+/** What lies in `requests/`: carried out if it is a request, set aside and said if it is none, and in nobody's way. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Fiber, Logger } from "effect"
+import { execFileSync } from "node:child_process"
+import * as fs from "node:fs"
+import * as net from "node:net"
+import * as requests from "../../src/internal/queue/requests.js"
+import type { Disk } from "../../src/services/Disk.js"
+import * as q from "../support/queue.js"
+
+const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T00:00:00.000Z" }
+
+/** Everything that is no request, by its name. */
+const FOREIGN: Readonly<Record<string, (file: string) => Promise<void> | void>> = {
+  "no JSON": (file) => fs.writeFileSync(file, "{"),
+  "an action of nobody": (file) => fs.writeFileSync(file, JSON.stringify({ ...DISCARD, action: "delete" })),
+  "ids that are none": (file) =>
+    fs.writeFileSync(file, JSON.stringify({ ...DISCARD, letters: ["0:1.5", "-1:0", "00:1"] })),
+  "a time that is none": (file) => fs.writeFileSync(file, JSON.stringify({ ...DISCARD, at: "yesterday" })),
+  "600 MB": (file) => {
+    fs.writeFileSync(file, JSON.stringify(DISCARD))
+    fs.truncateSync(file, 600 * 1024 * 1024)
+  },
+  "a FIFO": (file) => void execFileSync("mkfifo", [file]),
+  "a directory": (file) => fs.mkdirSync(file),
+  "a link to a request": (file) => {
+    fs.writeFileSync(`${file}.elsewhere`, JSON.stringify(DISCARD))
+    fs.symlinkSync(`${file}.elsewhere`, file)
+  },
+  "a link to nothing": (file) => fs.symlinkSync("/nowhere", file),
+  "a socket": (file) =>
+    new Promise((resolve) => {
+      const server = net.createServer().listen(file, () => {
+        // the name stays if the server does not close
+        server.unref()
+        resolve()
+      })
+    })
+}
+
+/** A queue with a letter that waits for a decision. */
+const withLetter = Effect.gen(function* () {
+  const directory = `${yield* q.temporaryDirectory}/audit`
+  fs.mkdirSync(`${directory}/requests`, { recursive: true, mode: 0o700 })
+  return directory
+})
+
+describe("requests", () => {
+  it.scopedLive("what is none is set aside and said once, and holds nothing up", () =>
+    Effect.gen(function* () {
+      const directory = yield* withLetter
+      const logs: Array<string> = []
+      const logger = Logger.make(({ message }) => logs.push(String(message)))
+      yield* Effect.gen(function* () {
+        const disk = yield* q.nodeDisk
+        const queue = yield* q.openQueue(disk, { directory })
+        yield* q.append(queue, "rejected")
+        yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
+        const files: Array<string> = []
+        for (const [index, make] of Object.values(FOREIGN).entries()) {
+          const file = `${directory}/requests/0${index}.json`
+          files.push(file)
+          yield* Effect.promise(async () => make(file))
+        }
+        const asked = yield* requests.submit(disk, directory, { action: "discard", letters: "all", by: "li" })
+        assert.lengthOf((yield* requests.look(disk, directory)).broken, files.length)
+        for (let round = 0; round < 3; round++) yield* queue.carryOutRequests
+        assert.isFalse(fs.existsSync(asked))
+        assert.deepInclude(yield* q.books(queue), { dead: 0, discarded: 1, balanced: true })
+        const { broken, open } = yield* requests.look(disk, directory)
+        assert.lengthOf(open, 0)
+        assert.sameMembers(
+          broken.map(({ file }) => file),
+          files.map((file) => `${file}.broken`)
+        )
+        for (const file of files) {
+          assert.lengthOf(
+            logs.filter((line) => line.includes(`${file} `)),
+            1,
+            file
+          )
+        }
+        yield* q.append(queue, "later")
+        const database = new Set<string>()
+        yield* q.deliverAll(queue, database)
+        assert.deepStrictEqual([...database], ["later"])
+      }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+    })
+  )
+
+  it.scopedLive("one that the disk does not read holds up neither appends nor commits", () =>
+    Effect.gen(function* () {
+      const directory = yield* withLetter
+      const real = yield* q.nodeDisk
+      const disk: Disk["Type"] = {
+        ...real,
+        open: (file, mode) => (file.includes("/requests/") ? Effect.never : real.open(file, mode))
+      }
+      fs.writeFileSync(`${directory}/requests/1.json`, JSON.stringify(DISCARD))
+      const queue = yield* q.openQueue(disk, { directory })
+      const reading = yield* Effect.fork(queue.carryOutRequests)
+      yield* Effect.sleep("20 millis")
+      const database = new Set<string>()
+      yield* q.append(queue, "a")
+      yield* q.deliverAll(queue, database)
+      assert.deepStrictEqual([...database], ["a"])
+      yield* Fiber.interrupt(reading)
+    })
+  )
+})

@@ -1,0 +1,24 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import * as segmentFiles from "../../src/internal/queue/segments.js"
+
+describe("segments", () => {
+  it.scoped("one that was removed while somebody was about to read it takes no other one with it", () =>
+    Effect.gen(function* () {
+      const disk = MemoryDisk.make().startProcess()
+      yield* disk.makeDirectory("/queue")
+      const segments = yield* segmentFiles.make(disk, "/queue", 1)
+      yield* segments.append(Buffer.from("old\n"), 1, 0)
+      yield* segments.append(Buffer.from("new\n"), 1, 1)
+      const [old] = segments.all
+      // as compaction does, between the look for the segment and its opening
+      yield* segments.remove(old!)
+      assert.strictEqual((yield* Effect.flip(segments.reader(old!))).code, "ENOENT")
+      assert.deepStrictEqual(
+        segments.all.map(({ first }) => first),
+        [1]
+      )
+    })
+  )
+})
