@@ -1,7 +1,7 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
 import { Duration, Effect, Exit, Fiber, Layer } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
-import { objectOf } from "../internal/queue/ledger.js"
+import { objectOf } from "../internal/queue/lines.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import * as SchedulerLayer from "../layers/SchedulerLive.js"

@@ -2,7 +2,7 @@
  * Prompts are masked, unless an operator asks for them. Shown is only what is known to be harmless: a field of a kind
  * that we know, with a value that is no structure. So neither an odd line nor an odd letter gets anything past it.
  */
-import { objectOf } from "../internal/queue/ledger.js"
+import { objectOf } from "../internal/queue/lines.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { RETRIED } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"

@@ -43,7 +43,7 @@ describe("the reference", () => {
     const shape = (text: string) => text.replaceAll(/\d{4}-\d\d-\d\d(.)\d\d:\d\d:\d\d/g, "<time$1>")
     assert.strictEqual(
       shape(queueFile),
-      shape(fs.readFileSync(new URL("fixtures/audit_queue.ndjson", import.meta.url), "utf8"))
+      shape(fs.readFileSync(new URL("../fixtures/audit_queue.ndjson", import.meta.url), "utf8"))
     )
   })
 })

@@ -1,9 +1,8 @@
 /** The queue's directory: made, checked, locked and given an identity. */
-import { Duration, Effect, Option, Schedule, Schema } from "effect"
-import type { Scope } from "effect"
+import { Effect, Schema } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
-import { QueueLocked, QueueOpenError } from "../../schema/Errors.js"
+import { QueueOpenError } from "../../schema/Errors.js"
 import {
   NOT_OURS,
   WRONG_TYPE,
@@ -13,7 +12,6 @@ import {
   type User,
   type Volume
 } from "../../services/Disk.js"
-import { stopwatch } from "../monotonic.js"
 import { readText, replace } from "./files.js"
 import { isSegment } from "./segments.js"
 
@@ -203,64 +201,6 @@ const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void
     const sync = disk.syncDirectory(parent)
     yield* created ? sync : Effect.ignore(sync)
   })
-
-interface Owner {
-  readonly pid: number
-  /** tells this process from another one with the same pid, in another container */
-  readonly process: string
-  /** it is the command, which leaves soon */
-  readonly command?: true
-}
-
-const thisProcess: string = ((globalThis as Record<symbol, unknown>)[Symbol.for("effect-audit/process")] ??=
-  randomUUID()) as string
-
-/** How long an opening waits for the command by default, which mostly holds a queue for less than a second. */
-const COMMAND_WAIT = Duration.seconds(10)
-
-/** A lock that was taken. */
-export interface Lock {
-  /** Whether the lock's file is where it was: a directory that somebody removed may have another owner by now. */
-  readonly isInPlace: Effect.Effect<boolean, DiskError>
-}
-
-/** Takes the lock of the directory until the scope closes. */
-export const lock = (
-  disk: DiskShape,
-  directory: string,
-  options: { readonly wait: Duration.Duration | undefined; readonly isCommand: boolean }
-): Effect.Effect<Lock, QueueOpenError | QueueLocked, Scope.Scope> => {
-  const owner: Owner = {
-    pid: process.pid,
-    process: thisProcess,
-    ...(options.isCommand ? { command: true } : {})
-  }
-  const attempt = disk.lock(`${directory}/lock`, JSON.stringify(owner)).pipe(
-    Effect.mapError(openError(directory)),
-    Effect.flatMap((result) => {
-      if (result.acquired) return Effect.succeed(result)
-      const other = Option.getOrUndefined(
-        Option.liftThrowable(() => JSON.parse(result.content) as Partial<Owner>)()
-      )
-      return new QueueLocked({
-        directory,
-        pid: typeof other?.pid === "number" ? other.pid : undefined,
-        sameProcess: other?.process === thisProcess,
-        command: other?.command === true
-      })
-    })
-  )
-  const patienceWith = (error: QueueOpenError | QueueLocked) => {
-    if (error._tag !== "QueueLocked") return Duration.zero
-    return options.wait ?? (error.command === true ? COMMAND_WAIT : Duration.zero)
-  }
-  return Effect.flatMap(stopwatch, (elapsed) =>
-    Effect.retry(attempt, {
-      while: (error) => elapsed() < Duration.toMillis(patienceWith(error)),
-      schedule: Schedule.spaced("200 millis")
-    })
-  )
-}
 
 const QueueInfo = Schema.parseJson(Schema.Struct({ format: Schema.Literal(1), queueId: Schema.UUID }))
 

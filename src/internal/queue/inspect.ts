@@ -5,14 +5,14 @@
 import { Chunk, Effect, Option, Schema, Stream } from "effect"
 import type { Disk, DiskError, Volume } from "../../services/Disk.js"
 import type { QueueStatus } from "../../services/QueueFile.js"
-import { balanceOf, objectOf, timeOfLine, waitingBytesOf } from "./ledger.js"
+import { balanceOf, waitingBytesOf } from "./ledger.js"
 import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
 import { Pid } from "./fields.js"
-import { isAbsent, isLineStart, readText, withFile } from "./files.js"
-import { MAX_LINE_BYTES, countLines, readLines, type RawLine } from "./lines.js"
-import { isNumbered, recover, tailStart } from "./recovery.js"
+import { isAbsent, readText, withFile } from "./files.js"
+import { MAX_LINE_BYTES, countLines, objectOf, readLines, timeOfLine, type RawLine } from "./lines.js"
+import { look } from "./recovery.js"
 import * as segmentFiles from "./segments.js"
 import * as statusFile from "./statusFile.js"
 
@@ -108,17 +108,9 @@ const takeSnapshot = (
   Effect.gen(function* () {
     const segments = (yield* segmentFiles.make(disk, directory, Number.POSITIVE_INFINITY)).all
     const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
-    const last = segments.at(-1)
-    const at = segments.find(({ first }) => first === stored?.segment)
-    const cursorAtLine =
-      stored === undefined || at === undefined || (yield* isLineStart(disk, at, stored.offset))
-    const tail = { segments, cursor: stored, cursorAtLine }
-    const recovered = recover({
-      ...tail,
-      tailLines: last === undefined ? 0 : yield* linesIn(disk, last, tailStart(tail).offset, owner),
-      lettersBefore: letters.counts(segments[0]?.first),
-      minimumSequence: letters.nextSequence(isNumbered(tail))
-    })
+    const recovered = yield* look(disk, { segments, letters, cursor: stored }, (segment, from) =>
+      linesIn(disk, segment, from, owner)
+    )
     return { ...recovered, segments, decisions: letters.counts() }
   }).pipe(Effect.scoped)
 

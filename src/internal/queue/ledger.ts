@@ -1,6 +1,16 @@
-/** The books of a queue, as its owner keeps them and as others find them on the disk. */
-import type { Balance } from "../../services/QueueFile.js"
-import type { Cursor } from "./cursor.js"
+/**
+ * The ledger: the cursor, the number of the next line, and the books, as the owner of a queue keeps them and as others
+ * find them on the disk.
+ */
+import { Effect, Iterable, Option } from "effect"
+import type { Position } from "../../schema/Position.js"
+import type { Disk, DiskError } from "../../services/Disk.js"
+import type { Balance, Batch, QueueRecord, Refusal } from "../../services/QueueFile.js"
+import { isCounted, type Cursor } from "./cursor.js"
+import type { CursorFile } from "./cursorFile.js"
+import type { DeadLetters } from "./deadLetters.js"
+import { makeBatchReader, type Limits } from "./reader.js"
+import type { Segment, Segments } from "./segments.js"
 
 /**
  * The balance, where the next line will have the number `next`. More decisions than letters are those of a cursor that
@@ -38,18 +48,172 @@ export const waitingBytesOf = (
   return bytes
 }
 
-/** The time that a line says, milliseconds since 1970 UTC. */
-export const timeOfLine = (line: Readonly<Record<string, unknown>> | undefined): number | undefined => {
-  const millis = typeof line?.ts === "string" ? Date.parse(line.ts) : Number.NaN
-  return Number.isNaN(millis) ? undefined : millis
+/** The cursor of a queue and the number of its next line: the owner's, in memory and on disk. */
+export interface Ledger {
+  readonly cursor: () => Cursor
+  /** the number of the next line */
+  readonly next: () => number
+  /** Numbers so many lines, which are durable; the number of the first. */
+  readonly number: (lines: number) => number
+  /** How many bytes wait for delivery. */
+  readonly waitingBytes: () => number
+  /** Reads the lines from a position (the cursor by default) on. */
+  readonly take: (from: Position | undefined, limits: Limits) => Effect.Effect<Batch, DiskError>
+  /** Writes the refusals to the dead letters, then the cursor behind the batch, then removes the segments before. */
+  readonly settle: (
+    batch: Omit<Batch, "release">,
+    refusals: ReadonlyArray<Refusal>
+  ) => Effect.Effect<void, DiskError>
+  /** Moves the cursor behind all that is delivered, if nothing waits and no append is under way; whether it has. */
+  readonly compact: Effect.Effect<boolean, DiskError>
+  readonly balance: () => Balance
+  /** What a directory that was removed gets back: see internal/queue/lock.ts. */
+  readonly restore: Effect.Effect<boolean, DiskError>
+  readonly forget: Effect.Effect<void, DiskError>
 }
 
-/** A line as an object; undefined if it is none, or not UTF-8. */
-export const objectOf = (bytes: Uint8Array): Readonly<Record<string, unknown>> | undefined => {
-  try {
-    const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes))
-    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : undefined
-  } catch {
-    return undefined
+/** What the ledger writes to. */
+interface Parts {
+  readonly disk: Disk["Type"]
+  readonly segments: Segments
+  readonly slots: CursorFile
+  readonly letters: DeadLetters
+  /** a longer line is not read whole, bytes */
+  readonly maxLineBytes: number
+  /** held by a group commit and by a seal: what is sealed was looked at whole */
+  readonly guard: Effect.Semaphore
+}
+
+/** Keeps the books of a queue that was found like this. */
+export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly next: number }): Ledger => {
+  const { disk, guard, letters, segments, slots } = parts
+  let { cursor, next } = found
+  let areLettersLost = false
+  const read = makeBatchReader({ segments, maxLineBytes: parts.maxLineBytes, next: () => next })
+  const take: Ledger["take"] = (from, limits) => Effect.suspend(() => read(from ?? cursor, limits))
+
+  /** Cursor first, then the segments: a crash in between leaves a segment that is delivered, and removed later. */
+  const advance = Effect.fnUntraced(function* (to: Cursor) {
+    yield* slots.write(to)
+    cursor = to
+    for (const segment of [...segments.all]) {
+      if (segment.first < cursor.segment) yield* segments.remove(segment)
+    }
+  })
+
+  const settle: Ledger["settle"] = Effect.fnUntraced(function* (batch, refusals) {
+    if (batch.records.length === 0) return
+    const isNew = (record: QueueRecord) => !isCounted(cursor, record)
+    // an earlier try may have counted letters that this one takes back, or none where this one writes some
+    yield* slots.restore(cursor)
+    if (areLettersLost) {
+      const count = Math.min(yield* letters.restore, cursor.refused)
+      cursor = { ...cursor, refused: cursor.refused - count, missing: cursor.missing + count }
+      areLettersLost = false
+    }
+    // dead letters first: cursor first, then a crash, would lose them. What is left of a line that was settled when it
+    // was whole is none.
+    const toKeep = refusals.filter(
+      // blank lines counted as torn once, before they had a class of their own
+      ({ class: cls, record }) => (cls !== "torn" && cls !== "blank") || isNew(record)
+    )
+    if (toKeep.length > 0) {
+      yield* letters.keep(toKeep, disk.open(segments.pathOf(batch.end.segment), "read"))
+    }
+    const newRecords = Iterable.filter(batch.records, isNew)
+    const kept = refusals.filter(({ record }) => isNew(record))
+    // an earlier try may have come as far as the letter
+    yield* letters.withdraw(newRecords, kept)
+    yield* advance(settled(cursor, batch.end, countNew(newRecords), kept))
+  })
+
+  /** Whether nothing can be appended any more to the newest segment, which is delivered. */
+  const seal = (last: Segment) =>
+    Effect.suspend(() => {
+      const isDelivered = () => cursor.segment === last.first && cursor.offset === last.bytes
+      if (!last.live) return Effect.succeed(true)
+      if (!isDelivered()) return Effect.succeed(false)
+      // nothing may be appended to it after this look at it; while something is, there is nothing to remove, and
+      // delivery must not wait until a writer that goes from group to group lets somebody in
+      return guard
+        .withPermitsIfAvailable(1)(
+          Effect.suspend(() => (isDelivered() ? Effect.as(segments.seal, true) : Effect.succeed(false)))
+        )
+        .pipe(Effect.map(Option.getOrElse(() => false)))
+    })
+
+  const compact = Effect.gen(function* () {
+    const last = segments.all.at(-1)
+    if (last === undefined && cursor.settled >= next) return true
+    if (last !== undefined && !(yield* seal(last))) return false
+    const rest = yield* take(undefined, { maxRecords: 1, maxBytes: 1 })
+    if (rest.records.length > 0) return false
+    return yield* Effect.suspend(() => {
+      // in one step with the next number: a segment that has come meanwhile would be skipped
+      if (segments.all.at(-1) !== last) return Effect.succeed(false)
+      const settled = Math.max(cursor.settled, next)
+      const to = { segment: next, offset: 0, sequence: next, settled }
+      return Effect.as(
+        advance({ ...cursor, ...to, missing: cursor.missing + (settled - cursor.settled) }),
+        true
+      )
+    })
+  })
+
+  return {
+    cursor: () => cursor,
+    next: () => next,
+    number: (lines) => {
+      const first = next
+      next += lines
+      return first
+    },
+    waitingBytes: () => waitingBytesOf(cursor, segments.all),
+    take,
+    settle,
+    compact,
+    balance: () => balanceOf(cursor, next, letters.counts()),
+    restore: slots.reopen,
+    forget: Effect.suspend(() => {
+      areLettersLost = true
+      return segments.dropRemoved
+    })
   }
+}
+
+/** The cursor behind a batch of which so many records are new, and some of these were refused. */
+const settled = (
+  cursor: Cursor,
+  end: Position,
+  { counted, surplus }: Counts,
+  refusals: ReadonlyArray<Refusal>
+): Cursor => {
+  const torn = refusals.filter((refusal) => refusal.class === "torn").length
+  const settled = Math.max(cursor.settled, end.sequence)
+  return {
+    ...cursor,
+    ...end,
+    settled,
+    delivered: cursor.delivered + counted - refusals.length,
+    refused: cursor.refused + refusals.length - torn,
+    torn: cursor.torn + torn,
+    missing: cursor.missing + (settled - cursor.settled) - (counted - surplus),
+    surplus: cursor.surplus + surplus
+  }
+}
+
+interface Counts {
+  readonly counted: number
+  /** how many of them have no number of their own */
+  readonly surplus: number
+}
+
+const countNew = (records: Iterable<QueueRecord>): Counts => {
+  let counted = 0
+  let surplus = 0
+  for (const record of records) {
+    counted++
+    if (record.surplus) surplus++
+  }
+  return { counted, surplus }
 }

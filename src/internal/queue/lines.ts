@@ -190,3 +190,19 @@ const countNewlines = (bytes: Uint8Array): number => {
   for (let at = bytes.indexOf(NEWLINE); at !== -1; at = bytes.indexOf(NEWLINE, at + 1)) count++
   return count
 }
+
+/** The time that a line says, milliseconds since 1970 UTC. */
+export const timeOfLine = (line: Readonly<Record<string, unknown>> | undefined): number | undefined => {
+  const millis = typeof line?.ts === "string" ? Date.parse(line.ts) : Number.NaN
+  return Number.isNaN(millis) ? undefined : millis
+}
+
+/** A line as an object; undefined if it is none, or not UTF-8. */
+export const objectOf = (bytes: Uint8Array): Readonly<Record<string, unknown>> | undefined => {
+  try {
+    const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes))
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : undefined
+  } catch {
+    return undefined
+  }
+}

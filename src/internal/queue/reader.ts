@@ -4,9 +4,8 @@ import type { DiskError } from "../../services/Disk.js"
 import type { Position } from "../../schema/Position.js"
 import type { Batch, QueueRecord } from "../../services/QueueFile.js"
 import { MAX_SEQUENCE } from "./fields.js"
-import { objectOf } from "./ledger.js"
 import { LazySequence } from "../lazySequence.js"
-import { LINE_BYTES, readLines, type RawLine } from "./lines.js"
+import { LINE_BYTES, objectOf, readLines, type RawLine } from "./lines.js"
 import * as readAhead from "../readAhead.js"
 import type { Segments } from "./segments.js"
 
@@ -18,17 +17,19 @@ interface Source {
   readonly next: () => number
 }
 
-interface Limits {
+/** What a batch may have; it has one record if there is one. */
+export interface Limits {
   readonly maxRecords: number
   readonly maxBytes: number
 }
 
-/** Makes what reads a batch; two of its batches must not be read at once. */
+/** Makes what reads a batch, one after the other. */
 export const makeBatchReader = (
   source: Source
 ): ((from: Position, limits: Limits) => Effect.Effect<Batch, DiskError>) => {
   const reader: Reader = { ...source, ahead: readAhead.make(), lineBytes: LINE_BYTES }
-  return (from, limits) => read(reader, from, limits)
+  const guard = Effect.unsafeMakeSemaphore(1)
+  return (from, limits) => guard.withPermits(1)(read(reader, from, limits))
 }
 
 interface Reader extends Source {

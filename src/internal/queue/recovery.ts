@@ -1,7 +1,16 @@
-/** Where a queue goes on after a start: a pure function of what the disk holds. */
+/**
+ * Recovery: where a queue goes on after a start. First a look at what the disk holds, which the owner shares with
+ * `inspect`; then a decision, which is a pure function of it.
+ */
+import { Effect } from "effect"
 import { isBefore, type Place } from "../../schema/Position.js"
+import type { Disk, DiskError } from "../../services/Disk.js"
 import { empty, isRepeated, type Cursor } from "./cursor.js"
+import type { DeadLetters } from "./deadLetters.js"
 import { MAX_SEQUENCE } from "./fields.js"
+import { isLineStart } from "./files.js"
+import { countLines } from "./lines.js"
+import type { Segment } from "./segments.js"
 
 export interface Found {
   /** in order */
@@ -44,7 +53,7 @@ export const tailStart = (
  * Whether the number of a line is certain without its letter, a digit of which may be damaged: the cursor has counted
  * it, or it is below a segment, or it still stands in one.
  */
-export const isNumbered = ({
+const isNumbered = ({
   cursor,
   segments
 }: Pick<Found, "cursor" | "segments">): ((place: Place) => boolean) => {
@@ -55,6 +64,52 @@ export const isNumbered = ({
     place.segment < last ||
     place.offset < (sizes.get(place.segment) ?? 0)
 }
+
+/** Looks at the segments, the letters and the newest whole slot of the cursor, and decides. */
+export const look = (
+  disk: Disk["Type"],
+  held: {
+    readonly segments: ReadonlyArray<Segment>
+    readonly letters: DeadLetters
+    readonly cursor: Cursor | undefined
+  },
+  /** counts the lines of the newest segment from a byte on */
+  countTail: (segment: Segment, from: number) => Effect.Effect<number, DiskError>
+): Effect.Effect<Recovered, DiskError> =>
+  Effect.gen(function* () {
+    const { cursor, letters, segments } = held
+    const last = segments.at(-1)
+    const at = segments.find(({ first }) => first === cursor?.segment)
+    const cursorAtLine =
+      cursor === undefined || at === undefined || (yield* isLineStart(disk, at, cursor.offset))
+    const found = { segments, cursor, cursorAtLine }
+    return recover({
+      ...found,
+      tailLines: last === undefined ? 0 : yield* countTail(last, tailStart(found).offset),
+      lettersBefore: letters.counts(segments[0]?.first),
+      minimumSequence: letters.nextSequence(isNumbered(found))
+    })
+  })
+
+/**
+ * Counts the lines of the newest segment from a byte on, and makes all of them durable: a process that was killed may
+ * have left them in the page cache only, and from now on later numbers rest on them.
+ */
+export const settleTail = (
+  disk: Disk["Type"],
+  segment: Segment,
+  from: number
+): Effect.Effect<number, DiskError> =>
+  segment.bytes === 0
+    ? Effect.succeed(0)
+    : Effect.scoped(
+        Effect.gen(function* () {
+          const writable = yield* disk.open(segment.path, "append")
+          yield* writable.sync
+          const file = yield* disk.open(segment.path, "read")
+          return yield* countLines(file, from, segment.bytes)
+        })
+      )
 
 export const recover = (found: Found): Recovered => {
   const { next, ...recovered } = decide(found)

@@ -1,0 +1,207 @@
+/**
+ * The lock: one owner of a directory, and nothing late after it.
+ *
+ * A write that was given up may still reach the disk. The lock is kept until it has, so that it cannot meet the next
+ * owner. If somebody removes the directory, then the owner makes it anew and locks it again, before anything is written.
+ */
+import { Duration, Effect, Exit, Option, Schedule, Scope } from "effect"
+import { randomUUID } from "node:crypto"
+import { QueueLocked, type QueueOpenError } from "../../schema/Errors.js"
+import { DiskError, LOCK_LOST, type Disk } from "../../services/Disk.js"
+import { stopwatch } from "../monotonic.js"
+import * as directories from "./directory.js"
+import { queueIdOf } from "./inspect.js"
+
+export interface Lock {
+  /** Makes sure that the directory is ours: one that somebody removed is made anew, if nobody else has. */
+  readonly keepDirectory: Effect.Effect<void, DiskError>
+  /** Runs a write. Until it has ended no other owner may come; after the close it may not begin. */
+  readonly whileWriting: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | DiskError>
+  /** A write during opening. Interrupting it does not wait; releasing the lock does. */
+  readonly detachedWrite: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | DiskError>
+  /** Hot path: counts a write that begins, and ends with {@link Lock.end}, in place of `whileWriting`. */
+  readonly begin: () => void
+  readonly end: () => Effect.Effect<void>
+  /** What a directory that was removed gets back; before this is known, it is not made anew. */
+  readonly restoreWith: (contents: Contents) => void
+}
+
+/** What the owner writes to a directory that it has made anew. */
+export interface Contents {
+  readonly queueId: string
+  /** Writes the cursor; false if another process has used the directory meanwhile. */
+  readonly restore: Effect.Effect<boolean, DiskError>
+  /** Leaves out what was lost, once the directory is locked. */
+  readonly forget: Effect.Effect<void, DiskError>
+}
+
+interface Options {
+  /** how long to wait for another owner */
+  readonly wait: Duration.Duration | undefined
+  readonly isCommand: boolean
+  readonly unsafeFileSystem: boolean
+}
+
+/** Takes the lock until the scope closes and every write has ended. */
+export const acquire = (
+  disk: Disk["Type"],
+  directory: string,
+  options: Options
+): Effect.Effect<Lock, QueueOpenError | QueueLocked, Scope.Scope> =>
+  Effect.gen(function* () {
+    let scope = yield* Scope.make()
+    /** what writes to the directory and has not ended, although it may have been given up */
+    let unanswered = 0
+    /** once the queue is closed */
+    let release: Effect.Effect<void> | undefined
+    let contents: Contents | undefined
+    const remaking = yield* Effect.makeSemaphore(1)
+
+    yield* Effect.addFinalizer((exit) =>
+      // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
+      Effect.suspend(() => {
+        // the scope of then: a directory that is being made anew has another lock
+        release = Effect.suspend(() => Scope.close(scope, exit))
+        return unanswered === 0 ? release : Effect.void
+      })
+    )
+    let taken = yield* Scope.extend(take(disk, directory, options), scope)
+
+    const lost = (reason: unknown) =>
+      new DiskError({
+        operation: "lock",
+        path: `${directory}/lock`,
+        code: LOCK_LOST,
+        cause: typeof reason === "string" ? new Error(reason) : reason
+      })
+
+    /** Makes and locks the directory; the lock is that of the scope. */
+    const remakeIn = (into: Scope.Scope, { queueId, restore }: Contents) =>
+      Effect.gen(function* () {
+        const another = "another process has used the directory meanwhile"
+        yield* directories.prepare(disk, directory, options)
+        // a look before the lock: whoever starts in another process's queue is not to find it taken by us
+        const found = yield* queueIdOf(disk, directory)
+        if (Option.isSome(found) && found.value !== queueId) return yield* lost(another)
+        // then the lock, before anything is written
+        const again = yield* Scope.extend(take(disk, directory, { ...options, wait: Duration.zero }), into)
+        if ((yield* directories.identify(disk, directory, queueId)) !== queueId || !(yield* restore)) {
+          return yield* lost(another)
+        }
+        return again
+      }).pipe(
+        Effect.catchTags({
+          QueueOpenError: (error) => lost(error),
+          QueueLocked: (error) => lost(error)
+        })
+      )
+
+    const remake = Effect.gen(function* () {
+      if (yield* taken.isInPlace) return
+      if (contents === undefined) return yield* lost("the directory was removed while it was opened")
+      const renewed = yield* Scope.make()
+      taken = yield* remakeIn(renewed, contents).pipe(
+        Effect.onError((cause) => Scope.close(renewed, Exit.failCause(cause)))
+      )
+      const old = scope
+      scope = renewed
+      yield* Scope.close(old, Exit.void)
+      yield* contents.forget
+      yield* Effect.logWarning(
+        `audit queue: ${directory} was removed under this program, which has made it anew: events go on, and what ` +
+          `was lost with it counts as missing`
+      )
+    }).pipe(Effect.uninterruptible, remaking.withPermits(1))
+
+    const keepDirectory = Effect.suspend(() => taken.isInPlace).pipe(
+      Effect.flatMap((isInPlace) => (isInPlace ? Effect.void : remake))
+    )
+
+    const begin = () => {
+      unanswered++
+    }
+    const end = (): Effect.Effect<void> =>
+      --unanswered === 0 && release !== undefined ? release : Effect.void
+
+    const whileWriting: Lock["whileWriting"] = (write) =>
+      Effect.suspend(() => {
+        if (release !== undefined) {
+          const cause = new Error("the queue is closed")
+          return new DiskError({ operation: "write", path: directory, code: "EBADF", cause })
+        }
+        begin()
+        return Effect.ensuring(
+          Effect.uninterruptible(Effect.zipRight(keepDirectory, write)),
+          Effect.suspend(end)
+        )
+      })
+
+    return {
+      keepDirectory,
+      whileWriting,
+      detachedWrite: (write) => Effect.disconnect(whileWriting(write)),
+      begin,
+      end,
+      restoreWith: (given) => {
+        contents = given
+      }
+    }
+  })
+
+interface Owner {
+  readonly pid: number
+  /** tells this process from another one with the same pid, in another container */
+  readonly process: string
+  /** it is the command, which leaves soon */
+  readonly command?: true
+}
+
+const thisProcess: string = ((globalThis as Record<symbol, unknown>)[Symbol.for("effect-audit/process")] ??=
+  randomUUID()) as string
+
+/** How long an opening waits for the command by default, which mostly holds a queue for less than a second. */
+const COMMAND_WAIT = Duration.seconds(10)
+
+/** A lock that was taken. */
+interface Taken {
+  /** Whether the lock's file is where it was: a directory that somebody removed may have another owner by now. */
+  readonly isInPlace: Effect.Effect<boolean, DiskError>
+}
+
+/** Takes the lock of the directory until the scope closes. */
+const take = (
+  disk: Disk["Type"],
+  directory: string,
+  options: { readonly wait: Duration.Duration | undefined; readonly isCommand: boolean }
+): Effect.Effect<Taken, QueueOpenError | QueueLocked, Scope.Scope> => {
+  const owner: Owner = {
+    pid: process.pid,
+    process: thisProcess,
+    ...(options.isCommand ? { command: true } : {})
+  }
+  const attempt = disk.lock(`${directory}/lock`, JSON.stringify(owner)).pipe(
+    Effect.mapError(directories.openError(directory)),
+    Effect.flatMap((result) => {
+      if (result.acquired) return Effect.succeed(result)
+      const other = Option.getOrUndefined(
+        Option.liftThrowable(() => JSON.parse(result.content) as Partial<Owner>)()
+      )
+      return new QueueLocked({
+        directory,
+        pid: typeof other?.pid === "number" ? other.pid : undefined,
+        sameProcess: other?.process === thisProcess,
+        command: other?.command === true
+      })
+    })
+  )
+  const patienceWith = (error: QueueOpenError | QueueLocked) => {
+    if (error._tag !== "QueueLocked") return Duration.zero
+    return options.wait ?? (error.command === true ? COMMAND_WAIT : Duration.zero)
+  }
+  return Effect.flatMap(stopwatch, (elapsed) =>
+    Effect.retry(attempt, {
+      while: (error) => elapsed() < Duration.toMillis(patienceWith(error)),
+      schedule: Schedule.spaced("200 millis")
+    })
+  )
+}

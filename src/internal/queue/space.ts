@@ -1,0 +1,57 @@
+/** The space: whether the queue may grow, by the free bytes of its disk and by those that wait. */
+import { Effect, Exit } from "effect"
+import type { Disk } from "../../services/Disk.js"
+
+/** How often the disk is asked for its free space while appending, at most: milliseconds. */
+const INTERVAL = 1000
+
+/** A limit that some more bytes would exceed. */
+export interface Exceeded {
+  readonly limit: "maxQueueBytes" | "minFreeBytes"
+  readonly limitBytes: number
+  readonly actualBytes: number
+}
+
+export interface Space {
+  /** Whether the disk should be asked again before so many bytes are taken; `now` is `monotonicMillis`. */
+  readonly isStale: (bytes: number, now: number) => boolean
+  /** Asks the disk. */
+  readonly look: (now: number) => Effect.Effect<void>
+  /** Takes so many bytes, unless that exceeds a limit. */
+  readonly take: (bytes: number) => Exceeded | undefined
+}
+
+export const make = (
+  disk: Disk["Type"],
+  directory: string,
+  limits: {
+    /** bytes that stay free on the disk */
+    readonly minFreeBytes: number
+    /** bytes that may wait */
+    readonly maxQueueBytes: number
+    /** bytes that wait now */
+    readonly waitingBytes: () => number
+  }
+): Space => {
+  const { maxQueueBytes, minFreeBytes, waitingBytes } = limits
+  let free = Number.POSITIVE_INFINITY
+  let lookedAt = Number.NEGATIVE_INFINITY
+  return {
+    isStale: (bytes, now) => now - lookedAt >= INTERVAL || free - bytes < minFreeBytes,
+    look: (now) =>
+      // if the disk cannot say, the write will
+      Effect.map(Effect.exit(Effect.suspend(() => disk.volume(directory))), (volume) => {
+        free = Exit.isSuccess(volume) ? volume.value.freeBytes : Number.POSITIVE_INFINITY
+        lookedAt = now
+      }),
+    take: (bytes) => {
+      const queued = waitingBytes()
+      if (queued + bytes > maxQueueBytes)
+        return { limit: "maxQueueBytes", limitBytes: maxQueueBytes, actualBytes: queued }
+      if (free - bytes < minFreeBytes)
+        return { limit: "minFreeBytes", limitBytes: minFreeBytes, actualBytes: free }
+      free -= bytes
+      return undefined
+    }
+  }
+}
