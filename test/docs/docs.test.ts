@@ -98,9 +98,12 @@ describe("copies of files", () => {
   })
 })
 
+const linksOf = (document: string) =>
+  Array.from(read(document).matchAll(/\]\((?!https?:|mailto:)([^)\s]*)\)/g), ([, link]) => link!)
+
 test("relative links lead somewhere", () => {
   const broken = documents.flatMap((document) =>
-    Array.from(read(document).matchAll(/\]\((?!https?:|mailto:)([^)\s]*)\)/g), ([, link]) => link!)
+    linksOf(document)
       .filter((link) => {
         const [file, anchor] = link.split("#")
         const target = file === "" ? document : path.join(path.dirname(document), file!)
@@ -108,6 +111,18 @@ test("relative links lead somewhere", () => {
         return anchor !== undefined && !anchorsOf(target).includes(anchor)
       })
       .map((link) => `${document}: ${link}`)
+  )
+  expect(broken).toEqual([])
+})
+
+test("links of documents that are packed lead to what is packed", () => {
+  const { files } = JSON.parse(read("package.json")) as { readonly files: ReadonlyArray<string> }
+  const isPacked = (file: string) => ["README.md", "LICENSE", ...files].includes(file.split(path.sep)[0]!)
+  const broken = documents.filter(isPacked).flatMap((document) =>
+    linksOf(document)
+      .map((link) => link.split("#")[0]!)
+      .filter((file) => file !== "" && !isPacked(path.join(path.dirname(document), file)))
+      .map((file) => `${document}: ${file}`)
   )
   expect(broken).toEqual([])
 })

@@ -109,7 +109,7 @@ test("only what users need is packed", async (context) => {
   needsProject(context)
   const packed = fs
     .readdirSync(path.join(project, "node_modules/effect-audit"), { recursive: true, encoding: "utf8" })
-    .filter((name) => /^(test|bench|examples)\/|\.tsbuildinfo$|\.tgz$/.test(name))
+    .filter((name) => /^(test|bench)\/|\.tsbuildinfo$|\.tgz$/.test(name))
   expect(packed).toEqual([])
 })
 
