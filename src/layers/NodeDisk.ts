@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { Effect, Exit, Layer, Scope, Stream } from "effect"
-import { tryLock, unlock } from "fs-native-extensions"
+import type * as Native from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { ExecutionStrategy } from "../schema/Effect3.js"
@@ -13,6 +13,7 @@ import {
   DiskError,
   type File,
   type FileInfo,
+  NO_LOCKS,
   NOT_OURS,
   type OpenMode,
   type User,
@@ -311,12 +312,34 @@ const mustBeDirectory = (target: string) =>
     stats.isDirectory() ? Effect.void : wrongType(target, stats)
   )
 
+/**
+ * The kernel's locks, of which Node knows nothing: a native addon, loaded when the first one is taken. So whoever only
+ * imports this package, or runs on a disk of his own, needs none.
+ */
+const native = (target: string): Effect.Effect<typeof Native, DiskError> =>
+  Effect.tryPromise({
+    try: () => import("fs-native-extensions"),
+    catch: (cause) =>
+      new DiskError({
+        operation: "lock",
+        path: target,
+        code: NO_LOCKS,
+        cause: new Error(
+          `fs-native-extensions, which takes the kernel's locks, cannot be loaded on ${process.platform}-${process.arch}. ` +
+            `On Alpine use an image with glibc (node:22-slim); if you bundle, leave fs-native-extensions out of the bundle; ` +
+            `otherwise install it again`,
+          { cause }
+        )
+      })
+  })
+
 /** Whether a lock that was refused has no owner: an owner shares it with nobody, those who look who it is do. */
-const isOnlyLookedAt = (fd: number): boolean => {
+const isOnlyLookedAt = ({ tryLock, unlock }: typeof Native, fd: number): boolean => {
   if (!tryLock(fd, { shared: true })) return false
   unlock(fd)
   return true
 }
+
 /** Whether the name of an open file still leads to it. */
 const isInPlace = (descriptor: Descriptor): Effect.Effect<boolean, DiskError> =>
   Effect.flatMap(
@@ -434,9 +457,10 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
       const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
       const descriptor = yield* Scope.extend(openFile(target, "lock"), scope)
       const { fd } = descriptor
+      const locks = yield* native(target)
       const result = yield* Effect.gen(function* () {
-        for (let looks = 0; !tryLock(fd); looks++) {
-          if (looks === MAX_LOOKS || !isOnlyLookedAt(fd)) {
+        for (let looks = 0; !locks.tryLock(fd); looks++) {
+          if (looks === MAX_LOOKS || !isOnlyLookedAt(locks, fd)) {
             return { acquired: false, content: fs.readFileSync(fd, "utf8") } as const
           }
           yield* Effect.sleep(LOOK_PAUSE)
@@ -452,17 +476,15 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
 
   lockHolder: (target) =>
     Effect.scoped(
-      Effect.flatMap(openFile(target, "read"), ({ fd }) =>
-        Effect.try({
-          try: () => {
-            // the kernel tells only by giving it: shared, and for microseconds
-            if (!tryLock(fd, { shared: true })) return fs.readFileSync(fd, "utf8")
-            unlock(fd)
-            return undefined
-          },
+      Effect.gen(function* () {
+        const { fd } = yield* openFile(target, "read")
+        const locks = yield* native(target)
+        return yield* Effect.try({
+          // the kernel tells only by giving it: shared, and for microseconds
+          try: () => (isOnlyLookedAt(locks, fd) ? undefined : fs.readFileSync(fd, "utf8")),
           catch: (cause) => diskError("lock", target, cause)
         })
-      )
+      })
     ).pipe(
       Effect.catchIf(
         (error) => error.code === "ENOENT",

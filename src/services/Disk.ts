@@ -22,11 +22,15 @@ export class DiskError extends Data.TaggedError("DiskError")<{
   readonly code: string
   readonly cause: unknown
 }> {
-  override get message(): string {
-    // our own codes stand for a sentence
-    return [WRONG_TYPE, NOT_OURS, LOCK_LOST].includes(this.code) && this.cause instanceof Error
+  /** the sentence that a code of our own stands for; undefined for those of the system */
+  get advice(): string | undefined {
+    return [LOCK_LOST, NO_LOCKS, NOT_OURS, WRONG_TYPE].includes(this.code) && this.cause instanceof Error
       ? `${this.path}: ${this.cause.message}`
-      : `${this.operation} ${this.path}: ${this.code}`
+      : undefined
+  }
+
+  override get message(): string {
+    return this.advice ?? `${this.operation} ${this.path}: ${this.code}`
   }
 }
 
@@ -107,6 +111,15 @@ export const NOT_OURS = "NOT_OURS"
  * @since 0.1.0
  */
 export const LOCK_LOST = "LOCK_LOST"
+
+/**
+ * The code of a DiskError: this machine has no kernel locks that this package can take. The message of the cause says
+ * what to do.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const NO_LOCKS = "NO_LOCKS"
 
 /**
  * A file system that holds a directory.

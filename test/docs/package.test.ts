@@ -266,6 +266,29 @@ describe("in an empty project", () => {
     expect(held.filter((file) => [DRIVERS, COMMAND, others].some((kind) => kind.test(file)))).toEqual([])
   })
 
+  test("without the native addon everything loads, and a queue says what to do", async (context) => {
+    needsProject(context)
+    const addon = path.join(project, "node_modules/fs-native-extensions/prebuilds")
+    fs.renameSync(addon, `${addon}.away`)
+    try {
+      const program = `
+        await import("effect-audit/testing")
+        await import("effect-audit/mysql")
+        const { AuditLayer } = await import("effect-audit")
+        const { SqliteUploader } = await import("effect-audit/sqlite")
+        const { Effect, Layer } = await import("effect")
+        const log = AuditLayer.layer({ directory: "./no-locks" }).pipe(
+          Layer.provide(SqliteUploader.layer({ filename: "./no-locks.db" }))
+        )
+        const error = await Effect.runPromise(Effect.flip(Effect.scoped(Layer.build(log))))
+        console.log(error._tag, error.message)`
+      const said = await run(process.execPath, ["--input-type=module", "-e", program], project)
+      expect(said).toMatch(/^QueueOpenError .*fs-native-extensions.* cannot be loaded.*glibc/)
+    } finally {
+      fs.renameSync(`${addon}.away`, addon)
+    }
+  })
+
   // the last one: it takes the drivers away
   test("without the drivers the root works, and a sub-path says what it lacks", async (context) => {
     needsProject(context)

@@ -3,15 +3,7 @@ import { Effect, Schema } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueOpenError } from "../../schema/Errors.js"
-import {
-  NOT_OURS,
-  WRONG_TYPE,
-  type Disk,
-  type DiskError,
-  type FileInfo,
-  type User,
-  type Volume
-} from "../../services/Disk.js"
+import type { Disk, DiskError, FileInfo, User, Volume } from "../../services/Disk.js"
 import { readText, replace } from "./files.js"
 import { isSegment } from "./segments.js"
 
@@ -22,9 +14,9 @@ export const openError = (directory: string) => (error: DiskError) =>
   new QueueOpenError({
     directory,
     reason:
-      (error.code === WRONG_TYPE || error.code === NOT_OURS) && error.cause instanceof Error
-        ? `${error.path}: ${error.cause.message}.`
-        : `${error.operation} ${error.path} failed with ${error.code}. Check that the directory exists, that this user may write to it, and that the disk works.`,
+      error.advice === undefined
+        ? `${error.operation} ${error.path} failed with ${error.code}. Check that the directory exists, that this user may write to it, and that the disk works.`
+        : `${error.advice}.`,
     cause: error.cause
   })
 
