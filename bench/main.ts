@@ -36,7 +36,10 @@ const oracle = works.includes("delivery") ? await start("mysql") : undefined
 try {
   const python = await findPython()
   if (server === undefined) console.warn("no MariaDB is installed: its deliveries are left out")
-  if (python === undefined) console.warn("no python3 with pymysql: the reference is left out")
+  if (python === undefined)
+    console.warn(
+      "the reference is left out: it needs a python3 with pymysql, and its source (AUDIT_REFERENCE)"
+    )
   const settings: Settings = { quick, directory, database: server, oracle, python }
 
   const found: Array<Row> = []

@@ -14,7 +14,7 @@ export interface Settings {
   readonly database: Server | undefined
   /** Oracle's MySQL; undefined where there is none */
   readonly oracle: Server | undefined
-  /** a python3 with pymysql, for the reference */
+  /** a python3 that can run the reference */
   readonly python: string | undefined
 }
 

@@ -112,7 +112,10 @@ export const pino = async (directory: string): Promise<Peer> => {
 
 // ---------------------------------------------------------------------------------------------- the reference
 
-/** Runs the Python class that this package replaces, in a process of its own. */
+/** The Python class that this package replaces. It is not ours, so it lies where the tests look for it, too. */
+const REFERENCE = process.env.AUDIT_REFERENCE ?? path.join("..", "shared", "reference", "audit_logger.py")
+
+/** Runs the class in a process of its own. */
 export const reference = async <A>(
   python: string,
   task:
@@ -126,12 +129,13 @@ export const reference = async <A>(
   database: { readonly host: string; readonly port: number; readonly database: string }
 ): Promise<A> => {
   const script = path.join("bench", "reference", "run.py")
-  const { stdout } = await run(python, [script, JSON.stringify({ ...task, database })])
+  const { stdout } = await run(python, ["-B", script, REFERENCE, JSON.stringify({ ...task, database })])
   return JSON.parse(stdout) as A
 }
 
-/** A python3 that has pymysql. */
+/** A python3 that can run the class: one that has pymysql, where the class is at hand. */
 export const findPython = async (): Promise<string | undefined> => {
+  if (!fs.existsSync(REFERENCE)) return undefined
   for (const python of ["python3", "/usr/bin/python3"]) {
     const found = await run(python, ["-c", "import pymysql"]).then(
       () => true,

@@ -1,6 +1,11 @@
-"""Runs the reference (audit_logger.py, untouched) at the work of the bench. Prints its result as JSON."""
+"""Runs the reference (audit_logger.py, untouched) at the work of the bench. Prints its result as JSON.
 
+    python3 run.py <audit_logger.py> <task, as JSON>
+"""
+
+import importlib.util
 import json
+import logging
 import os
 import sys
 import threading
@@ -24,8 +29,10 @@ core.QThread = QThread
 sys.modules["PySide6"] = types.ModuleType("PySide6")
 sys.modules["PySide6.QtCore"] = core
 
-import audit_logger  # noqa: E402  (it needs the module above)
-import logging  # noqa: E402
+source, argument = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("audit_logger", source)
+audit_logger = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(audit_logger)
 
 logging.disable(logging.CRITICAL)
 
@@ -79,7 +86,7 @@ def deliver(task, config):
     return {"events": sent, "millis": millis}
 
 
-task = json.loads(sys.argv[1])
+task = json.loads(argument)
 config = {**task["database"], "user": "root", "password": ""}
 print(json.dumps({"append": append, "deliver": deliver}[task["task"]](task, config)), flush=True)
 # without the last drain

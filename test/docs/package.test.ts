@@ -23,7 +23,6 @@ interface Manifest {
   readonly exports: Readonly<Record<string, unknown>>
   readonly peerDependencies: Readonly<Record<string, string>>
   readonly devDependencies: Readonly<Record<string, string>>
-  readonly overrides: Readonly<Record<string, string>>
 }
 
 const manifest = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8")) as Manifest
@@ -47,7 +46,7 @@ const install = (directory: string, dependencies: Record<string, string>) => {
   fs.mkdirSync(directory)
   fs.writeFileSync(
     path.join(directory, "package.json"),
-    JSON.stringify({ private: true, type: "module", dependencies, overrides: manifest.overrides })
+    JSON.stringify({ private: true, type: "module", dependencies })
   )
   return run("npm", NPM_INSTALL, directory)
 }
