@@ -1,5 +1,7 @@
+import { availableParallelism } from "node:os"
 import { fileURLToPath } from "node:url"
 import { defineConfig } from "vitest/config"
+import { LongestFirst } from "./test/support/sequencer.js"
 
 const source = (path: string) => fileURLToPath(new URL(`./src/${path}`, import.meta.url))
 
@@ -14,16 +16,17 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // Long commands with configurations of their own.
     exclude: ["**/node_modules/**", "test/crash/**", "test/cluster/**"],
-    globalSetup: ["test/support/mysqlServer.global.ts"],
+    globalSetup: ["test/support/compiled.global.ts", "test/support/mysqlServer.global.ts"],
     pool: "forks",
-    // one for each core: most of the time is spent waiting for child processes and for the disk
-    maxWorkers: "100%",
+    sequence: { sequencer: LongestFirst },
+    // two for each core: most of the time is spent waiting for servers, child processes and the disk
+    maxWorkers: 2 * availableParallelism(),
     testTimeout: 60_000,
     hookTimeout: 60_000,
     typecheck: {
       enabled: true,
       include: ["test/**/*.test-d.ts"],
-      tsconfig: "tsconfig.json",
+      tsconfig: "test/tsconfig.types.json",
       ignoreSourceErrors: true
     }
   }

@@ -10,6 +10,8 @@ export default defineConfig({
     include: [
       "crash",
       "kill",
+      "exactlyOnce",
+      "lock",
       "adoption",
       "powerLoss",
       "damage",

@@ -1,5 +1,5 @@
 /** The command, as real child processes; in a terminal where it draws. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
 import * as fs from "node:fs"
@@ -12,22 +12,11 @@ import { DiskError } from "../../src/services/Disk.js"
 import { away, openAudit, slowDatabase } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
 import { makeCertificates } from "../support/certificates.js"
-import {
-  bundleCommand,
-  effectAudit,
-  fill,
-  hasPty,
-  inTerminal,
-  removeBundle,
-  useLine
-} from "../support/cli.js"
+import { effectAudit, fill, hasPty, inTerminal, useLine } from "../support/cli.js"
 import { createReferenceTables } from "../support/database.js"
 import { connectionOptions, account, mysqlDatabase, PASSWORD } from "../support/mysql.js"
 import { startServer } from "../support/mysqlServer.js"
 import { nodeDisk, temporaryDirectory } from "../support/queue.js"
-
-beforeAll(bundleCommand)
-afterAll(removeBundle)
 
 const uses = (count: number) =>
   Array.from({ length: count }, (_, index) => useLine({ prompt: `prompt ${index}` }))

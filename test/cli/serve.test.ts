@@ -1,5 +1,5 @@
 /** The page of `effect-audit serve`, in a browser. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
@@ -7,13 +7,10 @@ import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
 import { browser, hasBrowser } from "../support/browser.js"
-import { bundleCommand, fill, removeBundle, startEffectAudit, useLine } from "../support/cli.js"
+import { fill, startEffectAudit, useLine } from "../support/cli.js"
 import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
 import { freePort, tcpProxy } from "../support/net.js"
 import { temporaryDirectory } from "../support/queue.js"
-
-beforeAll(bundleCommand)
-afterAll(removeBundle)
 
 /** The server of a directory; its address with the token. */
 const serve = (directory: string) =>
@@ -198,7 +195,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     Effect.gen(function* () {
       const directory = path.join(yield* temporaryDirectory, "audit")
       const screenshot = process.env.AUDIT_SCREENSHOT
-      const count = screenshot === undefined ? 400 : 1500
+      const count = screenshot === undefined ? 40 : 1500
       const uses = Array.from({ length: count }, (_, index) => useLine({ prompt: `prompt ${index}` }))
       yield* fill(
         directory,
@@ -208,7 +205,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
           reason: "this program does not carry the kind of the line"
         }))
       )
-      const database = slowDatabase("1200 millis")
+      const database = slowDatabase(screenshot === undefined ? "300 millis" : "1200 millis")
       const audit = yield* openAudit({ directory, batchRecords: 100 }, { uploader: database.uploader })
       const { address } = yield* serve(directory)
       const chromium = yield* browser

@@ -5,14 +5,12 @@
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schedule } from "effect"
 import { openAuditLogger } from "effect-audit"
-import * as fs from "node:fs"
 import * as path from "node:path"
 import { createConnection } from "mysql2/promise"
 import { onTestFinished } from "vitest"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { openAudit } from "../support/auditHere.js"
-import { bundle } from "../support/bundle.js"
-import { bundleCommand, effectAudit, removeBundle } from "../support/cli.js"
+import { effectAudit } from "../support/cli.js"
 import type { TestDatabase } from "../support/database.js"
 import { account, connectionOptions, migratedDatabase, PASSWORD, uploaderOf } from "../support/mysql.js"
 import { startServer, type MysqlServer } from "../support/mysqlServer.js"
@@ -105,8 +103,7 @@ describe("max_connections = 10", () => {
   }
 
   it.skipIf(!long)("12 processes (AUDIT_LONG=1)", async () => {
-    const worker = await bundle("test/support/worker.ts")
-    onTestFinished(() => fs.rmSync(worker))
+    const worker = "test/support/worker.ts"
     const { path: cwd, remove } = directoryOf()
     onTestFinished(remove)
     const directories = Array.from({ length: 12 }, (_, index) => path.join(cwd, String(index)))
@@ -142,7 +139,6 @@ describe("max_connections = 10", () => {
 describe("1130: the only account is for another host", () => {
   let server: MysqlServer
   beforeAll(async () => {
-    await bundleCommand()
     // 127.0.0.1 is not localhost then
     server = await startServer({ args: ["--skip-name-resolve"] })
     const root = await createConnection({ uri: server.rootUrl })
@@ -152,7 +148,6 @@ describe("1130: the only account is for another host", () => {
     root.destroy()
   })
   afterAll(async () => {
-    removeBundle()
     await server.stop()
   })
 

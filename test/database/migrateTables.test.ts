@@ -1,12 +1,12 @@
 /** Tables as people have them: each is migrated and delivered to, each event once, or refused with what to do. */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schema } from "effect"
 import { AuditEvent } from "effect-audit"
 import { createConnection } from "mysql2/promise"
 import { CODES } from "../../src/internal/database/mysql/errors.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
-import { bundleCommand, effectAudit, removeBundle } from "../support/cli.js"
+import { effectAudit } from "../support/cli.js"
 import { createReferenceTables, type TestDatabase } from "../support/database.js"
 import { stored, uses } from "../support/events.js"
 import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from "../support/mysql.js"
@@ -436,9 +436,6 @@ onEachFlavour("a server that is not strict about the length of rows", (flavour) 
 })
 
 describe("the command", () => {
-  beforeAll(bundleCommand)
-  afterAll(removeBundle)
-
   onEachServer("says", ({ rootUrl }) => {
     it.scopedLive("that writers wait, which column is wrong, and that a name is none", () =>
       Effect.gen(function* () {

@@ -17,7 +17,7 @@ import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { type Identity, packetOf } from "../support/badPeers.js"
 import { type Certificates, makeCertificates } from "../support/certificates.js"
-import { bundleCommand, effectAudit, removeBundle } from "../support/cli.js"
+import { effectAudit } from "../support/cli.js"
 import type { TestDatabase } from "../support/database.js"
 import { uses } from "../support/events.js"
 import {
@@ -40,9 +40,6 @@ const away = Object.values(os.networkInterfaces())
   .find(({ family, internal }) => !internal && family === "IPv4")?.address
 
 const here = "127.0.0.1"
-
-beforeAll(bundleCommand)
-afterAll(removeBundle)
 
 let certificates: Certificates
 const servers = new Map<Flavour, MysqlServer>()

@@ -714,7 +714,7 @@ describe("a batch", () => {
             Effect.runPromise
           )
       ),
-      { numRuns: 20 }
+      { numRuns: process.env.AUDIT_LONG === "1" ? 200 : 10 }
     ))
 
   it.effect("what cannot be delivered goes to the dead letters, the rest arrives", () =>

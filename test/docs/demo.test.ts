@@ -8,6 +8,7 @@ const demo = async (options: { readonly args?: ReadonlyArray<string>; readonly u
   onTestFinished(remove)
   const ended = await run("examples/demo.ts", {
     cwd,
+    tsx: true,
     args: options.args ?? [],
     env: { TMPDIR: cwd, ...(options.url === undefined ? {} : { AUDIT_MYSQL_URL: options.url }) }
   })

@@ -16,7 +16,7 @@ import * as path from "node:path"
 import { onTestFinished } from "vitest"
 import { makeMemoryUploader } from "../../src/layers/MemoryUploader.js"
 import { UploadError } from "../../src/schema/Errors.js"
-import { bundle } from "../support/bundle.js"
+import { compiled } from "../support/compiled.js"
 import type * as Copy from "../support/copy.js"
 
 class Payment extends AuditEvent.Class<Payment>()("payment", {
@@ -187,12 +187,13 @@ describe("AuditLogger", () => {
 
 describe("two copies of the package in one process", () => {
   it("share the log of a directory, until the last handle of either is given back", async () => {
-    const file = await bundle("test/support/copy.ts")
+    const file = compiled("test/support/copy.ts")
     const load = async (name: string): Promise<typeof Copy> => {
-      const copy = file.replace(/\.mjs$/, `-${name}.mjs`)
-      fs.copyFileSync(file, copy)
-      onTestFinished(() => fs.rmSync(copy, { force: true }))
-      return (await import(/* @vite-ignore */ copy)) as typeof Copy
+      // beside the original: they find the packages by the directories above
+      const copy = `${path.dirname(file)}-${process.pid}-${name}`
+      fs.cpSync(path.dirname(file), copy, { recursive: true })
+      onTestFinished(() => fs.rmSync(copy, { recursive: true }))
+      return (await import(/* @vite-ignore */ path.join(copy, path.basename(file)))) as typeof Copy
     }
     const [one, two] = [await load("one"), await load("two")]
     assert.notStrictEqual(one.openAuditLogger, two.openAuditLogger)

@@ -5,9 +5,8 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
-import { afterAll, beforeAll, describe, expect, test } from "vitest"
+import { afterAll, describe, expect, test } from "vitest"
 import { type Point, points } from "../crash/points.js"
-import { bundle } from "../support/bundle.js"
 import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
@@ -18,11 +17,7 @@ const isLong = process.env.AUDIT_LONG === "1"
 const ROUNDS = isLong ? 10 : 1
 const RANDOM = isLong ? 100 : 5
 
-let program: string
-beforeAll(async () => {
-  program = await bundle("test/crash/program.ts")
-  return () => fs.rmSync(program)
-})
+const program = "test/crash/program.ts"
 
 // --------------------------------------------------------------------------------------------------------- figures
 

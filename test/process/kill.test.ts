@@ -1,23 +1,21 @@
 /** Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice. */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
-import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
-import { beforeAll, describe, expect, inject, test } from "vitest"
-import { bundle } from "../support/bundle.js"
+import { describe, expect, inject, test } from "vitest"
 import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
 import type { Program } from "../support/program.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
 import { openSqlite } from "../support/sqlite.js"
 
-let worker: string
-beforeAll(async () => {
-  worker = await bundle("test/support/worker.ts")
-  return () => fs.rmSync(worker)
-})
+const worker = "test/support/worker.ts"
+
+const long = process.env.AUDIT_LONG === "1"
+const KILLS = long ? 25 : 6
+const KILLS_SQLITE = long ? 5 : 3
 
 interface Database {
   readonly address: string
@@ -103,12 +101,15 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
 }
 
 describe.concurrent("SIGKILL under load", () => {
-  test("25 times, delivering to MariaDB", { timeout: 300_000 }, (context) => ordeal(context, 25, mariadb))
+  test(`${KILLS} times, delivering to MariaDB`, { timeout: 300_000 }, (context) =>
+    ordeal(context, KILLS, mariadb)
+  )
   test.skipIf(oracle === undefined)(
-    "25 times, delivering to MySQL, beside it",
+    `${KILLS} times, delivering to MySQL, beside it`,
     { timeout: 300_000 },
-    (context) => ordeal(context, 25, mysqlAt(oracle))
+    (context) => ordeal(context, KILLS, mysqlAt(oracle))
   )
 })
 
-test("SIGKILL under load, 5 times, delivering to SQLite", (context) => ordeal(context, 5, sqlite))
+test(`SIGKILL under load, ${KILLS_SQLITE} times, delivering to SQLite`, (context) =>
+  ordeal(context, KILLS_SQLITE, sqlite))

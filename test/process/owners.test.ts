@@ -2,7 +2,7 @@
  * Whose files these are: directories of others, links and worse under our names, and the command as root. Real
  * directories and real processes of other users, so that most of it needs root.
  */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
 import * as fc from "fast-check"
 import { spawnSync } from "node:child_process"
@@ -15,13 +15,10 @@ import { QueueOpenError } from "../../src/schema/Errors.js"
 import { NOT_OURS, WRONG_TYPE } from "../../src/services/Disk.js"
 import { openAudit } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
-import { bundleCommand, effectAudit, fill, removeBundle, useLine } from "../support/cli.js"
+import { effectAudit, fill, useLine } from "../support/cli.js"
 import { refusingPort } from "../support/net.js"
 import { root } from "../support/program.js"
 import * as q from "../support/queue.js"
-
-beforeAll(bundleCommand)
-afterAll(removeBundle)
 
 const SERVICE = 1234
 const OTHER = 1300

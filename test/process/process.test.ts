@@ -3,9 +3,8 @@ import { Effect } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { beforeAll, describe, expect, onTestFinished, test, vi } from "vitest"
+import { describe, expect, onTestFinished, test, vi } from "vitest"
 import { errorPacket, mutatingProxy, packetOf, scriptedServer } from "../support/badPeers.js"
-import { bundle } from "../support/bundle.js"
 import { migratedDatabase } from "../support/mysql.js"
 import { refusingPort, silentServer } from "../support/net.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
@@ -18,11 +17,7 @@ const EVENTS = 50
 const END_WITHIN = 2000 + 1000
 const MARKER = "红狐狸"
 
-let worker: string
-beforeAll(async () => {
-  worker = await bundle("test/support/worker.ts")
-  return () => fs.rmSync(worker)
-})
+const worker = "test/support/worker.ts"
 
 /** Runs workers in a directory of their own. */
 const workplace = () => {

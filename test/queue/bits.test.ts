@@ -2,7 +2,7 @@
  * Bits that the disk hands back otherwise: whatever file of a queue they stand in, the queue opens, each event that is
  * acknowledged afterwards and each line that was not touched is delivered or a dead letter, and the books add up.
  */
-import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
+import { assert, beforeAll, describe, it } from "@effect/vitest"
 import { Cause, Effect, Either, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
 import * as fs from "node:fs"
@@ -10,12 +10,12 @@ import * as path from "node:path"
 import { inspect } from "../../src/internal/queue/inspect.js"
 import * as deadLetterFile from "../../src/internal/queue/deadLetters.js"
 import * as requests from "../../src/internal/queue/requests.js"
-import { bundleCommand, effectAudit, removeBundle } from "../support/cli.js"
+import { effectAudit } from "../support/cli.js"
 import { root } from "../support/program.js"
 import * as q from "../support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
-const runs = long ? 10_000 : 200
+const runs = long ? 10_000 : 100
 // other damage each time in the long form, whose failures somebody reads
 const seed = Number(process.env.AUDIT_SEED ?? (long ? Date.now() % 1_000_000_000 : 992_847_134))
 
@@ -61,11 +61,9 @@ const made = (end: "waiting" | "delivered") =>
   }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
 
 beforeAll(async () => {
-  await bundleCommand()
   queues.push(readAll(path.join(root, "test/fixtures/queue-v1")))
   await Effect.runPromise(Effect.zipRight(made("waiting"), made("delivered")))
 })
-afterAll(removeBundle)
 
 // ------------------------------------------------------------------------------------------------------- damage
 

@@ -8,7 +8,7 @@ import { decode, encodeSlot, SLOT_BYTES, type Cursor } from "../../src/internal/
 import * as q from "../support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
-const runs = long ? 10_000 : 300
+const runs = long ? 10_000 : 100
 const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
 /** A directory with ten events in segments of about three, and what is done to it before it is opened again. */

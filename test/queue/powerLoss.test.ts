@@ -11,7 +11,7 @@ import { mutations, sealedEnd, withdrawn } from "../support/mutations.js"
 import * as queues from "../support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
-const runs = long ? 10_000 : 500
+const runs = long ? 10_000 : 200
 const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
 const property = (skip?: Parameters<typeof live>[1]) =>

@@ -4,43 +4,17 @@
  * @module
  */
 import { Effect, Either } from "effect"
-import { build } from "esbuild"
 import { spawnSync } from "node:child_process"
-import * as fs from "node:fs"
 import * as path from "node:path"
 import { v7 } from "uuid"
 import { compile } from "../../src/schema/Line.js"
 import { UseLog, type UseLogInput } from "../../src/schema/UseLog.js"
 import type { Ended } from "./program.js"
-import { root, run, start } from "./program.js"
+import { run, start } from "./program.js"
 import { nodeDisk, withQueue } from "./queue.js"
 
-const home = path.join(root, "node_modules", ".effect-audit-test")
-const bundle = path.join(home, String(process.pid), "cli", "main.mjs")
-
-/** Bundles the command, since that starts four times as fast as compiling it anew for each call. */
-export const bundleCommand = async (): Promise<void> => {
-  await build({
-    entryPoints: [path.join(root, "src/cli/main.ts")],
-    outdir: path.dirname(bundle),
-    outExtension: { ".js": ".mjs" },
-    bundle: true,
-    splitting: true,
-    platform: "node",
-    format: "esm",
-    target: "node20",
-    external: ["fs-native-extensions", "mysql2"],
-    // for the modules of CommonJS within
-    banner: {
-      js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
-    }
-  })
-  // the command reads its version from there
-  fs.copyFileSync(path.join(root, "package.json"), path.join(home, "package.json"))
-}
-
-export const removeBundle = (): void =>
-  fs.rmSync(path.dirname(path.dirname(bundle)), { recursive: true, force: true })
+/** What `effect-audit` runs. */
+const COMMAND = "src/cli/main.ts"
 
 export interface Ran extends Ended {
   /** each line of its output, parsed */
@@ -57,7 +31,7 @@ export const effectAudit = (
   Effect.promise(async () => {
     // a user who may not look into the directory cannot start there either
     const cwd = under.length === 0 ? directory : path.dirname(directory)
-    const ended = await run(bundle, { cwd, args, env: { AUDIT_DIRECTORY: directory, ...env }, under })
+    const ended = await run(COMMAND, { cwd, args, env: { AUDIT_DIRECTORY: directory, ...env }, under })
     return {
       ...ended,
       json: () =>
@@ -96,7 +70,7 @@ export const startEffectAudit = (
   directory: string,
   args: ReadonlyArray<string>,
   under: ReadonlyArray<string> = []
-) => start(bundle, { cwd: path.dirname(directory), args, env: { AUDIT_DIRECTORY: directory }, under })
+) => start(COMMAND, { cwd: path.dirname(directory), args, env: { AUDIT_DIRECTORY: directory }, under })
 
 /** Starts the command in a terminal. */
 export const inTerminal = (
@@ -104,7 +78,7 @@ export const inTerminal = (
   args: ReadonlyArray<string>,
   env: Readonly<Record<string, string>> = {}
 ) =>
-  start(bundle, {
+  start(COMMAND, {
     cwd: directory,
     args,
     env: { TERM: "xterm-256color", NO_COLOR: "", AUDIT_DIRECTORY: directory, ...env },

@@ -1,5 +1,5 @@
 /**
- * The package with an Effect of its own, as a bundler puts it into a program: see `bundle`.
+ * The package with an Effect of its own, as a bundler puts it into a program: see `compiled`.
  *
  * @module
  */

@@ -24,7 +24,7 @@ export interface Command {
 }
 
 /** `$XDG_CACHE_HOME/effect-audit`, or the same in `~/.cache`. */
-const cacheDirectory = (): string => {
+export const cacheDirectory = (): string => {
   const given = process.env.XDG_CACHE_HOME
   const cache = given === undefined || given === "" ? path.join(os.homedir(), ".cache") : given
   return path.join(cache, "effect-audit")

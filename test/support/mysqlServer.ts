@@ -7,6 +7,7 @@
  */
 import type { ChildProcess } from "node:child_process"
 import { execFile, spawn, spawnSync } from "node:child_process"
+import { createHash } from "node:crypto"
 import { once } from "node:events"
 import * as fs from "node:fs"
 import { Socket } from "node:net"
@@ -15,7 +16,7 @@ import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { promisify } from "node:util"
 import { createConnection } from "mysql2/promise"
-import { unpackedMysql } from "./mysqlPackage.js"
+import { cacheDirectory, unpackedMysql } from "./mysqlPackage.js"
 import { freePort } from "./net.js"
 
 const run = promisify(execFile)
@@ -102,7 +103,7 @@ export interface MysqlServer {
   readonly dataDirectory: string
   /** The process id of the present run, undefined while the server is down. */
   readonly pid: number | undefined
-  /** Shuts the server down for good, in order if it can, and removes what is temporary. */
+  /** Ends the server for good, in order if its data stay, and removes what is temporary. */
   readonly stop: () => Promise<void>
   /** SIGKILL. The data stay for `restart`. */
   readonly kill9: () => Promise<void>
@@ -113,7 +114,7 @@ export interface MysqlServer {
   readonly restart: () => Promise<void>
 }
 
-/** Starts a server of its own and waits until it answers (2 to 3 seconds). */
+/** Starts a server of its own and waits until it answers (MariaDB half a second, MySQL one; the first one longer). */
 export const startServer = async (options: ServerOptions = {}): Promise<MysqlServer> => {
   const programs = findServer(options.flavour)
   if (programs === undefined)
@@ -188,7 +189,8 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   }
 
   const stop = async () => {
-    await end("SIGTERM")
+    // data that are removed need no order, which takes MySQL two seconds
+    await end(options.dataDirectory === undefined ? "SIGKILL" : "SIGTERM")
     await watchdog.dismiss()
   }
 
@@ -259,11 +261,50 @@ const initialize = async (
   account: ReadonlyArray<string>,
   tmp: string
 ): Promise<void> => {
+  const template = await templateOf(server, args, account, ARGUMENTS[flavour])
+  if (fs.existsSync(template)) return copyInto(template, dataDirectory)
   const common = [...account, `--datadir=${dataDirectory}`, `--tmpdir=${tmp}`]
   if (installer === undefined) {
     await run(server, [...args, ...common, ...ARGUMENTS[flavour], "--initialize-insecure"])
   } else {
     await run(installer, [...args, ...common, "--auth-root-authentication-method=normal", "--skip-test-db"])
+  }
+  await keepAs(template, dataDirectory)
+}
+
+/**
+ * Where initialized data are kept in the cache of the user, by version and arguments, for the next server to start with.
+ * Initializing takes MySQL five seconds, copying a fifth of one.
+ */
+const templateOf = async (
+  server: string,
+  args: ReadonlyArray<string>,
+  ...more: ReadonlyArray<ReadonlyArray<string>>
+): Promise<string> => {
+  const { stdout } = await run(server, [...args, "--version"])
+  const hash = createHash("sha256")
+    .update(JSON.stringify([stdout, args, more]))
+    .digest("hex")
+  return path.join(cacheDirectory(), `data-${hash.slice(0, 16)}`)
+}
+
+const copyInto = async (template: string, dataDirectory: string): Promise<void> => {
+  await run("cp", ["-pR", `${template}/.`, dataDirectory])
+}
+
+/** Whole or not at all, and without what each server is to make for itself: its identity, and its keys. */
+const keepAs = async (template: string, dataDirectory: string): Promise<void> => {
+  fs.mkdirSync(path.dirname(template), { recursive: true })
+  const copy = fs.mkdtempSync(`${template}.`)
+  try {
+    await copyInto(dataDirectory, copy)
+    for (const name of fs.readdirSync(copy))
+      if (name === "auto.cnf" || name.endsWith(".pem")) fs.rmSync(path.join(copy, name))
+    fs.renameSync(copy, template)
+  } catch (error) {
+    fs.rmSync(copy, { recursive: true, force: true })
+    // another run was faster
+    if (!fs.existsSync(template)) throw error
   }
 }
 

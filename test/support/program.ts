@@ -12,6 +12,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import type { Writable } from "node:stream"
 import { fileURLToPath, pathToFileURL } from "node:url"
+import { compiled } from "./compiled.js"
 
 /** The root of this repository. */
 export const root = fileURLToPath(new URL("../../", import.meta.url))
@@ -49,18 +50,19 @@ export interface ProgramOptions {
   readonly execArgv?: ReadonlyArray<string>
   /** a command that runs it, such as `unshare -n` */
   readonly under?: ReadonlyArray<string>
+  /** by tsx instead of compiled: for a program that starts another one by its source */
+  readonly tsx?: boolean
 }
 
-/** Starts a program: TypeScript (a path from the root, run by tsx) or a bundle made before (an absolute path). */
+/** Starts a program of this repository, by its path from the root. */
 export const start = (
   file: string,
-  { args = [], cwd, env = {}, execArgv = [], under = [] }: ProgramOptions
+  { args = [], cwd, env = {}, execArgv = [], tsx = false, under = [] }: ProgramOptions
 ): Program => {
-  const isBundle = path.isAbsolute(file)
   const [command, ...rest] = [...under, process.execPath]
   const child = spawn(
     command,
-    [...rest, ...execArgv, ...(isBundle ? [] : ["--import", TSX]), path.resolve(root, file), ...args],
+    [...rest, ...execArgv, ...(tsx ? ["--import", TSX, path.join(root, file)] : [compiled(file)]), ...args],
     {
       cwd,
       env: { ...cleanEnvironment(), TSX_TSCONFIG_PATH: path.join(root, "tsconfig.json"), ...env },
