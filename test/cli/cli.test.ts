@@ -303,7 +303,7 @@ describe("dead", () => {
       const database = slowDatabase()
       const audit = yield* openAudit({ directory }, { uploader: database.uploader })
       // its next look would be in a minute
-      const wait = ["--wait", "10 seconds"]
+      const wait = ["--wait", "2 minutes"]
       const retried = yield* effectAudit(directory, ["dead", "retry", "--all", ...wait])
       assert.strictEqual(retried.code, 0)
       assert.include(retried.stderr, `Process ${process.pid} owns`)
@@ -325,10 +325,11 @@ describe("dead", () => {
         until: ({ failures }) => failures === 3,
         schedule: Schedule.spaced("20 millis")
       })
+      const { nextTry } = yield* owner.status
       const results = yield* Effect.all(
         [
-          effectAudit(directory, ["dead", "retry", "0:0", "--wait", "10 seconds"]),
-          effectAudit(directory, ["dead", "discard", "--class", "rejected", "--yes", "--wait", "10 seconds"])
+          effectAudit(directory, ["dead", "retry", "0:0", "--wait", "2 minutes"]),
+          effectAudit(directory, ["dead", "discard", "--class", "rejected", "--yes", "--wait", "2 minutes"])
         ],
         { concurrency: 1 }
       )
@@ -339,7 +340,10 @@ describe("dead", () => {
           [0, "1 dead letter discarded.\n"]
         ]
       )
-      assert.deepInclude(yield* owner.status, { failures: 3, dead: 0, retried: 1, discarded: 1, waiting: 2 })
+      const after = yield* owner.status
+      assert.deepInclude(after, { dead: 0, retried: 1, discarded: 1, waiting: 2 })
+      // on a loaded machine the schedule's own attempt may have come
+      if (Date.now() < nextTry!) assert.strictEqual(after.failures, 3)
     })
   )
 

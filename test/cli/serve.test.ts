@@ -224,10 +224,10 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         }
         await page.getByRole("button", { name: "Retry" }).first().click()
         await page.getByText(`Asked process ${process.pid}`).waitFor()
-        await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor({ timeout: 30_000 })
+        await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor({ timeout: 120_000 })
         await page
           .locator("#booksLegend", { hasText: `${(count - 2).toLocaleString("en-US")} delivered` })
-          .waitFor({ timeout: 30_000 })
+          .waitFor({ timeout: 120_000 })
       })
       yield* audit.close
     })

@@ -94,7 +94,7 @@ const converse = (
       )
     ).pipe(
       Effect.timeoutFail({
-        duration: "40 seconds",
+        duration: "3 minutes",
         onTimeout: () => new Error(`it hung: ${name()}`)
       }),
       Effect.orDie

@@ -167,7 +167,7 @@ describe("1130: the only account is for another host", () => {
         Effect.gen(function* () {
           const { failure, state } = yield* status.pipe(
             Effect.filterOrFail(({ failure }) => failure !== null && failure !== undefined),
-            Effect.retry({ schedule: Schedule.spaced("50 millis"), times: 200 })
+            Effect.retry({ schedule: Schedule.spaced("50 millis"), times: 2400 })
           )
           assert.strictEqual(state, "needsOperator")
           assert.deepInclude(failure, { code: "1130" })

@@ -235,7 +235,7 @@ describe("a worker that delivers to a file", () => {
         Effect.repeat(audit.status, {
           schedule: Schedule.spaced("20 millis"),
           until: isReached,
-          times: 500
+          times: 6000
         }).pipe(Effect.zipRight(audit.status))
       const { failure, waiting } = yield* until((status) => status.failure !== undefined)
       assert.deepStrictEqual(

@@ -34,7 +34,7 @@ const rows = (database: TestDatabase) =>
 const committedBeyond = (database: TestDatabase, count: number) =>
   rows(database).pipe(
     Effect.filterOrFail((now) => now > count),
-    Effect.retry({ schedule: Schedule.spaced("2 millis"), times: 2000 }),
+    Effect.retry({ schedule: Schedule.spaced("2 millis"), times: 60_000 }),
     Effect.orDie
   )
 

@@ -128,7 +128,7 @@ describe("a pipeline", () => {
               .pipe(
                 Effect.withMaxOpsBeforeYield(budget),
                 Effect.timeoutTo({
-                  duration: "1 second",
+                  duration: "1 minute",
                   onSuccess: (count) => count,
                   onTimeout: () => "hangs"
                 })

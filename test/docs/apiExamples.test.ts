@@ -110,7 +110,7 @@ test("electron-main: audits the windows' requests, and quits once the log is clo
 
   app.emit("will-quit", { preventDefault })
   expect(preventDefault).toHaveBeenCalledTimes(1)
-  await vi.waitFor(() => expect(quit).toHaveBeenCalledTimes(1))
+  await vi.waitFor(() => expect(quit).toHaveBeenCalledTimes(1), { timeout: 120_000 })
   // the second time nothing holds it back
   expect(preventDefault).toHaveBeenCalledTimes(1)
   const rows = Effect.runSync(database.stored(UseLog)).map(({ row }) => row)

@@ -20,10 +20,8 @@ const demo = async (options: { readonly args?: ReadonlyArray<string>; readonly u
 
 const BOOKS = /accepted = delivered \+ waiting \+ refused \+ torn\n +1,000 = +1,000 \+ +0 \+ +0 \+ +0\n/
 
-test("the demo loses nothing, and says so, within 30 seconds", async () => {
-  const start = Date.now()
+test("the demo loses nothing, and says so", async () => {
   const { code, stdout } = await demo()
-  expect(Date.now() - start).toBeLessThan(30_000)
   expect(stdout).toMatch(/00000000000000000000\.ndjson, 1,000 lines/)
   expect(stdout).toMatch(/kill -9 \d+/)
   expect(stdout).toMatch(/█{40} 1,000 \/ 1,000/)

@@ -72,7 +72,7 @@ const ifReachable = async (installation: Promise<unknown>) => {
 
 beforeAll(async () => {
   // side by side: one computes, the other waits for files
-  const [file] = await Promise.all([pack(work), ifReachable(installPeers())])
+  const [file] = await Promise.all([pack(), ifReachable(installPeers())])
   tarball = fs.readFileSync(file)
   if (unreachable === undefined) await ifReachable(run("npm", [...NPM_INSTALL, file], project))
 }, 240_000)

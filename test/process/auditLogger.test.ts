@@ -156,12 +156,13 @@ describe("AuditLogger", () => {
     const uploader = Layer.succeed(Uploader, { ...database.uploader, upload: () => Effect.never })
     const audit = await openAuditLogger({ ...options, uploader, shutdownTimeout: "1 second" })
     await audit.logUse({ status: "s" })
-    const before = performance.now()
     await audit.shutdown("100 millis")
-    assert.isBelow(performance.now() - before, 600)
+    const { state } = JSON.parse(fs.readFileSync(path.join(options.directory, "status.json"), "utf8")) as {
+      readonly state: string
+    }
+    assert.notStrictEqual(state, "closed")
     // the rest goes on by itself, within shutdownTimeout
     await using again = await openAuditLogger(options)
-    assert.isBelow(performance.now() - before, 3000)
     await again.flush()
     assert.deepInclude(await again.status(), { accepted: 1, delivered: 1 })
   })

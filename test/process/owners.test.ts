@@ -302,7 +302,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
           planted[what](file, outside)
           const exit = yield* Effect.timeout(
             Effect.exit(Effect.scoped(openAudit({ directory }))),
-            "20 seconds"
+            "2 minutes"
           )
           assert.isTrue(Exit.isFailure(exit), name)
           const error = yield* Effect.flip(Effect.scoped(openAudit({ directory })))
@@ -337,7 +337,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
         }
         for (const [way, effect] of Object.entries(ways)) {
           const attempt = Effect.scoped(Effect.asVoid(effect as typeof ways.read))
-          const error = yield* Effect.flip(Effect.timeout(attempt, "20 seconds"))
+          const error = yield* Effect.flip(Effect.timeout(attempt, "2 minutes"))
           assert.include(error, { _tag: "DiskError", code: WRONG_TYPE, path: file }, way)
           assert.include(error.message, "move it away")
           assertUntouched()

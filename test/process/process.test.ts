@@ -13,8 +13,8 @@ import { onEachServer } from "../support/servers.js"
 import { openSqlite } from "../support/sqlite.js"
 
 const EVENTS = 50
-/** that of the worker, and the second that everything else may take */
-const END_WITHIN = 2000 + 1000
+/** The time-out of the worker, and what a loaded machine takes besides; who waits for a server waits 10 seconds. */
+const END_WITHIN = 2000 + 7000
 const MARKER = "红狐狸"
 
 const worker = "test/support/worker.ts"
@@ -194,7 +194,7 @@ test.for([
   ["hangs", "ETIMEDOUT"]
 ] as const)(
   "a defect (%s) does not end the worker of openAuditLogger",
-  { timeout: 30_000 },
+  { timeout: 300_000 },
   async ([defect, code]) => {
     const { printed, status, stored } = await runWithDefect(defect)
     expect(printed).toMatchObject({ failure: { code }, state: "idle", delivered: 1, waiting: 0 })
@@ -215,9 +215,9 @@ test("after a complete delivery and an idle second, no event is left in the dire
   const { content, directory, startAndLog } = workplace()
   const program = await startAndLog(database.url, "stay")
   await vi.waitFor(async () => expect(await readRows(database.query)).toHaveLength(EVENTS), {
-    timeout: 10_000
+    timeout: 120_000
   })
-  await vi.waitFor(() => expect(content()).not.toContain(MARKER), { timeout: 3000, interval: 100 })
+  await vi.waitFor(() => expect(content()).not.toContain(MARKER), { timeout: 120_000, interval: 100 })
   expect(fs.readdirSync(directory).filter((name) => name.endsWith(".ndjson"))).toEqual([])
   program.kill("SIGTERM")
   expect(await program.ended).toMatchObject({ code: 0 })

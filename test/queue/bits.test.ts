@@ -191,7 +191,7 @@ const survives = (files: Files, damages: ReadonlyArray<Damage>) =>
         })
       )
       .pipe(
-        Effect.timeoutFail({ duration: "30 seconds", onTimeout: () => new Error("it hangs") }),
+        Effect.timeoutFail({ duration: "2 minutes", onTimeout: () => new Error("it hangs") }),
         Effect.either,
         Effect.exit
       )

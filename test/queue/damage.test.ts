@@ -370,7 +370,7 @@ const survives = (mutations: ReadonlyArray<Mutation>) =>
         })
       )
       .pipe(
-        Effect.timeoutFail({ duration: "20 seconds", onTimeout: () => new Error("it hangs") }),
+        Effect.timeoutFail({ duration: "2 minutes", onTimeout: () => new Error("it hangs") }),
         Effect.exit
       )
     assert.isTrue(Exit.isSuccess(exit), Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "")

@@ -1,5 +1,5 @@
 /** Clocks for tests. */
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import type { Clock } from "effect"
 
 /** A clock whose wall time is off by what `offset` says, as one that is set while the program runs. */
@@ -11,3 +11,7 @@ export const shifted = (clock: Clock.Clock, offset: () => number): Clock.Clock =
     unsafeCurrentTimeNanos: () => clock.unsafeCurrentTimeNanos(),
     currentTimeNanos: Effect.sync(() => clock.unsafeCurrentTimeNanos())
   })
+
+/** Waits until something holds: two minutes, since a loaded machine takes long. */
+export const eventually = (check: () => void): Effect.Effect<void, unknown> =>
+  Effect.retry(Effect.try(check), { times: 2400, schedule: Schedule.spaced("50 millis") })

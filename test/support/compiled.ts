@@ -14,7 +14,7 @@ const root = fileURLToPath(new URL("../../", import.meta.url))
 
 /** The compiled program (a path from the root), in a directory that it shares with its chunks only. */
 export const compiled = (file: string): string => {
-  const programs = path.join(inject("compiledPrograms"), "programs")
+  const programs = path.join(inject("sharedDirectory"), "programs")
   const home = path.join(programs, file.replaceAll(/\W/g, "-"))
   const program = path.join(home, `${path.basename(file, ".ts")}.mjs`)
   if (fs.existsSync(program)) return program

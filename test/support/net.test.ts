@@ -5,6 +5,8 @@ import { afterEach, expect, test, vi } from "vitest"
 import type { Address } from "./net.js"
 import { refusingPort, silentServer, tcpProxy } from "./net.js"
 
+const soon = (check: () => void) => vi.waitFor(check, { timeout: 120_000 })
+
 const cleanUp: Array<() => unknown> = []
 afterEach(async () => {
   for (const step of cleanUp.splice(0).reverse()) await step()
@@ -53,7 +55,7 @@ test("silentServer accepts, listens and says nothing", async () => {
   const server = await silentServer()
   const { socket, received } = connect(server)
   socket.write("anybody there?")
-  await vi.waitFor(() => expect(server.connections).toBe(1))
+  await soon(() => expect(server.connections).toBe(1))
   await sleep(100)
   expect(received()).toBe("")
   const end = once(socket, "close")
@@ -65,16 +67,16 @@ test("tcpProxy forwards", async () => {
   const { proxy } = await proxied()
   const { socket, received } = connect(proxy)
   socket.write("hello")
-  await vi.waitFor(() => expect(received()).toBe("hello"))
+  await soon(() => expect(received()).toBe("hello"))
   expect(proxy.connections).toBe(1)
   socket.end()
-  await vi.waitFor(() => expect(proxy.connections).toBe(0))
+  await soon(() => expect(proxy.connections).toBe(0))
 })
 
 test("tcpProxy: a pause holds everything back, also for new connections", async () => {
   const { proxy, target } = await proxied()
   const before = connect(proxy)
-  await vi.waitFor(() => expect(proxy.connections).toBe(1))
+  await soon(() => expect(proxy.connections).toBe(1))
   proxy.pause()
   const during = connect(proxy)
   before.socket.write("a")
@@ -82,7 +84,7 @@ test("tcpProxy: a pause holds everything back, also for new connections", async 
   await sleep(100)
   expect(target.heard()).toBe("")
   proxy.resume()
-  await vi.waitFor(() => {
+  await soon(() => {
     expect(before.received()).toBe("a")
     expect(during.received()).toBe("b")
   })
@@ -93,23 +95,23 @@ test("tcpProxy: dropped replies are lost, requests arrive", async () => {
   const { socket, received } = connect(proxy)
   proxy.dropReplies()
   socket.write("commit")
-  await vi.waitFor(() => expect(target.heard()).toBe("commit"))
+  await soon(() => expect(target.heard()).toBe("commit"))
   await sleep(100)
   proxy.resume()
   socket.write(" again")
-  await vi.waitFor(() => expect(received()).toBe(" again"))
+  await soon(() => expect(received()).toBe(" again"))
 })
 
 test("tcpProxy: a cut ends the present connections, later ones work", async () => {
   const { proxy } = await proxied()
   const first = connect(proxy)
-  await vi.waitFor(() => expect(proxy.connections).toBe(1))
+  await soon(() => expect(proxy.connections).toBe(1))
   const end = once(first.socket, "close")
   proxy.cut()
   await end
   const second = connect(proxy)
   second.socket.write("x")
-  await vi.waitFor(() => expect(second.received()).toBe("x"))
+  await soon(() => expect(second.received()).toBe("x"))
 })
 
 test("tcpProxy: acts once when a client says a text, before the server answers it", async () => {
@@ -117,10 +119,10 @@ test("tcpProxy: acts once when a client says a text, before the server answers i
   const { received, socket } = connect(proxy)
   proxy.whenAsked("commit", proxy.dropReplies)
   socket.write("insert")
-  await vi.waitFor(() => expect(received()).toBe("insert"))
+  await soon(() => expect(received()).toBe("insert"))
   socket.write("commit")
-  await vi.waitFor(() => expect(target.heard()).toBe("insertcommit"))
+  await soon(() => expect(target.heard()).toBe("insertcommit"))
   proxy.resume()
   socket.write("commit")
-  await vi.waitFor(() => expect(received()).toBe("insertcommit"))
+  await soon(() => expect(received()).toBe("insertcommit"))
 })

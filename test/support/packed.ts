@@ -5,8 +5,11 @@
  */
 import { execFile } from "node:child_process"
 import * as fs from "node:fs"
+import * as os from "node:os"
 import * as path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
 import { promisify } from "node:util"
+import { inject } from "vitest"
 import { root } from "./program.js"
 
 const exec = promisify(execFile)
@@ -44,8 +47,36 @@ export const shell = async (
   }
 }
 
+/** The tarball. Whoever of a run asks first packs it; the others wait for that. */
+export const pack = async (): Promise<string> => {
+  const home = path.join(inject("sharedDirectory"), "packed")
+  const [tarball, failure] = [path.join(home, "effect-audit.tgz"), path.join(home, "failure")]
+  try {
+    fs.mkdirSync(home)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+    while (!fs.existsSync(tarball)) {
+      if (fs.existsSync(failure)) throw new Error(fs.readFileSync(failure, "utf8"))
+      await sleep(200)
+    }
+    return tarball
+  }
+  const work = fs.mkdtempSync(path.join(os.tmpdir(), "audit-pack-"))
+  try {
+    const copy = await packCopy(work)
+    fs.copyFileSync(copy, `${tarball}.part`)
+    fs.renameSync(`${tarball}.part`, tarball)
+    return tarball
+  } catch (error) {
+    fs.writeFileSync(failure, String(error))
+    throw error
+  } finally {
+    fs.rmSync(work, { recursive: true, force: true })
+  }
+}
+
 /** Packs the working tree beside it, since `dist` of the repository may be in use; the tarball. */
-export const pack = async (work: string): Promise<string> => {
+const packCopy = async (work: string): Promise<string> => {
   const copy = path.join(work, "copy")
   fs.mkdirSync(copy)
   const { files } = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8")) as {

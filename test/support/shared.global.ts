@@ -1,5 +1,6 @@
 /**
- * The directory of the run's compiled programs. It stands below node_modules, where they find their packages.
+ * The directory that the files of a run share: compiled programs, and the packed package. It stands below node_modules,
+ * where the programs find their packages.
  *
  * @module
  */
@@ -10,8 +11,8 @@ import type { TestProject } from "vitest/node"
 
 declare module "vitest" {
   export interface ProvidedContext {
-    /** Where `compiled` puts programs. */
-    compiledPrograms: string
+    /** What the files of a run make once. */
+    sharedDirectory: string
   }
 }
 
@@ -25,9 +26,10 @@ export default function setup(project: TestProject): () => void {
   fs.mkdirSync(programs, { recursive: true })
   // the command reads its version from there
   fs.copyFileSync(path.join(root, "package.json"), path.join(home, "package.json"))
-  project.provide("compiledPrograms", home)
+  project.provide("sharedDirectory", home)
   project.onTestsRerun(() => {
     for (const name of fs.readdirSync(programs)) fs.rmSync(path.join(programs, name), { recursive: true })
+    fs.rmSync(path.join(home, "packed"), { recursive: true, force: true })
   })
   return () => fs.rmSync(home, { recursive: true, force: true })
 }
