@@ -15,11 +15,20 @@ class Database {
     readonly bad: ReadonlySet<number>,
     /** whether it refuses whatever it is sent, by the number of the statement */
     readonly isIll: (statement: number) => boolean,
-    readonly isLikely: boolean
+    readonly isLikely: boolean,
+    /** events of {@link LARGE} bytes; the others have one */
+    readonly large: ReadonlySet<number> = new Set(),
+    /** how many bytes of a statement the connection breaks under */
+    readonly limit = Number.POSITIVE_INFINITY
   ) {}
 
-  insert(events: ReadonlyArray<number>): Effect.Effect<number, Doubted> {
-    return Effect.suspend(() => {
+  bytesOf(events: ReadonlyArray<number>): number {
+    return events.reduce((bytes, event) => bytes + (this.large.has(event) ? LARGE : 1), 0)
+  }
+
+  insert(events: ReadonlyArray<number>): Effect.Effect<number, Doubted | UploadError> {
+    return Effect.suspend((): Effect.Effect<number, Doubted | UploadError> => {
+      if (this.bytesOf(events) > this.limit) return broken
       if (this.isIll(this.statements++) || events.some((event) => this.bad.has(event))) {
         return new Doubted({ code: "31999", reason: "no", error, isLikely: this.isLikely })
       }
@@ -30,7 +39,10 @@ class Database {
   }
 }
 
+const LARGE = 10
+
 const error = new UploadError({ class: "transient", code: "31999", reason: "unknown" })
+const broken = new UploadError({ class: "transient", code: "ECONNRESET", reason: "the connection is gone" })
 
 interface Pass {
   readonly failure: UploadError | undefined
@@ -77,28 +89,74 @@ class Queue {
   })
 
   private upload(batch: ReadonlyArray<number>): Effect.Effect<ReadonlyArray<number>, UploadError> {
+    const { database } = this
     const rejected: Array<number> = []
-    const trial: Trial = (from, to) => this.database.insert(batch.slice(from, to))
+    const reject = (index: number) => Effect.sync(() => void rejected.push(batch[index]!))
     const ids = batch.map((event) => ({ eventId: String(event) }))
-    return Effect.catchTag(trial(0, batch.length), "Doubted", (doubted) =>
+    /** Stores in order, by halves where a connection breaks; an event that breaks one alone is rejected. */
+    const store = (from: number, to: number): Effect.Effect<void, Stopped | UploadError> =>
+      Effect.matchEffect(database.insert(batch.slice(from, to)), {
+        onSuccess: () => Effect.void,
+        onFailure: (error) => {
+          if (error._tag === "Doubted")
+            return Effect.fail<Stopped>({ _tag: "Stopped", doubted: error, at: from })
+          if (to - from === 1) return reject(from)
+          const middle = (from + to) >>> 1
+          return Effect.zipRight(store(from, middle), store(middle, to))
+        }
+      })
+    const fitting = (from: number) => {
+      let count = 1
+      while (from + count < batch.length && database.bytesOf(batch.slice(from, from + count + 1)) < LARGE)
+        count++
+      return count
+    }
+    return Effect.catchTag(store(0, batch.length), "Stopped", ({ at, doubted }) =>
       this.doubts.isDue(ids[0]!.eventId, doubted)
         ? this.doubts.search({
-            trial,
-            from: 0,
+            onOneConnection: (use) => {
+              let isGone = false
+              return use((from, to) =>
+                isGone
+                  ? Effect.fail(broken)
+                  : Effect.tapErrorTag(database.insert(batch.slice(from, to)), "UploadError", () =>
+                      Effect.sync(() => (isGone = true))
+                    )
+              )
+            },
+            asLargeAs: (broken) =>
+              database.large.has(batch[broken]!)
+                ? batch.flatMap((event, index) => (database.large.has(event) ? [index] : []))
+                : [],
+            settleApart: (index) =>
+              Effect.matchEffect(database.insert([batch[index]!]), {
+                onSuccess: () => Effect.succeed(undefined),
+                onFailure: (error) =>
+                  error._tag === "Doubted"
+                    ? Effect.fail(error)
+                    : Effect.succeed({ code: "1153", reason: "large" })
+              }),
+            from: at,
             to: batch.length,
-            fitting: () => batch.length,
+            fitting,
             idOf: (index) => ids[index]!.eventId,
-            onRejected: ({ index }) => Effect.sync(() => rejected.push(batch[index]!))
+            onRejected: ({ index }) => reject(index)
           })
         : Effect.fail(doubted.error)
     ).pipe(
-      Effect.catchTag("Refused", () => Effect.dieMessage("it refuses by unknown codes alone")),
       Effect.map(() => {
         this.doubts.settle(ids)
         return rejected
       })
     )
   }
+}
+
+/** A store that came to an event in doubt; everything before it is stored or rejected. */
+interface Stopped {
+  readonly _tag: "Stopped"
+  readonly doubted: Doubted
+  readonly at: number
 }
 
 const run = (queue: Queue, passes: number): Effect.Effect<ReadonlyArray<Pass>> =>
@@ -129,6 +187,31 @@ describe("doubt", () => {
               [...bad].toSorted((a, b) => a - b)
             )
             assert.strictEqual(database.stored.size, 400 - bad.length)
+          }
+        ),
+        { numRuns: 300 }
+      )
+    )
+  )
+
+  it.effect("events that break the connection for their size are rejected, and block nothing", () =>
+    Effect.promise(() =>
+      fc.assert(
+        fc.asyncProperty(
+          fc.integer({ min: 8, max: 60 }),
+          fc.uniqueArray(fc.nat(149), { maxLength: 8 }),
+          fc.uniqueArray(fc.nat(149), { maxLength: 8 }),
+          // below LARGE they break it, and beyond they do not
+          fc.constantFrom(LARGE - 1, LARGE, 5 * LARGE),
+          fc.boolean(),
+          async (batchRecords, bad, large, limit, isLikely) => {
+            const database = new Database(new Set(bad), healthy, isLikely, new Set(large), limit)
+            const queue = new Queue(database, 400, batchRecords)
+            await Effect.runPromise(run(queue, 400))
+            assert.isTrue(queue.isDelivered)
+            const expected = new Set([...bad, ...(limit < LARGE ? large : [])])
+            assert.sameMembers([...queue.rejected], [...expected])
+            assert.strictEqual(database.stored.size, 400 - expected.size)
           }
         ),
         { numRuns: 300 }

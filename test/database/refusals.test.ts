@@ -13,6 +13,7 @@ import type { TestDatabase } from "../support/database.js"
 import { stored } from "../support/events.js"
 import type { Flavour } from "../support/mysqlServer.js"
 import { account, mysqlDatabase, uploaderOf } from "../support/mysql.js"
+import { limitingProxy } from "../support/net.js"
 import { onEachServer } from "../support/servers.js"
 
 class Note extends AuditEvent.Class<Note>()("note", {
@@ -93,6 +94,9 @@ const RECORDS: Record<string, Refusal> = {
   })
 }
 
+/** A trigger's body that refuses `x` by a number that nobody knows. */
+const UNKNOWN = "IF NEW.v = 'x' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999; END IF"
+
 /** Decided by evidence: what a trigger makes of the row's value, by codes that may mean its own fault as well. */
 const DOUBTS: Record<string, Refusal> = {
   "a pattern": trigger("SET @x = ('a' REGEXP NEW.v)", "[", { mariadb: 1139, mysql: 3696 }),
@@ -106,11 +110,7 @@ const DOUBTS: Record<string, Refusal> = {
     mariadb: 4042,
     mysql: 3143
   }),
-  "a number that nobody knows": trigger(
-    "IF NEW.v = 'x' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999; END IF",
-    "x",
-    both(31_999)
-  ),
+  "a number that nobody knows": trigger(UNKNOWN, "x", both(31_999)),
   "the same, with a SQLSTATE": trigger(
     "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '22018' SET MYSQL_ERRNO = 31998; END IF",
     "x",
@@ -260,6 +260,49 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
             )
           )
         })
+    )
+
+    it.scopedLive(
+      "beside events that a proxy hangs up on for their size: nothing is blocked",
+      () =>
+        Effect.gen(function* () {
+          const { database, run } = yield* prepare("v LONGTEXT NULL", UNKNOWN)
+          const { host, port } = database.config
+          const proxy = yield* Effect.acquireRelease(
+            Effect.promise(() => limitingProxy({ target: { host, port }, limit: 1_000_000 })),
+            (proxy) => Effect.promise(proxy.close)
+          )
+          const uploader = yield* uploaderOf({ ...(yield* account(database, "INSERT")), port: proxy.port })
+          const positions = fc.uniqueArray(fc.nat(19), { minLength: 1, maxLength: 3 })
+          yield* Effect.promise(() =>
+            fc.assert(
+              fc.asyncProperty(
+                positions,
+                positions,
+                // many that are too large together; quotes are doubled in a text
+                fc.constantFrom(["1", 1] as const, ["y", 100_000] as const, ["'", 260_000] as const),
+                async (bad, large, [character, length]) => {
+                  const valueAt = (index: number) => {
+                    if (bad.includes(index)) return "x"
+                    if (large.includes(index)) return "y".repeat(1_100_000 + index)
+                    return index % 3 === 0 ? character.repeat(length) : "1"
+                  }
+                  const all = Array.from({ length: 30 }, (_, index) => note(valueAt(index)))
+                  await Effect.runPromise(run("DELETE FROM notes"))
+                  const { isDelivered, rejected } = await Effect.runPromise(deliver(uploader, all, 15))
+                  assert.isTrue(isDelivered)
+                  assert.sameMembers(
+                    rejected,
+                    all.filter((_, index) => bad.includes(index) || large.includes(index))
+                  )
+                  assert.strictEqual(await Effect.runPromise(countOf(database)), 30 - rejected.length)
+                }
+              ),
+              { numRuns: 4, endOnFailure: true }
+            )
+          )
+        }),
+      180_000
     )
 
     it.scopedLive(

@@ -154,6 +154,42 @@ export const lyingProxy = async ({ audible, lie, target, truth }: LyingProxyOpti
   return listenerOf(server, links)
 }
 
+/** A proxy of a MySQL server that hangs up on packets of more than `limit` bytes, of which the server hears nothing. */
+export const limitingProxy = async ({
+  limit,
+  target
+}: {
+  readonly target: Address
+  readonly limit: number
+}): Promise<Listener> => {
+  const links = new Set<Link>()
+  const server = net.createServer((client) => {
+    const upstream = net.connect(target.port, target.host)
+    const link = new Link(client, upstream)
+    links.add(link)
+    // a client waits for an answer before it sends on: its packets start with a chunk, and end with one
+    let rest = 0
+    client.on("data", (request) => {
+      let end = rest
+      while (end < request.length) {
+        const length = request.readUIntLE(end, 3)
+        if (length > limit) return link.destroy()
+        end += 4 + length
+      }
+      rest = end - request.length
+      upstream.write(request)
+    })
+    upstream.on("data", (reply) => client.write(reply))
+    upstream.on("close", () => client.end())
+    client.on("close", () => {
+      upstream.destroy()
+      links.delete(link)
+    })
+    for (const socket of [client, upstream]) socket.on("error", () => undefined)
+  })
+  return listenerOf(server, links)
+}
+
 /** Forwards connections to `target` until it is told otherwise. */
 export const tcpProxy = async (options: {
   readonly target: Address

@@ -10,6 +10,7 @@
  * - All others of its batch were stored in the first pass: nothing would be left for the second one. So some are held back.
  * - Two bad events stand side by side: rows from the end of the batch, the witnesses, are stored between them.
  * - An ill server refuses everything: it is asked a dozen times a pass.
+ * - An event breaks the connection by its size, and the evidence goes with it. Those as large are settled before the next pass.
  */
 import { Data, Effect } from "effect"
 import { Either } from "../../schema/Effect3.js"
@@ -33,7 +34,16 @@ export class Doubted extends Data.TaggedError("Doubted")<{
 export type Trial = (from: number, to: number) => Effect.Effect<number, Doubted | Refused | UploadError>
 
 interface Search {
-  readonly trial: Trial
+  /** Runs the search on one connection. */
+  readonly onOneConnection: (
+    use: (trial: Trial) => Effect.Effect<void, UploadError>
+  ) => Effect.Effect<void, UploadError>
+  /** The events that break a connection if that one does, for its size; none if it is too small for that. */
+  readonly asLargeAs: (index: number) => ReadonlyArray<number>
+  /** Stores an event on connections of its own, or finds out why it is rejected. */
+  readonly settleApart: (
+    index: number
+  ) => Effect.Effect<Omit<Rejection, "index"> | undefined, Doubted | UploadError>
   readonly from: number
   readonly to: number
   /** how many events, from an index on, one statement may have; at least 1 */
@@ -57,10 +67,133 @@ export const makeDoubts = () => {
   const met = new Map<string, { readonly code: string; readonly times: number }>()
   /** refused, while others were stored, in an earlier pass */
   const suspects = new Set<string>()
-  /** the same, in two passes: rejected, however often its batch must be repeated for the sake of others */
+  /** the same in two passes, or too large: rejected, however often its batch must be repeated for the sake of others */
   const proven = new Map<string, Omit<Rejection, "index">>()
   /** refused in an earlier pass, with no other event to compare it with */
   const lonely = new Set<string>()
+
+  /** The search on one connection. */
+  const searchOn = (
+    trial: Trial,
+    { fitting, from, idOf, onRejected, to }: Search
+  ): Effect.Effect<void, UploadError> =>
+    Effect.gen(function* () {
+      /** events from here on are stored or rejected: they have served as witnesses */
+      let limit = to
+      /** whether an event was proven to be bad: then a batch of the usual size may be complete */
+      let isProven = false
+      /** refused alone, and nothing was stored since */
+      let alone: number | undefined
+      const undecided: Array<{
+        readonly index: number
+        readonly doubted: Doubted
+        readonly proof: boolean
+      }> = []
+
+      /** the events before this one are tried in this pass; those behind it are for the next one, if it is needed */
+      const end = () => limit - WITNESSES * undecided.length
+
+      /** Tries one event; `doubted` if it is refused once more. */
+      const tryAlone = (index: number) =>
+        Effect.gen(function* () {
+          const result = yield* Effect.either(trial(index, index + 1))
+          if (Either.isRight(result)) {
+            if (result.right > 0) alone = undefined
+            return result.right > 0 ? ("stored" as const) : ("present" as const)
+          }
+          const error = result.left
+          if (error._tag === "UploadError") return yield* error
+          if (error._tag === "Refused") {
+            if (error.blameless !== undefined) return yield* error.blameless
+            yield* onRejected({ index, code: error.code, reason: error.reason })
+            return "rejected" as const
+          }
+          if (alone !== undefined && alone !== index) return yield* ill(error, !isProven)
+          alone = index
+          return error
+        })
+
+      /** Stores another event than the one at `index`, from the end of the batch; whether there was one. */
+      const storeWitness = (index: number) =>
+        Effect.gen(function* () {
+          while (limit - 1 > index) {
+            limit--
+            const verdict = proven.get(idOf(limit))
+            if (verdict !== undefined) yield* onRejected({ index: limit, ...verdict })
+            else if ((yield* tryAlone(limit)) === "stored") return true
+          }
+          return false
+        })
+
+      const judge = (index: number, doubted: Doubted) =>
+        Effect.gen(function* () {
+          const id = idOf(index)
+          if (!(yield* storeWitness(index))) {
+            undecided.push({ index, doubted, proof: false })
+            return
+          }
+          const again = yield* tryAlone(index)
+          // stored, present or rejected: decided
+          if (typeof again === "string") return
+          if (suspects.has(id)) {
+            const { code, reason } = again
+            proven.set(id, { code, reason })
+            isProven = true
+            yield* onRejected({ index, code, reason })
+          } else {
+            // at once: what is found out is true however the pass ends
+            suspects.add(id)
+            undecided.push({ index, doubted: again, proof: true })
+          }
+          // otherwise the next bad event would look like an illness of the database
+          if (end() > index + 1) yield* storeWitness(index)
+        })
+
+      let at = from
+      let size = Math.ceil((to - from) / 2)
+      while (at < end() && undecided.length < MOST_SUSPECTS) {
+        const count = Math.max(1, Math.min(size, end() - at, fitting(at)))
+        if (count === 1) {
+          const verdict = proven.get(idOf(at))
+          if (verdict === undefined) {
+            const result = yield* tryAlone(at)
+            if (typeof result !== "string") yield* judge(at, result)
+          } else {
+            yield* onRejected({ index: at, ...verdict })
+          }
+          at++
+          size = 2 * count
+          continue
+        }
+        const result = yield* Effect.either(trial(at, at + count))
+        if (Either.isRight(result)) {
+          if (result.right > 0) alone = undefined
+          at += count
+          size = 2 * count
+        } else if (result.left._tag === "UploadError") {
+          return yield* result.left
+        } else {
+          size = Math.ceil(count / 2)
+        }
+      }
+
+      const [first] = undecided
+      if (first === undefined) return
+      const isAlone = !first.proof && lonely.has(idOf(first.index))
+      for (const { index, proof } of undecided) if (!proof) lonely.add(idOf(index))
+      return yield* isAlone ? ill(first.doubted, !isProven) : undecidedYet(first.doubted, !isProven)
+    })
+
+  /** A connection may have broken for the size of an event: then the next pass knows, and passes over those as large. */
+  const settleLarge = ({ asLargeAs, idOf, settleApart }: Search, broken: number) =>
+    Effect.forEach(
+      asLargeAs(broken).filter((index) => !proven.has(idOf(index))),
+      (index) =>
+        Effect.map(settleApart(index), (verdict) => {
+          if (verdict !== undefined) proven.set(idOf(index), verdict)
+        }),
+      { discard: true }
+    ).pipe(Effect.ignore)
 
   return {
     /** Whether the batch that begins with this event is to be searched, or rather tried again as it is. */
@@ -85,112 +218,26 @@ export const makeDoubts = () => {
 
     /**
      * Stores the events from `from` to before `to`, all but those that are rejected. Fails as long as some of them are
-     * neither. The trials must all be made on one connection.
+     * neither.
      */
-    search: ({ fitting, from, idOf, onRejected, to, trial }: Search): Effect.Effect<void, UploadError> =>
-      Effect.gen(function* () {
-        /** events from here on are stored or rejected: they have served as witnesses */
-        let limit = to
-        /** whether an event was proven to be bad: then a batch of the usual size may be complete */
-        let isProven = false
-        /** refused alone, and nothing was stored since */
+    search: (search: Search): Effect.Effect<void, UploadError> =>
+      Effect.suspend(() => {
+        /** the one that is being tried */
         let alone: number | undefined
-        const undecided: Array<{
-          readonly index: number
-          readonly doubted: Doubted
-          readonly proof: boolean
-        }> = []
-
-        /** the events before this one are tried in this pass; those behind it are for the next one, if it is needed */
-        const end = () => limit - WITNESSES * undecided.length
-
-        /** Tries one event; `doubted` if it is refused once more. */
-        const tryAlone = (index: number) =>
-          Effect.gen(function* () {
-            const result = yield* Effect.either(trial(index, index + 1))
-            if (Either.isRight(result)) {
-              if (result.right > 0) alone = undefined
-              return result.right > 0 ? ("stored" as const) : ("present" as const)
-            }
-            const error = result.left
-            if (error._tag === "UploadError") return yield* error
-            if (error._tag === "Refused") {
-              if (error.blameless !== undefined) return yield* error.blameless
-              yield* onRejected({ index, code: error.code, reason: error.reason })
-              return "rejected" as const
-            }
-            if (alone !== undefined && alone !== index) return yield* ill(error, !isProven)
-            alone = index
-            return error
-          })
-
-        /** Stores another event than the one at `index`, from the end of the batch; whether there was one. */
-        const storeWitness = (index: number) =>
-          Effect.gen(function* () {
-            while (limit - 1 > index) {
-              limit--
-              if ((yield* tryAlone(limit)) === "stored") return true
-            }
-            return false
-          })
-
-        const judge = (index: number, doubted: Doubted) =>
-          Effect.gen(function* () {
-            const id = idOf(index)
-            if (!(yield* storeWitness(index))) {
-              undecided.push({ index, doubted, proof: false })
-              return
-            }
-            const again = yield* tryAlone(index)
-            // stored, present or rejected: decided
-            if (typeof again === "string") return
-            if (suspects.has(id)) {
-              const { code, reason } = again
-              proven.set(id, { code, reason })
-              isProven = true
-              yield* onRejected({ index, code, reason })
-            } else {
-              // at once: what is found out is true however the pass ends
-              suspects.add(id)
-              undecided.push({ index, doubted: again, proof: true })
-            }
-            // otherwise the next bad event would look like an illness of the database
-            if (end() > index + 1) yield* storeWitness(index)
-          })
-
-        let at = from
-        let size = Math.ceil((to - from) / 2)
-        while (at < end() && undecided.length < MOST_SUSPECTS) {
-          const count = Math.max(1, Math.min(size, end() - at, fitting(at)))
-          if (count === 1) {
-            const verdict = proven.get(idOf(at))
-            if (verdict === undefined) {
-              const result = yield* tryAlone(at)
-              if (typeof result !== "string") yield* judge(at, result)
-            } else {
-              yield* onRejected({ index: at, ...verdict })
-            }
-            at++
-            size = 2 * count
-            continue
-          }
-          const result = yield* Effect.either(trial(at, at + count))
-          if (Either.isRight(result)) {
-            if (result.right > 0) alone = undefined
-            at += count
-            size = 2 * count
-          } else if (result.left._tag === "UploadError") {
-            return yield* result.left
-          } else {
-            size = Math.ceil(count / 2)
-          }
-        }
-
-        const [first] = undecided
-        if (first === undefined) return
-        const isAlone = !first.proof && lonely.has(idOf(first.index))
-        for (const { index, proof } of undecided) if (!proof) lonely.add(idOf(index))
-        return yield* isAlone ? ill(first.doubted, !isProven) : undecidedYet(first.doubted, !isProven)
+        return search
+          .onOneConnection((trial) =>
+            searchOn((from, to) => {
+              alone = to - from === 1 ? from : undefined
+              return trial(from, to)
+            }, search)
+          )
+          .pipe(
+            Effect.tapError((error) =>
+              Effect.suspend(() =>
+                alone === undefined || error.class !== "transient" ? Effect.void : settleLarge(search, alone)
+              )
+            )
+          )
       })
   }
 }

@@ -189,13 +189,19 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
   const lookAgain = withTable(definition, Effect.succeed)
   const fittingAt = (table: Table, from: number) => Math.min(table.fitting(rows.events, from), pace.rows())
 
-  /** Goes on with the rest on one connection, by evidence (doubt.ts). */
-  const search = (doubted: Doubted) =>
-    withTable(definition, (table, session): Effect.Effect<void, UploadError> => {
+  /** Whether the rest is to be searched; if not, fails. */
+  const beginSearch = (doubted: Doubted) =>
+    withTable(definition, (table) => {
       if (!doubts.isDue(rows.events[0]!.eventId, doubted)) return doubted.error
       // a refused statement leaves rows behind there, and each trial would store them again
-      if (!table.transactional && !deduplicates) return ill(doubted)
-      const trial: Trial = (from, to) =>
+      return table.transactional || deduplicates ? Effect.void : ill(doubted)
+    })
+
+  /** Goes on with the rest by evidence (doubt.ts). */
+  const search = (doubted: Doubted) => {
+    const trialOn =
+      (table: Table, session: Session): Trial =>
+      (from, to) =>
         fittingAt(table, from) === 0
           ? Effect.fail(new Refused(TOO_LARGE))
           : Effect.mapError(storePart(table, session, from, to), (error) =>
@@ -204,15 +210,39 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
                 ? error.blameless
                 : error
             )
-      return doubts.search({
-        trial,
-        from: done,
+    const from = done
+    const bytesAt = (index: number) => bytesOf(rows.events.slice(index, index + 1))
+    let table: Table | undefined
+    return Effect.zipRight(
+      beginSearch(doubted),
+      doubts.search({
+        onOneConnection: (use) =>
+          withTable(definition, (found, session) => {
+            table = found
+            return use(trialOn(found, session))
+          }),
+        asLargeAs: (broken) => {
+          const bytes = bytesAt(broken)
+          return bytes > SUSPECT_BYTES
+            ? rows.events.map((_, index) => index).filter((index) => index >= from && bytesAt(index) >= bytes)
+            : []
+        },
+        settleApart: (index) =>
+          Effect.matchEffect(attempt(index, index + 1), {
+            onSuccess: () => Effect.succeed(undefined),
+            onFailure: (error) =>
+              error instanceof Refused && error.blameless === undefined
+                ? Effect.succeed({ code: error.code, reason: error.reason })
+                : Effect.fail(error instanceof Refused ? error.blameless! : error)
+          }),
+        from,
         to: rows.events.length,
-        fitting: (from) => Math.max(1, fittingAt(table, from)),
+        fitting: (from) => Math.max(1, countUnsuspected(rows.events, from, fittingAt(table!, from))),
         idOf: (index) => rows.events[index]!.eventId,
         onRejected
       })
-    })
+    )
+  }
 
   while (done < events.length) {
     const from = done
@@ -307,7 +337,7 @@ const GROW_AFTER = 20
  */
 const goesPrepared = (table: Table, { events }: Rows) => table.isPrepared(events.length) || isLarge(events)
 
-const isLarge = (events: ReadonlyArray<StoredEvent>) => events.length === 1 && bytesOf(events) > SUSPECT_BYTES
+const isLarge = (events: ReadonlyArray<StoredEvent>) => events.length === 1 && isSuspect(events)
 
 const prepared = (session: Session, table: Table, rows: Rows) => {
   if (table.isPrepared(rows.events.length))
@@ -378,15 +408,29 @@ const explain = (
       return new Refused({ code, reason, blameless: toUploadError(failure) })
     default: {
       const error = toUploadError(failure)
-      return isBroken(failure) && bytesOf(events) > SUSPECT_BYTES
-        ? new Refused({ code, reason, blameless: error })
-        : error
+      return isBroken(failure) && isSuspect(events) ? new Refused({ code, reason, blameless: error }) : error
     }
   }
 }
 
-/** A packet that no server refuses unless it was told to: a connection that breaks under less breaks for another reason. */
-const SUSPECT_BYTES = 512 * 1024
+/**
+ * Escaping may double them, and a packet of 512 KiB no server refuses unless it was told to: a connection that breaks under
+ * less breaks for another reason.
+ */
+const SUSPECT_BYTES = 256 * 1024
+
+const isSuspect = (events: ReadonlyArray<StoredEvent>) => bytesOf(events) > SUSPECT_BYTES
+
+/** How many events, of at most so many, a statement may have that nothing breaks under for its size. */
+const countUnsuspected = (events: ReadonlyArray<StoredEvent>, from: number, most: number): number => {
+  const empty = bytesOf([])
+  let count = 0
+  for (let bytes = empty; count < most; count++) {
+    bytes += bytesOf(events.slice(from + count, from + count + 1)) - empty
+    if (bytes > SUSPECT_BYTES) break
+  }
+  return count
+}
 
 const TOO_LARGE = {
   code: String(PACKET_TOO_LARGE),
