@@ -142,9 +142,29 @@ describe.skipIf(!canTry)(
     )
 
     for (const [what, resolv] of [
+      ["absent", "nameserver 127.0.0.78\n"],
+      ["not named at all", ""]
+    ] as const) {
+      it.scopedLive(`that the system alone knows are found: the name service is ${what}`, () =>
+        Effect.gen(function* () {
+          const to = yield* database
+          const child = yield* processWith({ resolv, hosts: HOSTS })
+          const directory = yield* temporaryDirectory
+          // no hosts file and no name service knows it, as with LDAP or NIS; getaddrinfo(3) does
+          assert.isUndefined(yield* child.open(settings(directory), to.at("127.1")))
+          yield* child.use("one")
+          yield* child.flush
+          assert.strictEqual((yield* child.status).delivered, 1)
+        })
+      )
+    }
+
+    for (const [what, resolv] of [
       ["silent", `nameserver ${ADDRESS}\n`],
       // nothing listens there
       ["absent", "nameserver 127.0.0.78\n"],
+      ["silent, and its substitute absent", `nameserver ${ADDRESS}\nnameserver 127.0.0.78\n`],
+      ["absent, and its substitute silent", `nameserver 127.0.0.78\nnameserver ${ADDRESS}\n`],
       ["not named at all", ""]
     ] as const) {
       it.scopedLive(`are not waited for at the end: the name service is ${what}`, () =>

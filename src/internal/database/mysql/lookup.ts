@@ -4,7 +4,8 @@
  * VPNs, so the answers are its own; but it is asked only when an answer will come:
  *
  * - a name of the hosts file, or `localhost`: nothing is asked of a name service;
- * - else c-ares, which can be cancelled, first asks what `dns.lookup` would ask, and any reply will do;
+ * - else c-ares, which can be cancelled, first asks what `dns.lookup` would ask, and any reply will do, or that nobody
+ *   listens: the name may be one of LDAP or NIS;
  * - a name that was found before is not looked up again during a shutdown.
  */
 import { type Cause, Effect } from "effect"
@@ -74,7 +75,7 @@ const firstQuestion = async (hostname: string): Promise<string> => {
 }
 
 /** No answer came; all other codes are answers. */
-const SILENCE = new Set(["ETIMEOUT", "ECONNREFUSED", "ECANCELLED"])
+const SILENCE = new Set(["ETIMEOUT", "ECANCELLED"])
 
 /** Whether a name service replies at all, to both questions of `dns.lookup`. */
 const replies = async (hostname: string, signal: AbortSignal): Promise<boolean> => {
@@ -84,10 +85,14 @@ const replies = async (hostname: string, signal: AbortSignal): Promise<boolean> 
   const cancel = () => resolver.cancel()
   const timer = setTimeout(cancel, TIMEOUT)
   signal.addEventListener("abort", cancel)
+  const start = performance.now()
+  // one server refuses, but another one may have been silent: then it took its time
+  const isAnswer = (code: string) =>
+    code === "ECONNREFUSED" ? performance.now() - start < SERVER_TIMEOUT : !SILENCE.has(code)
   const isReplied = (answer: Promise<unknown>) =>
     answer.then(
       () => true,
-      (error: unknown) => !SILENCE.has((error as NodeJS.ErrnoException).code ?? "")
+      (error: unknown) => isAnswer((error as NodeJS.ErrnoException).code ?? "")
     )
   try {
     const replied = await Promise.all([
