@@ -1,7 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either } from "effect"
 import * as fc from "fast-check"
-import type { Trial } from "../../src/internal/database/doubt.js"
 import { Doubted, makeDoubts } from "../../src/internal/database/doubt.js"
 import { UploadError } from "../../src/schema/Errors.js"
 

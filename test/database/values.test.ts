@@ -66,6 +66,10 @@ const HOSTILE = [
   "-1",
   "1",
   "2",
+  " 2",
+  "+3",
+  "00002",
+  "A",
   "1.5",
   "1e3",
   "true",
@@ -113,7 +117,11 @@ const numbers = fc.oneof(
       2147483648,
       0.5,
       1.5,
-      2 ** 63
+      2 ** 63,
+      1e19,
+      2 ** 64,
+      -(2 ** 63),
+      1e30
     ]
   ),
   fc.double({ noNaN: true, noDefaultInfinity: true }),
@@ -128,6 +136,7 @@ const ints = fc.oneof(
 
 const bigints = fc.oneof(
   fc.constantFrom(0n, 1n, -1n, 2n ** 53n + 1n, 2n ** 63n - 1n, -(2n ** 63n), 2n ** 63n, 2n ** 64n - 1n),
+  fc.constantFrom(2n ** 64n, 2n ** 64n + 5n, -(2n ** 63n) - 1n, 10n ** 30n),
   fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n })
 )
 
@@ -226,8 +235,14 @@ const sameJson: Holds = (stored, text) =>
   stored === null ? text === null : isDeepStrictEqual(JSON.parse(stored), JSON.parse(text!))
 const bytes: Holds = (stored, text) =>
   (stored === null ? null : Buffer.from(stored, "hex").toString("utf8")) === text
-const bits: Holds = (stored, text) =>
-  (stored === null ? null : BigInt(stored)) === (text === null ? null : BigInt.asUintN(64, BigInt(text)))
+const sameMember: Holds = (stored, text) => stored?.toLowerCase() === text?.toLowerCase().replace(/ +$/, "")
+/** In two's complement; fractions are rounded away from zero. */
+const bits: Holds = (stored, text, value) => {
+  if (stored === null || text === null) return stored === text
+  const whole =
+    typeof value === "number" ? BigInt(Math.sign(value) * Math.round(Math.abs(value))) : BigInt(text)
+  return stored === String(BigInt.asUintN(64, whole)) && whole >= -(2n ** 63n) && whole < 2n ** 64n
+}
 /** An exact decimal of ten digits after the point: what has more is rounded. */
 const decimal: Holds = (stored, text) => {
   if (stored === null || text === null) return stored === text
@@ -278,8 +293,9 @@ const COLUMNS: Record<string, Column> = {
     ...text("CHAR(40) NULL"),
     holds: (stored, text) => stored === (text === null ? null : text.replace(/ +$/, ""))
   },
-  // digits that are no member are the number of one
-  enum: { ...text("ENUM('a', 'b', '1') NULL"), keeps: ["literal", ...DATES] },
+  // case and blanks at the end make no other member
+  enum: { ...text("ENUM('a', 'b', '1') NULL"), holds: sameMember },
+  set: { ...text("SET('a', 'b', '1', '16') NULL"), holds: sameMember },
   varbinary: { type: "VARBINARY(255) NULL", read: "HEX(value)", holds: bytes, keeps: ALL },
   blob: { type: "LONGBLOB NULL", read: "HEX(value)", holds: bytes, keeps: ALL },
   tinyint: { type: "TINYINT NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
@@ -288,7 +304,7 @@ const COLUMNS: Record<string, Column> = {
   unsigned: { type: "BIGINT UNSIGNED NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   boolean: { type: "BOOLEAN NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   bit: { type: "BIT(1) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: INTEGERS },
-  bits: { type: "BIT(64) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: INTEGERS },
+  bits: { type: "BIT(64) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: NUMBERS },
   double: {
     type: "DOUBLE NULL",
     holds: sameNumber,
@@ -461,6 +477,73 @@ onEachFlavour("values", (flavour) => {
       for (const name of names) test(name, check(name, `t_${columnName}`, column))
     })
   }
+
+  test("text that is no member of an ENUM or a SET, and more bits than there are, are refused", async () => {
+    const definition = AuditEvent.Class()("silent", {
+      table: "silent",
+      fields: {
+        e: Schema.NullOr(Schema.String),
+        s: Schema.NullOr(Schema.String),
+        b: Schema.NullOr(Schema.BigInt)
+      },
+      columns: {
+        e: { type: "ENUM('a', 'b') NULL" },
+        s: { type: "SET('a', 'b') NULL" },
+        b: { type: "BIT(64) NULL" }
+      }
+    }) as unknown as AuditEvent.Any
+    await run(MysqlUploader.migrate(connectionOptions(database), [definition]))
+    const none = { e: null, s: null, b: null }
+    const places = ["0", "1", "2", " 2", "+1", "00001", "2 "]
+    const bad = [
+      ...places.flatMap((place) => [
+        { ...none, e: place },
+        { ...none, s: place }
+      ]),
+      ...[2n ** 64n, 2n ** 64n + 5n, -(2n ** 63n) - 1n].map((b) => ({ ...none, b }))
+    ]
+    const good = [{ e: "a", s: "a,b", b: 2n ** 64n - 1n }, { e: "b", s: "", b: -1n }, none]
+    const events = [...good, ...bad].map((input) => ({ ...stored(definition, input), retried: true }))
+    // alone, and together
+    for (const event of events.slice(good.length)) {
+      expect((await run(uploader.upload({ definition, events: [event] }))).rejected).toHaveLength(1)
+    }
+    const { rejected } = await run(uploader.upload({ definition, events }))
+    expect(rejected.map(({ index }) => index)).toEqual(bad.map((_, index) => good.length + index))
+    expect(await database.query("SELECT e, s, CAST(b + 0 AS CHAR) AS b FROM silent ORDER BY id")).toEqual([
+      { e: "a", s: "a,b", b: "18446744073709551615" },
+      { e: "b", s: "", b: "18446744073709551615" },
+      none
+    ])
+  })
+
+  test("rows that were made before a column was altered are made again", async () => {
+    const definition = AuditEvent.Class()("altered", {
+      table: "altered",
+      fields: { n: Schema.Number },
+      columns: { n: { type: "DOUBLE NULL" } }
+    }) as unknown as AuditEvent.Any
+    await run(MysqlUploader.migrate(connectionOptions(database), [definition]))
+    const fresh = (count: number) =>
+      Array.from({ length: count }, () => stored(definition, { n: 1234567890123456 }))
+    for (const count of [1, 7, 100]) {
+      await database.query("ALTER TABLE altered MODIFY n DOUBLE NULL")
+      await run(uploader.upload({ definition, events: fresh(1) }))
+      await database.query("DELETE FROM altered")
+      // its rows are made now, for the table as it is
+      const ahead = uploader.upload({ definition, events: fresh(count) })
+      await database.query("ALTER TABLE altered MODIFY n VARCHAR(40) NULL")
+      const sessions = await database.query<{ id: number }>(
+        `SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND command = 'Sleep' AND id <> CONNECTION_ID()`
+      )
+      const [pool] = await database.query<{ id: number }>("SELECT CONNECTION_ID() AS id")
+      for (const { id } of sessions) if (id !== pool!.id) await database.query(`KILL ${id}`)
+      await run(Effect.retry(ahead, { times: 3 }))
+      const rows = await database.query<{ n: string }>("SELECT n FROM altered")
+      expect(rows.map(({ n }) => n)).toEqual(Array.from({ length: count }, () => "1234567890123456"))
+      await database.query("DELETE FROM altered")
+    }
+  })
 
   // ------------------------------------------------------------------------------------------- time zones
 

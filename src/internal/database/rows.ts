@@ -46,32 +46,68 @@ export const parameters = (
 }
 
 /**
- * How the values of a column go as parameters, where a plain one would be stored in another way than the same in a text.
+ * How the values of a column are sent, where a plain one would be stored in another way than the same in a text, or as
+ * something else altogether.
  *
  * - `digits`: numbers as texts, since a floating-point number would show as `1.23e15`
  * - `whole`: fractions rounded away from zero as literals are; the server rounds parameters to the even neighbour
- * - `bits`: of a BIT column, which takes digits for bytes
+ * - `bits`: of a BIT column, which takes digits for bytes, and of numbers beyond 64 bits what is left
+ * - the members of an ENUM or SET, which takes digits that are no member for the place of one
  */
-export type Form = "digits" | "whole" | "bits" | undefined
+export type Form = "digits" | "whole" | "bits" | ReadonlySet<string> | undefined
+
+/** Whether rows that were made for some forms do for others. */
+export const isSameForms = (some: ReadonlyArray<Form>, others: ReadonlyArray<Form>): boolean =>
+  some.length === others.length && some.every((form, index) => isSame(form, others[index]))
+
+const isSame = (form: Form, other: Form): boolean =>
+  form === other ||
+  (typeof form === "object" &&
+    typeof other === "object" &&
+    form.size === other.size &&
+    [...form].every((member) => other.has(member)))
 
 const parameterOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
-  if (form === undefined) return value
-  if (form === "digits") return digitsOf(value)
-  if (typeof value === "number") return Number.isInteger(value) ? value : roundAway(value)
-  return form === "bits" ? bitsOf(value) : value
+  if (form === undefined || value === null) return value
+  if (form === "bits") {
+    if (typeof value === "string") return Buffer.from(value)
+    const bits = bitsOf(value)
+    return typeof bits === "bigint" ? bytesOf(bits) : bits
+  }
+  if (form !== "whole") return textOf(value, form)
+  return typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
+}
+
+/** A value for a literal. */
+export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
+  if (form === undefined || form === "whole" || value === null) return value
+  if (form !== "bits") return textOf(value, form)
+  return typeof value === "string" ? value : bitsOf(value)
 }
 
 const roundAway = (value: number): number => Math.sign(value) * Math.round(Math.abs(value))
 
-/** A number as its digits. */
-export const digitsOf = (value: SqlValue): SqlValue =>
-  typeof value === "number" || typeof value === "bigint" ? String(value) : value
+/** A number as its digits; one that an ENUM or SET would misunderstand is made what it refuses. */
+const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<string>): string => {
+  const text = String(value)
+  return form === "digits" || !PLACE.test(text) || form.has(text.trimEnd()) ? text : `${text}\0`
+}
 
-const bitsOf = (value: string | bigint | null): Buffer | null => {
-  if (typeof value !== "bigint") return value === null ? null : Buffer.from(value)
-  const bits = Buffer.alloc(8)
-  bits.writeBigUInt64BE(BigInt.asUintN(64, value))
-  return bits
+/** What the servers take for a place among the members. */
+const PLACE = /^\s*[+-]?\d+\s*$/
+
+/** The whole number in 64 bits, signed or not; nine bytes, which every BIT column refuses, if it needs more. */
+const bitsOf = (value: number | bigint): bigint | Buffer => {
+  const whole = typeof value === "bigint" ? value : BigInt(roundAway(value))
+  return whole === BigInt.asIntN(64, whole) || whole === BigInt.asUintN(64, whole) ? whole : TOO_MANY_BITS
+}
+
+const TOO_MANY_BITS = Buffer.alloc(9, 0xff)
+
+const bytesOf = (bits: bigint): Buffer => {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64BE(BigInt.asUintN(64, bits))
+  return bytes
 }
 
 /** So many rows of so many placeholders, as they follow VALUES. */

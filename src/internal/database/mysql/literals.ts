@@ -5,7 +5,7 @@
 import { escape } from "sql-escaper"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
 import { sqlDateTime } from "../../../schema/Line.js"
-import { digitsOf, type Form } from "../rows.js"
+import { type Form, literalOf } from "../rows.js"
 
 /** A row for each event, in parentheses, its columns in the order of `parameters`. */
 export const rowsAsText = (
@@ -21,7 +21,7 @@ export const rowsAsText = (
     for (let i = 0; i < row.length; i++) {
       const value = row[i]!
       if (i > 0 || withIdentity) text += ","
-      text += literal(forms[i] === "digits" ? digitsOf(value) : value)
+      text += literal(literalOf(value, forms[i]))
     }
     rows.push(`${text})`)
   }
@@ -31,8 +31,11 @@ export const rowsAsText = (
 const identityOf = ({ eventId, time }: StoredEvent): string =>
   `x'${eventId.replaceAll("-", "")}',${time === null ? "NULL" : `'${sqlDateTime(time)}'`}`
 
-const literal = (value: SqlValue): string =>
-  value === null ? "NULL" : typeof value === "string" ? escape(value) : String(value)
+const literal = (value: SqlValue | Buffer): string => {
+  if (value === null) return "NULL"
+  if (typeof value === "string") return escape(value)
+  return Buffer.isBuffer(value) ? `x'${value.toString("hex")}'` : String(value)
+}
 
 /**
  * The row of an event that is too large to be escaped: its long texts as parameters, the rest as in every other row, since
@@ -47,7 +50,7 @@ export const rowWithParameters = (
   const isLong = (value: SqlValue): value is string => typeof value === "string" && value.length > LONG
   for (const value of event.row) if (isLong(value)) long.push(value)
   const values = event.row.map((value, index) =>
-    isLong(value) ? "?" : literal(forms[index] === "digits" ? digitsOf(value) : value)
+    isLong(value) ? "?" : literal(literalOf(value, forms[index]))
   )
   return { row: `(${[...(withIdentity ? [identityOf(event)] : []), ...values].join(",")})`, long }
 }

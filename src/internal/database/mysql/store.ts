@@ -12,7 +12,7 @@ import type { StoredEvent } from "../../../schema/Line.js"
 import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
 import { Doubted, ill, makeDoubts, type Trial } from "../doubt.js"
 import { makeDriftGuard, narrow, Refused } from "../narrow.js"
-import { parameters, widthOf } from "../rows.js"
+import { isSameForms, parameters, widthOf } from "../rows.js"
 import type { Session } from "./connection.js"
 import {
   classify,
@@ -89,6 +89,8 @@ interface Ahead {
 class Rows {
   private params: ReturnType<typeof parameters> = []
   private texts: Array<string> = []
+  /** those that they were made for; the table may be looked at again, and be another one */
+  private forms: Table["forms"] = []
 
   constructor(
     private readonly definition: AuditEvent.Any,
@@ -103,13 +105,20 @@ class Rows {
   }
 
   parameters(table: Table): ReturnType<typeof parameters> {
+    this.fit(table)
     if (this.params.length === 0) this.params = parameters(this.events, this.withIdentity, table.forms)
     return this.params
   }
 
   asText(table: Table): ReadonlyArray<string> {
+    this.fit(table)
     if (this.texts.length === 0) this.texts = rowsAsText(this.events, this.withIdentity, table.forms)
     return this.texts
+  }
+
+  private fit({ forms }: Table): void {
+    if (!isSameForms(this.forms, forms)) this.release()
+    this.forms = forms
   }
 
   /** The first of them, of which only the long texts are parameters. */
@@ -124,6 +133,7 @@ class Rows {
     const width = widthOf(this.definition, this.withIdentity)
     part.params = this.params.slice(from * width, to * width)
     part.texts = this.texts.slice(from, to)
+    part.forms = this.forms
     return part
   }
 

@@ -164,8 +164,13 @@ const formOf = (column: Column | undefined): Form => {
   if (column === undefined) return undefined
   if (column.type === "bit") return "bits"
   if (column.type.endsWith("int")) return "whole"
+  if (column.type === "enum" || column.type === "set") return membersOf(column.declared)
   return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
 }
+
+/** Of `enum('a','it''s')`; only those that are numbers matter, and they have nothing else to unescape. */
+const membersOf = (declared: string): ReadonlySet<string> =>
+  new Set(Array.from(declared.matchAll(/'((?:[^']|'')*)'/g), ([, member]) => member!.replaceAll("''", "'")))
 
 /** MySQL's JSON has no character set, and refuses a number that is no text. */
 const DIGITS = /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob)$/
