@@ -58,6 +58,29 @@ export const recordLogin = (
   withLog((log) => log.record(LoginLog.kind, input, options))
 
 /**
+ * Records an event of any kind that the layer carries; it is on disk, fsynced, when it returns. It does not fail: a
+ * failure goes to `onAppendFailure` of the layer, which logs it by default.
+ *
+ * @example
+ * import { Schema } from "effect"
+ * import { Audit, AuditEvent } from "effect-audit"
+ *
+ * class Payment extends AuditEvent.Class<Payment>()("payment", {
+ *   table: "payments",
+ *   fields: { account: Schema.String, cents: Schema.Int }
+ * }) {}
+ *
+ * const program = Audit.log(new Payment({ account: "0042", cents: 1999 }))
+ *
+ * @category verbs
+ * @since 0.1.0
+ */
+export const log = <K extends string>(
+  event: AuditEvent.Instance<K>
+): Effect.Effect<void, never, AuditLog | AuditEvent.Kind<K>> =>
+  withLog((log) => log.log(event[AuditEvent.TypeId], event))
+
+/**
  * Records that somebody used an AI model; it is on disk, fsynced, when it returns. It does not fail: a failure goes to
  * `onAppendFailure` of the layer, which logs it by default.
  *

@@ -53,11 +53,13 @@ export interface AuditLogger<K extends string = "use_log" | "login_log"> extends
   readonly logUse: (input: UseLogInput) => Promise<void>
   /** Resolves when the event is on disk, fsynced; a failure goes to `onAppendFailure`. */
   readonly logLogin: (input: LoginLogInput) => Promise<void>
+  /** The same for an event of any kind that the log carries. */
+  readonly log: (event: AuditEvent.Instance<K>) => Promise<void>
   /** Like `logUse`, but rejects when the event cannot be recorded. */
   readonly recordUse: (input: UseLogInput, options?: RecordOptions) => Promise<Receipt>
   /** Like `logLogin`, but rejects when the event cannot be recorded. */
   readonly recordLogin: (input: LoginLogInput, options?: RecordOptions) => Promise<Receipt>
-  /** Records an event of any kind that the log carries. */
+  /** Like `log`, but rejects when the event cannot be recorded. */
   readonly record: (event: AuditEvent.Instance<K>, options?: RecordOptions) => Promise<Receipt>
   /** Resolves when everything recorded before is delivered or a dead letter; rejects after one failed attempt. */
   readonly flush: () => Promise<void>
@@ -191,6 +193,7 @@ const handleOf = (log: Log, { audit, run }: Opened): AuditLogger<string> => {
   return {
     logUse: (input) => run(audit.log(UseLog.kind, input)),
     logLogin: (input) => run(audit.log(LoginLog.kind, input)),
+    log: (event) => run(audit.log(event[AuditEvent.TypeId], event)),
     recordUse: (input, options) => run(audit.record(UseLog.kind, input, options)),
     recordLogin: (input, options) => run(audit.record(LoginLog.kind, input, options)),
     record: (event, options) => run(audit.record(event[AuditEvent.TypeId], event, options)),

@@ -90,6 +90,25 @@ test("http-server logs each request's user, also of those that fail", async () =
   expect(queued()).toBe("")
 })
 
+test("plain-server logs without Effect, before it answers, and closes after the last response", async () => {
+  const { cwd, query, queued } = workplace()
+  const port = await freePort()
+  const server = start("examples/plain-server.ts", { cwd, env: { PORT: String(port) } })
+  await server.prints("Listening")
+  const post = (user: string, body: string) =>
+    fetch(`http://127.0.0.1:${port}/images`, { method: "POST", headers: { "x-user": user }, body })
+  expect(await (await post("li", "a red fox")).text()).toBe("painted\n")
+  expect(queued()).toContain('"user_name":"li"')
+  expect((await post("wang", "")).status).toBe(400)
+  server.kill("SIGTERM")
+  expect(await server.ended).toMatchObject({ code: 0, stderr: "" })
+  expect(await query(USE)).toMatchObject([
+    { user_name: "li", prompt: "a red fox", status: "success" },
+    { user_name: "wang", prompt: "", status: "failure" }
+  ])
+  expect(queued()).toBe("")
+})
+
 test("desktop quits cleanly during an outage, and its next start delivers", async () => {
   const { cwd, query, queued } = workplace()
   const outage = start("examples/desktop.ts", { cwd })

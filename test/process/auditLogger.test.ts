@@ -55,15 +55,16 @@ describe("AuditLogger", () => {
       const receipt = await audit.recordUse({ userName: "wang", status: "success" })
       assert.strictEqual(receipt.sequence, 2)
       await audit.record(new Payment({ cents: 1999 }))
+      await audit.log(new Payment({ cents: 1 }))
       await audit.flush()
-      assert.deepInclude(await audit.status(), { accepted: 4, delivered: 4, waiting: 0 })
+      assert.deepInclude(await audit.status(), { accepted: 5, delivered: 5, waiting: 0 })
       await audit.logUse({ userName: "late", status: "success" })
     }
     assert.deepStrictEqual(
       stored(UseLog).map(([userName]) => userName),
       ["li", "wang", "late"]
     )
-    assert.deepStrictEqual(stored(Payment), [[1999]])
+    assert.deepStrictEqual(stored(Payment), [[1999], [1]])
     // the lock is free
     await using _ = await openAuditLogger(options)
   })

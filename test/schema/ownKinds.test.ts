@@ -44,7 +44,7 @@ describe("own kinds", () => {
       yield* Effect.gen(function* () {
         yield* Audit.record(new Payment({ account: "0042", cents: 1999, isRefund: true }))
         yield* logUse({ status: "success" })
-        yield* Audit.record(new Payment({ account: "0043", cents: 1 }))
+        yield* Audit.log(new Payment({ account: "0043", cents: 1 }))
         yield* Audit.flush
       }).pipe(Effect.provide(AuditLive))
 
@@ -75,6 +75,25 @@ describe("own kinds", () => {
         assert.notInclude(error.message, "19.99")
         assert.strictEqual((yield* Audit.status).accepted, 0)
       }).pipe(Effect.provide(AuditLive))
+    })
+  )
+
+  it.scopedLive("`log` never fails: what cannot be recorded goes to onAppendFailure", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const { uploader } = yield* makeMemoryUploader()
+      const failures: Array<string> = []
+      const AuditLive = AuditLayer.layer({
+        directory,
+        events: [Payment],
+        onAppendFailure: ({ error, kind }) => Effect.sync(() => void failures.push(`${kind} ${error._tag}`))
+      }).pipe(Layer.provide(Layer.succeed(Uploader, uploader)))
+      yield* Effect.gen(function* () {
+        yield* Audit.log(new Payment({ account: "0042", cents: 19.99 }))
+        yield* Audit.log(new Payment({ account: "0042", cents: 1999 }))
+        assert.strictEqual((yield* Audit.status).accepted, 1)
+      }).pipe(Effect.provide(AuditLive))
+      assert.deepStrictEqual(failures, ["payment InvalidEvent"])
     })
   )
 
