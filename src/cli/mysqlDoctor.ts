@@ -10,7 +10,15 @@ import { endpointsOf, TRUST, unknownParameters } from "../internal/database/mysq
 import { isLoopback } from "../internal/database/mysql/logins.js"
 import { addressesOf } from "../internal/database/mysql/lookup.js"
 import { classify } from "../internal/database/mysql/errors.js"
-import { columnsOf, eventKeysOf, misfit, misnamed } from "../internal/database/mysql/table.js"
+import {
+  columnsOf,
+  isOverEventId,
+  isTellable,
+  isTransactional,
+  misfit,
+  misnamed,
+  uniqueKeysOf
+} from "../internal/database/mysql/table.js"
 import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -198,7 +206,10 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
       return typeof charset === "string" && !/^utf8mb4$|^utf(16|32)/.test(charset)
     })
     const refused = yield* columnsWithoutInsert(session, name, wanted)
-    const keys = isDeduplicated ? yield* eventKeysOf(session, name) : []
+    const uniqueKeys = isDeduplicated ? yield* uniqueKeysOf(session, name) : []
+    const keys = uniqueKeys.filter(isOverEventId).map((key) => key.name)
+    const isHidden =
+      keys.length > 0 && !isTellable(kind, uniqueKeys, columns, yield* isTransactional(session, name))
     const wrongColumns = isDeduplicated ? misfit(name, columns) : undefined
     return [
       ...(wrongColumns === undefined ? [] : [failure(name, wrongColumns)]),
@@ -227,7 +238,15 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
               name,
               `has no unique key over ${EVENT_ID}: run "effect-audit migrate", or set deduplication to "none"`
             )
-          : ok(name, `unique key ${keys.join(", ")}`)
+          : ok(name, `unique key ${keys.join(", ")}`),
+      ...(isHidden
+        ? [
+            warning(
+              name,
+              `has a unique key of its own, by which an event that is sent again becomes a dead letter: GRANT SELECT (${EVENT_ID}) ON ${database}.${name} to ${username}`
+            )
+          ]
+        : [])
     ]
   })
 

@@ -127,10 +127,14 @@ export const toUploadError = (failure: Failure): UploadError =>
  * is the server's to choose (`lower_case_table_names`), that of a key's name means nothing (MySQL manual, "Identifier
  * Case Sensitivity"). A trigger's table may have a key of the same name.
  */
-export const isEventKey = (message: string, { eventKeys, table }: Subject): boolean => {
+export const isEventKey = (message: string, subject: Subject): boolean =>
+  namesKey(message, subject, subject.eventKeys ?? [])
+
+/** Whether a 1062 is about one of these keys of the table. */
+export const namesKey = (message: string, { table }: Subject, keys: ReadonlyArray<string>): boolean => {
   const text = message.toLowerCase()
   const endsIn = (name: string) => text.endsWith(` for key '${name.toLowerCase()}'`)
-  return eventKeys?.some((key) => endsIn(key) || endsIn(`${table ?? ""}.${key}`)) === true
+  return keys.some((key) => endsIn(key) || endsIn(`${table ?? ""}.${key}`))
 }
 
 /** The packet was larger than the server, or something before it, takes. */

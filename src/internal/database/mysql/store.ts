@@ -18,16 +18,19 @@ import {
   classify,
   DUPLICATE_ENTRY,
   endsConnection,
+  type Failure,
   isBroken,
   isEventKey,
   isOfPreparing,
   isRefusedByGroup,
   isTextRefused,
   isTimeout,
+  namesKey,
   PACKET_TOO_LARGE,
   toUploadError
 } from "./errors.js"
 import { rowsAsText, rowWithParameters } from "./literals.js"
+import { presenceOf } from "./presence.js"
 import type { makeSessions } from "./sessions.js"
 import type { Table } from "./table.js"
 import { bytesOf } from "./table.js"
@@ -379,7 +382,11 @@ const insert = (
         session.stopPreparing()
         return insert(session, table, rows, false)
       }
-      if (failure.class !== "delivered") return explain(table, rows, error)
+      if (failure.class !== "delivered") {
+        return isOwnKey(table, failure)
+          ? insertHidden(session, table, rows, error)
+          : explain(table, rows, error)
+      }
       // one by one where IGNORE cannot be taken back, and where the server shows too few warnings to know
       return count > 1 && (!table.transactional || session.maxWarnings < 2)
         ? new Refused({ code: failure.code, reason: failure.text })
@@ -387,6 +394,40 @@ const insert = (
     }
   })
 }
+
+const isOwnKey = ({ ownKeys, subject }: Table, { code, text }: Failure) =>
+  Number(code) === DUPLICATE_ENTRY &&
+  subject.eventKeys?.length !== 0 &&
+  namesKey(
+    text,
+    subject,
+    ownKeys.map(({ name }) => name)
+  )
+
+/** Of events one of which a key of the table's own has refused: it may be there already, which the server hides. */
+const insertHidden = (
+  session: Session,
+  table: Table,
+  rows: Rows,
+  error: SqlError
+): Effect.Effect<number, Refused | Doubted | UploadError> =>
+  presenceOf(session, table, rows.events).pipe(
+    Effect.mapError(({ cause }) => toUploadError(classify(cause, table.subject))),
+    Effect.flatMap((presence) => {
+      const { code, text } = classify(error.cause, table.subject)
+      if (presence === "present") return Effect.succeed(0)
+      if (presence === "elsewhere") return explain(table, rows, error)
+      if (rows.events.length > 1) return new Refused({ code, reason: text })
+      // better a dead letter, which can be retried, than a queue that waits for ever, or an event that is stored twice
+      return presence === "absent"
+        ? explain(table, rows, error)
+        : new Refused({ code, reason: untold(table) })
+    })
+  )
+
+const untold = ({ subject: { table = "", username } }: Table) =>
+  `a unique key of ${table} other than that of event_id refuses it, and nothing tells whether it is there already: ` +
+  `GRANT SELECT (event_id) ON ${table} to ${username}, then retry it`
 
 const inZone = <A>(session: Session, { timeZone }: Table, statement: Effect.Effect<A, SqlError>) =>
   session.timeZone() === timeZone ? statement : Effect.zipRight(session.setTimeZone(timeZone), statement)

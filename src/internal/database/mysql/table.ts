@@ -8,6 +8,7 @@ import { UploadError } from "../../../schema/Errors.js"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
 import type { Session } from "./connection.js"
 import type { Subject } from "./errors.js"
+import { type OwnKey, variationOf } from "./presence.js"
 import { holdsDates } from "../columnTypes.js"
 import { EVENT_ID, EVENT_TIME, type Form, placeholders } from "../rows.js"
 
@@ -30,6 +31,10 @@ export interface Table {
   readonly isPrepared: (count: number) => boolean
   /** How many events, from the one at `from` on, make one statement; 0 if that one alone is larger than a packet. */
   readonly fitting: (events: ReadonlyArray<StoredEvent>, from: number) => number
+  /** the table's own unique keys, which the server may name before ours */
+  readonly ownKeys: ReadonlyArray<OwnKey>
+  /** counts which of the ids that follow are there; undefined where the account may not read them */
+  readonly countIds: string | undefined
   /** What to do if a column's character set cannot hold the text of the event. */
   readonly advice: (event: StoredEvent) => string | undefined
 }
@@ -104,7 +109,8 @@ export const describe = (
     const wrongColumns = deduplicate ? misfit(name, present) : undefined
     if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
 
-    const eventKeys = deduplicate ? yield* eventKeysOf(session, name) : []
+    const keys = deduplicate ? yield* uniqueKeysOf(session, name) : []
+    const eventKeys = keys.filter(isOverEventId).map((key) => key.name)
     if (deduplicate && eventKeys.length === 0) {
       return yield* unusable(
         "NO_UNIQUE_KEY",
@@ -130,6 +136,10 @@ export const describe = (
       transactional: yield* isTransactional(session, name),
       forms: definition.columns.map((column) => formOf(columnOf(column.name))),
       timeZone,
+      ownKeys: ownKeysOf(definition, keys, present),
+      countIds: readsIds(present)
+        ? `SELECT COUNT(DISTINCT ${EVENT_ID}) AS n FROM ${quote(name)} WHERE ${EVENT_ID} IN `
+        : undefined,
       insert: `INSERT ${into}`,
       insertIgnore: `INSERT IGNORE ${into}`,
       prepared: (count) => {
@@ -222,11 +232,13 @@ const Column = Schema.Struct({
   /** of texts and bytes */
   length: Schema.NullOr(Schema.Union(Schema.Number, Schema.NumberFromString)),
   nullable: Schema.String,
+  /** what the account may do with it */
+  rights: Schema.String,
   /** the whole type, `varchar(36)` */
   declared: Schema.String
 })
 
-type Column = typeof Column.Type
+export type Column = typeof Column.Type
 
 /** By their names, in lower case. */
 export type Columns = ReadonlyMap<string, Column>
@@ -238,30 +250,98 @@ export const columnsOf = (session: Session, table: string): Effect.Effect<Column
       Schema.Struct({ name: Schema.String, ...Column.fields }),
       "SELECT column_name AS name, character_set_name AS charset, LOWER(data_type) AS type, " +
         "column_default AS standard, extra AS extra, character_maximum_length AS length, is_nullable AS nullable, " +
-        "column_type AS declared FROM information_schema.columns " +
+        "column_type AS declared, privileges AS rights FROM information_schema.columns " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]
     ),
     (columns) => new Map(columns.map(({ name, ...column }) => [name.toLowerCase(), column]))
   )
 
+interface UniqueKey {
+  readonly name: string
+  /** null for an expression */
+  readonly columns: ReadonlyArray<string | null>
+  /** whether it is over the beginning of a column only */
+  readonly isPartial: boolean
+}
+
+export const uniqueKeysOf = (
+  session: Session,
+  table: string
+): Effect.Effect<ReadonlyArray<UniqueKey>, SqlError> =>
+  Effect.map(
+    session.select(
+      Schema.Struct({
+        name: Schema.String,
+        column: Schema.NullOr(Schema.String),
+        part: Schema.NullOr(Schema.Unknown)
+      }),
+      "SELECT index_name AS name, column_name AS `column`, sub_part AS part FROM information_schema.statistics " +
+        "WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 ORDER BY index_name, seq_in_index",
+      [table]
+    ),
+    (parts) =>
+      [...new Set(parts.map(({ name }) => name))].map((name) => {
+        const own = parts.filter((part) => part.name === name)
+        return {
+          name,
+          columns: own.map(({ column }) => column),
+          isPartial: own.some(({ part }) => part !== null)
+        }
+      })
+  )
+
+export const isOverEventId = ({ columns, isPartial }: UniqueKey): boolean =>
+  columns.length === 1 && columns[0]?.toLowerCase() === EVENT_ID && !isPartial
+
 /** The names of the unique keys over event_id alone. */
 export const eventKeysOf = (
   session: Session,
   table: string
 ): Effect.Effect<ReadonlyArray<string>, SqlError> =>
-  Effect.map(
-    session.select(
-      Schema.Struct({ name: Schema.String }),
-      "SELECT index_name AS name FROM information_schema.statistics " +
-        "WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 " +
-        "GROUP BY index_name HAVING COUNT(*) = 1 AND MAX(column_name) = ? AND MAX(sub_part) IS NULL",
-      [table, EVENT_ID]
-    ),
-    (keys) => keys.map((key) => key.name)
-  )
+  Effect.map(uniqueKeysOf(session, table), (keys) => keys.filter(isOverEventId).map(({ name }) => name))
 
-const isTransactional = (session: Session, table: string): Effect.Effect<boolean, SqlError> =>
+/** The unique keys over columns that the kind writes; another one's refusal is never about what an event says. */
+const ownKeysOf = (
+  definition: AuditEvent.Any,
+  keys: ReadonlyArray<UniqueKey>,
+  present: Columns
+): ReadonlyArray<OwnKey> => {
+  const places = new Map(definition.columns.map(({ name }, index) => [name.toLowerCase(), index]))
+  const placeOf = (column: string | null) => places.get(column?.toLowerCase() ?? "") ?? -1
+  return keys
+    .filter(
+      (key) => !isOverEventId(key) && key.columns.some((column) => column === null || placeOf(column) >= 0)
+    )
+    .map(({ columns, name }) => ({
+      name,
+      variation: variationOf(
+        columns.map((column) => ({
+          index: placeOf(column),
+          column: present.get(column?.toLowerCase() ?? "")
+        }))
+      )
+    }))
+}
+
+const readsIds = (present: Columns): boolean => /\bselect\b/i.test(present.get(EVENT_ID)?.rights ?? "")
+
+/** Whether an event that is there already is told from another one with the same key. */
+export const isTellable = (
+  definition: AuditEvent.Any,
+  keys: ReadonlyArray<UniqueKey>,
+  present: Columns,
+  transactional: boolean
+): boolean => {
+  const own = ownKeysOf(definition, keys, present)
+  return (
+    own.length === 0 ||
+    readsIds(present) ||
+    (transactional && own.every((key) => key.variation !== undefined))
+  )
+}
+
+export const isTransactional = (session: Session, table: string): Effect.Effect<boolean, SqlError> =>
   Effect.map(
     session.select(
       Schema.Struct({ transactions: Schema.NullOr(Schema.String) }),
