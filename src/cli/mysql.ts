@@ -1,5 +1,9 @@
 /** The uploader for MySQL. Its driver is an optional peer, so that it is loaded by those commands only that need it. */
+import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect } from "effect"
+import { createRequire } from "node:module"
+import * as path from "node:path"
+import * as tls from "node:tls"
 import { usageError } from "./exit.js"
 
 const load = <A>(module: () => Promise<A>) =>
@@ -14,6 +18,39 @@ const load = <A>(module: () => Promise<A>) =>
       )
   })
 
-export const loadMysql = load(() => import("../layers/MysqlUploader.js"))
+const require = createRequire(import.meta.url)
+
+/**
+ * Loads what the driver and Node leave for later: as the owner of a queue the process may not be able to read what
+ * root has installed.
+ */
+const loadWhole = Effect.gen(function* () {
+  if (process.geteuid?.() !== 0) return
+  // the authorities, those of NODE_EXTRA_CA_CERTS included
+  tls.createSecureContext()
+  const name = path.join("mysql2", "lib", "connection.js")
+  const loaded = Object.keys(require.cache).find((file) => file.endsWith(name))
+  if (loaded === undefined) return
+  const directory = path.dirname(loaded)
+  const files = yield* (yield* FileSystem.FileSystem).readDirectory(directory, { recursive: true })
+  for (const file of files.filter((file) => file.endsWith(".js"))) {
+    // one that lacks an optional package of its own is never needed
+    yield* Effect.ignore(Effect.try(() => require(path.join(directory, file)) as unknown))
+  }
+  // its tables come with the first look for one of them
+  const iconv = createRequire(loaded)("iconv-lite") as { encodingExists: (name: string) => boolean }
+  iconv.encodingExists("utf8")
+}).pipe(
+  // whatever is needed and missing fails later, and says so
+  Effect.catchAllCause(() => Effect.void)
+)
+
+export const loadMysql = Effect.gen(function* () {
+  const uploader = yield* load(() => import("../layers/MysqlUploader.js"))
+  const { driver } = yield* load(() => import("../internal/database/mysql/connection.js"))
+  yield* driver
+  yield* loadWhole
+  return uploader
+})
 
 export const loadDoctor = load(() => import("./mysqlDoctor.js"))

@@ -1,7 +1,8 @@
 /** Whose queue it is: as root the command becomes its owner, so that what it writes belongs to the service. */
 import { Effect, Option } from "effect"
 import * as os from "node:os"
-import { Disk } from "../services/Disk.js"
+import * as path from "node:path"
+import { Disk, type DiskError, type FileInfo } from "../services/Disk.js"
 import { Ended, ExitCode } from "./exit.js"
 
 const userName = Option.liftThrowable(() => os.userInfo().username)
@@ -23,23 +24,62 @@ export const becomeOwner = (queues: ReadonlyArray<string>) =>
     const user = yield* disk.user
     if (user === undefined) return
     for (const directory of queues) {
-      // one that has no identity yet belongs to whoever has the directory, or will make it
-      const identity = Effect.catchIf(
-        disk.info(`${directory}/queue.json`),
-        // nobody else may look into it
-        ({ code }) => code === "EACCES",
-        () => Effect.succeed(undefined)
-      )
+      const identity = yield* identityOf(directory)
       const place = yield* disk.info(directory)
-      const owner = (yield* identity) ?? place
-      const { uid } = (yield* disk.user) ?? user
-      if (owner === undefined || owner.uid === uid) continue
-      if (uid !== 0) return yield* refuse(directory, owner.uid)
-      yield* Effect.try({
-        try: () => switchTo(owner, place?.uid === 0 ? [place.gid] : []),
-        catch: () => refuse(directory, owner.uid)
-      })
+      const owner = identity ?? place
+      if (owner !== undefined) yield* become(directory, owner, place)
     }
+  })
+
+/**
+ * The same for a queue that the command may be the first to use. One that has no identity yet belongs to whoever has
+ * the directory, or alone may make it; `source` is what it will take in.
+ */
+export const becomeFirstOwner = (directory: string, source: FileInfo) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const user = yield* disk.user
+    if (user === undefined) return
+    const identity = yield* identityOf(directory)
+    if (identity !== undefined) return yield* becomeOwner([directory])
+    const place = yield* disk.info(directory)
+    const nearest = place ?? (yield* nearestOf(path.dirname(directory)))
+    if (user.uid === 0 && nearest.uid === 0) {
+      const isOpen = (nearest.mode & MAY_WRITE.others) !== 0
+      if (isOpen || (place === undefined && source.uid !== 0)) return yield* refuseFirst(directory, nearest)
+    }
+    yield* become(directory, nearest, place)
+  })
+
+const MAY_WRITE = { group: 0o020, others: 0o022 }
+
+/** The directory in which one that is missing would be made. */
+const nearestOf = (directory: string): Effect.Effect<FileInfo, DiskError, Disk> =>
+  Effect.flatMap(Disk, (disk) =>
+    Effect.flatMap(disk.info(directory), (info) =>
+      info === undefined ? nearestOf(path.dirname(directory)) : Effect.succeed(info)
+    )
+  )
+
+/** What tells whose queue it is; undefined if it has no identity, or nobody else may look into the directory. */
+const identityOf = (directory: string) =>
+  Effect.flatMap(Disk, (disk) =>
+    Effect.catchIf(
+      disk.info(`${directory}/queue.json`),
+      ({ code }) => code === "EACCES",
+      () => Effect.succeed(undefined)
+    )
+  )
+
+const become = (directory: string, owner: FileInfo, place: FileInfo | undefined) =>
+  Effect.suspend(() => {
+    const uid = process.geteuid!()
+    if (owner.uid === uid) return Effect.void
+    if (uid !== 0) return refuse(directory, owner.uid)
+    return Effect.try({
+      try: () => switchTo(owner, place?.uid === 0 ? [place.gid] : []),
+      catch: () => refuse(directory, owner.uid)
+    })
   })
 
 /** of Node, and absent from its types */
@@ -69,3 +109,15 @@ export const refuse = (directory: string, uid: number) =>
     code: ExitCode.needsOperator,
     message: `The queue in ${directory} belongs to uid ${uid}. Run the command as that user: sudo -u '#${uid}' effect-audit ...`
   })
+
+/** Nothing was touched: whoever comes first makes the queue his. */
+const refuseFirst = (directory: string, { gid, mode }: FileInfo) => {
+  const group = (mode & MAY_WRITE.group) === 0 ? "" : ` -g '#${gid}'`
+  return new Ended({
+    code: ExitCode.needsOperator,
+    message:
+      `No program has used the queue in ${directory} yet, so nobody can tell whose it is, and files of root's would ` +
+      `lock its program out. Start that program once and repeat the command, or run it as the program's user, who ` +
+      `must have the directory: sudo -u USER${group} effect-audit ...`
+  })
+}

@@ -4,8 +4,10 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber } from "effect"
+import { build } from "esbuild"
 import * as fc from "fast-check"
 import { spawnSync } from "node:child_process"
+import { generateKeyPairSync } from "node:crypto"
 import * as fs from "node:fs"
 import { createServer } from "node:net"
 import * as path from "node:path"
@@ -16,6 +18,8 @@ import { NOT_OURS, WRONG_TYPE } from "../../src/services/Disk.js"
 import { openAudit } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
 import { effectAudit, fill, useLine } from "../support/cli.js"
+import { installCommand } from "../support/install.js"
+import { mysqlDatabase } from "../support/mysql.js"
 import { refusingPort } from "../support/net.js"
 import { root } from "../support/program.js"
 import * as q from "../support/queue.js"
@@ -445,6 +449,15 @@ const serviceQueue = Effect.gen(function* () {
   return { directory, ids, old }
 })
 
+const MODULE_OF_EVENTS = `
+import { Schema } from "effect"
+import * as AuditEvent from "./src/schema/AuditEvent.ts"
+export class Payment extends AuditEvent.Class<Payment>()("payment", {
+  table: "payments",
+  fields: { cents: Schema.Int }
+}) {}
+`
+
 const assertAllOfService = (directory: string) => {
   for (const [name, uid] of ownersIn(directory)) assert.strictEqual(uid, SERVICE, name)
 }
@@ -610,6 +623,166 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
             assert.include(stderr, `sudo -u '#${SERVICE}' effect-audit`)
             assert.deepStrictEqual(snapshot(), before)
           }
+        }
+      }),
+    COMMANDS_TAKE
+  )
+
+  /** A directory that nobody has used, and a file of the Python class. */
+  const freshQueue = (place: readonly [uid: number, gid: number, mode: number] | undefined, oldUid: number) =>
+    Effect.gen(function* () {
+      const parent = yield* openParent
+      const directory = path.join(parent, "audit")
+      if (place !== undefined) makeDirectory(directory, ...place)
+      const old = path.join(parent, "old.ndjson")
+      fs.writeFileSync(old, useLine({}).line)
+      fs.chownSync(old, oldUid, oldUid)
+      return { parent, directory, old }
+    })
+
+  it.scopedLive.each([
+    { what: "a platform's directory, the file of root", place: [0, GROUP, 0o2775], old: 0 },
+    { what: "a platform's directory, the file of the service", place: [0, GROUP, 0o2775], old: SERVICE },
+    { what: "no directory yet, the file of the service", place: undefined, old: SERVICE }
+  ] as const)(
+    "adopts nothing where it cannot tell whose the queue will be, and says how: $what",
+    ({ old: oldUid, place }) =>
+      Effect.gen(function* () {
+        const { directory, old, parent } = yield* freshQueue(place, oldUid)
+        const before = ownersIn(parent)
+        const { code, stderr } = yield* effectAudit(directory, ["adopt", old], {}, ["env"])
+        assert.strictEqual(code, 2, stderr)
+        assert.include(stderr, `nobody can tell whose it is`)
+        assert.include(stderr, `sudo -u USER${place === undefined ? "" : ` -g '#${GROUP}'`} effect-audit`)
+        assert.deepStrictEqual(ownersIn(parent), before)
+        // as it says: the user has the directory, or the program has been there
+        const groups = place === undefined ? [] : [GROUP]
+        if (place === undefined) makeDirectory(directory, SERVICE, SERVICE, 0o700)
+        const program = yield* auditProcess({ under: as(SERVICE, groups) })
+        assert.isUndefined(yield* program.open({ directory }))
+        yield* program.use("first")
+        yield* program.close
+        fs.chownSync(parent, SERVICE, SERVICE)
+        fs.chownSync(old, SERVICE, SERVICE)
+        const again = yield* effectAudit(directory, ["adopt", old])
+        assert.strictEqual(again.code, 0, again.stderr)
+        for (const [name, uid] of ownersIn(directory).slice(1)) assert.strictEqual(uid, SERVICE, name)
+        assert.isUndefined(yield* program.open({ directory }))
+        assert.strictEqual((yield* program.status).waiting, 2)
+        yield* program.close
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive.each([
+    { what: "its directory", place: [SERVICE, SERVICE, 0o700], owner: 0 },
+    { what: "the directory in which it will be made", place: undefined, owner: SERVICE }
+  ] as const)(
+    "adopts for the owner of $what",
+    ({ owner, place }) =>
+      Effect.gen(function* () {
+        const { directory, old, parent } = yield* freshQueue(place, SERVICE)
+        fs.chownSync(parent, SERVICE, SERVICE)
+        assert.isTrue(owner === 0 || !fs.existsSync(directory))
+        const { code, stderr } = yield* effectAudit(directory, ["adopt", old], {}, ["env"])
+        assert.strictEqual(code, 0, stderr)
+        assertAllOfService(directory)
+        const program = yield* auditProcess({ under: as(SERVICE) })
+        assert.isUndefined(yield* program.open({ directory }))
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "adopts for itself where only root can be the program's user",
+    () =>
+      Effect.gen(function* () {
+        for (const place of [undefined, [0, 0, 0o700]] as const) {
+          const { directory, old } = yield* freshQueue(place, 0)
+          const { code, stderr } = yield* effectAudit(directory, ["adopt", old], {}, ["env"])
+          assert.strictEqual(code, 0, stderr)
+          assert.strictEqual((yield* (yield* openAudit({ directory })).status).waiting, 1)
+        }
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "says what to do with a file that the owner may not read, or not move",
+    () =>
+      Effect.gen(function* () {
+        const { directory } = yield* serviceQueue
+        const parent = yield* openParent
+        const hidden = path.join(parent, "hidden")
+        fs.mkdirSync(hidden, { mode: 0o700 })
+        const cases = [
+          [path.join(hidden, "old.ndjson"), SERVICE],
+          [path.join(parent, "of-root.ndjson"), 0],
+          [path.join(parent, "in-a-directory-of-root.ndjson"), SERVICE]
+        ] as const
+        for (const [old, uid] of cases) {
+          fs.writeFileSync(old, useLine({}).line)
+          fs.chownSync(old, uid, uid)
+          const before = fs.readdirSync(directory)
+          const { code, stderr, stdout } = yield* effectAudit(directory, ["adopt", old])
+          assert.strictEqual(code, 2, stdout)
+          assert.include(stderr, `${old} is to become a part of the queue, which belongs to uid ${SERVICE}`)
+          assert.include(stderr, `chown ${SERVICE}`)
+          assert.deepStrictEqual(fs.readdirSync(directory), before)
+          const moved = path.join(path.dirname(directory), path.basename(old))
+          fs.renameSync(old, moved)
+          fs.chownSync(moved, SERVICE, SERVICE)
+          assert.strictEqual((yield* effectAudit(directory, ["adopt", moved])).code, 0)
+          assertAllOfService(directory)
+        }
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "delivers though only root may read its installation, the module of events and the authority",
+    () =>
+      Effect.gen(function* () {
+        const { directory } = yield* serviceQueue
+        const { config } = yield* mysqlDatabase()
+        const home = `${yield* openParent}/root`
+        fs.mkdirSync(home, { mode: 0o700 })
+        const run = yield* Effect.promise(() => installCommand(home))
+        const events = path.join(home, "events.mjs")
+        yield* Effect.promise(() =>
+          build({
+            stdin: { contents: MODULE_OF_EVENTS, resolveDir: root, loader: "ts" },
+            outfile: events,
+            bundle: true,
+            platform: "node",
+            format: "esm",
+            logLevel: "silent"
+          })
+        )
+        const key = path.join(home, "key.pem")
+        const { publicKey } = generateKeyPairSync("rsa", { modulusLength: 2048 })
+        fs.writeFileSync(key, publicKey.export({ type: "spki", format: "pem" }))
+        fs.writeFileSync(path.join(home, "more.pem"), "")
+        const env = {
+          AUDIT_DIRECTORY: directory,
+          AUDIT_MYSQL_HOST: config.host,
+          AUDIT_MYSQL_PORT: String(config.port),
+          AUDIT_MYSQL_USERNAME: config.username,
+          AUDIT_MYSQL_PASSWORD: config.password,
+          AUDIT_MYSQL_DATABASE: config.database,
+          AUDIT_MYSQL_SERVER_PUBLIC_KEY: key,
+          NODE_EXTRA_CA_CERTS: path.join(home, "more.pem")
+        }
+        const command = (...args: ReadonlyArray<string>) => Effect.sync(() => run(args, env))
+        const migrated = yield* command("migrate")
+        assert.strictEqual(migrated.code, 0, migrated.stderr)
+        const flushed = yield* command("flush", "--events", events)
+        assert.deepInclude(flushed, { code: 0, stderr: "", stdout: "1 delivered\n" }, flushed.stderr)
+        assertAllOfService(directory)
+        for (const args of [["status"], ["verify"], ["dead", "retry", "--all"], ["flush"]]) {
+          const ended = yield* command(...args)
+          assert.include([0, 2], ended.code, ended.stderr)
+          assert.notInclude(ended.stderr, "EACCES")
         }
       }),
     COMMANDS_TAKE

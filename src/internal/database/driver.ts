@@ -4,11 +4,18 @@
  */
 import { Effect } from "effect"
 
-/** Loads modules of the packages, or dies with what to install. */
-export const load = <A>(packages: string, modules: () => Promise<A>): Effect.Effect<A> =>
-  Effect.promise(() =>
-    modules().catch((cause: unknown) => {
-      const reason = cause instanceof Error ? cause.message : String(cause)
-      throw new Error(`The driver cannot be loaded: install ${packages} (${reason})`, { cause })
-    })
+/**
+ * Loads modules of the packages, or dies with what to install. Once: a process that has given up root's rights since
+ * may not be able to find them again.
+ */
+export const load = <A>(packages: string, modules: () => Promise<A>): Effect.Effect<A> => {
+  let loaded: Promise<A> | undefined
+  return Effect.promise(
+    () =>
+      (loaded ??= modules().catch((cause: unknown) => {
+        loaded = undefined
+        const reason = cause instanceof Error ? cause.message : String(cause)
+        throw new Error(`The driver cannot be loaded: install ${packages} (${reason})`, { cause })
+      }))
   )
+}
