@@ -6,7 +6,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import type { AuditLayer } from "../../src/index.js"
-import { type Disk, DiskError } from "../../src/services/Disk.js"
+import { type Disk, DiskError, WRONG_TYPE } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
 import { isLive, queueFile } from "../support/reference.js"
@@ -238,7 +238,7 @@ describe("adoption", () => {
         const settings = { directory: `${root}/audit`, adopt: { path: old } }
         yield* deliver({ directory: settings.directory }, slowDatabase())
         fs.writeFileSync(isAside ? `${old}.0.adopted` : old, queueFile)
-        fs.writeFileSync(`${root}/audit/adoption.copy`, isAside ? queueFile : LATER)
+        fs.writeFileSync(`${root}/audit/adoption.copy`, isAside ? queueFile : `${LINES[0]}\n`)
         fs.writeFileSync(`${root}/audit/adoption.json`, `{"source":"${old}","aside":"${old}.0.bdopted"}`)
         const database = slowDatabase()
         if (isAside) {
@@ -249,6 +249,57 @@ describe("adoption", () => {
         for (let start = 0; start < 2; start++) yield* deliver(settings, database)
         assert.sameMembers(withoutId(database), LINES.map(normal))
         assert.notExists(fs.readdirSync(settings.directory).find((name) => name.startsWith("adoption")))
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive("a damaged record costs no copy, whatever file is named then", () =>
+    Effect.gen(function* () {
+      const real = yield* nodeDisk
+      const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
+      const other = Array.from({ length: 4 }, (_, index) => LATER.replace("later", `other ${index}`)).join("")
+      for (const moment of ["before the old file was put aside", "after it"] as const) {
+        for (const named of [
+          "another file",
+          "nothing",
+          "a file that begins alike",
+          "the old file"
+        ] as const) {
+          const root = fs.realpathSync(yield* temporaryDirectory)
+          const old = `${root}/old.ndjson`
+          fs.writeFileSync(old, queueFile)
+          fs.writeFileSync(`${root}/other.ndjson`, other)
+          fs.writeFileSync(`${root}/alike.ndjson`, `${LINES.slice(0, 2).join("\n")}\n${other}`)
+          const directory = `${root}/audit`
+          const database = slowDatabase()
+          // a start that ends before the copy becomes a segment
+          const broken: Disk["Type"] = {
+            ...disk,
+            rename: (from, to) =>
+              from.endsWith("adoption.copy") || (to.endsWith(".adopted") && moment.startsWith("before"))
+                ? new DiskError({ operation: "rename", path: from, code: "EIO", cause: undefined })
+                : disk.rename(from, to)
+          }
+          yield* Effect.flip(deliver({ directory, adopt: { path: old } }, { ...database, disk: broken }))
+          const record = `${directory}/adoption.json`
+          fs.writeFileSync(record, fs.readFileSync(record, "utf8").replace(/"/, "'"))
+          const files = {
+            "another file": "other",
+            nothing: "",
+            "a file that begins alike": "alike",
+            "the old file": "old"
+          } as const
+          const file = files[named]
+          const adopt = file === "" ? {} : { adopt: { path: `${root}/${file}.ndjson` } }
+          const what = `${named}, ${moment}`
+          for (let start = 0; start < 2; start++)
+            yield* deliver({ directory, ...adopt }, { ...database, disk })
+          // then somebody looks, and names the old file
+          yield* deliver({ directory, adopt: { path: old } }, { ...database, disk })
+          yield* deliver({ directory, ...adopt }, { ...database, disk })
+          const more = { old: 0, "": 0, other: 4, alike: 6 }[file]
+          assert.strictEqual(database.events.size, LINES.length + more, what)
+        }
       }
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
@@ -366,12 +417,36 @@ interface Variant {
   readonly isFar: boolean
   /** the start after the crash: with the option, without it, or after the old program has written again */
   readonly next: "same" | "withoutOption" | "oldProgram"
+  /** where the link leads that the option names, if it names one */
+  readonly link?: string | undefined
+}
+
+const LINK = "/program/link.ndjson"
+
+/** The disk with a link to the old file, which nobody may take for the file itself. */
+const withLink = (disk: Disk["Type"], to: string): Disk["Type"] => {
+  const target = path.posix.resolve(path.posix.dirname(LINK), to)
+  const isLink = (file: string) => file === LINK
+  const touched = (file: string) =>
+    new DiskError({ operation: "touch", path: file, code: WRONG_TYPE, cause: to })
+  return {
+    ...disk,
+    realPath: (file) =>
+      isLink(file) ? Effect.orElseSucceed(disk.realPath(target), () => target) : disk.realPath(file),
+    info: (file) =>
+      isLink(file)
+        ? Effect.succeed({ type: "other", size: to.length, mode: 0o777, uid: 0, gid: 0 })
+        : disk.info(file),
+    open: (file, mode) => (isLink(file) ? touched(file) : disk.open(file, mode)),
+    rename: (from, to) => (isLink(from) || isLink(to) ? touched(from) : disk.rename(from, to)),
+    remove: (file) => (isLink(file) ? touched(file) : disk.remove(file))
+  }
 }
 
 /** Crashes at the given call of adopting and delivering, starts again, crashes at the end, starts again. */
 const crashAt = (
   step: number,
-  { dice, end, isFar, next }: Variant,
+  { dice, end, isFar, link, next }: Variant,
   isLeftOut: (call: MemoryDisk.Call) => boolean = () => false
 ) =>
   Effect.gen(function* () {
@@ -388,14 +463,20 @@ const crashAt = (
       isCrossing = !isCrossing
       return isCrossing ? undefined : { type: "fail", code: "EXDEV" }
     }
-    let disk = memory.startProcess()
+    const startProcess = () =>
+      link === undefined ? memory.startProcess() : withLink(memory.startProcess(), link)
+    let disk = startProcess()
     yield* writeOld(disk, queueFile)
 
     const database = slowDatabase()
     let alive = true
     const uploader = { ...database.uploader }
     uploader.upload = (batch) => (alive ? database.uploader.upload(batch) : Effect.never)
-    const settings = { directory: "/audit", adopt: { path: OLD }, minFreeBytes: 0 }
+    const settings = {
+      directory: "/audit",
+      adopt: { path: link === undefined ? OLD : LINK },
+      minFreeBytes: 0
+    }
 
     let calls = 0
     const reached = yield* Deferred.make<void>()
@@ -421,7 +502,7 @@ const crashAt = (
     yield* Fiber.interrupt(life)
 
     const expected = LINES.map(normal)
-    disk = memory.startProcess()
+    disk = startProcess()
     if (next === "oldProgram") {
       yield* writeOld(disk, LATER)
       expected.push(normal(LATER))
@@ -431,11 +512,15 @@ const crashAt = (
       disk
     })
     crash()
-    disk = memory.startProcess()
+    disk = startProcess()
     const { missing } = yield* deliver(settings, { uploader: database.uploader, disk })
     assert.strictEqual(missing, 0)
     const got = [...database.events.values()].map(({ line }) => JSON.stringify(line))
-    assert.deepStrictEqual(got.sort(), expected.sort(), JSON.stringify({ step, end, dice, isFar, next }))
+    assert.deepStrictEqual(
+      got.sort(),
+      expected.sort(),
+      JSON.stringify({ step, end, dice, isFar, next, link })
+    )
     return isReached
   })
 
@@ -445,12 +530,15 @@ describe("a crash in the middle of adopting", () => {
     for (const next of ["same", "withoutOption", "oldProgram"] as const) {
       variants.push({ end: "kill", dice: 0, isFar, next })
       for (const dice of [0, 1, 2, 3]) variants.push({ end: "power", dice, isFar, next })
+      for (const link of ["../old/audit_queue.ndjson", OLD]) {
+        variants.push({ end: "power", dice: 0, isFar, next, link })
+      }
     }
   }
   // in ordinary runs each takes every twelfth step, all together every one
   const stride = process.env.AUDIT_LONG === "1" ? 1 : 12
   it.live.each(variants.map((variant, index) => ({ ...variant, first: index % stride })))(
-    `$end at every step (each ${stride}th from $first): other file system $isFar, dice $dice, next start $next`,
+    `$end at every step (each ${stride}th from $first): other file system $isFar, dice $dice, next start $next, link $link`,
     ({ first, ...variant }) =>
       Effect.gen(function* () {
         let step = first

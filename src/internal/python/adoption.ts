@@ -60,28 +60,31 @@ export const adopt = (
   /** The copy becomes a segment, if a copy was being adopted. */
   const finish = (number: number, old: string | undefined) =>
     Effect.gen(function* () {
-      const adoption = yield* readRecord(disk, record, old, number)
-      if (adoption === undefined) {
+      if ((yield* disk.info(record)) === undefined) {
         yield* discardCopy
         return 0
       }
-      if (adoption === "damaged") {
-        yield* Effect.logWarning(
-          `audit queue: ${record} is damaged, so that ${copied} is not delivered: start once with adopt, or move both away`
-        )
-        return 0
-      }
-      const { aside, source } = adoption
-      if ((yield* disk.info(aside)) === undefined && (yield* disk.info(source)) !== undefined) {
+      const said = yield* readRecord(disk, record)
+      // a record is written whole: one that cannot be read was damaged later, and may have named another file
+      const names = said ?? (old === undefined ? undefined : { source: old, aside: asideOf(old, number) })
+      const isCopied = (yield* disk.info(copied)) !== undefined
+      if (isCopied && names !== undefined && (yield* isBeginning(disk, copied, names.source))) {
         // the old file still stands in its place, and may even have grown: it is copied anew
         yield* discardCopy
         return 0
       }
-      yield* syncParent(disk, source)
-      const isNew = (yield* disk.info(copied)) !== undefined
-      if (isNew) yield* disk.rename(copied, segments.pathOf(number))
+      const isKnown = said ?? (names === undefined ? undefined : yield* disk.info(names.aside))
+      if (isCopied && isKnown === undefined) {
+        yield* Effect.logWarning(
+          `audit queue: ${record} is damaged, so that ${copied} is not delivered: start once with adopt and the ` +
+            `file that it is a copy of, or move both away`
+        )
+        return 0
+      }
+      if (names !== undefined) yield* syncParent(disk, names.source)
+      if (isCopied) yield* disk.rename(copied, segments.pathOf(number))
       yield* disk.syncDirectory(directory)
-      const lines = isNew ? yield* takeIn(number, source) : 0
+      const lines = isCopied ? yield* takeIn(number, names?.source ?? copied) : 0
       // not synced: if it comes back, it is found to be done
       yield* disk.remove(record)
       return lines
@@ -152,21 +155,23 @@ export const adopt = (
 /** The disk is full, or what this user may take of it. */
 const hasNoRoom = ({ code }: DiskError) => code === "ENOSPC" || code === "EDQUOT"
 
-/**
- * What a copy was made of. It is written whole or not at all: one that cannot be read was damaged later, and what it
- * said is known if the old file is named again.
- */
-const readRecord = (disk: Disk["Type"], record: string, source: string | undefined, number: number) =>
+/** What a copy was made of; undefined if the record is damaged. */
+const readRecord = (disk: Disk["Type"], record: string) =>
+  Effect.map(readText(disk, record), (text) => Option.getOrUndefined(Schema.decodeOption(AdoptionFile)(text)))
+
+/** Whether a file has, from its beginning on, what stands in the copy. */
+const isBeginning = (disk: Disk["Type"], copy: string, file: string): Effect.Effect<boolean, DiskError> =>
   Effect.gen(function* () {
-    if ((yield* disk.info(record)) === undefined) return undefined
-    const text = yield* readText(disk, record)
-    const read = Schema.decodeOption(AdoptionFile)(text)
-    if (Option.isSome(read)) return read.value
-    if (source === undefined) return "damaged"
-    const aside = asideOf(source, number)
-    const isKnown = (yield* disk.info(aside)) !== undefined || (yield* disk.info(source)) !== undefined
-    return isKnown ? { source, aside } : "damaged"
-  })
+    if ((yield* disk.info(file))?.type !== "file") return false
+    const [ours, other] = yield* Effect.all([disk.open(copy, "read"), disk.open(file, "read")])
+    const size = yield* ours.size
+    if ((yield* other.size) < size) return false
+    for (let at = 0; at < size; at += COPY_BYTES) {
+      const length = Math.min(COPY_BYTES, size - at)
+      if (Buffer.compare(yield* ours.readAt(at, length), yield* other.readAt(at, length)) !== 0) return false
+    }
+    return true
+  }).pipe(Effect.scoped)
 
 /** The directory of the old file; it may be gone with it. */
 const syncParent = (disk: Disk["Type"], source: string) =>
