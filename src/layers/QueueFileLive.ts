@@ -18,7 +18,6 @@ import * as ledgers from "../internal/queue/ledger.js"
 import { MAX_LINE_BYTES, objectOf, timeOfLine } from "../internal/queue/lines.js"
 import * as locks from "../internal/queue/lock.js"
 import { look, settleTail } from "../internal/queue/recovery.js"
-import * as requests from "../internal/queue/requests.js"
 import * as segmentFiles from "../internal/queue/segments.js"
 import * as spaces from "../internal/queue/space.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
@@ -95,7 +94,14 @@ const open = (
     const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES
     const guard = yield* Effect.makeSemaphore(1)
     const ledger = ledgers.make({ ...parts, disk, guard, maxLineBytes }, parts)
-    lock.restoreWith({ queueId, ...ledger })
+    lock.restoreWith({
+      queueId,
+      isWhole: Effect.flatMap(directories.isIdentified(disk, directory), (isThere) =>
+        isThere ? ledger.isWhole : Effect.succeed(false)
+      ),
+      restore: ledger.restore,
+      forget: ledger.forget
+    })
 
     const append = yield* appends.make({
       directory,
@@ -111,7 +117,7 @@ const open = (
       timeout: Duration.decode(options.appendTimeout ?? "10 seconds")
     })
     const lettersGuard = yield* Effect.makeSemaphore(1)
-    const { carryOutRequests, retry } = yield* decisions.make({
+    const { carryOutRequests, changes, retry } = yield* decisions.make({
       disk,
       directory,
       letters,
@@ -146,9 +152,10 @@ const open = (
           .settle(batch, refusals)
           .pipe(lock.whileWriting, lettersGuard.withPermits(1), Effect.mapError(accessError)),
       retry: (select, by) => Effect.mapError(retry(select, by), accessError),
-      requests: Stream.mapError(requests.watch(disk, directory), accessError),
+      requests: Stream.mapError(changes, accessError),
       carryOutRequests: Effect.mapError(carryOutRequests, accessError),
       compact,
+      writing: (write) => Effect.mapError(lock.whileWriting(write), accessError),
       status: Effect.mapError(statusOf(ledger), accessError),
       progress: Effect.sync(() => ({ settled: ledger.cursor().sequence, next: ledger.next() })),
       onAppend: (listener) =>

@@ -84,6 +84,9 @@ const CLOSED = new Error("the audit log is closed")
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
+/** How long a pass waits for them, so that what is appended again goes with it: a disk may never answer. */
+const REQUESTS_WAIT = Duration.seconds(1)
+
 /**
  * Starts the worker; it stops, after a last drain, when the scope closes.
  *
@@ -111,7 +114,7 @@ const start = (
       report,
       flushes,
       requests,
-      pass: Effect.zipRight(requests.carryOut, yield* makeDelivery(options, { report, flushes, requests })),
+      pass: Effect.zipRight(requests.begin, yield* makeDelivery(options, { report, flushes, requests })),
       wakes,
       isIdle: false,
       isCompacted: false
@@ -126,7 +129,7 @@ const start = (
       Effect.gen(function* () {
         // what follows needs time, too: the last status, and the close of the queue
         const inTime = <E>(part: Effect.Effect<unknown, E>) => shutdown.within(part, { sparesTime: true })
-        yield* step("the stop of the worker", inTime(Fiber.interrupt(fiber)))
+        yield* step("the stop of the worker", inTime(Effect.zipRight(Fiber.interrupt(fiber), requests.stop)))
         const drained = yield* step("the last delivery", inTime(annotated(drain(worker))))
         closed = true
         yield* step("the end of flushes", flushes.fail(flushes.waiting(), CLOSED))
@@ -163,6 +166,10 @@ export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile
 interface Requests {
   /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
   readonly carryOut: Effect.Effect<void>
+  /** The same for a pass, which goes on without it after a second. */
+  readonly begin: Effect.Effect<void>
+  /** Stops what a pass has begun. */
+  readonly stop: Effect.Effect<void>
   /** whether they were carried out a while ago */
   readonly areDue: () => boolean
 }
@@ -184,18 +191,26 @@ const makeRequests = (queue: QueueFile["Type"]): Effect.Effect<Requests> =>
         )
       })
 
+    const carryOut = Effect.suspend(() => {
+      seenAt = monotonicMillis(clock)
+      return Effect.matchCauseEffect(queue.carryOutRequests, {
+        onSuccess: () =>
+          Effect.sync(() => {
+            failureCode = undefined
+          }),
+        onFailure: failed
+      })
+    })
+
+    let begun: Fiber.RuntimeFiber<void> | undefined
     return {
       areDue: () => monotonicMillis(clock) - seenAt >= REQUESTS_INTERVAL,
-      carryOut: Effect.suspend(() => {
-        seenAt = monotonicMillis(clock)
-        return Effect.matchCauseEffect(queue.carryOutRequests, {
-          onSuccess: () =>
-            Effect.sync(() => {
-              failureCode = undefined
-            }),
-          onFailure: failed
-        })
-      })
+      carryOut,
+      begin: Effect.gen(function* () {
+        const fiber = (begun = yield* Effect.forkDaemon(carryOut))
+        yield* Effect.raceFirst(Fiber.await(fiber), Effect.sleep(REQUESTS_WAIT))
+      }),
+      stop: Effect.suspend(() => (begun === undefined ? Effect.void : Fiber.interrupt(begun)))
     }
   })
 
@@ -225,7 +240,7 @@ const makeDelivery = (
         const reached = (yield* queue.progress).settled
         yield* flushes.complete((flush) => flush.target <= reached)
         // under load a pass may never end
-        if (requests.areDue()) yield* requests.carryOut
+        if (requests.areDue()) yield* requests.begin
       })
     })
   })

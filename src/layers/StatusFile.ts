@@ -41,7 +41,7 @@ export const layer = <E, R>(
             const seconds = (now - before.at) / 1000
             const rate = seconds > 0 ? Math.max(0, settled - before.settled) / seconds : 0
             before = { settled, at: now }
-            yield* statusFile.write(disk, queue.directory, {
+            const file = statusFile.write(disk, queue.directory, {
               format: 1,
               pid: process.pid,
               at: yield* Clock.currentTimeMillis,
@@ -52,6 +52,7 @@ export const layer = <E, R>(
               lastDelivery: status.lastDelivery ?? null,
               rate
             })
+            yield* queue.writing(file)
           }).pipe(Effect.catchAll((error) => Effect.logDebug("audit: status.json was not written", error)))
 
         let lastStatus: Effect.Effect<unknown> = Effect.void

@@ -7,6 +7,7 @@ import { Context } from "effect"
 import type { Effect, Scope, Stream } from "effect"
 import type { QueueAccessError, QueueClosed, QueueFull, QueueWriteError } from "../schema/Errors.js"
 import type { Position } from "../schema/Position.js"
+import type { DiskError } from "./Disk.js"
 
 /**
  * A line as it stands on disk.
@@ -202,6 +203,11 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
      * in this turn of the event loop. True if everything was removed; otherwise it is worth another try.
      */
     readonly compact: Effect.Effect<boolean, QueueAccessError>
+    /**
+     * Runs what else writes to the directory: not before this queue is known to own it, and not after its close; no other
+     * owner comes before it has ended.
+     */
+    readonly writing: (write: Effect.Effect<void, DiskError>) => Effect.Effect<void, QueueAccessError>
     /** From memory, but for the age of the oldest line. */
     readonly status: Effect.Effect<QueueStatus, QueueAccessError>
     /** Where the cursor stands, and where the next line will: nothing waits when the sequences agree. */

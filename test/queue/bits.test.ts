@@ -308,6 +308,14 @@ describe("bits", () => {
     3_600_000
   )
 
+  it("a letter that lacks but its line's end counts before the next entry ends it, and after", () =>
+    Effect.runPromise(
+      survives(queues[2]!, [
+        { type: "cut", file: 0, at: 0 },
+        { type: "cut", file: 1, at: 0.9989550679205852 }
+      ])
+    ))
+
   it.scopedLive("a letter whose number is none names no segment, and costs no event", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk

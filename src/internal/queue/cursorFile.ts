@@ -14,11 +14,13 @@ export interface CursorFile {
    * be what a next process finds.
    */
   readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
+  /** Whether the file is there. */
+  readonly isInPlace: Effect.Effect<boolean, DiskError>
   /**
-   * Writes the last cursor anew, to a new file if the old one was removed; false if somebody else has written to the
-   * file meanwhile.
+   * Writes the cursor anew, to a new file if the old one was removed; false, without asking for the cursor, if somebody
+   * else has written to the file meanwhile.
    */
-  readonly reopen: Effect.Effect<boolean, DiskError>
+  readonly reopen: (cursor: Effect.Effect<Cursor, DiskError>) => Effect.Effect<boolean, DiskError>
 }
 
 export const open = (
@@ -47,13 +49,11 @@ export const open = (
     let generation = found?.generation ?? 0
     /** whether the last write did not end well: its slot may say what it would have said */
     let failed = false
-    let latest = found?.cursor
     const guard = yield* Effect.makeSemaphore(1)
 
     const write = Effect.fnUntraced(
       function* (cursor: Cursor) {
         failed = true
-        latest = cursor
         handle ??= yield* openFile
         const slot = generation + 1
         yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
@@ -65,13 +65,13 @@ export const open = (
       Effect.tapError(() => close)
     )
 
-    const reopen = Effect.gen(function* () {
+    const reopen = Effect.fnUntraced(function* (cursor: Effect.Effect<Cursor, DiskError>) {
       yield* close
       handle = yield* openFile
       const now = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))?.generation
       // a write that failed may have arrived
       const isOurs = now === undefined || now === generation || (failed && now === generation + 1)
-      if (isOurs && latest !== undefined) yield* write(latest)
+      if (isOurs) yield* write(yield* cursor)
       return isOurs
     })
 
@@ -80,6 +80,7 @@ export const open = (
       stored: found?.cursor,
       write: (cursor) => oneByOne(write(cursor)),
       restore: (cursor) => oneByOne(Effect.suspend(() => (failed ? write(cursor) : Effect.void))),
-      reopen: oneByOne(reopen)
+      isInPlace: Effect.map(disk.info(path), (info) => info !== undefined),
+      reopen: (cursor) => oneByOne(reopen(cursor))
     }
   })

@@ -9,7 +9,7 @@ import { idOf, type Place, placeOf, type Position } from "../../schema/Position.
 import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
 import { Count, IsoTime, LetterId, MAX_SEQUENCE } from "./fields.js"
 import { isAbsent, withFile } from "./files.js"
-import { readLines } from "./lines.js"
+import { readLines, type RawLine } from "./lines.js"
 
 /** A text about a letter. One that is damaged costs the text, and not the letter. */
 const Text = <A, I>(text: Schema.Schema<A, I>, otherwise: NoInfer<A>) =>
@@ -111,9 +111,11 @@ export interface DeadLetters {
   /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
   readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
   readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
+  /** Whether the file is there, if it should be. */
+  readonly isWhole: Effect.Effect<boolean, DiskError>
   /**
-   * After the file may have been removed: writes the decisions anew, and forgets the letters that waited for one; how
-   * many these were.
+   * After the file may have been removed, or replaced by an older one: writes the decisions anew that it lacks, and
+   * forgets the letters that it lacks; how many of these waited for a decision.
    */
   readonly restore: Effect.Effect<number, DiskError>
   /** Of all letters, or of those whose lines stood in segments before the one that is given. */
@@ -152,14 +154,22 @@ export const scan = (
           Buffer.from(line.bytes.buffer, line.bytes.byteOffset, line.bytes.byteLength),
           line.oversize
         )
-        // an unterminated or torn entry was never relied on: its letter was written again
-        if (entry !== undefined && line.terminated) each(entry, line.offset, line.length)
+        // a torn entry was never relied on: its letter was written again. One that lacks but the line's end will be
+        // ended by the next entry, so it counts before that as well.
+        if (entry !== undefined && (yield* isWhole(file, line))) each(entry, line.offset, line.length)
         else if (line.length > 0) damaged()
       }
       if (next === at) break
       at = next
     }
   })
+
+/** Whether an entry that was parsed has its end: of a long one only the beginning was. */
+const isWhole = (file: File, { length, offset, oversize }: RawLine) =>
+  oversize
+    ? Effect.map(file.readAt(offset + length - END.length, END.length), (end) => END.equals(end))
+    : Effect.succeed(true)
+const END = Buffer.from('"}')
 
 const parse = (bytes: Buffer, cut: boolean): FileEntry | undefined => {
   let text = bytes.toString("utf8")
@@ -190,7 +200,7 @@ export const make = (
     const synced = new Set<string>()
     const decided = new Map<string, Decision["type"]>()
     /** decisions about letters that cannot be read: counted, and none about a later letter of that place */
-    const orphans: Array<Decision["type"]> = []
+    let orphans: Array<readonly [id: string, type: Decision["type"]]> = []
     /** whether one was found to be taken back: that, too, may be in the page cache only */
     let isWithdrawalUnsynced = false
     const next = new Map<string, number>()
@@ -206,7 +216,7 @@ export const make = (
     const add = (id: string, kind: Kind) => {
       const decision = decided.get(id)
       if (decision !== undefined && !kept.has(id)) {
-        orphans.push(decision)
+        orphans.push([id, decision])
         decided.delete(id)
       }
       kept.set(id, kind)
@@ -314,23 +324,37 @@ export const make = (
         Effect.map(write([decision]), () => {
           decided.set(decision.id, decision.type)
         }),
+      isWhole: Effect.suspend(() =>
+        kept.size + decided.size + orphans.length === 0
+          ? Effect.succeed(true)
+          : Effect.map(disk.info(path), (info) => info !== undefined)
+      ),
       restore: Effect.gen(function* () {
-        if (kept.size + decided.size === 0 || (yield* disk.info(path)) !== undefined) return 0
+        entrySynced = false
+        synced.clear()
+        if (kept.size + decided.size + orphans.length === 0) return 0
+        const found = yield* entriesOf(disk, path)
+        if (found === undefined) {
+          // a decision is told by its place: two about one place get two
+          for (const [id, type] of orphans) decided.set(placeBehind(id, decided), type)
+          orphans = []
+        }
+        const lost = [...kept].filter(([id]) => found?.letters.has(id) !== true)
+        for (const [id, kind] of lost) if (kind === "blank") decided.set(id, "discarded")
+        const undecided = [...decided].filter(([id]) => found?.decisions.has(id) !== true)
         const at = new Date(yield* Clock.currentTimeMillis).toISOString()
         const by = "unknown, since the file was removed"
-        entrySynced = false
-        for (const [id, kind] of kept) if (kind === "blank") decided.set(id, "discarded")
-        yield* write(Array.from(decided, ([id, type]): Decision => ({ type, id, at, by })))
-        const lost = [...kept].filter(([id, kind]) => kind === "letter" && !decided.has(id))
-        kept.clear()
-        synced.clear()
-        return lost.length
+        if (undecided.length > 0) {
+          yield* write(undecided.map(([id, type]): Decision => ({ type, id, at, by })))
+        }
+        for (const [id] of lost) kept.delete(id)
+        return lost.filter(([id, kind]) => kind === "letter" && !decided.has(id)).length
       }),
       counts: (before = Number.POSITIVE_INFINITY) => {
         const letters = [...kept].filter(([id]) => placeOf(id).segment < before)
         const torn = letters.filter(([, kind]) => kind === "torn").length
         const blank = [...kept.values()].filter((kind) => kind === "blank").length
-        const decisions = [...decided.values(), ...orphans]
+        const decisions = [...decided.values(), ...orphans.map(([, type]) => type)]
         const retried = decisions.filter((type) => type === "retried").length
         return {
           letters: letters.length - torn,
@@ -347,6 +371,28 @@ export const make = (
       damaged
     }
   })
+
+/** The letters in a file and the decisions, by their ids; undefined if there is no file. */
+const entriesOf = (disk: Disk["Type"], path: string) =>
+  Effect.gen(function* () {
+    if ((yield* disk.info(path)) === undefined) return undefined
+    const letters = new Set<string>()
+    const decisions = new Set<string>()
+    const note = (entry: FileEntry) => {
+      if (entry.type === "letter") letters.add(entry.id)
+      else if (entry.type === "delivered") letters.delete(entry.id)
+      else decisions.add(entry.id)
+    }
+    yield* withFile(disk, path, (file) => scan(file, note))
+    return { letters, decisions }
+  })
+
+/** The id of the first place from this one on that is not in use. */
+const placeBehind = (id: string, used: ReadonlyMap<string, unknown>): string => {
+  if (!used.has(id)) return id
+  const { offset, segment } = placeOf(id)
+  return placeBehind(idOf({ segment, offset: offset + 1 }), used)
+}
 
 const NEWLINE = Buffer.from("\n")
 

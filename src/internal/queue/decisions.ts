@@ -4,7 +4,7 @@
  * A retried letter is appended first, then decided: decision first, then a crash, would lose the event. A crash in
  * between appends it once more, under the same id.
  */
-import { Clock, Effect } from "effect"
+import { Clock, Effect, Option, Stream } from "effect"
 import { QueueAccessError } from "../../schema/Errors.js"
 import { Either } from "../../schema/Effect3.js"
 import { RETRIED } from "../../schema/Line.js"
@@ -35,8 +35,13 @@ interface Parts {
 export interface Decisions {
   /** Appends the selected letters again; how many. */
   readonly retry: (select: (letter: DeadLetter) => boolean, by: string) => Effect.Effect<number, Failure>
-  /** Carries out what other processes have asked for, one request after the other. */
+  /**
+   * Carries out what other processes have asked for, one request after the other. If that is under way already, then it
+   * looks once more afterwards, and nobody waits for it.
+   */
   readonly carryOutRequests: Effect.Effect<void, Failure>
+  /** Emits at once, and when there may be a new request. */
+  readonly changes: Stream.Stream<void, DiskError>
 }
 
 export const make = (parts: Parts): Effect.Effect<Decisions> =>
@@ -107,15 +112,32 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         )
       })
 
-    /** Delivery needs no guard that is held while requests are read. */
+    /** held while requests are read, which a disk that hangs may never answer: nobody waits for it */
     const oneByOne = yield* Effect.makeSemaphore(1)
+    let isAsked = false
+    const all = Effect.gen(function* () {
+      isAsked = false
+      const { broken, open } = yield* requests.look(disk, directory)
+      yield* Effect.forEach(broken, setAside, { discard: true })
+      yield* Effect.forEach(open, carryOut, { discard: true })
+    })
+    const serve: Effect.Effect<void, Failure> = oneByOne
+      .withPermitsIfAvailable(1)(all)
+      .pipe(Effect.flatMap((served) => (Option.isSome(served) && isAsked ? serve : Effect.void)))
+
+    /** The directory is gone, or was made anew: whoever removes it is to be done first. */
+    const pause = Stream.drain(
+      Stream.fromEffect(Effect.zipRight(Effect.sleep("1 second"), Effect.ignore(lock.keepDirectory)))
+    )
+    const watch = Stream.forever(Stream.concat(requests.watch(disk, directory), pause))
+
     return {
       retry: (select, by) => guard.withPermits(1)(retry(select, by)),
-      carryOutRequests: Effect.gen(function* () {
-        const { broken, open } = yield* requests.look(disk, directory)
-        yield* Effect.forEach(broken, setAside, { discard: true })
-        yield* Effect.forEach(open, carryOut, { discard: true })
-      }).pipe(oneByOne.withPermits(1))
+      carryOutRequests: Effect.suspend(() => {
+        isAsked = true
+        return serve
+      }),
+      changes: Stream.flatMap(lock.places, () => watch, { switch: true })
     }
   })
 

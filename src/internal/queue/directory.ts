@@ -1,10 +1,10 @@
 /** The queue's directory: made, checked, locked and given an identity. */
-import { Effect, Schema } from "effect"
+import { Effect, Option, Schema } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueOpenError } from "../../schema/Errors.js"
 import type { Disk, DiskError, FileInfo, User, Volume } from "../../services/Disk.js"
-import { readText, replace } from "./files.js"
+import { isAbsent, readText, replace } from "./files.js"
 import { isSegment } from "./segments.js"
 
 type DiskShape = Disk["Type"]
@@ -196,6 +196,22 @@ const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void
 
 const QueueInfo = Schema.parseJson(Schema.Struct({ format: Schema.Literal(1), queueId: Schema.UUID }))
 
+const identityIn = (directory: string) => `${directory}/queue.json`
+
+/** Whether the file with the queue's identity is there. */
+export const isIdentified = (disk: DiskShape, directory: string): Effect.Effect<boolean, DiskError> =>
+  Effect.map(disk.info(identityIn(directory)), (info) => info !== undefined)
+
+/** The identity of a queue, by which the ids of old lines are derived; none if it has none yet, or a damaged one. */
+export const queueIdOf = (
+  disk: DiskShape,
+  directory: string
+): Effect.Effect<Option.Option<string>, DiskError> =>
+  readText(disk, identityIn(directory)).pipe(
+    Effect.map((text) => Option.map(Schema.decodeOption(QueueInfo)(text), ({ queueId }) => queueId)),
+    Effect.catchIf(isAbsent, () => Effect.succeed(Option.none()))
+  )
+
 /** Reads the identity of the queue, or gives it one, a new one by default; written once. */
 export const identify = (
   disk: DiskShape,
@@ -203,7 +219,7 @@ export const identify = (
   queueId: string = randomUUID()
 ): Effect.Effect<string, QueueOpenError> =>
   Effect.gen(function* () {
-    const file = `${directory}/queue.json`
+    const file = identityIn(directory)
     if ((yield* disk.info(file)) !== undefined) {
       const text = yield* readText(disk, file)
       const found = yield* Effect.mapError(

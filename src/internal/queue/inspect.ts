@@ -10,7 +10,7 @@ import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
 import { Pid } from "./fields.js"
-import { isAbsent, readText, withFile } from "./files.js"
+import { isAbsent, withFile } from "./files.js"
 import { MAX_LINE_BYTES, countLines, objectOf, readLines, timeOfLine, type RawLine } from "./lines.js"
 import { look } from "./recovery.js"
 import * as segmentFiles from "./segments.js"
@@ -234,15 +234,3 @@ export const queuesIn = (
   })
 
 const INSTANCE = /^instance-(\d+)$/
-
-/** The identity of a queue, by which the ids of old lines are derived; undefined if it has none yet. */
-export const queueIdOf = (
-  disk: DiskShape,
-  directory: string
-): Effect.Effect<Option.Option<string>, DiskError> =>
-  readText(disk, `${directory}/queue.json`).pipe(
-    Effect.map((text) => Option.map(Schema.decodeOption(Identity)(text), ({ queueId }) => queueId)),
-    Effect.catchIf(isAbsent, () => Effect.succeed(Option.none()))
-  )
-
-const Identity = Schema.parseJson(Schema.Struct({ queueId: Schema.UUID }))

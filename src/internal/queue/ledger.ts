@@ -68,6 +68,7 @@ export interface Ledger {
   readonly compact: Effect.Effect<boolean, DiskError>
   readonly balance: () => Balance
   /** What a directory that was removed gets back: see internal/queue/lock.ts. */
+  readonly isWhole: Effect.Effect<boolean, DiskError>
   readonly restore: Effect.Effect<boolean, DiskError>
   readonly forget: Effect.Effect<void, DiskError>
 }
@@ -88,7 +89,8 @@ interface Parts {
 export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly next: number }): Ledger => {
   const { disk, guard, letters, segments, slots } = parts
   let { cursor, next } = found
-  let areLettersLost = false
+  /** held while letters and cursor change together: neither is restored in between */
+  const changing = Effect.unsafeMakeSemaphore(1)
   const read = makeBatchReader({ segments, maxLineBytes: parts.maxLineBytes, next: () => next })
   const take: Ledger["take"] = (from, limits) => Effect.suspend(() => read(from ?? cursor, limits))
 
@@ -101,16 +103,14 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     }
   })
 
-  const settle: Ledger["settle"] = Effect.fnUntraced(function* (batch, refusals) {
+  const settle = Effect.fnUntraced(function* (
+    batch: Omit<Batch, "release">,
+    refusals: ReadonlyArray<Refusal>
+  ) {
     if (batch.records.length === 0) return
     const isNew = (record: QueueRecord) => !isCounted(cursor, record)
     // an earlier try may have counted letters that this one takes back, or none where this one writes some
     yield* slots.restore(cursor)
-    if (areLettersLost) {
-      const count = Math.min(yield* letters.restore, cursor.refused)
-      cursor = { ...cursor, refused: cursor.refused - count, missing: cursor.missing + count }
-      areLettersLost = false
-    }
     // dead letters first: cursor first, then a crash, would lose them. What is left of a line that was settled when it
     // was whole is none.
     const toKeep = refusals.filter(
@@ -157,7 +157,14 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
         advance({ ...cursor, ...to, missing: cursor.missing + (settled - cursor.settled) }),
         true
       )
-    })
+    }).pipe(changing.withPermits(1))
+  })
+
+  /** Letters that were lost while they waited for a decision are missing. */
+  const withoutLostLetters = Effect.map(letters.restore, (count) => {
+    const lost = Math.min(count, cursor.refused)
+    cursor = { ...cursor, refused: cursor.refused - lost, missing: cursor.missing + lost }
+    return cursor
   })
 
   return {
@@ -170,14 +177,14 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     },
     waitingBytes: () => waitingBytesOf(cursor, segments.all),
     take,
-    settle,
+    settle: (batch, refusals) => changing.withPermits(1)(settle(batch, refusals)),
     compact,
     balance: () => balanceOf(cursor, next, letters.counts()),
-    restore: slots.reopen,
-    forget: Effect.suspend(() => {
-      areLettersLost = true
-      return segments.dropRemoved
-    })
+    isWhole: Effect.flatMap(slots.isInPlace, (isThere) =>
+      isThere ? letters.isWhole : Effect.succeed(false)
+    ),
+    restore: changing.withPermits(1)(slots.reopen(withoutLostLetters)),
+    forget: segments.dropRemoved
   }
 }
 

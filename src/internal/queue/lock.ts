@@ -4,17 +4,21 @@
  * A write that was given up may still reach the disk. The lock is kept until it has, so that it cannot meet the next
  * owner. If somebody removes the directory, then the owner makes it anew and locks it again, before anything is written.
  */
-import { Duration, Effect, Exit, Option, Schedule, Scope } from "effect"
+import { Duration, Effect, Exit, Option, Schedule, Scope, Stream, SubscriptionRef } from "effect"
 import { randomUUID } from "node:crypto"
 import { QueueLocked, type QueueOpenError } from "../../schema/Errors.js"
 import { DiskError, LOCK_LOST, type Disk } from "../../services/Disk.js"
 import { stopwatch } from "../monotonic.js"
 import * as directories from "./directory.js"
-import { queueIdOf } from "./inspect.js"
 
 export interface Lock {
-  /** Makes sure that the directory is ours: one that somebody removed is made anew, if nobody else has. */
+  /**
+   * Makes sure that the directory is ours and whole: what somebody removed is made anew, if nobody else has. It counts as
+   * a write; after the close nothing is made anew.
+   */
   readonly keepDirectory: Effect.Effect<void, DiskError>
+  /** Emits at once, and when the directory was made anew. */
+  readonly places: Stream.Stream<void>
   /** Runs a write. Until it has ended no other owner may come; after the close it may not begin. */
   readonly whileWriting: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | DiskError>
   /** A write during opening. Interrupting it does not wait; releasing the lock does. */
@@ -29,7 +33,9 @@ export interface Lock {
 /** What the owner writes to a directory that it has made anew. */
 export interface Contents {
   readonly queueId: string
-  /** Writes the cursor; false if another process has used the directory meanwhile. */
+  /** Whether what the owner has written is there. */
+  readonly isWhole: Effect.Effect<boolean, DiskError>
+  /** Writes letters' decisions and the cursor; false if another process has used the directory meanwhile. */
   readonly restore: Effect.Effect<boolean, DiskError>
   /** Leaves out what was lost, once the directory is locked. */
   readonly forget: Effect.Effect<void, DiskError>
@@ -56,6 +62,8 @@ export const acquire = (
     let release: Effect.Effect<void> | undefined
     let contents: Contents | undefined
     const remaking = yield* Effect.makeSemaphore(1)
+    /** how often the directory was made anew */
+    const times = yield* SubscriptionRef.make(0)
 
     yield* Effect.addFinalizer((exit) =>
       // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
@@ -75,47 +83,67 @@ export const acquire = (
         cause: typeof reason === "string" ? new Error(reason) : reason
       })
 
-    /** Makes and locks the directory; the lock is that of the scope. */
-    const remakeIn = (into: Scope.Scope, { queueId, restore }: Contents) =>
+    const another = "another process has used the directory meanwhile"
+
+    /** Writes what the directory lacks; it is locked. */
+    const refill = ({ queueId, restore }: Contents) =>
       Effect.gen(function* () {
-        const another = "another process has used the directory meanwhile"
+        const found = yield* directories.identify(disk, directory, queueId)
+        if (found !== queueId || !(yield* restore)) return yield* lost(another)
+      })
+
+    /** Makes and locks the directory; the lock is that of the scope. */
+    const remakeIn = (into: Scope.Scope, contents: Contents) =>
+      Effect.gen(function* () {
         yield* directories.prepare(disk, directory, options)
         // a look before the lock: whoever starts in another process's queue is not to find it taken by us
-        const found = yield* queueIdOf(disk, directory)
-        if (Option.isSome(found) && found.value !== queueId) return yield* lost(another)
+        const found = yield* directories.queueIdOf(disk, directory)
+        if (Option.isSome(found) && found.value !== contents.queueId) return yield* lost(another)
         // then the lock, before anything is written
         const again = yield* Scope.extend(take(disk, directory, { ...options, wait: Duration.zero }), into)
-        if ((yield* directories.identify(disk, directory, queueId)) !== queueId || !(yield* restore)) {
-          return yield* lost(another)
-        }
+        yield* refill(contents)
         return again
-      }).pipe(
+      })
+
+    /** Locks the directory anew, and gives the old lock up. */
+    const relock = (contents: Contents) =>
+      Effect.gen(function* () {
+        const renewed = yield* Scope.make()
+        taken = yield* remakeIn(renewed, contents).pipe(
+          Effect.onError((cause) => Scope.close(renewed, Exit.failCause(cause)))
+        )
+        const old = scope
+        scope = renewed
+        yield* Scope.close(old, Exit.void)
+      })
+
+    const remake = Effect.gen(function* () {
+      const isInPlace = yield* taken.isInPlace
+      if (contents === undefined) {
+        if (isInPlace) return
+        return yield* lost("the directory was removed while it was opened")
+      }
+      if (isInPlace && (yield* contents.isWhole)) return
+      yield* (isInPlace ? refill(contents) : relock(contents)).pipe(
         Effect.catchTags({
           QueueOpenError: (error) => lost(error),
           QueueLocked: (error) => lost(error)
         })
       )
-
-    const remake = Effect.gen(function* () {
-      if (yield* taken.isInPlace) return
-      if (contents === undefined) return yield* lost("the directory was removed while it was opened")
-      const renewed = yield* Scope.make()
-      taken = yield* remakeIn(renewed, contents).pipe(
-        Effect.onError((cause) => Scope.close(renewed, Exit.failCause(cause)))
-      )
-      const old = scope
-      scope = renewed
-      yield* Scope.close(old, Exit.void)
       yield* contents.forget
+      yield* SubscriptionRef.update(times, (count) => count + 1)
       yield* Effect.logWarning(
-        `audit queue: ${directory} was removed under this program, which has made it anew: events go on, and what ` +
-          `was lost with it counts as missing`
+        `audit queue: ${directory}${isInPlace ? ", or a part of it," : ""} was removed under this program, which has ` +
+          `made it anew: events go on, and what was lost with it counts as missing`
       )
     }).pipe(Effect.uninterruptible, remaking.withPermits(1))
 
-    const keepDirectory = Effect.suspend(() => taken.isInPlace).pipe(
-      Effect.flatMap((isInPlace) => (isInPlace ? Effect.void : remake))
+    const isKept = Effect.suspend(() => taken.isInPlace).pipe(
+      Effect.flatMap((isInPlace) =>
+        isInPlace && contents !== undefined ? contents.isWhole : Effect.succeed(isInPlace)
+      )
     )
+    const keep = Effect.flatMap(isKept, (kept) => (kept ? Effect.void : remake))
 
     const begin = () => {
       unanswered++
@@ -123,21 +151,27 @@ export const acquire = (
     const end = (): Effect.Effect<void> =>
       --unanswered === 0 && release !== undefined ? release : Effect.void
 
+    const closed = () =>
+      new DiskError({
+        operation: "write",
+        path: directory,
+        code: "EBADF",
+        cause: new Error("the queue is closed")
+      })
     const whileWriting: Lock["whileWriting"] = (write) =>
       Effect.suspend(() => {
-        if (release !== undefined) {
-          const cause = new Error("the queue is closed")
-          return new DiskError({ operation: "write", path: directory, code: "EBADF", cause })
-        }
+        if (release !== undefined) return closed()
         begin()
-        return Effect.ensuring(
-          Effect.uninterruptible(Effect.zipRight(keepDirectory, write)),
-          Effect.suspend(end)
-        )
+        return Effect.ensuring(Effect.uninterruptible(Effect.zipRight(keep, write)), Effect.suspend(end))
       })
 
     return {
-      keepDirectory,
+      keepDirectory: Effect.suspend(() =>
+        release === undefined
+          ? whileWriting(Effect.void)
+          : Effect.flatMap(taken.isInPlace, (isInPlace) => (isInPlace ? Effect.void : closed()))
+      ),
+      places: Stream.map(times.changes, () => undefined),
       whileWriting,
       detachedWrite: (write) => Effect.disconnect(whileWriting(write)),
       begin,

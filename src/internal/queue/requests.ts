@@ -2,7 +2,7 @@
  * What another process asks the owner of a queue to do with its dead letters: a file for each request, written whole,
  * removed when it is carried out. Only the owner of the lock writes to the queue itself.
  */
-import { Clock, Effect, Schema, Stream } from "effect"
+import { Clock, Effect, Option, Schema, Stream } from "effect"
 import { randomUUID } from "node:crypto"
 import { Either } from "../../schema/Effect3.js"
 import { WRONG_TYPE, type Disk, type DiskError } from "../../services/Disk.js"
@@ -112,8 +112,11 @@ export const isAside = ({ file }: Broken): boolean => file.endsWith(BROKEN)
 export const setAside = (disk: Disk["Type"], { file }: Broken): Effect.Effect<string, DiskError> =>
   Effect.as(disk.rename(file, file + BROKEN), file + BROKEN)
 
-/** Emits at once, and when there may be a new request. */
+/** Emits at once, and when there may be a new request; ends when the directory is gone. */
 export const watch = (disk: Disk["Type"], queue: string): Stream.Stream<void, DiskError> => {
   const directory = directoryOf(queue)
-  return Stream.unwrap(Effect.as(disk.makeDirectory(directory), disk.watch(directory)))
+  return Stream.unwrap(Effect.as(disk.makeDirectory(directory), disk.watch(directory))).pipe(
+    Stream.takeUntilEffect(() => Effect.map(disk.info(directory), (info) => info === undefined)),
+    Stream.catchSome((error) => (isAbsent(error) ? Option.some(Stream.empty) : Option.none()))
+  )
 }

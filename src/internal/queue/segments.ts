@@ -50,7 +50,10 @@ export interface Segments {
   /** A handle for reading, kept while the same segment is read. */
   readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
   readonly remove: (segment: Segment) => Effect.Effect<void, DiskError>
-  /** Leaves out those whose files were removed, but for one that is still open to be read. */
+  /**
+   * Leaves out those whose files were removed, but for one that is still open to be read. The others may be copies: they
+   * are opened anew, and the live one is given up.
+   */
   readonly dropRemoved: Effect.Effect<void, DiskError>
 }
 
@@ -149,11 +152,22 @@ export const make = (
         onFailure: (error) => sealFailed(handle, error),
         onSuccess: () => {
           segment.doubtful = false
-          if (writing !== handle) return tooLate(segment.path, "unknown")
+          if (writing !== handle)
+            return replaced.has(handle) ? gone(segment.path) : tooLate(segment.path, "unknown")
           segment.bytes += bytes.length
           segment.lines += lines
           return Effect.void
         }
+      })
+    }
+
+    /** those whose files are not where they were: what was written to them is seen by nobody */
+    const replaced = new WeakSet<SegmentHandle>()
+    const gone = (path: string) => {
+      const cause = new Error("the directory was replaced while it was open")
+      return new AppendFailure({
+        error: new DiskError({ operation: "append", path, code: "ENOENT", cause }),
+        outcome: "unknown"
       })
     }
 
@@ -311,10 +325,14 @@ export const make = (
           forget(segment)
         }),
       dropRemoved: Effect.gen(function* () {
+        if (writing !== undefined) {
+          replaced.add(writing)
+          yield* seal
+        }
         for (const segment of [...all]) {
-          if ((yield* disk.info(segment.path)) !== undefined) continue
-          if (writing?.segment === segment) yield* seal
-          if (reading?.segment !== segment || reading.whole !== isWhole(segment)) forget(segment)
+          if ((yield* disk.info(segment.path)) !== undefined) {
+            yield* closeReader((read) => read === segment)
+          } else if (reading?.segment !== segment || reading.whole !== isWhole(segment)) forget(segment)
         }
       })
     }
