@@ -238,7 +238,10 @@ describe("adoption", () => {
         const settings = { directory: `${root}/audit`, adopt: { path: old } }
         yield* deliver({ directory: settings.directory }, slowDatabase())
         fs.writeFileSync(isAside ? `${old}.0.adopted` : old, queueFile)
-        fs.writeFileSync(`${root}/audit/adoption.copy`, isAside ? queueFile : queueFile.slice(0, queueFile.indexOf("\n") + 1))
+        fs.writeFileSync(
+          `${root}/audit/adoption.copy`,
+          isAside ? queueFile : queueFile.slice(0, queueFile.indexOf("\n") + 1)
+        )
         fs.writeFileSync(`${root}/audit/adoption.json`, `{"source":"${old}","aside":"${old}.0.bdopted"}`)
         const database = slowDatabase()
         if (isAside) {
