@@ -1,8 +1,12 @@
 /** What becomes of a queue whose directory is removed under its program: `rm -rf`, a cleaner of /tmp, a lost volume. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule } from "effect"
 import * as fc from "fast-check"
+import { execFile, execFileSync } from "node:child_process"
 import * as fs from "node:fs"
+import * as requests from "../../src/internal/queue/requests.js"
+import { make as makeShutdown } from "../../src/internal/shutdown.js"
+import type { Disk } from "../../src/services/Disk.js"
 import { QueueWriteError } from "../../src/schema/Errors.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
@@ -95,6 +99,234 @@ describe("a directory that is removed under the program", () => {
       })
   )
 
+  it.scopedLive.each(["nothing", "an append", "a look at the state"] as const)(
+    "takes dead letters with it from an idle program, which ends after %s: the next one finds them missing",
+    (before) =>
+      Effect.gen(function* () {
+        const directory = `${yield* q.temporaryDirectory}/audit`
+        const disk = yield* q.nodeDisk
+        const { close, queue } = yield* q.openClosable(disk, { directory })
+        yield* q.appendAll(queue, q.idsOf("a", 4))
+        yield* q.deliverAll(queue, new Set(), { isRejected: (id) => id !== "a3" })
+        yield* queue.retry(({ sequence }) => sequence === 0, "test")
+        yield* q.deliverAll(queue, new Set())
+        yield* queue.compact
+        remove(directory)
+        if (before === "an append") yield* q.append(queue, "after")
+        if (before === "a look at the state") yield* q.books(queue)
+        yield* close
+        const next = yield* q.openQueue(disk, { directory })
+        const appended = before === "an append" ? 1 : 0
+        const books = {
+          dead: 0,
+          retried: 1,
+          missing: 2,
+          delivered: 2,
+          accepted: 5 + appended,
+          balanced: true
+        }
+        assert.deepInclude(yield* q.books(next), books)
+      })
+  )
+
+  it.scopedLive("in part: identity, cursor and decisions that somebody removed are written anew", () =>
+    Effect.gen(function* () {
+      const disk = yield* q.nodeDisk
+      for (const name of ["queue.json", "cursor", "dead-letter.ndjson"]) {
+        for (const then of ["append", "commit", "close"] as const) {
+          const directory = `${yield* q.temporaryDirectory}/audit`
+          const { close, queue } = yield* q.openClosable(disk, { directory })
+          yield* q.appendAll(queue, q.idsOf("a", 4))
+          yield* q.deliverAll(queue, new Set(), { isRejected: (id) => id !== "a3" })
+          yield* queue.retry(({ sequence }) => sequence === 0, "test")
+          yield* queue.compact
+          const queueId = queueIdIn(directory)
+          // the space is looked at once a second, and the directory with it
+          if (then === "append") yield* Effect.sleep("1100 millis")
+          fs.rmSync(`${directory}/${name}`)
+          if (then === "append") yield* q.append(queue, "after")
+          if (then === "commit") yield* q.deliverAll(queue, new Set())
+          if (then !== "close") assert.isTrue(fs.existsSync(`${directory}/${name}`), `${name}, ${then}`)
+          yield* close
+          const next = yield* q.openQueue(disk, { directory })
+          assert.strictEqual(next.queueId, queueId)
+          const { accepted, balanced, dead, missing, retried } = yield* q.books(next)
+          const isLost = name.startsWith("dead")
+          assert.deepStrictEqual(
+            { accepted, balanced, dead, missing, retried },
+            {
+              accepted: then === "append" ? 6 : 5,
+              balanced: true,
+              dead: isLost ? 0 : 2,
+              missing: isLost ? 2 : 0,
+              retried: 1
+            },
+            `${name}, ${then}`
+          )
+        }
+      }
+    })
+  )
+
+  it.scopedLive("and put back from a copy: nothing is appended to the old files, which nobody reads", () =>
+    Effect.gen(function* () {
+      const disk = yield* q.nodeDisk
+      for (const [index, reads] of [false, true].entries()) {
+        const directory = `${yield* q.temporaryDirectory}/audit`
+        const { close, queue } = yield* q.openClosable(disk, { directory })
+        const database = new Set<string>()
+        yield* q.appendAll(queue, q.idsOf("before", 3))
+        if (reads) yield* q.deliver(queue, database, { maxRecords: 1 })
+        execFileSync("mv", [directory, `${directory}.aside`])
+        execFileSync("cp", ["-a", `${directory}.aside`, directory])
+        yield* Effect.sleep("1100 millis")
+        yield* q.appendAll(queue, q.idsOf("after", 3))
+        if (reads) yield* q.deliver(queue, database, { maxRecords: 1 })
+        yield* close
+        const next = yield* q.openQueue(disk, { directory })
+        yield* q.deliverAll(next, database)
+        assert.sameMembers([...database], [...q.idsOf("before", 3), ...q.idsOf("after", 3)], `${index}`)
+        assert.deepInclude(yield* q.books(next), { accepted: 6, delivered: 6, missing: 0, balanced: true })
+      }
+    })
+  )
+
+  it.scopedLive(
+    "by a real rm -rf, at any moment of a program that appends and delivers",
+    () =>
+      Effect.gen(function* () {
+        const disk = yield* q.nodeDisk
+        for (let round = 0; round < (process.env.AUDIT_LONG === "1" ? 100 : 10); round++) {
+          const directory = `${yield* q.temporaryDirectory}/audit`
+          const { close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 300 })
+          const queueId = queueIdIn(directory)
+          const database = new Set<string>()
+          yield* q.appendAll(queue, q.idsOf("early", 1 + Math.floor(Math.random() * 400)))
+          // more names to remove, so that it takes a while
+          for (let index = 0; index < 300; index++) fs.writeFileSync(`${directory}/x${index}`, "")
+          let acknowledged = (yield* q.books(queue)).accepted
+          const removing = execFile("rm", ["-rf", directory])
+          const ended = new Promise<void>((resolve) => removing.on("exit", () => resolve()))
+          for (let index = 0; index < 60; index++) {
+            if (index % 20 === 7) yield* Effect.sleep(Math.random() * 10)
+            const appended = yield* Effect.either(q.append(queue, `during ${index}`, 60))
+            if (appended._tag === "Right") {
+              assert.strictEqual(appended.right, acknowledged, "numbers go on")
+              acknowledged++
+            } else assert.strictEqual((appended.left as { outcome?: string }).outcome, "absent")
+            yield* Effect.ignore(
+              q.deliver(queue, database, { maxRecords: 3, isRejected: (id) => id.endsWith("0") })
+            )
+          }
+          yield* Effect.promise(() => ended)
+          // whatever it has taken last is seen once a second
+          yield* Effect.sleep("1050 millis")
+          yield* q.append(queue, "the last")
+          acknowledged++
+          yield* Effect.retry(q.deliverAll(queue, database), { times: 20 })
+          const books = yield* q.books(queue)
+          assert.deepInclude(books, { accepted: acknowledged, waiting: 0, balanced: true })
+          assert.isTrue(database.has("the last"))
+          // a batch whose commit failed may be lost before the next try
+          assert.isAtMost(books.delivered, database.size)
+          yield* close
+          const next = yield* q.openQueue(disk, { directory })
+          assert.strictEqual(next.queueId, queueId)
+          const { accepted, dead, delivered, missing } = yield* q.books(next)
+          assert.deepInclude(books, { accepted, dead, delivered, missing })
+          // one may have been written although its commit failed, and its line was lost then
+          const kept = new Set((yield* q.letters(disk, directory)).map(({ id }) => id))
+          assert.isAtLeast(kept.size, dead)
+        }
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None)),
+    600_000
+  )
+
+  it.scopedLive("while somebody reads, over the close: the lock is not taken again after it", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const real = yield* q.nodeDisk
+      const answer = yield* Deferred.make<void>()
+      let isSlow = false
+      const disk: Disk["Type"] = {
+        ...real,
+        lock: (file, content) =>
+          Effect.map(real.lock(file, content), (result) =>
+            result.acquired
+              ? {
+                  ...result,
+                  isInPlace: Effect.suspend(() =>
+                    isSlow ? Effect.zipRight(Deferred.await(answer), result.isInPlace) : result.isInPlace
+                  )
+                }
+              : result
+          )
+      }
+      const { close, queue } = yield* q.openClosable(disk, {
+        directory,
+        shutdown: yield* makeShutdown("50 millis")
+      })
+      yield* q.append(queue, "a")
+      isSlow = true
+      const reading = yield* Effect.fork(Effect.ignore(queue.take({ maxRecords: 1, maxBytes: 1 })))
+      yield* Effect.sleep("50 millis")
+      remove(directory)
+      yield* close
+      isSlow = false
+      yield* Deferred.succeed(answer, undefined)
+      yield* Fiber.join(reading)
+      const error = yield* Effect.flip(queue.writing(Effect.void))
+      assert.include(error, { code: "EBADF" })
+      yield* Effect.retry(q.openQueue(disk, { directory }), {
+        times: 20,
+        schedule: Schedule.spaced("50 millis")
+      })
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive(
+    "still hears of requests, once it is made anew",
+    () =>
+      Effect.gen(function* () {
+        const directory = `${yield* q.temporaryDirectory}/audit`
+        const disk = yield* q.nodeDisk
+        const refusing = slowDatabase()
+        const uploader = {
+          ...refusing.uploader,
+          upload: () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "too long" }] })
+        }
+        const log = yield* openAudit({ directory, pollInterval: "1 hour" }, { uploader })
+        for (const end of ["removed", "replaced"] as const) {
+          yield* log.use("before")
+          yield* log.flush
+          if (end === "removed") remove(directory)
+          else {
+            execFileSync("mv", [directory, `${directory}.aside`])
+            execFileSync("cp", ["-a", `${directory}.aside`, directory])
+          }
+          yield* Effect.sleep("1100 millis")
+          yield* log.use("after")
+          yield* log.flush
+          const { dead } = yield* log.status
+          assert.isAbove(dead, 0)
+          const asked = yield* requests.submit(disk, directory, {
+            action: "discard",
+            letters: "all",
+            by: "li"
+          })
+          yield* Effect.repeat(
+            Effect.sync(() => fs.existsSync(asked)),
+            {
+              while: (isThere) => isThere,
+              schedule: Schedule.spaced("100 millis")
+            }
+          ).pipe(Effect.timeout("30 seconds"))
+          assert.strictEqual((yield* log.status).dead, 0)
+        }
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None)),
+    120_000
+  )
+
   it.scopedLive("and made anew by another process: appends fail and say so, its files are left alone", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
@@ -108,7 +340,6 @@ describe("a directory that is removed under the program", () => {
       const contents = () =>
         fs
           .readdirSync(directory)
-          .filter((name) => name !== "status.json")
           .map((name) => [
             name,
             fs.statSync(`${directory}/${name}`).isFile()
