@@ -1,12 +1,14 @@
 /** `effect-audit doctor`: everything that delivery needs, one line each. */
 import { Effect, Option } from "effect"
-import { ownerOf } from "../internal/queue/inspect.js"
+import { EPHEMERAL } from "../internal/queue/directory.js"
+import { ownerOf, queuesIn } from "../internal/queue/inspect.js"
+import * as requests from "../internal/queue/requests.js"
 import { Disk } from "../services/Disk.js"
 import { Command } from "./effectCli.js"
 import { endWith, ExitCode } from "./exit.js"
 import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"
-import { formatBytes } from "./format.js"
+import { counted, formatBytes } from "./format.js"
 import { loadDoctor } from "./mysql.js"
 import { database, databaseOf, directory, events, json, kindsOf, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
@@ -77,8 +79,25 @@ const checkDirectory = (settings: {
         : ok("disk", `${formatBytes(volume.freeBytes)} free`),
       owner === undefined
         ? ok("lock", "free: no program owns the queue")
-        : ok("lock", `process ${owner.pid ?? "unknown"} owns the queue`)
+        : ok("lock", `process ${owner.pid ?? "unknown"} owns the queue`),
+      ...(yield* brokenRequests(directory))
     ]
   })
 
-const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])
+const brokenRequests = (directory: string) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const found = yield* Effect.forEach(yield* queuesIn(disk, directory), (queue) =>
+      requests.look(disk, queue)
+    )
+    const broken = found.flatMap((queue) => queue.broken)
+    if (broken.length === 0) return []
+    const [{ file, reason }] = broken as [requests.Broken]
+    return [
+      warning(
+        "requests",
+        `${counted(broken.length, "file")} will not be carried out (${file}: ${reason}): repeat the command that ` +
+          `has left it, and remove it`
+      )
+    ]
+  })

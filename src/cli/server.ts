@@ -11,7 +11,7 @@ import * as HttpMiddleware from "@effect/platform/HttpMiddleware"
 import * as HttpServer from "@effect/platform/HttpServer"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { Context, Effect, Layer, type Option, Redacted, Schema, Stream } from "effect"
+import { Context, Duration, Effect, Layer, type Option, Redacted, Schema, Stream } from "effect"
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
@@ -36,7 +36,7 @@ export const runServer = (given: Option.Option<string>, port: number) =>
         Layer.provide(handlers(given)),
         Layer.provide(authorization(token)),
         Layer.provide(pageLayer),
-        Layer.provideMerge(NodeHttpServer.layer(makeServer, { host: "127.0.0.1", port })),
+        Layer.provideMerge(NodeHttpServer.layer(() => makeServer(), { host: "127.0.0.1", port })),
         Layer.provide(Layer.succeed(Disk, disk))
       )
       const built = yield* Effect.mapError(Layer.build(server), ({ cause }) => cannotListen(port, cause))
@@ -47,10 +47,13 @@ export const runServer = (given: Option.Option<string>, port: number) =>
     })
   )
 
-const makeServer = () => {
+/** The state goes out each second, so a connection that takes nothing for this long has a reader that hangs. */
+const STALLED = "1 minute"
+
+/** A server that cuts a connection off on which nothing has moved for so long. */
+export const makeServer = (stalled: Duration.DurationInput = STALLED) => {
   const server = createServer()
-  // the state goes out each second, so a connection that takes nothing for this long has a reader that hangs
-  server.timeout = 60_000
+  server.timeout = Duration.toMillis(stalled)
   return server
 }
 

@@ -37,7 +37,8 @@ export const judge = (queue: Inspection, now: number, limits: Limits): Verdict =
     ...integrity(queue),
     ...disk(queue, limits),
     ...delivery(queue, now, limits),
-    ...deadLetters(queue)
+    ...deadLetters(queue),
+    ...requests(queue)
   ]
   const code = worst(findings.map((found) => found.code))
   return {
@@ -87,6 +88,18 @@ const deadLetters = ({ dead }: Inspection): ReadonlyArray<Finding> =>
           ExitCode.needsOperator,
           "needsOperator",
           `${counted(dead, "dead letter")}: see "effect-audit dead list"`
+        )
+      ]
+
+/** What an operator has asked for, and nobody will do. It holds nothing up. */
+const requests = ({ brokenRequests }: Inspection): ReadonlyArray<Finding> =>
+  brokenRequests === 0
+    ? []
+    : [
+        finding(
+          ExitCode.fine,
+          "idle",
+          `${counted(brokenRequests, "file")} in requests/ will not be carried out: see "effect-audit verify"`
         )
       ]
 

@@ -162,6 +162,7 @@ describe("status", () => {
           lastDelivery: now,
           rate: 20
         },
+        brokenRequests: 0,
         volume: { freeBytes: 1, type: "ext4", network: false }
       })
       assert.deepStrictEqual(judge(queue(5000), now, limits), {

@@ -379,8 +379,12 @@ describe("a directory that is removed under the program", () => {
       const other = yield* openAudit({ directory })
       yield* other.use("of the other")
       yield* other.close
+      const status = fs.readFileSync(`${directory}/status.json`, "utf8")
       const error = yield* Effect.flip(log.use("during"))
       assert.include(error, { code: "LOCK_LOST" })
+      yield* Effect.ignore(Effect.timeout(log.flush, "1 second"))
+      yield* log.close
+      assert.strictEqual(fs.readFileSync(`${directory}/status.json`, "utf8"), status)
       // and nobody is locked out by that
       const third = yield* openAudit({ directory }, slowDatabase())
       yield* third.flush

@@ -1,11 +1,12 @@
 /** What lies in `requests/`: carried out if it is a request, set aside and said if it is none, and in nobody's way. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Logger } from "effect"
+import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule } from "effect"
 import { execFileSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as net from "node:net"
 import * as requests from "../../src/internal/queue/requests.js"
 import type { Disk } from "../../src/services/Disk.js"
+import { openAudit, slowDatabase } from "../support/auditHere.js"
 import * as q from "../support/queue.js"
 
 const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T00:00:00.000Z" }
@@ -106,5 +107,39 @@ describe("requests", () => {
       assert.deepStrictEqual([...database], ["a"])
       yield* Fiber.interrupt(reading)
     })
+  )
+
+  it.scopedLive(
+    "one that the disk does not read holds up no pass, nor a later look",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* withLetter
+        const real = yield* q.nodeDisk
+        const answer = yield* Deferred.make<void>()
+        const disk: Disk["Type"] = {
+          ...real,
+          open: (file, mode) =>
+            file.includes("/requests/")
+              ? Effect.zipRight(Deferred.await(answer), real.open(file, mode))
+              : real.open(file, mode)
+        }
+        fs.writeFileSync(`${directory}/requests/1.json`, JSON.stringify(DISCARD))
+        const database = slowDatabase()
+        const log = yield* openAudit({ directory, pollInterval: "1 hour" }, { ...database, disk })
+        for (const prompt of ["a", "b", "c"]) {
+          yield* log.use(prompt)
+          yield* Effect.timeout(log.flush, "30 seconds")
+        }
+        assert.sameMembers(database.prompts(), ["a", "b", "c"])
+        // comes while the other one is read: whoever reads looks again
+        fs.writeFileSync(`${directory}/requests/2.json`, JSON.stringify(DISCARD))
+        yield* Effect.sleep("100 millis")
+        yield* Deferred.succeed(answer, undefined)
+        yield* Effect.repeat(
+          Effect.sync(() => fs.readdirSync(`${directory}/requests`)),
+          { while: (names) => names.length > 0, schedule: Schedule.spaced("20 millis") }
+        ).pipe(Effect.timeout("30 seconds"))
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None)),
+    120_000
   )
 })

@@ -178,7 +178,8 @@ export const warnOfSharing = ({ directory, isShared }: Place): Effect.Effect<voi
 /** How much of the disk is left free, bytes, unless a program says otherwise. */
 export const MIN_FREE_BYTES = 128 * 1024 * 1024
 
-const EPHEMERAL = new Set(["tmpfs", "ramfs", "overlay"])
+/** File systems that do not outlive the machine or container. */
+export const EPHEMERAL: ReadonlySet<string> = new Set(["tmpfs", "ramfs", "overlay"])
 
 const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {

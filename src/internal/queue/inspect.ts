@@ -13,6 +13,7 @@ import { Pid } from "./fields.js"
 import { isAbsent, withFile } from "./files.js"
 import { MAX_LINE_BYTES, countLines, objectOf, readLines, timeOfLine, type RawLine } from "./lines.js"
 import { look } from "./recovery.js"
+import * as requests from "./requests.js"
 import * as segmentFiles from "./segments.js"
 import * as statusFile from "./statusFile.js"
 
@@ -44,6 +45,8 @@ export interface Inspection extends QueueStatus {
   /** how delivery is going, as an owner last said it; `state` is that of an owner who is gone if there is none */
   readonly delivery: statusFile.StatusFile | undefined
   readonly volume: Volume
+  /** how many files in requests/ will never be carried out, those that an owner has set aside included */
+  readonly brokenRequests: number
 }
 
 export const inspect = (
@@ -64,7 +67,8 @@ export const inspect = (
       oldest: Option.getOrUndefined(Option.map(oldest, ({ bytes }) => timeOfLine(objectOf(bytes)))),
       nextSequence: found.next,
       delivery: Option.getOrUndefined(yield* statusFile.read(disk, directory)),
-      volume: yield* disk.volume(directory)
+      volume: yield* disk.volume(directory),
+      brokenRequests: (yield* requests.look(disk, directory)).broken.length
     }
   })
 
