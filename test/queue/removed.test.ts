@@ -375,10 +375,12 @@ describe("a directory that is removed under the program", () => {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const log = yield* openAudit({ directory })
       yield* log.use("before")
-      remove(directory)
-      const other = yield* openAudit({ directory })
+      const other = yield* openAudit({ directory: `${directory}.other` })
       yield* other.use("of the other")
       yield* other.close
+      // at once, since this program would make it anew
+      remove(directory)
+      fs.renameSync(`${directory}.other`, directory)
       const status = fs.readFileSync(`${directory}/status.json`, "utf8")
       const error = yield* Effect.flip(log.use("during"))
       assert.include(error, { code: "LOCK_LOST" })
