@@ -2,6 +2,7 @@
 import { Effect, Option } from "effect"
 import * as os from "node:os"
 import * as path from "node:path"
+import { loadLocks } from "../layers/NodeDisk.js"
 import { Disk, type DiskError, type FileInfo } from "../services/Disk.js"
 import { Ended, ExitCode } from "./exit.js"
 
@@ -76,10 +77,11 @@ const become = (directory: string, owner: FileInfo, place: FileInfo | undefined)
     const uid = process.geteuid!()
     if (owner.uid === uid) return Effect.void
     if (uid !== 0) return refuse(directory, owner.uid)
-    return Effect.try({
+    const become = Effect.try({
       try: () => switchTo(owner, place?.uid === 0 ? [place.gid] : []),
       catch: () => refuse(directory, owner.uid)
     })
+    return Effect.zipRight(loadLocks, become)
   })
 
 /** of Node, and absent from its types */

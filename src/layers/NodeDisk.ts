@@ -312,13 +312,16 @@ const mustBeDirectory = (target: string) =>
     stats.isDirectory() ? Effect.void : wrongType(target, stats)
   )
 
+/** once: a process that has given up root's rights since may not find it again */
+let addon: Promise<typeof Native> | undefined
+
 /**
  * The kernel's locks, of which Node knows nothing: a native addon, loaded when the first one is taken. So whoever only
  * imports this package, or runs on a disk of his own, needs none.
  */
 const native = (target: string): Effect.Effect<typeof Native, DiskError> =>
   Effect.tryPromise({
-    try: () => import("fs-native-extensions"),
+    try: () => (addon ??= import("fs-native-extensions")),
     catch: (cause) =>
       new DiskError({
         operation: "lock",
@@ -332,6 +335,14 @@ const native = (target: string): Effect.Effect<typeof Native, DiskError> =>
         )
       })
   })
+
+/**
+ * Loads what takes the locks, for a process that is about to give up the right to read it.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const loadLocks: Effect.Effect<void> = Effect.ignore(native("the lock"))
 
 /** Whether a lock that was refused has no owner: an owner shares it with nobody, those who look who it is do. */
 const isOnlyLookedAt = ({ tryLock, unlock }: typeof Native, fd: number): boolean => {

@@ -256,6 +256,32 @@ describe("adoption", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
+  it.scopedLive(
+    "a copy is delivered though the file that was set aside is gone, and a new one stands there",
+    () =>
+      Effect.gen(function* () {
+        const root = fs.realpathSync(yield* temporaryDirectory)
+        const real = yield* nodeDisk
+        const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
+        const old = `${root}/old.ndjson`
+        fs.writeFileSync(old, queueFile)
+        const settings = { directory: `${root}/audit`, adopt: { path: old } }
+        const database = slowDatabase()
+        const broken: Disk["Type"] = {
+          ...disk,
+          rename: (from, to) =>
+            from.endsWith("adoption.copy")
+              ? new DiskError({ operation: "rename", path: from, code: "EIO", cause: undefined })
+              : disk.rename(from, to)
+        }
+        yield* Effect.flip(deliver(settings, { ...database, disk: broken }))
+        fs.rmSync(`${old}.0.adopted`)
+        fs.writeFileSync(old, LATER)
+        for (let start = 0; start < 2; start++) yield* deliver(settings, { ...database, disk })
+        assert.strictEqual(database.events.size, LINES.length + 1)
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
   it.scopedLive("a damaged record costs no copy, whatever file is named then", () =>
     Effect.gen(function* () {
       const real = yield* nodeDisk
