@@ -4,6 +4,7 @@ import { Effect } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import type { UploadBatch } from "../../src/services/Uploader.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
 import { browser, hasBrowser } from "../support/browser.js"
@@ -206,7 +207,13 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         }))
       )
       const database = slowDatabase(screenshot === undefined ? "300 millis" : "1200 millis")
-      const audit = yield* openAudit({ directory, batchRecords: 100 }, { uploader: database.uploader })
+      // nothing is delivered before the page has shown that it waits
+      const isShown = yield* Effect.makeLatch(screenshot !== undefined)
+      const uploader = {
+        ...database.uploader,
+        upload: (batch: UploadBatch) => isShown.whenOpen(database.uploader.upload(batch))
+      }
+      const audit = yield* openAudit({ directory, batchRecords: 100 }, { uploader })
       const { address } = yield* serve(directory)
       const chromium = yield* browser
       yield* Effect.promise(async () => {
@@ -222,6 +229,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
           )
           fs.writeFileSync(screenshot, await page.screenshot())
         }
+        isShown.unsafeOpen()
         await page.getByRole("button", { name: "Retry" }).first().click()
         await page.getByText(`Asked process ${process.pid}`).waitFor()
         await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor({ timeout: 120_000 })
