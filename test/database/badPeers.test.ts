@@ -73,7 +73,7 @@ interface Conversation {
 const untilClosed = (listener: Listener) =>
   Effect.repeat(
     Effect.sync(() => listener.connections === 0),
-    { schedule: Schedule.spaced("5 millis"), until: (closed) => closed, times: 2000 }
+    { schedule: Schedule.spaced("5 millis"), until: (closed) => closed, times: 24_000 }
   )
 
 /** Uploads one event to a peer, and sees that nothing is left of it. */
