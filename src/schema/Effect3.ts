@@ -16,11 +16,13 @@ const PACKAGES =
   "effect-audit effect@3 @effect/platform@0.97 @effect/platform-node@0.108 @effect/sql@0.52 " +
   "@effect/experimental@0.61 @effect/cluster@0.60 @effect/rpc@0.76 @effect/workflow@0.19"
 
-/** The version that an Effect says of itself: on its values until 3, in a module since 4.0.2. */
-const versionOf = (found: {
+interface Namespace {
   readonly Effect: { readonly void: unknown }
-  readonly Version?: { readonly getCurrentVersion: () => string }
-}): string | undefined =>
+  readonly Version?: { readonly getCurrentVersion: () => string } | undefined
+}
+
+/** The version that an Effect says of itself: on its values until 3, in a module since 4.0.2. */
+const versionOf = (found: Namespace): string | undefined =>
   (found.Effect.void as Record<symbol, { readonly _V?: string } | undefined>)[Symbol.for("effect/Effect")]
     ?._V ?? found.Version?.getCurrentVersion()
 
@@ -31,7 +33,8 @@ const isOurs = (version: string): boolean => {
   return parts[0] === oldest[0] && (first === -1 || parts[first]! > oldest[first]!)
 }
 
-const version = versionOf(effect)
+// its two members alone: a bundler keeps all of a namespace that is handed on
+const version = versionOf({ Effect: effect.Effect, Version: (effect as Namespace).Version })
 if (version === undefined || !isOurs(version)) {
   throw new Error(
     `effect-audit needs Effect 3, ${OLDEST} or later, but found ${version ?? "an Effect that does not say its version"}: install ${PACKAGES}`
