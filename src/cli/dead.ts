@@ -1,6 +1,9 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
-import { Chunk, Duration, Effect, Option, Schedule } from "effect"
+import { Chunk, Clock, Duration, Effect, Fiber, Option, Schedule, Stream } from "effect"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
+import { summaryOf } from "../internal/database/summary.js"
+import type { Letter } from "../internal/queue/letter.js"
+import { scan } from "../internal/queue/letterLines.js"
 import * as requests from "../internal/queue/requests.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
@@ -8,11 +11,11 @@ import { Args, Command, Options } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
 import { cellOf, counted, formatBytes, formatCount, formatTable, visible } from "./format.js"
-import { mark, maskEvent } from "./mask.js"
+import { isMasked, mark, maskEvent, REVEAL } from "./mask.js"
 import { operator } from "./owner.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
-import { isTerminal, paint, print, printJson, say } from "./terminal.js"
+import { bar, isTerminal, makeCanvas, paint, print, printJson, say } from "./terminal.js"
 
 // ---------------------------------------------------------------------------------------------------- which
 
@@ -28,6 +31,11 @@ const ofClass = Options.text("class").pipe(
   Options.optional
 )
 
+const before = Options.text("before").pipe(
+  Options.withDescription('Those that were refused before a date, 2026-01-31, or so long ago, "30 days"'),
+  Options.optional
+)
+
 /** A letter that waits for a decision, and how it is called. */
 export interface OpenLetter {
   readonly queue: Queue
@@ -38,21 +46,40 @@ export interface OpenLetter {
 const lettersOf = ({ directory }: Queue) =>
   Effect.flatMap(Disk, (disk) => deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory))
 
-/** The letters of the queues that wait for a decision, in order. */
-export const openLetters = (queues: ReadonlyArray<Queue>) =>
-  Effect.map(
-    Effect.forEach(queues, (queue) =>
-      Effect.gen(function* () {
-        const letters = yield* lettersOf(queue)
-        const prefix = queue.name === undefined ? "" : `${queue.name}/`
-        return (yield* letters.open(() => true)).map((entry): OpenLetter => ({
-          queue,
-          name: `${prefix}${entry.letter.id}`,
-          entry
-        }))
-      })
-    ),
-    (found) => found.flat()
+const nameOf = ({ name }: Queue, id: string) => (name === undefined ? id : `${name}/${id}`)
+
+/** so many letters are read at once */
+const PAGE = 1000
+
+/** The letters of the queues that wait for a decision, in order, a page at a time; torn ends as well where asked for. */
+export const openLetters = (
+  queues: ReadonlyArray<Queue>,
+  options: Partial<Pick<deadLetterFile.Selection, "contentBytes" | "select" | "torn">> = {}
+) =>
+  Stream.flatMap(Stream.fromIterable(queues), (queue) =>
+    Stream.unwrap(
+      Effect.map(lettersOf(queue), ({ page }) =>
+        Stream.paginateChunkEffect(0, (from) =>
+          Effect.map(page({ select: () => true, ...options, from, limit: PAGE }), ({ entries, next }) => [
+            Chunk.map(Chunk.unsafeFromArray([...entries]), (entry): OpenLetter => ({
+              queue,
+              name: nameOf(queue, entry.letter.id),
+              entry
+            })),
+            Option.fromNullable(next)
+          ])
+        )
+      )
+    )
+  )
+
+/** The letter of a name, if it waits for a decision. */
+export const findLetter = (queues: ReadonlyArray<Queue>, name: string) =>
+  Stream.runHead(
+    Stream.filter(
+      openLetters(queues, { torn: true, select: ({ id }) => name.endsWith(id) }),
+      (it) => it.name === name
+    )
   )
 
 export const readLetter = ({ entry, queue }: OpenLetter) =>
@@ -63,63 +90,127 @@ interface Choice {
   readonly ids: ReadonlyArray<string>
   readonly all: boolean
   readonly ofClass: Option.Option<string>
+  readonly before?: Option.Option<string>
 }
 
 /** The letters that are meant; never all of them by an oversight. */
-const choose = (choice: Choice) =>
+const choose = (choice: Choice, torn: boolean, contentBytes?: number) =>
   Effect.gen(function* () {
-    if (choice.ids.length === 0 && !choice.all && Option.isNone(choice.ofClass)) {
-      return yield* usageError("Say which letters: their ids, --class or --all.")
+    const time = yield* timeOf(choice.before ?? Option.none())
+    if (choice.ids.length === 0 && !choice.all && Option.isNone(choice.ofClass) && time === undefined) {
+      return yield* usageError(
+        `Say which letters: their ids, --class${choice.before === undefined ? "" : ", --before"} or --all.`
+      )
     }
-    const letters = yield* openLetters(yield* queuesOf(choice.directory))
-    const names = new Set(letters.map(({ name }) => name))
+    const queues = yield* queuesOf(choice.directory)
     const ids = new Set(choice.ids)
-    const absent = choice.ids.find((id) => !names.has(id))
-    if (absent !== undefined) {
-      return yield* usageError(`No dead letter ${absent} waits for a decision: see "effect-audit dead list".`)
+    if (ids.size > 0) {
+      const absent = new Set(ids)
+      yield* Stream.runForEach(openLetters(queues, { torn }), ({ name }) =>
+        Effect.sync(() => absent.delete(name))
+      )
+      const [first] = absent
+      if (first !== undefined) {
+        return yield* usageError(
+          `No dead letter ${first} waits for a decision: see "effect-audit dead list".`
+        )
+      }
     }
-    return letters.filter(
-      ({ entry, name }) =>
+    return Stream.filter(
+      openLetters(queues, { torn, contentBytes }),
+      ({ entry: { letter }, name }) =>
         (ids.size === 0 || ids.has(name)) &&
-        Option.match(choice.ofClass, { onNone: () => true, onSome: (cls) => entry.letter.class === cls })
+        (time === undefined || Date.parse(letter.at) < time) &&
+        Option.match(choice.ofClass, { onNone: () => true, onSome: (cls) => letter.class === cls })
     )
+  })
+
+/** The time that --before says, milliseconds since 1970 UTC. */
+const timeOf = (before: Option.Option<string>) =>
+  Effect.gen(function* () {
+    if (Option.isNone(before)) return undefined
+    const date = /^\d{4}-\d\d-\d\d(?:T.*)?$/.test(before.value) ? Date.parse(before.value) : Number.NaN
+    if (!Number.isNaN(date)) return date
+    const age = Duration.decodeUnknown(before.value)
+    if (Option.isNone(age)) {
+      return yield* usageError(`--before ${before.value} is no date: say 2026-01-31, or "30 days".`)
+    }
+    return (yield* Clock.currentTimeMillis) - Duration.toMillis(age.value)
   })
 
 // ------------------------------------------------------------------------------------------------------ look
 
-const list = Command.make("list", { directory, json }, (options) =>
+const limit = Options.integer("limit").pipe(
+  Options.withDescription("How many are shown; 100 on a terminal, otherwise all of them"),
+  Options.optional
+)
+const after = Options.text("after").pipe(
+  Options.withDescription("Go on after the letter of this id, the last one of the page before"),
+  Options.optional
+)
+
+const TERMINAL_LETTERS = 100
+const COLUMNS = ["ID", "REFUSED", "KIND", "CLASS", "SIZE", "REASON"]
+
+const rowOf = ({ entry: { letter }, name }: OpenLetter) => {
+  const { at, class: cls, code, kind, length, reason } = withoutContent(letter)
+  return [
+    name,
+    cellOf(at),
+    cellOf(kind),
+    code === undefined ? cellOf(cls) : `${cellOf(cls)} ${cellOf(code)}`,
+    typeof length === "number" ? formatBytes(length) : cellOf(length),
+    code === undefined ? cellOf(reason) : `${cellOf(code)}: ${cellOf(reason)}`
+  ]
+}
+
+const list = Command.make("list", { directory, json, limit, after, ofClass }, (options) =>
   Effect.gen(function* () {
-    const letters = yield* openLetters(yield* queuesOf(options.directory))
+    const queues = yield* queuesOf(options.directory)
+    const ofClass = Option.getOrUndefined(options.ofClass)
+    const all = openLetters(queues, {
+      torn: ofClass === "torn",
+      select: (letter) => ofClass === undefined || letter.class === ofClass
+    })
+    const letters = Option.match(options.after, {
+      onNone: () => all,
+      onSome: (name) =>
+        Stream.drop(
+          Stream.dropWhile(all, (letter) => letter.name !== name),
+          1
+        )
+    })
     if (options.json) {
-      return yield* Effect.forEach(
-        letters,
-        ({ entry, name }) => printJson({ ...withoutContent(entry.letter), id: name }),
-        {
-          discard: true
-        }
+      return yield* Stream.runForEach(letters, ({ entry, name }) =>
+        printJson({ ...withoutContent(entry.letter), id: name })
       )
     }
-    if (letters.length === 0) return yield* print(["No dead letters."])
-    const rows = letters.map(({ entry: { letter }, name }) => {
-      const { at, class: cls, code, kind, length, reason = ADVICE } = withoutContent(letter)
-      return [
-        name,
-        cellOf(at),
-        cellOf(kind),
-        code === undefined ? cellOf(cls) : `${cellOf(cls)} ${cellOf(code)}`,
-        typeof length === "number" ? formatBytes(length) : cellOf(length),
-        cellOf(reason)
-      ]
-    })
-    const [head, ...lines] = formatTable(
-      [["ID", "REFUSED", "KIND", "CLASS", "SIZE", "REASON"], ...rows].map((row) => row.map(visible))
+    const most = Option.getOrElse(options.limit, () =>
+      isTerminal(process.stdout) ? TERMINAL_LETTERS : Infinity
     )
-    yield* print([paint("bold", head!)])
-    yield* print(lines)
+    const seen = { count: 0, last: "", hasMore: false, hasAdvice: false }
+    yield* Stream.runForEach(Stream.grouped(Stream.take(letters, most + 1), PAGE), (found) => {
+      const shown = Chunk.toReadonlyArray(found).slice(0, most - seen.count)
+      const rows = shown.map(rowOf).map((row) => row.map(visible))
+      const [head, ...lines] = formatTable([COLUMNS, ...rows])
+      const isFirst = seen.count === 0
+      seen.count += shown.length
+      seen.last = shown.at(-1)?.name ?? seen.last
+      seen.hasMore = found.length > shown.length
+      seen.hasAdvice ||= shown.some(({ entry }) => reasonOf(entry.letter) === ADVICE)
+      return Effect.zipRight(isFirst ? print([paint("bold", head!)]) : Effect.void, print(lines))
+    })
+    if (seen.count === 0) return yield* print(["No dead letters."])
+    if (seen.hasMore) yield* say(`There are more: repeat it with --after ${seen.last}.`)
+    if (seen.hasAdvice) {
+      yield* say(
+        'The words of a database may repeat an event: "effect-audit dead show ID --reveal" has them.'
+      )
+    }
   })
 ).pipe(Command.withDescription("The dead letters that wait for a decision"))
 
-const ADVICE = 'refused by the database: see "effect-audit dead show"'
+const ADVICE = "refused by the database"
 
 const OUR_REASONS: ReadonlySet<unknown> = new Set([
   "unknownKind",
@@ -131,7 +222,11 @@ const OUR_REASONS: ReadonlySet<unknown> = new Set([
 ])
 
 /** Whether the reason is in our words: those of a database may echo the row. */
-const isOurReason = (letter: deadLetterFile.Letter) => OUR_REASONS.has(letter.class)
+const isOurReason = (letter: Letter) => OUR_REASONS.has(letter.class)
+
+/** Why it was refused, without anything of the event. */
+const reasonOf = (letter: Letter): string =>
+  isOurReason(letter) ? letter.reason : (summaryOf(letter.code ?? "", letter.reason) ?? ADVICE)
 
 /** What says which letter it is. By name: what else stands in the entry may be content. */
 const HEAD = "type id segment offset sequence surplus length class kind code at".split(" ")
@@ -140,12 +235,11 @@ const HEAD = "type id segment offset sequence surplus length class kind code at"
 const CHARACTERS = 1000
 
 /** A letter without its content, and without the words of a database. */
-export const withoutContent = (letter: deadLetterFile.Letter): Readonly<Record<string, unknown>> => {
+export const withoutContent = (letter: Letter): Readonly<Record<string, unknown>> => {
   const fields = letter as unknown as Readonly<Record<string, unknown>>
-  const names = isOurReason(letter) ? [...HEAD, "reason"] : HEAD
   return Object.fromEntries(
-    names.flatMap((name) => {
-      const value = fields[name]
+    [...HEAD, "reason"].flatMap((name) => {
+      const value = name === "reason" ? reasonOf(letter) : fields[name]
       if (value === undefined) return []
       if (typeof value === "object" && value !== null) return [[name, mark("structure")]]
       const isLong = typeof value === "string" && name !== "id" && value.length > CHARACTERS
@@ -158,19 +252,30 @@ const id = Args.text({ name: "id" })
 
 const show = Command.make("show", { directory, json, reveal, id }, (options) =>
   Effect.gen(function* () {
-    const [found] = yield* choose({ ...options, ids: [options.id], all: false, ofClass: Option.none() })
-    const letter = yield* readLetter(found!)
+    const found = Option.getOrUndefined(yield* findLetter(yield* queuesOf(options.directory), options.id))
+    if (found === undefined) {
+      return yield* usageError(
+        `No dead letter ${options.id} waits for a decision: see "effect-audit dead list".`
+      )
+    }
+    const letter = yield* readLetter(found)
     const { event, text } = maskEvent(contentOf(letter), options)
-    const reason = isOurReason(letter) || options.reveal ? letter.reason : mark("the database's words")
-    const shown = { ...withoutContent(letter), id: found!.name, reason }
-    if (options.json) return yield* printJson({ ...shown, event: event ?? text })
-    yield* print(fieldsOf(shown))
-    yield* print(["", ...(event === undefined ? [text ?? ""] : fieldsOf(event))])
+    const isPlain = isOurReason(letter) || options.reveal
+    const summary = summaryOf(letter.code ?? "", letter.reason)
+    const masked =
+      summary === undefined ? mark("the database's words") : `${summary} ${mark("the database's words")}`
+    const shown = { ...withoutContent(letter), id: found.name, reason: isPlain ? letter.reason : masked }
+    if (options.json) yield* printJson({ ...shown, event: event ?? text })
+    else {
+      yield* print(fieldsOf(shown))
+      yield* print(["", ...(event === undefined ? [text ?? ""] : fieldsOf(event))])
+    }
+    if (isMasked([shown, event, text])) yield* say(REVEAL)
   })
 ).pipe(Command.withDescription("One dead letter: why it was refused, and what it says"))
 
 /** The line, byte for byte; nothing if the entry holds none that is a text. */
-export const contentOf = ({ base64, line }: deadLetterFile.Letter): Buffer => {
+export const contentOf = ({ base64, line }: Letter): Buffer => {
   if (typeof line === "string") return Buffer.from(line)
   return typeof base64 === "string" ? Buffer.from(base64, "base64") : Buffer.alloc(0)
 }
@@ -183,11 +288,13 @@ const exportAll = Command.make("export", { directory, reveal, all, ids, ofClass 
       )
     }
     const isAll = options.all || (options.ids.length === 0 && Option.isNone(options.ofClass))
-    for (const letter of yield* choose({ ...options, all: isAll })) {
-      yield* printJson({ ...(yield* readLetter(letter)), id: letter.name })
-    }
+    const letters = yield* choose({ ...options, all: isAll }, true, EXPORT_BYTES)
+    yield* Stream.runForEach(letters, ({ entry, name }) => printJson({ ...entry.letter, id: name }))
   })
 ).pipe(Command.withDescription("Dead letters with their content, as lines of JSON, to stdout"))
+
+/** so many bytes are read at once */
+export const EXPORT_BYTES = 4 * 1024 * 1024
 
 // ---------------------------------------------------------------------------------------------------- decide
 
@@ -206,17 +313,20 @@ const retry = Command.make("retry", { directory, json, ids, all, ofClass, wait }
 
 const yes = Options.boolean("yes").pipe(Options.withDescription("Without it nothing is given up"))
 
-const discard = Command.make("discard", { directory, json, ids, all, ofClass, wait, yes }, (options) =>
-  Effect.gen(function* () {
-    if (options.yes) return yield* decide("discard", options)
-    const letters = yield* choose(options)
-    return yield* usageError(
-      `${counted(letters.length, "event")} would be given up for good: repeat it with --yes. Nothing was changed.`
-    )
-  })
+const discard = Command.make(
+  "discard",
+  { directory, json, ids, all, ofClass, before, wait, yes },
+  (options) =>
+    Effect.gen(function* () {
+      if (options.yes) return yield* decide("discard", options)
+      const letters = yield* Stream.runCount(yield* choose(options, true))
+      return yield* usageError(
+        `${counted(letters, "event")} would be given up for good: repeat it with --yes. Nothing was changed.`
+      )
+    })
 ).pipe(
   Command.withDescription(
-    "Give dead letters up: they are never delivered, and stay in the file with who and when"
+    "Give dead letters up: they are never delivered, and erased; who did it and when stays"
   )
 )
 
@@ -228,51 +338,123 @@ const decide = (
     const patience = Duration.decodeUnknown(options.wait)
     if (Option.isNone(patience))
       return yield* usageError(`--wait ${options.wait} is no duration: say "90 seconds".`)
-    const chosen = yield* choose(options)
+    const torn = action === "discard"
+    const chosen = new Map<Queue, Set<string>>()
+    yield* Stream.runForEach(yield* choose(options, torn), ({ entry, queue }) =>
+      Effect.sync(() => {
+        const ids = chosen.get(queue) ?? new Set()
+        chosen.set(queue, ids.add(entry.letter.id))
+      })
+    )
     const settings = yield* settingsOf(options.directory)
-    for (const queue of new Set(chosen.map((letter) => letter.queue))) {
-      const letters = chosen.filter((letter) => letter.queue === queue).map(({ entry }) => entry.letter.id)
-      // a request that is too large is not read
-      for (const some of Chunk.chunksOf(Chunk.unsafeFromArray(letters), LETTERS_A_REQUEST)) {
-        const asked = yield* ask(queue, settings, {
-          action,
-          letters: Chunk.toReadonlyArray(some),
-          by: operator()
+    let [done, unnamed] = [0, 0]
+    const stay: Array<string> = []
+    for (const [queue, ids] of chosen) {
+      yield* withProgress(queue, ids.size, carryOut(queue, settings, action, [...ids], patience.value))
+      let left = 0
+      yield* Stream.runForEach(openLetters([queue], { torn, select: ({ id }) => ids.has(id) }), ({ name }) =>
+        Effect.sync(() => {
+          left++
+          if (options.json || stay.length < NAMED) stay.push(name)
         })
-        yield* awaitOwner(asked, queue, patience.value)
-      }
+      )
+      done += ids.size - left
+      unnamed += left
     }
-    const open = new Set((yield* openLetters(yield* queuesOf(options.directory))).map(({ name }) => name))
-    const stay = chosen.filter(({ name }) => open.has(name))
-    const done = chosen.length - stay.length
     const word = action === "retry" ? "appended again" : "discarded"
-    if (options.json) yield* printJson({ [action]: done, stay: stay.map(({ name }) => name) })
+    if (options.json) yield* printJson({ [action]: done, stay })
     else yield* print([`${counted(done, "dead letter")} ${word}.`])
-    if (stay.length > 0) {
-      const names = stay.slice(0, 20).map(({ name }) => name)
-      if (stay.length > names.length) names.push(`${formatCount(stay.length - names.length)} more`)
+    if (unnamed > 0) {
+      const names = stay.slice(0, NAMED)
+      if (unnamed > names.length) names.push(`${formatCount(unnamed - names.length)} more`)
       return yield* new Ended({
         code: ExitCode.needsOperator,
-        message: `Only lines that are JSON objects of a fitting size can be appended again: ${names.join(", ")} stay.`
+        message:
+          action === "retry"
+            ? `Only lines that are JSON objects of a fitting size can be appended again: ${names.join(", ")} stay.`
+            : `Their lines are not settled yet, so that they may still be delivered: ${names.join(", ")} stay.`
       })
     }
   })
 
+/** so many letters are named in a message */
+const NAMED = 20
+
+const carryOut = (
+  queue: Queue,
+  settings: QueueFileLayer.Options,
+  action: requests.Request["action"],
+  ids: ReadonlyArray<string>,
+  patience: Duration.Duration
+) =>
+  Effect.gen(function* () {
+    // a request that is too large is not read
+    const parts = Chunk.chunksOf(Chunk.unsafeFromArray([...ids]), LETTERS_A_REQUEST)
+    const asked = yield* ask(
+      queue,
+      settings,
+      Chunk.toReadonlyArray(parts).map((some) => ({
+        action,
+        letters: Chunk.toReadonlyArray(some),
+        by: operator()
+      }))
+    )
+    yield* awaitOwner(asked, queue, patience)
+  })
+
+/** Shows on a terminal how many letters are decided: the file says so, whoever decides them. */
+const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    if (!isTerminal(process.stderr) || total < MANY) return yield* work
+    const disk = yield* Disk
+    const file = `${queue.directory}/dead-letter.ndjson`
+    const canvas = makeCanvas(process.stderr)
+    let at = (yield* disk.info(file))?.size ?? 0
+    let done = 0
+    const draw = () =>
+      canvas.draw([[...bar(done / total), ` ${formatCount(done)} of ${counted(total, "dead letter")}`]])
+    const look = Effect.scoped(
+      Effect.gen(function* () {
+        const handle = yield* disk.open(file, "read")
+        // it was replaced: everything is decided
+        if ((yield* handle.size) < at) done = total
+        else {
+          at = yield* scan(handle, at, ({ entry }) => {
+            if (entry !== undefined && entry.type !== "letter") done = Math.min(total, done + 1)
+          })
+        }
+        yield* draw()
+      })
+    )
+    const looking = yield* Effect.fork(Effect.forever(Effect.delay(Effect.ignore(look), "200 millis")))
+    const result = yield* Effect.ensuring(work, Fiber.interrupt(looking))
+    done = total
+    yield* draw()
+    return result
+  })
+
+/** fewer are done in less than a second */
+const MANY = 1000
+
 const LETTERS_A_REQUEST = 50_000
 
-/** A request that was left for the owner of the queue. */
+/** Requests that were left for the owner of the queue. */
 export interface Asked {
-  readonly file: string
-  /** the owner, who carries it out; undefined if it is done already */
+  readonly files: ReadonlyArray<string>
+  /** the owner, who carries them out; undefined if they are done already */
   readonly owner: { readonly pid: number | undefined } | undefined
 }
 
-/** Leaves the request, and carries it out if nobody owns the queue. */
-export const ask = (queue: Queue, settings: QueueFileLayer.Options, request: Omit<requests.Request, "at">) =>
+/** Leaves requests, and carries them out if nobody owns the queue. */
+export const ask = (
+  queue: Queue,
+  settings: QueueFileLayer.Options,
+  asked: ReadonlyArray<Omit<requests.Request, "at">>
+) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const { directory } = queue
-    const file = yield* requests.submit(disk, directory, request)
+    const files = yield* Effect.forEach(asked, (request) => requests.submit(disk, directory, request))
     const own = QueueFileLayer.make({
       ...settings,
       directory,
@@ -282,24 +464,31 @@ export const ask = (queue: Queue, settings: QueueFileLayer.Options, request: Omi
     })
     const owner = yield* Effect.scoped(
       Effect.flatMap(own, ({ carryOutRequests }) => Effect.as(carryOutRequests, undefined))
-    ).pipe(Effect.catchTag("QueueLocked", ({ pid }) => Effect.succeed({ pid })))
-    return { file, owner } satisfies Asked
+    ).pipe(
+      Effect.catchTag("QueueLocked", ({ pid }) => Effect.succeed({ pid })),
+      // what is done is done, and nothing goes on without whoever has asked for it
+      Effect.onInterrupt(() =>
+        Effect.forEach(files, (file) => Effect.ignore(disk.remove(file)), { discard: true })
+      )
+    )
+    return { files, owner } satisfies Asked
   })
 
 /** Waits until the owner has done what was asked. */
-const awaitOwner = ({ file, owner }: Asked, { directory }: Queue, patience: Duration.Duration) =>
+const awaitOwner = ({ files, owner }: Asked, { directory }: Queue, patience: Duration.Duration) =>
   Effect.gen(function* () {
     if (owner === undefined) return
     const disk = yield* Disk
     yield* say(`Process ${owner.pid ?? "unknown"} owns ${directory} and was asked to do it; waiting.`)
-    const done = yield* Effect.map(disk.info(file), (info) => info === undefined).pipe(
-      Effect.repeat({ until: (gone) => gone, schedule: Schedule.spaced("100 millis") }),
+    const left = Effect.filter(files, (file) => Effect.map(disk.info(file), (info) => info !== undefined))
+    const done = yield* left.pipe(
+      Effect.repeat({ until: (files) => files.length === 0, schedule: Schedule.spaced("100 millis") }),
       Effect.timeoutOption(patience)
     )
     if (Option.isNone(done)) {
       return yield* new Ended({
         code: ExitCode.lagging,
-        message: `Not carried out after ${Duration.format(patience)}; the request stays, for its next pass: ${file}`
+        message: `Not carried out after ${Duration.format(patience)}; the request stays, for its next pass: ${files[0]!}`
       })
     }
   })

@@ -9,10 +9,10 @@ import { Disk } from "../services/Disk.js"
 import { Args, Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { cellOf, jsonOf, visible, widthOf } from "./format.js"
-import { isId, maskEvent, type Masked } from "./mask.js"
+import { isId, isMasked, maskEvent, REVEAL, type Masked } from "./mask.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
-import { type Line, paint, print, printJson } from "./terminal.js"
+import { type Line, paint, print, printJson, say } from "./terminal.js"
 
 const count = Options.integer("number").pipe(
   Options.withAlias("n"),
@@ -32,12 +32,15 @@ interface Shown extends Masked {
 export const tail = Command.make("tail", { directory, json, reveal, count }, (options) =>
   Effect.gen(function* () {
     const limits = yield* settingsOf(options.directory)
+    const masks = { any: false }
     for (const queue of yield* queuesOf(options.directory)) {
       const newest = Stream.takeRight(waitingIn(queue, options.reveal, limits), Math.max(0, options.count))
-      yield* Stream.runForEach(newest, (event) =>
-        options.json ? printJson(event) : print([inOneLine(event)])
-      )
+      yield* Stream.runForEach(newest, (event) => {
+        masks.any ||= isMasked(event)
+        return options.json ? printJson(event) : print([inOneLine(event)])
+      })
     }
+    if (masks.any) yield* say(REVEAL)
   })
 ).pipe(Command.withDescription("The newest events that wait in the queue"))
 
@@ -54,6 +57,7 @@ export const show = Command.make("show", { directory, json, reveal, id }, (optio
       const found = yield* Stream.runHead(Stream.filter(waitingIn(queue, options.reveal, limits), isMeant))
       if (Option.isSome(found)) {
         yield* options.json ? printJson(found.value) : print(inFull(found.value))
+        if (isMasked(found.value)) yield* say(REVEAL)
         return
       }
       if (yield* isDead(queue, options.id)) {

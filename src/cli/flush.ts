@@ -27,7 +27,7 @@ import {
   queuesOf,
   settingsOf
 } from "./settings.js"
-import { isTerminal, makeCanvas, paint, print, printJson, say } from "./terminal.js"
+import { bar, isTerminal, makeCanvas, print, printJson, say } from "./terminal.js"
 
 export const flush = Command.make("flush", { directory, json, events, ...database }, (options) =>
   Effect.gen(function* () {
@@ -154,8 +154,6 @@ const failureOf = (exit: Exit.Failure<void, FlushError>) =>
     Effect.orDie
   )
 
-const BAR = 30
-
 /** A bar with the rate and the time left, on a terminal. */
 const drawProgress = (queue: QueueFile["Type"], { name }: Queue) =>
   Effect.gen(function* () {
@@ -170,13 +168,11 @@ const drawProgress = (queue: QueueFile["Type"], { name }: Queue) =>
       const seconds = elapsed() / 1000
       const rate = seconds > 0 ? done / seconds : 0
       const left = rate > 0 ? `, ${formatSpan(((next - settled) / rate) * 1000)} left` : ""
-      const filled = Math.round(share * BAR)
       yield* canvas.draw([
         [
           name === undefined ? "" : `${name} `,
-          paint("green", "█".repeat(filled)),
-          `${"░".repeat(BAR - filled)} ` +
-            `${formatCount(done)} of ${counted(next - start, "event")}, ${formatCount(rate)} a second${left}`
+          ...bar(share),
+          ` ${formatCount(done)} of ${counted(next - start, "event")}, ${formatCount(rate)} a second${left}`
         ]
       ])
     })

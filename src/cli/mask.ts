@@ -7,7 +7,7 @@ import type * as AuditEvent from "../schema/AuditEvent.js"
 import { RETRIED } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
-import { formatBytes, formatCount } from "./format.js"
+import { formatBytes, formatCount, jsonOf } from "./format.js"
 
 const keysOf = (kind: AuditEvent.Any, ...masked: ReadonlyArray<string>): ReadonlySet<string> =>
   new Set(kind.columns.map(({ key }) => key).filter((key) => !masked.includes(key)))
@@ -67,3 +67,9 @@ const maskValue = (value: unknown): unknown => {
 }
 
 export const mark = (what: string) => `[${what}, masked]`
+
+/** Whether something in a value was masked. */
+export const isMasked = (shown: unknown): boolean => jsonOf(shown).includes(", masked]")
+
+/** What to say where something was masked. */
+export const REVEAL = "Masked is what may hold personal data: --reveal shows it."

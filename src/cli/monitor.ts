@@ -1,8 +1,8 @@
 /** What `serve` shows: looked at once a second, with what happened since it began. */
 import type { Option } from "effect"
-import { Effect, Schedule, SubscriptionRef } from "effect"
+import { Chunk, Effect, Schedule, Stream, SubscriptionRef } from "effect"
 import { openLetters, withoutContent } from "./dead.js"
-import { queuesOf } from "./settings.js"
+import { queuesOf, type Queue } from "./settings.js"
 import { survey, type Surveyed } from "./status.js"
 import { failureOf } from "./verdict.js"
 
@@ -22,17 +22,47 @@ export interface View {
   /** time, waiting events, age of the oldest in milliseconds */
   readonly history: ReadonlyArray<readonly [number, number, number]>
   readonly failures: ReadonlyArray<SeenFailure>
+  /** the first page of those that wait for a decision */
   readonly letters: ReadonlyArray<Readonly<Record<string, unknown>>>
+  readonly hasMoreLetters?: boolean
   /** why the last look failed */
   readonly problem: string | undefined
 }
 
 /** an hour */
 const POINTS = 3600
-/** more than anybody reads; `dead list` shows them all */
-const LETTERS = 200
+/** letters of a page */
+const LETTERS = 100
 
-const EMPTY: View = { at: 0, code: 0, queues: [], history: [], failures: [], letters: [], problem: undefined }
+/** A page of letters: those after the one of the name, or the first ones. */
+export const lettersAfter = (queues: ReadonlyArray<Queue>, name?: string) => {
+  const all = openLetters(queues)
+  const rest =
+    name === undefined
+      ? all
+      : Stream.drop(
+          Stream.dropWhile(all, (letter) => letter.name !== name),
+          1
+        )
+  return Effect.map(Stream.runCollect(Stream.take(rest, LETTERS + 1)), (found) => ({
+    letters: Chunk.toReadonlyArray(Chunk.take(found, LETTERS)).map(({ entry, name }) => ({
+      ...withoutContent(entry.letter),
+      id: name
+    })),
+    hasMoreLetters: found.length > LETTERS
+  }))
+}
+
+const EMPTY: View = {
+  at: 0,
+  code: 0,
+  queues: [],
+  history: [],
+  failures: [],
+  letters: [],
+  hasMoreLetters: false,
+  problem: undefined
+}
 
 /** Looks once a second, until the scope closes. */
 export const makeMonitor = (directory: Option.Option<string>, lagMillis: number) =>
@@ -40,7 +70,7 @@ export const makeMonitor = (directory: Option.Option<string>, lagMillis: number)
     const view = yield* SubscriptionRef.make(EMPTY)
     const look = Effect.gen(function* () {
       const { at, code, queues } = yield* survey(directory, lagMillis)
-      const letters = yield* openLetters(yield* queuesOf(directory))
+      const letters = yield* lettersAfter(yield* queuesOf(directory))
       const waiting = queues.reduce((sum, queue) => sum + queue.waiting, 0)
       const oldest = Math.min(at, ...queues.flatMap((queue) => queue.oldest ?? []))
       yield* SubscriptionRef.update(view, (before): View => ({
@@ -49,9 +79,7 @@ export const makeMonitor = (directory: Option.Option<string>, lagMillis: number)
         queues,
         history: [...before.history.slice(1 - POINTS), [at, waiting, at - oldest]],
         failures: queues.reduce((seen, queue) => see(seen, queue, at), before.failures),
-        letters: letters
-          .slice(0, LETTERS)
-          .map(({ entry, name }) => ({ ...withoutContent(entry.letter), id: name })),
+        ...letters,
         problem: undefined
       }))
     }).pipe(

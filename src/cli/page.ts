@@ -100,7 +100,12 @@ const button = (text, action) => {
 }
 
 let shown = ""
-const drawLetters = (letters) => {
+/** the last letters of the pages before the one that is shown */
+const before = []
+const drawLetters = ({ letters, hasMoreLetters }) => {
+  byId("older").hidden = before.length === 0
+  byId("newer").hidden = !hasMoreLetters
+  byId("newer").onclick = () => turn([...before, letters[letters.length - 1].id])
   const now = JSON.stringify(letters)
   if (now === shown) return
   shown = now
@@ -117,6 +122,16 @@ const drawLetters = (letters) => {
   byId("lettersTable").hidden = letters.length === 0
 }
 
+const turn = async (to) => {
+  before.splice(0, before.length, ...to)
+  const last = before[before.length - 1]
+  if (last === undefined) return drawLetters(first)
+  const answer = await call("/api/letters?after=" + encodeURIComponent(last))
+  if (answer.ok) drawLetters(await answer.json())
+}
+let first = { letters: [], hasMoreLetters: false }
+byId("older").onclick = () => turn(before.slice(0, -1))
+
 const draw = (view) => {
   byId("light").dataset.code = String(view.code)
   // of several instances the one that is worst comes first, as it gives the light
@@ -127,7 +142,8 @@ const draw = (view) => {
   if (view.history.length > 0) drawPlot(view.history)
   drawBooks(view.queues)
   byId("failures").replaceChildren(...(view.failures.length === 0 ? [make("p", "None since this page's server began.", { class: "dim" })] : view.failures.map((failure) => make("p", failure.class + " " + failure.code + ": " + failure.reason + " (last seen " + span(view.at - failure.last) + " ago)"))))
-  drawLetters(view.letters)
+  first = view
+  void turn([...before])
 }
 
 byId("export").onclick = async () => {
@@ -192,7 +208,7 @@ export const page = `<!doctype html>
 <h2>Dead letters</h2>
 <p class="dim" id="noLetters">None.</p>
 <table id="lettersTable" hidden><thead><tr><th>Id<th>Refused<th>Kind<th>Class<th>Reason<th></tr></thead><tbody id="letters"></tbody></table>
-<p><button id="export">Export</button></p>
+<p><button id="older" hidden>Page before</button><button id="newer" hidden>Next page</button><button id="export">Export</button></p>
 <pre id="letter" hidden></pre>
 <button id="reveal" hidden>Reveal</button>
 <script>${SCRIPT}</script>

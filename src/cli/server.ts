@@ -11,15 +11,15 @@ import * as HttpMiddleware from "@effect/platform/HttpMiddleware"
 import * as HttpServer from "@effect/platform/HttpServer"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { Context, Duration, Effect, Layer, type Option, Redacted, Schema, Stream } from "effect"
+import { Context, Duration, Effect, Layer, Option, Redacted, Schema, Stream } from "effect"
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
-import { ask, contentOf, openLetters, readLetter, withoutContent } from "./dead.js"
+import { ask, contentOf, EXPORT_BYTES, findLetter, openLetters, readLetter, withoutContent } from "./dead.js"
 import { usageError } from "./exit.js"
 import { jsonOf } from "./format.js"
 import { maskEvent } from "./mask.js"
-import { makeMonitor, type View } from "./monitor.js"
+import { lettersAfter, makeMonitor, type View } from "./monitor.js"
 import { operator } from "./owner.js"
 import { page, POLICY } from "./page.js"
 import { queuesOf, settingsOf } from "./settings.js"
@@ -125,6 +125,11 @@ class QueueApi extends HttpApiGroup.make("queue")
     )
   )
   .add(
+    HttpApiEndpoint.get("letters", "/api/letters")
+      .setUrlParams(Schema.Struct({ after: Schema.String }))
+      .addSuccess(Schema.Unknown)
+  )
+  .add(
     HttpApiEndpoint.get("letter", "/api/letter")
       .setUrlParams(Schema.Struct({ id: Schema.String, reveal: Schema.optional(Schema.Literal("yes")) }))
       .addSuccess(Schema.Unknown)
@@ -151,12 +156,11 @@ const handlers = (given: Option.Option<string>) =>
       const monitor = yield* makeMonitor(given, LAG)
       const disk = yield* Disk
       const withDisk = Effect.provideService(Disk, disk)
-      const letters = Effect.flatMap(queuesOf(given), openLetters)
       const find = (id: string) =>
-        Effect.flatMap(letters, (open) => {
-          const found = open.find(({ name }) => name === id)
-          return found === undefined ? new NotFound() : Effect.succeed(found)
-        })
+        Effect.flatMap(
+          Effect.flatMap(queuesOf(given), (queues) => findLetter(queues, id)),
+          Option.match({ onNone: () => new NotFound(), onSome: (found) => Effect.succeed(found) })
+        )
       /** Whatever else goes wrong is the disk's, and the page says that it got no answer. */
       const orDie = <A, E>(effect: Effect.Effect<A, E, Disk>) =>
         withDisk(effect).pipe(
@@ -169,6 +173,11 @@ const handlers = (given: Option.Option<string>) =>
             HttpServerResponse.stream(Stream.encodeText(eventsOf(monitor.changes)), {
               contentType: "text/event-stream"
             })
+          )
+        )
+        .handle("letters", ({ urlParams }) =>
+          Effect.orDie(
+            withDisk(Effect.flatMap(queuesOf(given), (queues) => lettersAfter(queues, urlParams.after)))
           )
         )
         .handle("letter", ({ urlParams }) =>
@@ -197,11 +206,9 @@ const handlers = (given: Option.Option<string>) =>
                 const ids = chosen
                   .filter((letter) => letter.queue === queue)
                   .map(({ entry }) => entry.letter.id)
-                const { owner } = yield* ask(queue, settings, {
-                  action: "retry",
-                  letters: ids,
-                  by: operator()
-                })
+                const { owner } = yield* ask(queue, settings, [
+                  { action: "retry", letters: ids, by: operator() }
+                ])
                 messages.add(
                   owner === undefined
                     ? "Appended again; delivered at the next start, or by effect-audit flush."
@@ -213,17 +220,13 @@ const handlers = (given: Option.Option<string>) =>
           )
         )
         .handleRaw("exported", () =>
-          orDie(letters).pipe(
-            Effect.map((open) =>
+          withDisk(queuesOf(given)).pipe(
+            Effect.map((queues) =>
               HttpServerResponse.stream(
-                Stream.fromIterable(open).pipe(
-                  Stream.mapEffect((found) =>
-                    Effect.map(
-                      withDisk(readLetter(found)),
-                      (letter) => `${jsonOf({ ...letter, id: found.name })}\n`
-                    )
-                  ),
-                  Stream.encodeText
+                openLetters(queues, { contentBytes: EXPORT_BYTES }).pipe(
+                  Stream.map(({ entry, name }) => `${jsonOf({ ...entry.letter, id: name })}\n`),
+                  Stream.encodeText,
+                  Stream.provideService(Disk, disk)
                 ),
                 { contentType: "application/x-ndjson" }
               )

@@ -95,3 +95,11 @@ const clip = (line: string, columns: number): string => {
   if (stripVTControlCharacters(line).length < columns) return line
   return `${stripVTControlCharacters(line).slice(0, columns - 2)}…`
 }
+
+const BAR = 30
+
+/** How much of something is done, from 0 to 1. */
+export const bar = (share: number): ReadonlyArray<Part> => {
+  const filled = Math.round(Math.min(1, Math.max(0, share)) * BAR)
+  return [paint("green", "█".repeat(filled)), "░".repeat(BAR - filled)]
+}

@@ -314,7 +314,11 @@ export const make = (): MemoryDisk => {
     const nothing = () => undefined
 
     const makeFile = (path: string, node: FileNode, mode: OpenMode): File => {
-      const put = (operation: "append" | "write" | "writeAt", bytes: Uint8Array, at?: number) => {
+      const put = (
+        operation: "append" | "write" | "writeAt" | "overwrite",
+        bytes: Uint8Array,
+        at?: number
+      ) => {
         const offset = () => at ?? node.cache.length
         const partly = (count: number) => node.write(offset(), bytes.subarray(0, count))
         const run = () => {
@@ -344,6 +348,7 @@ export const make = (): MemoryDisk => {
         write: (bytes) => put("write", bytes),
         writeAt: (bytes, offset) =>
           Effect.all([put("writeAt", bytes, offset), sync("writeAt"), stillLinked], { discard: true }),
+        overwrite: (bytes, offset) => put("overwrite", bytes, offset),
         readAt: (offset, length) => call("readAt", path, () => node.cache.read(offset, length)),
         size: Effect.sync(() => node.cache.length),
         truncate: (length) => call("truncate", path, () => node.truncate(length)),

@@ -42,7 +42,8 @@ const FLAGS: Record<OpenMode | "lock", number> = {
   create: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_EXCL | DSYNC | SAFELY,
   lock: constants.O_RDWR | constants.O_CREAT | SAFELY,
   read: constants.O_RDONLY | SAFELY,
-  update: constants.O_RDWR | DSYNC | SAFELY
+  update: constants.O_RDWR | DSYNC | SAFELY,
+  patch: constants.O_RDWR | SAFELY
 }
 
 const DIRECTORY_MODE = 0o700
@@ -225,6 +226,8 @@ const makeFile = (descriptor: Descriptor): File => {
     write: (bytes) => descriptor.call("write", (callback) => writeAll(fd, bytes, null, callback)),
     writeAt: (bytes, offset) =>
       descriptor.call("writeAt", (callback) => writeDurably(fd, bytes, offset, callback)),
+    overwrite: (bytes, offset) =>
+      descriptor.call("overwrite", (callback) => writeAll(fd, bytes, offset, callback)),
     readAt: (offset, length) =>
       // the buffer is made inside, since V8 may keep what the effect closes over for long (bench/README.md)
       descriptor.call("read", (callback) => {

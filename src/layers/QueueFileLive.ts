@@ -117,7 +117,7 @@ const open = (
       timeout: Duration.decode(options.appendTimeout ?? "10 seconds")
     })
     const lettersGuard = yield* Effect.makeSemaphore(1)
-    const { carryOutRequests, changes, retry } = yield* decisions.make({
+    const { carryOutRequests, changes, retry, tidy, tidyAtStart } = yield* decisions.make({
       disk,
       directory,
       letters,
@@ -125,8 +125,12 @@ const open = (
       append: append.add,
       maxLineBytes,
       eventIdOf: (line) => eventIdOfLine(queueId, line),
+      segments,
+      cursor: ledger.cursor,
+      balance: ledger.balance,
       guard: lettersGuard
     })
+    yield* Effect.disconnect(tidyAtStart)
 
     const compact = Effect.mapError(lock.whileWriting(ledger.compact), accessError)
     yield* Effect.addFinalizer(() =>
@@ -148,9 +152,13 @@ const open = (
       awaitAppends: append.awaitAnswers,
       take: ({ from, ...limits }) => Effect.mapError(ledger.take(from, limits), accessError),
       commit: (batch, refusals) =>
-        ledger
-          .settle(batch, refusals)
-          .pipe(lock.whileWriting, lettersGuard.withPermits(1), Effect.mapError(accessError)),
+        ledger.settle(batch, refusals).pipe(
+          lock.whileWriting,
+          lettersGuard.withPermits(1),
+          Effect.mapError(accessError),
+          // the letters that were taken back
+          Effect.tap(() => (letters.hasRemains() ? tidy : Effect.void))
+        ),
       retry: (select, by) => Effect.mapError(retry(select, by), accessError),
       requests: Stream.mapError(changes, accessError),
       carryOutRequests: Effect.mapError(carryOutRequests, accessError),

@@ -47,6 +47,15 @@ export interface StoredEvent {
 export const RETRIED = "$retried"
 
 /**
+ * How a retried line ends, and how many bytes a retry adds at most: the mark, and an id where the line had none.
+ *
+ * @internal
+ */
+export const RETRY_MARK = `,"${RETRIED}":true}`
+export const RETRY_BYTES: number =
+  RETRY_MARK.length - 1 + '"event_id":"00000000-0000-0000-0000-000000000000",'.length
+
+/**
  * What is wrong with a field: its name and what was expected, never its value.
  *
  * @category models

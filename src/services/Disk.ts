@@ -48,6 +48,8 @@ export interface File {
   readonly write: (bytes: Uint8Array) => Effect.Effect<void, DiskError>
   /** Overwrites in place; durable when it returns, like `append`. */
   readonly writeAt: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
+  /** Overwrites in place, without waiting for the disk: `sync` must follow. Of a file opened as `patch`. */
+  readonly overwrite: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
   /** Up to `length` bytes from `offset`; fewer only at the end of the file. */
   readonly readAt: (offset: number, length: number) => Effect.Effect<Uint8Array, DiskError>
   /** bytes */
@@ -137,13 +139,14 @@ export interface Volume {
 }
 
 /**
- * How a file is opened: `append` (an existing file is continued), `create` (it must not exist yet), `read`, or
- * `update` (existing, read and overwritten in place). New files are 0600 whatever the umask.
+ * How a file is opened: `append` (an existing file is continued), `create` (it must not exist yet), `read`, `update`
+ * (existing, read and overwritten in place), or `patch` (the same, for many writes before one sync). New files are 0600
+ * whatever the umask.
  *
  * @category models
  * @since 0.1.0
  */
-export type OpenMode = "append" | "create" | "read" | "update"
+export type OpenMode = "append" | "create" | "read" | "update" | "patch"
 
 /**
  * The disk.

@@ -270,17 +270,38 @@ describe("a letter that is retried", () => {
     })
   )
 
-  it.scoped("stays a letter if its line would be too long", () =>
+  it.scoped("is appended although its mark makes it longer than a line may be, and delivered", () =>
     Effect.gen(function* () {
       const queue = yield* q.openQueue(MemoryDisk.make().startProcess(), { maxLineBytes: 100 })
-      for (const padding of [50, 70]) {
-        const line = q.lineOf("a", padding)
-        assert.isBelow(line.length, 100)
-        yield* queue.append(line, "a")
+      const database = new Set<string>()
+      for (const id of ["a", "bb", "ccc"]) {
+        const line = q.lineOf(id, 100 - q.lineOf(id, 1).length + 2)
+        assert.lengthOf(line, 101)
+        yield* queue.append(line, id)
       }
-      yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
-      assert.strictEqual(yield* queue.retry(() => true, "li"), 1)
-      assert.include(yield* q.books(queue), { dead: 1, retried: 1, waiting: 1 })
+      const isRejected = (id: string) => id !== "a"
+      for (let tries = 1; tries <= 3; tries++) {
+        yield* q.deliverAll(queue, database, tries === 3 ? {} : { isRejected })
+        const dead = tries === 3 ? 0 : 2
+        assert.include(yield* q.books(queue), { dead, waiting: 0, balanced: true })
+        assert.strictEqual(yield* queue.retry(() => true, "li"), dead)
+      }
+      assert.sameMembers([...database], ["a", "bb", "ccc"])
+    })
+  )
+
+  it.scoped("stays a letter if its line is longer than one may be", () =>
+    Effect.gen(function* () {
+      const disk = MemoryDisk.make().startProcess()
+      const queue = yield* q.openQueue(disk, { maxLineBytes: 100 })
+      // in one read with the line before it
+      for (const padding of [1, 90, 300]) yield* queue.append(q.lineOf("a", padding), "a")
+      yield* q.deliverAll(queue, new Set())
+      assert.deepStrictEqual(
+        (yield* q.letters(disk)).map((letter) => letter.class),
+        ["oversize", "oversize"]
+      )
+      assert.strictEqual(yield* queue.retry(() => true, "li"), 0)
     })
   )
 })

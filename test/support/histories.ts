@@ -8,8 +8,11 @@ import { Cause, Deferred, Effect, Exit, Logger, LogLevel, Option, TestClock, Tes
 import * as fc from "fast-check"
 import * as assert from "node:assert/strict"
 import { setImmediate } from "node:timers/promises"
+import * as deadLetters from "../../src/internal/queue/deadLetters.js"
+import * as requests from "../../src/internal/queue/requests.js"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import type { Call, Fault } from "../../src/layers/MemoryDisk.js"
+import type { Disk } from "../../src/services/Disk.js"
 import * as queues from "./queue.js"
 
 /** What is done, and what goes wrong at which call to the disk. */
@@ -19,6 +22,8 @@ export interface Step {
     | { readonly type: "deliver"; readonly maxRecords: number; readonly rejecting: boolean }
     | { readonly type: "compact" }
     | { readonly type: "reopen" }
+    /** the oldest letters, so many of them */
+    | { readonly type: "retry" | "discard"; readonly count: number }
   readonly mishap:
     | { readonly type: "kill" | "power"; readonly call: number }
     /** the call fails, after `short` bytes if it is a write, and those that follow it, as many as `times` says */
@@ -77,6 +82,13 @@ const action: fc.Arbitrary<Step["action"]> = fc.oneof(
       rejecting: fc.boolean()
     })
   },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      type: fc.constantFrom("retry" as const, "discard" as const),
+      count: fc.integer({ min: 1, max: 3 })
+    })
+  },
   { weight: 1, arbitrary: fc.constant({ type: "compact" as const }) },
   { weight: 1, arbitrary: fc.constant({ type: "reopen" as const }) }
 )
@@ -87,6 +99,9 @@ export const histories = (maxLength = 12): fc.Arbitrary<History> =>
     steps: fc.array(fc.record({ action, mishap }), { minLength: 1, maxLength, size: "max" }),
     dice: fc.array(fc.nat(1_000_000), { maxLength: 40, size: "max" })
   })
+
+const DIRECTORY = "/audit"
+const lettersOf = (disk: Disk["Type"]) => deadLetters.make(disk, `${DIRECTORY}/dead-letter.ndjson`, DIRECTORY)
 
 const OPTIONS = { segmentBytes: 150, appendTimeout: "10 seconds" } as const
 
@@ -104,6 +119,11 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
     const acknowledged = new Map<string, number>()
     const database = new Set<string>()
     const rejected = new Set<string>()
+    /** somebody wanted them to be given up; `gone` are those of whom it was said that they are */
+    const discarding = new Set<string>()
+    const gone = new Set<string>()
+    /** lines that retries may have appended */
+    let retried = 0
     let queueId: string | undefined
     /**
      * Failed fsyncs of a segment whose lines could not be taken back either. The system then shows lines that are not
@@ -155,13 +175,54 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
             open = undefined
             return yield* Effect.zipRight(close, ensureOpen)
           }
+          case "retry":
+          case "discard": {
+            const letters = (yield* openLetters).slice(0, action.count)
+            const chosen = new Set(letters.map(({ id }) => id))
+            if (action.type === "retry") {
+              retried += chosen.size
+              return yield* queue.retry(({ id }) => chosen.has(id), "operator")
+            }
+            const events = letters.flatMap(({ event }) => event ?? [])
+            for (const event of events) discarding.add(event)
+            const ids = { action: "discard", letters: [...chosen], by: "operator" } as const
+            yield* requests.submit(disk, DIRECTORY, ids)
+            yield* queue.carryOutRequests
+            // a letter that the cursor could not count stays
+            const open = new Set((yield* openLetters).map(({ event }) => event))
+            if (isAlive()) for (const event of events) if (!open.has(event)) gone.add(event)
+            return
+          }
         }
       })
 
     const remember = (queue: queues.Queue) =>
-      Effect.map(queues.books(queue), ({ dead, delivered, torn }) => {
-        reached = { delivered, torn, refused: dead }
+      Effect.map(queues.books(queue), ({ dead, delivered, discarded, retried, torn }) => {
+        reached = { delivered, torn, refused: dead + retried + discarded }
       })
+
+    /** the letters that wait for a decision, as an operator would see them */
+    const openLetters = Effect.gen(function* () {
+      const letters = yield* lettersOf(disk)
+      const { entries } = yield* letters.page({ limit: 1000, contentBytes: 1 << 20, select: () => true })
+      return entries.map(({ letter: { base64, id, length, line } }) => {
+        const bytes = line === undefined ? Buffer.from(base64 ?? "", "base64") : Buffer.from(line)
+        return { id, event: queues.idOf({ bytes, problem: undefined }), isWhole: bytes.length === length }
+      })
+    })
+
+    /** Nothing that was discarded, as somebody was told, stands in a file, whatever was lost. */
+    const nothingOfTheGone = Effect.gen(function* () {
+      if (gone.size === 0) return
+      const reader = memory.startProcess()
+      for (const name of yield* reader.list(DIRECTORY)) {
+        const file = `${DIRECTORY}/${name}`
+        if ((yield* reader.info(file))?.type !== "file") continue
+        const text = (yield* queues.textOf(reader, file)).replaceAll("\\", "")
+        for (const id of gone)
+          assert.ok(!text.includes(`"${id}"`), `${id} was discarded, and stands in ${name}`)
+      }
+    })
 
     /** lets a call be answered whose caller has given up */
     let answerLate: Effect.Effect<unknown> = Effect.void
@@ -204,6 +265,7 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         if (mishap.type === "kill") memory.kill()
         else memory.cutPower(choose)
         memory.inject(skipping)
+        yield* nothingOfTheGone
         yield* Deferred.succeed(buried, undefined)
         yield* answerEarlier
         yield* done.await
@@ -242,9 +304,14 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
     yield* judge(queue)
     const end = yield* queues.books(queue)
     if (doubtful === 0) assert.equal(end.waiting, 0, "everything is delivered at last")
-    const letterIds = new Set((yield* queues.letters(disk)).map(({ id }) => id))
-    assert.equal(end.dead + end.torn, letterIds.size, "each letter is counted as refused, and only they are")
+    const counts = (yield* lettersOf(disk)).counts()
+    assert.deepEqual(
+      { refused: end.dead + end.retried + end.discarded, torn: end.torn },
+      { refused: counts.letters, torn: counts.torn },
+      "each letter is counted as refused, and only they are"
+    )
     yield* open!.close
+    yield* nothingOfTheGone
 
     function judge(queue: queues.Queue) {
       return Effect.gen(function* () {
@@ -252,13 +319,19 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         assert.equal(queue.queueId, queueId, "the queue keeps its identity")
         if (doubtful === 0) assert.equal(status.missing, 0, "nothing is missing by the books")
         assert.ok(status.balanced, `the books add up: ${JSON.stringify(status)}`)
-        assert.ok(status.accepted <= appended, "no line is counted twice")
+        assert.ok(status.accepted <= appended + retried, "no line is counted twice")
         assert.ok(status.delivered >= reached.delivered, "delivered does not go back")
         assert.ok(status.torn >= reached.torn, "torn does not go back")
-        assert.ok(status.dead >= reached.refused, "refused does not go back")
-        const letters = yield* queues.letters(disk)
+        const refused = status.dead + status.retried + status.discarded
+        assert.ok(refused >= reached.refused, "refused does not go back")
         const waiting = new Set(yield* queues.waitingIds(queue))
-        const dead = new Set(letters.map(({ bytes }) => queues.idOf({ bytes, problem: undefined })))
+        const letters = yield* openLetters
+        // those that a crash kept from the books as well: their lines still wait
+        const dead = new Set([...letters.map(({ event }) => event), ...discarding])
+        assert.ok(
+          letters.every(({ isWhole }) => isWhole),
+          "what waits for a decision can be read"
+        )
         for (const [id, sequence] of acknowledged) {
           assert.ok(database.has(id) || waiting.has(id) || dead.has(id), `${id} is lost`)
           assert.ok(sequence < status.nextSequence, `the number of ${id} would be used again`)

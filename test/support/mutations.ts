@@ -6,6 +6,7 @@
  */
 import type { Call } from "../../src/layers/MemoryDisk.js"
 
+const isLetters = (path: string) => path.endsWith("/dead-letter.ndjson")
 const isSegment = (path: string) => /\d{20}\.ndjson$/.test(path)
 /** The sync that follows a change of such an entry; one that follows a later change still takes it along. */
 const syncsEntry = (is: (name: string) => boolean) => (call: Call) =>
@@ -17,8 +18,15 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
   segmentEntry: syncsEntry(isSegment),
   parents: ({ operation, path }) => operation === "syncDirectory" && path === "/",
   tail: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isSegment(path),
-  deadLetter: ({ operation, path }) => operation === "sync" && path.endsWith("/dead-letter.ndjson"),
+  deadLetter: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isLetters(path),
   deadLetterEntry: syncsEntry((name) => name === "dead-letter.ndjson"),
+  decision: ({ operation, path, step }) => operation === "append" && step === "sync" && isLetters(path),
+  erasedLetter: ({ mode, operation, path }) => operation === "sync" && mode === "patch" && isLetters(path),
+  erasedLine: ({ mode, operation, path }) => operation === "sync" && mode === "patch" && isSegment(path),
+  heads: ({ operation, path }) => operation === "sync" && path.endsWith("/dead-letter.ndjson.new"),
+  headsEntry: ({ operation, unsynced }) =>
+    operation === "syncDirectory" &&
+    unsynced.slice(-2).join() === "dead-letter.ndjson.new,dead-letter.ndjson",
   cursor: ({ operation, step }) => operation === "writeAt" && step === "sync",
   replacedEntry: syncsEntry((name) => name === "cursor" || name === "queue.json"),
   identity: ({ operation, path, step }) =>
@@ -29,13 +37,21 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
 export const sealedEnd = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "read" && isSegment(path)
 
-/** Of the syncs of the dead letters the one without a letter before it; it is told by the calls that it follows. */
-export const withdrawn = (): ((call: Call) => boolean) => {
-  let before: Call["operation"] | undefined
-  return ({ operation, path }) => {
-    if (!path.endsWith("/dead-letter.ndjson")) return false
-    const isIt = operation === "sync" && before === "open"
-    before = operation
-    return isIt
+/** Of the syncs of the dead letters those without a letter, or a decision, before them: told by the calls that they follow. */
+const syncsOf =
+  (...after: ReadonlyArray<Call["operation"]>) =>
+  (): ((call: Call) => boolean) => {
+    let before: Call["operation"] | undefined
+    return ({ operation, path }) => {
+      if (!isLetters(path)) return false
+      const isIt = operation === "sync" && before !== undefined && after.includes(before)
+      before = operation
+      return isIt
+    }
   }
-}
+
+/** That a letter was taken back; the sync of its blanks would do as well. */
+export const withdrawn = syncsOf("open", "overwrite")
+
+/** What a process that died has decided, before it is erased. */
+export const foundDecision = syncsOf("open")

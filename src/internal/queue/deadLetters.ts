@@ -1,83 +1,25 @@
 /**
- * The dead letters: lines that cannot be delivered, byte for byte, with the reason; and the decisions about them.
- * Append-only NDJSON, so that it is its own history.
+ * The dead letters: lines that cannot be delivered, byte for byte, with the reason; and what became of them. Lines are
+ * added to the file, and erased in place (erasure.ts); none moves.
  */
-import { Clock, Effect, Option, Schema, type Scope } from "effect"
+import { Clock, Effect, type Scope } from "effect"
 import { type Disk, DiskError, type File } from "../../services/Disk.js"
-import { Either } from "../../schema/Effect3.js"
-import { idOf, type Place, placeOf, type Position } from "../../schema/Position.js"
+import { idOf, type Place, placeOf } from "../../schema/Position.js"
 import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
-import { Count, IsoTime, LetterId, MAX_SEQUENCE } from "./fields.js"
+import { erase, replaceByHeads, sweep, type Keeping } from "./erasure.js"
 import { isAbsent, withFile } from "./files.js"
-import { readLines, type RawLine } from "./lines.js"
-
-/** A text about a letter. One that is damaged costs the text, and not the letter. */
-const Text = <A, I>(text: Schema.Schema<A, I>, otherwise: NoInfer<A>) =>
-  Schema.asSchema(text.annotations({ decodingFallback: () => Either.right(otherwise) }))
-const OptionalText = Schema.optional(Text(Schema.UndefinedOr(Schema.String), undefined))
-
-const CLASSES = ["malformed", "unknownKind", "invalid", "oversize", "rejected", "torn", "blank"] as const
-
-/** Where the line of a letter stood is said twice, and bounds its number: each line before it has a byte or more. */
-const isConsistent = ({ id, offset, segment, sequence }: Position & { readonly id: string }) =>
-  id === idOf({ offset, segment }) &&
-  sequence >= segment &&
-  sequence <= segment + offset &&
-  sequence <= MAX_SEQUENCE
-
-/** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
-const Letter = Schema.Struct({
-  type: Schema.Literal("letter"),
-  id: LetterId,
-  segment: Count,
-  offset: Count,
-  sequence: Count,
-  /** its line has no number of its own: `sequence` is that of the next one */
-  surplus: Schema.optional(Schema.Literal(true)),
-  length: Count,
-  class: Text(Schema.Literal(...CLASSES), "malformed"),
-  kind: OptionalText,
-  code: OptionalText,
-  reason: Text(Schema.String, "the reason is damaged"),
-  at: Text(IsoTime, "unknown"),
-  /** the line, if it is UTF-8; else `base64` */
-  line: Schema.optional(Schema.String),
-  base64: Schema.optional(Schema.String)
-}).pipe(Schema.filter(isConsistent))
-export type Letter = typeof Letter.Type
-
-/** Which letter an entry is about. Once more as numbers, since a damaged id could be that of another letter. */
-const ABOUT = { id: LetterId, segment: Schema.optional(Count), offset: Schema.optional(Count) }
-interface About {
-  readonly id: string
-  readonly segment?: number | undefined
-  readonly offset?: number | undefined
-}
-const isAboutOne = ({ id, offset, segment }: About) =>
-  segment === undefined || offset === undefined ? segment === offset : id === idOf({ segment, offset })
-
-/** What became of a letter. */
-const Decision = Schema.Struct({
-  type: Schema.Literal("retried", "discarded"),
-  ...ABOUT,
-  at: Text(IsoTime, "unknown"),
-  by: Text(Schema.String, "unknown")
-}).pipe(Schema.filter(isAboutOne))
-export type Decision = Omit<typeof Decision.Type, "segment" | "offset">
-
-/** The letter is none any more: its line was delivered after all. */
-const Withdrawal = Schema.Struct({
-  type: Schema.Literal("delivered"),
-  ...ABOUT,
-  at: Text(IsoTime, "unknown")
-}).pipe(Schema.filter(isAboutOne))
-type Withdrawal = Omit<typeof Withdrawal.Type, "segment" | "offset">
-
-// what a later version adds is not ours to count
-const FileEntry = Schema.Union(Letter, Decision, Withdrawal)
-type FileEntry = typeof FileEntry.Type
-
-const decodeEntry = Schema.decodeUnknownOption(FileEntry)
+import {
+  encodeContent,
+  encodeHead,
+  encodeOutcome,
+  erasedOf,
+  isErased,
+  parse,
+  type Head,
+  type Letter,
+  type Outcome
+} from "./letter.js"
+import { type EntryLine, type EntryLines, readEntries, scan } from "./letterLines.js"
 
 /** A letter and where its entry stands in the file, bytes. */
 export interface Entry {
@@ -89,10 +31,34 @@ export interface Entry {
 /** The code of a letter that is no JSON any more: EBADMSG of POSIX. */
 export const DAMAGED = "EBADMSG"
 
+/** How an operator decided. */
+export type Decision = "retried" | "discarded"
+
+/** Some letters in the order of the file. */
+export interface Page {
+  readonly entries: ReadonlyArray<Entry>
+  /** where the next page begins, bytes; undefined after the last one */
+  readonly next: number | undefined
+}
+
+export interface Selection {
+  readonly select: (letter: Letter) => boolean
+  /** where to begin, bytes; 0 by default */
+  readonly from?: number | undefined
+  /** at most so many letters */
+  readonly limit: number
+  /** torn ends as well: nobody waits for a decision about them, but they can be discarded */
+  readonly torn?: boolean | undefined
+  /** with their content, of about so many bytes at most */
+  readonly contentBytes?: number | undefined
+}
+
+/** Runs what must not meet other changes of the letters. */
+type Guarded = <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
+
 export interface DeadLetters {
   /**
-   * Makes the refusals durable. After a crash, or a failed sync, a letter is written again: entries of one id are
-   * one letter.
+   * Makes the refusals durable. After a crash a letter is written again: entries of one id are one letter.
    */
   readonly keep: (
     refusals: ReadonlyArray<Refusal>,
@@ -106,11 +72,29 @@ export interface DeadLetters {
     records: Iterable<QueueRecord>,
     refusals: ReadonlyArray<Refusal>
   ) => Effect.Effect<void, DiskError>
+  /** Some of the letters that wait for a decision. */
+  readonly page: (selection: Selection) => Effect.Effect<Page, DiskError>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
   /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
   readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
-  readonly decide: (decision: Decision) => Effect.Effect<void, DiskError>
+  /** Decides those letters of one page that are still open, and erases them; how many. */
+  readonly decide: (
+    type: Decision,
+    entries: ReadonlyArray<Entry>,
+    by: string
+  ) => Effect.Effect<number, DiskError>
+  /** Where the lines of letters stood that are discarded, if they stood in segments from the one that is given on. */
+  readonly discarded: (from: number) => ReadonlyArray<Place>
+  /** Whether lines hold what they should not. */
+  readonly hasRemains: () => boolean
+  /** Whether {@link DeadLetters.tidy} may have something to do. */
+  readonly isUntidy: () => boolean
+  /**
+   * Erases what a crash, or a failing disk, has left of letters that are none any more, and replaces the file once none
+   * is open. `dead` is how many wait for a decision by the books.
+   */
+  readonly tidy: (guarded: Guarded, dead: () => number) => Effect.Effect<void, DiskError>
   /** Whether the file is there, if it should be. */
   readonly isWhole: Effect.Effect<boolean, DiskError>
   /**
@@ -131,303 +115,507 @@ export interface DeadLetters {
   readonly damaged: number
 }
 
-type Kind = "letter" | "torn" | "blank"
-const kindOf = ({ class: cls }: Pick<Refusal, "class">): Kind =>
-  cls === "torn" || cls === "blank" ? cls : "letter"
-
-const SCAN = { maxRecords: 1024, maxBytes: 1 << 18, maxLineBytes: 1 << 16 }
+const NEWLINE = Buffer.from("\n")
 /** a multiple of three, so that pieces of base64 can be joined */
 const PIECE_BYTES = 3 << 18
+/** letters are written in pieces of about this many bytes */
+const WRITE_BYTES = 1 << 20
 
-/** Everything in the file, in order, without the content of the long ones. */
-export const scan = (
-  file: File,
-  each: (entry: FileEntry, offset: number, length: number) => void,
-  damaged: () => void = () => undefined
-): Effect.Effect<void, DiskError> =>
-  Effect.gen(function* () {
-    const size = yield* file.size
-    for (let at = 0; at < size;) {
-      const { lines, next } = yield* readLines(file, at, size, SCAN)
-      for (const line of lines) {
-        const entry = parse(
-          Buffer.from(line.bytes.buffer, line.bytes.byteOffset, line.bytes.byteLength),
-          line.oversize
-        )
-        // a torn entry was never relied on: its letter was written again. One that lacks but the line's end will be
-        // ended by the next entry, so it counts before that as well.
-        if (entry !== undefined && (yield* isWhole(file, line))) each(entry, line.offset, line.length)
-        else if (line.length > 0) damaged()
-      }
-      if (next === at) break
-      at = next
-    }
-  })
+type Fate = Exclude<Outcome["type"], "delivered">
+const NONE: ReadonlyArray<Fate> = []
 
-/** Whether an entry that was parsed has its end: of a long one only the beginning was. */
-const isWhole = (file: File, { length, offset, oversize }: RawLine) =>
-  oversize
-    ? Effect.map(file.readAt(offset + length - END.length, END.length), (end) => END.equals(end))
-    : Effect.succeed(true)
-const END = Buffer.from('"}')
+/** What is known of a letter, or of a decision about one that cannot be read. */
+class Known {
+  head: Head | undefined = undefined
+  /** it may stand in the file: it was not taken back */
+  isKept = false
+  /** it is on disk for certain: others may be in the page cache only, by a process that died */
+  isSynced = false
+  fate: Fate | undefined = undefined
+  /** decisions about an earlier letter of its place, which cannot be read: they count, and are not about this one */
+  orphans: ReadonlyArray<Fate> = NONE
+  /** how many entries it has in the file, and how many of them hold something */
+  entries = 0
+  filled = 0
+  /** its head stands in the file that is being written */
+  isCopied = false
 
-const parse = (bytes: Buffer, cut: boolean): FileEntry | undefined => {
-  let text = bytes.toString("utf8")
-  if (cut) {
-    // a quote inside a JSON string is escaped, so this can only be the key
-    const content = /,"(?:line|base64)":"/.exec(text)
-    if (content === null) return undefined
-    text = text.slice(0, content.index) + "}"
+  /** Whether it waits for no decision by nature: a torn end, or a blank line. */
+  get isIdle(): boolean {
+    return this.head?.class === "torn" || this.head?.class === "blank"
   }
-  return entryOf(text)
+  get isOpen(): boolean {
+    return this.isKept && this.fate === undefined && !this.isIdle
+  }
+  /** A torn end is kept until somebody discards it, or nothing else is. */
+  get isTorn(): boolean {
+    return this.isKept && this.fate === undefined && this.head?.class === "torn"
+  }
+  get mayHoldContent(): boolean {
+    return this.isOpen || this.isTorn
+  }
 }
 
-const parseJson = Option.liftThrowable((text: string): unknown => JSON.parse(text))
-
-const entryOf = (text: string): FileEntry | undefined =>
-  Option.getOrUndefined(Option.flatMap(parseJson(text), (entry) => decodeEntry(entry)))
-
-/** Opens the dead letters of a directory; the file is made when the first one is kept. */
+/** Opens the dead letters of a directory, and changes nothing; the file is made when the first one is kept. */
 export const make = (
   disk: Disk["Type"],
   path: string,
   directory: string
 ): Effect.Effect<DeadLetters, DiskError> =>
   Effect.gen(function* () {
-    /** those that may stand in the file */
-    const kept = new Map<string, Kind>()
-    /** those that are on disk for certain: others may be in the page cache only, by a process that died */
-    const synced = new Set<string>()
-    const decided = new Map<string, Decision["type"]>()
-    /** decisions about letters that cannot be read: counted, and none about a later letter of that place */
-    let orphans: Array<readonly [id: string, type: Decision["type"]]> = []
-    /** whether one was found to be taken back: that, too, may be in the page cache only */
-    let isWithdrawalUnsynced = false
-    const next = new Map<string, number>()
+    const all = new Map<string, Known>()
+    /** what became of letters was found, and may be in the page cache only, by a process that died */
+    let areFoundUnsynced = false
+    /** whether lines may hold what they should not, found by a look at all of them */
+    let hasRemains = false
+    /** whether letters that are decided, or taken back, have entries: then the file can be replaced by a shorter one */
+    let isSpent = false
     let damaged = 0
     let entrySynced = false
 
-    const forget = (id: string) => {
-      kept.delete(id)
-      synced.delete(id)
-      decided.delete(id)
+    const known = (id: string): Known => {
+      const found = all.get(id)
+      if (found !== undefined) return found
+      const made = new Known()
+      all.set(id, made)
+      return made
     }
 
-    const add = (id: string, kind: Kind) => {
-      const decision = decided.get(id)
-      if (decision !== undefined && !kept.has(id)) {
-        orphans.push([id, decision])
-        decided.delete(id)
+    const add = (id: string, head: Head): Known => {
+      const it = known(id)
+      if (it.fate !== undefined && !it.isKept) {
+        it.orphans = [...it.orphans, it.fate]
+        it.fate = undefined
       }
-      kept.set(id, kind)
+      it.head = head
+      it.isKept = true
+      return it
+    }
+
+    const forget = (id: string) => {
+      const it = known(id)
+      it.isKept = false
+      it.isSynced = false
+      it.fate = undefined
+    }
+
+    const note = ({ bytes, entry, isCut, length }: EntryLine) => {
+      if (entry === undefined) {
+        if (bytes.every((byte) => byte === 0x20)) return
+        damaged++
+        hasRemains = true
+      } else if (entry.type === "letter") {
+        const it = add(entry.id, headOf(entry))
+        it.entries++
+        if (isCut || !isErased(erasedOf(entry, length), bytes, length)) it.filled++
+      } else if (entry.type === "delivered") {
+        forget(entry.id)
+        if (entry.head !== undefined) known(entry.id).head = entry.head
+        areFoundUnsynced = true
+      } else {
+        if (entry.head !== undefined && all.get(entry.id)?.isKept !== true) add(entry.id, entry.head)
+        known(entry.id).fate = entry.type
+        areFoundUnsynced = true
+      }
     }
 
     if ((yield* disk.info(path)) !== undefined) {
-      yield* withFile(disk, path, (file) =>
-        scan(
-          file,
-          (entry) => {
-            if (entry.type === "letter") {
-              add(entry.id, kindOf(entry))
-              next.set(entry.id, entry.surplus ? entry.sequence : entry.sequence + 1)
-            } else if (entry.type === "delivered") {
-              forget(entry.id)
-              isWithdrawalUnsynced = true
-            } else decided.set(entry.id, entry.type)
-          },
-          () => damaged++
-        )
-      )
+      yield* withFile(disk, path, (file) => scan(file, 0, note))
+      for (const it of all.values()) {
+        hasRemains ||= it.filled > 0 && !it.mayHoldContent
+        isSpent ||= it.entries > 0 && (it.fate !== undefined || !it.isKept)
+      }
     }
 
-    const appending = (use: (file: File) => Effect.Effect<void, DiskError>) =>
+    // ------------------------------------------------------------------------------------------------ written
+
+    /**
+     * Adds to the file. If that fails, what came of it is cut off, so that it takes no room; `left` is called if that
+     * fails as well.
+     */
+    const appending = (
+      use: (file: File) => Effect.Effect<void, DiskError>,
+      left: () => void = () => undefined
+    ) =>
       Effect.scoped(
         Effect.gen(function* () {
           const file = yield* disk.open(path, "append")
-          yield* use(file)
-          // once in each process: the one that made the file may have died before it did this
-          if (!entrySynced) yield* disk.syncDirectory(directory)
-          entrySynced = true
+          const size = yield* file.size
+          const cutOff = Effect.zipRight(file.truncate(size), file.sync)
+          yield* Effect.onError(Effect.zipRight(use(file), syncEntry), () =>
+            Effect.ignore(Effect.tapError(cutOff, () => Effect.sync(left)))
+          )
         })
       )
+
+    const syncEntry = Effect.suspend(() =>
+      // once in each process: the one that made the file may have died before it did this
+      entrySynced ? Effect.void : Effect.map(disk.syncDirectory(directory), () => void (entrySynced = true))
+    )
+
+    const now = Effect.map(Clock.currentTimeMillis, (millis) => new Date(millis).toISOString())
 
     const keep: DeadLetters["keep"] = Effect.fnUntraced(function* (refusals, source) {
-      const fresh = refusals.filter((refusal) => !synced.has(idOf(refusal.record)))
+      const fresh = refusals.filter(({ record }) => {
+        const it = all.get(idOf(record))
+        // a decision is durable, and about a letter that was: content that comes again would stay
+        return !(it?.isSynced === true || (it?.isKept === true && it.fate !== undefined))
+      })
       if (fresh.length === 0) return
-      const at = new Date(yield* Clock.currentTimeMillis).toISOString()
-      yield* appending((file) =>
-        Effect.gen(function* () {
-          // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
-          yield* file.write(NEWLINE)
-          for (const refusal of fresh) {
-            yield* writeLetter(file, refusal, at, source)
-            add(idOf(refusal.record), kindOf(refusal))
-          }
-          // before the cursor moves: otherwise a power cut could take the only copy
-          yield* file.sync
-        })
+      const at = yield* now
+      const note = (isSynced: boolean) => {
+        for (const { class: cls, record } of fresh) {
+          const head = { sequence: record.sequence, surplus: record.surplus || undefined, class: cls }
+          const it = add(idOf(record), head)
+          it.isSynced = isSynced
+          it.entries++
+          it.filled++
+        }
+      }
+      yield* appending(
+        (file) =>
+          Effect.gen(function* () {
+            // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
+            yield* file.write(NEWLINE)
+            yield* writeLetters(file, fresh, at, source)
+            // before the cursor moves: otherwise a power cut could take the only copy
+            yield* file.sync
+          }),
+        () => note(false)
       )
-      for (const { record } of fresh) synced.add(idOf(record))
+      note(true)
     })
+
+    const syncFound = Effect.suspend(() =>
+      areFoundUnsynced
+        ? Effect.map(
+            appending((file) => file.sync),
+            () => void (areFoundUnsynced = false)
+          )
+        : Effect.void
+    )
 
     const withdraw: DeadLetters["withdraw"] = Effect.fnUntraced(function* (records, refusals) {
-      if (isWithdrawalUnsynced) {
-        // before the cursor moves: otherwise a power cut could bring back the letter of an event that is delivered
-        yield* appending((file) => file.sync)
-        isWithdrawalUnsynced = false
-      }
-      if (kept.size === 0) return
+      // before the cursor moves: otherwise a power cut could bring back the letter of an event that is delivered
+      yield* syncFound
+      if (all.size === 0) return
       // by their places: a record may have been read anew since it was refused
       const refused = new Set(refusals.map(({ record }) => idOf(record)))
-      const ids = Array.from(records, idOf).filter((id) => kept.has(id) && !refused.has(id))
+      const ids = Array.from(records, idOf).filter((id) => all.get(id)?.isKept === true && !refused.has(id))
       if (ids.length === 0) return
-      const at = new Date(yield* Clock.currentTimeMillis).toISOString()
-      const entries = ids.map((id): Withdrawal => ({ type: "delivered", id, at }))
-      yield* write(entries)
+      const at = yield* now
+      yield* write(ids.map((id): Outcome => ({ type: "delivered", id, at })))
       ids.forEach(forget)
+      hasRemains = isSpent = true
     })
 
-    const write = (entries: ReadonlyArray<Decision | Withdrawal>) => {
-      const lines = entries.map((entry) => `\n${JSON.stringify({ ...entry, ...placeOf(entry.id) })}\n`)
-      return appending((file) => file.append(Buffer.from(lines.join(""))))
+    const write = (outcomes: ReadonlyArray<Outcome>) =>
+      appending((file) => file.append(Buffer.from(["", ...outcomes.map(encodeOutcome), ""].join("\n"))))
+
+    /** Ends letters, which may have entries that are not among these. */
+    const end = (fate: Fate, entries: ReadonlyArray<Entry>, by?: string) =>
+      Effect.gen(function* () {
+        if (entries.length === 0) return
+        const at = yield* now
+        yield* write(
+          entries.map(({ letter }): Outcome => ({ type: fate, id: letter.id, at, by, head: headOf(letter) }))
+        )
+        for (const { letter } of entries) known(letter.id).fate = fate
+        isSpent = true
+        const isErased = yield* Effect.option(erase(disk, path, entries))
+        for (const { letter } of entries) {
+          const it = known(letter.id)
+          if (isErased._tag === "Some") it.filled--
+          hasRemains ||= it.filled > 0
+        }
+      })
+
+    // --------------------------------------------------------------------------------------------------- read
+
+    const page: DeadLetters["page"] = ({ contentBytes, from = 0, limit, select, torn = false }) =>
+      withFile(disk, path, (file) =>
+        Effect.gen(function* () {
+          const found = new Map<string, Entry>()
+          let bytes = 0
+          const isFull = () => found.size >= limit || (found.size > 0 && bytes >= (contentBytes ?? Infinity))
+          const size = yield* file.size
+          for (let start: number | undefined = from; start !== undefined && start < size;) {
+            const { lines, next }: EntryLines = yield* readEntries(file, start, size)
+            for (const line of lines) {
+              const { at, entry, length } = line
+              if (entry?.type !== "letter") continue
+              const it = all.get(entry.id)
+              if (it === undefined || !(it.isOpen || (torn && it.isTorn)) || !select(entry)) continue
+              if (isFull()) return { entries: [...found.values()], next: at }
+              bytes += length
+              const letter =
+                contentBytes === undefined ? withoutContent(entry) : yield* withContent(file, line, entry)
+              found.set(entry.id, { letter, at, length })
+            }
+            start = next
+          }
+          return { entries: [...found.values()], next: undefined }
+        })
+      ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed<Page>({ entries: [], next: undefined })))
+
+    // --------------------------------------------------------------------------------------------------- tidy
+
+    const isNothingOpen = () => ![...all.values()].some(({ isOpen }) => isOpen)
+
+    /** A torn end that nobody has discarded goes with the last letter: it would keep the file from being replaced. */
+    const endTorn = (guarded: Guarded) =>
+      Effect.gen(function* () {
+        for (let from: number | undefined = 0; from !== undefined;) {
+          const step: Effect.Effect<Page, DiskError> = Effect.tap(
+            page({ from, limit: PAGE, torn: true, select: ({ class: cls }) => cls === "torn" }),
+            ({ entries }) => end("erased", entries)
+          )
+          from = (yield* guarded(step)).next
+        }
+      })
+
+    const sweepAll = (guarded: Guarded, isWhole: () => boolean) =>
+      Effect.gen(function* () {
+        hasRemains = false
+        const size = yield* guarded(withFile(disk, path, (file) => file.size))
+        for (let from: number | undefined = 0; from !== undefined && from < size;) {
+          const at: number = from
+          from = yield* guarded(
+            Effect.suspend(() => {
+              const wholly = isWhole()
+              const isKept: Keeping["isKept"] = (id) => all.get(id)?.mayHoldContent ?? !wholly
+              return sweep(disk, path, at, size, { isKept, isWhole: wholly })
+            })
+          )
+        }
+        for (const it of all.values()) if (!it.mayHoldContent) it.filled = 0
+      }).pipe(Effect.onError(() => Effect.sync(() => (hasRemains = true))))
+
+    const outcomeOf = (id: string, it: Known, at: string, by: string | undefined): Outcome => ({
+      type: it.fate ?? (it.isKept ? "erased" : "delivered"),
+      id,
+      at,
+      by: it.fate === "erased" ? undefined : by,
+      head: it.head
+    })
+    const headsOf = (id: string, it: Known, at: string, by?: string): ReadonlyArray<string> => {
+      it.isCopied = true
+      const orphans = it.orphans.map((type): Outcome => ({ type, id, at }))
+      return [...orphans, outcomeOf(id, it, at, by)].map(encodeOutcome)
     }
+
+    const replace = (guarded: Guarded, isWhole: () => boolean) =>
+      Effect.gen(function* () {
+        for (const it of all.values()) it.isCopied = false
+        const at = yield* now
+        const isReplaced = yield* replaceByHeads(disk, directory, path, {
+          guarded,
+          headsOf: ({ entry }) => {
+            const it = entry === undefined ? undefined : all.get(entry.id)
+            if (entry === undefined || entry.type === "letter" || it === undefined || it.isCopied) return []
+            const isLast = entry.type === outcomeOf(entry.id, it, "", "").type
+            return isLast ? headsOf(entry.id, it, entry.at, entry.by) : []
+          },
+          rest: () => {
+            if (!isNothingOpen() || !isWhole()) return undefined
+            const hasHead = (it: Known) =>
+              it.head !== undefined || it.fate !== undefined || it.orphans.length > 0
+            return [...all].flatMap(([id, it]) => (it.isCopied || !hasHead(it) ? [] : headsOf(id, it, at)))
+          },
+          replaced: Effect.suspend(() => {
+            entrySynced = false
+            return Effect.map(disk.syncDirectory(directory), () => {
+              entrySynced = true
+              isSpent = false
+              for (const it of all.values()) it.entries = it.filled = 0
+            })
+          })
+        })
+        return isReplaced
+      })
+
+    const tidy: DeadLetters["tidy"] = (guarded, dead) =>
+      Effect.gen(function* () {
+        const open = () => [...all.values()].filter(({ isOpen }) => isOpen).length
+        // otherwise a line that cannot be read may be the letter that the books know of
+        const isWhole = () => open() >= dead()
+        if ((yield* guarded(disk.info(path))) === undefined) return
+        // before the blanks: a power cut could keep them, and take the decision
+        yield* guarded(syncFound)
+        if (isSpent && isNothingOpen() && isWhole()) yield* endTorn(guarded)
+        if (hasRemains) yield* sweepAll(guarded, isWhole)
+        if (isSpent && isNothingOpen() && isWhole()) yield* replace(guarded, isWhole)
+      })
+
+    const holdsAnything = () =>
+      [...all.values()].some((it) => it.isKept || it.fate !== undefined || it.orphans.length > 0)
+
+    const restore = Effect.gen(function* () {
+      entrySynced = false
+      for (const it of all.values()) it.isSynced = false
+      if (!holdsAnything()) return 0
+      const found = yield* entriesOf(disk, path)
+      const at = yield* now
+      const by = "unknown, since the file was removed"
+      const outcomes: Array<Outcome> = []
+      let lost = 0
+      for (const [id, it] of all) {
+        const isThere = found?.letters.has(id) === true
+        if (found === undefined) outcomes.push(...it.orphans.map((type): Outcome => ({ type, id, at, by })))
+        if (it.isOpen && !isThere) {
+          lost++
+          forget(id)
+        }
+        if (!isThere) it.entries = it.filled = 0
+        const hasEnded = it.fate !== undefined || (it.isKept && it.isIdle && !isThere)
+        if (hasEnded && found?.outcomes.has(id) !== true) outcomes.push(outcomeOf(id, it, at, by))
+      }
+      if (outcomes.length > 0) yield* write(outcomes)
+      // the letters of an older file may be decided by now
+      hasRemains = isSpent = found !== undefined
+      return lost
+    })
 
     return {
       keep,
       withdraw,
+      page,
       open: (select) =>
-        Effect.suspend(() => {
-          const entries = new Map<string, Entry>()
-          if (kept.size === 0) return Effect.succeed([])
-          return withFile(disk, path, (file) =>
-            scan(file, (entry, at, length) => {
-              const isOpen =
-                entry.type === "letter" && kept.get(entry.id) === "letter" && !decided.has(entry.id)
-              if (isOpen && select(entry)) entries.set(entry.id, { letter: entry, at, length })
-            })
-          ).pipe(
-            Effect.catchIf(isAbsent, () => Effect.void),
-            Effect.map(() => [...entries.values()])
-          )
-        }),
+        Effect.map(page({ select, limit: Number.POSITIVE_INFINITY }), ({ entries }) => entries),
       read: ({ at, length, letter: { id } }) =>
         Effect.flatMap(
           withFile(disk, path, (file) => file.readAt(at, length)),
           (bytes) => {
-            const letter = entryOf(Buffer.from(bytes).toString("utf8"))
+            const letter = parse(Buffer.from(bytes).toString("utf8"))
             if (letter?.type === "letter" && letter.id === id) return Effect.succeed(letter)
             const cause = new Error("the letter is damaged")
             return new DiskError({ operation: "read", path, code: DAMAGED, cause })
           }
         ),
-      decide: (decision) =>
-        Effect.map(write([decision]), () => {
-          decided.set(decision.id, decision.type)
+      decide: (type, entries, by) =>
+        Effect.suspend(() => {
+          // taken back meanwhile, or decided: one letter may have two entries
+          const open = entries.filter(({ letter: { id } }) => all.get(id)?.mayHoldContent === true)
+          const torn = open.filter(({ letter }) => letter.class === "torn")
+          const decided = torn.length === 0 ? open : open.filter((entry) => !torn.includes(entry))
+          return Effect.as(
+            Effect.zipRight(end(type, decided, by), end("erased", torn)),
+            new Set(decided.map(({ letter }) => letter.id)).size
+          )
         }),
+      discarded: (from) =>
+        [...all].flatMap(([id, it]) => {
+          const isDiscarded = it.isKept && (it.fate === "discarded" || it.fate === "erased")
+          const place = placeOf(id)
+          return isDiscarded && place.segment >= from ? [place] : []
+        }),
+      hasRemains: () => hasRemains,
+      isUntidy: () => hasRemains || isSpent,
+      tidy,
       isWhole: Effect.suspend(() =>
-        kept.size + decided.size + orphans.length === 0
-          ? Effect.succeed(true)
-          : Effect.map(disk.info(path), (info) => info !== undefined)
+        holdsAnything() ? Effect.map(disk.info(path), (info) => info !== undefined) : Effect.succeed(true)
       ),
-      restore: Effect.gen(function* () {
-        entrySynced = false
-        synced.clear()
-        if (kept.size + decided.size + orphans.length === 0) return 0
-        const found = yield* entriesOf(disk, path)
-        if (found === undefined) {
-          // a decision is told by its place: two about one place get two
-          for (const [id, type] of orphans) decided.set(placeBehind(id, decided), type)
-          orphans = []
-        }
-        const lost = [...kept].filter(([id]) => found?.letters.has(id) !== true)
-        for (const [id, kind] of lost) if (kind === "blank") decided.set(id, "discarded")
-        const undecided = [...decided].filter(([id]) => found?.decisions.has(id) !== true)
-        const at = new Date(yield* Clock.currentTimeMillis).toISOString()
-        const by = "unknown, since the file was removed"
-        if (undecided.length > 0) {
-          yield* write(undecided.map(([id, type]): Decision => ({ type, id, at, by })))
-        }
-        for (const [id] of lost) kept.delete(id)
-        return lost.filter(([id, kind]) => kind === "letter" && !decided.has(id)).length
-      }),
+      restore,
       counts: (before = Number.POSITIVE_INFINITY) => {
-        const letters = [...kept].filter(([id]) => placeOf(id).segment < before)
-        const torn = letters.filter(([, kind]) => kind === "torn").length
-        const blank = [...kept.values()].filter((kind) => kind === "blank").length
-        const decisions = [...decided.values(), ...orphans.map(([, type]) => type)]
-        const retried = decisions.filter((type) => type === "retried").length
-        return {
-          letters: letters.length - torn,
-          torn,
-          retried,
-          discarded: decisions.length - retried + blank
+        const counts = { letters: 0, torn: 0, retried: 0, discarded: 0 }
+        const decided = (fate: Known["fate"]) => {
+          if (fate === "retried") counts.retried++
+          if (fate === "discarded") counts.discarded++
         }
+        for (const [id, it] of all) {
+          decided(it.fate)
+          it.orphans.forEach(decided)
+          if (!it.isKept) continue
+          if (it.head?.class === "blank") counts.discarded++
+          if (before !== Number.POSITIVE_INFINITY && placeOf(id).segment >= before) continue
+          if (it.head?.class === "torn") counts.torn++
+          else counts.letters++
+        }
+        return counts
       },
       nextSequence: (isKnown) => {
         let above = 0
-        for (const [id, number] of next) if (!isKnown(placeOf(id))) above = Math.max(above, number)
+        for (const [id, { head }] of all) {
+          if (head === undefined || isKnown(placeOf(id))) continue
+          above = Math.max(above, head.surplus === true ? head.sequence : head.sequence + 1)
+        }
         return above
       },
       damaged
     }
   })
 
-/** The letters in a file and the decisions, by their ids; undefined if there is no file. */
+/** The letters in a file, and those that have ended, by their ids; undefined if there is no file. */
 const entriesOf = (disk: Disk["Type"], path: string) =>
   Effect.gen(function* () {
     if ((yield* disk.info(path)) === undefined) return undefined
     const letters = new Set<string>()
-    const decisions = new Set<string>()
-    const note = (entry: FileEntry) => {
-      if (entry.type === "letter") letters.add(entry.id)
-      else if (entry.type === "delivered") letters.delete(entry.id)
-      else decisions.add(entry.id)
+    const outcomes = new Set<string>()
+    const note = ({ entry }: EntryLine) => {
+      if (entry === undefined) return
+      if (entry.type === "delivered") letters.delete(entry.id)
+      else if (entry.type === "letter" || entry.head !== undefined) letters.add(entry.id)
+      if (entry.type !== "letter" && entry.type !== "delivered") outcomes.add(entry.id)
     }
-    yield* withFile(disk, path, (file) => scan(file, note))
-    return { letters, decisions }
+    yield* withFile(disk, path, (file) => scan(file, 0, note))
+    return { letters, outcomes }
   })
 
-/** The id of the first place from this one on that is not in use. */
-const placeBehind = (id: string, used: ReadonlyMap<string, unknown>): string => {
-  if (!used.has(id)) return id
-  const { offset, segment } = placeOf(id)
-  return placeBehind(idOf({ segment, offset: offset + 1 }), used)
-}
+/** so many letters are ended at a time */
+const PAGE = 1024
 
-const NEWLINE = Buffer.from("\n")
+const headOf = ({ class: cls, sequence, surplus }: Head): Head => ({ sequence, surplus, class: cls })
 
-const writeLetter = (
+const withoutContent = ({ base64: _, line: __, ...letter }: Letter): Letter => letter
+
+/** The letter as its whole entry says it; without content, if that cannot be read. */
+const withContent = (file: File, { at, isCut, length }: EntryLine, letter: Letter) =>
+  isCut
+    ? Effect.map(file.readAt(at, length), (bytes) => {
+        const whole = parse(Buffer.from(bytes).toString("utf8"))
+        return whole?.type === "letter" && whole.id === letter.id ? whole : letter
+      })
+    : Effect.succeed(letter)
+
+const writeLetters = (
   file: File,
-  { class: cls, code, kind, reason, record }: Refusal,
+  refusals: ReadonlyArray<Refusal>,
   at: string,
   source: Effect.Effect<File, DiskError, Scope.Scope>
-): Effect.Effect<void, DiskError> => {
-  const { bytes, length, offset, segment, sequence } = record
-  const id = idOf(record)
-  const head: Letter = {
-    type: "letter",
-    id,
-    segment,
-    offset,
-    sequence,
-    ...(record.surplus ? { surplus: true } : {}),
-    length,
-    class: cls,
-    kind,
-    code,
-    reason,
-    at
-  }
-  if (record.problem !== "oversize") {
-    const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    const line = content.toString("utf8")
-    const whole = Buffer.from(line, "utf8").equals(content)
-    const letter: Letter = whole ? { ...head, line } : { ...head, base64: content.toString("base64") }
-    return file.write(Buffer.from(`${JSON.stringify(letter)}\n`))
-  }
-  return Effect.gen(function* () {
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    let pieces: Array<Buffer> = []
+    let bytes = 0
+    const flush = Effect.suspend(() => {
+      const joined = Buffer.concat(pieces)
+      pieces = []
+      bytes = 0
+      return joined.length === 0 ? Effect.void : file.write(joined)
+    })
+    for (const refusal of refusals) {
+      const head = encodeHead(refusal, at)
+      if (refusal.record.problem === "oversize") {
+        yield* flush
+        yield* writeOversize(file, head, refusal.record, source)
+        continue
+      }
+      const entry = Buffer.from(`${head}${encodeContent(refusal.record)}\n`)
+      pieces.push(entry)
+      bytes += entry.length
+      if (bytes >= WRITE_BYTES) yield* flush
+    }
+    yield* flush
+  })
+
+const writeOversize = (
+  file: File,
+  head: string,
+  { length, offset }: QueueRecord,
+  source: Effect.Effect<File, DiskError, Scope.Scope>
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
     const from = yield* source
-    yield* file.write(Buffer.from(`${JSON.stringify(head).slice(0, -1)},"base64":"`))
+    yield* file.write(Buffer.from(`${head},"base64":"`))
     for (let done = 0; done < length;) {
       const piece = yield* from.readAt(offset + done, Math.min(PIECE_BYTES, length - done))
       if (piece.length === 0) break
@@ -436,4 +624,3 @@ const writeLetter = (
     }
     yield* file.write(Buffer.from('"}\n'))
   }).pipe(Effect.scoped)
-}

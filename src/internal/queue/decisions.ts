@@ -4,17 +4,22 @@
  * A retried letter is appended first, then decided: decision first, then a crash, would lose the event. A crash in
  * between appends it once more, under the same id.
  */
-import { Clock, Effect, Option, Stream } from "effect"
+import { Effect, Option, Stream } from "effect"
+import { isUtf8 } from "node:buffer"
 import { QueueAccessError } from "../../schema/Errors.js"
 import { Either } from "../../schema/Effect3.js"
-import { RETRIED } from "../../schema/Line.js"
-import type { Position } from "../../schema/Position.js"
+import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
+import { isBefore, type Place, type Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
-import type { DeadLetter, QueueFile } from "../../services/QueueFile.js"
-import { DAMAGED, type Decision, type DeadLetters, type Entry, type Letter } from "./deadLetters.js"
+import type { Balance, DeadLetter, QueueFile } from "../../services/QueueFile.js"
+import { isRepeated, type Cursor } from "./cursor.js"
+import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
+import { eraseLines as eraseInSegment } from "./erasure.js"
+import type { Letter } from "./letter.js"
 import { objectOf } from "./lines.js"
 import type { Lock } from "./lock.js"
 import * as requests from "./requests.js"
+import type { Segments } from "./segments.js"
 
 type Failure = DiskError | QueueAccessError
 
@@ -28,13 +33,33 @@ interface Parts {
   readonly maxLineBytes: number
   /** the id of a line that says none */
   readonly eventIdOf: (line: Position & { readonly bytes: Uint8Array }) => string
+  readonly segments: Segments
+  readonly cursor: () => Cursor
+  /** the books */
+  readonly balance: () => Balance
   /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
   readonly guard: Effect.Semaphore
+}
+
+/** A batch is decided by one write, and erased by another: so many letters, bytes with their content. */
+const BATCH_LETTERS = 1000
+const BATCH_BYTES = 4 * 1024 * 1024
+
+/** Which letters a run is about, and what comes before their decision. */
+interface Batch {
+  readonly selection: Pick<Selection, "contentBytes" | "select" | "torn">
+  readonly prepare: (
+    entries: ReadonlyArray<Entry>
+  ) => Effect.Effect<{ readonly ready: ReadonlyArray<Entry>; readonly failure: Failure | undefined }>
 }
 
 export interface Decisions {
   /** Appends the selected letters again; how many. */
   readonly retry: (select: (letter: DeadLetter) => boolean, by: string) => Effect.Effect<number, Failure>
+  /** Erases what is left of letters that are none any more. */
+  readonly tidy: Effect.Effect<void>
+  /** The same for an earlier process, which may have died in between. */
+  readonly tidyAtStart: Effect.Effect<void>
   /**
    * Carries out what other processes have asked for, one request after the other. If that is under way already, then it
    * looks once more afterwards, and nobody waits for it.
@@ -46,55 +71,109 @@ export interface Decisions {
 
 export const make = (parts: Parts): Effect.Effect<Decisions> =>
   Effect.gen(function* () {
-    const { directory, disk, guard, letters, lock } = parts
+    const { directory, disk, guard, letters, lock, segments } = parts
 
-    const decide = (type: Decision["type"], id: string, by: string) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        lock.whileWriting(letters.decide({ type, id, at: new Date(now).toISOString(), by }))
-      )
+    const guarded = <A>(step: Effect.Effect<A, DiskError>) => guard.withPermits(1)(lock.whileWriting(step))
 
-    /** Appends a letter again and decides it; false if it cannot be a line. */
-    const retryOne = (entry: Entry, by: string) =>
-      Effect.gen(function* () {
-        const letter = yield* letters.read(entry).pipe(
-          Effect.catchIf(
-            ({ code }) => code === DAMAGED,
-            () => Effect.succeed(undefined)
-          )
-        )
-        const again = letter === undefined ? undefined : lineOf(parts, letter)
-        if (again === undefined) return false
-        yield* Effect.mapError(parts.append(again.line, again.eventId), (error) => {
-          const code = "code" in error ? error.code : error._tag
-          return new QueueAccessError({ path: directory, code, cause: error })
-        })
-        yield* decide("retried", entry.letter.id, by)
-        return true
-      })
+    /** Whether the cursor has counted a line. If it could not, then the line is still to be delivered, or refused. */
+    const isSettled = (place: Place) => isBefore(place, parts.cursor()) || isRepeated(parts.cursor(), place)
 
-    const retry: Decisions["retry"] = (select, by) =>
+    /**
+     * Decides the selected letters batch by batch, and tidies up; how many. The guard is held for a part of a batch, so
+     * that delivery goes on, and what is done when it is interrupted is done.
+     */
+    const decideAll = (type: Decision, batch: Batch, by: string) =>
       Effect.gen(function* () {
         let count = 0
-        const fits = (letter: DeadLetter) => letter.length <= parts.maxLineBytes && select(letter)
-        for (const entry of yield* letters.open(fits)) if (yield* retryOne(entry, by)) count++
+        const select = (letter: Letter) => isSettled(letter) && batch.selection.select(letter)
+        const selection = { ...batch.selection, select }
+        for (let from: number | undefined = 0; from !== undefined;) {
+          const page: Page = yield* guarded(letters.page({ ...selection, from, limit: BATCH_LETTERS }))
+          const { failure, ready } = yield* batch.prepare(page.entries)
+          count += yield* guarded(letters.decide(type, ready, by))
+          if (type === "discarded") yield* erased(eraseLines(ready.map(({ letter }) => letter)))
+          if (failure !== undefined) return yield* failure
+          from = page.next
+        }
         return count
+      }).pipe(Effect.ensuring(tidy))
+
+    /** Erases the lines of discarded letters, where their segments are still there. */
+    const eraseLines = (places: ReadonlyArray<Place>) =>
+      Effect.suspend(() => {
+        const counted = places.filter(isSettled)
+        return Effect.forEach(
+          [...segments.all],
+          ({ first, path }) => {
+            const offsets = counted.filter(({ segment }) => segment === first).map(({ offset }) => offset)
+            return offsets.length === 0 ? Effect.void : guarded(eraseInSegment(disk, path, offsets))
+          },
+          { discard: true }
+        )
       })
 
-    const discard = (select: (letter: DeadLetter) => boolean, by: string) =>
+    /** What is not erased now, since the disk is full or ill, is tried again with the next decision, and at a start. */
+    const erased = (erasure: Effect.Effect<void, DiskError>) =>
+      Effect.catchAll(erasure, ({ code, path }) =>
+        Effect.logWarning(
+          `audit queue: what was decided stands in ${path} for now (${code}): it is erased with the next decision, or at ` +
+            `the next start`
+        )
+      )
+    const tidy = erased(letters.tidy(guarded, () => parts.balance().dead))
+    const tidyAtStart = Effect.suspend(() =>
+      letters.isUntidy() ? Effect.zipRight(tidy, erased(eraseDiscarded)) : Effect.void
+    )
+    const eraseDiscarded = Effect.suspend(() => {
+      const [oldest] = segments.all
+      return oldest === undefined ? Effect.void : eraseLines(letters.discarded(oldest.first))
+    })
+
+    /** Appends letters again, all at once; those that cannot be lines stay. */
+    const appendAgain = (entries: ReadonlyArray<Entry>) =>
       Effect.gen(function* () {
-        for (const { letter } of yield* letters.open(select)) yield* decide("discarded", letter.id, by)
+        const lines = entries.flatMap((entry) => {
+          const again = lineOf(parts, entry.letter)
+          return again === undefined ? [] : [{ entry, again }]
+        })
+        const ready: Array<Entry> = []
+        let failure: QueueAccessError | undefined
+        yield* Effect.forEach(
+          lines,
+          ({ again, entry }) =>
+            Effect.match(parts.append(again.line, again.eventId), {
+              onSuccess: () => void ready.push(entry),
+              onFailure: (error) => {
+                const code = "code" in error ? error.code : error._tag
+                failure ??= new QueueAccessError({ path: directory, code, cause: error })
+              }
+            }),
+          { concurrency: "unbounded", discard: true }
+        )
+        return { ready: ready.sort((a, b) => a.at - b.at), failure }
       })
+
+    const retry: Decisions["retry"] = (select, by) => {
+      const fits = (letter: DeadLetter) => letter.length <= parts.maxLineBytes + RETRY_BYTES && select(letter)
+      const selection = { select: fits, contentBytes: BATCH_BYTES }
+      return decideAll("retried", { selection, prepare: appendAgain }, by)
+    }
+
+    const discard = (select: (letter: DeadLetter) => boolean, by: string) => {
+      const prepare = (ready: ReadonlyArray<Entry>) => Effect.succeed({ ready, failure: undefined })
+      return decideAll("discarded", { selection: { select, torn: true }, prepare }, by)
+    }
 
     const carryOut = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
       Effect.gen(function* () {
         const { action, by, letters: chosen } = request
         const ids = new Set(chosen === "all" ? [] : chosen)
         const select = ({ id }: DeadLetter) => chosen === "all" || ids.has(id)
-        yield* action === "retry" ? retry(select, by) : discard(select, by)
+        yield* oneRun.withPermits(1)(action === "retry" ? retry(select, by) : discard(select, by))
         yield* lock.whileWriting(disk.remove(file))
         // carried out once more after a power cut, it would be about letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
-      }).pipe(guard.withPermits(1))
+      })
 
     /** what cannot even be set aside, and was said */
     const leftBroken = new Set<string>()
@@ -112,6 +191,8 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         )
       })
 
+    /** two would append a letter twice */
+    const oneRun = yield* Effect.makeSemaphore(1)
     /** held while requests are read, which a disk that hangs may never answer: nobody waits for it */
     const oneByOne = yield* Effect.makeSemaphore(1)
     let isAsked = false
@@ -132,7 +213,9 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     const watch = Stream.forever(Stream.concat(requests.watch(disk, directory), pause))
 
     return {
-      retry: (select, by) => guard.withPermits(1)(retry(select, by)),
+      retry: (select, by) => oneRun.withPermits(1)(retry(select, by)),
+      tidy,
+      tidyAtStart,
       carryOutRequests: Effect.suspend(() => {
         isAsked = true
         return serve
@@ -146,16 +229,26 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
  * As a text, since a number that JavaScript cannot hold would not come back.
  */
 const lineOf = ({ eventIdOf, maxLineBytes }: Parts, letter: Letter) => {
-  if (letter.line === undefined) return undefined
-  const bytes = Buffer.from(letter.line)
+  const text = letter.line ?? (letter.base64 === undefined ? undefined : textOf(letter.base64))
+  if (text === undefined) return undefined
+  const bytes = Buffer.from(text)
   const event = objectOf(bytes)
   // no event, and none by being tried again
   if (event === undefined || Array.isArray(event) || Object.keys(event).length === 0) return undefined
+  const isMarked = RETRIED in event
+  // an earlier retry may have made it longer
+  if (bytes.length > maxLineBytes + (isMarked ? RETRY_BYTES : 0)) return undefined
   const known = event.event_id
   if (known !== undefined && typeof known !== "string") return undefined
   const eventId = known ?? eventIdOf({ ...letter, bytes })
   const id = known === undefined ? `"event_id":"${eventId}",` : ""
-  const mark = letter.class === "rejected" && !(RETRIED in event) ? `,"${RETRIED}":true` : ""
-  const line = `{${id}${letter.line.trim().slice(1, -1)}${mark}}`
-  return Buffer.byteLength(line) > maxLineBytes ? undefined : { line: `${line}\n`, eventId }
+  const line = `{${id}${text.trim().slice(1, -1)}`
+  const isTooLong = Buffer.byteLength(line) + 1 > maxLineBytes
+  const isToMark = !isMarked && (letter.class === "rejected" || isTooLong)
+  return { line: `${line}${isToMark ? RETRY_MARK : "}"}\n`, eventId }
+}
+
+const textOf = (base64: string) => {
+  const bytes = Buffer.from(base64, "base64")
+  return isUtf8(bytes) ? bytes.toString("utf8") : undefined
 }

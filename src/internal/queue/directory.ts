@@ -3,7 +3,7 @@ import { Effect, Option, Schema } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueOpenError } from "../../schema/Errors.js"
-import type { Disk, DiskError, FileInfo, User, Volume } from "../../services/Disk.js"
+import { DiskError, type Disk, type FileInfo, type User, type Volume } from "../../services/Disk.js"
 import { isAbsent, readText, replace } from "./files.js"
 import { isSegment } from "./segments.js"
 
@@ -195,7 +195,15 @@ const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void
     yield* created ? sync : Effect.ignore(sync)
   })
 
-const QueueInfo = Schema.parseJson(Schema.Struct({ format: Schema.Literal(1), queueId: Schema.UUID }))
+/** Format 2: letters that are decided may have no entry but their decision, which earlier versions do not count. */
+const FORMATS = [1, 2] as const
+const QueueInfo = Schema.parseJson(
+  Schema.Struct({ format: Schema.Literal(...FORMATS), queueId: Schema.UUID })
+)
+/** What every version writes. */
+const Newer = Schema.parseJson(
+  Schema.Struct({ format: Schema.Int.pipe(Schema.greaterThan(FORMATS.at(-1)!)) })
+)
 
 const identityIn = (directory: string) => `${directory}/queue.json`
 
@@ -228,9 +236,14 @@ export const identify = (
         (cause) =>
           new QueueOpenError({
             directory,
-            reason:
-              `${file} is damaged, or of a newer version of effect-audit; nothing was changed. Restore it from a copy, ` +
-              `or move it away to give the queue a new identity: only old lines without ids then get others.`,
+            reason: Option.match(Schema.decodeOption(Newer)(text), {
+              onNone: () =>
+                `${file} is damaged, or of a newer version of effect-audit; nothing was changed. Restore it from a copy, ` +
+                `or move it away to give the queue a new identity: only old lines without ids then get others.`,
+              onSome: ({ format }) =>
+                `${file} is damaged or, rather, of a newer version of effect-audit (format ${format}, and this one knows ` +
+                `${FORMATS.join(" and ")}); nothing was changed. Use that version, or a later one.`
+            }),
             cause
           })
       )
@@ -240,3 +253,16 @@ export const identify = (
     yield* replace(disk, directory, file, text)
     return queueId
   }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
+
+/** Says that earlier versions may not open the queue any more. */
+export const raiseFormat = (disk: DiskShape, directory: string): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const file = `${directory}/queue.json`
+    const found = Schema.decodeOption(QueueInfo)(yield* readText(disk, file))
+    if (Option.isNone(found)) {
+      const cause = new Error("it is damaged")
+      return yield* new DiskError({ operation: "read", path: file, code: "EBADMSG", cause })
+    }
+    if (found.value.format === 2) return
+    yield* replace(disk, directory, file, Schema.encodeSync(QueueInfo)({ ...found.value, format: 2 }))
+  })

@@ -3,17 +3,20 @@ import { Schema } from "effect"
 
 /** A count, a number of a line, or a place in bytes: none that arithmetic would round. */
 export const Count = Schema.NonNegativeInt
+export const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0
 
 /** The highest number that a line may have: the next one must be exact as well. */
 export const MAX_SEQUENCE = Number.MAX_SAFE_INTEGER - 1
 
 /** Where a line stands, as a letter is named: `segment:offset`. */
-export const LetterId = Schema.String.pipe(Schema.pattern(/^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/))
+export const isLetterId = (value: unknown): value is string =>
+  typeof value === "string" && /^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/.test(value)
+export const LetterId = Schema.String.pipe(Schema.filter(isLetterId))
 
 /** A time, ISO 8601 with its zone. */
-export const IsoTime = Schema.String.pipe(
-  Schema.filter((text) => /T.*(?:Z|[+-]\d\d:\d\d)$/.test(text) && !Number.isNaN(Date.parse(text)))
-)
+export const isIsoTime = (value: unknown): value is string =>
+  typeof value === "string" && /T.*(?:Z|[+-]\d\d:\d\d)$/.test(value) && !Number.isNaN(Date.parse(value))
+export const IsoTime = Schema.String.pipe(Schema.filter(isIsoTime))
 
 /** The times that a Date can hold, milliseconds since 1970 UTC (ECMA-262, 21.4.1.1). */
 export const Millis = Schema.Number.pipe(Schema.between(-8.64e15, 8.64e15)).annotations({

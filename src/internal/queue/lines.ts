@@ -3,6 +3,7 @@ import { Effect } from "effect"
 import { isUtf8 } from "node:buffer"
 import type { DiskError } from "../../services/Disk.js"
 import type { Sequence } from "../../services/QueueFile.js"
+import { RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
 import { LazySequence } from "../lazySequence.js"
 import type { Readable } from "../readAhead.js"
 
@@ -107,16 +108,16 @@ export const readLines: (
   }
 ) => Effect.Effect<Lines, DiskError> = Effect.fnUntraced(function* (file, from, end, limits) {
   const expected = Math.ceil(limits.maxRecords * (limits.lineBytes ?? LINE_BYTES))
+  const longest = limits.maxLineBytes + RETRY_BYTES
   // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
   for (let chunk = Math.min(limits.maxBytes, expected); from < end; chunk *= 2) {
-    const length = Math.min(chunk, limits.maxLineBytes + 1, end - from)
+    const length = Math.min(chunk, longest + 1, end - from)
     const bytes = asBuffer(yield* file.readAt(from, length))
     const atEnd = from + bytes.length >= end || bytes.length < length
-    const found = splitLines(bytes, from, atEnd, limits.maxRecords)
-    if (found.lines.length > 0) {
-      if (found.lines.at(0)!.length <= limits.maxLineBytes) return found
-    }
-    if (bytes.length > limits.maxLineBytes) return yield* oversizeLine(file, from, end)
+    const found = splitLines(bytes, from, atEnd, limits)
+    const first = found.lines.at(0)
+    if (first !== undefined && (first.length <= limits.maxLineBytes || isRetried(first))) return found
+    if (first !== undefined || bytes.length > longest) return yield* oversizeLine(file, from, end)
     if (atEnd) break
   }
   return { lines: [], next: from, release: () => undefined }
@@ -124,12 +125,23 @@ export const readLines: (
 
 const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-const splitLines = (bytes: Buffer, from: number, atEnd: boolean, maxRecords: number): Lines => {
+/** A line that was not too long before it was marked is not too long afterwards, or it could never be retried. */
+const isRetried = ({ bytes, length }: RawLine): boolean =>
+  asBuffer(bytes).toString("latin1", length - RETRY_MARK.length) === RETRY_MARK
+
+const splitLines = (
+  bytes: Buffer,
+  from: number,
+  atEnd: boolean,
+  { maxLineBytes, maxRecords }: { readonly maxLineBytes: number; readonly maxRecords: number }
+): Lines => {
   const ends: Array<number> = []
   let start = 0
   while (start < bytes.length && ends.length < maxRecords) {
     const newline = bytes.indexOf(NEWLINE, start)
     if (newline === -1 && !atEnd) break
+    // one that is too long comes first, in the next call
+    if (ends.length > 0 && (newline === -1 ? bytes.length : newline) - start > maxLineBytes) break
     ends.push(newline === -1 ? bytes.length : newline)
     start = newline === -1 ? bytes.length : newline + 1
   }

@@ -13,6 +13,7 @@ import type { Rejection, UploadBatch, UploadResult } from "../../../services/Upl
 import { Doubted, ill, makeDoubts, type Trial } from "../doubt.js"
 import { makeDriftGuard, narrow, Refused } from "../narrow.js"
 import { isSameForms, parameters, widthOf } from "../rows.js"
+import { columnIn } from "../summary.js"
 import type { Session } from "./connection.js"
 import {
   classify,
@@ -443,9 +444,10 @@ const explain = (
   switch (failure.class) {
     case "record": {
       const [only] = events
-      const advice =
-        only !== undefined && events.length === 1 && isTextRefused(failure) ? table.advice(only) : undefined
-      return new Refused({ code, reason: advice === undefined ? reason : `${reason}; ${advice}` })
+      if (only === undefined || events.length > 1) return new Refused({ code, reason })
+      const advice = isTextRefused(failure) ? table.advice(only) : undefined
+      const note = table.note(columnIn(reason))
+      return new Refused({ code, reason: `${reason}${advice === undefined ? note : `; ${advice}`}` })
     }
     case "doubtful":
     case "unknown":

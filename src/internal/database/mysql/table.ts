@@ -11,6 +11,7 @@ import type { Subject } from "./errors.js"
 import { type OwnKey, variationOf } from "./presence.js"
 import { holdsDates } from "../columnTypes.js"
 import { EVENT_ID, EVENT_TIME, type Form, placeholders } from "../rows.js"
+import { typeNote } from "../summary.js"
 
 /** A table that was found to take the events of a kind. */
 export interface Table {
@@ -37,6 +38,8 @@ export interface Table {
   readonly countIds: string | undefined
   /** What to do if a column's character set cannot hold the text of the event. */
   readonly advice: (event: StoredEvent) => string | undefined
+  /** What a column is, to be said behind the words that name it; nothing if it is none of ours. */
+  readonly note: (column: string | undefined) => string
 }
 
 /** Quotes an identifier. */
@@ -157,6 +160,10 @@ export const describe = (
         const count = atMostBytes(events, from, most) <= room ? most : countFitting(events, from, most, room)
         // the hundreds are prepared, what is left is text: two statements, and faster than one as text
         return session.prepares() && count > PREPARED_STEP ? count - (count % PREPARED_STEP) : count
+      },
+      note: (column = "") => {
+        const declared = isOurs(column.toLowerCase()) ? columnOf(column)?.declared : undefined
+        return declared === undefined ? "" : typeNote(column, declared)
       },
       advice: (event) => {
         const column = definition.columns.find((column, index) =>

@@ -1,0 +1,78 @@
+/**
+ * Summaries: a database's refusal without what it may repeat of the row, for lists that anybody may see. Only names of
+ * the schema are taken from its words, and only where nothing of a row can stand.
+ */
+
+const NAME = String.raw`[\w$ -]{1,64}`
+const NOTE = new RegExp(String.raw`; (${NAME}) is ([A-Z]+(?:\(\d+(?:,\d+)?\))?(?: [A-Z ]{1,20})?)$`)
+/** at the end, since values stand before it */
+const COLUMN = String.raw`(?:for|in) column (?:\x60[^\x60]*\x60\.){0,2}['\x60](${NAME})['\x60]`
+const AT_COLUMN = new RegExp(String.raw`${COLUMN} at row \d+$`)
+
+/** What a column is, behind the database's words: see `table.ts`. */
+export const typeNote = (column: string, declared: string): string => {
+  const note = `; ${column} is ${declared.toUpperCase()}`
+  return NOTE.test(note) ? note : ""
+}
+
+/** The column that the words name at their end, as MySQL, MariaDB and TiDB do. */
+export const columnIn = (words: string): string | undefined =>
+  AT_COLUMN.exec(words)?.[1] ?? /^Column '([\w$ -]{1,64})' cannot be null$/.exec(words)?.[1]
+
+const constraintIn = (words: string): string | undefined =>
+  new RegExp(
+    String.raw`^(?:Cannot add or update a child row: a foreign key constraint fails \([^']*?CONSTRAINT \x60(${NAME})\x60` +
+      String.raw`|Check constraint '(${NAME})' is violated\.?$` +
+      String.raw`|CONSTRAINT \x60(?:[^\x60]*\.)?(${NAME})\x60 failed for )`
+  )
+    .exec(words)
+    ?.slice(1)
+    .find(Boolean)
+
+/** What a code says of a column. */
+const OF_COLUMN: Readonly<Record<string, string | undefined>> = {
+  1048: "NULL in",
+  1264: "out of range for",
+  1265: "not a value of",
+  1292: "not a value of",
+  1366: "not a value of",
+  1406: "too long for",
+  1411: "not a value of",
+  1977: "characters that it cannot hold, in",
+  3988: "characters that it cannot hold, in"
+}
+
+const ALONE: Readonly<Record<string, string | undefined>> = {
+  1153: "larger than max_allowed_packet",
+  1216: "a foreign key refuses it",
+  1452: "a foreign key refuses it",
+  1643: "a trigger refuses it",
+  1644: "a trigger refuses it",
+  3819: "a CHECK refuses it",
+  4025: "a CHECK refuses it"
+}
+
+/** Why a database refused an event, in words that hold nothing of it; undefined if only its own words say more. */
+export const summaryOf = (code: string, reason: string): string | undefined => {
+  const [words, advice] = splitNote(reason)
+  const what = OF_COLUMN[code]
+  const column = columnIn(words.replace(/; the character set .*$/s, ""))
+  if (what !== undefined && column !== undefined) {
+    return `${what} ${column}${advice === undefined ? "" : ` (${advice})`}`
+  }
+  const constraint = constraintIn(words)
+  const alone = ALONE[code]
+  if (alone !== undefined) return constraint === undefined ? alone : `${alone} (${constraint})`
+  return ofSqlite(code, words)
+}
+
+const splitNote = (reason: string): readonly [string, string | undefined] => {
+  const found = NOTE.exec(reason)
+  return found === null ? [reason, undefined] : [reason.slice(0, found.index), found[2]]
+}
+
+const ofSqlite = (code: string, words: string): string | undefined => {
+  const [, what, name] = /^(NOT NULL|CHECK) constraint failed: ([\w$.]{1,129})$/.exec(words) ?? []
+  if (!code.startsWith("SQLITE_") || name === undefined) return undefined
+  return what === "CHECK" ? `a CHECK refuses it (${name})` : `NULL in ${name.slice(name.indexOf(".") + 1)}`
+}

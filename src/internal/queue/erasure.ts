@@ -1,0 +1,259 @@
+/**
+ * Erasure: what is decided is overwritten in place with blanks, which needs no room and moves no offset. Once nothing is
+ * open, the file is replaced by one that holds heads alone.
+ *
+ * Decision first, then the blanks: blanks first, then a crash, would lose an event that nobody has decided. If the power
+ * fails in the middle of the blanks, then the entry may be none any more; its decision speaks for it, and the next start
+ * blanks the rest.
+ */
+import { Effect } from "effect"
+import type { Disk, DiskError, File } from "../../services/Disk.js"
+import { raiseFormat } from "./directory.js"
+import { isAbsent, withFile } from "./files.js"
+import {
+  erasedBytes,
+  erasedOf,
+  idOfRemains,
+  isBlank,
+  isErased,
+  NOTHING,
+  type Erased,
+  type Letter
+} from "./letter.js"
+import { type EntryLine, type EntryLines, readEntries } from "./letterLines.js"
+
+type DiskShape = Disk["Type"]
+
+/** An entry in the file; without a letter it is a line that is none, or none any more. */
+export interface Remains {
+  readonly letter: Letter | undefined
+  readonly at: number
+  /** bytes, the line's end not included */
+  readonly length: number
+}
+
+const PIECE_BYTES = 1 << 20
+const WINDOW_BYTES = 1 << 18
+const NEWLINE = 0x0a
+
+/** Overwrites entries, which are given in the order of the file, and waits for the disk. */
+export const erase = (
+  disk: DiskShape,
+  path: string,
+  entries: ReadonlyArray<Remains>
+): Effect.Effect<void, DiskError> =>
+  entries.length === 0
+    ? Effect.void
+    : Effect.scoped(
+        Effect.gen(function* () {
+          const file = yield* disk.open(path, "patch")
+          for (let index = 0; index < entries.length;) {
+            const last = endOfRun(entries, index)
+            yield* last === index
+              ? eraseOne(file, entries[index]!)
+              : eraseRun(file, entries.slice(index, last + 1))
+            index = last + 1
+          }
+          yield* file.sync
+        })
+      )
+
+/** Neighbours are overwritten at once: between them there is one line's end, or two. */
+const endOfRun = (entries: ReadonlyArray<Remains>, first: number): number => {
+  let last = first
+  for (let bytes = entries[first]!.length; last + 1 < entries.length; last++) {
+    const [before, after] = [entries[last]!, entries[last + 1]!]
+    const gap = after.at - before.at - before.length
+    bytes += gap + after.length
+    if (gap < 1 || gap > 2 || bytes > PIECE_BYTES) break
+  }
+  return last
+}
+
+const erasedForm = ({ length, letter }: Remains): Erased =>
+  letter === undefined ? NOTHING : erasedOf(letter, length)
+
+const eraseRun = (file: File, entries: ReadonlyArray<Remains>) => {
+  const from = entries[0]!.at
+  const { at, length } = entries.at(-1)!
+  const bytes = Buffer.alloc(at + length - from, NEWLINE)
+  for (const entry of entries) {
+    erasedBytes(erasedForm(entry), entry.length, 0, entry.length).copy(bytes, entry.at - from)
+  }
+  return file.overwrite(bytes, from)
+}
+
+const eraseOne = (file: File, entry: Remains) =>
+  Effect.gen(function* () {
+    const { at, length } = entry
+    const erased = erasedForm(entry)
+    for (let from = 0; from < length; from += PIECE_BYTES) {
+      const to = Math.min(length, from + PIECE_BYTES)
+      yield* file.overwrite(erasedBytes(erased, length, from, to), at + from)
+    }
+  })
+
+/** Overwrites lines, which were counted, in a segment: there they stay for as long as others of it wait. */
+export const eraseLines = (
+  disk: DiskShape,
+  path: string,
+  offsets: ReadonlyArray<number>
+): Effect.Effect<void, DiskError> =>
+  withFile(disk, path, (file) =>
+    linesAt(
+      file,
+      [...offsets].sort((a, b) => a - b)
+    )
+  ).pipe(
+    Effect.flatMap((found) => erase(disk, path, found)),
+    Effect.catchIf(isAbsent, () => Effect.void)
+  )
+
+/** The lines that start there and hold something. By their ends, since a letter's length may be damaged. */
+const linesAt = (file: File, offsets: ReadonlyArray<number>): Effect.Effect<Array<Remains>, DiskError> =>
+  Effect.gen(function* () {
+    const found: Array<Remains> = []
+    const window = { at: 0, bytes: new Uint8Array() }
+    const read = (at: number) =>
+      Effect.map(file.readAt(at, WINDOW_BYTES), (bytes) => Object.assign(window, { at, bytes }))
+    for (const offset of offsets) {
+      const before = Math.max(0, offset - 1)
+      if (before < window.at || before >= window.at + window.bytes.length) yield* read(before)
+      if (offset > 0 && window.bytes[before - window.at] !== NEWLINE) continue
+      let isFilled = false
+      for (let at = offset; ;) {
+        if (at >= window.at + window.bytes.length) yield* read(at)
+        const rest = window.bytes.subarray(at - window.at)
+        const newline = rest.indexOf(NEWLINE)
+        const line = newline === -1 ? rest : rest.subarray(0, newline)
+        isFilled ||= !isBlank(line)
+        at += line.length
+        if (newline === -1 && rest.length > 0) continue
+        if (isFilled) found.push({ letter: undefined, at: offset, length: at - offset })
+        break
+      }
+    }
+    return found
+  })
+
+/** What of an entry's content may stay: that of an open letter, and that of a line which nobody can tell from one. */
+export interface Keeping {
+  readonly isKept: (id: string) => boolean
+  /** whether every letter that the books know of can be read: then no other line is worth anything */
+  readonly isWhole: boolean
+}
+
+/** Looks at some lines from one place of the file up to another, and erases what may not stay. */
+export const sweep = (
+  disk: DiskShape,
+  path: string,
+  from: number,
+  end: number,
+  keeping: Keeping
+): Effect.Effect<number | undefined, DiskError> =>
+  Effect.gen(function* () {
+    const { found, next } = yield* withFile(disk, path, (file) =>
+      Effect.gen(function* () {
+        const { lines, next } = yield* readEntries(file, from, end)
+        return { next, found: yield* Effect.filter(lines, (line) => isRemains(file, line, keeping)) }
+      })
+    )
+    yield* erase(
+      disk,
+      path,
+      found.map(({ at, entry, length }) => ({
+        letter: entry?.type === "letter" ? entry : undefined,
+        at,
+        length
+      }))
+    )
+    return next
+  })
+
+const isRemains = (
+  file: File,
+  line: EntryLine,
+  { isKept, isWhole }: Keeping
+): Effect.Effect<boolean, DiskError> => {
+  const { at, bytes, entry, isCut, length } = line
+  if (entry !== undefined && entry.type !== "letter") return Effect.succeed(false)
+  let id = entry?.id
+  if (entry === undefined) {
+    id = idOfRemains(bytes.toString("utf8", 0, 256))
+    if (id === undefined && !isWhole) return Effect.succeed(false)
+  }
+  if (id !== undefined && isKept(id)) return Effect.succeed(false)
+  const erased = entry === undefined ? NOTHING : erasedOf(entry, length)
+  if (!isErased(erased, bytes, length)) return Effect.succeed(true)
+  return isCut
+    ? Effect.map(isBlankFrom(file, at + bytes.length, at + length - erased.end.length), (it) => !it)
+    : Effect.succeed(false)
+}
+
+const isBlankFrom = (file: File, from: number, to: number) =>
+  Effect.gen(function* () {
+    for (let at = from; at < to; at += PIECE_BYTES) {
+      if (!isBlank(yield* file.readAt(at, Math.min(PIECE_BYTES, to - at)))) return false
+    }
+    return true
+  })
+
+/** Writes a file of heads beside the present one, and puts it in its place. */
+export interface Replacement {
+  /** the heads of a line of the present file; none if another line has them */
+  readonly headsOf: (line: EntryLine) => ReadonlyArray<string>
+  /** the heads of letters that no line has told of, once all were read; undefined if the file is to stay as it is */
+  readonly rest: () => ReadonlyArray<string> | undefined
+  /** once it is in its place */
+  readonly replaced: Effect.Effect<void, DiskError>
+  /** runs what must not meet other changes of the file */
+  readonly guarded: <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
+}
+
+/** Replaces the file; whether it did. */
+export const replaceByHeads = (
+  disk: DiskShape,
+  directory: string,
+  path: string,
+  { guarded, headsOf, replaced, rest }: Replacement
+): Effect.Effect<boolean, DiskError> =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const temporary = `${path}.new`
+      yield* Effect.ignore(guarded(disk.remove(temporary)))
+      const [from, to] = [yield* disk.open(path, "read"), yield* disk.open(temporary, "create")] as const
+      const copy = (at: number, size: number) =>
+        Effect.gen(function* () {
+          const { lines, next }: EntryLines = yield* readEntries(from, at, size)
+          yield* writeLines(
+            to,
+            lines.flatMap((line) => [...headsOf(line)])
+          )
+          return next
+        })
+      const size = yield* from.size
+      for (let at: number | undefined = 0; at !== undefined && at < size;) at = yield* guarded(copy(at, size))
+      return yield* guarded(
+        Effect.gen(function* () {
+          // what has come meanwhile
+          const end = yield* from.size
+          for (let at: number | undefined = size; at !== undefined && at < end;) at = yield* copy(at, end)
+          const heads = rest()
+          if (heads === undefined) {
+            yield* disk.remove(temporary)
+            return false
+          }
+          yield* writeLines(to, heads)
+          yield* to.sync
+          // format first: heads first, then a crash, would let an earlier version misread them
+          yield* raiseFormat(disk, directory)
+          yield* disk.rename(temporary, path)
+          yield* replaced
+          return true
+        })
+      )
+    })
+  )
+
+const writeLines = (file: File, lines: ReadonlyArray<string>) =>
+  lines.length === 0 ? Effect.void : file.write(Buffer.from(`${lines.join("\n")}\n`))

@@ -1,0 +1,308 @@
+/**
+ * The lines of the dead-letter file: a letter, and what became of one. Read by hand, since a Schema takes ten times as
+ * long, and a file may have a hundred thousand of them.
+ */
+import { idOf, placeOf, type Place, type Position } from "../../schema/Position.js"
+import type { QueueRecord, Refusal, RefusalClass } from "../../services/QueueFile.js"
+import { isCount, isIsoTime, isLetterId, MAX_SEQUENCE } from "./fields.js"
+
+const CLASSES: ReadonlyArray<unknown> = [
+  "malformed",
+  "unknownKind",
+  "invalid",
+  "oversize",
+  "rejected",
+  "torn",
+  "blank"
+] satisfies ReadonlyArray<RefusalClass>
+
+/** What is known of a letter without its content: enough for the books, and for the next number. */
+export interface Head {
+  readonly sequence: number
+  /** its line has no number of its own: `sequence` is that of the next one */
+  readonly surplus?: true | undefined
+  readonly class: RefusalClass
+}
+
+/** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
+export interface Letter extends Position, Head {
+  readonly type: "letter"
+  readonly id: string
+  /** of the line, bytes */
+  readonly length: number
+  readonly kind?: string | undefined
+  readonly code?: string | undefined
+  readonly reason: string
+  readonly at: string
+  /** the line, if it is UTF-8; else `base64` */
+  readonly line?: string | undefined
+  readonly base64?: string | undefined
+}
+
+/**
+ * What became of a letter: an operator decided it (`retried`, `discarded`), its line was `delivered` after all, or its
+ * content was `erased`, which of a torn end is all that can happen.
+ */
+export interface Outcome {
+  readonly type: "retried" | "discarded" | "delivered" | "erased"
+  readonly id: string
+  readonly at: string
+  /** who decided */
+  readonly by?: string | undefined
+  /** It speaks for a letter whose own entry is gone, or cannot be read. */
+  readonly head?: Head | undefined
+}
+
+export type Entry = Letter | Outcome
+
+const OUTCOMES: ReadonlyArray<unknown> = [
+  "retried",
+  "discarded",
+  "delivered",
+  "erased"
+] satisfies ReadonlyArray<Outcome["type"]>
+
+type Fields = Readonly<Record<string, unknown>>
+
+/** Where the line of a letter stood is said twice, and bounds its number: each line before it has a byte or more. */
+const isNumberOf = ({ offset, segment }: Place, sequence: unknown): sequence is number =>
+  isCount(sequence) && sequence >= segment && sequence <= segment + offset && sequence <= MAX_SEQUENCE
+
+const isAbout = ({ id, offset, segment }: Fields): boolean =>
+  isLetterId(id) && isCount(segment) && isCount(offset) && id === idOf({ segment, offset })
+
+/** Earlier versions did not repeat the place of every decision. */
+const isLoosely = (fields: Fields): boolean =>
+  fields.segment === undefined && fields.offset === undefined ? isLetterId(fields.id) : isAbout(fields)
+
+const optionalText = (value: unknown) => (typeof value === "string" ? value : undefined)
+const timeOf = (value: unknown) => (isIsoTime(value) ? value : "unknown")
+
+/** An entry by its fields, undefined if it is none. A damaged text costs the text, and not the letter. */
+export const entryOf = (value: unknown): Entry | undefined => {
+  if (typeof value !== "object" || value === null) return undefined
+  const fields = value as Fields
+  if (fields.type === "letter") return letterOf(fields)
+  return OUTCOMES.includes(fields.type) && isLoosely(fields) ? outcomeOf(fields) : undefined
+}
+
+const letterOf = (fields: Fields): Letter | undefined => {
+  const {
+    at,
+    base64,
+    class: cls,
+    code,
+    id,
+    kind,
+    length,
+    line,
+    offset,
+    reason,
+    segment,
+    sequence,
+    surplus
+  } = fields
+  if (!isAbout(fields)) return undefined
+  const place = { segment: segment as number, offset: offset as number }
+  if (!isNumberOf(place, sequence) || !isCount(length)) return undefined
+  if (surplus !== undefined && surplus !== true) return undefined
+  if (line !== undefined && typeof line !== "string") return undefined
+  if (base64 !== undefined && typeof base64 !== "string") return undefined
+  return {
+    type: "letter",
+    id: id as string,
+    ...place,
+    sequence,
+    surplus,
+    length,
+    class: CLASSES.includes(cls) ? (cls as RefusalClass) : "malformed",
+    kind: optionalText(kind),
+    code: optionalText(code),
+    reason: optionalText(reason) ?? "the reason is damaged",
+    at: timeOf(at),
+    line,
+    base64
+  }
+}
+
+const outcomeOf = (fields: Fields): Outcome => {
+  const { at, by, class: cls, id, sequence, surplus, type } = fields
+  const hasHead =
+    isNumberOf(placeOf(id as string), sequence) &&
+    CLASSES.includes(cls) &&
+    (surplus === undefined || surplus === true)
+  return {
+    type: type as Outcome["type"],
+    id: id as string,
+    at: timeOf(at),
+    by: optionalText(by) ?? "unknown",
+    head: hasHead ? { sequence: sequence, surplus, class: cls as RefusalClass } : undefined
+  }
+}
+
+/** Reads an entry. */
+export const parse = (text: string): Entry | undefined => {
+  try {
+    return entryOf(JSON.parse(text))
+  } catch {
+    return undefined
+  }
+}
+
+/** a quote inside a JSON string is escaped, so this can only be the key */
+const CONTENT = /,"(?:line|base64)":"/
+
+/** Reads the beginning of an entry, as far as its content; undefined if it ends before that. */
+export const parseBeginning = (text: string): { readonly entry: Entry | undefined } | undefined => {
+  const content = CONTENT.exec(text)
+  return content === null ? undefined : { entry: parse(`${text.slice(0, content.index)}}`) }
+}
+
+/** Whose letter a line was that is no entry any more: cut off, or blanked in part. */
+export const idOfRemains = (text: string): string | undefined => {
+  const [, id, segment, offset] =
+    /^\{"type":"letter","id":"(\d{1,16}:\d{1,16})","segment":(\d{1,16}),"offset":(\d{1,16}),/.exec(text) ?? []
+  return id !== undefined && id === `${segment ?? ""}:${offset ?? ""}` ? id : undefined
+}
+
+// --------------------------------------------------------------------------------------------------------- written
+
+/** A head is read in 4096 bytes; these leave room for the rest of it, bytes of JSON. */
+const REASON_BYTES = 2048
+const KIND_BYTES = 512
+const CODE_BYTES = 256
+
+const bytesOfJson = (text: string) => Buffer.byteLength(JSON.stringify(text))
+
+/** The text, or as much of its beginning as fits into so many bytes of JSON. */
+const bounded = (text: string, most: number): string => {
+  if (text.length <= most && bytesOfJson(text) <= most) return text
+  const room = most - bytesOfJson("…")
+  let [end, tooLong] = [0, Math.min(text.length, most) + 1]
+  while (tooLong - end > 1) {
+    const middle = (end + tooLong) >> 1
+    if (bytesOfJson(text.slice(0, middle)) <= room) end = middle
+    else tooLong = middle
+  }
+  // not half of a character
+  if (/[\ud800-\udbff]/.test(text.charAt(end - 1))) end--
+  return `${text.slice(0, end)}…`
+}
+
+/** A letter's entry up to its content. */
+export const encodeHead = ({ class: cls, code, kind, reason, record }: Refusal, at: string): string => {
+  const letter: Letter = {
+    type: "letter",
+    id: idOf(record),
+    segment: record.segment,
+    offset: record.offset,
+    sequence: record.sequence,
+    ...(record.surplus ? { surplus: true } : {}),
+    length: record.length,
+    class: cls,
+    kind: kind === undefined ? undefined : bounded(kind, KIND_BYTES),
+    code: code === undefined ? undefined : bounded(code, CODE_BYTES),
+    reason: bounded(reason, REASON_BYTES),
+    at
+  }
+  return JSON.stringify(letter).slice(0, -1)
+}
+
+/** What a letter holds, as the end of its entry: the line as text where that is what it is, and not much longer. */
+export const encodeContent = ({ bytes }: Pick<QueueRecord, "bytes">): string => {
+  const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const line = content.toString("utf8")
+  if (Buffer.from(line, "utf8").equals(content)) {
+    const text = JSON.stringify(line)
+    // six bytes for a NUL: a reserve would have to be as large
+    if (Buffer.byteLength(text) <= MOST_ESCAPED * content.length + 2) return `,"line":${text}}`
+  }
+  return `,"base64":"${content.toString("base64")}"}`
+}
+
+/** So many times as long as the line its text may be: JSON in JSON is at most that. */
+const MOST_ESCAPED = 2
+
+/** The most bytes that the letter of a line takes. */
+export const letterBytes = (lineBytes: number): number => MOST_ESCAPED * lineBytes + 4096
+
+/** No line of a file that holds heads alone is longer, bytes. */
+const HEAD_BYTES = 200
+
+/** What became of a letter, in one line of at most 200 bytes: who and when give way to numbers of many digits. */
+export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
+  const facts = { type, id }
+  const place = {
+    ...placeOf(id),
+    ...(head === undefined
+      ? {}
+      : {
+          sequence: head.sequence,
+          ...(head.surplus === true ? { surplus: true } : {}),
+          class: head.class
+        })
+  }
+  const room = (value: object) => HEAD_BYTES - Buffer.byteLength(JSON.stringify(value)) - 1
+  if (room({ ...facts, at, ...place }) < 0) return JSON.stringify({ ...facts, ...place })
+  const left = room({ ...facts, at, by: "", ...place })
+  const hasRoom = by !== undefined && left >= 8
+  // the quotes of the value
+  return JSON.stringify({ ...facts, at, ...(hasRoom ? { by: bounded(by, left + 2) } : {}), ...place })
+}
+
+// ---------------------------------------------------------------------------------------------------------- erased
+
+const BLANK = 0x20
+
+/** An entry without its content, of the same length. */
+export interface Erased {
+  readonly beginning: Buffer
+  readonly end: Buffer
+}
+
+/**
+ * A letter's entry with blanks for the reason and the content, as every version reads it; blanks alone, if the entry is
+ * too short for that.
+ */
+export const erasedOf = (letter: Letter, length: number): Erased => {
+  const { at, class: cls, id, length: bytes, offset, segment, sequence, surplus } = letter
+  const facts = {
+    type: "letter",
+    id,
+    segment,
+    offset,
+    sequence,
+    surplus,
+    length: bytes,
+    class: cls,
+    reason: "",
+    at
+  }
+  const open = Buffer.from(`${JSON.stringify(facts).slice(0, -1)},"line":"`)
+  const end = Buffer.from('"}')
+  return open.length + end.length <= length ? { beginning: open, end } : NOTHING
+}
+
+/** A line of blanks. */
+export const NOTHING: Erased = { beginning: Buffer.alloc(0), end: Buffer.alloc(0) }
+
+/** Whether the first or last bytes of an entry, or all of them, are as if it were erased. */
+export const isErased = ({ beginning, end }: Erased, bytes: Buffer, length: number): boolean => {
+  const isWhole = bytes.length === length
+  const from = beginning.length
+  const to = isWhole ? length - end.length : bytes.length
+  if (!bytes.subarray(0, from).equals(beginning)) return false
+  if (isWhole && !bytes.subarray(to).equals(end)) return false
+  return isBlank(bytes.subarray(from, to))
+}
+
+export const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === BLANK)
+
+/** The bytes from one place of an erased entry to another. */
+export const erasedBytes = ({ beginning, end }: Erased, length: number, from: number, to: number): Buffer => {
+  const bytes = Buffer.alloc(to - from, BLANK)
+  beginning.copy(bytes, Math.max(0, -from), from)
+  const endsAt = length - end.length
+  end.copy(bytes, Math.max(0, endsAt - from), Math.max(0, from - endsAt))
+  return bytes
+}
