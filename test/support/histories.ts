@@ -69,7 +69,7 @@ const mishap: fc.Arbitrary<Step["mishap"]> = fc.oneof(
     })
   }
 )
-const action: fc.Arbitrary<Step["action"]> = fc.oneof(
+const ACTIONS: ReadonlyArray<fc.WeightedArbitrary<Step["action"]>> = [
   {
     weight: 4,
     arbitrary: fc.record({ type: fc.constant("append" as const), count: fc.integer({ min: 1, max: 3 }) })
@@ -82,23 +82,25 @@ const action: fc.Arbitrary<Step["action"]> = fc.oneof(
       rejecting: fc.boolean()
     })
   },
-  {
-    weight: 2,
-    arbitrary: fc.record({
-      type: fc.constantFrom("retry" as const, "discard" as const),
-      count: fc.integer({ min: 1, max: 3 })
-    })
-  },
   { weight: 1, arbitrary: fc.constant({ type: "compact" as const }) },
   { weight: 1, arbitrary: fc.constant({ type: "reopen" as const }) }
-)
+]
+const DECISION: fc.WeightedArbitrary<Step["action"]> = {
+  weight: 2,
+  arbitrary: fc.record({
+    type: fc.constantFrom("retry" as const, "discard" as const),
+    count: fc.integer({ min: 1, max: 3 })
+  })
+}
 
 /** Histories of up to `maxLength` steps. */
-export const histories = (maxLength = 12): fc.Arbitrary<History> =>
-  fc.record({
+export const histories = (maxLength = 12, decides = true): fc.Arbitrary<History> => {
+  const action = fc.oneof(...ACTIONS, ...(decides ? [DECISION] : []))
+  return fc.record({
     steps: fc.array(fc.record({ action, mishap }), { minLength: 1, maxLength, size: "max" }),
     dice: fc.array(fc.nat(1_000_000), { maxLength: 40, size: "max" })
   })
+}
 
 const DIRECTORY = "/audit"
 const lettersOf = (disk: Disk["Type"]) => deadLetters.make(disk, `${DIRECTORY}/dead-letter.ndjson`, DIRECTORY)

@@ -241,7 +241,9 @@ export const make = (
         Effect.gen(function* () {
           const file = yield* disk.open(path, "append")
           const size = yield* file.size
-          const cutOff = Effect.zipRight(file.truncate(size), file.sync)
+          const cutOff = Effect.flatMap(file.size, (now) =>
+            now === size ? Effect.void : Effect.zipRight(file.truncate(size), file.sync)
+          )
           yield* Effect.onError(Effect.zipRight(use(file), syncEntry), () =>
             Effect.ignore(Effect.tapError(cutOff, () => Effect.sync(left)))
           )
