@@ -89,6 +89,10 @@ export interface ServerOptions {
   readonly firstArgs?: ReadonlyArray<string>
   /** Further variables of its environment: `TZ` is its time zone, without tables of time zones. */
   readonly env?: Readonly<Record<string, string>>
+  /** Where it listens: 127.0.0.1, or an address of the namespace that it runs in. */
+  readonly host?: string
+  /** What it is started by, before its own command: `ip netns exec NAME`. */
+  readonly under?: ReadonlyArray<string>
   /** Where the data live. The caller's to remove; without it they are gone after `stop`. */
   readonly dataDirectory?: string
 }
@@ -129,7 +133,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   fs.mkdirSync(tmp)
   fs.mkdirSync(dataDirectory, { recursive: true })
   const account = await serverAccount(programs, [home, dataDirectory])
-  const host = "127.0.0.1"
+  const host = options.host ?? "127.0.0.1"
   const port = await freePort()
   const rootUrl = `mysql://root@${host}:${port}`
 
@@ -153,7 +157,8 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   const start = async (more: ReadonlyArray<string> = []) => {
     const log = fs.openSync(file.log, "a")
     // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
-    const started = spawn(programs.server, [...programs.args, ...serverArguments, ...more], {
+    const [program = programs.server, ...before] = [...(options.under ?? []), programs.server]
+    const started = spawn(program, [...before, ...programs.args, ...serverArguments, ...more], {
       stdio: ["ignore", log, log],
       detached: true,
       env: { ...process.env, ...options.env }

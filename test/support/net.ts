@@ -89,6 +89,8 @@ export const silentServer = async (): Promise<Listener> => {
 
 /** A TCP proxy whose network can fail. */
 export interface TcpProxy extends Listener {
+  /** How many clients have ever connected. */
+  readonly accepted: number
   /** Nothing passes any more, in either direction: not even the end of a connection. */
   readonly pause: () => void
   /** What the client says still arrives; what the server answers is lost. */
@@ -198,6 +200,7 @@ export const tcpProxy = async (options: {
 }): Promise<TcpProxy> => {
   let flow: Flow = "open"
   const links = new Set<Link>()
+  let accepted = 0
   const awaited = new Map<string, () => void>()
 
   const listenTo = (request: Buffer) => {
@@ -211,6 +214,7 @@ export const tcpProxy = async (options: {
     const upstream = net.connect(options.target.port, options.target.host)
     const link = new Link(client, upstream)
     links.add(link)
+    accepted++
     // before the pipe, so that it hears everything first
     client.on("data", listenTo)
     link.apply(flow)
@@ -239,6 +243,9 @@ export const tcpProxy = async (options: {
     port,
     get connections() {
       return Array.from(links).filter((link) => !link.client.destroyed).length
+    },
+    get accepted() {
+      return accepted
     },
     pause: set("paused"),
     dropReplies: set("noReplies"),

@@ -29,6 +29,8 @@ export interface Session {
   readonly prepares: () => boolean
   /** From now on statements go as text. */
   readonly stopPreparing: () => void
+  /** whether the server says that it takes no writes; a privileged account may write all the same */
+  readonly isReadOnly: boolean
   /** whether the session's time zone is UTC all year round */
   readonly isUtc: boolean
   /** the session's time zone; undefined is the one that the server gave it */
@@ -209,6 +211,12 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
     if (server === undefined) return yield* failed(protocolError("no row where there must be one"))
     const { host_zone, packet, version, warnings, zone } = server
+    const [mode] = yield* Effect.catchIf(
+      select(Mode, READ_ONLY),
+      // not every server has the variable
+      ({ cause }) => errnoOf(cause) > 0,
+      () => Effect.succeed([])
+    )
     let prepares = version.includes("MariaDB")
     let timeZone: string | undefined
 
@@ -217,6 +225,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       remoteAddress: () => remoteAddress,
       maxPacket: packet,
       maxWarnings: warnings,
+      isReadOnly: mode?.read_only === 1,
       prepares: () => prepares,
       stopPreparing: () => {
         prepares = false
@@ -242,6 +251,11 @@ const Server = Schema.Struct({
   zone: Schema.String,
   host_zone: Schema.String
 })
+
+const Mode = Schema.Struct({ read_only: Schema.Number })
+
+/** A number, or as of MariaDB 12 a word. */
+const READ_ONLY = "SELECT @@global.read_only NOT IN ('0', 'OFF') AS read_only"
 
 /** What is left of the answer to a write; rows would be another statement's. */
 const isNoRows = (answer: unknown): answer is ReadonlyArray<never> =>

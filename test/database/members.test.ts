@@ -1,0 +1,153 @@
+/** Several servers of which one takes writes: read-only members, members that hang, and a new primary. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Fiber } from "effect"
+import { createConnection } from "mysql2/promise"
+import { afterAll, beforeAll } from "vitest"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import type { StoredEvent } from "../../src/schema/Line.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { uses } from "../support/events.js"
+import { account, connectionOptions, mysqlDatabase, PASSWORD, uploaderOf } from "../support/mysql.js"
+import type { MysqlServer } from "../support/mysqlServer.js"
+import { startServer } from "../support/mysqlServer.js"
+import { tcpProxy } from "../support/net.js"
+import { onEachFlavour } from "../support/servers.js"
+
+const upload = ({ upload }: Uploader["Type"], events: ReadonlyArray<StoredEvent>) =>
+  upload({ definition: UseLog, events })
+
+onEachFlavour("members", (flavour) => {
+  let servers: ReadonlyArray<MysqlServer> = []
+  beforeAll(async () => {
+    servers = await Promise.all([1, 2, 3].map(() => startServer({ flavour })))
+  }, 180_000)
+  afterAll(() => Promise.all(servers.map((server) => server.stop())))
+
+  const say = async (server: MysqlServer, sql: string) => {
+    const connection = await createConnection({ uri: server.rootUrl })
+    await connection.query(sql)
+    await connection.end()
+  }
+  const setReadOnly = (server: MysqlServer, mode: "ON" | "OFF") =>
+    Effect.promise(() => say(server, `SET GLOBAL read_only = ${mode}`))
+
+  /** The same database, tables and account on each server; proxies lead to them. */
+  const prepare = Effect.gen(function* () {
+    const [first, ...others] = servers
+    const database = yield* mysqlDatabase(first!.rootUrl)
+    yield* MysqlUploader.migrate(connectionOptions(database))
+    const options = yield* account(database, "INSERT")
+    const name = database.config.database
+    for (const server of others) {
+      yield* Effect.promise(() => say(server, `CREATE DATABASE ${name} CHARACTER SET utf8mb4`))
+      yield* Effect.addFinalizer(() => Effect.promise(() => say(server, `DROP DATABASE ${name}`)))
+      yield* MysqlUploader.migrate({ ...connectionOptions(database), port: server.port })
+      yield* Effect.promise(() =>
+        say(server, `CREATE USER '${options.username!}'@'%' IDENTIFIED BY '${PASSWORD}'`)
+      )
+      yield* Effect.addFinalizer(() =>
+        Effect.promise(() => say(server, `DROP USER '${options.username!}'@'%'`))
+      )
+      yield* Effect.promise(() => say(server, `GRANT INSERT ON ${name}.* TO '${options.username!}'@'%'`))
+    }
+    const proxies = yield* Effect.forEach(servers, ({ host, port }) =>
+      Effect.acquireRelease(
+        Effect.promise(() => tcpProxy({ target: { host, port } })),
+        (proxy) => Effect.promise(proxy.close)
+      )
+    )
+    yield* Effect.addFinalizer(() => Effect.forEach(servers, (server) => setReadOnly(server, "OFF")))
+    const uploader = yield* uploaderOf({
+      ...options,
+      hosts: proxies.map(({ host, port }) => `${host}:${port}`),
+      connectTimeout: "3 seconds",
+      statementTimeout: "1 second"
+    })
+    const rowsOn = (server: MysqlServer) =>
+      Effect.promise(async () => {
+        const connection = await createConnection({ uri: server.rootUrl })
+        const [rows] = await connection.query(`SELECT id FROM ${name}.${UseLog.table}`)
+        await connection.end()
+        return (rows as Array<unknown>).length
+      })
+    return { proxies, uploader, rows: Effect.forEach(servers, rowsOn) }
+  })
+
+  it.scopedLive("those that are read-only are passed over in the same attempt", () =>
+    Effect.gen(function* () {
+      const { rows, uploader } = yield* prepare
+      yield* setReadOnly(servers[0]!, "ON")
+      yield* setReadOnly(servers[1]!, "ON")
+      assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
+      assert.deepStrictEqual(yield* rows, [0, 0, 5])
+      // a planned switch-over, between two batches
+      yield* setReadOnly(servers[2]!, "ON")
+      yield* setReadOnly(servers[1]!, "OFF")
+      const error = yield* Effect.flip(upload(uploader, uses(1)))
+      assert.deepStrictEqual([error.class, error.code], ["transient", "1290"])
+      assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
+      assert.deepStrictEqual(yield* rows, [0, 5, 5])
+    })
+  )
+
+  it.scopedLive("a new primary is waited for while all are read-only", () =>
+    Effect.gen(function* () {
+      const { proxies, rows, uploader } = yield* prepare
+      for (const server of servers) yield* setReadOnly(server, "ON")
+      const uploading = yield* Effect.fork(upload(uploader, uses(5)))
+      // every one was asked
+      yield* Effect.repeat(Effect.sleep("20 millis"), {
+        until: () => proxies.every(({ accepted }) => accepted > 0)
+      })
+      yield* setReadOnly(servers[1]!, "OFF")
+      assert.deepStrictEqual(yield* Fiber.join(uploading), { rejected: [] })
+      assert.deepStrictEqual(yield* rows, [0, 5, 0])
+    })
+  )
+
+  it.scopedLive(
+    "if all stay read-only, the INSERT tells: a transient failure, or a privileged account stores",
+    () =>
+      Effect.gen(function* () {
+        const { rows, uploader } = yield* prepare
+        for (const server of servers) yield* setReadOnly(server, "ON")
+        const error = yield* Effect.flip(upload(uploader, uses(1)))
+        assert.deepStrictEqual([error.class, error.code], ["transient", "1290"])
+        assert.deepStrictEqual(yield* rows, [0, 0, 0])
+        const database = yield* mysqlDatabase(servers[2]!.rootUrl)
+        yield* MysqlUploader.migrate(connectionOptions(database))
+        const root = yield* uploaderOf(connectionOptions(database))
+        assert.deepStrictEqual(yield* upload(root, uses(1)), { rejected: [] })
+      })
+  )
+
+  it.scopedLive("one that hangs is left after the statement's time-out, and asked last for a while", () =>
+    Effect.gen(function* () {
+      const { proxies, rows, uploader } = yield* prepare
+      const [first, second, third] = proxies
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+      first!.pause()
+      const events = uses(3)
+      assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      // the next two fall out, and the first one's turn has come
+      for (const proxy of [second!, third!]) {
+        proxy.cut()
+        const more = uses(1)
+        yield* Effect.retry(upload(uploader, more), { times: 3 })
+      }
+      assert.strictEqual(first!.accepted, 1)
+      assert.strictEqual(
+        (yield* rows).reduce((sum, n) => sum + n, 0),
+        6
+      )
+      // it alone is left
+      first!.resume()
+      first!.cut()
+      yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
+      yield* Effect.retry(upload(uploader, uses(1)), { times: 3 })
+      assert.strictEqual(first!.accepted, 2)
+    })
+  )
+})
