@@ -529,6 +529,33 @@ describe("the database", () => {
     })
   )
 
+  it.scopedLive("says where a repeated event could not be told from another one with the same key", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase()
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      yield* Effect.promise(() =>
+        database.query(
+          "ALTER TABLE nano_banana_user_use_log ADD UNIQUE KEY own (user_name, device_name), ENGINE = MyISAM"
+        )
+      )
+      const { host, port, database: name } = database.config
+      const examined = (rights: string) =>
+        Effect.gen(function* () {
+          const { username } = yield* account(database, rights)
+          const { stdout } = yield* effectAudit(
+            yield* temporaryDirectory,
+            ["doctor", "--host", `${host}:${port}`, "--database", name, "--username", username!],
+            { AUDIT_MYSQL_PASSWORD: PASSWORD }
+          )
+          return stdout
+        })
+      const advice =
+        /warning {2}nano_banana_user_use_log: has a unique key of its own.* GRANT SELECT \(event_id\)/
+      assert.match(yield* examined("INSERT"), advice)
+      assert.notMatch(yield* examined("INSERT, SELECT"), advice)
+    })
+  )
+
   it.scopedLive("is left to the owner, and gets no event whose kind is unknown", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory

@@ -53,9 +53,9 @@ const nameService = (names: ReadonlyArray<string>) =>
   )
 
 /** A process that sees these files. */
-const processWith = (files: { readonly resolv: string; readonly hosts: string }) =>
+const processWith = (files: { readonly resolv: string; readonly hosts: string }, at = temporaryDirectory) =>
   Effect.gen(function* () {
-    const directory = yield* temporaryDirectory
+    const directory = yield* at
     const script = ["resolv.conf", "hosts"].map(
       (name) => `mount --bind ${path.join(directory, name)} /etc/${name}`
     )
@@ -139,6 +139,36 @@ describe.skipIf(!canTry)(
           assert.deepStrictEqual(state.questions, [])
           assert.strictEqual(yield* to.count, 2)
         })
+    )
+
+    it.scopedLive("whose address changes are looked up anew for each connection", () =>
+      Effect.gen(function* () {
+        const to = yield* database
+        const files = yield* temporaryDirectory
+        // nothing listens at the first address
+        const hostsOf = (address: string) => `${HOSTS}${address} db\n`
+        const child = yield* processWith(
+          { resolv: `nameserver ${ADDRESS}\n`, hosts: hostsOf("127.0.0.9") },
+          Effect.succeed(files)
+        )
+        const directory = yield* temporaryDirectory
+        assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
+        const move = (address: string) =>
+          Effect.zipRight(
+            Effect.sync(() => fs.writeFileSync(path.join(files, "hosts"), hostsOf(address))),
+            to.cutConnections
+          )
+        yield* child.use("one")
+        yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+        yield* move("127.0.0.1")
+        yield* child.flush
+        yield* move("127.0.0.9")
+        yield* child.use("two")
+        yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+        yield* move("127.0.0.1")
+        yield* child.flush
+        assert.strictEqual(yield* to.count, 2)
+      })
     )
 
     for (const [what, resolv] of [
