@@ -157,8 +157,8 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   const start = async (more: ReadonlyArray<string> = []) => {
     const log = fs.openSync(file.log, "a")
     // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
-    const [program = programs.server, ...before] = [...(options.under ?? []), programs.server]
-    const started = spawn(program, [...before, ...programs.args, ...serverArguments, ...more], {
+    const command = [...(options.under ?? []), programs.server]
+    const started = spawn(command[0]!, [...command.slice(1), ...programs.args, ...serverArguments, ...more], {
       stdio: ["ignore", log, log],
       detached: true,
       env: { ...process.env, ...options.env }
