@@ -20,7 +20,6 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
   tail: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isSegment(path),
   deadLetter: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isLetters(path),
   deadLetterEntry: syncsEntry((name) => name === "dead-letter.ndjson"),
-  decision: ({ operation, path, step }) => operation === "append" && step === "sync" && isLetters(path),
   erasedLetter: ({ mode, operation, path }) => operation === "sync" && mode === "patch" && isLetters(path),
   erasedLine: ({ mode, operation, path }) => operation === "sync" && mode === "patch" && isSegment(path),
   heads: ({ operation, path }) => operation === "sync" && path.endsWith("/dead-letter.ndjson.new"),
@@ -36,22 +35,3 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
 /** Random histories need it once in thousands: it has a named one. */
 export const sealedEnd = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "read" && isSegment(path)
-
-/** Of the syncs of the dead letters those without a letter, or a decision, before them: told by the calls that they follow. */
-const syncsOf =
-  (...after: ReadonlyArray<Call["operation"]>) =>
-  (): ((call: Call) => boolean) => {
-    let before: Call["operation"] | undefined
-    return ({ operation, path }) => {
-      if (!isLetters(path)) return false
-      const isIt = operation === "sync" && before !== undefined && after.includes(before)
-      before = operation
-      return isIt
-    }
-  }
-
-/** That a letter was taken back; the sync of its blanks would do as well. */
-export const withdrawn = syncsOf("open", "overwrite")
-
-/** What a process that died has decided, before it is erased. */
-export const foundDecision = syncsOf("open")
