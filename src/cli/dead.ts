@@ -186,7 +186,7 @@ const list = Command.make("list", { directory, json, limit, after, ofClass }, (o
       )
     }
     const most = Option.getOrElse(options.limit, () =>
-      isTerminal(process.stdout) ? TERMINAL_LETTERS : Infinity
+      isTerminal(process.stdout) ? TERMINAL_LETTERS : Number.MAX_SAFE_INTEGER - 1
     )
     const seen = { count: 0, last: "", hasMore: false, hasAdvice: false }
     yield* Stream.runForEach(Stream.grouped(Stream.take(letters, most + 1), PAGE), (found) => {
