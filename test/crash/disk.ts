@@ -15,6 +15,7 @@ const targetOf = (file: string): Target => {
   if (/^\d{20}\.ndjson$/.test(name)) return "segment"
   if (/^cursor/.test(name)) return "cursor"
   if (name === "dead-letter.ndjson") return "letters"
+  if (name === "dead-letter.ndjson.new") return "heads"
   if (path.basename(path.dirname(file)) === "requests") return "request"
   if (name === "adoption.copy") return "copy"
   if (name.startsWith("adoption.json")) return "record"
@@ -75,6 +76,8 @@ export const layer = (options: {
     append: (bytes) => writing("append", file.path, bytes, undefined, file.append(bytes)),
     write: (bytes) => writing("write", file.path, bytes, undefined, file.write(bytes)),
     writeAt: (bytes, offset) => writing("writeAt", file.path, bytes, offset, file.writeAt(bytes, offset)),
+    overwrite: (bytes, offset) =>
+      writing("overwrite", file.path, bytes, offset, file.overwrite(bytes, offset)),
     sync: around("sync", targetOf(file.path), file.sync)
   })
 

@@ -10,7 +10,17 @@ export type Phase = "before" | "half" | "written" | "after"
 
 /** The kinds of files in a queue's directory, and of the old file beside it. */
 export type Target =
-  "segment" | "cursor" | "letters" | "request" | "copy" | "record" | "old" | "aside" | "directory" | "other"
+  | "segment"
+  | "cursor"
+  | "letters"
+  | "heads"
+  | "request"
+  | "copy"
+  | "record"
+  | "old"
+  | "aside"
+  | "directory"
+  | "other"
 
 /** A moment. */
 export interface Point {
@@ -50,6 +60,9 @@ export const points: ReadonlyArray<Point> = [
   ...each("fsync the dead letters", "sync letters", 3, around),
   ...each("carry out a request, the line", "append segment", 4, ["after"]),
   ...each("carry out a request, the decision", "append letters", 4, ["before", "half", "written", "after"]),
+  ...each("carry out a request, the blanks", "overwrite letters", 4, ["before", "half", "written", "after"]),
+  ...each("carry out a request, the heads", "sync heads", 2, around),
+  ...each("carry out a request, the heads' place", "rename letters", 2, around),
   ...each("carry out a request, its removal", "remove request", 2, around),
   ...each("adopt, fsync", "sync old", 1, around),
   ...each("adopt, rename", "rename segment", 1, around),

@@ -87,6 +87,21 @@ const ordeal = async (
     }
   })
   const acknowledged: Array<string> = []
+  const refused = () => {
+    const memory = `${directory}.refused`
+    return fs.existsSync(memory) ? fs.readFileSync(memory, "utf8").split("\n") : []
+  }
+  const judgeAll = (kills: number) =>
+    readRows(query).then((rows) => {
+      const interruptedRetries = requests ? kills : 0
+      return judge({
+        acknowledged,
+        books: readBooks(directory),
+        rows,
+        interruptedRetries,
+        refused: refused()
+      })
+    })
   let oldLines = 0
   const writeOld = () => {
     if (adopting === undefined || fs.existsSync(old)) return
@@ -121,19 +136,15 @@ const ordeal = async (
     kills++
     const found = figure(point.name)
     found.kills++
-    const books = readBooks(directory)
-    const rows = await readRows(query)
-    const verdict = judge({ acknowledged, books, rows, interruptedRetries: requests ? kills : 0 })
+    const verdict = await judgeAll(kills)
     if (verdict.some((claim) => claim.includes("lost") || claim.includes("missing"))) found.lost++
     if (verdict.some((claim) => claim.includes("twice"))) found.doubled++
     expect(verdict, `killed at "${point.name}"`).toEqual([])
   }
   await end(20)
 
-  const books = readBooks(directory)
-  const rows = await readRows(query)
-  expect(judge({ acknowledged, books, rows, interruptedRetries: requests ? kills : 0 })).toEqual([])
-  expect(books).toMatchObject({ waiting: 0, missing: 0 })
+  expect(await judgeAll(kills)).toEqual([])
+  expect(readBooks(directory)).toMatchObject({ waiting: 0, missing: 0 })
   if (adopting !== undefined) {
     const stored = await query("SELECT prompt FROM nano_banana_user_use_log WHERE prompt LIKE 'old %'")
     const prompts = (stored as ReadonlyArray<{ readonly prompt: string }>).map(({ prompt }) => prompt)

@@ -49,8 +49,24 @@ test("reads a directory", () => {
     torn: 0,
     missing: 0,
     waitingIds: [id(3)],
-    deadIds: [id(2)]
+    deadIds: [id(2)],
+    discarded: 0
   })
+})
+
+test("a refused event that was discarded, and erased, is not lost", () => {
+  const at = directory()
+  fs.writeFileSync(
+    path.join(at, "dead-letter.ndjson"),
+    `${JSON.stringify({ type: "discarded", id: "0:94" })}\n`
+  )
+  const evidence = { ...honest(), books: readBooks(at) }
+  expect(evidence.books).toMatchObject({ deadIds: [], discarded: 1 })
+  expect(judge({ ...evidence, refused: [id(2)] })).toEqual([])
+  // the database refused another one, or two of them
+  expect(judge({ ...evidence, refused: [id(1)] }).join()).toMatch(/1 acknowledged events are lost/)
+  const two = { ...evidence, rows: [id(0)], refused: [id(1), id(2)] }
+  expect(judge(two).join()).toMatch(/2 acknowledged events are lost/)
 })
 
 test("a letter counts once its line no longer waits", () => {

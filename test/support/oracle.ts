@@ -23,6 +23,8 @@ export interface Books {
    * from the books: their lines still wait, and the database may take them this time
    */
   readonly deadIds: ReadonlyArray<string>
+  /** how many letters were discarded: their content is erased, so nothing says which events they were */
+  readonly discarded: number
 }
 
 /** Reads a directory that no process has open. */
@@ -59,7 +61,8 @@ export const readBooks = (directory: string): Books => {
     torn: cursor.torn,
     missing: cursor.missing,
     waitingIds: waiting.flatMap(({ text }) => idOf(text)),
-    deadIds: letters.flatMap(idOf)
+    deadIds: letters.flatMap(idOf),
+    discarded: new Set(entries.flatMap(({ id, type }) => (type === "discarded" ? [id] : []))).size
   }
 }
 
@@ -70,6 +73,8 @@ export interface Evidence {
   readonly books: Books
   /** `event_id` of each row, as a UUID */
   readonly rows: ReadonlyArray<string>
+  /** ids that the database refused: those that were discarded are among them */
+  readonly refused?: ReadonlyArray<string>
   /** how many retries of a dead letter may have been cut short: each may stand in the queue twice, under one id */
   readonly interruptedRetries?: number
 }
@@ -79,11 +84,15 @@ export const judge = ({
   acknowledged,
   books,
   interruptedRetries = 0,
+  refused: refusedIds = [],
   rows
 }: Evidence): ReadonlyArray<string> => {
   const stored = new Set(rows)
   const known = new Set([...rows, ...books.waitingIds, ...books.deadIds])
-  const lost = acknowledged.filter((id) => !known.has(id))
+  const gone = acknowledged.filter((id) => !known.has(id))
+  const mayBeDiscarded = new Set(refusedIds)
+  const erased = gone.filter((id) => mayBeDiscarded.has(id))
+  const lost = erased.length <= books.discarded ? gone.filter((id) => !mayBeDiscarded.has(id)) : gone
   const both = books.deadIds.filter((id) => stored.has(id))
   const { accepted, delivered, missing, refused, torn, waiting } = books
   // a commit that the process did not live to note is delivered again, and stored once
