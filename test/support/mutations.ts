@@ -20,6 +20,7 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
   tail: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isSegment(path),
   deadLetter: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isLetters(path),
   deadLetterEntry: syncsEntry((name) => name === "dead-letter.ndjson"),
+  decision: ({ operation, path, step }) => operation === "append" && step === "sync" && isLetters(path),
   erasedLetter: ({ mode, operation, path }) => operation === "sync" && mode === "patch" && isLetters(path),
   erasedLine: ({ mode, operation, path }) => operation === "sync" && mode === "patch" && isSegment(path),
   heads: ({ operation, path }) => operation === "sync" && path.endsWith("/dead-letter.ndjson.new"),
@@ -35,3 +36,7 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
 /** Random histories need it once in thousands: it has a named one. */
 export const sealedEnd = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "read" && isSegment(path)
+
+/** What a process that died has decided, or taken back. */
+export const foundDecision = ({ mode, operation, path }: Call): boolean =>
+  operation === "sync" && mode === "append" && isLetters(path)
