@@ -187,19 +187,33 @@ const judge = (
     : [ok(subject, `${counted(lines, "line")} wait${lines === 1 ? "s" : ""} (${bytes} bytes)`)]
 }
 
-const deadLetters = (directory: string, { cursor }: Snapshot) =>
+/** The ids of open letters that are no JSON any more. */
+const unreadableIn = (letters: deadLetterFile.DeadLetters) =>
   Effect.gen(function* () {
-    const disk = yield* Disk
-    const subject = "dead-letter.ndjson"
-    const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
-    const counts = letters.counts()
     const open = yield* letters.open(() => true)
     const unreadable = yield* Effect.filter(open, (entry) =>
       Effect.map(Effect.exit(letters.read(entry)), Exit.isFailure)
     )
-    const findings: Array<Finding> = unreadable.map(({ letter }) =>
-      failure(subject, `${letter.id} cannot be read`)
-    )
+    return new Set(unreadable.map(({ letter }) => letter.id))
+  })
+
+const LOOKS = 3
+
+const deadLetters = (directory: string, { cursor }: Snapshot) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const subject = "dead-letter.ndjson"
+    const file = `${directory}/dead-letter.ndjson`
+    let letters = yield* deadLetterFile.make(disk, file, directory)
+    const unreadable = yield* unreadableIn(letters)
+    // an owner may have decided them meanwhile, or replaced the file
+    for (let looks = 1; unreadable.size > 0 && looks < LOOKS; looks++) {
+      letters = yield* deadLetterFile.make(disk, file, directory)
+      const again = yield* unreadableIn(letters)
+      for (const id of unreadable) if (!again.has(id)) unreadable.delete(id)
+    }
+    const counts = letters.counts()
+    const findings: Array<Finding> = [...unreadable].map((id) => failure(subject, `${id} cannot be read`))
     if (letters.damaged > 0) {
       const lines = counted(letters.damaged, "line")
       findings.push(

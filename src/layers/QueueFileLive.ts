@@ -127,7 +127,6 @@ const open = (
       eventIdOf: (line) => eventIdOfLine(queueId, line),
       segments,
       cursor: ledger.cursor,
-      balance: ledger.balance,
       guard: lettersGuard
     })
     yield* Effect.disconnect(tidyAtStart)

@@ -7,6 +7,7 @@ import { type Disk, DiskError, type File } from "../../services/Disk.js"
 import { idOf, type Place, placeOf } from "../../schema/Position.js"
 import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
 import { erase, replaceByHeads, sweep, type Keeping } from "./erasure.js"
+import { raiseFormat } from "./directory.js"
 import { isAbsent, withFile } from "./files.js"
 import {
   encodeContent,
@@ -92,16 +93,16 @@ export interface DeadLetters {
   readonly isUntidy: () => boolean
   /**
    * Erases what a crash, or a failing disk, has left of letters that are none any more, and replaces the file once none
-   * is open. `dead` is how many wait for a decision by the books.
+   * is open and each line can be read. It must not run twice at once.
    */
-  readonly tidy: (guarded: Guarded, dead: () => number) => Effect.Effect<void, DiskError>
+  readonly tidy: (guarded: Guarded) => Effect.Effect<void, DiskError>
   /** Whether the file is there, if it should be. */
   readonly isWhole: Effect.Effect<boolean, DiskError>
   /**
    * After the file may have been removed, or replaced by an older one: writes the decisions anew that it lacks, and
-   * forgets the letters that it lacks; how many of these waited for a decision.
+   * forgets the letters that it lacks; how many of these the cursor has counted, and waited for a decision.
    */
-  readonly restore: Effect.Effect<number, DiskError>
+  readonly restore: (isSettled: (place: Place) => boolean) => Effect.Effect<number, DiskError>
   /** Of all letters, or of those whose lines stood in segments before the one that is given. */
   readonly counts: (before?: number) => {
     readonly letters: number
@@ -168,6 +169,8 @@ export const make = (
     let areFoundUnsynced = false
     /** whether lines may hold what they should not, found by a look at all of them */
     let hasRemains = false
+    /** lines that cannot be read and were kept, since an open letter may be what they were */
+    let unreadable = 0
     /** whether letters that are decided, or taken back, have entries: then the file can be replaced by a shorter one */
     let isSpent = false
     let damaged = 0
@@ -376,19 +379,18 @@ export const make = (
         }
       })
 
-    const sweepAll = (guarded: Guarded, isWhole: () => boolean) =>
+    const sweepAll = (guarded: Guarded) =>
       Effect.gen(function* () {
         hasRemains = false
+        unreadable = 0
+        // nothing is erased for being unknown: it may be the letter of which a bit is damaged
+        const keeping: Keeping = {
+          isKept: (id) => all.get(id)?.mayHoldContent ?? true,
+          onUnreadable: () => unreadable++
+        }
         const size = yield* guarded(withFile(disk, path, (file) => file.size))
         for (let from: number | undefined = 0; from !== undefined && from < size;) {
-          const at: number = from
-          from = yield* guarded(
-            Effect.suspend(() => {
-              const wholly = isWhole()
-              const isKept: Keeping["isKept"] = (id) => all.get(id)?.mayHoldContent ?? !wholly
-              return sweep(disk, path, at, size, { isKept, isWhole: wholly })
-            })
-          )
+          from = yield* guarded(sweep(disk, path, from, size, keeping))
         }
         for (const it of all.values()) if (!it.mayHoldContent) it.filled = 0
       }).pipe(Effect.onError(() => Effect.sync(() => (hasRemains = true))))
@@ -406,7 +408,7 @@ export const make = (
       return [...orphans, outcomeOf(id, it, at, by)].map(encodeOutcome)
     }
 
-    const replace = (guarded: Guarded, isWhole: () => boolean) =>
+    const replace = (guarded: Guarded) =>
       Effect.gen(function* () {
         for (const it of all.values()) it.isCopied = false
         const at = yield* now
@@ -419,7 +421,7 @@ export const make = (
             return isLast ? headsOf(entry.id, it, entry.at, entry.by) : []
           },
           rest: () => {
-            if (!isNothingOpen() || !isWhole()) return undefined
+            if (!isReplaceable()) return undefined
             const hasHead = (it: Known) =>
               it.head !== undefined || it.fate !== undefined || it.orphans.length > 0
             return [...all].flatMap(([id, it]) => (it.isCopied || !hasHead(it) ? [] : headsOf(id, it, at)))
@@ -436,46 +438,55 @@ export const make = (
         return isReplaced
       })
 
-    const tidy: DeadLetters["tidy"] = (guarded, dead) =>
+    /** A line that cannot be read would not come along. */
+    const isReplaceable = () => isSpent && isNothingOpen() && unreadable === 0
+
+    const tidy: DeadLetters["tidy"] = (guarded) =>
       Effect.gen(function* () {
-        const open = () => [...all.values()].filter(({ isOpen }) => isOpen).length
-        // otherwise a line that cannot be read may be the letter that the books know of
-        const isWhole = () => open() >= dead()
         if ((yield* guarded(disk.info(path))) === undefined) return
         // before the blanks: a power cut could keep them, and take the decision
         yield* guarded(syncFound)
-        if (isSpent && isNothingOpen() && isWhole()) yield* endTorn(guarded)
-        if (hasRemains) yield* sweepAll(guarded, isWhole)
-        if (isSpent && isNothingOpen() && isWhole()) yield* replace(guarded, isWhole)
+        if (hasRemains) yield* sweepAll(guarded)
+        if (isReplaceable()) yield* endTorn(guarded)
+        if (isReplaceable()) yield* replace(guarded)
       })
 
     const holdsAnything = () =>
       [...all.values()].some((it) => it.isKept || it.fate !== undefined || it.orphans.length > 0)
 
-    const restore = Effect.gen(function* () {
+    /** a restoration has failed, although there may be a file again */
+    let isLacking = false
+    const restore: DeadLetters["restore"] = Effect.fnUntraced(function* (isSettled) {
+      isLacking = true
       entrySynced = false
       for (const it of all.values()) it.isSynced = false
-      if (!holdsAnything()) return 0
+      if (!holdsAnything()) {
+        isLacking = false
+        return 0
+      }
       const found = yield* entriesOf(disk, path)
       const at = yield* now
       const by = "unknown, since the file was removed"
       const outcomes: Array<Outcome> = []
-      let lost = 0
+      const lost: Array<string> = []
       for (const [id, it] of all) {
         const isThere = found?.letters.has(id) === true
         if (found === undefined) outcomes.push(...it.orphans.map((type): Outcome => ({ type, id, at, by })))
-        if (it.isOpen && !isThere) {
-          lost++
-          forget(id)
-        }
         if (!isThere) it.entries = it.filled = 0
+        const isLost = it.isOpen && !isThere
+        if (isLost) lost.push(id)
         const hasEnded = it.fate !== undefined || (it.isKept && it.isIdle && !isThere)
         if (hasEnded && found?.outcomes.has(id) !== true) outcomes.push(outcomeOf(id, it, at, by))
       }
+      // heads without their letters: an earlier version would misread them
+      if (outcomes.some(({ head }) => head !== undefined)) yield* raiseFormat(disk, directory)
       if (outcomes.length > 0) yield* write(outcomes)
+      // only now: what fails above is done again
+      lost.forEach(forget)
+      isLacking = false
       // the letters of an older file may be decided by now
       hasRemains = isSpent = found !== undefined
-      return lost
+      return lost.filter((id) => isSettled(placeOf(id))).length
     })
 
     return {
@@ -514,9 +525,10 @@ export const make = (
       hasRemains: () => hasRemains,
       isUntidy: () => hasRemains || isSpent,
       tidy,
-      isWhole: Effect.suspend(() =>
-        holdsAnything() ? Effect.map(disk.info(path), (info) => info !== undefined) : Effect.succeed(true)
-      ),
+      isWhole: Effect.suspend(() => {
+        if (isLacking || !holdsAnything()) return Effect.succeed(!isLacking)
+        return Effect.map(disk.info(path), (info) => info !== undefined)
+      }),
       restore,
       counts: (before = Number.POSITIVE_INFINITY) => {
         const counts = { letters: 0, torn: 0, retried: 0, discarded: 0 }

@@ -11,7 +11,7 @@ import { Either } from "../../schema/Effect3.js"
 import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
 import { isBefore, type Place, type Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
-import type { Balance, DeadLetter, QueueFile } from "../../services/QueueFile.js"
+import type { DeadLetter, QueueFile } from "../../services/QueueFile.js"
 import { isRepeated, type Cursor } from "./cursor.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
 import { eraseLines as eraseInSegment } from "./erasure.js"
@@ -35,8 +35,6 @@ interface Parts {
   readonly eventIdOf: (line: Position & { readonly bytes: Uint8Array }) => string
   readonly segments: Segments
   readonly cursor: () => Cursor
-  /** the books */
-  readonly balance: () => Balance
   /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
   readonly guard: Effect.Semaphore
 }
@@ -89,14 +87,26 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         const selection = { ...batch.selection, select }
         for (let from: number | undefined = 0; from !== undefined;) {
           const page: Page = yield* guarded(letters.page({ ...selection, from, limit: BATCH_LETTERS }))
-          const { failure, ready } = yield* batch.prepare(page.entries)
-          count += yield* guarded(letters.decide(type, ready, by))
-          if (type === "discarded") yield* erased(eraseLines(ready.map(({ letter }) => letter)))
+          const { decided, failure } = yield* decideOne(type, batch, page.entries, by)
+          count += decided
           if (failure !== undefined) return yield* failure
           from = page.next
         }
         return count
-      }).pipe(Effect.ensuring(tidy))
+      }).pipe(Effect.tapBoth({ onFailure: () => tidy, onSuccess: () => tidy }))
+
+    /** Decides a batch. Not interrupted: a letter that was appended again would be appended once more. */
+    const decideOne = (type: Decision, batch: Batch, entries: ReadonlyArray<Entry>, by: string) =>
+      Effect.gen(function* () {
+        const { failure, ready } = yield* batch.prepare(entries)
+        if (type === "discarded") hasLines = true
+        const decided = yield* guarded(letters.decide(type, ready, by))
+        if (type === "discarded") yield* erased(eraseLines(ready.map(({ letter }) => letter)))
+        return { decided, failure }
+      }).pipe(Effect.uninterruptible)
+
+    /** whether the line of a discarded letter may stand in a segment */
+    let hasLines = true
 
     /** Erases the lines of discarded letters, where their segments are still there. */
     const eraseLines = (places: ReadonlyArray<Place>) =>
@@ -120,14 +130,27 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
             `the next start`
         )
       )
-    const tidy = erased(letters.tidy(guarded, () => parts.balance().dead))
-    const tidyAtStart = Effect.suspend(() =>
-      letters.isUntidy() ? Effect.zipRight(tidy, erased(eraseDiscarded)) : Effect.void
-    )
     const eraseDiscarded = Effect.suspend(() => {
       const [oldest] = segments.all
-      return oldest === undefined ? Effect.void : eraseLines(letters.discarded(oldest.first))
+      const places = oldest === undefined ? [] : letters.discarded(oldest.first)
+      hasLines = false
+      return eraseLines(places).pipe(
+        Effect.onError(() =>
+          Effect.sync(() => {
+            hasLines = true
+          })
+        )
+      )
     })
+    /** one at a time: two would write one file of heads */
+    const tidying = yield* Effect.makeSemaphore(1)
+    const tidy = Effect.suspend(() => (hasLines ? erased(eraseDiscarded) : Effect.void)).pipe(
+      Effect.zipRight(erased(letters.tidy(guarded))),
+      tidying.withPermits(1)
+    )
+    const tidyAtStart = Effect.suspend(() =>
+      letters.isUntidy() ? tidy : tidying.withPermits(1)(erased(eraseDiscarded))
+    )
 
     /** Appends letters again, all at once; those that cannot be lines stay. */
     const appendAgain = (entries: ReadonlyArray<Entry>) =>

@@ -139,8 +139,8 @@ const linesAt = (file: File, offsets: ReadonlyArray<number>): Effect.Effect<Arra
 /** What of an entry's content may stay: that of an open letter, and that of a line which nobody can tell from one. */
 export interface Keeping {
   readonly isKept: (id: string) => boolean
-  /** whether every letter that the books know of can be read: then no other line is worth anything */
-  readonly isWhole: boolean
+  /** called for each line that cannot be read and is kept */
+  readonly onUnreadable: () => void
 }
 
 /** Looks at some lines from one place of the file up to another, and erases what may not stay. */
@@ -173,16 +173,15 @@ export const sweep = (
 const isRemains = (
   file: File,
   line: EntryLine,
-  { isKept, isWhole }: Keeping
+  { isKept, onUnreadable }: Keeping
 ): Effect.Effect<boolean, DiskError> => {
   const { at, bytes, entry, isCut, length } = line
   if (entry !== undefined && entry.type !== "letter") return Effect.succeed(false)
-  let id = entry?.id
-  if (entry === undefined) {
-    id = idOfRemains(bytes.toString("utf8", 0, 256))
-    if (id === undefined && !isWhole) return Effect.succeed(false)
+  const id = entry?.id ?? idOfRemains(bytes.toString("utf8", 0, 256))
+  if (id === undefined || isKept(id)) {
+    if (entry === undefined && !isBlank(bytes)) onUnreadable()
+    return Effect.succeed(false)
   }
-  if (id !== undefined && isKept(id)) return Effect.succeed(false)
   const erased = entry === undefined ? NOTHING : erasedOf(entry, length)
   if (!isErased(erased, bytes, length)) return Effect.succeed(true)
   return isCut
@@ -253,7 +252,7 @@ export const replaceByHeads = (
         })
       )
     })
-  )
+  ).pipe(Effect.onError(() => Effect.ignore(guarded(disk.remove(`${path}.new`)))))
 
 const writeLines = (file: File, lines: ReadonlyArray<string>) =>
   lines.length === 0 ? Effect.void : file.write(Buffer.from(`${lines.join("\n")}\n`))
