@@ -5,6 +5,7 @@
 import { Effect, type Scope } from "effect"
 import { contained, supervised } from "./contained.js"
 import { monotonicMillis } from "./monotonic.js"
+import { turnEventLoop } from "./turnEventLoop.js"
 
 /** Something that is under way, one at a time; the same object for as long as it is. */
 export interface UnderWay {
@@ -62,8 +63,3 @@ export const make = <A extends UnderWay>(options: {
 
     return () => wake?.()
   })
-
-const turnEventLoop = Effect.async<void>((resume) => {
-  const turn = setImmediate(() => resume(Effect.void))
-  return Effect.sync(() => clearImmediate(turn))
-})

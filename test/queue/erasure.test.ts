@@ -1,6 +1,6 @@
 /** What is decided is erased: no file of the directory holds it, and the books stay as they were. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Fiber } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { inspect } from "../../src/internal/queue/inspect.js"
@@ -88,6 +88,35 @@ describe("a decision", () => {
       )
       assert.deepStrictEqual(holding(other, "secret-5"), [])
       assert.includeMembers(holding(other, "secret-2"), ["dead-letter.ndjson"])
+    })
+  )
+
+  it.scopedLive("lets delivery in between its batches", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const queue = yield* q.openQueue(disk, { directory })
+      const count = 12_000
+      yield* Effect.forEach(q.idsOf("e", count), (id) => q.append(queue, id), {
+        concurrency: "unbounded",
+        discard: true
+      })
+      yield* q.deliver(queue, new Set(), { maxRecords: count, isRejected: () => true })
+      assert.include(yield* q.books(queue), { dead: count, waiting: 0 })
+      yield* requests.submit(disk, directory, { action: "discard", letters: "all", by: "li" })
+      const decisions = yield* Effect.fork(queue.carryOutRequests)
+      const database = new Set<string>()
+      let discarded = 0
+      while (discarded === 0) {
+        yield* Effect.promise(() => new Promise(setImmediate))
+        discarded = (yield* q.books(queue)).discarded
+      }
+      yield* q.append(queue, "meanwhile")
+      yield* q.deliver(queue, database)
+      assert.isBelow((yield* q.books(queue)).discarded, count)
+      assert.deepStrictEqual([...database], ["meanwhile"])
+      yield* Fiber.join(decisions)
+      assert.include(yield* q.books(queue), { dead: 0, discarded: count, delivered: 1, balanced: true })
     })
   )
 })

@@ -16,6 +16,7 @@ import * as metrics from "../metrics.js"
 import { monotonicMillis } from "../monotonic.js"
 import * as pipeline from "./pipeline.js"
 import type { makeReader } from "../readEvent.js"
+import { turnEventLoop } from "../turnEventLoop.js"
 import * as watchdog from "../watchdog.js"
 import { answerOf, failureOf, timedOut, uploadOf } from "./answer.js"
 
@@ -228,7 +229,7 @@ const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batc
   const groups = new Map<string, Events>()
   const refusals: Array<Refusal> = []
   for (let place = 0; place < batch.records.length; place++) {
-    if (place % SLICE_RECORDS === 0 && place > 0) yield* letOthersIn
+    if (place % SLICE_RECORDS === 0 && place > 0) yield* turnEventLoop
     const record = batch.records.at(place)!
     const event = settings.read(record)
     if (Either.isLeft(event)) {
@@ -241,7 +242,7 @@ const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batc
     group.places.push(place)
     group.events.push(event.right)
   }
-  if (batch.records.length > SLICE_RECORDS) yield* letOthersIn
+  if (batch.records.length > SLICE_RECORDS) yield* turnEventLoop
   const prepared: Prepared = { batch, groups: withUploads(groups.values(), settings), refusals }
   return prepared
 })
@@ -257,11 +258,6 @@ const withUploads = (all: Iterable<Events>, { uploader }: Settings): Array<Group
 
 /** So many lines are decoded at a time, within about a millisecond: then the program, and the database, are heard. */
 const SLICE_RECORDS = 250
-
-/** `Effect.yieldNow` lets fibers in, but no sockets. */
-const letOthersIn = Effect.async<void>((resume) => {
-  setImmediate(() => resume(Effect.void))
-})
 
 // ------------------------------------------------------------------------------------------------- uploading
 

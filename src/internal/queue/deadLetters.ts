@@ -365,7 +365,11 @@ export const make = (
 
     // --------------------------------------------------------------------------------------------------- tidy
 
-    const isNothingOpen = () => ![...all.values()].some(({ isOpen }) => isOpen)
+    const some = (is: (it: Known) => boolean): boolean => {
+      for (const it of all.values()) if (is(it)) return true
+      return false
+    }
+    const isNothingOpen = () => !some(({ isOpen }) => isOpen)
 
     /** A torn end that nobody has discarded goes with the last letter: it would keep the file from being replaced. */
     const endTorn = (guarded: Guarded) =>
@@ -451,8 +455,7 @@ export const make = (
         if (isReplaceable()) yield* replace(guarded)
       })
 
-    const holdsAnything = () =>
-      [...all.values()].some((it) => it.isKept || it.fate !== undefined || it.orphans.length > 0)
+    const holdsAnything = () => some((it) => it.isKept || it.fate !== undefined || it.orphans.length > 0)
 
     /** a restoration has failed, although there may be a file again */
     let isLacking = false

@@ -13,6 +13,7 @@ import { isBefore, type Place, type Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import type { DeadLetter, QueueFile } from "../../services/QueueFile.js"
 import { isRepeated, type Cursor } from "./cursor.js"
+import { turnEventLoop } from "../turnEventLoop.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
 import { eraseLines as eraseInSegment } from "./erasure.js"
 import type { Letter } from "./letter.js"
@@ -71,7 +72,9 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
   Effect.gen(function* () {
     const { directory, disk, guard, letters, lock, segments } = parts
 
-    const guarded = <A>(step: Effect.Effect<A, DiskError>) => guard.withPermits(1)(lock.whileWriting(step))
+    /** Steps aside afterwards: a semaphore wakes who waits in a later task, and the guard would be taken again by then. */
+    const guarded = <A>(step: Effect.Effect<A, DiskError>) =>
+      Effect.zipLeft(guard.withPermits(1)(lock.whileWriting(step)), turnEventLoop)
 
     /** Whether the cursor has counted a line. If it could not, then the line is still to be delivered, or refused. */
     const isSettled = (place: Place) => isBefore(place, parts.cursor()) || isRepeated(parts.cursor(), place)

@@ -242,6 +242,8 @@ export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
           class: head.class
         })
   }
+  const whole = JSON.stringify({ ...facts, at, by, ...place })
+  if (Buffer.byteLength(whole) <= HEAD_BYTES) return whole
   const room = (value: object) => HEAD_BYTES - Buffer.byteLength(JSON.stringify(value)) - 1
   if (room({ ...facts, at, ...place }) < 0) return JSON.stringify({ ...facts, ...place })
   const left = room({ ...facts, at, by: "", ...place })
