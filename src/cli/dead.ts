@@ -197,7 +197,7 @@ const list = Command.make("list", { directory, json, limit, after, ofClass }, (o
       seen.count += shown.length
       seen.last = shown.at(-1)?.name ?? seen.last
       seen.hasMore = found.length > shown.length
-      seen.hasAdvice ||= shown.some(({ entry }) => reasonOf(entry.letter) === ADVICE)
+      seen.hasAdvice ||= shown.some(({ entry }) => !isOurReason(entry.letter))
       return Effect.zipRight(isFirst ? print([paint("bold", head!)]) : Effect.void, print(lines))
     })
     if (seen.count === 0) return yield* print(["No dead letters."])

@@ -1,6 +1,7 @@
 /**
  * Summaries: a database's refusal without what it may repeat of the row, for lists that anybody may see. Only names of
- * the schema are taken from its words, and only where nothing of a row can stand.
+ * the schema are taken from its words, and only where nothing of a row can stand. A trigger may imitate any words, so a
+ * column is named only if the uploader has found it in the table and said so behind them.
  */
 
 const NAME = String.raw`[\w$ -]{1,64}`
@@ -9,11 +10,20 @@ const NOTE = new RegExp(String.raw`; (${NAME}) is ([A-Z]+(?:\(\d+(?:,\d+)?\))?(?
 const COLUMN = String.raw`(?:for|in) column (?:\x60[^\x60]*\x60\.){0,2}['\x60](${NAME})['\x60]`
 const AT_COLUMN = new RegExp(String.raw`${COLUMN} at row \d+$`)
 
-/** What a column is, behind the database's words: see `table.ts`. */
+/** What a column is, behind the database's words; of a list, whose members may be anything, only that it is one. */
 export const typeNote = (column: string, declared: string): string => {
-  const note = `; ${column} is ${declared.toUpperCase()}`
-  return NOTE.test(note) ? note : ""
+  const type = declared.toUpperCase()
+  const notes = [type, type.replace(/\(.*/s, "")].map((type) => `; ${column} is ${type}`)
+  return notes.find((note) => NOTE.test(note)) ?? ""
 }
+
+/** Behind the words that a trigger has chosen. */
+export const SIGNALLED = "; a trigger refuses it"
+
+/** The uploader's advice: see `table.ts`. */
+const CHARACTER_SET = new RegExp(
+  String.raw`; the character set [\w$-]* of [^;]*\.(${NAME}) cannot hold the text: ALTER TABLE [^;]*$`
+)
 
 /** The column that the words name at their end, as MySQL, MariaDB and TiDB do. */
 export const columnIn = (words: string): string | undefined =>
@@ -54,25 +64,22 @@ const ALONE: Readonly<Record<string, string | undefined>> = {
 
 /** Why a database refused an event, in words that hold nothing of it; undefined if only its own words say more. */
 export const summaryOf = (code: string, reason: string): string | undefined => {
-  const [words, advice] = splitNote(reason)
+  if (reason.endsWith(SIGNALLED)) return "a trigger refuses it"
+  const [, noted, declared] = NOTE.exec(reason) ?? []
+  const ofText = noted === undefined ? CHARACTER_SET.exec(reason)?.[1] : undefined
   const what = OF_COLUMN[code]
-  const column = columnIn(words.replace(/; the character set .*$/s, ""))
-  if (what !== undefined && column !== undefined) {
-    return `${what} ${column}${advice === undefined ? "" : ` (${advice})`}`
+  if (what !== undefined) {
+    return `${what} ${noted ?? ofText ?? "a column"}${declared === undefined ? "" : ` (${declared})`}`
   }
-  const constraint = constraintIn(words)
+  const constraint = constraintIn(reason)
   const alone = ALONE[code]
   if (alone !== undefined) return constraint === undefined ? alone : `${alone} (${constraint})`
-  return ofSqlite(code, words)
-}
-
-const splitNote = (reason: string): readonly [string, string | undefined] => {
-  const found = NOTE.exec(reason)
-  return found === null ? [reason, undefined] : [reason.slice(0, found.index), found[2]]
+  return ofSqlite(code, reason)
 }
 
 const ofSqlite = (code: string, words: string): string | undefined => {
   const [, what, name] = /^(NOT NULL|CHECK) constraint failed: ([\w$.]{1,129})$/.exec(words) ?? []
-  if (!code.startsWith("SQLITE_") || name === undefined) return undefined
+  // a trigger's RAISE has a code of its own
+  if (name === undefined || code !== `SQLITE_CONSTRAINT_${what!.replace(" ", "")}`) return undefined
   return what === "CHECK" ? `a CHECK refuses it (${name})` : `NULL in ${name.slice(name.indexOf(".") + 1)}`
 }

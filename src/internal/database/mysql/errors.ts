@@ -85,13 +85,13 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
   }
   const known = CODES.get(errno)
   // a trigger's SIGNAL, whatever number it gives itself
-  const cls = sqlState?.startsWith(SIGNAL) === true ? "record" : (known?.class ?? classOfState(sqlState))
+  const cls = isSignal(cause) ? "record" : (known?.class ?? classOfState(sqlState))
   const reason = known?.reason ?? (cls === "operator" ? unknownOperator : unavailable)
   return failure(code, cls, reason(subject, text))
 }
 
-/** The class of what triggers raise to refuse a row (MySQL manual, "SIGNAL Statement"). */
-const SIGNAL = "45"
+/** Whether a trigger raised it to refuse a row: by class 45 (MySQL manual, "SIGNAL Statement"). */
+export const isSignal = (cause: unknown): boolean => asDriverError(cause).sqlState?.startsWith("45") === true
 
 /** What the standard's classes of SQLSTATE (ISO 9075-2, 24.1) say of a code that the table below lacks. */
 const classOfState = (sqlState: string | undefined): FailureClass => {

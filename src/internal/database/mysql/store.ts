@@ -13,7 +13,7 @@ import type { Rejection, UploadBatch, UploadResult } from "../../../services/Upl
 import { Doubted, ill, makeDoubts, type Trial } from "../doubt.js"
 import { makeDriftGuard, narrow, Refused } from "../narrow.js"
 import { isSameForms, parameters, widthOf } from "../rows.js"
-import { columnIn } from "../summary.js"
+import { columnIn, SIGNALLED } from "../summary.js"
 import type { Session } from "./connection.js"
 import {
   classify,
@@ -24,6 +24,7 @@ import {
   isEventKey,
   isOfPreparing,
   isRefusedByGroup,
+  isSignal,
   isTextRefused,
   isTimeout,
   namesKey,
@@ -445,8 +446,8 @@ const explain = (
     case "record": {
       const [only] = events
       if (only === undefined || events.length > 1) return new Refused({ code, reason })
-      const advice = isTextRefused(failure) ? table.advice(only) : undefined
-      const note = table.note(columnIn(reason))
+      const advice = isTextRefused(failure) && !isSignal(cause) ? table.advice(only) : undefined
+      const note = isSignal(cause) ? SIGNALLED : table.note(columnIn(reason))
       return new Refused({ code, reason: `${reason}${advice === undefined ? note : `; ${advice}`}` })
     }
     case "doubtful":
