@@ -46,9 +46,12 @@ export const fill = (events: number): Effect.Effect<void, never, AuditLog> =>
     discard: true
   })
 
+/** Waits until what was appended before is delivered, or refused. */
+export const flush: Effect.Effect<void, never, AuditLog> = Effect.asVoid(Effect.orDie(Audit.flush))
+
 /** Delivers what was appended before; fails if anything of it went another way. */
 export const deliver: Effect.Effect<void, never, AuditLog> = Effect.gen(function* () {
-  yield* Effect.orDie(Audit.flush)
+  yield* flush
   const { dead, missing } = yield* Effect.orDie(Audit.status)
   if (dead + missing > 0) yield* Effect.dieMessage("not everything was delivered")
 })
