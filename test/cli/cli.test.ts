@@ -294,6 +294,50 @@ describe("dead", () => {
     })
   )
 
+  it.scopedLive("discards what was refused before a date, or so long ago, with an owner and without", () =>
+    Effect.gen(function* () {
+      for (const isOwned of [false, true]) {
+        const directory = yield* temporaryDirectory
+        yield* fill(
+          directory,
+          uses(3),
+          uses(3).map(() => ({ class: "rejected", reason: DEAD }) as const)
+        )
+        // refused in January, 40 days ago, and now
+        const file = path.join(directory, "dead-letter.ndjson")
+        const times = ["2026-01-01T12:00:00.000Z", new Date(Date.now() - 40 * 86_400_000).toISOString()]
+        const text = fs.readFileSync(file, "utf8")
+        fs.writeFileSync(
+          file,
+          text.replace(/"at":"[^"]+"/g, (now) => (times.length > 0 ? `"at":"${times.shift()!}"` : now))
+        )
+        if (isOwned) yield* openAudit({ directory }, { uploader: away })
+        const discard = (before: string) =>
+          effectAudit(directory, ["dead", "discard", "--before", before, "--yes", "--wait", "2 minutes"])
+        const dead = [
+          yield* discard("2025-12-31"),
+          yield* discard("2026-01-02"),
+          yield* discard("30 days"),
+          yield* discard("1 day")
+        ]
+        assert.deepStrictEqual(
+          dead.map(({ code, stdout }) => [code, stdout]),
+          [0, 1, 1, 0].map((count) => [0, `${count} dead letter${count === 1 ? "" : "s"} discarded.\n`])
+        )
+        const list = yield* effectAudit(directory, ["dead", "list", "--json"])
+        assert.deepStrictEqual(
+          list.json().map(({ class: cls }) => cls),
+          ["rejected"]
+        )
+        for (const wrong of ["yesterday", "2026-13-45", ""]) {
+          const refused = yield* discard(wrong)
+          assert.strictEqual(refused.code, 64, wrong)
+          assert.include(refused.stderr, "say 2026-01-31")
+        }
+      }
+    })
+  )
+
   it.scopedLive("asks an idle owner, which does it at once and delivers", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
