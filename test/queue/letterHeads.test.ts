@@ -1,0 +1,204 @@
+/** What stands before a letter's content: bounded when it is written, and read however long it is. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as fc from "fast-check"
+import * as fs from "node:fs"
+import { inspect } from "../../src/internal/queue/inspect.js"
+import { encodeHead, encodeOutcome, parse } from "../../src/internal/queue/letter.js"
+import * as requests from "../../src/internal/queue/requests.js"
+import { idOf } from "../../src/schema/Position.js"
+import { effectAudit, fill, useLine } from "../support/cli.js"
+import * as q from "../support/queue.js"
+
+const place = { segment: 3, offset: 700, sequence: 9, length: 10, surplus: false }
+const text = fc.oneof(
+  fc.string({ unit: "binary", maxLength: 12_000 }),
+  fc.constantFrom('"', "\u0000", "漢", "🦊", "\ud83e").map((unit) => unit.repeat(10_000))
+)
+
+describe("a head", () => {
+  it("of any kind, code and reason takes less than 4 KiB, and says how each begins", () => {
+    fc.assert(
+      fc.property(text, text, text, (kind, code, reason) => {
+        const record = { ...place, bytes: Buffer.alloc(0) } as never
+        const head = encodeHead({ record, class: "rejected", kind, code, reason }, new Date(0).toISOString())
+        assert.isBelow(Buffer.byteLength(head), 4096)
+        const letter = parse(`${head}}`)
+        assert.strictEqual(letter?.type, "letter")
+        if (letter?.type !== "letter") return
+        for (const [was, is] of [
+          [kind, letter.kind],
+          [code, letter.code],
+          [reason, letter.reason]
+        ] as const) {
+          assert.isTrue(is === was || (is!.endsWith("…") && was.startsWith(is!.slice(0, -1))))
+        }
+      }),
+      { numRuns: 60 }
+    )
+  })
+
+  it("that stays of a letter takes at most 200 bytes, whoever decided, and is read as it was", () => {
+    fc.assert(
+      fc.property(
+        fc.string({ unit: "binary", maxLength: 400 }),
+        fc.nat(1e9),
+        fc.nat(1e9),
+        fc.boolean(),
+        (by, segment, offset, surplus) => {
+          const head = { sequence: segment, surplus: surplus || undefined, class: "rejected" } as const
+          const id = idOf({ segment, offset })
+          const line = encodeOutcome({ type: "discarded", id, at: new Date(0).toISOString(), by, head })
+          assert.isAtMost(Buffer.byteLength(line), 200)
+          const read = parse(line)
+          assert.deepInclude(read, { type: "discarded", id })
+          assert.deepStrictEqual(read?.type === "discarded" ? read.head : undefined, head)
+        }
+      )
+    )
+  })
+
+  it.scopedLive("of an earlier version that is longer is listed, counted, shown and decided", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      const disk = yield* q.nodeDisk
+      yield* fill(
+        directory,
+        [useLine({ prompt: "first" }), useLine({ prompt: "second" })],
+        [
+          { class: "rejected", reason: "REASON" },
+          { class: "rejected", reason: "REASON" }
+        ]
+      )
+      // as it was written before heads were bounded; one is longer than what is read at once
+      const file = `${directory}/dead-letter.ndjson`
+      const reasons = ["x".repeat(10_000), "y".repeat(200_000)]
+      const old = fs
+        .readFileSync(file, "utf8")
+        .replaceAll('"reason":"REASON"', () => `"reason":"${reasons.shift()!}"`)
+      fs.writeFileSync(file, old)
+      assert.include(yield* inspect(disk, directory), { dead: 2, repair: undefined })
+      const [list, verify, show] = yield* Effect.all([
+        effectAudit(directory, ["dead", "list", "--json"]),
+        effectAudit(directory, ["verify"]),
+        effectAudit(directory, ["dead", "show", "0:0", "--reveal"])
+      ])
+      assert.lengthOf(list.json(), 2)
+      assert.strictEqual(verify.code, 0, verify.stdout + verify.stderr)
+      assert.include(show.stdout, "first")
+      const discarded = yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
+      assert.include(discarded.stdout, "2 dead letters discarded.")
+      assert.isBelow(fs.statSync(file).size, 500)
+    })
+  )
+})
+
+describe("a retry", () => {
+  it.scopedLive("of a line that is exactly as long as may be is appended, delivered, and refused again", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const maxLineBytes = 1000
+      const options = { directory, maxLineBytes }
+      const empty = q.lineOf("e").length + ',"pad":""'.length
+      const line = q.lineOf("e", maxLineBytes + 1 - empty)
+      // without the line's end
+      assert.strictEqual(line.length - 1, maxLineBytes)
+      yield* q.withQueue(disk, options, (queue) =>
+        Effect.gen(function* () {
+          yield* queue.append(line, "e")
+          const retry = Effect.zipRight(
+            requests.submit(disk, directory, { action: "retry", letters: "all", by: "li" }),
+            queue.carryOutRequests
+          )
+          for (let time = 1; time <= 3; time++) {
+            yield* q.deliver(queue, new Set(), { isRejected: () => true })
+            assert.include(yield* q.books(queue), { dead: 1, retried: time - 1, balanced: true })
+            yield* retry
+            assert.include(yield* q.books(queue), { dead: 0, retried: time, waiting: 1, balanced: true })
+          }
+        })
+      )
+      // also after a start
+      yield* q.withQueue(disk, options, (queue) =>
+        Effect.gen(function* () {
+          const database = new Set<string>()
+          yield* q.deliverAll(queue, database)
+          assert.deepStrictEqual([...database], ["e"])
+          assert.include(yield* q.books(queue), { delivered: 1, retried: 3, dead: 0, balanced: true })
+        })
+      )
+    })
+  )
+})
+
+describe("a file of heads", () => {
+  it.scopedLive("keeps numbers and decisions when both slots of the cursor are damaged", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const before = yield* q.withQueue(disk, { directory }, (queue) =>
+        Effect.gen(function* () {
+          yield* q.appendAll(queue, q.idsOf("e", 10))
+          yield* q.deliver(queue, new Set(), { isRejected: (id) => /[2589]$/.test(id) })
+          const [retried] = (yield* q.letters(disk, directory)).map(({ id }) => id)
+          yield* requests.submit(disk, directory, { action: "retry", letters: [retried!], by: "li" })
+          yield* requests.submit(disk, directory, { action: "discard", letters: "all", by: "li" })
+          yield* queue.carryOutRequests
+          return yield* q.books(queue)
+        })
+      )
+      assert.include(before, { delivered: 6, retried: 1, discarded: 3, waiting: 1, balanced: true })
+      fs.writeFileSync(`${directory}/cursor`, Buffer.alloc(1024, "?"))
+      yield* q.withQueue(disk, { directory }, (queue) =>
+        Effect.gen(function* () {
+          const { accepted, balanced, dead, missing, nextSequence } = yield* q.books(queue)
+          assert.deepStrictEqual(
+            { accepted, nextSequence, dead, missing, balanced },
+            {
+              accepted: before.accepted,
+              nextSequence: before.nextSequence,
+              dead: 0,
+              missing: 0,
+              balanced: true
+            }
+          )
+          // what stands on disk is delivered again, the retried line where it stood first as well
+          yield* q.deliverAll(queue, new Set())
+          assert.include(yield* q.books(queue), {
+            delivered: 8,
+            retried: 0,
+            discarded: 3,
+            waiting: 0,
+            dead: 0,
+            missing: 0,
+            balanced: true
+          })
+        })
+      )
+      const verify = yield* effectAudit(directory, ["verify"])
+      assert.strictEqual(verify.code, 0, verify.stdout)
+    })
+  )
+
+  it.scopedLive("of a newer format is refused by name, from inside and outside", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      const disk = yield* q.nodeDisk
+      yield* fill(directory, [useLine({})], [{ class: "rejected", reason: "REASON" }])
+      const file = `${directory}/queue.json`
+      const identity = JSON.parse(fs.readFileSync(file, "utf8")) as object
+      fs.writeFileSync(file, JSON.stringify({ ...identity, format: 3 }))
+      const files = fs.readdirSync(directory).map((name) => [name, fs.statSync(`${directory}/${name}`).size])
+      const refused = yield* Effect.flip(q.withQueue(disk, { directory }, () => Effect.void))
+      assert.match(String(refused), /format 3/)
+      assert.deepStrictEqual(
+        fs.readdirSync(directory).map((name) => [name, fs.statSync(`${directory}/${name}`).size]),
+        files
+      )
+      const { code, stderr } = yield* effectAudit(directory, ["dead", "retry", "--all"])
+      assert.notStrictEqual(code, 0)
+      assert.match(stderr, /format 3/)
+    })
+  )
+})
