@@ -214,8 +214,12 @@ export const databaseOf = (flags: Flags<typeof database>) =>
     return options
   })
 
-/** A variable that asks for TLS in words of its own would connect in the clear. */
+/** A variable that asks for TLS in words of its own would connect in the clear; so would one that is empty by a slip. */
 const refuseVariables = Effect.suspend(() => {
+  const empty = ["AUDIT_MYSQL_SSL_CA", "AUDIT_MYSQL_SERVER_PUBLIC_KEY"].find(
+    (name) => process.env[name] === ""
+  )
+  if (empty !== undefined) return usageError(`${empty} is empty: set it, or unset it.`)
   const misspelt = Object.keys(process.env).find(
     (name) =>
       /^AUDIT_MYSQL_/i.test(name) &&

@@ -219,12 +219,28 @@ const credentials = (host: string, port: number) => ({
 
 /** Words of other drivers and tools, and what people make of them. */
 const name = fc
-  .tuple(
-    fc.constantFrom("", "use", "require", "my", "force_", "x"),
-    fc.constantFrom("ssl", "tls"),
-    fc.constantFrom("", "mode", "accept", "-mode", "cert", "version", "ca", "1")
+  .oneof(
+    fc
+      .tuple(
+        fc.constantFrom("", "use", "require", "my", "force_", "x"),
+        fc.constantFrom("ssl", "tls"),
+        fc.constantFrom("", "mode", "accept", "-mode", "cert", "version", "ca", "1")
+      )
+      .map((parts) => parts.join("")),
+    fc.constantFrom(
+      ...[
+        "encrypt",
+        "useEncryption",
+        "secure",
+        "require_secure_transport",
+        "rejectUnauthorized",
+        "ca",
+        "cafile"
+      ],
+      ...["cert", "certificateAuthority", "verifyServerCertificate", "verify_identity", "verifyCA", "https"],
+      ...["trustServerCertificate", "trustStore", "trustCertificateKeyStoreUrl", "enabledCipherSuites"]
+    )
   )
-  .map((parts) => parts.join(""))
   .chain((word) =>
     fc.tuple(
       fc.array(fc.boolean(), { minLength: word.length, maxLength: word.length }),
@@ -318,6 +334,29 @@ describe("what is about TLS", () => {
     })
   )
 
+  it.scopedLive("asked for where nothing is read, it is refused", () =>
+    Effect.gen(function* () {
+      const { heard, port } = yield* impostor({ host: here })
+      for (const path of [
+        ...["app%3Fssl=true", "app%3fssl%3dtrue", "app%26ssl=true", "app%23useTLS=1", "app/sslmode=require"],
+        ...[
+          "app,ssl=true",
+          "app?options=ssl%3Dtrue",
+          "app?charset=utf8,ssl=true",
+          "app?charset=utf8%26sslMode=x"
+        ]
+      ]) {
+        const url = Redacted.make(`mysql://audit:${encodeURIComponent(PASSWORD)}@${here}:${port}/${path}`)
+        yield* refuses({ url }, "CONFIG", /ssl=true/)
+      }
+      const settings = credentials(here, port)
+      yield* refuses({ ...settings, database: "app?ssl=true" }, "CONFIG", /`app\?ssl=true` asks for TLS/)
+      yield* refuses({ ...settings, hosts: [`${here};ssl=true`] }, "CONFIG", /asks for TLS/)
+      yield* refuses({ ...settings, ssl: { cert: "x", key: "y" } }, "CONFIG", /PEM/)
+      assert.deepStrictEqual(heard, [])
+    })
+  )
+
   it.scopedLive("URL and options that contradict each other are refused, not guessed", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
@@ -340,6 +379,14 @@ describe("what is about TLS", () => {
       const ofVariable = yield* effectAudit(directory, ["migrate", "--url", url], { AUDIT_MYSQL_TLS: "true" })
       assert.strictEqual(ofVariable.code, 64)
       assert.match(ofVariable.stderr, /AUDIT_MYSQL_TLS means nothing here: .*AUDIT_MYSQL_SSL=true/)
+      for (const name of ["AUDIT_MYSQL_CA", "AUDIT_MYSQL_ENCRYPT", "AUDIT_MYSQL_REJECT_UNAUTHORIZED"]) {
+        const { code, stderr } = yield* effectAudit(directory, ["migrate", "--url", url], { [name]: "true" })
+        assert.deepStrictEqual([code, stderr.includes(`${name} means nothing here`)], [64, true], stderr)
+      }
+      for (const name of ["AUDIT_MYSQL_SSL_CA", "AUDIT_MYSQL_SERVER_PUBLIC_KEY"]) {
+        const { code, stderr } = yield* effectAudit(directory, ["migrate", "--url", url], { [name]: "" })
+        assert.deepStrictEqual([code, stderr.includes(`${name} is empty`)], [64, true], stderr)
+      }
       const ofFlag = yield* effectAudit(directory, ["migrate", "--url", url, "--ssl-mode", "REQUIRED"])
       assert.notStrictEqual(ofFlag.code, 0)
       const ofUrl = yield* effectAudit(directory, ["migrate", "--url", `${url}?useSSL=true`])

@@ -4,6 +4,7 @@
  */
 import { Array as Arr, Duration, Effect, Redacted } from "effect"
 import * as crypto from "node:crypto"
+import * as tls from "node:tls"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Subject } from "./errors.js"
@@ -80,6 +81,13 @@ export const endpointsOf = (
     }
     const names =
       hosts !== undefined && Arr.isNonEmptyReadonlyArray(hosts) ? hosts : Arr.of(settings.host ?? "localhost")
+    const misplaced = [database, username ?? "", ...names].find(asksForTls)
+    if (misplaced !== undefined) {
+      return yield* misconfigured(
+        `\`${shown(misplaced)}\` asks for TLS where no parameter is read: write \`?ssl=true\` behind the database of \`url\`, ` +
+          `or set the option \`ssl\``
+      )
+    }
     return Arr.map(names, (text): Endpoint => {
       const address = addressOf(text, port ?? 3306)
       return {
@@ -117,6 +125,11 @@ const sslOf = (
     return misconfigured(`\`${shown(others[0]![0])}\` is no option: \`ssl\` is the one for TLS, ${SSL_FORMS}`)
   }
   if (!isSsl(ssl)) return misconfigured(`\`ssl\` is not as it must be: ${SSL_FORMS}`)
+  if (typeof ssl === "object" && Either.isLeft(Either.try(() => tls.createSecureContext({ ...ssl })))) {
+    return misconfigured(
+      "`ssl.ca`, `ssl.cert` and `ssl.key` have to be PEM, the key without a passphrase and that of the certificate"
+    )
+  }
   if (ofUrl === false && ssl !== undefined && ssl !== false) {
     return misconfigured("`url` says ssl=false, and the option `ssl` asks for TLS: leave one of them out")
   }
@@ -132,14 +145,23 @@ const isSsl = (ssl: unknown): ssl is boolean | SslSettings | undefined =>
   typeof ssl === "boolean" ||
   (typeof ssl === "object" && ssl !== null && Object.keys(ssl).every((name) => SSL_SETTINGS.has(name)))
 
-/** Whether a name is about TLS, however it is written. */
+/**
+ * Whether a name is about TLS, however it is written: with the word in it, or a word of other drivers for what TLS does
+ * (`encrypt`, `trustServerCertificate`, `rejectUnauthorized`).
+ */
 export const mentionsTls = (name: string): boolean =>
-  /ssl|tls/.test(
+  ABOUT_TLS.test(
     name
       .normalize("NFKC")
       .toLowerCase()
       .replaceAll(/[^a-z]/g, "")
   )
+
+const ABOUT_TLS =
+  /ssl|tls|https|encrypt|secure|cert|cipher|truststore|keystore|unauthorized|verifyidentity|verifyca|^(?:ca|capath|cafile)$/
+
+/** Whether a text that is no parameter asks for TLS all the same, as the name of the database in `/app%3Fssl=true` does. */
+const asksForTls = (text: string): boolean => /(?:ssl|tls)[^=]*=/.test(text.normalize("NFKC").toLowerCase())
 
 interface Url {
   readonly hosts: ReadonlyArray<string>
@@ -154,7 +176,8 @@ interface Url {
 const parseUrl = (text: Redacted.Redacted): Effect.Effect<Url, UploadError> =>
   Effect.flatMap(readUrl(text), ({ parameters, stray, url }) => {
     const misspelt = [...parameters, ...stray].find(
-      ([name, value]) => mentionsTls(name) && !(name === "ssl" && /^(true|false)$/.test(value))
+      ([name, value]) =>
+        (mentionsTls(name) && !(name === "ssl" && /^(true|false)$/.test(value))) || asksForTls(value)
     )
     if (misspelt !== undefined) {
       return misconfigured(
