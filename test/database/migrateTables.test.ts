@@ -185,6 +185,12 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /drop that key/,
     isWayOut: true
   },
+  "our key's name for another key, and no columns": {
+    statements: [alter("ADD KEY Effect_Audit_Event_Id (user_name)")],
+    code: "NO_UNIQUE_KEY",
+    reason: /drop that key/,
+    isWayOut: true
+  },
   "rows without room (4157, then 1118)": {
     // MariaDB measures no row that it need not write anew
     only: "mysql",
@@ -248,6 +254,20 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
         })
       )
     }
+
+    it.scopedLive("a server that takes no writes, and says so", () =>
+      Effect.gen(function* () {
+        const database = yield* tables(rootUrl)
+        const options = yield* account(database, "ALL")
+        const variable = flavour === "mysql" ? "transaction_read_only" : "tx_read_only"
+        yield* sql(database, `SET GLOBAL ${variable} = ON`)
+        const error = yield* failureOf(migrate(options)).pipe(
+          Effect.ensuring(sql(database, `SET GLOBAL ${variable} = OFF`))
+        )
+        assert.deepInclude(error, { class: "operator", code: "1792" })
+        assert.match(error.reason, /takes no writes.*read_only to OFF/)
+      })
+    )
 
     it.scopedLive("an account without the rights, and says which", () =>
       Effect.gen(function* () {
@@ -385,6 +405,26 @@ class Counted extends AuditEvent.Class<Counted>()("counted", {
   fields: { id: Schema.Int, note: Schema.String },
   columns: { id: { type: "BIGINT NOT NULL PRIMARY KEY" }, note: { type: "TEXT NULL COMMENT 'a serial key'" } }
 }) {}
+
+/** A kind whose type says NOT NULL twice, once of the column. */
+class Commented extends AuditEvent.Class<Commented>()("commented", {
+  table: "commented",
+  fields: { note: Schema.String },
+  columns: { note: { type: "VARCHAR(9) COMMENT 'is not null' NOT NULL" } }
+}) {}
+
+onEachServer("a column that an existing table gets", ({ rootUrl }) => {
+  it.scopedLive("takes NULL from the other writers, whatever its comment says", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      yield* sql(database, "CREATE TABLE commented (n INT PRIMARY KEY)")
+      yield* migrate(connectionOptions(database), [Commented])
+      yield* sql(database, "INSERT INTO commented (n) VALUES (1)")
+      const [column] = yield* sql(database, "SHOW FULL COLUMNS FROM commented LIKE 'note'")
+      assert.deepInclude(column, { Null: "YES", Comment: "is not null" })
+    })
+  )
+})
 
 onEachFlavour("a server that demands primary keys", (flavour) => {
   it.scopedLive("gets one for each kind, and names the table that lacks it", () =>

@@ -99,7 +99,10 @@ const migrateTable = (
       const wrongColumns = target.deduplicate ? misfit(table, columns) : undefined
       if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
       const missing = missingColumns(target, columns)
+      // first, since another migration may make the key meanwhile
+      const names = target.deduplicate ? yield* keyNamesOf(session, table) : []
       const needsKey = target.deduplicate && (yield* eventKeysOf(session, table)).length === 0
+      if (needsKey && names.includes(EVENT_KEY)) return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
       if (missing.length === 0 && !needsKey) return
       if (before?.type === "VIEW") return yield* unusable(...viewRefused(target, missing))
       yield* change(session, target, { missing, needsKey, isPartitioned })
@@ -119,6 +122,18 @@ const shapeOf = (session: Session, table: string) =>
       [table]
     ),
     ([shape]) => shape
+  )
+
+/** The names of all keys, in lower case. */
+const keyNamesOf = (session: Session, table: string) =>
+  Effect.map(
+    session.select(
+      Schema.Struct({ name: Schema.String }),
+      "SELECT DISTINCT LOWER(index_name) AS name FROM information_schema.statistics " +
+        "WHERE table_schema = DATABASE() AND table_name = ?",
+      [table]
+    ),
+    (keys) => keys.map(({ name }) => name)
   )
 
 /** From a moment's work to a copy of the table. */
@@ -246,8 +261,14 @@ const alterTable = ({ table }: MigrationTarget, ...additions: ReadonlyArray<stri
 /** The columns take NULL whatever their type says, since the other writers of the table do not know them. */
 const addColumns = (columns: ReadonlyArray<ColumnOf>): string =>
   columns
-    .map(([name, type]) => `ADD COLUMN ${quote(name)} ${type.replace(/\bNOT\s+NULL\b/i, "NULL")}`)
+    .map(
+      ([name, type]) =>
+        `ADD COLUMN ${quote(name)} ${type.replace(NOT_NULL, (found) => (/^n/i.test(found) ? "NULL" : found))}`
+    )
     .join(", ")
+
+/** Also the texts of the type, in which the words mean nothing. */
+const NOT_NULL = /'(?:[^']|'')*'|"(?:[^"]|"")*"|\bNOT\s+NULL\b/gi
 
 const ADD_KEY = `ADD UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`
 
@@ -266,7 +287,7 @@ const viewRefused = (
 const WAY_OUT = `name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
 
 const nameTaken = (table: string) =>
-  `${table} has a key ${EVENT_KEY} that is not unique over ${EVENT_ID} alone, or its columns are not all visible to this ` +
+  `${table} has a key or a CHECK ${EVENT_KEY} that is not unique over ${EVENT_ID} alone, or its columns are not all visible to this ` +
   `account: drop that key, or let an administrator migrate`
 
 const PRINT = "let an administrator run the SQL of `effect-audit migrate --print`"
@@ -278,7 +299,8 @@ const rights: Advice = ({ database, username }) =>
   `${quote(database)}.* to it, or ${PRINT}`
 
 const noKey: Advice = (_, table) =>
-  `${table} can have no unique key over ${EVENT_ID}, by its partitions or its engine: ${WAY_OUT}`
+  `${table} can have no unique key over ${EVENT_ID}, by its partitions, its engine, or the number of its keys: drop one that it ` +
+  `does not need, ${WAY_OUT}`
 
 const noPrimaryKey: Advice = ({ host }, table) =>
   `${host} demands a primary key, which ${table} lacks: ALTER TABLE ${quote(table)} ADD COLUMN row_id BIGINT UNSIGNED ` +
@@ -295,6 +317,10 @@ const duplicates: Advice = (_, table) =>
 const held: Advice = (_, table) =>
   `A transaction, or another migration, holds ${table}: let it end, then migrate again`
 
+const readOnly: Advice = ({ host }, table) =>
+  `${host} takes no writes, so that ${table} cannot be changed there: migrate on the server that does, or set its read_only ` +
+  `and transaction_read_only to OFF`
+
 const busyWriters: Advice = (_, table) =>
   `Others write to ${table} faster than the server can index it: migrate at a quieter hour, or raise ` +
   `innodb_online_alter_log_max_size`
@@ -302,14 +328,18 @@ const busyWriters: Advice = (_, table) =>
 /** What to do about the refusals of CREATE and ALTER TABLE, where delivery would say something else, or nothing. */
 const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
   ...[1044, 1142, 1143, 1227].map((code) => [code, rights] as const),
-  // partitions; engines without keys (1069), keys of NULL (1121) or columns of NULL (1178), or without ALTER (1031)
+  // partitions; engines without keys, or tables with all that they can have (1069); keys of NULL (1121) or columns of NULL (1178), or without ALTER (1031)
   ...[1031, 1069, 1121, 1178, 1503].map((code) => [code, noKey] as const),
+  // read_only of the server, of its transactions, of its start
+  ...[1290, 1792, 1836].map((code) => [code, readOnly] as const),
   [1347, (_, table) => `${table} is a view, which has no unique key: ${WAY_OUT}`],
   // MySQL's sql_require_primary_key, MariaDB's innodb_force_primary_key
   ...[3750, 1173].map((code) => [code, noPrimaryKey] as const),
   ...[1117, 1118].map((code) => [code, noRoom] as const),
   ...[1062, 1586].map((code) => [code, duplicates] as const),
   ...LOCKED.map((code) => [code, held] as const),
+  // MariaDB: a CHECK of our key's name
+  [1826, (_, table) => nameTaken(table)],
   [1799, busyWriters],
   [
     4119,
