@@ -70,6 +70,9 @@ const RECORDS: Record<string, Refusal> = {
   geometry: { column: "v GEOMETRY", good: null, bad: "no shape", code: both(1416) },
   vector: { column: "v VECTOR(3)", good: null, bad: "xx", code: { mysql: 6136 } },
   uuid: { column: "v UUID", good: null, bad: "xx", code: { mariadb: 1292 } },
+  "a number for a uuid": { column: "v UUID", good: null, bad: 5, code: { mariadb: 1292 } },
+  "a number for an address": { column: "v INET6", good: "::1", bad: 5, code: { mariadb: 1292 } },
+  "a number for a shape": { column: "v GEOMETRY", good: null, bad: 5, code: both(1416) },
   "functional index": {
     column: "v JSON, INDEX ((CAST(v->'$.a' AS CHAR(2) ARRAY)))",
     good: '{"a":["ab"]}',

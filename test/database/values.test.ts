@@ -634,6 +634,42 @@ onEachFlavour("values", (flavour) => {
     ]
   ]
 
+  /** What the server makes by the session's clock, in columns beside a TIMESTAMP; and what it does not. */
+  const CLOCKS: Record<string, boolean> = {
+    "DATETIME DEFAULT (NOW() - INTERVAL 1 DAY)": true,
+    "DATETIME DEFAULT (FROM_UNIXTIME(1782907200))": true,
+    "DATE DEFAULT (CURRENT_DATE)": true,
+    "TIME DEFAULT (CURTIME())": true,
+    "VARCHAR(30) DEFAULT (DATE_FORMAT(NOW(), '%H:%i'))": true,
+    "INT DEFAULT (HOUR(LOCALTIME()))": true,
+    "VARCHAR(30) AS (CAST(at AS CHAR)) STORED": true,
+    "VARCHAR(30) AS (CAST(at AS CHAR)) VIRTUAL": false,
+    "DATETIME DEFAULT (UTC_TIMESTAMP())": false,
+    "BIGINT DEFAULT (UNIX_TIMESTAMP())": false,
+    "TIMESTAMP NULL DEFAULT CURRENT_TIMESTAMP": false,
+    "DATETIME DEFAULT '2026-01-01' ON UPDATE CURRENT_TIMESTAMP": false,
+    "VARCHAR(30) DEFAULT 'from now on'": false
+  }
+
+  test.for(Object.entries(CLOCKS).map((clock, index) => [index, ...clock] as const))(
+    "a column %i %s beside dates in a TIMESTAMP is not shifted",
+    async ([index, column, isRefused]) => {
+      const definition = dated(`clock_${index}`)
+      await migrate(definition)
+      await database.query(`ALTER TABLE clock_${index} ADD COLUMN made ${column}`)
+      await run(
+        Effect.scoped(
+          Effect.gen(function* () {
+            const fresh = yield* uploaderOf(yield* account(database, "INSERT"))
+            const result = yield* Effect.either(upload(definition, [{ at: CHANGES[0] }], fresh))
+            if (isRefused) expect(result).toMatchObject({ left: { class: "operator", code: "TIME_ZONE" } })
+            else expect(result).toMatchObject({ right: { rejected: [] } })
+          })
+        )
+      )
+    }
+  )
+
   test.for(REFUSED)(
     "%s: the kind is refused by name, unless the server is in UTC",
     async ([_, definition, column]) => {

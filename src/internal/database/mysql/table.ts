@@ -189,13 +189,16 @@ const formOf = (column: Column | undefined): Form => {
 const membersOf = (declared: string): ReadonlySet<string> =>
   new Set(Array.from(declared.matchAll(/'((?:[^']|'')*)'/g), ([, member]) => member!.replaceAll("''", "'")))
 
-/** MySQL's JSON has no character set, and refuses a number that is no text. */
-const DIGITS = /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob)$/
+/**
+ * MySQL's JSON has no character set, and refuses a number that is no text. MariaDB refuses numbers for addresses, UUIDs and
+ * shapes by 4078, which nobody knows, and texts by what is the row's fault.
+ */
+const DIGITS = /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob|uuid|inet[46]|geometry)$/
 
 /**
  * In which time zone a table is written. Our times are UTC; a TIMESTAMP column takes them for the session's zone, which
  * shifts them, and refuses those in the hour that a change of the clock leaves out. A session in UTC helps, unless it
- * would shift something else: a TIMESTAMP that the program gives as text, or a default of CURRENT_TIMESTAMP in a DATETIME.
+ * would shift something else: a TIMESTAMP that the program gives as text, or what the server makes by the session's clock.
  */
 const timeZoneOf = (
   session: Session,
@@ -211,18 +214,38 @@ const timeZoneOf = (
     const isOurs = deduplicate && isTimestamp(EVENT_TIME)
     if ((dates.length === 0 && !isOurs) || session.isUtc) return Effect.succeed(undefined)
     const isAlone = timestamps.every((column) => holdsDates(definition.fields[column.field]!) === "always")
-    const shifted = [...present].find(
-      ([, { standard, type }]) => type === "datetime" && /^current_timestamp/i.test(standard ?? "")
-    )
+    const written = [...dates.map((column) => column.name), ...(isOurs ? [EVENT_TIME] : [])]
+    const shifted = [...present].find(([, column]) => isMadeInZone(column, written))
     if (isAlone && shifted === undefined) return Effect.succeed("+00:00")
-    const affected = [...dates.map((column) => column.name), ...(isOurs ? [EVENT_TIME] : [])].join(", ")
     return unusable(
       "TIME_ZONE",
-      `The events ${definition.kind} write dates to TIMESTAMP columns of ${name} (${affected}), which the server would ` +
+      `The events ${definition.kind} write dates to TIMESTAMP columns of ${name} (${written.join(", ")}), which the server would ` +
         `shift by its time zone, and UTC for the session would shift ${shifted?.[0] ?? "the other TIMESTAMP columns"}: make them ` +
         `DATETIME(3), or run the server with default_time_zone = '+00:00'`
     )
   })
+
+/**
+ * Whether the server makes the column's value by the session's clock: by a default, or by a stored column that is generated
+ * from a TIMESTAMP. A TIMESTAMP keeps its moment in every zone.
+ */
+const isMadeInZone = (
+  { expression, extra, standard, type }: Column,
+  timestamps: ReadonlyArray<string>
+): boolean => {
+  if (type === "timestamp") return false
+  // the texts in an expression are no functions of it
+  const made = (standard ?? "").replaceAll(/'(?:[^'\\]|''|\\.)*'/g, "")
+  if (CLOCK.test(made)) return true
+  const generated = (expression ?? "").toLowerCase()
+  return (
+    /stored generated/i.test(extra ?? "") && timestamps.some((name) => generated.includes(name.toLowerCase()))
+  )
+}
+
+/** Functions that say the time in the session's zone. */
+const CLOCK =
+  /\b(?:current_(?:timestamp|date|time)\b|(?:now|curdate|curtime|sysdate|localtime(?:stamp)?|from_unixtime)\s*\()/i
 
 export const unusable = (code: string, reason: string): UploadError =>
   new UploadError({ class: "operator", code, reason })
@@ -236,6 +259,8 @@ const Column = Schema.Struct({
   /** its default */
   standard: Schema.NullOr(Schema.String),
   extra: Schema.NullOr(Schema.String),
+  /** what it is generated from */
+  expression: Schema.NullOr(Schema.String),
   /** of texts and bytes */
   length: Schema.NullOr(Schema.Union(Schema.Number, Schema.NumberFromString)),
   nullable: Schema.String,
@@ -256,7 +281,7 @@ export const columnsOf = (session: Session, table: string): Effect.Effect<Column
     session.select(
       Schema.Struct({ name: Schema.String, ...Column.fields }),
       "SELECT column_name AS name, character_set_name AS charset, LOWER(data_type) AS type, " +
-        "column_default AS standard, extra AS extra, character_maximum_length AS length, is_nullable AS nullable, " +
+        "column_default AS standard, extra AS extra, generation_expression AS expression, character_maximum_length AS length, is_nullable AS nullable, " +
         "column_type AS declared, privileges AS rights FROM information_schema.columns " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]
