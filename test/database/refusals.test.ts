@@ -113,6 +113,16 @@ const DOUBTS: Record<string, Refusal> = {
     mariadb: 4042,
     mysql: 3143
   }),
+  "a path with a wildcard": trigger("SET NEW.v = JSON_SET('{}', IF(NEW.v = 'x', '$.*', '$.a'), 1)", "x", {
+    mariadb: 4044,
+    mysql: 3149
+  }),
+  "one or all": trigger("SET @x = JSON_SEARCH('{}', IF(NEW.v = 'x', 'x', 'one'), 'a')", "x", {
+    mysql: 3154
+  }),
+  "the name of a lock": trigger("SET @x = IS_FREE_LOCK(IF(NEW.v = 'x', REPEAT('x', 99), 'a'))", "x", {
+    mysql: 4163
+  }),
   "a number that nobody knows": trigger(UNKNOWN, "x", both(31_999)),
   "the same, with a SQLSTATE": trigger(
     "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '22018' SET MYSQL_ERRNO = 31998; END IF",

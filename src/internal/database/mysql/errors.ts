@@ -405,7 +405,7 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
   ...all("record", PACKET_TOO_LARGE, 8025), // 8025: TiDB's limit of an entry
 
   // what a trigger, a CHECK or a generated column makes of the row's values, or would make of any
-  ...all("doubtful", 1139, 1172, 1242, 1339, 3143, 3696, 4042),
+  ...all("doubtful", 1139, 1172, 1242, 1339, 3057, 3143, 3149, 3154, 3165, 3696, 4042, 4163),
   // the general error of Vitess, and of functions of MySQL
   ...all("unknown", 1105),
 
