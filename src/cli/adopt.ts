@@ -2,6 +2,7 @@
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect } from "effect"
 import { dirname } from "node:path"
+import { isPartOfQueue } from "../internal/queue/directory.js"
 import { isAbsent } from "../internal/queue/files.js"
 import { queuesIn } from "../internal/queue/inspect.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
@@ -13,7 +14,8 @@ import { becomeFirstOwner } from "./owner.js"
 import { directory, json, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
 
-const file = Args.file({ name: "file" }).pipe(
+// not Args.file, which ends in a defect where it cannot look
+const file = Args.text({ name: "file" }).pipe(
   Args.withDescription("The file of the old program, which must be stopped")
 )
 
@@ -28,6 +30,11 @@ export const adopt = Command.make("adopt", { directory, json, file }, (options) 
       () => refuseUnmovable(named)
     )
     if (info?.type !== "file") return yield* usageError(`There is no file ${named}.`)
+    if (yield* isPartOfQueue(disk, path)) {
+      return yield* usageError(
+        `${path} is a part of a queue, and would count twice: name the old program's file. Nothing was changed.`
+      )
+    }
     const queue = yield* queueOf(settings)
     yield* becomeFirstOwner(queue, info)
     if (!(yield* canMove(path))) return yield* refuseUnmovable(path)

@@ -1,4 +1,5 @@
 /** The command `effect-audit`: for whoever looks after a queue. */
+import * as PlatformError from "@effect/platform/Error"
 import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as NodePath from "@effect/platform-node/NodePath"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -51,6 +52,15 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
   }
   // those of a queue or of its disk say what to do
   if (error instanceof Error) return Effect.as(say(error.message), ExitCode.needsOperator)
+  // @effect/cli dies of a path that it cannot look at
+  const defect = Cause.squash(cause)
+  if (PlatformError.isPlatformError(defect) && defect._tag === "SystemError") {
+    const { description, pathOrDescriptor, reason } = defect
+    return Effect.as(
+      say(`${pathOrDescriptor} cannot be looked at (${description ?? reason}): see whether the path is right.`),
+      ExitCode.needsOperator
+    )
+  }
   return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.defect)
 }
 

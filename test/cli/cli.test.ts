@@ -617,7 +617,47 @@ describe("the database", () => {
   )
 })
 
+describe.skipIf(process.platform === "win32")("a path that cannot be looked at", () => {
+  it.scopedLive.each(["a loop of links", "below a file", "too long"])("is said, and no defect: %s", (what) =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      fs.symlinkSync("two", `${directory}/one`)
+      fs.symlinkSync("one", `${directory}/two`)
+      fs.writeFileSync(`${directory}/file`, "")
+      const name = { "a loop of links": "one", "below a file": "file/x", "too long": "x".repeat(300) }[what]!
+      const file = `${directory}/${name}`
+      for (const args of [
+        ["status", "--directory", file],
+        ["adopt", file],
+        ["verify", "--events", file],
+        ["flush", "--url", "mysql://a@127.0.0.1:1/a", "--ssl-ca", file]
+      ]) {
+        const { code, stderr } = yield* effectAudit(directory, args)
+        assert.strictEqual(code, 2, `${args[0]}: ${stderr}`)
+        assert.include(stderr, file)
+        assert.lengthOf(stderr.trimEnd().split("\n"), 1, stderr)
+      }
+    })
+  )
+})
+
 describe("adopt and verify", () => {
+  it.scopedLive("adopt no part of a queue, the queue's own or another's", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const other = `${directory}/other`
+      yield* fill(directory, uses(3))
+      yield* fill(other, uses(1))
+      const before = digest(directory)
+      for (const file of ["00000000000000000000.ndjson", "cursor", "queue.json", "other/lock"]) {
+        const { code, stderr } = yield* effectAudit(directory, ["adopt", `${directory}/${file}`])
+        assert.strictEqual(code, 64, file)
+        assert.include(stderr, "is a part of a queue")
+        assert.strictEqual(digest(directory), before, file)
+      }
+    })
+  )
+
   it.scopedLive("take over the file of the Python class, and read everything without a change", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory

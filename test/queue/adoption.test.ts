@@ -11,6 +11,7 @@ import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
 import { isLive, queueFile } from "../support/reference.js"
 
+const SEGMENT = "00000000000000000000.ndjson"
 const LINES = queueFile.trimEnd().split("\n")
 const NOISE = {
   malformed: ['{"kind":"use_log","user_na', "[]"],
@@ -349,6 +350,66 @@ describe("adoption", () => {
       yield* deliver(settings, database)
       yield* deliver(settings, database)
       assert.sameMembers(withoutId(database), [...LINES, ...LINES].map(normal))
+    })
+  )
+
+  it.scopedLive("adopts no part of a queue, whatever it is called by, and says so", () =>
+    Effect.gen(function* () {
+      const parent = yield* temporaryDirectory
+      const made = `${parent}/audit`
+      const event = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const audit = yield* openAudit({ directory: made })
+          yield* audit.use("only once")
+          return fs.readFileSync(`${made}/${SEGMENT}`, "utf8")
+        })
+      )
+      fs.writeFileSync(`${made}/requests/00000000000000.json.broken`, event)
+      const names = [SEGMENT, "dead-letter.ndjson", "cursor", "queue.json", "lock", "status.json"]
+      for (const name of [...names, "queue.json.new", "requests/00000000000000.json.broken"]) {
+        for (const [place, path] of [
+          ["queue", name],
+          ["queue", `../link`],
+          ["other", `../queue/${name}`]
+        ] as const) {
+          fs.cpSync(made, `${parent}/queue`, { recursive: true })
+          if (!fs.existsSync(`${parent}/queue/${name}`)) fs.writeFileSync(`${parent}/queue/${name}`, event)
+          fs.symlinkSync(`queue/${name}`, `${parent}/link`)
+          const directory = `${parent}/${place}`
+          const before = fs.statSync(`${parent}/queue/${name}`).ino
+          const logs: Array<string> = []
+          const logger = Logger.make(({ message }) => logs.push(String(message)))
+          const status = yield* deliver(
+            { directory, adopt: { path: `${directory}/${path}` } },
+            slowDatabase()
+          ).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+          const accepted = place === "queue" ? 1 : 0
+          assert.deepInclude(status, { accepted, delivered: accepted, missing: 0 }, `${place} ${name}`)
+          assert.lengthOf(
+            logs.filter((text) => text.includes("is a part of a queue")),
+            1,
+            `${place} ${name}`
+          )
+          if (place === "other") {
+            assert.strictEqual(fs.statSync(`${parent}/queue/${name}`).ino, before, "it stands where it stood")
+          }
+          for (const left of ["queue", "other", "link"]) {
+            fs.rmSync(`${parent}/${left}`, { recursive: true, force: true })
+          }
+        }
+      }
+    })
+  )
+
+  it.scopedLive("adopts a file of another name from the queue's own directory", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      fs.writeFileSync(`${directory}/audit_queue.ndjson`, queueFile)
+      const database = slowDatabase()
+      for (let start = 0; start < 2; start++) {
+        yield* deliver({ directory, adopt: { path: `${directory}/audit_queue.ndjson` } }, database)
+        assert.lengthOf(withoutId(database), LINES.length)
+      }
     })
   )
 

@@ -9,6 +9,7 @@ import { Effect, Option, Schema } from "effect"
 import * as path from "node:path"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import { MAX_SEQUENCE } from "../queue/fields.js"
+import { isPartOfQueue } from "../queue/directory.js"
 import { isAbsent, readText, replace } from "../queue/files.js"
 import { countLines } from "../queue/lines.js"
 import type { Segments } from "../queue/segments.js"
@@ -131,10 +132,18 @@ export const adopt = (
   return Effect.gen(function* () {
     // the user may name a link: what it leads to is adopted
     const named = file === undefined ? undefined : disk.resolve(file)
-    const source =
+    const meant =
       named === undefined
         ? undefined
         : yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named))
+    // its lines would count twice, and what was decided about dead letters would be forgotten
+    const isOurs = meant !== undefined && (yield* isPartOfQueue(disk, meant))
+    if (isOurs && (yield* disk.info(meant)) !== undefined) {
+      yield* Effect.logWarning(
+        `audit queue: ${meant} is a part of a queue, so it is not adopted: name the old program's file`
+      )
+    }
+    const source = isOurs ? undefined : meant
     const finished = yield* finish(next, source)
     // a damaged record and its copy stay, until somebody has looked
     if (source === undefined || (yield* disk.info(record)) !== undefined) return finished

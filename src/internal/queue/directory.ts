@@ -101,6 +101,20 @@ const KEPT: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson", "qu
 const REPLACED: ReadonlyArray<string> = ["status.json", "adoption.copy"]
 const DIRECTORY = "requests"
 
+/** Whether a queue keeps a file of this name. */
+const isKnown = (name: string): boolean => {
+  const whole = name.replace(/\.new$/, "")
+  return KEPT.includes(whole) || REPLACED.includes(whole) || isSegment(name)
+}
+
+/** Whether a file is a part of a queue, this one or another: it stands in its directory, under a name of its own. */
+export const isPartOfQueue = (disk: DiskShape, file: string): Effect.Effect<boolean, DiskError> => {
+  const parent = path.dirname(file)
+  const isRequest = path.basename(parent) === DIRECTORY
+  if (!isRequest && !isKnown(path.basename(file))) return Effect.succeed(false)
+  return isIdentified(disk, isRequest ? path.dirname(parent) : parent)
+}
+
 /** Refuses a directory in which something else stands under a name of ours, or a file that is not ours. */
 const checkFiles = (
   disk: DiskShape,
@@ -111,13 +125,8 @@ const checkFiles = (
     let foreign: { readonly name: string; readonly uid: number } | undefined
     let others = 0
     for (const name of yield* disk.list(directory)) {
+      if (!isKnown(name) && name !== DIRECTORY) continue
       const isKept = KEPT.includes(name) || isSegment(name) || name === DIRECTORY
-      if (
-        !isKept &&
-        !REPLACED.includes(name.replace(/\.new$/, "")) &&
-        !KEPT.includes(name.replace(/\.new$/, ""))
-      )
-        continue
       const file = `${directory}/${name}`
       const info = yield* disk.info(file)
       // an owner may have removed it meanwhile; a directory that looks like a segment is left alone
