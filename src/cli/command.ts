@@ -57,7 +57,9 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
   if (PlatformError.isPlatformError(defect) && defect._tag === "SystemError") {
     const { description, pathOrDescriptor, reason } = defect
     return Effect.as(
-      say(`${pathOrDescriptor} cannot be looked at (${description ?? reason}): see whether the path is right.`),
+      say(
+        `${pathOrDescriptor} cannot be looked at (${description ?? reason}): see whether the path is right.`
+      ),
       ExitCode.needsOperator
     )
   }

@@ -57,8 +57,8 @@ export const visibleJson = (json: string): string =>
   )
 
 // control characters (C0, DEL, C1), what formats without being seen (marks and overrides of direction, zero widths,
-// tags), line and paragraph separators, lone surrogates
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu
+// tags), what else no screen shows (fillers, selectors of variants), line and paragraph separators, lone surrogates
+const UNSAFE = /[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/gu
 
 /** A value of a line or letter in one cell; JavaScript's own words for what is no text. */
 export const cellOf = (value: unknown): string => {

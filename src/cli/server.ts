@@ -175,24 +175,28 @@ const handlers = (given: Option.Option<string>) =>
             })
           )
         )
-        .handle("letters", ({ urlParams }) =>
+        .handleRaw("letters", ({ urlParams }) =>
           Effect.orDie(
-            withDisk(Effect.flatMap(queuesOf(given), (queues) => lettersAfter(queues, urlParams.after)))
+            withDisk(
+              Effect.flatMap(queuesOf(given), (queues) =>
+                Effect.map(lettersAfter(queues, urlParams.after), answerOf)
+              )
+            )
           )
         )
-        .handle("letter", ({ urlParams }) =>
+        .handleRaw("letter", ({ urlParams }) =>
           orDie(
             Effect.gen(function* () {
               const found = yield* find(urlParams.id)
               const letter = yield* readLetter(found)
               const reveal = urlParams.reveal === "yes"
               const { event, text } = maskEvent(contentOf(letter), { reveal })
-              return {
+              return answerOf({
                 ...withoutContent(letter),
                 id: found.name,
                 ...(reveal ? { reason: letter.reason } : {}),
                 event: event ?? text
-              }
+              })
             })
           )
         )
@@ -236,6 +240,10 @@ const handlers = (given: Option.Option<string>) =>
         )
     })
   )
+
+/** As the commands print it: of bounded depth, and without controls. */
+const answerOf = (value: unknown) =>
+  HttpServerResponse.text(jsonOf(value), { contentType: "application/json" })
 
 /** five minutes, as `status` has it */
 const LAG = 300_000

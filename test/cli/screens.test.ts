@@ -19,8 +19,8 @@ import { temporaryDirectory } from "../support/queue.js"
 /** What may stand nowhere but behind --reveal. */
 const MARKER = "MARKER"
 
-/** C0 but the line's end, DEL, C1, marks and overrides of direction, zero widths, tags, separators, surrogates. */
-const FORBIDDEN = /(?!\n)[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u
+/** C0 but the line's end, DEL, C1, marks and overrides of direction, zero widths, tags, fillers, separators, surrogates. */
+const FORBIDDEN = /(?!\n)[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/u
 
 const DOCUMENTED = [0, 1, 2, 3, 64]
 
@@ -41,6 +41,9 @@ const PIECES = [
   "\u061c",
   "\u200b",
   "\ufeff",
+  "\u3164",
+  "\ufe0f",
+  "\u034f",
   "\u2028",
   "\u{e0041}",
   "\ud800",
@@ -297,7 +300,7 @@ describe("whatever stands in a queue", () => {
       fc.assert(
         fc.property(fc.oneof(hostile, fc.string({ unit: "binary" })), (text) => {
           assert.strictEqual(JSON.parse(jsonOf(text)), text)
-          assert.notMatch(visible(text), /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/u)
+          assert.notMatch(visible(text), /[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/u)
           assert.strictEqual(visible(visible(text)), visible(text))
         }),
         { numRuns: 2000 }

@@ -70,6 +70,29 @@ describe("the server", () => {
 // installing a browser takes longer than a test may
 const isShown = hasBrowser()
 
+describe("the answers", () => {
+  it.scopedLive("are bounded and without controls, whatever a letter holds", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const { eventId } = useLine({})
+      const odd = "\u009b31m\u202e\u200b\u3164"
+      const line = `{"event_id":"${eventId}","status":"${odd}","prompt":${"[".repeat(20_000)}${"]".repeat(20_000)}}\n`
+      yield* fill(directory, [{ eventId, line }], [{ class: "unknownKind", reason: odd }])
+      const { origin, token } = yield* serve(directory)
+      for (const file of ["letters?after=", "letter?id=0:0", "letter?id=0:0&reveal=yes"]) {
+        const answer = yield* Effect.promise(() =>
+          fetch(`${origin}/api/${file}`, { headers: { authorization: `Bearer ${token}` } })
+        )
+        const text = yield* Effect.promise(() => answer.text())
+        assert.strictEqual(answer.status, 200, `${file}: ${text.slice(0, 300)}`)
+        assert.notMatch(text, /[\p{Cc}\p{Cf}\p{DI}]/u, file)
+        assert.isObject(JSON.parse(text))
+        if (file.includes("reveal")) assert.include(text, "nested deeper")
+      }
+    })
+  )
+})
+
 describe.skipIf(!isShown)("the page (skipped where Chromium is missing and cannot be installed)", () => {
   it.scopedLive(
     "shows the queue, follows it, retries a letter, and runs nothing that stands in an event",

@@ -1,12 +1,13 @@
 /** What lies in `requests/`: carried out if it is a request, set aside and said if it is none, and in nobody's way. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule } from "effect"
+import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, Schedule, Scope } from "effect"
 import { execFileSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as net from "node:net"
 import * as requests from "../../src/internal/queue/requests.js"
 import type { Disk } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
+import { eventually } from "../support/clock.js"
 import * as q from "../support/queue.js"
 
 const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T00:00:00.000Z" }
@@ -85,6 +86,31 @@ describe("requests", () => {
         const database = new Set<string>()
         yield* q.deliverAll(queue, database)
         assert.deepStrictEqual([...database], ["later"])
+      }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+    })
+  )
+
+  it.scopedLive("a shutdown leaves the rest to the next owner, and calls none of them stuck", () =>
+    Effect.gen(function* () {
+      const directory = yield* withLetter
+      const logs: Array<string> = []
+      const logger = Logger.make(({ message }) => logs.push(String(message)))
+      const files = Array.from({ length: 2000 }, (_, index) => `${directory}/requests/${index}.json`)
+      yield* Effect.gen(function* () {
+        const disk = yield* q.nodeDisk
+        const scope = yield* Scope.make()
+        const queue = yield* Scope.extend(q.openQueue(disk, { directory }), scope)
+        for (const file of files) fs.writeFileSync(file, "{}")
+        const carryingOut = yield* Effect.forkDaemon(Effect.exit(queue.carryOutRequests))
+        yield* eventually(() => assert.isNotEmpty(logs.filter((text) => text.includes(".broken now"))))
+        yield* Scope.close(scope, Exit.void)
+        assert.isTrue(Exit.isFailure(yield* Fiber.join(carryingOut)), "the close came in the middle")
+        assert.deepStrictEqual(
+          logs.filter((text) => text.includes("cannot be renamed")),
+          []
+        )
+        yield* (yield* q.openQueue(disk, { directory })).carryOutRequests
+        assert.lengthOf((yield* requests.look(disk, directory)).broken.filter(requests.isAside), files.length)
       }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
     })
   )

@@ -18,7 +18,7 @@ import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetter
 import { eraseLines as eraseInSegment } from "./erasure.js"
 import type { Letter } from "./letter.js"
 import { objectOf } from "./lines.js"
-import type { Lock } from "./lock.js"
+import { CLOSED, type Lock } from "./lock.js"
 import * as requests from "./requests.js"
 import type { Segments } from "./segments.js"
 
@@ -208,6 +208,8 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         const { file, reason } = broken
         if (requests.isAside(broken) || leftBroken.has(file)) return
         const aside = yield* Effect.either(lock.whileWriting(requests.setAside(disk, broken)))
+        // the next owner sets it aside
+        if (Either.isLeft(aside) && aside.left.code === CLOSED) return yield* aside.left
         if (Either.isLeft(aside)) leftBroken.add(file)
         yield* Effect.logWarning(
           `audit queue: ${file} cannot be carried out as a request (${reason}) and ` +

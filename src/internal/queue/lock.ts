@@ -48,6 +48,9 @@ interface Options {
   readonly unsafeFileSystem: boolean
 }
 
+/** The code of a write that came after the close. */
+export const CLOSED = "EBADF"
+
 /** Takes the lock until the scope closes and every write has ended. */
 export const acquire = (
   disk: Disk["Type"],
@@ -155,7 +158,7 @@ export const acquire = (
       new DiskError({
         operation: "write",
         path: directory,
-        code: "EBADF",
+        code: CLOSED,
         cause: new Error("the queue is closed")
       })
     const whileWriting: Lock["whileWriting"] = (write) =>
