@@ -58,7 +58,7 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
     const { description, pathOrDescriptor, reason } = defect
     return Effect.as(
       say(
-        `${pathOrDescriptor} cannot be looked at (${description ?? reason}): see whether the path is right.`
+        `${String(pathOrDescriptor)} cannot be looked at (${description ?? reason}): see whether the path is right.`
       ),
       ExitCode.needsOperator
     )

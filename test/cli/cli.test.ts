@@ -624,8 +624,8 @@ describe.skipIf(process.platform === "win32")("a path that cannot be looked at",
       fs.symlinkSync("two", `${directory}/one`)
       fs.symlinkSync("one", `${directory}/two`)
       fs.writeFileSync(`${directory}/file`, "")
-      const name = { "a loop of links": "one", "below a file": "file/x", "too long": "x".repeat(300) }[what]!
-      const file = `${directory}/${name}`
+      const name = { "a loop of links": "one", "below a file": "file/x", "too long": "x".repeat(300) }[what]
+      const file = `${directory}/${String(name)}`
       for (const args of [
         ["status", "--directory", file],
         ["adopt", file],
@@ -633,7 +633,7 @@ describe.skipIf(process.platform === "win32")("a path that cannot be looked at",
         ["flush", "--url", "mysql://a@127.0.0.1:1/a", "--ssl-ca", file]
       ]) {
         const { code, stderr } = yield* effectAudit(directory, args)
-        assert.strictEqual(code, 2, `${args[0]}: ${stderr}`)
+        assert.strictEqual(code, 2, `${args.join(" ")}: ${stderr}`)
         assert.include(stderr, file)
         assert.lengthOf(stderr.trimEnd().split("\n"), 1, stderr)
       }
