@@ -39,7 +39,7 @@ import { account, connectionOptions, failureOf, mysqlDatabase, uploaderOf } from
 import type { Flavour, MysqlServer } from "../support/mysqlServer.js"
 import { makeCertificates, type Certificates } from "../support/certificates.js"
 import { findServer, startServer } from "../support/mysqlServer.js"
-import { letters as lettersOf, nodeDisk, temporaryDirectory } from "../support/queue.js"
+import { nodeDisk, temporaryDirectory } from "../support/queue.js"
 import { onEachFlavour } from "../support/servers.js"
 import { type Address, lyingProxy, refusingPort, silentServer, tcpProxy } from "../support/net.js"
 
@@ -262,7 +262,8 @@ onEachPair("an operator's matter: the queue waits, no event is blamed", () => {
         "operator",
         1062
       )
-      assert.strictEqual(yield* count(database), 0)
+      // the first of them has the name for itself
+      assert.strictEqual(yield* count(database), 1)
     })
   )
 
@@ -644,10 +645,12 @@ onEachPair("a record that the database will never take", (flavour) => {
         yield* record("too long", 9)
         yield* record("good")
       }
-      const letters = Effect.map(lettersOf(disk, directory), (all) => all.length)
-      assert.strictEqual(yield* letters, 18)
+      assert.deepInclude(yield* audit.status, { dead: 18, retried: 0 })
       yield* requests.submit(disk, directory, { action: "retry", letters: "all", by: "li" })
-      yield* Effect.repeat(letters, { until: (n) => n === 36, schedule: Schedule.spaced("20 millis") })
+      yield* Effect.repeat(audit.status, {
+        until: ({ dead, retried }) => dead === 18 && retried === 18,
+        schedule: Schedule.spaced("20 millis")
+      })
       yield* record("good")
       assert.deepInclude(yield* audit.status, { state: "idle" })
       assert.deepStrictEqual(yield* prompts(database), ["good", "good", "good"])
