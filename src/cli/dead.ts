@@ -466,8 +466,8 @@ export const ask = (
       Effect.flatMap(own, ({ carryOutRequests }) => Effect.as(carryOutRequests, undefined))
     ).pipe(
       Effect.catchTag("QueueLocked", ({ pid }) => Effect.succeed({ pid })),
-      // what is done is done, and nothing goes on without whoever has asked for it
-      Effect.onInterrupt(() =>
+      // what is done is done, and nothing goes on without whoever has asked for it, or was told that it failed
+      Effect.onError(() =>
         Effect.forEach(files, (file) => Effect.ignore(disk.remove(file)), { discard: true })
       )
     )

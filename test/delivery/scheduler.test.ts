@@ -380,7 +380,11 @@ describe("a request of another process", () => {
       worker.uploads.length = 0
       assert.include(yield* q.books(worker.queue), { dead: 2, waiting: 0, balanced: true })
       const ask = (action: requests.Request["action"], letters: requests.Request["letters"] = "all") =>
-        Effect.zipRight(requests.submit(worker.disk, "/audit", { action, letters, by: "li" }), settle)
+        Effect.zipRight(
+          requests.submit(worker.disk, "/audit", { action, letters, by: "li" }),
+          // each step of a decision lets others have their turn
+          Effect.repeatN(settle, 10)
+        )
       const open = Effect.map(requests.list(worker.disk, "/audit"), (files) => files.length)
       return { ...worker, ask, open }
     })

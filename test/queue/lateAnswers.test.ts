@@ -9,7 +9,11 @@ import type { Disk } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import * as q from "../support/queue.js"
 
-const settle = Effect.promise(() => setImmediate())
+/** So many turns: each step of a decision lets others have theirs. */
+const settle = Effect.repeatN(
+  Effect.promise(() => setImmediate()),
+  20
+)
 const isLetters = ({ path }: Call) => path.endsWith("/dead-letter.ndjson")
 
 /** An owner of a queue with one line. */

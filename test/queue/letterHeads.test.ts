@@ -199,6 +199,8 @@ describe("a file of heads", () => {
       const { code, stderr } = yield* effectAudit(directory, ["dead", "retry", "--all"])
       assert.notStrictEqual(code, 0)
       assert.match(stderr, /format 3/)
+      // nobody carries it out some day, unseen
+      assert.deepStrictEqual(fs.readdirSync(requests.directoryOf(directory)), [])
     })
   )
 })

@@ -387,9 +387,8 @@ export const make = (
       Effect.gen(function* () {
         hasRemains = false
         unreadable = 0
-        // nothing is erased for being unknown: it may be the letter of which a bit is damaged
         const keeping: Keeping = {
-          isKept: (id) => all.get(id)?.mayHoldContent ?? true,
+          isKept: (id) => all.get(id)?.mayHoldContent,
           onUnreadable: () => unreadable++
         }
         const size = yield* guarded(withFile(disk, path, (file) => file.size))
@@ -450,7 +449,8 @@ export const make = (
         if ((yield* guarded(disk.info(path))) === undefined) return
         // before the blanks: a power cut could keep them, and take the decision
         yield* guarded(syncFound)
-        if (hasRemains) yield* sweepAll(guarded)
+        // those that were kept may be remains of a letter that is decided by now
+        if (hasRemains || (unreadable > 0 && isSpent && isNothingOpen())) yield* sweepAll(guarded)
         if (isReplaceable()) yield* endTorn(guarded)
         if (isReplaceable()) yield* replace(guarded)
       })

@@ -138,7 +138,8 @@ const linesAt = (file: File, offsets: ReadonlyArray<number>): Effect.Effect<Arra
 
 /** What of an entry's content may stay: that of an open letter, and that of a line which nobody can tell from one. */
 export interface Keeping {
-  readonly isKept: (id: string) => boolean
+  /** undefined if there is no letter of this id */
+  readonly isKept: (id: string) => boolean | undefined
   /** called for each line that cannot be read and is kept */
   readonly onUnreadable: () => void
 }
@@ -177,17 +178,25 @@ const isRemains = (
 ): Effect.Effect<boolean, DiskError> => {
   const { at, bytes, entry, isCut, length } = line
   if (entry !== undefined && entry.type !== "letter") return Effect.succeed(false)
-  const id = entry?.id ?? idOfRemains(bytes.toString("utf8", 0, 256))
-  if (id === undefined || isKept(id)) {
-    if (entry === undefined && !isBlank(bytes)) onUnreadable()
-    return Effect.succeed(false)
-  }
+  if (entry === undefined) {
+    if (isBlank(bytes) && !isCut) return Effect.succeed(false)
+    const beginning = bytes.toString("utf8", 0, 256)
+    const id = idOfRemains(beginning)
+    const isNeeded =
+      // a line without its end was never relied on; one with it may be the letter of which a bit is damaged
+      (id === undefined ? undefined : isKept(id)) ?? (!isOutcome(beginning) && (isCut || isEnded(bytes)))
+    if (isNeeded) onUnreadable()
+    if (isNeeded) return Effect.succeed(false)
+  } else if (isKept(entry.id) !== false) return Effect.succeed(false)
   const erased = entry === undefined ? NOTHING : erasedOf(entry, length)
   if (!isErased(erased, bytes, length)) return Effect.succeed(true)
   return isCut
     ? Effect.map(isBlankFrom(file, at + bytes.length, at + length - erased.end.length), (it) => !it)
     : Effect.succeed(false)
 }
+
+const isOutcome = (text: string) => /^\{"type":"(?:retried|discarded|delivered|erased)"/.test(text)
+const isEnded = (bytes: Buffer) => bytes.subarray(-2).toString("latin1") === '"}'
 
 const isBlankFrom = (file: File, from: number, to: number) =>
   Effect.gen(function* () {
