@@ -305,13 +305,6 @@ const COLUMNS: Record<string, Column> = {
   boolean: { type: "BOOLEAN NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   bit: { type: "BIT(1) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: INTEGERS },
   bits: { type: "BIT(64) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: NUMBERS },
-  // 0000 is a year, too
-  year: {
-    type: "YEAR NULL",
-    read: CHAR,
-    holds: (stored, text) => (stored === null ? text === null : Number(stored) === Number(text)),
-    keeps: INTEGERS
-  },
   double: {
     type: "DOUBLE NULL",
     holds: sameNumber,

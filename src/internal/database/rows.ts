@@ -52,10 +52,9 @@ export const parameters = (
  * - `digits`: numbers as texts, since a floating-point number would show as `1.23e15`
  * - `whole`: fractions rounded away from zero as literals are; the server rounds parameters to the even neighbour
  * - `bits`: of a BIT column, which takes digits for bytes, and of numbers beyond 64 bits what is left
- * - `year`: four digits, since 1 would be 2001; what is no year is refused then
  * - the members of an ENUM or SET, which takes digits that are no member for the place of one
  */
-export type Form = "digits" | "whole" | "bits" | "year" | ReadonlySet<string> | undefined
+export type Form = "digits" | "whole" | "bits" | ReadonlySet<string> | undefined
 
 /** Whether rows that were made for some forms do for others. */
 export const isSameForms = (some: ReadonlyArray<Form>, others: ReadonlyArray<Form>): boolean =>
@@ -89,9 +88,8 @@ export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
 const roundAway = (value: number): number => Math.sign(value) * Math.round(Math.abs(value))
 
 /** A number as its digits; one that an ENUM or SET would misunderstand is made what it refuses. */
-const textOf = (value: string | number | bigint, form: "digits" | "year" | ReadonlySet<string>): string => {
+const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<string>): string => {
   const text = String(value)
-  if (form === "year") return /^\d{1,3}$/.test(text) ? text.padStart(4, "0") : text
   return form === "digits" || !PLACE.test(text) || form.has(text.trimEnd()) ? text : `${text}\0`
 }
 

@@ -185,7 +185,6 @@ export const describe = (
 const formOf = (column: Column | undefined): Form => {
   if (column === undefined) return undefined
   if (column.type === "bit") return "bits"
-  if (column.type === "year") return "year"
   if (column.type.endsWith("int")) return "whole"
   if (column.type === "enum" || column.type === "set") return membersOf(column.declared)
   return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
