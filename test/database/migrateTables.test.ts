@@ -494,13 +494,11 @@ describe("the command", () => {
         assert.match(doctor.stdout, /failure {2}nano_banana_user_log: .*event_id \(varchar\(36\)\)/)
         assert.match(doctor.stdout, /warning {2}nano_banana_user_log: .*event_time is NOT NULL/)
 
-        for (const name of ["other.t", "t".repeat(65), "t😀"]) {
-          const misnamed = { ...env, AUDIT_MYSQL_TABLES: `use_log=${name}` }
-          for (const args of [["migrate"], ["migrate", "--print"], ["doctor"]]) {
-            const { code, stderr, stdout } = yield* effectAudit(directory, args, misnamed)
-            assert.notStrictEqual(code, 0)
-            assert.include(stdout + stderr, `${name} is not the name of a table`)
-          }
+        const dotted = { ...env, AUDIT_MYSQL_TABLES: "use_log=other.t" }
+        for (const args of [["migrate"], ["migrate", "--print"], ["doctor"]]) {
+          const { code, stderr, stdout } = yield* effectAudit(directory, args, dotted)
+          assert.notStrictEqual(code, 0)
+          assert.include(stdout + stderr, "other.t is not the name of a table")
         }
         yield* sql(database, "ALTER TABLE nano_banana_user_log DROP COLUMN event_id")
         assert.deepInclude(yield* effectAudit(directory, ["migrate"], env), { code: 0, stderr: "" })

@@ -46,16 +46,11 @@ export interface Table {
 export const quote = (name: string): string => `\`${name.replaceAll("`", "``")}\``
 
 /** Why a name is none of a table, if it is none. Quoted, `db.table` is a table of that name in our own database. */
-export const misnamed = (name: string): string | undefined => {
-  const isNot = `${name === "" ? "An empty text" : name} is not the name of a table`
-  if (name.includes(".")) {
-    return `${isNot}: write it without its database, which is that of the connection (\`database\`, or the path of the URL)`
-  }
-  // MySQL manual, "Schema Object Names"
-  return name === "" || name.length > 64 || /\s$|\0|[\u{10000}-\u{10ffff}]/u.test(name)
-    ? `${isNot}: it has 1 to 64 characters, no blank at its end, and none beyond U+FFFF`
+export const misnamed = (name: string): string | undefined =>
+  name.includes(".")
+    ? `${name} is not the name of a table: write it without its database, which is that of the connection ` +
+      `(\`database\`, or the path of the URL)`
     : undefined
-}
 
 /** Why the table's own `event_id` or `event_time` would not keep what delivery writes into them, if so. */
 export const misfit = (name: string, present: Columns): string | undefined => {
