@@ -93,7 +93,8 @@ const ordeal = async (
   }
   const judgeAll = (kills: number) =>
     readRows(query).then((rows) => {
-      const interruptedRetries = requests ? kills : 0
+      // letters are appended again by batches: all of one may stand in the queue when the process dies
+      const interruptedRetries = requests ? kills * 50 : 0
       return judge({
         acknowledged,
         books: readBooks(directory),
