@@ -5,172 +5,169 @@ import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import * as requests from "../../src/internal/queue/requests.js"
 import * as q from "../support/queue.js"
 import type { Disk } from "../../src/services/Disk.js"
-type D = Disk["Type"]
-const text = (disk: D, path: string) =>
+
+const LETTERS = "/audit/dead-letter.ndjson"
+
+const patch = (disk: Disk["Type"], file: string, at: number, bytes: Buffer) =>
   Effect.scoped(
     Effect.gen(function* () {
-      const f = yield* disk.open(path, "read")
-      return Buffer.from(yield* f.readAt(0, yield* f.size)).toString("utf8")
+      const handle = yield* disk.open(file, "patch")
+      yield* handle.overwrite(bytes, at)
+      yield* handle.sync
     })
   )
-const patch = (disk: D, path: string, at: number, bytes: Buffer) =>
-  Effect.scoped(
-    Effect.gen(function* () {
-      const f = yield* disk.open(path, "patch")
-      yield* f.overwrite(bytes, at)
-      yield* f.sync
-    })
-  )
-const DL = "/audit/dead-letter.ndjson"
-const refuseAll = (queue: q.Queue, max = 1) =>
+
+/** One bit of the first letter's number is another one: the line is no entry any more. */
+const damageFirst = (disk: Disk["Type"]) =>
   Effect.gen(function* () {
-    const batch = yield* queue.take({ maxRecords: max, maxBytes: 1 << 24 })
-    yield* queue.commit(
-      batch,
-      [...batch.records].map((record) => ({ record, class: "rejected" as const, code: "1", reason: "r" }))
+    const text = yield* q.textOf(disk, LETTERS)
+    const at = text.indexOf('"sequence":') + '"sequence":'.length
+    yield* patch(disk, LETTERS, at, Buffer.from([text.charCodeAt(at) ^ 0x40]))
+  })
+
+/** The database refuses the next lines. */
+const refuse = (queue: q.Queue, count = 1) =>
+  Effect.gen(function* () {
+    const batch = yield* queue.take({ maxRecords: count, maxBytes: 1 << 24 })
+    const refusals = [...batch.records].map(
+      (record) => ({ record, class: "rejected", code: "1", reason: "" }) as const
     )
+    yield* queue.commit(batch, refusals)
   })
-const all = (disk: D) =>
+
+const discardAll = (disk: Disk["Type"], queue: q.Queue) =>
+  Effect.zipRight(
+    requests.submit(disk, "/audit", { action: "discard", letters: "all", by: "li" }),
+    queue.carryOutRequests
+  )
+
+const failWritingCursor = ({ operation }: MemoryDisk.Call): MemoryDisk.Fault | undefined =>
+  operation === "writeAt" ? { type: "fail", code: "EIO" } : undefined
+
+/** Two letters that wait for a decision, A and B, and whatever follows. */
+const twoLetters = (disk: Disk["Type"], then: Effect.Effect<void> = Effect.void) =>
+  q.withQueue(disk, {}, (queue) =>
+    Effect.gen(function* () {
+      yield* q.appendAll(queue, ["A-secret", "B-secret"])
+      yield* refuse(queue)
+      yield* refuse(queue)
+      yield* then
+    })
+  )
+
+const keepsTheLetter = (disk: Disk["Type"]) =>
+  Effect.map(q.textOf(disk, LETTERS), (text) => assert.include(text, "A-secret", "the letter is gone"))
+
+const erasedTheLine = (disk: Disk["Type"]) =>
   Effect.gen(function* () {
-    let out = ""
-    for (const name of yield* disk.list("/audit"))
-      if (name !== "requests") out += `\n## ${name}\n` + (yield* text(disk, `/audit/${name}`)).slice(0, 3000)
-    return out
-  })
-const flip = (disk: D) =>
-  Effect.gen(function* () {
-    // damages the "type" of the first letter: one bit
-    const t = yield* text(disk, DL)
-    const at = t.indexOf('"sequence":') + 11
-    yield* patch(disk, DL, at, Buffer.from([t.charCodeAt(at) ^ 0x40]))
+    for (const name of yield* disk.list("/audit")) {
+      if (name === "requests") continue
+      assert.notInclude(yield* q.textOf(disk, `/audit/${name}`), "A-secret", `the line is still in ${name}`)
+    }
   })
 
 it.effect("keeps a damaged letter, beside one that the cursor has not counted", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
-    yield* Effect.scoped(
+    yield* q.withQueue(disk, {}, (queue) =>
       Effect.gen(function* () {
-        const queue = yield* q.openQueue(disk)
         yield* q.appendAll(queue, ["A-secret", "B-secret"])
-        yield* refuseAll(queue)
-        memory.inject(({ operation }) =>
-          operation === "writeAt" ? { type: "fail", code: "EIO" } : undefined
-        )
-        yield* Effect.exit(refuseAll(queue))
+        yield* refuse(queue)
+        memory.inject(failWritingCursor)
+        yield* Effect.exit(refuse(queue))
         memory.kill()
       })
     )
     memory.inject(() => undefined)
     disk = memory.startProcess()
-    yield* flip(disk)
-    assert.include(yield* text(disk, DL), "A-secret")
+    yield* keepsTheLetter(disk)
+    yield* damageFirst(disk)
+    yield* keepsTheLetter(disk)
     yield* q.withQueue(disk, {}, (queue) => q.books(queue))
-    assert.include(yield* text(disk, DL), "A-secret", "the letter is gone")
+    yield* keepsTheLetter(disk)
   })
 )
 it.effect("keeps a damaged letter where both slots of the cursor are damaged and its line is gone", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
-    yield* q.withQueue(disk, {}, (queue) =>
-      Effect.gen(function* () {
-        yield* q.appendAll(queue, ["A-secret", "B-secret"])
-        yield* refuseAll(queue)
-        yield* refuseAll(queue)
-      })
-    )
-    yield* flip(disk)
+    yield* twoLetters(disk)
+    yield* damageFirst(disk)
     yield* patch(disk, "/audit/cursor", 0, Buffer.from("x"))
     yield* patch(disk, "/audit/cursor", 512, Buffer.from("x"))
     yield* q.withQueue(disk, {}, (queue) => q.books(queue))
-    assert.include(yield* text(disk, DL), "A-secret", "the letter is gone")
+    yield* keepsTheLetter(disk)
   })
 )
 it.effect("keeps a damaged letter where the newest slot of the cursor is damaged", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
-    yield* Effect.scoped(
-      Effect.gen(function* () {
-        const queue = yield* q.openQueue(disk)
-        yield* q.appendAll(queue, ["A-secret", "B-secret"])
-        yield* refuseAll(queue)
-        yield* refuseAll(queue)
-        memory.kill()
-      })
-    )
+    yield* twoLetters(disk, Effect.sync(memory.kill))
     disk = memory.startProcess()
-    yield* flip(disk)
-    const c = yield* text(disk, "/audit/cursor")
-    const g = [0, 512].map((at) => Number(/"generation":(\d+)/.exec(c.slice(at, at + 512))?.[1] ?? -1))
-    yield* patch(disk, "/audit/cursor", g[0]! > g[1]! ? 0 : 512, Buffer.from("x"))
+    yield* damageFirst(disk)
+    const slots = yield* q.textOf(disk, "/audit/cursor")
+    const generations = [0, 512].map((at) =>
+      Number(/"generation":(\d+)/.exec(slots.slice(at, at + 512))?.[1] ?? -1)
+    )
+    yield* patch(disk, "/audit/cursor", generations[0]! > generations[1]! ? 0 : 512, Buffer.from("x"))
     yield* q.withQueue(disk, {}, (queue) => q.books(queue))
-    assert.include(yield* text(disk, DL), "A-secret", "the letter is gone")
+    yield* keepsTheLetter(disk)
   })
 )
 it.effect("keeps a damaged letter while others are retried", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
-    yield* q.withQueue(disk, {}, (queue) =>
-      Effect.gen(function* () {
-        yield* q.appendAll(queue, ["A-secret", "B-secret"])
-        yield* refuseAll(queue)
-        yield* refuseAll(queue)
-      })
-    )
-    yield* flip(disk)
+    yield* twoLetters(disk)
+    yield* damageFirst(disk)
     yield* q.withQueue(disk, {}, (queue) =>
       Effect.zipRight(
         queue.retry(() => true, "li"),
         q.books(queue)
       )
     )
-    assert.include(yield* text(disk, DL), "A-secret", "the letter is gone")
+    yield* keepsTheLetter(disk)
   })
 )
 it.effect("erases the line of a discarded letter later, if the disk has failed", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
-    yield* Effect.scoped(
+    yield* q.withQueue(disk, {}, (queue) =>
       Effect.gen(function* () {
-        const queue = yield* q.openQueue(disk)
         yield* q.appendAll(queue, ["A-secret", "B"])
-        yield* refuseAll(queue)
+        yield* refuse(queue)
         memory.inject(({ operation, path }) =>
           operation === "overwrite" && path.endsWith(".ndjson") && !path.includes("dead")
             ? { type: "fail", code: "EIO" }
             : undefined
         )
-        yield* requests.submit(disk, "/audit", { action: "discard", letters: "all", by: "li" })
-        yield* queue.carryOutRequests
+        yield* discardAll(disk, queue)
         memory.inject(() => undefined)
-        yield* requests.submit(disk, "/audit", { action: "discard", letters: "all", by: "li" })
-        yield* queue.carryOutRequests
+        yield* discardAll(disk, queue)
         memory.kill()
       })
     )
     disk = memory.startProcess()
     yield* q.withQueue(disk, {}, () => Effect.void)
     yield* q.withQueue(disk, {}, () => Effect.void)
-    assert.notInclude(yield* all(disk), "A-secret", "the line is still there")
+    yield* erasedTheLine(disk)
   })
 )
 it.effect("erases the line of a discarded letter, if the request is interrupted", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
-    yield* Effect.scoped(
+    yield* q.withQueue(disk, {}, (queue) =>
       Effect.gen(function* () {
-        const queue = yield* q.openQueue(disk)
         yield* q.appendAll(queue, ["A-secret", "B"])
-        yield* refuseAll(queue)
+        yield* refuse(queue)
         yield* requests.submit(disk, "/audit", { action: "discard", letters: "all", by: "li" })
         const isErasing = yield* Deferred.make<void>()
         memory.inject(({ operation, path }) => {
-          if (operation === "overwrite" && path === DL) Deferred.unsafeDone(isErasing, Exit.void)
+          if (operation === "overwrite" && path === LETTERS) Deferred.unsafeDone(isErasing, Exit.void)
           return undefined
         })
         const deciding = yield* Effect.fork(queue.carryOutRequests)
@@ -179,7 +176,7 @@ it.effect("erases the line of a discarded letter, if the request is interrupted"
       })
     )
     yield* q.withQueue(disk, {}, () => Effect.void)
-    assert.notInclude(yield* all(disk), "A-secret", "the line is still there")
+    yield* erasedTheLine(disk)
   })
 )
 it.effect("counts letters that were removed as missing, if the first try to restore the file fails", () =>
@@ -189,13 +186,13 @@ it.effect("counts letters that were removed as missing, if the first try to rest
     const books = yield* q.withQueue(disk, {}, (queue) =>
       Effect.gen(function* () {
         yield* q.appendAll(queue, ["A", "B", "C"])
-        yield* refuseAll(queue)
-        yield* refuseAll(queue)
+        yield* refuse(queue)
+        yield* refuse(queue)
         yield* queue.retry(({ id }) => id === "0:0", "li")
-        yield* disk.remove(DL)
+        yield* disk.remove(LETTERS)
         let n = 0
         memory.inject(({ operation, path, step }) =>
-          operation === "append" && step === "data" && path === DL && n++ === 0
+          operation === "append" && step === "data" && path === LETTERS && n++ === 0
             ? { type: "fail", code: "ENOSPC" }
             : undefined
         )
@@ -214,14 +211,12 @@ it.effect("does not count a removed letter as missing that the cursor had not co
     const books = yield* q.withQueue(disk, {}, (queue) =>
       Effect.gen(function* () {
         yield* q.appendAll(queue, ["A", "B", "C"])
-        yield* refuseAll(queue)
+        yield* refuse(queue)
         yield* queue.retry(() => true, "li")
-        memory.inject(({ operation }) =>
-          operation === "writeAt" ? { type: "fail", code: "EIO" } : undefined
-        )
-        yield* Effect.exit(refuseAll(queue))
+        memory.inject(failWritingCursor)
+        yield* Effect.exit(refuse(queue))
         memory.inject(() => undefined)
-        yield* disk.remove(DL)
+        yield* disk.remove(LETTERS)
         yield* q.deliverAll(queue, new Set())
         return yield* q.books(queue)
       })
@@ -236,14 +231,14 @@ it.effect("says format 2 again, if queue.json alone is removed", () =>
     yield* q.withQueue(disk, {}, (queue) =>
       Effect.gen(function* () {
         yield* q.appendAll(queue, ["A", "B", "C"])
-        yield* refuseAll(queue)
+        yield* refuse(queue)
         yield* queue.retry(() => true, "li")
-        assert.include(yield* text(disk, "/audit/queue.json"), '"format":2')
+        assert.include(yield* q.textOf(disk, "/audit/queue.json"), '"format":2')
         yield* disk.remove("/audit/queue.json")
         yield* q.deliverAll(queue, new Set())
       })
     )
-    assert.include(yield* text(disk, "/audit/queue.json"), '"format":2')
+    assert.include(yield* q.textOf(disk, "/audit/queue.json"), '"format":2')
   })
 )
 
@@ -251,14 +246,6 @@ it.effect("says format 2 again, if queue.json alone is removed", () =>
 const takenBackBesideARetry = (letters: number, lead: number) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
-    const refuse = (queue: q.Queue, count: number) =>
-      Effect.gen(function* () {
-        const batch = yield* queue.take({ maxRecords: count, maxBytes: 1 << 24 })
-        const refusals = [...batch.records].map(
-          (record) => ({ record, class: "rejected", code: "1", reason: "" }) as const
-        )
-        yield* queue.commit(batch, refusals)
-      })
     const first = memory.startProcess()
     yield* q.withQueue(first, {}, (queue) =>
       Effect.gen(function* () {
@@ -266,12 +253,9 @@ const takenBackBesideARetry = (letters: number, lead: number) =>
           concurrency: "unbounded"
         })
         yield* refuse(queue, letters)
-        yield* requests.submit(first, "/audit", { action: "discard", letters: "all", by: "li" })
-        yield* queue.carryOutRequests
+        yield* discardAll(first, queue)
         yield* q.appendAll(queue, q.idsOf("k", 3))
-        memory.inject(({ operation }) =>
-          operation === "writeAt" ? { type: "fail", code: "EIO" } : undefined
-        )
+        memory.inject(failWritingCursor)
         yield* Effect.exit(refuse(queue, 3))
         memory.kill()
       })

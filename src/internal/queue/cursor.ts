@@ -41,6 +41,10 @@ const sum = (...counts: ReadonlyArray<number>): bigint =>
 export const isRepeated = ({ repeatedOffset, repeatedSegment }: Cursor, place: Place): boolean =>
   isBefore(place, { segment: repeatedSegment, offset: repeatedOffset })
 
+/** Whether the cursor has counted the line of a place. If not, then the line is still to be delivered, or refused. */
+export const isSettled = (cursor: Cursor, place: Place): boolean =>
+  isBefore(place, cursor) || isRepeated(cursor, place)
+
 /** Whether the books have a line already, although it is read once more. */
 export const isCounted = (cursor: Cursor, record: QueueRecord): boolean =>
   record.sequence < cursor.settled || (record.surplus && isRepeated(cursor, record))

@@ -14,6 +14,7 @@ import {
   encodeHead,
   encodeOutcome,
   erasedOf,
+  isBlank,
   isErased,
   parse,
   type Head,
@@ -204,7 +205,7 @@ export const make = (
 
     const note = ({ bytes, entry, isCut, length }: EntryLine) => {
       if (entry === undefined) {
-        if (bytes.every((byte) => byte === 0x20)) return
+        if (isBlank(bytes)) return
         damaged++
         hasRemains = true
       } else if (entry.type === "letter") {

@@ -9,10 +9,10 @@ import { isUtf8 } from "node:buffer"
 import { QueueAccessError } from "../../schema/Errors.js"
 import { Either } from "../../schema/Effect3.js"
 import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
-import { isBefore, type Place, type Position } from "../../schema/Position.js"
+import type { Place, Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import type { DeadLetter, QueueFile } from "../../services/QueueFile.js"
-import { isRepeated, type Cursor } from "./cursor.js"
+import { isSettled, type Cursor } from "./cursor.js"
 import { turnEventLoop } from "../turnEventLoop.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
 import { eraseLines as eraseInSegment } from "./erasure.js"
@@ -76,8 +76,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     const guarded = <A>(step: Effect.Effect<A, DiskError>) =>
       Effect.zipLeft(guard.withPermits(1)(lock.whileWriting(step)), turnEventLoop)
 
-    /** Whether the cursor has counted a line. If it could not, then the line is still to be delivered, or refused. */
-    const isSettled = (place: Place) => isBefore(place, parts.cursor()) || isRepeated(parts.cursor(), place)
+    const isCounted = (place: Place) => isSettled(parts.cursor(), place)
 
     /**
      * Decides the selected letters batch by batch, and tidies up; how many. The guard is held for a part of a batch, so
@@ -86,7 +85,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     const decideAll = (type: Decision, batch: Batch, by: string) =>
       Effect.gen(function* () {
         let count = 0
-        const select = (letter: Letter) => isSettled(letter) && batch.selection.select(letter)
+        const select = (letter: Letter) => isCounted(letter) && batch.selection.select(letter)
         const selection = { ...batch.selection, select }
         for (let from: number | undefined = 0; from !== undefined;) {
           const page: Page = yield* guarded(letters.page({ ...selection, from, limit: BATCH_LETTERS }))
@@ -114,7 +113,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     /** Erases the lines of discarded letters, where their segments are still there. */
     const eraseLines = (places: ReadonlyArray<Place>) =>
       Effect.suspend(() => {
-        const counted = places.filter(isSettled)
+        const counted = places.filter(isCounted)
         return Effect.forEach(
           [...segments.all],
           ({ first, path }) => {

@@ -15,6 +15,7 @@ import {
   erasedOf,
   idOfRemains,
   isBlank,
+  isEnded,
   isErased,
   NOTHING,
   type Erased,
@@ -180,13 +181,10 @@ const isRemains = (
   if (entry !== undefined && entry.type !== "letter") return Effect.succeed(false)
   if (entry === undefined) {
     if (isBlank(bytes) && !isCut) return Effect.succeed(false)
-    const beginning = bytes.toString("utf8", 0, 256)
-    const id = idOfRemains(beginning)
-    const isNeeded =
-      // a line without its end was never relied on; one with it may be the letter of which a bit is damaged
-      (id === undefined ? undefined : isKept(id)) ?? (!isOutcome(beginning) && (isCut || isEnded(bytes)))
-    if (isNeeded) onUnreadable()
-    if (isNeeded) return Effect.succeed(false)
+    if (mayBeNeeded(line, isKept)) {
+      onUnreadable()
+      return Effect.succeed(false)
+    }
   } else if (isKept(entry.id) !== false) return Effect.succeed(false)
   const erased = entry === undefined ? NOTHING : erasedOf(entry, length)
   if (!isErased(erased, bytes, length)) return Effect.succeed(true)
@@ -195,8 +193,18 @@ const isRemains = (
     : Effect.succeed(false)
 }
 
+/**
+ * Whether a line that cannot be read may be an open letter. One without its end was never relied on; one that has it may
+ * be a letter of which a bit is damaged.
+ */
+const mayBeNeeded = ({ bytes, isCut }: EntryLine, isKept: Keeping["isKept"]): boolean => {
+  const beginning = bytes.toString("utf8", 0, 256)
+  const id = idOfRemains(beginning)
+  const known = id === undefined ? undefined : isKept(id)
+  return known ?? (!isOutcome(beginning) && (isCut || isEnded(bytes)))
+}
+
 const isOutcome = (text: string) => /^\{"type":"(?:retried|discarded|delivered|erased)"/.test(text)
-const isEnded = (bytes: Buffer) => bytes.subarray(-2).toString("latin1") === '"}'
 
 const isBlankFrom = (file: File, from: number, to: number) =>
   Effect.gen(function* () {

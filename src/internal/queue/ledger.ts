@@ -3,10 +3,10 @@
  * find them on the disk.
  */
 import { Effect, Iterable, Option } from "effect"
-import { isBefore, type Place, type Position } from "../../schema/Position.js"
+import type { Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import type { Balance, Batch, QueueRecord, Refusal } from "../../services/QueueFile.js"
-import { isCounted, isRepeated, type Cursor } from "./cursor.js"
+import { isCounted, isSettled, type Cursor } from "./cursor.js"
 import type { CursorFile } from "./cursorFile.js"
 import type { DeadLetters } from "./deadLetters.js"
 import { makeBatchReader, type Limits } from "./reader.js"
@@ -160,14 +160,15 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     }).pipe(changing.withPermits(1))
   })
 
-  /** Whether the cursor has counted a line. */
-  const isSettled = (place: Place) => isBefore(place, cursor) || isRepeated(cursor, place)
   /** Letters that were lost while they waited for a decision are missing. */
-  const withoutLostLetters = Effect.map(letters.restore(isSettled), (count) => {
-    const lost = Math.min(count, cursor.refused)
-    cursor = { ...cursor, refused: cursor.refused - lost, missing: cursor.missing + lost }
-    return cursor
-  })
+  const withoutLostLetters = Effect.map(
+    letters.restore((place) => isSettled(cursor, place)),
+    (count) => {
+      const lost = Math.min(count, cursor.refused)
+      cursor = { ...cursor, refused: cursor.refused - lost, missing: cursor.missing + lost }
+      return cursor
+    }
+  )
 
   return {
     cursor: () => cursor,

@@ -256,6 +256,12 @@ export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
 
 const BLANK = 0x20
 
+/** How every letter ends; one that does not was cut off. */
+const END = Buffer.from('"}')
+export const END_BYTES = END.length
+/** Whether these last bytes are the end of a letter. */
+export const isEnded = (bytes: Buffer): boolean => bytes.subarray(-END_BYTES).equals(END)
+
 /** An entry without its content, of the same length. */
 export interface Erased {
   readonly beginning: Buffer
@@ -281,8 +287,7 @@ export const erasedOf = (letter: Letter, length: number): Erased => {
     at
   }
   const open = Buffer.from(`${JSON.stringify(facts).slice(0, -1)},"line":"`)
-  const end = Buffer.from('"}')
-  return open.length + end.length <= length ? { beginning: open, end } : NOTHING
+  return open.length + END.length <= length ? { beginning: open, end: END } : NOTHING
 }
 
 /** A line of blanks. */

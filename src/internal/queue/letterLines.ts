@@ -1,7 +1,7 @@
 /** Reading the dead-letter file: its lines in bounded chunks, each with the entry that it is. */
 import { Effect } from "effect"
 import type { DiskError, File } from "../../services/Disk.js"
-import { type Entry, parse, parseBeginning } from "./letter.js"
+import { END_BYTES, type Entry, isEnded, parse, parseBeginning } from "./letter.js"
 import { readLines, type RawLine } from "./lines.js"
 
 /** A line that is not empty. */
@@ -49,8 +49,7 @@ export const readEntries: (file: File, from: number, end: number) => Effect.Effe
 
 /** Whether an entry of which only the beginning was read has its end. */
 const hasEnd = (file: File, { length, offset }: RawLine) =>
-  Effect.map(file.readAt(offset + length - END.length, END.length), (end) => END.equals(end))
-const END = Buffer.from('"}')
+  Effect.map(file.readAt(offset + length - END_BYTES, END_BYTES), (end) => isEnded(Buffer.from(end)))
 
 /** Entries of earlier versions may have a head of any length. */
 const readBeginning = (file: File, { length, offset }: RawLine, beginning: Buffer) =>

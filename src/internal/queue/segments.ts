@@ -1,7 +1,7 @@
 /**
  * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
- * and removed, except that what a failed append left is cut off; never rewritten, and never appended to by a later
- * process, so that a position once read stays true.
+ * and removed, except that what a failed append left is cut off, and lines of discarded letters are blanked. No line
+ * moves, and no later process appends to them, so that a position once read stays true.
  */
 import { Data, Effect, Option, type Scope } from "effect"
 import type { Outcome } from "../../schema/Errors.js"
