@@ -2,8 +2,8 @@
 import type { Sequence } from "../services/QueueFile.js"
 
 /**
- * What lives as long as an upload is one object, not one for each item: those are looked at once, and are garbage before
- * a collection has to copy them (bench/README.md).
+ * Hot path: one object lives as long as an upload. Its items are looked at once, and are garbage before a collection
+ * has to copy them (bench/README.md#waiting-for-the-cursor).
  */
 export class LazySequence<A> implements Sequence<A> {
   constructor(

@@ -176,7 +176,7 @@ const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
 
 const nothing = () => Effect.void
 
-/** How an append goes on; a class for the reason that internal/queue/writer.ts gives for its own. */
+/** How an append goes on. Hot path: a class, not a literal (bench/README.md#literals). */
 class Continuation<A, B> {
   constructor(
     readonly onFailure: (error: AppendError) => A,
@@ -185,8 +185,9 @@ class Continuation<A, B> {
 }
 
 /**
- * What is done when an event of the kind cannot be recorded. Its input is kept only for a function of the program: by
- * that alone V8 may allocate all that belongs to an append in its old generation (bench/README.md).
+ * What is done when an event of the kind cannot be recorded.
+ *
+ * Hot path: the input is kept only for a function of the program (bench/README.md#what-an-input-keeps).
  */
 const failureHandler = (
   handler: OnAppendFailure

@@ -472,7 +472,7 @@ describe("the database", () => {
     })
   )
 
-  it.scopedLive("is doubted where it deserves it", () =>
+  it.scopedLive("is named with its fault by doctor and flush: rights, password, name, port", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase()

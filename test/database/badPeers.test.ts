@@ -55,7 +55,7 @@ afterAll(async () => {
 
 const uncaught = collectUncaught()
 
-/** Times of a client that gives up soon, so that those who wait in vain do not wait long. */
+/** Time-outs of a client that gives up soon, so that the tests do not wait long. */
 const HASTY = { connectTimeout: "1 second", statementTimeout: "700 millis" } as const
 
 const optionsAt = ({ host, port }: { host: string; port: number }): MysqlUploader.Options => ({

@@ -629,7 +629,7 @@ onEachPair("a record that the database will never take", (flavour) => {
     })
   )
 
-  it.scopedLive("letters that are retried in vain are letters again, and stop nothing", () =>
+  it.scopedLive("letters that are refused again stay letters, and stop nothing", () =>
     Effect.gen(function* () {
       const database = yield* migrated()
       yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY prompt VARCHAR(4) NOT NULL`)

@@ -1,12 +1,11 @@
 /**
  * One thing after the other through three stages that work at the same time.
  *
- * By fibers that live as long as the whole, and plain variables. What passes through `Stream.buffer`, through a
- * `Queue`, or through a fiber of its own stays within reach of objects that V8 has moved to its old generation, and
- * is moved there, too: a batch without its database took half as much time again (bench/README.md).
+ * Hot path: fibers that live as long as the whole, and plain variables. By way of `Stream.buffer` or a `Queue` a batch
+ * took half as much time again (bench/README.md#streams).
  *
- * What the fibers run stands outside of `run`, and lives as long as the program: V8 throws compiled code away with the
- * last function that has it, and compiles it anew for the next pass.
+ * What the fibers run stands outside of `run`, so that each pass finds its code compiled
+ * (bench/README.md#compiled-code).
  */
 import { Effect, Exit, Fiber } from "effect"
 
@@ -47,7 +46,7 @@ class Pipeline<A, B, E> {
     this.results = Array<Exit.Exit<B, E> | undefined>(stages.concurrency + 1).fill(undefined)
   }
 
-  /** Wakes only those for whom it is time: to wake one in vain costs more than to look. */
+  /** Wakes only those whose condition holds: a look is cheaper than a wake-up. */
   change(): void {
     const waiters = this.waiting
     this.waiting = []

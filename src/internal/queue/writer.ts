@@ -20,10 +20,7 @@ export interface Group<A, E> {
   readonly bytes: Uint8Array
 }
 
-/**
- * A class because of V8: object literals that outlive a few scavenges are from then on allocated in the old generation
- * (allocation-site pretenuring), and an entry lives for as long as a write takes (bench/README.md).
- */
+/** Hot path: a class, not a literal (bench/README.md#literals). */
 class Pending<A, E> implements Entry<A, E> {
   constructor(
     readonly eventId: string,
@@ -80,6 +77,114 @@ class Filling<A, E> implements Group<A, E> {
   }
 }
 
+/** Groups that wait to be written, in order; the last one is being filled. */
+class Backlog<A, E> {
+  private groups: Array<Filling<A, E>> = []
+  private spare: Filling<A, E> | undefined
+
+  constructor(private readonly maxGroupBytes: number) {}
+
+  get isEmpty(): boolean {
+    return this.groups.length === 0
+  }
+
+  /** The group that the line has joined. It may throw for want of memory: then the line has joined none. */
+  add(line: string, entry: Pending<A, E>): Filling<A, E> {
+    const group = this.toFill()
+    group.add(line, entry)
+    return group
+  }
+
+  take(): Filling<A, E> | undefined {
+    return this.groups.shift()
+  }
+
+  /** The group is answered: other lines may use its buffer. */
+  giveBack(group: Filling<A, E>): void {
+    if (group.reuse()) this.spare = group
+  }
+
+  refuseAll(refusal: (eventId: string) => E): void {
+    const groups = this.groups
+    this.groups = []
+    for (const { entries } of groups) {
+      for (const entry of entries) entry.done(Effect.fail(refusal(entry.eventId)))
+    }
+  }
+
+  private toFill(): Filling<A, E> {
+    const last = this.groups.at(-1)
+    if (last !== undefined && last.size < this.maxGroupBytes) return last
+    const next = this.spare ?? new Filling<A, E>()
+    this.spare = undefined
+    this.groups.push(next)
+    return next
+  }
+}
+
+/** How many entries were added, how many of them are answered, and who waits for the answers. */
+class Answers {
+  private added = 0
+  private answered = 0
+  private waiting: Array<{ readonly target: number; readonly resume: () => void }> = []
+
+  readonly all = Effect.async<void>((resume) => {
+    if (this.answered === this.added) resume(Effect.void)
+    else this.waiting.push({ target: this.added, resume: () => resume(Effect.void) })
+  })
+
+  expectOne(): void {
+    this.added++
+  }
+
+  count(answered: number): void {
+    this.answered += answered
+    if (this.waiting.length === 0) return
+    const served = this.waiting.filter(({ target }) => target <= this.answered)
+    this.waiting = this.waiting.filter(({ target }) => target > this.answered)
+    for (const { resume } of served) resume()
+  }
+}
+
+/** Where the writer waits for callers. */
+class Bell {
+  private ringWaiting: (() => void) | undefined
+  private isToRing = false
+
+  /** `isIdle`: there is nothing to write, and more may come */
+  constructor(private readonly isIdle: () => boolean) {}
+
+  readonly nextCaller = this.wait(false)
+  /** Gives up when the event loop turns: a caller who was just answered mostly comes again before. */
+  readonly callerOfThisTurn = this.wait(true)
+
+  ring(): void {
+    this.ringWaiting?.()
+  }
+
+  /** Rings behind all who are ready to run, since they may have lines to add. */
+  ringSoon(): void {
+    if (this.ringWaiting === undefined || this.isToRing) return
+    this.isToRing = true
+    queueMicrotask(() => {
+      this.isToRing = false
+      if (!this.isIdle()) this.ring()
+    })
+  }
+
+  private wait(isForThisTurn: boolean): Effect.Effect<void> {
+    return Effect.async<void>((resume) => {
+      if (!this.isIdle()) return resume(Effect.void)
+      const turn = isForThisTurn ? setImmediate(() => this.ring()) : undefined
+      this.ringWaiting = () => {
+        this.ringWaiting = undefined
+        clearImmediate(turn)
+        resume(Effect.void)
+      }
+    })
+  }
+}
+
 export interface GroupCommit<A, E> {
   /** Waits until the line, ended by `\n`, is written. A caller that is interrupted leaves it to be written whole. */
   readonly add: (line: string, eventId: string) => Effect.Effect<A, E>
@@ -118,59 +223,16 @@ export const make = <A, E>(options: {
       readonly group: Filling<A, E>
     }
     const clock = yield* Effect.clock
-    /** in order; the last one is being filled */
-    let waiting: Array<Filling<A, E>> = []
-    let spare: Filling<A, E> | undefined
+    const backlog = new Backlog<A, E>(options.maxGroupBytes)
+    const answers = new Answers()
+    const bell = new Bell(() => backlog.isEmpty && !closed)
     let current: UnderWay | undefined
     let closed = false
-    let added = 0
-    let answered = 0
-    let awaiting: Array<{ readonly target: number; readonly resume: () => void }> = []
-    let wakeWriter: (() => void) | undefined
-    let isToWake = false
-
-    const groupToFill = (): Filling<A, E> => {
-      const last = waiting.at(-1)
-      if (last !== undefined && last.size < options.maxGroupBytes) return last
-      const next = spare ?? new Filling<A, E>()
-      spare = undefined
-      waiting.push(next)
-      return next
-    }
-
-    const awaitCaller = (isForThisTurn: boolean) =>
-      Effect.async<void>((resume) => {
-        if (waiting.length > 0 || closed) return resume(Effect.void)
-        const turn = isForThisTurn ? setImmediate(() => wakeWriter?.()) : undefined
-        wakeWriter = () => {
-          wakeWriter = undefined
-          clearImmediate(turn)
-          resume(Effect.void)
-        }
-      })
-    const nextCaller = awaitCaller(false)
-    /** Gives up when the event loop turns: a caller who was just answered mostly comes again before. */
-    const callerOfThisTurn = awaitCaller(true)
-
-    const wakeSoon = () => {
-      if (isToWake) return
-      isToWake = true
-      // behind all who are ready to run
-      queueMicrotask(() => {
-        isToWake = false
-        if (waiting.length > 0) wakeWriter?.()
-      })
-    }
 
     /** Answered, one way or the other: the next group may be written. */
     const finish = (count: number) => {
       current = undefined
-      answered += count
-      if (awaiting.length > 0) {
-        const served = awaiting.filter(({ target }) => target <= answered)
-        awaiting = awaiting.filter(({ target }) => target > answered)
-        for (const { resume } of served) resume()
-      }
+      answers.count(count)
     }
     const release = options.guard.release(1)
 
@@ -191,22 +253,22 @@ export const make = <A, E>(options: {
         () => Effect.die("the write of a group threw")
       )
 
-    // one generator for all groups, and no fiber for each: V8 would keep them for too long (bench/README.md)
+    // Hot path: one generator for all groups, and no fiber for each (bench/README.md#literals).
     const writer = Effect.gen(function* () {
       let isHeld = false
       for (;;) {
         // not given back between groups that follow each other: taking it is a good part of a group's steps
-        if (isHeld && waiting.length === 0) yield* callerOfThisTurn
-        if (waiting.length === 0) {
+        if (isHeld && backlog.isEmpty) yield* bell.callerOfThisTurn
+        if (backlog.isEmpty) {
           if (isHeld) yield* release
           isHeld = false
           if (closed) return
-          yield* nextCaller
+          yield* bell.nextCaller
         }
         if (!isHeld) yield* options.guard.take(1)
         isHeld = true
         // taken only now, so that all who came meanwhile join it
-        const group = waiting.shift()
+        const group = backlog.take()
         if (group === undefined) continue
         const mine: UnderWay = { group, startedAt: monotonicMillis(clock) }
         current = mine
@@ -220,7 +282,7 @@ export const make = <A, E>(options: {
           continue
         }
         finish(group.entries.length)
-        if (group.reuse()) spare = group
+        backlog.giveBack(group)
       }
     }).pipe(Effect.withScheduler(AT_ONCE))
 
@@ -230,19 +292,11 @@ export const make = <A, E>(options: {
       expire: (underWay) => Effect.zipRight(giveUp(underWay), Effect.forkDaemon(writer))
     })
 
-    const awaitAnswers = Effect.async<void>((resume) => {
-      if (answered === added) resume(Effect.void)
-      else awaiting.push({ target: added, resume: () => resume(Effect.void) })
-    })
-
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
         closed = true
-        for (const { entries } of waiting) {
-          for (const entry of entries) entry.done(Effect.fail(options.refusal(entry.eventId)))
-        }
-        waiting = []
-        wakeWriter?.()
+        backlog.refuseAll(options.refusal)
+        bell.ring()
         // the disk never answered, and nobody is left to wait for it
         return current === undefined ? Effect.void : giveUp(current)
       })
@@ -254,20 +308,18 @@ export const make = <A, E>(options: {
       add: (line, eventId) =>
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(eventId)))
-          const group = groupToFill()
-          // it may throw for want of memory: then the caller dies, and nobody waits for its answer
-          group.add(line, new Pending(eventId, resume))
-          added++
-          if (wakeWriter === undefined) return
-          if (group.size >= EAGER_BYTES) wakeWriter()
-          else wakeSoon()
+          // if it throws, the caller dies, and nobody waits for its answer
+          const group = backlog.add(line, new Pending(eventId, resume))
+          answers.expectOne()
+          if (group.size >= EAGER_BYTES) bell.ring()
+          else bell.ringSoon()
         }),
-      awaitAnswers,
+      awaitAnswers: answers.all,
       close: Effect.suspend(() => {
         closed = true
         // it may hold the guard for the rest of the turn, and the compaction at the close needs it
-        wakeWriter?.()
-        return awaitAnswers
+        bell.ring()
+        return answers.all
       })
     }
   })
