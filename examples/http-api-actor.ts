@@ -1,10 +1,11 @@
 /**
- * An HttpApi that says once who is acting: its authentication provides the actor, and every event below it, in any
- * handler or fiber, carries the user and the device.
+ * An HttpApi that says once who is acting, from where and in which request: its authentication provides the actor, and
+ * every event below it, in any handler or fiber, carries what its kind asks for.
  *
  *     npx tsx examples/http-api-actor.ts
  *     curl -X POST localhost:3000/images -H 'authorization: Bearer li-studio-3' \
  *       -H 'content-type: application/json' -d '{"prompt":"a red fox"}'
+ *     curl -X DELETE localhost:3000/images/0042 -H 'authorization: Bearer li-studio-3'
  */
 import {
   HttpApi,
@@ -14,11 +15,12 @@ import {
   HttpApiGroup,
   HttpApiMiddleware,
   HttpApiSecurity,
-  HttpServer
+  HttpServer,
+  HttpServerRequest
 } from "@effect/platform"
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Config, Effect, Layer, Redacted, Schema } from "effect"
-import { Audit, AuditLayer, CurrentActor, logLogin } from "effect-audit"
+import { Config, Effect, Layer, Option, Redacted, Schema } from "effect"
+import { Activity, Audit, AuditLayer, CurrentActor, logLogin } from "effect-audit"
 import { SqliteUploader } from "effect-audit/sqlite"
 import { createServer } from "node:http"
 
@@ -32,12 +34,20 @@ class Authentication extends HttpApiMiddleware.Tag<Authentication>()("Authentica
 
 /** Stands for your own check: a token is `<user>-<device>`. */
 const AuthenticationLive = Layer.succeed(Authentication, {
-  bearer: (token) => {
-    const [, userName, deviceName] = /^(\w+)-(.+)$/.exec(Redacted.value(token)) ?? []
-    return userName === undefined
-      ? Effect.fail(new HttpApiError.Unauthorized())
-      : Effect.succeed({ userName, deviceName })
-  }
+  bearer: (token) =>
+    Effect.gen(function* () {
+      const [, userName, deviceName] = /^(\w+)-(.+)$/.exec(Redacted.value(token)) ?? []
+      if (userName === undefined) return yield* new HttpApiError.Unauthorized()
+      const { headers, remoteAddress } = yield* HttpServerRequest.HttpServerRequest
+      return {
+        type: "user",
+        userName,
+        deviceName,
+        ip: Option.getOrUndefined(remoteAddress),
+        userAgent: headers["user-agent"],
+        requestId: headers["x-request-id"]
+      }
+    })
 })
 
 // -------------------------------------------------------------------------------------------- what it does
@@ -53,6 +63,11 @@ const StudioApi = HttpApi.make("studio").add(
         .addSuccess(Image)
         .addError(HttpApiError.ServiceUnavailable)
     )
+    .add(
+      HttpApiEndpoint.del("removeImage", "/images/:id")
+        .setPath(Schema.Struct({ id: Schema.String }))
+        .addError(HttpApiError.NotFound)
+    )
     .middleware(Authentication)
 )
 
@@ -63,6 +78,9 @@ const generateImage = (prompt: string) =>
     return { path: `out/${encodeURIComponent(prompt)}.png` }
   })
 
+const removeImage = (id: string): Effect.Effect<void, HttpApiError.NotFound> =>
+  id === "0042" ? Effect.void : new HttpApiError.NotFound()
+
 const StudioLive = HttpApiBuilder.group(StudioApi, "studio", (handlers) =>
   handlers
     .handle("login", () => logLogin({}))
@@ -71,9 +89,19 @@ const StudioLive = HttpApiBuilder.group(StudioApi, "studio", (handlers) =>
         Audit.audited({ prompt, model: "gemini-2.5-flash-image", resultPath: (image) => image.path })
       )
     )
+    .handle("removeImage", ({ path: { id } }) =>
+      removeImage(id).pipe(
+        Audit.auditedAs(Activity, (exit) => ({
+          action: "image.delete",
+          targetType: "image",
+          targetId: id,
+          outcome: Audit.outcomeOf(exit)
+        }))
+      )
+    )
 )
 
-const AuditLive = AuditLayer.layerConfig(AuditLayer.config).pipe(
+const AuditLive = AuditLayer.layerConfig(AuditLayer.config, { events: [Activity] }).pipe(
   Layer.provide(SqliteUploader.layer({ filename: "./audit.db" }))
 )
 

@@ -3,8 +3,9 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, Effect, Exit, Stream } from "effect"
+import { Cause, Clock, Context as Services, Effect, Exit, Predicate, Record, Stream } from "effect"
 import { dual } from "effect/Function"
+import { Activity, type ActivityInput } from "./schema/Activity.js"
 import * as AuditEvent from "./schema/AuditEvent.js"
 import type { AppendError, FlushError, QueueAccessError } from "./schema/Errors.js"
 import { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
@@ -15,7 +16,7 @@ import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./
 /** `Effect.flatMap(AuditLog, use)` in one step instead of three: it is taken for every event. */
 const withLog = <A, E>(use: (log: AuditLog["Type"]) => Effect.Effect<A, E>): Effect.Effect<A, E, AuditLog> =>
   Effect.withFiberRuntime((fiber) =>
-    use(Context.unsafeGet(fiber.currentContext as Context.Context<AuditLog>, AuditLog))
+    use(Services.unsafeGet(fiber.currentContext as Services.Context<AuditLog>, AuditLog))
   )
 
 /**
@@ -56,6 +57,18 @@ export const recordLogin = (
   options?: RecordOptions
 ): Effect.Effect<Receipt, AppendError, AuditLog> =>
   withLog((log) => log.record(LoginLog.kind, input, options))
+
+/**
+ * Records that somebody did something; like {@link record}. The layer must carry the kind: `events: [Activity]`.
+ *
+ * @category verbs
+ * @since 0.1.0
+ */
+export const recordActivity = (
+  input: ActivityInput,
+  options?: RecordOptions
+): Effect.Effect<Receipt, AppendError, AuditLog | AuditEvent.KindOf<typeof Activity>> =>
+  withLog((log) => log.record(Activity.kind, input, options))
 
 /**
  * Records an event of any kind that the layer carries; it is on disk, fsynced, when it returns. It does not fail: a
@@ -100,6 +113,17 @@ export const logLogin = (input: LoginLogInput): Effect.Effect<void, never, Audit
   withLog((log) => log.log(LoginLog.kind, input))
 
 /**
+ * Records that somebody did something; like {@link logUse}. The layer must carry the kind: `events: [Activity]`.
+ *
+ * @category verbs
+ * @since 0.1.0
+ */
+export const logActivity = (
+  input: ActivityInput
+): Effect.Effect<void, never, AuditLog | AuditEvent.KindOf<typeof Activity>> =>
+  withLog((log) => log.log(Activity.kind, input))
+
+/**
  * Waits until everything that was recorded before is in the database or among the dead letters. Tries at once,
  * whatever the backoff says; fails with `FlushError` after one attempt, and nothing is lost.
  *
@@ -132,7 +156,61 @@ export const changes: Stream.Stream<AuditStatus, QueueAccessError, AuditLog> = S
 // ------------------------------------------------------------------------------------------------ regions
 
 /**
- * Says who is acting, for a region of a program: events fill in from it what they leave open, as their kind says
+ * Who is acting, from where, and in which request: see {@link withContext}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Context extends Omit<AuditEvent.Actor, "id" | "type" | "userName"> {
+  readonly actor?:
+    | {
+        readonly id?: string | null | undefined
+        readonly name?: string | null | undefined
+        /** for example `user`, `service`, `system` */
+        readonly type?: string | null | undefined
+      }
+    | null
+    | undefined
+}
+
+/**
+ * Says who is acting, from where and in which request, for a region of a program: events fill in from it what they leave
+ * open, as their kind says (`fromActor`; `Activity` takes all of it). What an event gives itself comes first, then the
+ * inner region, then the outer one, then the field's default. An actor is one whole: the id of an outer actor is never
+ * joined to the name of an inner one. Fibers forked in the region inherit it, daemons included.
+ *
+ * @example
+ * import { Audit, logActivity } from "effect-audit"
+ *
+ * const program = logActivity({ action: "role.change", targetId: "8", outcome: "success" }).pipe(
+ *   Audit.withContext({ actor: { id: "7", name: "li", type: "user" }, requestId: "4f1c", ip: "10.0.0.5" })
+ * )
+ *
+ * @category regions
+ * @since 0.1.0
+ */
+export const withContext: {
+  (context: Context): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  <A, E, R>(self: Effect.Effect<A, E, R>, context: Context): Effect.Effect<A, E, R>
+} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, context: Context): Effect.Effect<A, E, R> =>
+  Effect.flatMap(CurrentActor, (outer) => {
+    const { actor, ...given } = context
+    const { id, name, type } = actor ?? {}
+    const isNamed = [id, name, type].some((part) => part !== null && part !== undefined)
+    const inner = Record.filter(
+      given as Readonly<globalThis.Record<string, unknown>>,
+      Predicate.isNotNullable
+    )
+    return Effect.provideService(self, CurrentActor, {
+      ...outer,
+      ...(isNamed ? { id, type, userName: name } : {}),
+      ...inner
+    })
+  })
+)
+
+/**
+ * Says who is acting, for a region of a program: the short form of {@link withContext}. Events fill in from it what they leave open, as their kind says
  * (`fromActor`; for `UseLog` and `LoginLog` the fields `userName` and `deviceName`). What an event gives itself comes
  * first, then the inner actor, then the outer one, then the field's default. Fibers forked in the region inherit it,
  * daemons included.
@@ -151,13 +229,12 @@ export const changes: Stream.Stream<AuditStatus, QueueAccessError, AuditLog> = S
 export const withActor: {
   (actor: AuditEvent.Actor): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   <A, E, R>(self: Effect.Effect<A, E, R>, actor: AuditEvent.Actor): Effect.Effect<A, E, R>
-} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, actor: AuditEvent.Actor): Effect.Effect<A, E, R> =>
-  Effect.flatMap(CurrentActor, (outer) =>
-    Effect.provideService(self, CurrentActor, {
-      userName: actor.userName ?? outer.userName,
-      deviceName: actor.deviceName ?? outer.deviceName
-    })
-  )
+} = dual(
+  2,
+  <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    { id, type, userName, ...context }: AuditEvent.Actor
+  ): Effect.Effect<A, E, R> => withContext(self, { ...context, actor: { id, name: userName, type } })
 )
 
 /**
@@ -268,6 +345,15 @@ export const statusOf = (
   if (Cause.isFailure(exit.cause)) return "failure"
   return Cause.isDie(exit.cause) ? "defect" : "interrupted"
 }
+
+/**
+ * How an effect ended, as `Activity` says it: anything but a success is a `failure`.
+ *
+ * @category regions
+ * @since 0.1.0
+ */
+export const outcomeOf = (exit: Exit.Exit<unknown, unknown>): "success" | "failure" =>
+  Exit.isSuccess(exit) ? "success" : "failure"
 
 /** The messages of the errors, or their names where they have none; null if there was only an interruption. */
 const errorMessageOf = (cause: Cause.Cause<unknown>): string | null => {

@@ -12,7 +12,7 @@ import "./schema/Effect3.js"
  * @since 0.1.0
  */
 export * as Audit from "./Audit.js"
-export { logLogin, logUse } from "./Audit.js"
+export { logActivity, logLogin, logUse } from "./Audit.js"
 export { openAuditLogger, type AuditLogger, type AuditLoggerOptions } from "./AuditLogger.js"
 /**
  * Composes the audit log; its options.
@@ -34,6 +34,7 @@ export * from "./schema/Errors.js"
  */
 export * as Redact from "./schema/Redact.js"
 export { CurrentActor } from "./services/Actor.js"
+export { Activity, type ActivityInput } from "./schema/Activity.js"
 export { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
 export { UseLog, type UseLogInput } from "./schema/UseLog.js"
 export { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./services/AuditLog.js"

@@ -10,10 +10,10 @@ import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"
 import { counted, formatBytes } from "./format.js"
 import { loadDoctor } from "./mysql.js"
-import { database, databaseOf, directory, events, json, kindsOf, settingsOf } from "./settings.js"
+import { activity, database, databaseOf, directory, events, json, kindsOf, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
 
-export const doctor = Command.make("doctor", { directory, json, events, ...database }, (options) =>
+export const doctor = Command.make("doctor", { directory, json, events, activity, ...database }, (options) =>
   Effect.gen(function* () {
     const settings = yield* settingsOf(options.directory)
     const levels = new Set<Finding["level"]>()
@@ -26,7 +26,7 @@ export const doctor = Command.make("doctor", { directory, json, events, ...datab
       yield* report(warning("database", "not checked: name it by --url or AUDIT_MYSQL_URL"))
     } else {
       const { examine } = yield* loadDoctor
-      const kinds = yield* kindsOf(options.events)
+      const kinds = yield* kindsOf(options.events, options.activity)
       yield* examine(yield* databaseOf(options), kinds, settings, report)
     }
     if (levels.has("failure")) return yield* endWith(ExitCode.needsOperator)

@@ -3,6 +3,7 @@
  * that we know, with a value that is no structure. So neither an odd line nor an odd letter gets anything past it.
  */
 import { objectOf } from "../internal/queue/lines.js"
+import { Activity } from "../schema/Activity.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { RETRIED } from "../schema/Line.js"
 import { LoginLog } from "../schema/LoginLog.js"
@@ -15,7 +16,8 @@ const keysOf = (kind: AuditEvent.Any, ...masked: ReadonlyArray<string>): Readonl
 /** The keys that may be shown, by kind; of a kind that is not ours only what says which event it is. */
 const PLAIN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map([
   [UseLog.kind, keysOf(UseLog, "prompt")],
-  [LoginLog.kind, keysOf(LoginLog)]
+  [LoginLog.kind, keysOf(LoginLog)],
+  [Activity.kind, keysOf(Activity, "reason", "metadata")]
 ])
 const NONE: ReadonlySet<string> = new Set()
 

@@ -4,7 +4,7 @@ import { misnamed } from "../internal/database/mysql/table.js"
 import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
-import { database, databaseOf, events, json, kindsOf, tablesOf } from "./settings.js"
+import { activity, database, databaseOf, events, json, kindsOf, tablesOf } from "./settings.js"
 import { loadMysql } from "./mysql.js"
 import { logger, print, printJson } from "./terminal.js"
 
@@ -12,34 +12,37 @@ const printOnly = Options.boolean("print").pipe(
   Options.withDescription("Print the SQL for an administrator, and connect to nothing")
 )
 
-export const migrate = Command.make("migrate", { json, printOnly, events, ...database }, (options) =>
-  Effect.gen(function* () {
-    const MysqlUploader = yield* loadMysql
-    const kinds = yield* kindsOf(options.events)
-    const tables = yield* tablesOf(options.tables)
-    const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
-    const deduplication = Option.getOrUndefined(options.deduplication)
-    if (options.printOnly) {
-      const wrongName = names.map(misnamed).find((reason) => reason !== undefined)
-      if (wrongName !== undefined) return yield* usageError(wrongName)
-      const sql = MysqlUploader.migrationSql({ tables, deduplication }, kinds)
-      if (options.json) return yield* printJson({ sql })
-      const lines = sql.trimEnd().split("\n")
-      if (lines.some((line) => visible(line) !== line)) {
-        return yield* usageError(
-          "A name holds characters that no terminal shows: give the table another one, or print the SQL by --json."
-        )
+export const migrate = Command.make(
+  "migrate",
+  { json, printOnly, events, activity, ...database },
+  (options) =>
+    Effect.gen(function* () {
+      const MysqlUploader = yield* loadMysql
+      const kinds = yield* kindsOf(options.events, options.activity)
+      const tables = yield* tablesOf(options.tables)
+      const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
+      const deduplication = Option.getOrUndefined(options.deduplication)
+      if (options.printOnly) {
+        const wrongName = names.map(misnamed).find((reason) => reason !== undefined)
+        if (wrongName !== undefined) return yield* usageError(wrongName)
+        const sql = MysqlUploader.migrationSql({ tables, deduplication }, kinds)
+        if (options.json) return yield* printJson({ sql })
+        const lines = sql.trimEnd().split("\n")
+        if (lines.some((line) => visible(line) !== line)) {
+          return yield* usageError(
+            "A name holds characters that no terminal shows: give the table another one, or print the SQL by --json."
+          )
+        }
+        yield* print(lines)
+        return
       }
-      yield* print(lines)
-      return
-    }
-    yield* MysqlUploader.migrate(yield* databaseOf(options), kinds).pipe(
-      // that writers will have to wait
-      Logger.withMinimumLogLevel(LogLevel.Warning),
-      Effect.provide(logger)
-    )
-    yield* options.json ? printJson({ tables: names }) : print([`Ready: ${names.join(", ")}`])
-  })
+      yield* MysqlUploader.migrate(yield* databaseOf(options), kinds).pipe(
+        // that writers will have to wait
+        Logger.withMinimumLogLevel(LogLevel.Warning),
+        Effect.provide(logger)
+      )
+      yield* options.json ? printJson({ tables: names }) : print([`Ready: ${names.join(", ")}`])
+    })
 ).pipe(
   Command.withDescription(
     "Make the tables, or give existing ones what delivery needs, while other programs write to them. May be repeated."

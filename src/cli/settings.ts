@@ -10,6 +10,7 @@ import { queuesIn } from "../internal/queue/inspect.js"
 import { MAX_LINE_BYTES } from "../internal/queue/lines.js"
 import * as AuditLayer from "../layers/AuditLayer.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
+import { Activity } from "../schema/Activity.js"
 import * as AuditEvent from "../schema/AuditEvent.js"
 import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
@@ -102,11 +103,17 @@ export const events = Options.file("events").pipe(
   Options.repeated
 )
 
-/** The kinds of this package and those that the modules export. */
-export const kindsOf = (files: ReadonlyArray<string>) =>
+export const activity = Options.boolean("activity").pipe(
+  Options.withDescription("Also the kind Activity, whose table is audit_activity; AUDIT_ACTIVITY"),
+  Options.withFallbackConfig(Config.boolean("AUDIT_ACTIVITY")),
+  Options.withDefault(false)
+)
+
+/** The kinds of this package, `Activity` only if it is wanted, and those that the modules export. */
+export const kindsOf = (files: ReadonlyArray<string>, isActivityWanted = true) =>
   Effect.gen(function* () {
     const more = yield* Config.withDefault(Config.array(Config.nonEmptyString(), "AUDIT_EVENTS"), [])
-    const kinds: Array<AuditEvent.Any> = [UseLog, LoginLog]
+    const kinds: Array<AuditEvent.Any> = [UseLog, LoginLog, ...(isActivityWanted ? [Activity] : [])]
     for (const file of files.length > 0 ? files : more) {
       const exported = yield* Effect.tryPromise({
         try: () => import(pathToFileURL(path.resolve(file)).href) as Promise<Record<string, unknown>>,
@@ -116,7 +123,8 @@ export const kindsOf = (files: ReadonlyArray<string>) =>
       if (found.length === 0) return yield* usageError(`${file} exports no class of events.`)
       kinds.push(...found)
     }
-    return kinds
+    // a module may export one of ours again, or have a class of its own for it
+    return [...new Map(kinds.map((kind) => [kind.kind, kind])).values()]
   })
 
 const isKind = (value: unknown): value is AuditEvent.Any =>

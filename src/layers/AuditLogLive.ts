@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Context, Effect, Layer, Stream } from "effect"
+import { Clock, Context, Effect, Layer, Stream, Tracer } from "effect"
 import type { Fiber } from "effect"
 import { validate as isUuid } from "uuid"
 import { makeGenerator } from "../schema/EventId.js"
@@ -80,11 +80,13 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
     const tally = options.tally ?? makeTally(options.events)
 
     const prepare = (kind: string, input: unknown, fiber: Fiber.RuntimeFiber<unknown, unknown>): Prepared => {
-      const actor = fiber.currentContext.unsafeMap.get(CurrentActor.key) as CurrentActor["Type"] | undefined
+      const context = fiber.currentContext.unsafeMap
+      const actor = context.get(CurrentActor.key) as CurrentActor["Type"] | undefined
+      const span = context.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined
       try {
-        return kinds.get(kind)?.prepare(input, actor) ?? { input, issues: NONE }
+        return kinds.get(kind)?.prepare(input, actor, span) ?? { input, issues: NONE }
       } catch {
-        // a getter of the input, or `fromActor` of its kind, threw
+        // a getter of the input, or `fromActor` or `fromSpan` of its kind, threw
         return { input: undefined, issues: UNREADABLE }
       }
     }

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { Option, Schema, String as Str } from "effect"
-import type { SchemaAST as AST, Types } from "effect"
+import type { SchemaAST as AST, Tracer, Types } from "effect"
 
 /**
  * The key under which an event carries its kind.
@@ -57,14 +57,23 @@ export interface EventTime {
 }
 
 /**
- * Who is acting, as `Audit.withActor` says it for a region of a program and {@link Options.fromActor} receives it.
+ * Who is acting, from where and in which request, as `Audit.withContext` and `Audit.withActor` say it for a region of a
+ * program and {@link Options.fromActor} receives it.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Actor {
+  readonly id?: string | null | undefined
+  /** for example `user`, `service`, `system` */
+  readonly type?: string | null | undefined
   readonly userName?: string | null | undefined
   readonly deviceName?: string | null | undefined
+  readonly ip?: string | null | undefined
+  readonly userAgent?: string | null | undefined
+  readonly requestId?: string | null | undefined
+  readonly traceId?: string | null | undefined
+  readonly spanId?: string | null | undefined
 }
 
 /**
@@ -118,6 +127,10 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   readonly fromActor?: {
     readonly [F in keyof Fields]?: (actor: Actor) => Schema.Schema.Type<Fields[F]> | null | undefined
   }
+  /** fields that are filled from the current span, if there is one, where neither the program nor the actor gives one */
+  readonly fromSpan?: {
+    readonly [F in keyof Fields]?: (span: Tracer.AnySpan) => Schema.Schema.Type<Fields[F]> | null | undefined
+  }
 }
 
 /** a field that has a default */
@@ -169,6 +182,7 @@ export interface Class<Self, K extends string, Fields extends Schema.Struct.Fiel
   readonly columns: ReadonlyArray<Column>
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
+  readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
 }
 
 /**
@@ -184,6 +198,7 @@ export interface Any {
   readonly columns: ReadonlyArray<Column>
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
+  readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
   readonly prototype: Instance
 }
 
@@ -249,6 +264,7 @@ export const Class =
       static readonly columns = columns
       static readonly fromTime = options.fromTime ?? {}
       static readonly fromActor = options.fromActor ?? {}
+      static readonly fromSpan = options.fromSpan ?? {}
       constructor(input: Readonly<Record<string, unknown>>) {
         replaced ??= Object.keys(options.fields).filter((name) => replacesNull(options.fields[name]!))
         // what does not fit is found by `record`

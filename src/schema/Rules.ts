@@ -1,7 +1,8 @@
 /**
- * What is done to an event between the program and its line: the actor fills in what the program left open, then
- * redaction, then limits.
+ * What is done to an event between the program and its line: the actor, then the span, fill in what the program left
+ * open; then redaction, then limits.
  */
+import type { Tracer } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 import type { Issue } from "./Line.js"
 import { MIN_LIMIT, problemOf } from "./Redact.js"
@@ -48,19 +49,26 @@ export const checkRules = (
 export const makePrepare = (
   definition: AuditEvent.Any,
   rules: Rules
-): ((input: unknown, actor: AuditEvent.Actor | undefined) => Prepared | undefined) => {
+): ((
+  input: unknown,
+  actor: AuditEvent.Actor | undefined,
+  span: Tracer.AnySpan | undefined
+) => Prepared | undefined) => {
   const fields = definition.columns.map(({ field }) => ({
     name: field,
     default: AuditEvent.defaultOf(definition.fields[field]!),
     fromActor: definition.fromActor[field],
+    fromSpan: definition.fromSpan[field],
     redact: rules.redact?.[field] as ((value: unknown) => unknown) | undefined,
     limit: rules.limits?.[field]
   }))
   const ruled = fields.some(({ limit, redact }) => redact !== undefined || limit !== undefined)
   const acted = fields.some(({ fromActor }) => fromActor !== undefined)
+  const spanned = fields.some(({ fromSpan }) => fromSpan !== undefined)
 
-  return (input, actor) => {
-    if (!ruled && !(acted && actor !== undefined)) return undefined
+  return (input, actor, span) => {
+    const isFilled = (acted && actor !== undefined) || (spanned && span !== undefined)
+    if (!ruled && !isFilled) return undefined
     if (typeof input !== "object" || input === null) {
       // it is refused, and whoever is told of that must not see what the rules would have hidden
       return ruled ? { input: undefined, issues: [] } : undefined
@@ -73,6 +81,9 @@ export const makePrepare = (
         candidate === null || candidate === undefined || candidate === "" || candidate === field.default?.()
       if (actor !== undefined && field.fromActor !== undefined && isOpen(value)) {
         value = field.fromActor(actor) ?? value
+      }
+      if (span !== undefined && field.fromSpan !== undefined && isOpen(value)) {
+        value = field.fromSpan(span) ?? value
       }
       if (field.redact !== undefined && !isOpen(value)) {
         try {

@@ -7,8 +7,8 @@ import { Context } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 
 /**
- * The actor of the running fiber; nobody by default. `Audit.withActor` sets it for a region of a program, and fibers
- * forked there inherit it. A middleware of an HttpApi may provide it.
+ * The actor of the running fiber, and its request; nobody by default. `Audit.withContext` sets it for a region of a
+ * program, and fibers forked there inherit it. A middleware of an HttpApi may provide it.
  *
  * @category services
  * @since 0.1.0

@@ -38,9 +38,26 @@ test("http-api-actor: the authentication says who is acting", async () => {
   expect(await answered.json()).toEqual({ path: "out/a%20red%20fox.png" })
   expect((await post("/images", "wang-pc", { prompt: "a dragon" })).status).toBe(503)
   expect((await post("/images", "nobody", { prompt: "a red fox" })).status).toBe(401)
+  const remove = (id: string) =>
+    fetch(`http://127.0.0.1:${port}/images/${id}`, {
+      method: "DELETE",
+      headers: { authorization: "Bearer li-studio-3", "x-request-id": `request-${id}`, "user-agent": "test" }
+    })
+  expect((await remove("0042")).status).toBe(204)
+  expect((await remove("1")).status).toBe(404)
   server.kill("SIGTERM")
   expect(await server.ended).toMatchObject({ code: 0, stderr: "" })
 
+  const activities = await query("SELECT * FROM audit_activity ORDER BY rowid")
+  expect(activities).toMatchObject([
+    { target_id: "0042", outcome: "success", request_id: "request-0042" },
+    { target_id: "1", outcome: "failure", request_id: "request-1" }
+  ])
+  for (const activity of activities) {
+    expect(activity).toMatchObject({ actor_name: "li", actor_type: "user", user_agent: "test" })
+    expect(activity.ip).toMatch(/127\.0\.0\.1$/)
+    expect(activity.trace_id).toMatch(/^[\da-f]{32}$/)
+  }
   expect(await query("SELECT user_name, device_name FROM nano_banana_user_log")).toMatchObject([
     { user_name: "li", device_name: "studio-3" }
   ])

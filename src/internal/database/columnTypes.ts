@@ -8,8 +8,25 @@ import type * as AuditEvent from "../../schema/AuditEvent.js"
 export type Storage = "text" | "integer" | "number" | "boolean" | "dateTime"
 
 /** The type that MySQL's `CREATE TABLE` gives the column: the kind's own, or one that takes whatever the field may be. */
-export const mysqlType = (definition: AuditEvent.Any, column: AuditEvent.Column): string =>
-  column.type ?? `${MYSQL[storageOf(definition.fields[column.field]!)]} NULL`
+export const mysqlType = (definition: AuditEvent.Any, column: AuditEvent.Column): string => {
+  if (column.type !== undefined) return column.type
+  const type = typeOf(definition.fields[column.field]!)
+  const longest = longestLiteral(type)
+  return longest === undefined ? `${MYSQL[storage(type)]} NULL` : `VARCHAR(${Math.max(64, 2 * longest)}) NULL`
+}
+
+/** Of a field that takes some texts alone: how many characters the longest has. A later one may be twice as long. */
+const longestLiteral = (ast: AST.AST): number | undefined => {
+  const types = (AST.isUnion(ast) ? ast.types : [ast]).filter(
+    (type) => !(AST.isLiteral(type) && type.literal === null) && !AST.isUndefinedKeyword(type)
+  )
+  const texts = types.flatMap((type) =>
+    AST.isLiteral(type) && typeof type.literal === "string" ? [type.literal.length] : []
+  )
+  const longest = Math.max(...texts)
+  // a VARCHAR has at most 16,383 characters of four bytes, and a row has 65,535 bytes
+  return texts.length > 0 && texts.length === types.length && longest <= 512 ? longest : undefined
+}
 
 /** The type that SQLite's `CREATE TABLE` gives the column. The kind's own is for MySQL, and SQLite checks no types. */
 export const sqliteType = (definition: AuditEvent.Any, column: AuditEvent.Column): string =>
