@@ -1,6 +1,6 @@
 /** `effect-audit migrate`: the tables, made or fitted. */
 import { Effect, Logger, LogLevel, Option } from "effect"
-import { misnamed } from "../internal/database/mysql/table.js"
+import { misnamed, misnamedColumn } from "../internal/database/mysql/table.js"
 import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
@@ -23,7 +23,9 @@ export const migrate = Command.make(
       const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
       const deduplication = Option.getOrUndefined(options.deduplication)
       if (options.printOnly) {
-        const wrongName = names.map(misnamed).find((reason) => reason !== undefined)
+        const wrongName = [...names.map(misnamed), ...kinds.map(misnamedColumn)].find(
+          (reason) => reason !== undefined
+        )
         if (wrongName !== undefined) return yield* usageError(wrongName)
         const sql = MysqlUploader.migrationSql({ tables, deduplication }, kinds)
         if (options.json) return yield* printJson({ sql })

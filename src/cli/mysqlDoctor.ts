@@ -12,11 +12,14 @@ import { addressesOf } from "../internal/database/mysql/lookup.js"
 import { classify } from "../internal/database/mysql/errors.js"
 import {
   columnsOf,
+  engineNote,
+  engineOf,
   isOverEventId,
   isTellable,
-  isTransactional,
   misfit,
   misnamed,
+  misnamedColumn,
+  unfit,
   uniqueKeysOf
 } from "../internal/database/mysql/table.js"
 import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
@@ -187,7 +190,7 @@ const SKEW = 2000
 const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
-    const wrongName = misnamed(name)
+    const wrongName = misnamed(name) ?? misnamedColumn(kind)
     if (wrongName !== undefined) return [failure(kind.kind, wrongName)]
     const columns = yield* columnsOf(session, name)
     if (columns.size === 0) {
@@ -208,10 +211,14 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
     const refused = yield* columnsWithoutInsert(session, name, wanted)
     const uniqueKeys = isDeduplicated ? yield* uniqueKeysOf(session, name) : []
     const keys = uniqueKeys.filter(isOverEventId).map((key) => key.name)
-    const isHidden =
-      keys.length > 0 && !isTellable(kind, uniqueKeys, columns, yield* isTransactional(session, name))
+    const { engine, transactional } = yield* engineOf(session, name)
+    const isHidden = keys.length > 0 && !isTellable(kind, uniqueKeys, columns, transactional)
     const wrongColumns = isDeduplicated ? misfit(name, columns) : undefined
+    const wrongEngine = unfit(name, engine, isDeduplicated)
+    const note = engineNote(name, engine)
     return [
+      ...(wrongEngine === undefined ? [] : [failure(name, wrongEngine)]),
+      ...(note === undefined ? [] : [warning(name, note)]),
       ...(wrongColumns === undefined ? [] : [failure(name, wrongColumns)]),
       ...(isDeduplicated && columns.get(EVENT_TIME)?.nullable === "NO"
         ? [warning(name, `${EVENT_TIME} is NOT NULL: adopted lines without a time become dead letters`)]

@@ -4,6 +4,7 @@ import { Config, Effect, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
 import { mentionsTls, TRUST } from "../internal/database/mysql/endpoints.js"
+import { nearest } from "../internal/database/mysql/spelling.js"
 import { MIN_FREE_BYTES } from "../internal/queue/directory.js"
 import { isAbsent } from "../internal/queue/files.js"
 import { queuesIn } from "../internal/queue/inspect.js"
@@ -17,6 +18,7 @@ import { UseLog } from "../schema/UseLog.js"
 import { Disk } from "../services/Disk.js"
 import { Options, Prompt } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
+import { visible } from "./format.js"
 import { becomeOwner, refuse } from "./owner.js"
 import { say } from "./terminal.js"
 
@@ -234,10 +236,30 @@ const refuseVariables = Effect.suspend(() => {
       mentionsTls(name.slice("AUDIT_MYSQL_".length)) &&
       !["AUDIT_MYSQL_SSL", "AUDIT_MYSQL_SSL_CA"].includes(name)
   )
-  return misspelt === undefined
-    ? Effect.void
-    : usageError(`${misspelt} means nothing here: set AUDIT_MYSQL_SSL=true or AUDIT_MYSQL_SSL_CA for TLS.`)
+  if (misspelt !== undefined) {
+    return usageError(
+      `${misspelt} means nothing here: set AUDIT_MYSQL_SSL=true or AUDIT_MYSQL_SSL_CA for TLS.`
+    )
+  }
+  const unknown = Object.keys(process.env).filter(
+    (name) => name.startsWith("AUDIT_MYSQL_") && !VARIABLES.includes(name)
+  )
+  return Effect.forEach(
+    unknown,
+    (name) => {
+      const meant = nearest(name, VARIABLES)
+      return say(
+        `warning: ${visible(name)} means nothing here${meant === undefined ? "" : `: did you mean ${meant}?`}`
+      )
+    },
+    { discard: true }
+  )
 })
+
+const VARIABLES = [
+  ...["URL", "HOST", "PORT", "USERNAME", "PASSWORD", "DATABASE", "SSL", "SSL_CA", "SERVER_PUBLIC_KEY"],
+  ...["TABLES", "DEDUPLICATION"]
+].map((name) => `AUDIT_MYSQL_${name}`)
 
 /** The tables of the kinds that go elsewhere than where they say. */
 export const tablesOf = (flag: Option.Option<HashMap.HashMap<string, string>>) =>

@@ -8,7 +8,7 @@ import type { ConfigError, Scope } from "effect"
 import type { Session } from "../internal/database/mysql/connection.js"
 import { driver } from "../internal/database/mysql/connection.js"
 import type { ConnectionSettings } from "../internal/database/mysql/endpoints.js"
-import { endpointsOf, warnOfParameters } from "../internal/database/mysql/endpoints.js"
+import { endpointsOf, warnOfSpellings } from "../internal/database/mysql/endpoints.js"
 import { classify, toUploadError } from "../internal/database/mysql/errors.js"
 import * as Migrate from "../internal/database/mysql/migrate.js"
 import { makeSessions } from "../internal/database/mysql/sessions.js"
@@ -43,6 +43,23 @@ export interface Options extends ConnectionSettings {
   /** how many batches go at once; 1 by default, since more are faster and give up the order of rows */
   readonly connections?: number | undefined
 }
+
+const OPTIONS = Object.keys({
+  url: true,
+  host: true,
+  hosts: true,
+  port: true,
+  username: true,
+  password: true,
+  database: true,
+  ssl: true,
+  serverPublicKey: true,
+  connectTimeout: true,
+  statementTimeout: true,
+  tables: true,
+  deduplication: true,
+  connections: true
+} satisfies Record<keyof Options, true>)
 
 /**
  * Delivers to MySQL or MariaDB. The layer never touches the network while it is built.
@@ -80,7 +97,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
   Effect.gen(function* () {
     // now, since a program that runs for long should need no files of its installation later
     yield* driver
-    yield* warnOfParameters(options)
+    yield* warnOfSpellings(options, OPTIONS)
     const concurrency = Math.max(1, Math.floor(options.connections ?? 1))
     const withSession = yield* makeSessions(options, concurrency)
     const deduplicates = options.deduplication !== "none"
@@ -93,6 +110,11 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
     const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> =>
       describe(session, definition, nameOf(definition), deduplicates).pipe(
         Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, session.endpoint))),
+        Effect.tap((table) =>
+          table.engineNote === undefined || tables.has(definition)
+            ? Effect.void
+            : Effect.logWarning(table.engineNote)
+        ),
         Effect.tap((table) => {
           tables.set(definition, table)
           described.set(
@@ -131,16 +153,18 @@ export const migrate = (
   options: Options,
   events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
 ): Effect.Effect<void, UploadError> =>
-  Effect.flatMap(Effect.zipRight(warnOfParameters(options), endpointsOf(options)), ([first, ...others]) =>
-    others.reduce(
-      (earlier, endpoint) =>
-        Effect.catchIf(
-          earlier,
-          (error) => error.class === "transient",
-          () => Migrate.migrate(endpoint, targetsOf(options, events))
-        ),
-      Migrate.migrate(first, targetsOf(options, events))
-    )
+  Effect.flatMap(
+    Effect.zipRight(warnOfSpellings(options, OPTIONS), endpointsOf(options)),
+    ([first, ...others]) =>
+      others.reduce(
+        (earlier, endpoint) =>
+          Effect.catchIf(
+            earlier,
+            (error) => error.class === "transient",
+            () => Migrate.migrate(endpoint, targetsOf(options, events))
+          ),
+        Migrate.migrate(first, targetsOf(options, events))
+      )
   )
 
 /**

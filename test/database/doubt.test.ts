@@ -15,6 +15,7 @@ class Database {
     /** whether it refuses whatever it is sent, by the number of the statement */
     readonly isIll: (statement: number) => boolean,
     readonly isLikely: boolean,
+    readonly isKnown = false,
     /** events of {@link LARGE} bytes; the others have one */
     readonly large: ReadonlySet<number> = new Set(),
     /** how many bytes of a statement the connection breaks under */
@@ -29,7 +30,13 @@ class Database {
     return Effect.suspend((): Effect.Effect<number, Doubted | UploadError> => {
       if (this.bytesOf(events) > this.limit) return broken
       if (this.isIll(this.statements++) || events.some((event) => this.bad.has(event))) {
-        return new Doubted({ code: "31999", reason: "no", error, isLikely: this.isLikely })
+        return new Doubted({
+          code: "31999",
+          reason: "no",
+          error,
+          isLikely: this.isLikely,
+          isKnown: this.isKnown
+        })
       }
       const fresh = events.filter((event) => !this.stored.has(event))
       for (const event of fresh) this.stored.add(event)
@@ -137,6 +144,7 @@ class Queue {
               }),
             from: at,
             to: batch.length,
+            doubted,
             fitting,
             idOf: (index) => ids[index]!.eventId,
             onRejected: ({ index }) => reject(index)
@@ -175,8 +183,9 @@ describe("doubt", () => {
           fc.integer({ min: 1, max: 60 }),
           fc.uniqueArray(fc.nat(149), { maxLength: 15 }),
           fc.boolean(),
-          async (batchRecords, bad, isLikely) => {
-            const database = new Database(new Set(bad), healthy, isLikely)
+          fc.boolean(),
+          async (batchRecords, bad, isLikely, isKnown) => {
+            const database = new Database(new Set(bad), healthy, isLikely, isKnown)
             // good events follow, as in a program that goes on
             const queue = new Queue(database, 400, Math.max(batchRecords, 8))
             await Effect.runPromise(run(queue, 400))
@@ -203,8 +212,9 @@ describe("doubt", () => {
           // below LARGE they break it, and beyond they do not
           fc.constantFrom(LARGE - 1, LARGE, 5 * LARGE),
           fc.boolean(),
-          async (batchRecords, bad, large, limit, isLikely) => {
-            const database = new Database(new Set(bad), healthy, isLikely, new Set(large), limit)
+          fc.boolean(),
+          async (batchRecords, bad, large, limit, isLikely, isKnown) => {
+            const database = new Database(new Set(bad), healthy, isLikely, isKnown, new Set(large), limit)
             const queue = new Queue(database, 400, batchRecords)
             await Effect.runPromise(run(queue, 400))
             assert.isTrue(queue.isDelivered)
@@ -228,7 +238,8 @@ describe("doubt", () => {
             fc.array(fc.nat(120), { minLength: 4, maxLength: 4 }),
             fc.uniqueArray(fc.nat(99), { maxLength: 5 }),
             fc.boolean(),
-            async (batchRecords, moments, bad, isLikely) => {
+            fc.boolean(),
+            async (batchRecords, moments, bad, isLikely, isKnown) => {
               const [a, b, c, d] = moments.toSorted((one, other) => one - other) as [
                 number,
                 number,
@@ -237,7 +248,7 @@ describe("doubt", () => {
               ]
               const isIll = (statement: number) =>
                 (statement >= a && statement < b) || (statement >= c && statement < d)
-              const queue = new Queue(new Database(new Set(bad), isIll, isLikely), 300, batchRecords)
+              const queue = new Queue(new Database(new Set(bad), isIll, isLikely, isKnown), 300, batchRecords)
               await Effect.runPromise(run(queue, 300))
               assert.deepStrictEqual(
                 [...queue.rejected].filter((event) => !bad.includes(event)),
@@ -268,6 +279,25 @@ describe("doubt", () => {
         )
       }
     })
+  )
+
+  it.effect(
+    "of a known code an ill database says what it always says, and is asked twice more once it is due",
+    () =>
+      Effect.gen(function* () {
+        for (const isLikely of [true, false]) {
+          const queue = new Queue(new Database(new Set(), () => true, isLikely, true), 5000, 500)
+          const passes = yield* run(queue, 12)
+          assert.strictEqual(queue.rejected.size, 0)
+          for (const { failure } of passes) {
+            assert.deepInclude(failure, { class: "transient", code: "31999", reason: "unknown" })
+          }
+          assert.deepStrictEqual(
+            passes.map(({ statements }) => statements),
+            [...Array<number>(isLikely ? 0 : 6).fill(1), ...Array<number>(isLikely ? 12 : 6).fill(3)]
+          )
+        }
+      })
   )
 
   it.effect("an event that is alone needs an operator, and is decided once others come", () =>

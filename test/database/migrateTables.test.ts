@@ -1,6 +1,6 @@
 /** Tables as people have them: each is migrated and delivered to, each event once, or refused with what to do. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Logger, Schema } from "effect"
+import { Effect, Logger, Schema, type Scope } from "effect"
 import { AuditEvent } from "effect-audit"
 import { createConnection } from "mysql2/promise"
 import { CODES } from "../../src/internal/database/mysql/errors.js"
@@ -134,6 +134,15 @@ const SHAPES: Record<string, Shape> = {
   "the columns without the key": {
     statements: [alter("ADD event_id BINARY(16), ADD event_time DATETIME(6)")]
   },
+  "a CHECK of our key's name": {
+    only: "mysql",
+    statements: [alter("ADD CONSTRAINT effect_audit_event_id CHECK (user_name <> '')")]
+  },
+  "one key less than a table can have": {
+    statements: [
+      alter(Array.from({ length: 62 }, (_, n) => `ADD KEY k${n} (user_name(${n + 1}))`).join(", "))
+    ]
+  },
   "a key over event_id that is not unique": {
     statements: [alter("ADD event_id BINARY(16), ADD event_time DATETIME(6), ADD KEY theirs (event_id)")]
   }
@@ -190,6 +199,53 @@ const REFUSALS: Record<string, Refusal> = {
     code: "NO_UNIQUE_KEY",
     reason: /drop that key/,
     isWayOut: true
+  },
+  "all keys that a table can have": {
+    statements: [
+      alter(Array.from({ length: 63 }, (_, n) => `ADD KEY k${n} (user_name(${n + 1}))`).join(", "))
+    ],
+    code: "1069",
+    reason: /no unique key.*drop one that it does not need/,
+    isWayOut: true
+  },
+  "a CHECK of our key's name": {
+    only: "mariadb",
+    statements: [alter("ADD CONSTRAINT effect_audit_event_id CHECK (user_name <> '')")],
+    code: "1826",
+    reason: /a CHECK effect_audit_event_id.*drop/,
+    isWayOut: true
+  },
+  "ids that are there twice, without their times": {
+    statements: [
+      alter("ADD event_id BINARY(16)"),
+      ...[1, 2].map(() =>
+        THEIRS.replace("(user_name", "(event_id, user_name").replace("('li'", "(x'01', 'li'")
+      )
+    ],
+    code: "1062",
+    reason: /same event_id/,
+    isWayOut: true
+  },
+  "a MERGE table": {
+    statements: [
+      `DELETE FROM ${TABLE}`,
+      `CREATE TABLE part LIKE ${TABLE}`,
+      "ALTER TABLE part ENGINE = MyISAM",
+      alter("ENGINE = MERGE UNION = (part) INSERT_METHOD = LAST")
+    ],
+    code: "ENGINE",
+    reason: /MRG_MyISAM, which keeps no unique key.*ENGINE = InnoDB.*deduplication to "none"/i,
+    isWayOut: true
+  },
+  "a CSV table": {
+    statements: [
+      `DROP TABLE ${TABLE}`,
+      `CREATE TABLE ${TABLE} (user_name VARCHAR(9) NOT NULL, device_name VARCHAR(9) NOT NULL, prompt VARCHAR(9) NOT NULL, ` +
+        "status VARCHAR(9) NOT NULL) ENGINE = CSV"
+    ],
+    code: "ENGINE",
+    reason: /CSV, which keeps no unique key/,
+    isWayOut: false
   },
   "rows without room (4157, then 1118)": {
     // MariaDB measures no row that it need not write anew
@@ -377,6 +433,94 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
+  it.scopedLive("names that no table can have are refused, and it is said what is wrong with them", () =>
+    Effect.gen(function* () {
+      const database = yield* tables(rootUrl)
+      for (const [name, wrong] of Object.entries({
+        "": "it is empty",
+        "blank at the end ": "a blank at its end",
+        "line\n": "a blank at its end",
+        ["表".repeat(65)]: "65 characters, and 64",
+        "a😀": "U+1F600",
+        "a\ud800": "U+D800",
+        "a\0b": "U+0000"
+      })) {
+        const options = { ...connectionOptions(database), tables: { use_log: name } }
+        const { upload } = yield* uploaderOf(options)
+        for (const attempt of [migrate(options), upload({ definition: UseLog, events: uses(1) })]) {
+          const error = yield* failureOf<unknown, never>(attempt)
+          assert.deepInclude(error, { class: "operator", code: "CONFIG" })
+          assert.include(error.reason, wrong)
+        }
+      }
+      const error = yield* failureOf(migrate(connectionOptions(database), [LongNamed]))
+      assert.deepInclude(error, { class: "operator", code: "CONFIG" })
+      assert.match(error.reason, /events long_named name a column .*65 characters/)
+      const tooLongForFiles = { ...connectionOptions(database), tables: { use_log: "表".repeat(64) } }
+      assert.match((yield* failureOf(migrate(tooLongForFiles))).reason, /beyond ASCII takes 5 bytes/)
+      // and these are names
+      for (const name of [
+        "表".repeat(40),
+        "t".repeat(64),
+        " leading",
+        "a`b",
+        "a'b\\",
+        "a\nb",
+        "select",
+        "ﬀ\uffff"
+      ]) {
+        const options = { ...connectionOptions(database), tables: { use_log: name } }
+        yield* migrate(options)
+        const { upload } = yield* uploaderOf(options)
+        const batch = { definition: UseLog, events: uses(3) }
+        assert.deepStrictEqual(yield* upload(batch), { rejected: [] })
+        assert.deepStrictEqual(yield* upload(batch), { rejected: [] })
+      }
+    })
+  )
+
+  it.scopedLive("a table that stores nothing gets nothing, and one that forgets is warned of", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      const has = yield* sql(
+        database,
+        "SELECT engine FROM information_schema.engines WHERE engine = 'BLACKHOLE' AND support <> 'NO'"
+      )
+      yield* migrate(connectionOptions(database), [Order])
+      const said: Array<string> = []
+      const logger = Logger.replace(
+        Logger.defaultLogger,
+        Logger.make(({ message }) => said.push(String(message)))
+      )
+      const send = (deduplication: "key" | "none") =>
+        Effect.gen(function* () {
+          const { upload } = yield* uploaderOf({ ...connectionOptions(database), deduplication })
+          const batch = { definition: Order, events: [stored(Order, { id: "1", row_id: 1 })] }
+          yield* upload(batch)
+          return yield* upload(batch)
+        }).pipe(Effect.provide(logger))
+      if (has.length > 0) {
+        yield* sql(database, "ALTER TABLE orders ENGINE = BLACKHOLE")
+        for (const deduplication of ["key", "none"] as const) {
+          const options = { ...connectionOptions(database), deduplication }
+          for (const attempt of [send(deduplication), migrate(options, [Order])]) {
+            const error = yield* failureOf<unknown, Scope.Scope>(attempt)
+            assert.deepInclude(error, { class: "operator", code: "ENGINE" })
+            assert.match(
+              error.reason,
+              /BLACKHOLE, which stores nothing: ALTER TABLE `orders` ENGINE = InnoDB/
+            )
+          }
+        }
+        assert.deepStrictEqual(said, [])
+      }
+      yield* sql(database, "ALTER TABLE orders MODIFY id VARCHAR(20), ENGINE = MEMORY")
+      assert.deepStrictEqual(yield* send("key"), { rejected: [] })
+      assert.lengthOf(said, 1)
+      assert.match(said[0]!, /orders has the engine MEMORY: its events are gone when the server is restarted/)
+    })
+  )
+
   it.scopedLive("refuses a name with a database in it, wherever it is used", () =>
     Effect.gen(function* () {
       const database = yield* tables(rootUrl)
@@ -397,6 +541,12 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
 class Order extends AuditEvent.Class<Order>()("order", {
   table: "orders",
   fields: { id: Schema.String, row_id: Schema.Int }
+}) {}
+
+class LongNamed extends AuditEvent.Class<LongNamed>()("long_named", {
+  table: "long_named",
+  fields: { note: Schema.String },
+  columns: { note: "n".repeat(65) }
 }) {}
 
 /** A kind that brings a primary key of its own. */
@@ -494,11 +644,13 @@ describe("the command", () => {
         assert.match(doctor.stdout, /failure {2}nano_banana_user_log: .*event_id \(varchar\(36\)\)/)
         assert.match(doctor.stdout, /warning {2}nano_banana_user_log: .*event_time is NOT NULL/)
 
-        const dotted = { ...env, AUDIT_MYSQL_TABLES: "use_log=other.t" }
-        for (const args of [["migrate"], ["migrate", "--print"], ["doctor"]]) {
-          const { code, stderr, stdout } = yield* effectAudit(directory, args, dotted)
-          assert.notStrictEqual(code, 0)
-          assert.include(stdout + stderr, "other.t is not the name of a table")
+        for (const name of ["other.t", "t".repeat(65), "t😀"]) {
+          const misnamed = { ...env, AUDIT_MYSQL_TABLES: `use_log=${name}` }
+          for (const args of [["migrate"], ["migrate", "--print"], ["doctor"]]) {
+            const { code, stderr, stdout } = yield* effectAudit(directory, args, misnamed)
+            assert.notStrictEqual(code, 0)
+            assert.include(stdout + stderr, `${name} is not the name of a table`)
+          }
         }
         yield* sql(database, "ALTER TABLE nano_banana_user_log DROP COLUMN event_id")
         assert.deepInclude(yield* effectAudit(directory, ["migrate"], env), { code: 0, stderr: "" })

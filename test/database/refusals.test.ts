@@ -6,6 +6,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Schema } from "effect"
 import * as fc from "fast-check"
+import { CODES } from "../../src/internal/database/mysql/errors.js"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
 import type { StoredEvent } from "../../src/schema/Line.js"
 import type { Uploader } from "../../src/services/Uploader.js"
@@ -73,6 +74,8 @@ const RECORDS: Record<string, Refusal> = {
   "a number for a uuid": { column: "v UUID", good: null, bad: 5, code: { mariadb: 1292 } },
   "a number for an address": { column: "v INET6", good: "::1", bad: 5, code: { mariadb: 1292 } },
   "a number for a shape": { column: "v GEOMETRY", good: null, bad: 5, code: both(1416) },
+  "a number for a point": { column: "v POINT", good: null, bad: 5, code: both(1416) },
+  "a number for some lines": { column: "v MULTILINESTRING", good: null, bad: 0.1, code: both(1416) },
   "functional index": {
     column: "v JSON, INDEX ((CAST(v->'$.a' AS CHAR(2) ARRAY)))",
     good: '{"a":["ab"]}',
@@ -276,6 +279,111 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
     )
 
     it.scopedLive(
+      "a number that means something else, given by a trigger to a row that it refuses: that row is a dead letter",
+      () =>
+        Effect.gen(function* () {
+          const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+          yield* run("ALTER TABLE notes ADD UNIQUE KEY theirs (v, n)")
+          const words = fc.constantFrom(
+            undefined,
+            "Duplicate entry 'x' for key 'notes.events'",
+            "Duplicate entry 'x' for key 'events'",
+            "Duplicate entry 'x' for key 'notes.theirs'",
+            "Duplicate entry 'x' for key 'PRIMARY'",
+            "Table 'app.notes' doesn't exist",
+            "INSERT command denied to user 'a'@'b' for table 'notes'",
+            "Lock wait timeout exceeded; try restarting transaction"
+          )
+          const imitated = fc.constantFrom(
+            ...[1062, 1146, 1054, 1142, 1143, 1044, 1045, 1049, 1064, 1227, 1305, 1364, 1449, 1467, 3098],
+            ...[
+              1205, 1213, 1614, 1040, 1203, 1226, 1290, 1317, 1461, 1969, 3024, 3032, 3100, 3101, 1114, 1021
+            ],
+            ...[1197, 1390, 4082, 8004, 2006, 2013, 1053, 1927, 1158, 1105, 9001, ...CODES.keys()]
+          )
+          const states = fc.constantFrom(
+            ...[
+              "HY000",
+              "23000",
+              "42000",
+              "42S02",
+              "28000",
+              "40001",
+              "08S01",
+              "22001",
+              "21000",
+              "45000",
+              "70100"
+            ]
+          )
+          yield* Effect.promise(() =>
+            fc.assert(
+              fc.asyncProperty(
+                imitated,
+                states,
+                words,
+                fc.uniqueArray(fc.nat(29), { minLength: 1, maxLength: 4 }),
+                fc.integer({ min: 8, max: 40 }),
+                async (errno, state, words, bad, size) => {
+                  const text = words === undefined ? "" : `, MESSAGE_TEXT = '${words.replaceAll("'", "''")}'`
+                  await Effect.runPromise(
+                    Effect.gen(function* () {
+                      yield* run("DROP TRIGGER IF EXISTS t")
+                      yield* run("DELETE FROM notes")
+                      yield* run(
+                        `CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW IF NEW.v = 'x' THEN ` +
+                          `SIGNAL SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}${text}; END IF`
+                      )
+                      const all = Array.from({ length: 60 }, (_, index) =>
+                        note(bad.includes(index) ? "x" : "1")
+                      )
+                      const { isDelivered, rejected } = yield* deliver(uploader, all, size)
+                      assert.isTrue(isDelivered)
+                      assert.sameMembers(
+                        rejected,
+                        bad.map((index) => all[index]!)
+                      )
+                      assert.strictEqual(yield* countOf(database), 60 - bad.length)
+                    })
+                  )
+                }
+              ),
+              { numRuns: process.env.AUDIT_LONG === undefined ? 25 : 500, endOnFailure: true }
+            )
+          )
+        }),
+      240_000
+    )
+
+    it.scopedLive("the refusal of every row, whatever number it has, is no row's", () =>
+      Effect.gen(function* () {
+        const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+        for (const [errno, state, cls] of [
+          [1062, "23000", "operator"],
+          [1142, "42000", "operator"],
+          [1146, "42S02", "operator"],
+          [1205, "HY000", "transient"],
+          [1290, "HY000", "transient"],
+          [1461, "42000", "transient"],
+          [3100, "HY000", "transient"]
+        ] as const) {
+          yield* run(
+            `CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW SIGNAL SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}`
+          )
+          const events = Array.from({ length: 50 }, () => note("1"))
+          for (let pass = 0; pass < 12; pass++) {
+            const error = yield* Effect.flip(uploader.upload({ definition: Note, events }))
+            assert.deepStrictEqual([error.class, error.code], [cls, String(errno)])
+          }
+          assert.strictEqual(yield* countOf(database), 0)
+          yield* run("DROP TRIGGER t")
+          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+          yield* run("DELETE FROM notes")
+        }
+      })
+    )
+
+    it.scopedLive(
       "beside events that a proxy hangs up on for their size: nothing is blocked",
       () =>
         Effect.gen(function* () {
@@ -396,7 +504,12 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
             const error = yield* Effect.flip(uploader.upload({ definition: Note, events: batch }))
             assert.strictEqual(error.class, "operator")
             assert.include(error.reason, "trigger")
-            assert.strictEqual(yield* countOf(database), 0)
+            const [found] = yield* Effect.promise(() =>
+              database.query<{ n: number }>(
+                `SELECT COUNT(*) AS n FROM notes WHERE event_id = x'${events[1]!.eventId.replaceAll("-", "")}'`
+              )
+            )
+            assert.strictEqual(found?.n, 0)
           }
           yield* run("DROP TRIGGER t")
           assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })

@@ -387,10 +387,73 @@ describe("what is about TLS", () => {
         const { code, stderr } = yield* effectAudit(directory, ["migrate", "--url", url], { [name]: "" })
         assert.deepStrictEqual([code, stderr.includes(`${name} is empty`)], [64, true], stderr)
       }
+      const ofUser = yield* effectAudit(directory, ["migrate", "--url", url], { AUDIT_MYSQL_USER: "s3cret" })
+      assert.match(
+        ofUser.stderr,
+        /warning: AUDIT_MYSQL_USER means nothing here: did you mean AUDIT_MYSQL_USERNAME\?/
+      )
+      assert.notInclude(ofUser.stderr, "s3cret")
       const ofFlag = yield* effectAudit(directory, ["migrate", "--url", url, "--ssl-mode", "REQUIRED"])
       assert.notStrictEqual(ofFlag.code, 0)
       const ofUrl = yield* effectAudit(directory, ["migrate", "--url", `${url}?useSSL=true`])
       assert.match(ofUrl.stderr, /`useSSL`.*`\?ssl=true`.*--ssl-ca/)
+    })
+  )
+
+  it.scopedLive("a key of the server under a misspelt name is refused, as a parameter and as an option", () =>
+    Effect.gen(function* () {
+      const { heard, port } = yield* impostor({ host: here })
+      const spellings = [
+        ...["serverPublickey", "server_public_key", "server-public-key", "serverPublicKy", "sreverPublicKey"],
+        ...[
+          "serverPubKey",
+          "publicKey",
+          "serverRSAPublicKeyFile",
+          "allowPublicKeyRetrieval",
+          "SERVERPUBLICKEY"
+        ]
+      ]
+      for (const name of spellings) {
+        const url = Redacted.make(`mysql://audit:x@${here}:${port}/app?${name}=trust`)
+        yield* refuses({ url }, "CONFIG", /the parameter `serverPublicKey`/)
+        yield* refuses(
+          { ...credentials(here, port), [name]: "trust" },
+          "CONFIG",
+          /no option.*`serverPublicKey`/
+        )
+      }
+      assert.deepStrictEqual(heard, [])
+    })
+  )
+
+  it.scopedLive("another option that means nothing is named once, with the one that was meant", () =>
+    Effect.gen(function* () {
+      const lines: Array<string> = []
+      const logger = Logger.make(({ message }) => void lines.push(String(message)))
+      const { port } = yield* impostor({ host: here })
+      const meant = {
+        user: "username",
+        db: undefined,
+        deduplicaton: "deduplication",
+        Conections: "connections",
+        conectTimeout: "connectTimeout",
+        table: "tables",
+        pass: "password",
+        charset: undefined
+      }
+      yield* Effect.gen(function* () {
+        const options = { ...credentials(here, port), serverPublicKey: undefined, unset: undefined }
+        const odd = Object.fromEntries(Object.keys(meant).map((name) => [name, "s3cret"]))
+        const { upload } = yield* uploaderOf({ ...options, ...odd })
+        for (let attempt = 0; attempt < 2; attempt++) {
+          yield* failureOf(upload({ definition: UseLog, events: uses(1) }))
+        }
+      }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+      assert.deepStrictEqual(
+        lines.map((line) => [/^`(\w+)`/.exec(line)?.[1], /did you mean `(\w+)`/.exec(line)?.[1]]),
+        Object.entries(meant)
+      )
+      assert.notInclude(lines.join(), "s3cret")
     })
   )
 

@@ -260,6 +260,14 @@ const seconds =
   (stored, _, value) =>
     stored === (value === null ? null : `${((value as Date).getTime() / 1000).toFixed(3)}${digits}`)
 
+const digitsOf =
+  (length: number): Holds =>
+  (stored, text, value) =>
+    value instanceof Date
+      ? stored === text!.slice(0, 10)
+      : stored === text ||
+        (stored !== null && stored.replaceAll(/\D/g, "").slice(0, length) === text!.padEnd(length, "0"))
+
 const INTEGERS = ["int", "bigint", "boolean", "numberLiteral", "optionalInt", "optionalBoolean"]
 const NUMBERS = [...INTEGERS, "number", "nullOrNumber", "numberFromText"]
 const DATES = ["date", "dateOfNumber", "nullOrDate"]
@@ -305,6 +313,9 @@ const COLUMNS: Record<string, Column> = {
   boolean: { type: "BOOLEAN NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   bit: { type: "BIT(1) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: INTEGERS },
   bits: { type: "BIT(64) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: NUMBERS },
+  // 0000 is a year, too
+  year: { type: "YEAR NULL", read: CHAR, holds: sameNumber, keeps: INTEGERS },
+  time: { type: "TIME NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   double: {
     type: "DOUBLE NULL",
     holds: sameNumber,
@@ -313,8 +324,9 @@ const COLUMNS: Record<string, Column> = {
   float: { type: "FLOAT NULL", holds: sameNumber, keeps: ["boolean", "numberLiteral", "optionalBoolean"] },
   decimal: { type: "DECIMAL(30,10) NULL", read: CHAR, holds: decimal, keeps: NUMBERS },
   json: { type: "JSON NULL", read: CHAR, holds: sameJson, keeps: [...NUMBERS, "struct", "array"] },
-  date: { type: "DATE NULL", holds: time((text) => text.slice(0, 10)), keeps: DATES },
-  datetime: { type: "DATETIME NULL", holds: sameText, keeps: [] },
+  // a number of eight digits is a date, and one of fourteen a date with its time
+  date: { type: "DATE NULL", holds: digitsOf(8), keeps: [...DATES, ...INTEGERS] },
+  datetime: { type: "DATETIME NULL", holds: digitsOf(14), keeps: INTEGERS },
   datetime3: { type: "DATETIME(3) NULL", holds: sameText, keeps: DATES },
   datetime6: { type: "DATETIME(6) NULL", holds: time((text) => `${text}000`), keeps: DATES },
   timestamp3: {
@@ -517,6 +529,56 @@ onEachFlavour("values", (flavour) => {
     ])
   })
 
+  test("what a column of times would guess at is refused, and what says the time is stored", async () => {
+    const TYPES = { y: "YEAR", t: "TIME", d: "DATE", dt: "DATETIME", ts: "TIMESTAMP(3)" }
+    const definition = AuditEvent.Class()("guessed", {
+      table: "guessed",
+      fields: Object.fromEntries(
+        Object.keys(TYPES).map((name) => [name, Schema.NullOr(Schema.Union(Schema.String, Schema.Number))])
+      ),
+      columns: Object.fromEntries(
+        Object.entries(TYPES).map(([name, type]) => [name, { type: `${type} NULL` }])
+      )
+    }) as unknown as AuditEvent.Any
+    await run(MysqlUploader.migrate(connectionOptions(database), [definition]))
+    const none = { y: null, t: null, d: null, dt: null, ts: null }
+    const short = [0, 1, 101, 70101, 990101, "0", "101", "10:11:12", "26-03-29", "1-1-1", " 1-1-1", "-1", ""]
+    const bad = [
+      ...[1, 69, 70, 99, 0.6, 1.5, "0", "00", "1", " 1", "+1", "01", "0001", "1e1", "99"].map((y) => ({
+        ...none,
+        y
+      })),
+      ...[0, 1, 130, 101112, 1.5, "130", "101112", " 5", "1e3"].map((t) => ({ ...none, t })),
+      ...short.flatMap((value) => [
+        { ...none, d: value },
+        { ...none, dt: value },
+        { ...none, ts: value }
+      ])
+    ]
+    const good = [
+      { ...none, y: 0, t: "10:11:12", d: "2026-03-28", dt: "2026-03-28 01:02:03" },
+      { ...none, y: "0000", t: "-100:00:00", d: 20260328, dt: 20260328010203 },
+      { ...none, y: 2026, t: "2026-03-28 10:11:12", d: "20260328", dt: "20260328010203" },
+      { ...none, y: "1901", d: " 2026-03-28", dt: "2026-3-28 1:2:3" },
+      { ...none, y: 2155, ts: "2026-03-28 01:02:03.004" }
+    ]
+    const events = [...good, ...bad].map((input) => ({ ...stored(definition, input), retried: true }))
+    for (const [index, event] of events.entries()) {
+      const { rejected } = await run(uploader.upload({ definition, events: [event] }))
+      expect([index, rejected.length]).toEqual([index, index < good.length ? 0 : 1])
+    }
+    const { rejected } = await run(uploader.upload({ definition, events }))
+    expect(rejected.map(({ index }) => index)).toEqual(bad.map((_, index) => good.length + index))
+    const rows = await database.query("SELECT CAST(y AS CHAR) AS y, t, d, dt, ts FROM guessed ORDER BY id")
+    expect(rows).toEqual([
+      { y: "0000", t: "10:11:12", d: "2026-03-28", dt: "2026-03-28 01:02:03", ts: null },
+      { y: "0000", t: "-100:00:00", d: "2026-03-28", dt: "2026-03-28 01:02:03", ts: null },
+      { y: "2026", t: "10:11:12", d: "2026-03-28", dt: "2026-03-28 01:02:03", ts: null },
+      { y: "1901", t: null, d: "2026-03-28", dt: "2026-03-28 01:02:03", ts: null },
+      { y: "2155", t: null, d: null, dt: null, ts: "2026-03-28 01:02:03.004" }
+    ])
+  })
+
   test("rows that were made before a column was altered are made again", async () => {
     const definition = AuditEvent.Class()("altered", {
       table: "altered",
@@ -644,6 +706,11 @@ onEachFlavour("values", (flavour) => {
     "INT DEFAULT (HOUR(LOCALTIME()))": true,
     "VARCHAR(30) AS (CAST(at AS CHAR)) STORED": true,
     "VARCHAR(30) AS (CAST(at AS CHAR)) VIRTUAL": false,
+    "VARCHAR(30) AS (CONCAT('at ', mark)) STORED": false,
+    "VARCHAR(30) AS (REPLACE(mark, 'at', 'the `at`')) STORED": false,
+    "INT AS (at IS NULL) STORED": false,
+    "INT AS (at IS NOT NULL AND mark <> 'at') STORED": false,
+    "VARCHAR(30) AS (IF(at IS NULL, '', CAST(at AS CHAR))) STORED": true,
     "DATETIME DEFAULT (UTC_TIMESTAMP())": false,
     "BIGINT DEFAULT (UNIX_TIMESTAMP())": false,
     "TIMESTAMP NULL DEFAULT CURRENT_TIMESTAMP": false,
@@ -656,7 +723,9 @@ onEachFlavour("values", (flavour) => {
     async ([index, column, isRefused]) => {
       const definition = dated(`clock_${index}`)
       await migrate(definition)
-      await database.query(`ALTER TABLE clock_${index} ADD COLUMN made ${column}`)
+      await database.query(
+        `ALTER TABLE clock_${index} ADD mark VARCHAR(9) DEFAULT 'at', ADD COLUMN made ${column}`
+      )
       await run(
         Effect.scoped(
           Effect.gen(function* () {

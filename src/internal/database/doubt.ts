@@ -1,7 +1,8 @@
 /**
- * Doubt: what becomes of an event that is refused by a code which nobody knows.
+ * Doubt: what becomes of an event that is refused by a code which may be about it, or about the database.
  *
- * A code that nobody knows never costs a good event. An event is rejected only if, on one connection, it was refused
+ * A code that nobody knows is such a one; so is each known one, since a trigger may give any number to the refusal of a
+ * row. Neither costs a good event. An event is rejected only if, on one connection, it was refused
  * alone, another row of its table was stored after that, and it was refused again; and all this once more in a later
  * pass. If two different events are refused alone and nothing was stored between them, it is the database that is ill.
  *
@@ -26,8 +27,10 @@ export class Doubted extends Data.TaggedError("Doubted")<{
   readonly reason: string
   /** the failure, as long as no event is to blame */
   readonly error: UploadError
-  /** whether the code is of a kind that an event is often to blame for; others mostly pass by themselves */
+  /** whether the search begins at once; otherwise only when the code has come again and again, since it may pass by itself */
   readonly isLikely: boolean
+  /** whether `error` says what is wrong as long as no event is proven to be bad */
+  readonly isKnown: boolean
 }> {}
 
 /** Stores the events from `from` to before `to`, all or none; how many of them were not in the table before. */
@@ -46,6 +49,8 @@ interface Search {
   ) => Effect.Effect<Omit<Rejection, "index"> | undefined, Doubted | UploadError>
   readonly from: number
   readonly to: number
+  /** what the search is about */
+  readonly doubted: Doubted
   /** how many events, from an index on, one statement may have; at least 1 */
   readonly fitting: (from: number) => number
   readonly idOf: (index: number) => string
@@ -54,6 +59,12 @@ interface Search {
 
 /** So many times a code that mostly passes by itself is waited for, before events are doubted. */
 const PATIENCE = 2
+
+/**
+ * The same for one that is known to pass: by the backoff two minutes, longer than an idle session of a program that
+ * vanished may keep an event locked (60 seconds, mysql/connection.ts).
+ */
+const PATIENCE_WITH_KNOWN = 6
 
 /** So many events may be doubted in one pass: each costs a handful of statements. */
 const MOST_SUSPECTS = 8
@@ -75,7 +86,7 @@ export const makeDoubts = () => {
   /** The search on one connection. */
   const searchOn = (
     trial: Trial,
-    { fitting, from, idOf, onRejected, to }: Search
+    { doubted, fitting, from, idOf, onRejected, to }: Search
   ): Effect.Effect<void, UploadError> =>
     Effect.gen(function* () {
       /** events from here on are stored or rejected: they have served as witnesses */
@@ -150,7 +161,8 @@ export const makeDoubts = () => {
         })
 
       let at = from
-      let size = Math.ceil((to - from) / 2)
+      // of a known code it is mostly the database that is ill: two events tell, and each may wait for a lock
+      let size = doubted.isKnown ? 1 : Math.ceil((to - from) / 2)
       while (at < end() && undecided.length < MOST_SUSPECTS) {
         const count = Math.max(1, Math.min(size, end() - at, fitting(at)))
         if (count === 1) {
@@ -197,12 +209,12 @@ export const makeDoubts = () => {
 
   return {
     /** Whether the batch that begins with this event is to be searched, or rather tried again as it is. */
-    isDue: (first: string, { code, isLikely }: Doubted): boolean => {
+    isDue: (first: string, { code, isKnown, isLikely }: Doubted): boolean => {
       if (isLikely) return true
       const before = met.get(first)
       const times = (before?.code === code ? before.times : 0) + 1
       met.set(first, { code, times })
-      return times > PATIENCE
+      return times > (isKnown ? PATIENCE_WITH_KNOWN : PATIENCE)
     },
 
     /** Forgets the events, once each is stored or rejected. */
@@ -242,25 +254,31 @@ export const makeDoubts = () => {
   }
 }
 
-/** It is the database's operator who must look: an event cannot be blamed by the evidence that there is. */
-export const ill = ({ code, error }: Doubted, wantsMore = true) =>
-  new UploadError({
+/** It is the database's operator who must look, or somebody who waits: an event cannot be blamed by the evidence that there is. */
+export const ill = (doubted: Doubted, wantsMore = true) =>
+  inDoubt(doubted, wantsMore, {
     class: "operator",
-    code,
     reason:
       `The database refuses events with a code that effect-audit does not know, and nothing shows that it is the events' ` +
-      `fault: look the code up in the manual of the database, and in its log`,
-    wantsMore,
-    ...(error.cause === undefined ? {} : { cause: error.cause })
+      `fault: look the code up in the manual of the database, and in its log`
   })
 
-const undecidedYet = ({ code, error }: Doubted, wantsMore: boolean) =>
-  new UploadError({
+const undecidedYet = (doubted: Doubted, wantsMore: boolean) =>
+  inDoubt(doubted, wantsMore, {
     class: "transient",
-    code,
     reason:
       `The database refuses an event with a code that effect-audit does not know, while it stores others; it becomes a ` +
-      `dead letter if the next try ends in the same way`,
+      `dead letter if the next try ends in the same way`
+  })
+
+const inDoubt = (
+  { code, error, isKnown }: Doubted,
+  wantsMore: boolean,
+  unknown: Pick<UploadError, "class" | "reason">
+) =>
+  new UploadError({
+    ...(isKnown ? { class: error.class, reason: error.reason } : unknown),
+    code,
     wantsMore,
     ...(error.cause === undefined ? {} : { cause: error.cause })
   })

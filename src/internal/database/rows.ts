@@ -52,9 +52,13 @@ export const parameters = (
  * - `digits`: numbers as texts, since a floating-point number would show as `1.23e15`
  * - `whole`: fractions rounded away from zero as literals are; the server rounds parameters to the even neighbour
  * - `bits`: of a BIT column, which takes digits for bytes, and of numbers beyond 64 bits what is left
+ * - a type of times, which guesses at what is none: in a YEAR 1 is 2001, in a TIME 130 is 00:01:30, in a DATE 101 is
+ *   2000-01-01, and 10:11:12 is 2010-11-12
  * - the members of an ENUM or SET, which takes digits that are no member for the place of one
  */
-export type Form = "digits" | "whole" | "bits" | ReadonlySet<string> | undefined
+export type Form = "digits" | "whole" | "bits" | TimeForm | ReadonlySet<string> | undefined
+
+type TimeForm = "year" | "time" | "date" | "datetime" | "timestamp"
 
 /** Whether rows that were made for some forms do for others. */
 export const isSameForms = (some: ReadonlyArray<Form>, others: ReadonlyArray<Form>): boolean =>
@@ -74,15 +78,16 @@ const parameterOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
     const bits = bitsOf(value)
     return typeof bits === "bigint" ? bytesOf(bits) : bits
   }
-  if (form !== "whole") return textOf(value, form)
+  if (typeof form === "object" || form === "digits") return textOf(value, form)
+  if (form !== "whole") return timeOf(value, form)
   return typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
 }
 
 /** A value for a literal. */
 export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
   if (form === undefined || form === "whole" || value === null) return value
-  if (form !== "bits") return textOf(value, form)
-  return typeof value === "string" ? value : bitsOf(value)
+  if (form === "bits") return typeof value === "string" ? value : bitsOf(value)
+  return typeof form === "object" || form === "digits" ? textOf(value, form) : timeOf(value, form)
 }
 
 const roundAway = (value: number): number => Math.sign(value) * Math.round(Math.abs(value))
@@ -92,6 +97,24 @@ const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<st
   const text = String(value)
   return form === "digits" || !PLACE.test(text) || form.has(text.trimEnd()) ? text : `${text}\0`
 }
+
+/** What says the time without a guess is sent as it is; the rest as what no column of times takes. */
+const timeOf = (value: string | number | bigint, form: TimeForm): string | number | bigint => {
+  const text = String(value)
+  if (form === "year") {
+    const whole = typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
+    const years = Number(whole)
+    if (typeof whole !== "string") return years === 0 || Math.abs(years) > 99 ? whole : refused(text)
+    // of texts that are zero only that of four digits is the year 0000
+    return Math.abs(years) < 100 && text !== "0000" ? refused(text) : value
+  }
+  if (form === "time") return Number.isNaN(Number(text)) ? value : refused(text)
+  // the first digits have the year in four digits, or all of the date, or of date and time
+  const { length } = /^\s*(\d*)/.exec(text)![1]!
+  return length === 4 || length === 8 || length >= 14 ? value : refused(text)
+}
+
+const refused = (text: string): string => `?${text}`
 
 /** What the servers take for a place among the members. */
 const PLACE = /^\s*[+-]?\d+\s*$/

@@ -8,6 +8,7 @@ import * as tls from "node:tls"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Subject } from "./errors.js"
+import { isSlipOf, lettersOf, nearest } from "./spelling.js"
 
 /** How a server is reached; the options that the layer and `migrate` share. */
 export interface ConnectionSettings {
@@ -72,6 +73,14 @@ export const endpointsOf = (
 ): Effect.Effect<Arr.NonEmptyReadonlyArray<Endpoint>, UploadError> =>
   Effect.gen(function* () {
     const url = settings.url === undefined ? undefined : yield* parseUrl(settings.url)
+    const misspeltKey = Object.entries(settings).find(
+      ([name, value]) => value !== undefined && isMisspeltKey(name)
+    )
+    if (misspeltKey !== undefined) {
+      return yield* misconfigured(
+        `\`${shown(misspeltKey[0])}\` is no option: the server's key is the option \`${KEY_PARAMETER}\``
+      )
+    }
     const { database, hosts, password, port, serverPublicKey, username } = { ...settings, ...url }
     const ssl = yield* sslOf(settings, url?.ssl)
     if (database === undefined || database === "")
@@ -185,6 +194,12 @@ const parseUrl = (text: Redacted.Redacted): Effect.Effect<Url, UploadError> =>
           `option \`ssl: { ca }\`, in the command --ssl-ca`
       )
     }
+    const misspeltKey = parameters.find(([name]) => isMisspeltKey(name))
+    if (misspeltKey !== undefined) {
+      return misconfigured(
+        `\`url\` says \`${shown(misspeltKey[0])}\`: the server's key is the parameter \`${KEY_PARAMETER}\` there`
+      )
+    }
     const all = (of: string) => parameters.filter(([name]) => name === of).map(([, value]) => value)
     const ssl = new Set(all("ssl"))
     if (ssl.size > 1 || stray.length > 0) return misconfigured(FORM)
@@ -206,7 +221,7 @@ const readUrl = (text: Redacted.Redacted) =>
       return {
         url: {
           hosts: [url.host],
-          database: decodeURIComponent(url.pathname.slice(1)),
+          database: decodeURIComponent(url.pathname.slice(1).replace(/\/$/, "")),
           username: decodeURIComponent(url.username),
           password: Redacted.make(decodeURIComponent(url.password))
         },
@@ -235,7 +250,11 @@ const parametersOf = (text: string): ReadonlyArray<Parameter> =>
 
 const decode = (text: string) => decodeURIComponent(text.replaceAll("+", " "))
 
-const KEY_PARAMETER = "serverPublicKey"
+const KEY_PARAMETER = "serverPublicKey" satisfies keyof ConnectionSettings
+
+/** Whoever names a key expects that no other one is taken. So do other drivers (`serverRSAPublicKeyFile`). */
+const isMisspeltKey = (name: string): boolean =>
+  name !== KEY_PARAMETER && (lettersOf(name).includes("publickey") || isSlipOf(name, KEY_PARAMETER))
 
 /** The names of the URL's parameters that mean nothing to us. */
 export const unknownParameters = ({
@@ -249,21 +268,37 @@ export const unknownParameters = ({
           ...new Set(
             parameters
               .map(([name]) => name)
-              .filter((name) => name !== KEY_PARAMETER && !mentionsTls(name))
+              .filter((name) => name !== KEY_PARAMETER && !mentionsTls(name) && !isMisspeltKey(name))
               .map(shown)
           )
         ]
       })
 
-/** Says so once: whoever wrote them expects something of them. Their values may be secret. */
-export const warnOfParameters = (settings: ConnectionSettings): Effect.Effect<void> =>
-  Effect.flatMap(unknownParameters(settings), (names) =>
-    names.length === 0
-      ? Effect.void
-      : Effect.logWarning(
-          `The database's URL has parameters that mean nothing here: ${names.join(", ")}. Known are ssl and ${KEY_PARAMETER}.`
-        )
-  )
+/**
+ * Says once which parameters and options mean nothing: whoever wrote them expects something of them. Their values may be
+ * secret.
+ */
+export const warnOfSpellings = (
+  settings: ConnectionSettings,
+  options: ReadonlyArray<string>
+): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    const parameters = yield* unknownParameters(settings)
+    if (parameters.length > 0) {
+      yield* Effect.logWarning(
+        `The database's URL has parameters that mean nothing here: ${parameters.join(", ")}. Known are ssl and ${KEY_PARAMETER}.`
+      )
+    }
+    for (const [name, value] of Object.entries(settings)) {
+      // TLS and the key are refused, not warned of
+      if (value === undefined || options.includes(name) || mentionsTls(name) || isMisspeltKey(name)) continue
+      const meant = nearest(name, options)
+      yield* Effect.logWarning(
+        `\`${shown(name)}\` is no option of MysqlUploader and means nothing: ` +
+          (meant === undefined ? `known are ${options.join(", ")}` : `did you mean \`${meant}\`?`)
+      )
+    }
+  })
 
 /** A name for a screen or a log: short, and without what a terminal would obey. */
 const shown = (name: string): string => name.slice(0, 40).replaceAll(/[^\x21-\x7e]/g, "?")

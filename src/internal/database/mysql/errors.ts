@@ -172,6 +172,13 @@ export const isTimeout = ({ code }: { readonly code: string }): boolean =>
 /** Whether a group refused the transaction: for its size, if that comes again (MySQL: Group Replication). */
 export const isRefusedByGroup = ({ code }: { readonly code: string }): boolean => code === "3100"
 
+/** Whether the server, or a proxy in its name, has answered: the connection works, and the number may be a trigger's choice. */
+export const isServers = ({ cause }: Failure): boolean => errnoOf(cause) > 0
+
+/** Whether a disk or a table is full, in the server's words: small rows may find room where a large one does not. */
+export const isFull = ({ code, text }: Failure): boolean =>
+  ["1021", "1114"].includes(code) && /\bfull\b/i.test(text)
+
 /** Whether it was a lock that made us wait: another server would not help. */
 export const isBusy = ({ code }: { readonly code: string }): boolean =>
   CODES.get(Number(code))?.class === "busy"

@@ -13,7 +13,17 @@ import { open } from "./connection.js"
 import type { Endpoint } from "./endpoints.js"
 import { AGAIN, classify, errnoOf } from "./errors.js"
 import type { Columns } from "./table.js"
-import { columnsOf, eventKeysOf, misfit, misnamed, quote, unusable } from "./table.js"
+import {
+  columnsOf,
+  dotted,
+  eventKeysOf,
+  misfit,
+  misnamed,
+  misnamedColumn,
+  quote,
+  unfit,
+  unusable
+} from "./table.js"
 
 /** A table and the kind of events that it receives. */
 export interface MigrationTarget {
@@ -30,8 +40,8 @@ export const migrate = (
 ): Effect.Effect<void, UploadError> =>
   Effect.scoped(
     Effect.gen(function* () {
-      for (const { table } of targets) {
-        const wrongName = misnamed(table)
+      for (const { definition, table } of targets) {
+        const wrongName = misnamed(table) ?? misnamedColumn(definition)
         if (wrongName !== undefined) return yield* unusable("CONFIG", wrongName)
       }
       // an index over a large table takes as long as it takes
@@ -49,7 +59,8 @@ export const migrate = (
 export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
   targets
     .map((target) => {
-      const wrongName = misnamed(target.table)
+      // the server refuses any other name that is none
+      const wrongName = dotted(target.table)
       if (wrongName !== undefined) return comment(wrongName)
       const create = `${createTable(target)};\n`
       if (!target.deduplicate) return create
@@ -91,6 +102,8 @@ const migrateTable = (
     const { table } = target
     const before = yield* shapeOf(session, table)
     if (before === undefined) yield* run(session, createTable(target))
+    const wrongEngine = unfit(table, before?.engine ?? null, target.deduplicate)
+    if (wrongEngine !== undefined) return yield* unusable("ENGINE", wrongEngine)
     const isPartitioned = /\bpartitioned\b/i.test(before?.options ?? "")
 
     // others may change the table between our look and our statement: look again
@@ -105,7 +118,13 @@ const migrateTable = (
       if (needsKey && names.includes(EVENT_KEY)) return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
       if (missing.length === 0 && !needsKey) return
       if (before?.type === "VIEW") return yield* unusable(...viewRefused(target, missing))
-      yield* change(session, target, { missing, needsKey, isPartitioned })
+      const mayRefuseKey =
+        isPartitioned ||
+        names.length >= MOST_KEYS - 1 ||
+        // its ids may be there twice
+        columns.has(EVENT_ID) ||
+        (yield* isNameOfConstraint(session, table))
+      yield* change(session, target, { missing, needsKey, isAtOnce: needsKey && mayRefuseKey })
     }
     return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
   })
@@ -116,8 +135,12 @@ const LOOKS = 4
 const shapeOf = (session: Session, table: string) =>
   Effect.map(
     session.select(
-      Schema.Struct({ type: Schema.String, options: Schema.NullOr(Schema.String) }),
-      "SELECT table_type AS type, create_options AS options FROM information_schema.tables " +
+      Schema.Struct({
+        type: Schema.String,
+        options: Schema.NullOr(Schema.String),
+        engine: Schema.NullOr(Schema.String)
+      }),
+      "SELECT table_type AS type, create_options AS options, engine AS engine FROM information_schema.tables " +
         "WHERE table_schema = DATABASE() AND table_name = ?",
       [table]
     ),
@@ -136,6 +159,21 @@ const keyNamesOf = (session: Session, table: string) =>
     (keys) => keys.map(({ name }) => name)
   )
 
+/** The servers' own limit, unless they were built with another one. */
+const MOST_KEYS = 64
+
+/** Whether a CHECK or another constraint of the table has the name of our key. */
+const isNameOfConstraint = (session: Session, table: string) =>
+  Effect.map(
+    session.select(
+      Schema.Struct({ name: Schema.String }),
+      "SELECT constraint_name AS name FROM information_schema.table_constraints " +
+        "WHERE table_schema = DATABASE() AND table_name = ? AND LOWER(constraint_name) = ?",
+      [table, EVENT_KEY]
+    ),
+    (found) => found.length > 0
+  )
+
 /** From a moment's work to a copy of the table. */
 const WAYS = [
   { clause: "ALGORITHM=INSTANT", blocks: false },
@@ -147,17 +185,18 @@ const WAYS = [
 interface Change {
   readonly missing: ReadonlyArray<ColumnOf>
   readonly needsKey: boolean
-  readonly isPartitioned: boolean
+  /** whether the server may refuse the key: then the table gets no columns either */
+  readonly isAtOnce: boolean
 }
 
 /** Adds what is missing, in the first way that the server can do. */
-const change = (session: Session, target: MigrationTarget, { isPartitioned, missing, needsKey }: Change) =>
+const change = (session: Session, target: MigrationTarget, { isAtOnce, missing, needsKey }: Change) =>
   Effect.gen(function* () {
     let isAnnounced = false
     for (const { blocks, clause } of WAYS) {
       const isCopy = clause === "ALGORITHM=COPY"
-      // one copy serves both; and a table that cannot have the key should get no columns either
-      const withKey = needsKey && (missing.length === 0 || isPartitioned || isCopy)
+      // one copy serves both
+      const withKey = needsKey && (missing.length === 0 || isAtOnce || isCopy)
       if (withKey && clause === "ALGORITHM=INSTANT") continue
       if (blocks && !isAnnounced) {
         isAnnounced = true
@@ -321,6 +360,10 @@ const readOnly: Advice = ({ host }, table) =>
   `${host} takes no writes, so that ${table} cannot be changed there: migrate on the server that does, or set its read_only ` +
   `and transaction_read_only to OFF`
 
+const noFiles: Advice = ({ host }, table) =>
+  `${host} cannot make the files of ${table}: its log says why. A name beyond ASCII takes 5 bytes for each character there, ` +
+  `of some 250`
+
 const busyWriters: Advice = (_, table) =>
   `Others write to ${table} faster than the server can index it: migrate at a quieter hour, or raise ` +
   `innodb_online_alter_log_max_size`
@@ -335,6 +378,7 @@ const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
   [1347, (_, table) => `${table} is a view, which has no unique key: ${WAY_OUT}`],
   // MySQL's sql_require_primary_key, MariaDB's innodb_force_primary_key
   ...[3750, 1173].map((code) => [code, noPrimaryKey] as const),
+  ...[1005, 1030].map((code) => [code, noFiles] as const),
   ...[1117, 1118].map((code) => [code, noRoom] as const),
   ...[1062, 1586].map((code) => [code, duplicates] as const),
   ...LOCKED.map((code) => [code, held] as const),

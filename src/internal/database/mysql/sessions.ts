@@ -112,11 +112,15 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
 
     const giveBack = (kept: Kept, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
       const failure = Option.getOrUndefined(Cause.failureOption(cause))
-      if (failure instanceof Doubted) return Effect.sync(() => idle.push(kept))
-      if (failure instanceof Refused && !endsConnection(failure)) return Effect.sync(() => idle.push(kept))
-      if (failure instanceof UploadError) {
-        remember(kept.session.endpoint, failure)
-        if (failure.class === "transient" && !isBusy(failure)) turn++
+      // what the code means is not known yet: the search goes on here
+      const isOpenQuestion = failure instanceof Doubted && failure.isLikely && !failure.isKnown
+      if (isOpenQuestion || (failure instanceof Refused && !endsConnection(failure))) {
+        return Effect.sync(() => idle.push(kept))
+      }
+      const error = failure instanceof Doubted ? failure.error : failure
+      if (error instanceof UploadError) {
+        remember(kept.session.endpoint, error)
+        if (error.class === "transient" && !isBusy(error)) turn++
       }
       return Scope.close(kept.scope, Exit.failCause(cause))
     }

@@ -22,8 +22,10 @@ import {
   type Failure,
   isBroken,
   isEventKey,
+  isFull,
   isOfPreparing,
   isRefusedByGroup,
+  isServers,
   isSignal,
   isTextRefused,
   isTimeout,
@@ -205,12 +207,12 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
   const fittingAt = (table: Table, from: number) => Math.min(table.fitting(rows.events, from), pace.rows())
 
   /** Whether the rest is to be searched; if not, fails. */
-  const beginSearch = (doubted: Doubted) =>
-    withTable(definition, (table) => {
-      if (!doubts.isDue(rows.events[0]!.eventId, doubted)) return doubted.error
-      // a refused statement leaves rows behind there, and each trial would store them again
-      return table.transactional || deduplicates ? Effect.void : ill(doubted)
-    })
+  const beginSearch = (doubted: Doubted): Effect.Effect<void, UploadError> => {
+    if (!doubts.isDue(rows.events[0]!.eventId, doubted)) return doubted.error
+    if (deduplicates) return Effect.void
+    // a refused statement leaves rows behind there, and each trial would store them again
+    return withTable(definition, (table) => (table.transactional ? Effect.void : ill(doubted)))
+  }
 
   /** Goes on with the rest by evidence (doubt.ts). */
   const search = (doubted: Doubted) => {
@@ -252,6 +254,7 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
           }),
         from,
         to: rows.events.length,
+        doubted,
         fitting: (from) => Math.max(1, countUnsuspected(rows.events, from, fittingAt(table!, from))),
         idOf: (index) => rows.events[index]!.eventId,
         onRejected
@@ -416,14 +419,17 @@ const insertHidden = (
   presenceOf(session, table, rows.events).pipe(
     Effect.mapError(({ cause }) => toUploadError(classify(cause, table.subject))),
     Effect.flatMap((presence) => {
-      const { code, text } = classify(error.cause, table.subject)
+      const failure = classify(error.cause, table.subject)
+      const { code, text } = failure
       if (presence === "present") return Effect.succeed(0)
       if (presence === "elsewhere") return explain(table, rows, error)
       if (rows.events.length > 1) return new Refused({ code, reason: text })
       // better a dead letter, which can be retried, than a queue that waits for ever, or an event that is stored twice
-      return presence === "absent"
-        ? explain(table, rows, error)
-        : new Refused({ code, reason: untold(table) })
+      if (presence === "unknown") return new Refused({ code, reason: untold(table) })
+      // a key's refusal is a warning under IGNORE, and that of a trigger which imitates it an error
+      return session.maxWarnings < 2
+        ? toUploadError(failure)
+        : insertIgnore(session, table, rows, toUploadError(failure))
     })
   )
 
@@ -450,21 +456,29 @@ const explain = (
       const note = isSignal(cause) ? SIGNALLED : table.note(columnIn(reason))
       return new Refused({ code, reason: `${reason}${advice === undefined ? note : `; ${advice}`}` })
     }
-    case "doubtful":
-    case "unknown":
-      return new Doubted({
-        code,
-        reason,
-        error: toUploadError(failure),
-        isLikely: failure.class === "doubtful"
-      })
     case "tooMany":
-      return new Refused({ code, reason, blameless: toUploadError(failure) })
-    default: {
-      const error = toUploadError(failure)
-      return isBroken(failure) && isSuspect(events) ? new Refused({ code, reason, blameless: error }) : error
-    }
+      return events.length > 1 ? new Refused({ code, reason }) : doubt(failure)
+    default:
+      return isBroken(failure) && isSuspect(events)
+        ? new Refused({ code, reason, blameless: toUploadError(failure) })
+        : doubt(failure)
   }
+}
+
+/** A failure that an event may be to blame for, if the server has said it: a trigger may choose whatever number it likes. */
+const doubt = (failure: Failure): Doubted | UploadError => {
+  const { class: cls, code, text } = failure
+  // under IGNORE one of our keys is a warning
+  const error = toUploadError(cls === "delivered" ? { ...failure, class: "operator" } : failure)
+  if (!isServers(failure) || isFull(failure)) return error
+  const isOperators = error.class === "operator"
+  return new Doubted({
+    code,
+    reason: isOperators ? `${text}; ${error.reason}` : text,
+    error,
+    isLikely: cls === "doubtful" || isOperators,
+    isKnown: cls !== "doubtful" && cls !== "unknown"
+  })
 }
 
 /**
@@ -513,7 +527,7 @@ const insertMissing = (
     const step = Math.max(1, session.maxWarnings)
     for (let from = 0; from < rows.events.length; from += step) {
       const slice = rows.part(from, Math.min(rows.events.length, from + step))
-      fresh += yield* insertIgnore(session, table, slice, rows.events.length === 1)
+      fresh += yield* insertIgnore(session, table, slice, rows.events.length === 1 ? raced(table) : undefined)
     }
     return fresh
   })
@@ -521,19 +535,18 @@ const insertMissing = (
 /** One column, which MySQL and MariaDB name otherwise than TiDB. */
 const WarningCount = Schema.Record({ key: Schema.String, value: Schema.Number })
 
-/** `isAlone`: the event was refused alone, as a duplicate. */
+/** `alone`: what is wrong if an event that was refused alone, as a duplicate, is neither there nor can be stored. */
 const insertIgnore = (
   session: Session,
   table: Table,
   rows: Rows,
-  isAlone: boolean
+  alone: UploadError | undefined
 ): Effect.Effect<number, Refused | Doubted | UploadError> =>
   Effect.gen(function* () {
     yield* session.query("START TRANSACTION")
     const stored = yield* Effect.either(ignoring(session, table, rows))
     if (stored._tag === "Left") {
       const failure = classify(stored.left.cause, table.subject)
-      if (failure.class === "delivered") return yield* toUploadError({ ...failure, class: "operator" })
       const rolledBack = yield* Effect.isSuccess(session.query("ROLLBACK"))
       // a session with an open transaction is given up
       return yield* rolledBack || isBroken(failure) || isTimeout(failure)
@@ -543,7 +556,7 @@ const insertIgnore = (
     // how many there are, of which SHOW WARNINGS shows a part; a SELECT would forget them
     const [counted = {}] = yield* session.select(WarningCount, "SHOW COUNT(*) WARNINGS")
     const [count] = Object.values(counted)
-    if (isAlone && session.maxWarnings === 0) {
+    if (alone !== undefined && session.maxWarnings === 0) {
       // none is shown; it was a duplicate of our key a moment ago, and one of a trigger's would be an error
       yield* session.query(count === 0 ? "COMMIT" : "ROLLBACK")
       return count === 0 ? 1 : 0
@@ -555,11 +568,11 @@ const insertIgnore = (
     const isHarmless = warnings.length === count && warnings.length === duplicates.length
     yield* session.query(isHarmless ? "COMMIT" : "ROLLBACK")
     if (isHarmless) return rows.events.length - duplicates.length
-    if (!isAlone) {
+    if (alone === undefined) {
       return yield* new Refused({ code: String(DUPLICATE_ENTRY), reason: "not all of them are duplicates" })
     }
     // alone, it was a duplicate a moment ago: whatever else the server says of it, it is there, or is tried again
-    return duplicates.length > 0 ? 0 : yield* raced(table)
+    return duplicates.length > 0 ? 0 : yield* alone
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(classify(cause, table.subject))))
 
 /** The INSERT IGNORE of the rows, in the form of the INSERT that was refused. */

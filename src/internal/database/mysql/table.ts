@@ -19,6 +19,8 @@ export interface Table {
   readonly subject: Subject
   /** whether a statement that fails leaves nothing behind: MyISAM and Aria keep the rows before the bad one */
   readonly transactional: boolean
+  /** what to know of the table's engine */
+  readonly engineNote: string | undefined
   /** how the values of the columns of the kind are sent */
   readonly forms: ReadonlyArray<Form>
   /** the time zone in which the table's columns keep what is written to them; undefined for the server's */
@@ -45,11 +47,68 @@ export interface Table {
 /** Quotes an identifier. */
 export const quote = (name: string): string => `\`${name.replaceAll("`", "``")}\``
 
-/** Why a name is none of a table, if it is none. Quoted, `db.table` is a table of that name in our own database. */
-export const misnamed = (name: string): string | undefined =>
+/** Why a name is none of a table, if it is none. */
+export const misnamed = (name: string): string | undefined => {
+  const reason = dotted(name)
+  if (reason !== undefined) return reason
+  const wrong = impossible(name)
+  if (wrong === undefined) return undefined
+  return `${name === "" ? "An empty text" : name} is not the name of a table: ${wrong}`
+}
+
+/** Quoted, `db.table` is a table of that name in our own database. */
+export const dotted = (name: string): string | undefined =>
   name.includes(".")
     ? `${name} is not the name of a table: write it without its database, which is that of the connection ` +
       `(\`database\`, or the path of the URL)`
+    : undefined
+
+/** Why no table and no column can have the name (MySQL manual, "Schema Object Names"; isspace of C at the end). */
+const impossible = (name: string): string | undefined => {
+  if (name === "") return "it is empty"
+  const characters = Array.from(name).length
+  if (characters > MAX_NAME) return `it has ${characters} characters, and ${MAX_NAME} are the most`
+  const [beyond] = /[\u{10000}-\u{10ffff}\ud800-\udfff\0]/u.exec(name) ?? []
+  if (beyond !== undefined) {
+    const codePoint = beyond.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")
+    return `the character U+${codePoint} can be in no name`
+  }
+  return /[ \t-\r]$/.test(name) ? "it has a blank at its end" : undefined
+}
+
+/** characters */
+const MAX_NAME = 64
+
+/** The same of the columns that a kind names. */
+export const misnamedColumn = (definition: AuditEvent.Any): string | undefined => {
+  for (const { name } of definition.columns) {
+    const wrong = impossible(name)
+    if (wrong !== undefined) {
+      return `The events ${definition.kind} name a column ${name}, which is not the name of one: ${wrong}`
+    }
+  }
+  return undefined
+}
+
+/** Why a table of this engine cannot receive events, if so. */
+export const unfit = (name: string, engine: string | null, deduplicate: boolean): string | undefined => {
+  const it = engine?.toUpperCase()
+  if (it === "BLACKHOLE") {
+    return `${name} has the engine BLACKHOLE, which stores nothing: ALTER TABLE ${quote(name)} ENGINE = InnoDB`
+  }
+  return deduplicate && it !== undefined && WITHOUT_KEYS.has(it)
+    ? `${name} has the engine ${it}, which keeps no unique key over ${EVENT_ID}: ALTER TABLE ${quote(name)} ` +
+        `ENGINE = InnoDB, name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
+    : undefined
+}
+
+/** The key of a MERGE table holds for none of its parts, and that of a FEDERATED one is another server's. */
+const WITHOUT_KEYS = new Set(["MRG_MYISAM", "FEDERATED", "CSV", "ARCHIVE"])
+
+/** What to know of a table of this engine that receives events all the same. */
+export const engineNote = (name: string, engine: string | null): string | undefined =>
+  engine?.toUpperCase() === "MEMORY"
+    ? `${name} has the engine MEMORY: its events are gone when the server is restarted`
     : undefined
 
 /** Why the table's own `event_id` or `event_time` would not keep what delivery writes into them, if so. */
@@ -88,7 +147,7 @@ export const describe = (
 ): Effect.Effect<Table, SqlError | UploadError> =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
-    const wrongName = misnamed(name)
+    const wrongName = misnamed(name) ?? misnamedColumn(definition)
     if (wrongName !== undefined) return yield* unusable("CONFIG", wrongName)
     const present = yield* columnsOf(session, name)
     const columnOf = (column: string) => present.get(column.toLowerCase())
@@ -108,6 +167,10 @@ export const describe = (
         `${name} has no column ${missing.join(", ")}: run \`effect-audit migrate\``
       )
     }
+
+    const { engine, transactional } = yield* engineOf(session, name)
+    const wrongEngine = unfit(name, engine, deduplicate)
+    if (wrongEngine !== undefined) return yield* unusable("ENGINE", wrongEngine)
 
     const wrongColumns = deduplicate ? misfit(name, present) : undefined
     if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
@@ -136,7 +199,8 @@ export const describe = (
         columns,
         counter: counter === undefined || isOurs(counter) ? undefined : counter
       },
-      transactional: yield* isTransactional(session, name),
+      transactional,
+      engineNote: engineNote(name, engine),
       forms: definition.columns.map((column) => formOf(columnOf(column.name))),
       timeZone,
       ownKeys: ownKeysOf(definition, keys, present),
@@ -181,6 +245,7 @@ const formOf = (column: Column | undefined): Form => {
   if (column === undefined) return undefined
   if (column.type === "bit") return "bits"
   if (column.type.endsWith("int")) return "whole"
+  if (TIMES.has(column.type)) return column.type as "year" | "time" | "date" | "datetime" | "timestamp"
   if (column.type === "enum" || column.type === "set") return membersOf(column.declared)
   return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
 }
@@ -189,11 +254,14 @@ const formOf = (column: Column | undefined): Form => {
 const membersOf = (declared: string): ReadonlySet<string> =>
   new Set(Array.from(declared.matchAll(/'((?:[^']|'')*)'/g), ([, member]) => member!.replaceAll("''", "'")))
 
+const TIMES = new Set(["year", "time", "date", "datetime", "timestamp"])
+
 /**
  * MySQL's JSON has no character set, and refuses a number that is no text. MariaDB refuses numbers for addresses, UUIDs and
  * shapes by 4078, which nobody knows, and texts by what is the row's fault.
  */
-const DIGITS = /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob|uuid|inet[46]|geometry)$/
+const DIGITS =
+  /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob|uuid|inet[46]|geometry|(?:multi)?(?:point|linestring|polygon)|geom(?:etry)?collection)$/
 
 /**
  * In which time zone a table is written. Our times are UTC; a TIMESTAMP column takes them for the session's zone, which
@@ -234,14 +302,21 @@ const isMadeInZone = (
   timestamps: ReadonlyArray<string>
 ): boolean => {
   if (type === "timestamp") return false
-  // the texts in an expression are no functions of it
-  const made = (standard ?? "").replaceAll(/'(?:[^'\\]|''|\\.)*'/g, "")
-  if (CLOCK.test(made)) return true
-  const generated = (expression ?? "").toLowerCase()
-  return (
-    /stored generated/i.test(extra ?? "") && timestamps.some((name) => generated.includes(name.toLowerCase()))
-  )
+  if (CLOCK.test(withoutTexts(standard ?? ""))) return true
+  if (!/stored generated/i.test(extra ?? "")) return false
+  const generated = withoutTexts(expression ?? "").toLowerCase()
+  return timestamps.some((name) => {
+    const column = quote(name.toLowerCase())
+    // whether it is NULL, and which moment it is, is the same in every zone
+    return [`isnull(${column})`, `${column} is null`, `${column} is not null`, `unix_timestamp(${column})`]
+      .reduce((rest, harmless) => rest.replaceAll(harmless, ""), generated)
+      .includes(column)
+  })
 }
+
+/** An expression without its texts, which are no functions and no columns. MySQL escapes their quotes: `_utf8mb4\'at\'`. */
+const withoutTexts = (expression: string): string =>
+  expression.replaceAll("\\'", "'").replaceAll(/'(?:[^'\\]|''|\\.)*'/g, "")
 
 /** Functions that say the time in the session's zone. */
 const CLOCK =
@@ -373,16 +448,20 @@ export const isTellable = (
   )
 }
 
-export const isTransactional = (session: Session, table: string): Effect.Effect<boolean, SqlError> =>
+/** The engine of a table; null of a view. Some servers do not say whether it has transactions. */
+export const engineOf = (
+  session: Session,
+  table: string
+): Effect.Effect<{ readonly engine: string | null; readonly transactional: boolean }, SqlError> =>
   Effect.map(
     session.select(
-      Schema.Struct({ transactions: Schema.NullOr(Schema.String) }),
-      "SELECT transactions FROM information_schema.engines WHERE engine = " +
-        "(SELECT engine FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?)",
+      Schema.Struct({ engine: Schema.NullOr(Schema.String), transactions: Schema.NullOr(Schema.String) }),
+      "SELECT t.engine AS engine, e.transactions AS transactions FROM information_schema.tables t " +
+        "LEFT JOIN information_schema.engines e ON e.engine = t.engine " +
+        "WHERE t.table_schema = DATABASE() AND t.table_name = ?",
       [table]
     ),
-    // a view, or a server that does not say
-    ([engine]) => engine?.transactions !== "NO"
+    ([found]) => ({ engine: found?.engine ?? null, transactional: found?.transactions !== "NO" })
   )
 
 /** The server's limit; above it 1390. */
