@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schema, type Scope } from "effect"
 import { AuditEvent } from "effect-audit"
 import { createConnection } from "mysql2/promise"
+import { examine } from "../../src/cli/mysqlDoctor.js"
 import { CODES } from "../../src/internal/database/mysql/errors.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
@@ -499,8 +500,16 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
           yield* upload(batch)
           return yield* upload(batch)
         }).pipe(Effect.provide(logger))
+      const findings = Effect.gen(function* () {
+        const found: Array<string> = []
+        yield* examine(connectionOptions(database), [Order], { maxLineBytes: 1024 }, (finding) =>
+          Effect.sync(() => found.push(`${finding.level}: ${finding.text}`))
+        )
+        return found.join("\n")
+      })
       if (has.length > 0) {
         yield* sql(database, "ALTER TABLE orders ENGINE = BLACKHOLE")
+        assert.match(yield* findings, /^failure: .*BLACKHOLE, which stores nothing/m)
         for (const deduplication of ["key", "none"] as const) {
           const options = { ...connectionOptions(database), deduplication }
           for (const attempt of [send(deduplication), migrate(options, [Order])]) {
@@ -515,6 +524,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
         assert.deepStrictEqual(said, [])
       }
       yield* sql(database, "ALTER TABLE orders MODIFY id VARCHAR(20), ENGINE = MEMORY")
+      assert.match(yield* findings, /^warning: .*MEMORY/m)
       assert.deepStrictEqual(yield* send("key"), { rejected: [] })
       assert.lengthOf(said, 1)
       assert.match(said[0]!, /orders has the engine MEMORY: its events are gone when the server is restarted/)

@@ -348,11 +348,11 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
                   )
                 }
               ),
-              { numRuns: process.env.AUDIT_LONG === undefined ? 25 : 500, endOnFailure: true }
+              { numRuns: process.env.AUDIT_LONG === undefined ? 25 : 100, endOnFailure: true }
             )
           )
         }),
-      240_000
+      600_000
     )
 
     it.scopedLive("the refusal of every row, whatever number it has, is no row's", () =>
