@@ -1,4 +1,8 @@
 /** Numbers, times and texts as people read them. */
+import { visible, visibleJson } from "../schema/Visible.js"
+
+export { visible }
+
 const LARGE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 })
 
 export const formatCount = (count: number): string => LARGE.format(count)
@@ -33,32 +37,6 @@ const UNITS = [
   ["min", 60],
   ["s", 1]
 ] as const
-
-/**
- * A text that may come from anybody, for a terminal: whatever could move the cursor, change the colours or turn the
- * direction of writing is shown as its code.
- */
-export const visible = (text: string): string =>
-  text.replace(UNSAFE, (character) => {
-    const code = character.codePointAt(0)!
-    if (code > 0xffff) return `\\u{${code.toString(16)}}`
-    return code > 0xff
-      ? `\\u${code.toString(16).padStart(4, "0")}`
-      : `\\x${code.toString(16).padStart(2, "0")}`
-  })
-
-/** The same for JSON, which stays the JSON of the same value. */
-export const visibleJson = (json: string): string =>
-  json.replace(UNSAFE, (character) =>
-    Array.from({ length: character.length }, (_, index) => {
-      const unit = character.charCodeAt(index)
-      return `\\u${unit.toString(16).padStart(4, "0")}`
-    }).join("")
-  )
-
-// control characters (C0, DEL, C1), what formats without being seen (marks and overrides of direction, zero widths,
-// tags), what else no screen shows (fillers, selectors of variants), line and paragraph separators, lone surrogates
-const UNSAFE = /[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/gu
 
 /** A value of a line or letter in one cell; JavaScript's own words for what is no text. */
 export const cellOf = (value: unknown): string => {

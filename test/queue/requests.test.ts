@@ -1,15 +1,17 @@
 /** What lies in `requests/`: carried out if it is a request, set aside and said if it is none, and in nobody's way. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, Schedule, Scope } from "effect"
+import * as fc from "fast-check"
 import { execFileSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as net from "node:net"
 import * as requests from "../../src/internal/queue/requests.js"
 import type { Disk } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
-import { eventually } from "../support/clock.js"
+import { eventually, shifted } from "../support/clock.js"
 import * as q from "../support/queue.js"
 
+const HOUR = 3_600_000
 const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T00:00:00.000Z" }
 
 /** Everything that is no request, by its name. */
@@ -75,19 +77,157 @@ describe("requests", () => {
           broken.map(({ file }) => file),
           files.map((file) => `${file}.broken`)
         )
-        for (const file of files) {
-          assert.lengthOf(
-            logs.filter((line) => line.includes(`${file} `)),
-            1,
-            file
-          )
-        }
+        assert.lengthOf(
+          logs.filter((line) => line.includes("requests/")),
+          1
+        )
+        assert.include(
+          logs.find((line) => line.includes("requests/")),
+          `${files.length} files cannot be carried out as requests, first ${files[0]!} (its content`
+        )
         yield* q.append(queue, "later")
         const database = new Set<string>()
         yield* q.deliverAll(queue, database)
         assert.deepStrictEqual([...database], ["later"])
       }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
     })
+  )
+
+  it.scopedLive("10,000 that are none make one line, and those of the next minute another", () =>
+    Effect.gen(function* () {
+      const directory = yield* withLetter
+      const logs: Array<string> = []
+      const logger = Logger.make(({ message }) => logs.push(String(message)))
+      let offset = 0n
+      const real = yield* Effect.clock
+      const clock = Object.assign(Object.create(real) as typeof real, {
+        unsafeCurrentTimeNanos: () => real.unsafeCurrentTimeNanos() + offset
+      })
+      yield* Effect.gen(function* () {
+        const queue = yield* q.openQueue(yield* q.nodeDisk, { directory })
+        const put = (from: number, count: number) => {
+          for (let index = from; index < from + count; index++) {
+            fs.writeFileSync(`${directory}/requests/${index}.json`, "{")
+          }
+        }
+        const lines = () => logs.filter((line) => line.includes("cannot be carried out"))
+        put(0, 10_000)
+        yield* queue.carryOutRequests
+        assert.lengthOf(lines(), 1)
+        assert.include(
+          lines()[0],
+          `10000 files cannot be carried out as requests, first ${directory}/requests/0.json`
+        )
+        // one after the other, as the watch sees them
+        for (let index = 10_000; index < 10_050; index++) {
+          put(index, 1)
+          yield* queue.carryOutRequests
+        }
+        assert.lengthOf(lines(), 1)
+        // none is left unsaid: the next pass has them, whether there is a new one or not
+        offset = 60_000_000_000n
+        yield* queue.carryOutRequests
+        assert.lengthOf(lines(), 2)
+        assert.include(lines()[1], "50 files cannot be carried out as requests")
+        yield* queue.carryOutRequests
+        assert.lengthOf(lines(), 2)
+      }).pipe(Effect.withClock(clock), Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+    })
+  )
+
+  it.scopedLive("come in the order in which they were left, whatever the clock says meanwhile", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const disk = yield* q.nodeDisk
+      let rounds = 0
+      const jump = fc.oneof(fc.constantFrom(0, -1, 1, -6 * HOUR, 6 * HOUR), fc.integer())
+      yield* Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(
+            fc.array(jump, { minLength: 2, maxLength: 8 }),
+            fc.constantFrom("", "00001780000000-x.json", "99999999999999-x.json", "1.json", "x.json.broken"),
+            (jumps, lying) =>
+              Effect.runPromise(
+                Effect.gen(function* () {
+                  const directory = `${parent}/${rounds++}`
+                  fs.mkdirSync(`${directory}/requests`, { recursive: true })
+                  const isRequest = lying.endsWith(".json")
+                  if (lying !== "")
+                    fs.writeFileSync(`${directory}/requests/${lying}`, JSON.stringify(DISCARD))
+                  let offset = 0
+                  const clock = shifted(yield* Effect.clock, () => offset)
+                  const left: Array<string> = isRequest ? [`${directory}/requests/${lying}`] : []
+                  for (const by of jumps) {
+                    offset += by
+                    const asked = requests.submit(disk, directory, {
+                      action: "retry",
+                      letters: "all",
+                      by: "li"
+                    })
+                    left.push(yield* Effect.withClock(asked, clock))
+                  }
+                  const { open } = yield* requests.look(disk, directory)
+                  assert.deepStrictEqual(
+                    open.map(({ file }) => file),
+                    left
+                  )
+                })
+              )
+          ),
+          { numRuns: 200 }
+        )
+      )
+    })
+  )
+
+  it.scopedLive(
+    "a retry comes before the discard that was asked for later, although the clock was set back",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* withLetter
+        const disk = yield* q.nodeDisk
+        const queue = yield* q.openQueue(disk, { directory })
+        yield* q.append(queue, "a")
+        yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
+        let offset = 0
+        const clock = shifted(yield* Effect.clock, () => offset)
+        const ask = (action: "retry" | "discard") =>
+          Effect.withClock(requests.submit(disk, directory, { action, letters: "all", by: "li" }), clock)
+        yield* ask("retry")
+        offset = -6 * HOUR
+        yield* ask("discard")
+        yield* queue.carryOutRequests
+        const database = new Set<string>()
+        yield* q.deliverAll(queue, database)
+        assert.deepStrictEqual([...database], ["a"])
+      })
+  )
+
+  it.scopedLive(
+    "more than fit into the memory are read a few at a time",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* withLetter
+        const disk = yield* q.nodeDisk
+        const queue = yield* q.openQueue(disk, { directory })
+        const padding = " ".repeat(15 * 1024 * 1024)
+        for (let index = 0; index < 9; index++) {
+          const by = `${index}`
+          fs.writeFileSync(
+            `${directory}/requests/${index}.json`,
+            JSON.stringify({ ...DISCARD, by }) + padding
+          )
+        }
+        const { hasMore, open } = yield* requests.look(disk, directory)
+        assert.isTrue(hasMore)
+        assert.deepStrictEqual(
+          open.map(({ request: { by } }) => by),
+          ["0", "1", "2", "3", "4"]
+        )
+        yield* queue.carryOutRequests
+        assert.isEmpty(fs.readdirSync(`${directory}/requests`))
+      }),
+    120_000
   )
 
   it.scopedLive("a shutdown leaves the rest to the next owner, and calls none of them stuck", () =>
@@ -102,7 +242,11 @@ describe("requests", () => {
         const queue = yield* Scope.extend(q.openQueue(disk, { directory }), scope)
         for (const file of files) fs.writeFileSync(file, "{}")
         const carryingOut = yield* Effect.forkDaemon(Effect.exit(queue.carryOutRequests))
-        yield* eventually(() => assert.isNotEmpty(logs.filter((text) => text.includes(".broken now"))))
+        yield* eventually(() =>
+          assert.isNotEmpty(
+            fs.readdirSync(`${directory}/requests`).filter((name) => name.endsWith(".broken"))
+          )
+        )
         yield* Scope.close(scope, Exit.void)
         assert.isTrue(Exit.isFailure(yield* Fiber.join(carryingOut)), "the close came in the middle")
         assert.deepStrictEqual(
@@ -110,7 +254,10 @@ describe("requests", () => {
           []
         )
         yield* (yield* q.openQueue(disk, { directory })).carryOutRequests
-        assert.lengthOf((yield* requests.look(disk, directory)).broken.filter(requests.isAside), files.length)
+        assert.lengthOf(
+          (yield* requests.look(disk, directory)).broken.filter(({ file }) => file.endsWith(".broken")),
+          files.length
+        )
       }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
     })
   )

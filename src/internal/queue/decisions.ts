@@ -7,7 +7,6 @@
 import { Effect, Option, Stream } from "effect"
 import { isUtf8 } from "node:buffer"
 import { QueueAccessError } from "../../schema/Errors.js"
-import { Either } from "../../schema/Effect3.js"
 import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
 import type { Place, Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
@@ -18,7 +17,7 @@ import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetter
 import { eraseLines as eraseInSegment } from "./erasure.js"
 import type { Letter } from "./letter.js"
 import { objectOf } from "./lines.js"
-import { CLOSED, type Lock } from "./lock.js"
+import type { Lock } from "./lock.js"
 import * as requests from "./requests.js"
 import type { Segments } from "./segments.js"
 
@@ -124,14 +123,18 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         )
       })
 
+    /** said once, since it may come with every batch */
+    let said = ""
     /** What is not erased now, since the disk is full or ill, is tried again with the next decision, and at a start. */
     const erased = (erasure: Effect.Effect<void, DiskError>) =>
-      Effect.catchAll(erasure, ({ code, path }) =>
-        Effect.logWarning(
-          `audit queue: what was decided stands in ${path} for now (${code}): it is erased with the next decision, or at ` +
+      Effect.catchAll(erasure, ({ message }) => {
+        if (said === message) return Effect.void
+        said = message
+        return Effect.logWarning(
+          `audit queue: what was decided is not erased yet (${message}): it is erased with the next decision, or at ` +
             `the next start`
         )
-      )
+      })
     const eraseDiscarded = Effect.suspend(() => {
       const [oldest] = segments.all
       const places = oldest === undefined ? [] : letters.discarded(oldest.first)
@@ -200,23 +203,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         yield* disk.syncDirectory(requests.directoryOf(directory))
       })
 
-    /** what cannot even be set aside, and was said */
-    const leftBroken = new Set<string>()
-    const setAside = (broken: requests.Broken) =>
-      Effect.gen(function* () {
-        const { file, reason } = broken
-        if (requests.isAside(broken) || leftBroken.has(file)) return
-        const aside = yield* Effect.either(lock.whileWriting(requests.setAside(disk, broken)))
-        // the next owner sets it aside
-        if (Either.isLeft(aside) && aside.left.code === CLOSED) return yield* aside.left
-        if (Either.isLeft(aside)) leftBroken.add(file)
-        yield* Effect.logWarning(
-          `audit queue: ${file} cannot be carried out as a request (${reason}) and ` +
-            (Either.isLeft(aside)
-              ? `cannot be renamed (${aside.left.code}): remove it`
-              : `is ${aside.right} now: repeat the command that has left it, and remove the file`)
-        )
-      })
+    const setAside = yield* requests.makeSetAside(disk, lock.whileWriting)
 
     /** two would append a letter twice */
     const oneRun = yield* Effect.makeSemaphore(1)
@@ -225,9 +212,12 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     let isAsked = false
     const all = Effect.gen(function* () {
       isAsked = false
-      const { broken, open } = yield* requests.look(disk, directory)
-      yield* Effect.forEach(broken, setAside, { discard: true })
-      yield* Effect.forEach(open, carryOut, { discard: true })
+      for (let hasMore = true; hasMore;) {
+        const found = yield* requests.look(disk, directory)
+        yield* setAside(found.broken)
+        yield* Effect.forEach(found.open, carryOut, { discard: true })
+        hasMore = found.hasMore
+      }
     })
     const serve: Effect.Effect<void, Failure> = oneByOne
       .withPermitsIfAvailable(1)(all)

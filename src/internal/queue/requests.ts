@@ -5,9 +5,12 @@
 import { Clock, Effect, Option, Schema, Stream } from "effect"
 import { randomUUID } from "node:crypto"
 import { Either } from "../../schema/Effect3.js"
+import { visible } from "../../schema/Visible.js"
 import { WRONG_TYPE, type Disk, type DiskError } from "../../services/Disk.js"
+import { monotonicMillis } from "../monotonic.js"
 import { IsoTime, LetterId } from "./fields.js"
 import { isAbsent, readText, replace, TOO_LARGE } from "./files.js"
+import { CLOSED, type Lock } from "./lock.js"
 
 /** A request: `letters` are their ids, or `all` that wait for a decision. */
 export const Request = Schema.Struct({
@@ -22,6 +25,8 @@ export type Request = typeof Request.Type
 const MiB = 1024 * 1024
 /** ten times what the command writes at most: 50,000 ids of up to 33 letters */
 const MAX_BYTES = 16 * MiB
+/** So much of them is held at once, bytes: the rest waits until these are carried out. */
+const HELD_BYTES = 4 * MAX_BYTES
 /** the end of the name of a file that was set aside */
 const BROKEN = ".broken"
 
@@ -40,12 +45,34 @@ export const submit = (
     const directory = directoryOf(queue)
     yield* disk.makeDirectory(directory)
     const now = yield* Clock.currentTimeMillis
-    // named by time, so that they are carried out in the order in which they came
-    const file = `${directory}/${String(now).padStart(14, "0")}-${randomUUID()}.json`
+    const number = numberAfter(yield* disk.list(directory), now)
+    const file = `${directory}/${String(number).padStart(14, "0")}-${randomUUID()}.json`
     const text = Schema.encodeSync(RequestFile)({ ...request, at: new Date(now).toISOString() })
     yield* replace(disk, directory, file, text)
     return file
   })
+
+/** The number that a request's name begins with; those without one come last. */
+const numberOf = (name: string): number => {
+  const digits = /^\d{1,15}(?!\d)/.exec(name)?.[0]
+  return digits === undefined ? Number.POSITIVE_INFINITY : Number(digits)
+}
+
+/**
+ * The number of a request that comes after those that lie there. It is the time where that is later, as earlier versions
+ * have it; by the time alone a clock that is set back would carry a later request out first.
+ */
+const numberAfter = (names: ReadonlyArray<string>, now: number): number =>
+  names
+    .map(numberOf)
+    .filter(Number.isFinite)
+    .reduce((last, number) => Math.max(last, number + 1), Math.max(0, Math.floor(now)))
+
+const byNumber = (a: string, b: string): number => {
+  const [first, second] = [numberOf(a), numberOf(b)]
+  if (first !== second) return first < second ? -1 : 1
+  return a < b ? -1 : 1
+}
 
 /** A file that is no request, and why. */
 export interface Broken {
@@ -56,6 +83,8 @@ export interface Broken {
 interface Found {
   /** oldest first */
   readonly open: ReadonlyArray<{ readonly file: string; readonly request: Request }>
+  /** whether there are more of them, which were not read */
+  readonly hasMore: boolean
   /** what will never be carried out, those that an owner has set aside included */
   readonly broken: ReadonlyArray<Broken>
 }
@@ -69,10 +98,16 @@ export const look = (disk: Disk["Type"], queue: string): Effect.Effect<Found, Di
     )
     const open: Array<Found["open"][number]> = []
     const broken: Array<Broken> = []
-    for (const name of [...names].sort()) {
+    let held = 0
+    let hasMore = false
+    for (const name of [...names].sort(byNumber)) {
       const file = `${directory}/${name}`
       if (name.endsWith(BROKEN)) broken.push({ file, reason: "it was set aside" })
       if (!name.endsWith(".json")) continue
+      if (held >= HELD_BYTES) {
+        hasMore = true
+        continue
+      }
       const text = yield* Effect.either(readText(disk, file, MAX_BYTES))
       if (Either.isLeft(text)) {
         const reason = reasonOf(text.left)
@@ -80,10 +115,12 @@ export const look = (disk: Disk["Type"], queue: string): Effect.Effect<Found, Di
         continue
       }
       const request = Schema.decodeEither(RequestFile)(text.right)
-      if (Either.isRight(request)) open.push({ file, request: request.right })
-      else broken.push({ file, reason: "its content is none of a request" })
+      if (Either.isRight(request)) {
+        open.push({ file, request: request.right })
+        held += text.right.length
+      } else broken.push({ file, reason: "its content is none of a request" })
     }
-    return { open, broken }
+    return { open, hasMore, broken }
   })
 
 /** Why a file will never be read; undefined if a later try may succeed. */
@@ -106,11 +143,80 @@ export const list = (disk: Disk["Type"], queue: string): Effect.Effect<Found["op
   Effect.map(look(disk, queue), ({ open }) => open)
 
 /** Whether an owner has set the file aside already. */
-export const isAside = ({ file }: Broken): boolean => file.endsWith(BROKEN)
+const isAside = ({ file }: Broken): boolean => file.endsWith(BROKEN)
 
-/** Renames what is no request, so that it is not read again, and keeps it for the operator. */
-export const setAside = (disk: Disk["Type"], { file }: Broken): Effect.Effect<string, DiskError> =>
-  Effect.as(disk.rename(file, file + BROKEN), file + BROKEN)
+/** How often files that are no requests are logged, at most: milliseconds. */
+const LOG_INTERVAL = 60_000
+
+/**
+ * Makes what renames files that are no requests: they are not read again, and stay for the operator. It is said in one
+ * line, however many there are.
+ */
+export const makeSetAside = (
+  disk: Disk["Type"],
+  whileWriting: Lock["whileWriting"]
+): Effect.Effect<(broken: ReadonlyArray<Broken>) => Effect.Effect<void, DiskError>> =>
+  Effect.map(Effect.clock, (clock) => {
+    /** what cannot even be renamed: the next owner tries again */
+    const stuck = new Set<string>()
+    let unsaid: Array<Aside> = []
+    let saidAt = Number.NEGATIVE_INFINITY
+
+    const say = Effect.suspend(() => {
+      const now = monotonicMillis(clock)
+      if (unsaid.length === 0 || now - saidAt < LOG_INTERVAL) return Effect.void
+      const text = describe(unsaid)
+      unsaid = []
+      saidAt = now
+      return Effect.logWarning(`audit queue: ${text}`)
+    })
+
+    const setAside = (each: Broken) =>
+      Effect.gen(function* () {
+        const { file } = each
+        const renamed = yield* Effect.either(whileWriting(disk.rename(file, file + BROKEN)))
+        const code = Either.isLeft(renamed) ? renamed.left.code : undefined
+        // the next owner sets it aside
+        if (Either.isLeft(renamed) && code === CLOSED) return yield* renamed.left
+        if (code !== undefined) stuck.add(file)
+        unsaid.push({ ...each, code })
+      })
+
+    return (broken) =>
+      Effect.forEach(
+        broken.filter((each) => !isAside(each) && !stuck.has(each.file)),
+        setAside,
+        { discard: true }
+      ).pipe(Effect.ensuring(say))
+  })
+
+/** A file that was renamed, or why it was not. */
+interface Aside extends Broken {
+  readonly code: string | undefined
+}
+
+const describe = (aside: ReadonlyArray<Aside>): string => {
+  const { code, reason } = aside[0]!
+  // whoever may write here chooses the names
+  const file = visible(aside[0]!.file)
+  if (aside.length === 1) {
+    return (
+      `${file} cannot be carried out as a request (${reason}) and ` +
+      (code === undefined
+        ? `is ${file}${BROKEN} now: repeat the command that has left it, and remove the file`
+        : `cannot be renamed (${code}): remove it`)
+    )
+  }
+  const stuck = aside.filter((each) => each.code !== undefined)
+  const rest =
+    stuck[0] === undefined
+      ? ""
+      : `; ${stuck.length} cannot be renamed, first ${visible(stuck[0].file)} (${String(stuck[0].code)})`
+  return (
+    `${aside.length} files cannot be carried out as requests, first ${file} (${reason}), and are renamed to ` +
+    `NAME${BROKEN}${rest}: repeat the commands that have left them, and remove the files`
+  )
+}
 
 /** Emits at once, and when there may be a new request; ends when the directory is gone. */
 export const watch = (disk: Disk["Type"], queue: string): Stream.Stream<void, DiskError> => {
