@@ -6,8 +6,10 @@ import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeTerminal from "@effect/platform-node/NodeTerminal"
 import { Cause, ConfigError, Effect, Exit, Layer, Logger, LogLevel, Option } from "effect"
 import { createRequire } from "node:module"
+import * as path from "node:path"
 import * as NodeDisk from "../layers/NodeDisk.js"
 import { UploadError } from "../schema/Errors.js"
+import { Disk, DiskError } from "../services/Disk.js"
 import { adopt } from "./adopt.js"
 import { dead } from "./dead.js"
 import { doctor } from "./doctor.js"
@@ -17,6 +19,7 @@ import { Ended, ExitCode } from "./exit.js"
 import { flush } from "./flush.js"
 import { migrate } from "./migrate.js"
 import { overview } from "./overview.js"
+import { adviceOnAccess } from "./owner.js"
 import { serve } from "./serve.js"
 import { status } from "./status.js"
 import { logger, print, say, withPlainConsole } from "./terminal.js"
@@ -37,8 +40,17 @@ const program = Command.run(command, { name: "effect-audit", version })(
 
 const sayLines = (text: string) => say(...text.split("\n"))
 
+/** Says what to do about a path that cannot be used. */
+const sayUnusable = (target: string, code: string, message: string) =>
+  Effect.gen(function* () {
+    const isForbidden = code === "EACCES" || code === "EPERM"
+    const advice = isForbidden ? yield* adviceOnAccess(target) : undefined
+    yield* say(advice ?? message)
+    return ExitCode.needsOperator
+  })
+
 /** What went wrong, in words, and the code to exit with. */
-const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
+const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Disk> => {
   if (Cause.isInterruptedOnly(cause)) return Effect.succeed(ExitCode.fine)
   const error = Option.getOrUndefined(Cause.failureOption(cause))
   if (error instanceof Ended)
@@ -50,17 +62,21 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode> => {
     const code = error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging
     return Effect.as(say(error.message), code)
   }
-  // those of a queue or of its disk say what to do
+  if (error instanceof DiskError) return sayUnusable(error.path, error.code, error.message)
+  // those of a queue say what to do
   if (error instanceof Error) return Effect.as(say(error.message), ExitCode.needsOperator)
   // @effect/cli dies of a path that it cannot look at
   const defect = Cause.squash(cause)
   if (PlatformError.isPlatformError(defect) && defect._tag === "SystemError") {
     const { description, pathOrDescriptor, reason } = defect
-    return Effect.as(
-      say(
-        `${String(pathOrDescriptor)} cannot be looked at (${description ?? reason}): see whether the path is right.`
-      ),
-      ExitCode.needsOperator
+    const named = path.resolve(String(pathOrDescriptor))
+    const text = `${named} cannot be looked at (${description ?? reason}): see whether the path is right.`
+    // what our disk says of it is more
+    return Effect.flatMap(Disk, ({ realPath }) =>
+      Effect.matchEffect(realPath(named), {
+        onFailure: ({ advice, code, path: place }) => sayUnusable(place, code, advice ?? text),
+        onSuccess: () => sayUnusable(named, reason === "PermissionDenied" ? "EACCES" : reason, text)
+      })
     )
   }
   return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.defect)

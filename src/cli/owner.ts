@@ -112,6 +112,23 @@ export const refuse = (directory: string, uid: number) =>
     message: `The queue in ${directory} belongs to uid ${uid}. Run the command as that user: sudo -u '#${uid}' effect-audit ...`
   })
 
+/**
+ * What to do about a path that this user may not look at, or use: whoever has it, or the private directory above it, may.
+ * undefined if that is this user.
+ */
+export const adviceOnAccess = (target: string): Effect.Effect<string | undefined, never, Disk> =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const found = yield* Effect.option(disk.info(target))
+    if (found._tag === "None" || found.value === undefined) {
+      const parent = path.dirname(target)
+      return parent === target ? undefined : yield* adviceOnAccess(parent)
+    }
+    const { uid } = found.value
+    if (uid === process.geteuid?.()) return undefined
+    return `${target} belongs to uid ${uid}, and this user may not use it. Run the command as that user: sudo -u '#${uid}' effect-audit ...`
+  })
+
 /** Nothing was touched: whoever comes first makes the queue his. */
 const refuseFirst = (directory: string, { gid, mode }: FileInfo) => {
   const group = (mode & MAY_WRITE.group) === 0 ? "" : ` -g '#${gid}'`

@@ -428,7 +428,8 @@ export const make = (): MemoryDisk => {
             size: isFile ? node.cache.length : 0,
             mode: isFile ? 0o600 : 0o700,
             uid: 0,
-            gid: 0
+            gid: 0,
+            links: 1
           }
         }),
       rename: (from, to) =>

@@ -7,6 +7,7 @@ import { Effect, Exit, Layer, Scope, Stream } from "effect"
 import type * as Native from "fs-native-extensions"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { linkedTwice, shellWord } from "../internal/queue/files.js"
 import { ExecutionStrategy } from "../schema/Effect3.js"
 import {
   Disk,
@@ -31,11 +32,13 @@ const { constants } = fs
 const DSYNC = process.platform === "linux" ? constants.O_DSYNC : 0
 
 /**
- * No link is followed, whoever put it there, and nothing waits for the other end of a FIFO; for regular files
- * O_NONBLOCK means nothing (open(2)). Windows has neither, and lets only administrators make links.
+ * No link is followed, whoever put it there, nothing waits for the other end of a FIFO, and no terminal becomes ours; for
+ * regular files O_NONBLOCK means nothing (open(2)). Windows has none of them, and lets only administrators make links.
  */
-const SAFELY =
-  ((constants.O_NOFOLLOW as number | undefined) ?? 0) | ((constants.O_NONBLOCK as number | undefined) ?? 0)
+const SAFELY = (["O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY"] as const).reduce(
+  (flags, name) => flags | ((constants[name] as number | undefined) ?? 0),
+  0
+)
 
 const FLAGS: Record<OpenMode | "lock", number> = {
   append: constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | DSYNC | SAFELY,
@@ -43,7 +46,9 @@ const FLAGS: Record<OpenMode | "lock", number> = {
   lock: constants.O_RDWR | constants.O_CREAT | SAFELY,
   read: constants.O_RDONLY | SAFELY,
   update: constants.O_RDWR | DSYNC | SAFELY,
-  patch: constants.O_RDWR | SAFELY
+  patch: constants.O_RDWR | SAFELY,
+  // Windows syncs only what may be written to
+  sync: (process.platform === "win32" ? constants.O_RDWR : constants.O_RDONLY) | SAFELY
 }
 
 const DIRECTORY_MODE = 0o700
@@ -153,7 +158,7 @@ const openFile = (target: string, mode: OpenMode | "lock") =>
         .pipe(
           Effect.flatMap((stats) => {
             if (!stats.isFile()) return wrongType(target, stats)
-            return mode === "read" ? Effect.void : refuseForeign(target, stats)
+            return mode === "read" || mode === "sync" ? Effect.void : refuseForeign(target, stats)
           })
         )
     ),
@@ -168,7 +173,28 @@ const openFile = (target: string, mode: OpenMode | "lock") =>
   )
 
 const lstat = (operation: string, target: string) =>
-  call<fs.Stats>(operation, target, (callback) => fs.lstat(target, callback))
+  namingLoop(
+    target,
+    call<fs.Stats>(operation, target, (callback) => fs.lstat(target, callback))
+  )
+
+/** An error about links that lead in a circle names the part of the path where they do. */
+const namingLoop = <A>(target: string, effect: Effect.Effect<A, DiskError>): Effect.Effect<A, DiskError> =>
+  Effect.catchIf(
+    effect,
+    ({ code }) => code === "ELOOP",
+    (error) => {
+      const parts = path.resolve(target).split(path.sep)
+      const beginnings = parts.map((_, index) => parts.slice(0, index + 1).join(path.sep) || path.sep)
+      const isLoop = (beginning: string) =>
+        call<fs.Stats>("stat", beginning, (callback) => fs.stat(beginning, callback)).pipe(
+          Effect.match({ onFailure: ({ code }) => code === "ELOOP", onSuccess: () => false })
+        )
+      return Effect.flatMap(Effect.findFirst(beginnings, isLoop), (found) =>
+        diskError(error.operation, found._tag === "Some" ? found.value : target, error.cause)
+      )
+    }
+  )
 
 const wrongType = (target: string, stats: fs.Stats) =>
   diskError(
@@ -197,25 +223,19 @@ const userOn = (platform: NodeJS.Platform): User | undefined =>
     : { uid: process.geteuid(), gids: [process.getegid!(), ...process.getgroups!()] }
 
 /**
- * A file of somebody else is not written to. Root may, but for a file with a second name in a directory of another
- * user: that one may have linked a file of root's there.
+ * A file of somebody else is not written to, nor one that has a second name, which may stand in another directory: a user
+ * with rights to this one may have linked a file there that only we may change. Root may write to the files of others.
  */
 const refuseForeign = (target: string, { nlink, uid }: fs.Stats): Effect.Effect<void, DiskError> => {
-  const user = process.geteuid?.()
-  if (user === undefined || (user === uid && user !== 0)) return Effect.void
   const refusal = (reason: string) =>
     diskError("open", target, Object.assign(new Error(reason), { code: NOT_OURS }))
-  if (user !== 0) {
+  const user = process.geteuid?.()
+  if (user !== undefined && user !== 0 && user !== uid) {
     return refusal(
-      `it belongs to uid ${uid}, and this process runs as uid ${user}: run chown ${user} ${target}`
+      `it belongs to uid ${uid}, and this process runs as uid ${user}: run chown ${user} ${shellWord(target)}`
     )
   }
-  if (nlink === 1 || uid !== 0) return Effect.void
-  return Effect.flatMap(lstat("open", path.dirname(target)), (directory) =>
-    directory.uid === 0
-      ? Effect.void
-      : refusal("it is a file of root's that has another name as well: see who linked it, and move it away")
-  )
+  return nlink > 1 ? refusal(linkedTwice(target)) : Effect.void
 }
 
 const makeFile = (descriptor: Descriptor): File => {
@@ -305,7 +325,10 @@ const realPath = (target: string, links = 0): Effect.Effect<string, DiskError> =
   )
 
 const follow = (target: string) =>
-  call<string>("realpath", target, (callback) => fs.realpath(target, callback))
+  namingLoop(
+    target,
+    call<string>("realpath", target, (callback) => fs.realpath(target, callback))
+  )
 
 const readLink = (target: string) =>
   call<string>("readlink", target, (callback) => fs.readlink(target, callback))
@@ -372,9 +395,132 @@ const isInPlace = (descriptor: Descriptor): Effect.Effect<boolean, DiskError> =>
       )
   )
 
+/**
+ * What tells a directory from all others, by whatever path it is named: through links, mounts, or in another case.
+ * undefined if there is none.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const identityOf = (target: string): Effect.Effect<string | undefined> =>
+  call<fs.BigIntStats>("stat", target, (callback) => fs.stat(target, { bigint: true }, callback)).pipe(
+    Effect.map(({ dev, ino }) => `${dev}:${ino}`),
+    Effect.orElseSucceed(() => undefined)
+  )
+
 /** a second in all, since a look is a matter of microseconds */
 const MAX_LOOKS = 100
 const LOOK_PAUSE = "10 millis"
+
+/** What stands in a lock's file, of which an owner writes less than this: bytes. */
+const OWNER_BYTES = 4096
+const beginningOf = (fd: number): string => {
+  const bytes = Buffer.alloc(OWNER_BYTES)
+  return bytes.toString("utf8", 0, fs.readSync(fd, bytes, 0, OWNER_BYTES, 0))
+}
+
+/** A directory under the name of a file is neither removed nor replaced (EISDIR, on macOS EPERM): it may be anybody's. */
+const refusingDirectory = (target: string, effect: Effect.Effect<void, DiskError>) =>
+  Effect.catchIf(
+    effect,
+    ({ code }) => code === "EISDIR" || code === "EPERM",
+    (error) =>
+      Effect.flatMap(Effect.option(lstat("stat", target)), (found) =>
+        found._tag === "Some" && found.value.isDirectory()
+          ? wrongType(target, found.value)
+          : Effect.fail(error)
+      )
+  )
+
+const makeDirectory: Disk["Type"]["makeDirectory"] = (target) =>
+  call("mkdir", target, (callback) => fs.mkdir(target, DIRECTORY_MODE, callback as fs.NoParamCallback)).pipe(
+    // the umask may have taken bits away that we need
+    Effect.zipRight(
+      call("chmod", target, (cb) => fs.chmod(target, DIRECTORY_MODE, cb as fs.NoParamCallback))
+    ),
+    Effect.as(true),
+    Effect.catchIf(
+      (error) => error.code === "EEXIST",
+      () => Effect.as(mustBeDirectory(target), false)
+    )
+  )
+
+const info: Disk["Type"]["info"] = (target) =>
+  lstat("stat", target).pipe(
+    Effect.map((stats): FileInfo => ({
+      type: stats.isFile() ? "file" : stats.isDirectory() ? "directory" : "other",
+      size: stats.size,
+      mode: stats.mode & 0o7777,
+      uid: stats.uid,
+      gid: stats.gid,
+      links: stats.isFile() ? stats.nlink : 1
+    })),
+    Effect.catchIf(
+      (error) => error.code === "ENOENT",
+      () => Effect.succeed(undefined)
+    )
+  )
+
+const lock: Disk["Type"]["lock"] = (target, content) =>
+  Effect.gen(function* () {
+    // of its own, since whoever waits for the lock tries often: a try that failed leaves nothing open
+    const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
+    const descriptor = yield* Scope.extend(openFile(target, "lock"), scope)
+    const { fd } = descriptor
+    const locks = yield* native(target)
+    const result = yield* Effect.gen(function* () {
+      for (let looks = 0; !locks.tryLock(fd); looks++) {
+        if (looks === MAX_LOOKS || !isOnlyLookedAt(locks, fd)) {
+          return { acquired: false, content: beginningOf(fd) } as const
+        }
+        yield* Effect.sleep(LOOK_PAUSE)
+      }
+      fs.fchmodSync(fd, FILE_MODE)
+      fs.ftruncateSync(fd)
+      fs.writeSync(fd, content, 0)
+      return { acquired: true, isInPlace: isInPlace(descriptor) } as const
+    }).pipe(Effect.catchAllDefect((cause) => diskError("lock", target, cause)))
+    if (!result.acquired) yield* Scope.close(scope, Exit.void)
+    return result
+  })
+
+const lockHolder: Disk["Type"]["lockHolder"] = (target) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const { fd } = yield* openFile(target, "read")
+      const locks = yield* native(target)
+      return yield* Effect.try({
+        // the kernel tells only by giving it: shared, and for microseconds
+        try: () => (isOnlyLookedAt(locks, fd) ? undefined : beginningOf(fd)),
+        catch: (cause) => diskError("lock", target, cause)
+      })
+    })
+  ).pipe(
+    Effect.catchIf(
+      (error) => error.code === "ENOENT",
+      () => Effect.succeed(undefined)
+    )
+  )
+
+const watch: Disk["Type"]["watch"] = (target) =>
+  Stream.asyncPush<void, DiskError>(
+    (emit) =>
+      Effect.acquireRelease(
+        Effect.try({
+          // it keeps no process alive
+          try: () => fs.watch(target, { persistent: false }, () => emit.single()),
+          catch: (cause) => diskError("watch", target, cause)
+        }),
+        (watcher) => Effect.sync(() => watcher.close())
+      ).pipe(
+        Effect.tap((watcher) => {
+          watcher.on("error", (cause) => emit.fail(diskError("watch", target, cause)))
+          emit.single()
+        })
+      ),
+    // changes while nobody looks are one
+    { bufferSize: 1, strategy: "sliding" }
+  )
 
 /**
  * The disk of this machine, on the platform that it runs on unless another is named.
@@ -401,20 +547,7 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
       return makeFile(descriptor)
     }),
 
-  makeDirectory: (target) =>
-    call("mkdir", target, (callback) =>
-      fs.mkdir(target, DIRECTORY_MODE, callback as fs.NoParamCallback)
-    ).pipe(
-      // the umask may have taken bits away that we need
-      Effect.zipRight(
-        call("chmod", target, (cb) => fs.chmod(target, DIRECTORY_MODE, cb as fs.NoParamCallback))
-      ),
-      Effect.as(true),
-      Effect.catchIf(
-        (error) => error.code === "EEXIST",
-        () => Effect.as(mustBeDirectory(target), false)
-      )
-    ),
+  makeDirectory,
 
   restrict: (target) =>
     call("chmod", target, (callback) => fs.chmod(target, DIRECTORY_MODE, callback as fs.NoParamCallback)),
@@ -425,25 +558,19 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
       call<Array<string>>("list", target, (callback) => fs.readdir(target, callback))
     ),
 
-  info: (target) =>
-    lstat("stat", target).pipe(
-      Effect.map((stats): FileInfo => ({
-        type: stats.isFile() ? "file" : stats.isDirectory() ? "directory" : "other",
-        size: stats.size,
-        mode: stats.mode & 0o7777,
-        uid: stats.uid,
-        gid: stats.gid
-      })),
-      Effect.catchIf(
-        (error) => error.code === "ENOENT",
-        () => Effect.succeed(undefined)
-      )
-    ),
+  info,
 
   rename: (from, to) =>
-    call("rename", from, (callback) => fs.rename(from, to, callback as fs.NoParamCallback)),
+    refusingDirectory(
+      to,
+      call("rename", from, (callback) => fs.rename(from, to, callback as fs.NoParamCallback))
+    ),
 
-  remove: (target) => call("remove", target, (callback) => fs.unlink(target, callback as fs.NoParamCallback)),
+  remove: (target) =>
+    refusingDirectory(
+      target,
+      call("remove", target, (callback) => fs.unlink(target, callback as fs.NoParamCallback))
+    ),
 
   syncDirectory: (target) =>
     // Windows cannot open a directory; its file systems order such changes in a journal of their own
@@ -465,66 +592,11 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
       }
     ),
 
-  lock: (target, content) =>
-    Effect.gen(function* () {
-      // of its own, since whoever waits for the lock tries often: a try that failed leaves nothing open
-      const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
-      const descriptor = yield* Scope.extend(openFile(target, "lock"), scope)
-      const { fd } = descriptor
-      const locks = yield* native(target)
-      const result = yield* Effect.gen(function* () {
-        for (let looks = 0; !locks.tryLock(fd); looks++) {
-          if (looks === MAX_LOOKS || !isOnlyLookedAt(locks, fd)) {
-            return { acquired: false, content: fs.readFileSync(fd, "utf8") } as const
-          }
-          yield* Effect.sleep(LOOK_PAUSE)
-        }
-        fs.fchmodSync(fd, FILE_MODE)
-        fs.ftruncateSync(fd)
-        fs.writeSync(fd, content, 0)
-        return { acquired: true, isInPlace: isInPlace(descriptor) } as const
-      }).pipe(Effect.catchAllDefect((cause) => diskError("lock", target, cause)))
-      if (!result.acquired) yield* Scope.close(scope, Exit.void)
-      return result
-    }),
+  lock,
 
-  lockHolder: (target) =>
-    Effect.scoped(
-      Effect.gen(function* () {
-        const { fd } = yield* openFile(target, "read")
-        const locks = yield* native(target)
-        return yield* Effect.try({
-          // the kernel tells only by giving it: shared, and for microseconds
-          try: () => (isOnlyLookedAt(locks, fd) ? undefined : fs.readFileSync(fd, "utf8")),
-          catch: (cause) => diskError("lock", target, cause)
-        })
-      })
-    ).pipe(
-      Effect.catchIf(
-        (error) => error.code === "ENOENT",
-        () => Effect.succeed(undefined)
-      )
-    ),
+  lockHolder,
 
-  watch: (target) =>
-    Stream.asyncPush<void, DiskError>(
-      (emit) =>
-        Effect.acquireRelease(
-          Effect.try({
-            // it keeps no process alive
-            try: () => fs.watch(target, { persistent: false }, () => emit.single()),
-            catch: (cause) => diskError("watch", target, cause)
-          }),
-          (watcher) => Effect.sync(() => watcher.close())
-        ).pipe(
-          Effect.tap((watcher) => {
-            watcher.on("error", (cause) => emit.fail(diskError("watch", target, cause)))
-            emit.single()
-          })
-        ),
-      // changes while nobody looks are one
-      { bufferSize: 1, strategy: "sliding" }
-    )
+  watch
 })
 
 /**

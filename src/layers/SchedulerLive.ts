@@ -27,6 +27,7 @@ import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { Either } from "../schema/Effect3.js"
+import type { QueueAccessError } from "../schema/Errors.js"
 import { compile, makeDecoder } from "../schema/Line.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
@@ -179,15 +180,17 @@ const makeRequests = (queue: QueueFile["Type"]): Effect.Effect<Requests> =>
     let seenAt = Number.NEGATIVE_INFINITY
     let failureCode: string | undefined
 
-    const failed = (cause: Cause.Cause<unknown>) =>
+    const failed = (cause: Cause.Cause<QueueAccessError>) =>
       Effect.gen(function* () {
-        const code = codeOf(Option.getOrUndefined(Cause.failureOption(cause)))
+        const error = Option.getOrUndefined(Cause.failureOption(cause))
+        const code = error?.code ?? "UNKNOWN"
         yield* Effect.logDebug("audit: a request was not carried out", cause)
         // once, not for each try
         if (failureCode === code) return
         failureCode = code
         yield* Effect.logWarning(
-          `audit: a request about dead letters was not carried out (${code}); it is tried again with the next pass`
+          `audit: a request about dead letters was not carried out (${code}); it is tried again with the next pass` +
+            (error === undefined ? "" : `. ${error.message}`)
         )
       })
 
@@ -213,9 +216,6 @@ const makeRequests = (queue: QueueFile["Type"]): Effect.Effect<Requests> =>
       stop: Effect.suspend(() => (begun === undefined ? Effect.void : Fiber.interrupt(begun)))
     }
   })
-
-const codeOf = (error: unknown): string =>
-  typeof error === "object" && error !== null && "code" in error ? String(error.code) : "UNKNOWN"
 
 /** The pass over this queue, with these options. */
 const makeDelivery = (

@@ -8,7 +8,8 @@ import { containedScope, step, supervised } from "../internal/contained.js"
 import { monotonicMillis } from "../internal/monotonic.js"
 import type { Shutdown } from "../internal/shutdown.js"
 import * as statusFile from "../internal/queue/statusFile.js"
-import { Disk } from "../services/Disk.js"
+import type { QueueAccessError } from "../schema/Errors.js"
+import { Disk, type DiskError, WRONG_TYPE } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
 
@@ -53,7 +54,17 @@ export const layer = <E, R>(
               rate
             })
             yield* queue.writing(file)
-          }).pipe(Effect.catchAll((error) => Effect.logDebug("audit: status.json was not written", error)))
+          }).pipe(Effect.catchAll(notWritten))
+
+        let said = ""
+        const notWritten = (error: QueueAccessError | DiskError) =>
+          Effect.gen(function* () {
+            yield* Effect.logDebug("audit: status.json was not written", error)
+            // a disk that is full or ill is said by what it keeps from being written
+            if (error.code !== WRONG_TYPE || said === error.message) return
+            said = error.message
+            yield* Effect.logWarning(`audit: status.json was not written. ${error.message}`)
+          })
 
         let lastStatus: Effect.Effect<unknown> = Effect.void
         // before the scheduler is made: so it runs after its last delivery

@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import { Schema } from "effect"
+import { visible } from "./Visible.js"
 
 /**
  * What is known of an event whose append failed: `absent`, it is certainly not on disk; `unknown`, it
@@ -44,8 +45,14 @@ export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit
   }
 }
 
-/** `LOCK_LOST` is the code of a queue whose directory was removed and made anew by somebody else. */
-const LOST = "The directory was removed under this program, and another process has made it anew"
+/** Codes of our own, whose causes say what to do: a removed directory, what else stands under a name, no locks. */
+const OURS: ReadonlyArray<string> = ["LOCK_LOST", "WRONG_TYPE", "NOT_OURS", "NO_LOCKS"]
+
+/** What to do about a disk, as the beginning of a sentence. */
+const mendOf = ({ cause, code }: { readonly cause: unknown; readonly code: string }): string => {
+  const advice = OURS.includes(code) && cause instanceof Error ? cause.message : "mend the disk"
+  return advice.charAt(0).toUpperCase() + advice.slice(1)
+}
 
 /**
  * The disk refused the event, or did not answer in time. Appends succeed again as soon as the disk does.
@@ -61,18 +68,18 @@ export class QueueWriteError extends Schema.TaggedError<QueueWriteError>("effect
     /** the file that could not be written, absolute */
     path: Schema.String,
     /**
-     * the error code of the operating system (`ENOSPC`, `EIO` ...), `ETIMEDOUT` for our own time limit, or `LOCK_LOST`:
-     * the directory was removed, and another process has made it anew
+     * the error code of the operating system (`ENOSPC`, `EIO` ...), `ETIMEDOUT` for our own time limit, `LOCK_LOST`:
+     * the directory was removed or replaced, and holds another queue now, or `WRONG_TYPE` and `NOT_OURS`: something else
+     * stands under the name of a file, or a file of somebody else
      */
     code: Schema.String,
     cause: Schema.Defect
   }
 ) {
   override get message(): string {
-    const mend = this.code === "LOCK_LOST" ? `${LOST}; start this program again` : "Mend the disk"
     return (
       `Event ${this.eventId} could not be written to ${this.path} (${this.code}); it is ` +
-      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. ${mend}, then repeat it with ` +
+      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. ${mendOf(this)}, then repeat it with ` +
       `{ eventId: "${this.eventId}" }: it cannot be doubled.`
     )
   }
@@ -209,9 +216,9 @@ export class QueueAccessError extends Schema.TaggedError<QueueAccessError>("effe
   }
 ) {
   override get message(): string {
-    return this.code === "LOCK_LOST"
-      ? `The audit queue could not use ${this.path} (${this.code}). ${LOST}; start this program again.`
-      : `The audit queue could not use ${this.path} (${this.code}). Mend the disk; delivery goes on by itself.`
+    const rest = this.code === "LOCK_LOST" ? "" : "; delivery goes on by itself"
+    // in requests/ others choose the names
+    return `The audit queue could not use ${visible(this.path)} (${this.code}). ${visible(mendOf(this))}${rest}.`
   }
 }
 
@@ -251,7 +258,8 @@ export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/U
   cause: Schema.optional(Schema.RedactedFromSelf(Schema.Unknown))
 }) {
   override get message(): string {
-    return `${this.reason} (${this.code})`
+    // a server names objects of its own
+    return visible(`${this.reason} (${this.code})`)
   }
 }
 

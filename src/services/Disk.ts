@@ -22,16 +22,35 @@ export class DiskError extends Data.TaggedError("DiskError")<{
   readonly code: string
   readonly cause: unknown
 }> {
-  /** the sentence that a code of our own stands for; undefined for those of the system */
+  /** what it is and what to do, without a full stop; undefined for a code that does not tell */
   get advice(): string | undefined {
-    return [LOCK_LOST, NO_LOCKS, NOT_OURS, WRONG_TYPE].includes(this.code) && this.cause instanceof Error
-      ? `${this.path}: ${this.cause.message}`
-      : undefined
+    if ([LOCK_LOST, NO_LOCKS, NOT_OURS, WRONG_TYPE].includes(this.code) && this.cause instanceof Error) {
+      return `${this.path}: ${this.cause.message}`
+    }
+    const advice = ADVICE[this.code]
+    return advice === undefined ? undefined : `${this.path}: ${advice} (${this.operation}: ${this.code})`
   }
 
   override get message(): string {
     return this.advice ?? `${this.operation} ${this.path}: ${this.code}`
   }
+}
+
+const FULL = "the disk is full, or what this user may take of it: free it"
+const FORBIDDEN = "this user may not use it: see whose it is, and whose the directories above it are"
+
+/** What codes of the system mean that a path alone can be to blame for. */
+const ADVICE: Readonly<Record<string, string | undefined>> = {
+  EACCES: FORBIDDEN,
+  EDQUOT: FULL,
+  ELOOP: "its links lead in a circle: see who made them, and remove one",
+  EMFILE: "this process has too many files open: raise its limit (ulimit -n)",
+  ENAMETOOLONG: "the path is too long: give a shorter one",
+  ENFILE: "the system has too many files open: raise its limit",
+  ENOSPC: FULL,
+  ENOTDIR: "a part of the path is no directory: give another path",
+  EPERM: FORBIDDEN,
+  EROFS: "the file system is mounted for reading only: mount it for writing, or give another path"
 }
 
 /**
@@ -75,6 +94,8 @@ export interface FileInfo {
   /** the user and the group that it belongs to; 0 where the system has none */
   readonly uid: number
   readonly gid: number
+  /** how many names it has, if it is a file; 1 where the system does not say */
+  readonly links: number
 }
 
 /**
@@ -99,7 +120,8 @@ export interface User {
 export const WRONG_TYPE = "WRONG_TYPE"
 
 /**
- * The code of a DiskError: the file belongs to somebody else. The message of the cause says to whom.
+ * The code of a DiskError: the file belongs to somebody else, or has another name, which may. The message of the cause
+ * says so.
  *
  * @category errors
  * @since 0.1.0
@@ -140,13 +162,13 @@ export interface Volume {
 
 /**
  * How a file is opened: `append` (an existing file is continued), `create` (it must not exist yet), `read`, `update`
- * (existing, read and overwritten in place), or `patch` (the same, for many writes before one sync). New files are 0600
- * whatever the umask.
+ * (existing, read and overwritten in place), `patch` (the same, for many writes before one sync), or `sync` (existing,
+ * made durable and not written to). New files are 0600 whatever the umask.
  *
  * @category models
  * @since 0.1.0
  */
-export type OpenMode = "append" | "create" | "read" | "update" | "patch"
+export type OpenMode = "append" | "create" | "read" | "update" | "patch" | "sync"
 
 /**
  * The disk.
@@ -159,7 +181,8 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
   {
     /**
      * Opens a regular file, without waiting for anybody, and follows no link: what else stands under the name fails
-     * with {@link WRONG_TYPE}. Of another user's file only reading is allowed ({@link NOT_OURS}), but to root.
+     * with {@link WRONG_TYPE}. Of another user's file only reading is allowed ({@link NOT_OURS}), but to root. A file
+     * that has another name as well is not written to.
      */
     readonly open: (path: string, mode: OpenMode) => Effect.Effect<File, DiskError, Scope.Scope>
     /** Creates one directory, 0700 whatever the umask; false if it is there already. A link to one is none. */

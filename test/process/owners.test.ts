@@ -3,7 +3,7 @@
  * directories and real processes of other users, so that most of it needs root.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber } from "effect"
+import { Effect, Exit, Fiber, Logger, LogLevel, Schedule } from "effect"
 import { build } from "esbuild"
 import * as fc from "fast-check"
 import { spawnSync } from "node:child_process"
@@ -15,7 +15,8 @@ import { accessOf } from "../../src/internal/queue/directory.js"
 import * as NodeDisk from "../../src/layers/NodeDisk.js"
 import { QueueOpenError } from "../../src/schema/Errors.js"
 import { NOT_OURS, WRONG_TYPE } from "../../src/services/Disk.js"
-import { openAudit } from "../support/auditHere.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
 import { effectAudit, fill, useLine } from "../support/cli.js"
 import { installCommand } from "../support/install.js"
@@ -243,6 +244,9 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
   )
 })
 
+/** twenty starts of a process on a machine that is busy with others, milliseconds */
+const COMMANDS_TAKE = 300_000
+
 // ----------------------------------------------------------------------------------------------- names of ours
 
 const FILES = [
@@ -255,10 +259,15 @@ const FILES = [
   "adoption.copy",
   "00000000000000000000.ndjson",
   "cursor.new",
+  "dead-letter.ndjson.new",
   "queue.json.new",
   "status.json.new",
   "adoption.json.new"
 ]
+/** Those that are written to in place. */
+const WRITTEN = ["lock", "cursor", "dead-letter.ndjson"]
+
+const hangs = () => ({ _tag: "Hangs", message: "it hangs" })
 
 /** What somebody may put under a name, and what must not change by that. */
 const planted = {
@@ -272,9 +281,18 @@ const planted = {
       `require("net").createServer().listen(process.argv[1], () => process.kill(process.pid, 9))`,
       file
     ]),
-  "a directory": (file: string) => fs.mkdirSync(file)
+  // it has no end
+  "a device": (file: string) => void spawnSync("mknod", [file, "c", "1", "5"]),
+  "a directory": (file: string) => {
+    fs.mkdirSync(file)
+    fs.writeFileSync(`${file}/anybody's`, "")
+  }
 }
 type Planted = keyof typeof planted
+
+const kindsPlanted = (Object.keys(planted) as ReadonlyArray<Planted>).filter(
+  (what) => what !== "a device" || isRoot
+)
 
 /** A directory with a file of root's, and what it looks like. */
 const makeOutside = (parent: string) => {
@@ -283,15 +301,15 @@ const makeOutside = (parent: string) => {
   fs.writeFileSync(`${outside}/victim`, "root's own\n", { mode: 0o644 })
   const look = () =>
     fs.readdirSync(outside).map((name) => {
-      const { mode, mtimeMs, size } = fs.statSync(`${outside}/${name}`)
-      return { name, mode, mtimeMs, size, text: fs.readFileSync(`${outside}/${name}`, "utf8") }
+      const { mode, mtimeMs, size, uid } = fs.statSync(`${outside}/${name}`)
+      return { name, mode, mtimeMs, size, uid, text: fs.readFileSync(`${outside}/${name}`, "utf8") }
     })
   const before = look()
   return { outside, assertUntouched: () => assert.deepStrictEqual(look(), before) }
 }
 
 describe.skipIf(process.platform === "win32")("under a name of ours", () => {
-  it.scopedLive.each(Object.keys(planted) as ReadonlyArray<Planted>)(
+  it.scopedLive.each(kindsPlanted)(
     "%s is refused by opening, which says where; nothing outside of the directory is touched",
     (what) =>
       Effect.gen(function* () {
@@ -320,36 +338,156 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
       })
   )
 
-  it.scopedLive.each(Object.keys(planted) as ReadonlyArray<Planted>)(
-    "%s that comes later is not opened either, in any way",
+  it.scopedLive.each([...kindsPlanted, "a hard link"] as const)(
+    "%s that is put there while the program runs: what fails says so, the rest goes on, and nothing outside changes",
     (what) =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
         const { assertUntouched, outside } = makeOutside(parent)
-        const disk = yield* q.nodeDisk
-        const file = path.join(parent, "name")
-        planted[what](file, outside)
-        const ways = {
-          append: disk.open(file, "append"),
-          read: disk.open(file, "read"),
-          update: disk.open(file, "update"),
-          lock: disk.lock(file, "content"),
-          lockHolder: disk.lockHolder(file),
-          ...(what === "a directory"
-            ? {}
-            : { list: disk.list(file), makeDirectory: disk.makeDirectory(file) })
-        }
-        for (const [way, effect] of Object.entries(ways)) {
-          const attempt = Effect.scoped(Effect.asVoid(effect as typeof ways.read))
-          const error = yield* Effect.flip(Effect.timeout(attempt, "2 minutes"))
-          assert.include(error, { _tag: "DiskError", code: WRONG_TYPE, path: file }, way)
-          assert.include(error.message, "move it away")
+        // under the first name of a segment that does not exist yet, and all others
+        for (const name of [...FILES, "00000000000000000003.ndjson", "requests"]) {
+          if (what === "a directory" && name === "requests") continue
+          const directory = path.join(parent, `of ${name}`)
+          const file = path.join(directory, name)
+          const put = () =>
+            what === "a hard link" ? fs.linkSync(`${outside}/victim`, file) : planted[what](file, outside)
+          const database = slowDatabase()
+          const rejecting: Uploader["Type"] = {
+            concurrency: 1,
+            upload: (batch) => {
+              const rejected = batch.events.flatMap((event, index) =>
+                event.line.prompt === "refused" ? [{ index, code: "1", reason: "r" }] : []
+              )
+              const events = batch.events.filter((event) => event.line.prompt !== "refused")
+              return Effect.as(database.uploader.upload({ ...batch, events }), { rejected })
+            }
+          }
+          const log = yield* openAudit({ directory, segmentBytes: 200 }, { uploader: rejecting })
+          const acknowledged: Array<string> = []
+          const failures: Array<string> = []
+          const attempt = <A>(
+            effect: Effect.Effect<A, { readonly _tag: string; readonly message: string }>
+          ) =>
+            Effect.gen(function* () {
+              const exit = yield* Effect.exit(
+                Effect.timeoutFail(effect, { duration: "2 minutes", onTimeout: hangs })
+              )
+              if (Exit.isSuccess(exit)) return true
+              assert.strictEqual(exit.cause._tag, "Fail", name)
+              if (exit.cause._tag === "Fail") failures.push(exit.cause.error.message)
+              return false
+            })
+          const use = (prompt: string) =>
+            Effect.map(attempt(log.use(prompt)), (isDone) => isDone && acknowledged.push(prompt))
+          yield* use("before")
+          yield* log.flush
+          const kept = path.join(parent, "kept")
+          if (fs.existsSync(file)) fs.renameSync(file, kept)
+          put()
+          for (const prompt of ["one", "two", "three", "refused", "four"]) yield* use(prompt)
+          yield* attempt(log.flush)
           assertUntouched()
+          const isHarmless = !/^\d/.test(name) && !WRITTEN.includes(name)
+          if (isHarmless) assert.deepStrictEqual(failures, [], name)
+          for (const failure of failures) {
+            assert.include(failure, directory)
+            assert.match(failure, /move it away|put a copy in its place|removed/, name)
+          }
+
+          fs.rmSync(file, { recursive: true, force: true })
+          if (fs.existsSync(kept)) fs.renameSync(kept, file)
+          yield* Effect.retry(log.use("after"), { times: 40, schedule: Schedule.spaced("250 millis") })
+          yield* Effect.retry(log.flush, { times: 40, schedule: Schedule.spaced("250 millis") })
+          const { accepted, dead, delivered, missing, waiting } = yield* log.status
+          assert.deepStrictEqual({ missing, waiting }, { missing: 0, waiting: 0 }, name)
+          assert.strictEqual(accepted, delivered + dead)
+          for (const prompt of [...acknowledged.filter((_) => _ !== "refused"), "after"]) {
+            assert.include(database.prompts(), prompt, name)
+          }
+          assert.strictEqual(dead, acknowledged.filter((_) => _ === "refused").length, name)
+          yield* log.close
+          assertUntouched()
+          yield* Effect.scoped(Effect.flatMap(openAudit({ directory }), (again) => again.use("later")))
         }
-        const error = yield* Effect.flip(Effect.scoped(disk.open(file, "create")))
-        assert.include(error, { code: WRONG_TYPE })
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None)),
+    600_000
+  )
+
+  it.scopedLive("a second name of a file outside is not written to: opening says how to part them", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const { assertUntouched, outside } = makeOutside(parent)
+      for (const name of [...FILES, "requests"]) {
+        const directory = path.join(parent, `of ${name}`)
+        fs.mkdirSync(directory, { mode: 0o700 })
+        const file = path.join(directory, name)
+        fs.linkSync(`${outside}/victim`, file)
+        const opened = yield* Effect.exit(
+          Effect.scoped(Effect.flatMap(openAudit({ directory }), (log) => log.use("a")))
+        )
         assertUntouched()
-      })
+        const isRefused = [...WRITTEN, "queue.json", "requests"].includes(name)
+        assert.strictEqual(Exit.isFailure(opened), isRefused, name)
+        if (!WRITTEN.includes(name)) continue
+        const error = yield* Effect.flip(Effect.scoped(openAudit({ directory })))
+        assert.instanceOf(error, QueueOpenError)
+        assert.include(error.message, file)
+        const command = /\((cp -p .+)\)/.exec(error.message)?.[1]
+        assert.strictEqual(spawnSync("sh", ["-c", command!]).status, 0, command)
+        yield* Effect.scoped(openAudit({ directory }))
+        assertUntouched()
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+
+  it.scopedLive("an old file with two names is copied: the other one stays as it is", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const directory = path.join(parent, "audit")
+      const [old, backup] = [path.join(parent, "old.ndjson"), path.join(parent, "backup.ndjson")]
+      fs.writeFileSync(old, useLine({}).line + useLine({}).line, { mode: 0o640 })
+      fs.linkSync(old, backup)
+      const before = fs.readFileSync(backup)
+      const database = slowDatabase()
+      for (let start = 0; start < 2; start++) {
+        const log = yield* openAudit({ directory, adopt: { path: old } }, database)
+        yield* log.flush
+        assert.deepInclude(yield* log.status, { accepted: 2, delivered: 2 })
+        yield* log.close
+      }
+      assert.strictEqual(database.events.size, 2)
+      assert.isTrue(fs.readFileSync(backup).equals(before))
+      assert.strictEqual(modeOf(backup), 0o640)
+      assert.isFalse(fs.existsSync(old))
+    })
+  )
+
+  it.scopedLive.each([...kindsPlanted])("%s that comes later is not opened either, in any way", (what) =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const { assertUntouched, outside } = makeOutside(parent)
+      const disk = yield* q.nodeDisk
+      const file = path.join(parent, "name")
+      planted[what](file, outside)
+      const ways = {
+        append: disk.open(file, "append"),
+        read: disk.open(file, "read"),
+        update: disk.open(file, "update"),
+        lock: disk.lock(file, "content"),
+        lockHolder: disk.lockHolder(file),
+        ...(what === "a directory" ? {} : { list: disk.list(file), makeDirectory: disk.makeDirectory(file) })
+      }
+      for (const [way, effect] of Object.entries(ways)) {
+        const attempt = Effect.scoped(Effect.asVoid(effect as typeof ways.read))
+        const error = yield* Effect.flip(Effect.timeout(attempt, "2 minutes"))
+        assert.include(error, { _tag: "DiskError", code: WRONG_TYPE, path: file }, way)
+        assert.include(error.message, "move it away")
+        assertUntouched()
+      }
+      const error = yield* Effect.flip(Effect.scoped(disk.open(file, "create")))
+      assert.include(error, { code: WRONG_TYPE })
+      assertUntouched()
+    })
   )
 
   it.scopedLive(
@@ -411,6 +549,48 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
       fs.symlinkSync("real", link)
       assert.match((yield* effectAudit(link, ["status"])).stdout, /\b2 waiting\b/)
     })
+  )
+
+  it.scopedLive(
+    "links that lead in a circle are named, wherever they stand in a path",
+    () =>
+      Effect.gen(function* () {
+        const parent = yield* openParent
+        fs.symlinkSync("two", path.join(parent, "one"))
+        fs.symlinkSync("one", path.join(parent, "two"))
+        fs.symlinkSync("itself", path.join(parent, "itself"))
+        const directory = path.join(parent, "audit")
+        yield* fill(directory, [useLine({})])
+        for (const [given, loop] of [
+          ["one", "one"],
+          ["itself", "itself"],
+          ["one/old.ndjson", "one"],
+          ["itself/deep/old.ndjson", "itself"]
+        ] as const) {
+          const named = path.join(parent, given)
+          const expected = `${path.join(parent, loop)}: its links lead in a circle`
+          const adopting = yield* Effect.flip(Effect.scoped(openAudit({ directory, adopt: { path: named } })))
+          assert.instanceOf(adopting, QueueOpenError)
+          assert.include(adopting.message, expected)
+          const opening = yield* Effect.flip(Effect.scoped(openAudit({ directory: named })))
+          assert.instanceOf(opening, QueueOpenError)
+          assert.include(opening.message, expected)
+          for (const [place, args] of [
+            [directory, ["adopt", named]],
+            [named, ["status"]],
+            [named, ["doctor"]],
+            [named, ["dead", "list"]]
+          ] as const) {
+            const ended = yield* effectAudit(parent, args, { AUDIT_DIRECTORY: place })
+            assert.include(ended.stderr, expected, args.join(" "))
+            assert.strictEqual(ended.code, 2)
+            const flag = yield* effectAudit(parent, [...args, "--directory", place])
+            assert.include(flag.stderr, expected, args.join(" "))
+          }
+        }
+        yield* Effect.scoped(Effect.flatMap(openAudit({ directory }), (log) => log.use("after")))
+      }),
+    COMMANDS_TAKE
   )
 
   it.scopedLive("the user may name links: adopt takes what they lead to", () =>
@@ -501,9 +681,6 @@ const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
     [["flush", "--url", url], 1, 0],
     [["adopt", old], 0, 2]
   ] as const
-
-/** twenty starts of a process on a machine that is busy with others, milliseconds */
-const COMMANDS_TAKE = 300_000
 
 describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   it.scopedLive(
@@ -622,6 +799,31 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
             assert.strictEqual(code, 2, `${args.join(" ")}: ${stderr}`)
             assert.include(stderr, `sudo -u '#${SERVICE}' effect-audit`)
             assert.deepStrictEqual(snapshot(), before)
+          }
+        }
+      }),
+    COMMANDS_TAKE
+  )
+
+  it.scopedLive(
+    "is refused below a directory that is private, with the line of sudo for whoever has that",
+    () =>
+      Effect.gen(function* () {
+        const { directory, ids, old } = yield* serviceQueue
+        const { port } = yield* Effect.promise(refusingPort)
+        const parent = path.dirname(directory)
+        for (const owner of [SERVICE, 0]) {
+          fs.chownSync(parent, owner, owner)
+          fs.chmodSync(parent, 0o700)
+          for (const [args] of commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)) {
+            for (const ended of [
+              yield* effectAudit(directory, args, {}, as(OTHER)),
+              yield* effectAudit("/nowhere", [...args, "--directory", directory], {}, as(OTHER))
+            ]) {
+              assert.strictEqual(ended.code, 2, `${args.join(" ")}: ${ended.stderr}`)
+              assert.include(ended.stderr, `${parent} belongs to uid ${owner}`, args.join(" "))
+              assert.include(ended.stderr, `sudo -u '#${owner}' effect-audit`)
+            }
           }
         }
       }),

@@ -525,7 +525,7 @@ const withLink = (disk: Disk["Type"], to: string): Disk["Type"] => {
       isLink(file) ? Effect.orElseSucceed(disk.realPath(target), () => target) : disk.realPath(file),
     info: (file) =>
       isLink(file)
-        ? Effect.succeed({ type: "other", size: to.length, mode: 0o777, uid: 0, gid: 0 })
+        ? Effect.succeed({ type: "other", size: to.length, mode: 0o777, uid: 0, gid: 0, links: 1 })
         : disk.info(file),
     open: (file, mode) => (isLink(file) ? touched(file) : disk.open(file, mode)),
     rename: (from, to) => (isLink(from) || isLink(to) ? touched(from) : disk.rename(from, to)),

@@ -395,6 +395,31 @@ describe("a directory that is removed under the program", () => {
   )
 
   it.scopedLive(
+    "and replaced by an older copy of it: appends fail and say that, and a start goes on with it",
+    () =>
+      Effect.gen(function* () {
+        const directory = `${yield* q.temporaryDirectory}/audit`
+        const log = yield* openAudit({ directory }, slowDatabase())
+        yield* log.use("before")
+        yield* log.flush
+        fs.cpSync(directory, `${directory}.copy`, { recursive: true })
+        yield* log.use("after the copy")
+        yield* log.flush
+        // at once, since this program would make it anew
+        remove(directory)
+        fs.renameSync(`${directory}.copy`, directory)
+        const { message } = yield* Effect.flip(log.use("during"))
+      assert.include(message, "n older copy was put back", message)
+      assert.include(message, "start this program again")
+      assert.notInclude(message, "made it anew")
+      yield* log.close
+        const next = yield* openAudit({ directory })
+        yield* next.use("next")
+        assert.deepInclude(yield* next.status, { missing: 0, waiting: 1 })
+      })
+  )
+
+  it.scopedLive(
     "in parts, at any moment: every acknowledged event is delivered or missing, numbers go on",
     () =>
       Effect.gen(function* () {

@@ -17,7 +17,7 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
   append: ({ operation, path, step }) => operation === "append" && step === "sync" && isSegment(path),
   segmentEntry: syncsEntry(isSegment),
   parents: ({ operation, path }) => operation === "syncDirectory" && path === "/",
-  tail: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isSegment(path),
+  tail: ({ mode, operation, path }) => operation === "sync" && mode === "sync" && isSegment(path),
   deadLetter: ({ mode, operation, path }) => operation === "sync" && mode === "append" && isLetters(path),
   deadLetterEntry: syncsEntry((name) => name === "dead-letter.ndjson"),
   decision: ({ operation, path, step }) => operation === "append" && step === "sync" && isLetters(path),

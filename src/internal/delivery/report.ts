@@ -1,5 +1,6 @@
 /** The report: how delivery is going, in the status, the log and the metrics. */
 import { Cause, Data, Duration, Effect, Metric, Option, Redacted, SubscriptionRef, type Stream } from "effect"
+import { visible } from "../../schema/Visible.js"
 import type { QueueFile } from "../../services/QueueFile.js"
 import type { DeliveryFailure, DeliveryStatus } from "../../services/Scheduler.js"
 import * as metrics from "../metrics.js"
@@ -62,7 +63,8 @@ export const make = (queue: QueueFile["Type"]): Effect.Effect<Report> =>
         // once for each change of state, not for each retry
         if (before.state !== state || before.failure?.code !== failure.code) {
           const { next, settled } = yield* queue.progress
-          const text = `audit: ${next - settled} events wait on disk: ${failure.reason} (${failure.code})`
+          const reason = visible(`${failure.reason} (${failure.code})`)
+          const text = `audit: ${next - settled} events wait on disk: ${reason}`
           yield* state === "needsOperator" ? Effect.logError(text) : Effect.logWarning(text)
         }
         const original = originalOf(error)

@@ -1,7 +1,8 @@
 /**
  * Taking over the queue file of the Python class: it becomes a segment.
  *
- * On the queue's own file system a rename does it. From another one the content is copied beside the segments; then
+ * On the queue's own file system a rename does it. From another one the content is copied beside the segments, and so is
+ * that of a file with two names; then
  * a record, durable before the old file is touched, makes any later start finish what a crash has interrupted. Ids
  * are derived from the segment's number and bytes, and nothing is delivered before both are durable.
  */
@@ -10,7 +11,7 @@ import * as path from "node:path"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import { MAX_SEQUENCE } from "../queue/fields.js"
 import { isPartOfQueue } from "../queue/directory.js"
-import { isAbsent, readText, replace } from "../queue/files.js"
+import { isAbsent, readRecord, replace } from "../queue/files.js"
 import { countLines } from "../queue/lines.js"
 import type { Segments } from "../queue/segments.js"
 
@@ -65,7 +66,7 @@ export const adopt = (
         yield* discardCopy
         return 0
       }
-      const said = yield* readRecord(disk, record)
+      const said = yield* adoptionIn(disk, record)
       // a record is written whole: one that cannot be read was damaged later, and may have named another file
       const names = said ?? (old === undefined ? undefined : { source: old, aside: asideOf(old, number) })
       const isCopied = (yield* disk.info(copied)) !== undefined
@@ -154,9 +155,13 @@ export const adopt = (
     const number = next + finished
     if (info?.type !== "file" || info.size === 0 || number > MAX_SEQUENCE) return finished
 
+    // one that has another name, outside, would change there with the queue
+    const isOnlyOne = info.links === 1
     // the old program may have been killed between its write and its fsync
-    yield* Effect.scoped(Effect.flatMap(disk.open(source, "append"), (handle) => handle.sync))
-    const lines = yield* move(source, number)
+    yield* Effect.scoped(
+      Effect.flatMap(disk.open(source, isOnlyOne ? "append" : "sync"), (handle) => handle.sync)
+    )
+    const lines = isOnlyOne ? yield* move(source, number) : undefined
     return finished + (lines ?? (yield* copy(source, number)))
   })
 }
@@ -165,8 +170,10 @@ export const adopt = (
 const hasNoRoom = ({ code }: DiskError) => code === "ENOSPC" || code === "EDQUOT"
 
 /** What a copy was made of; undefined if the record is damaged. */
-const readRecord = (disk: Disk["Type"], record: string) =>
-  Effect.map(readText(disk, record), (text) => Option.getOrUndefined(Schema.decodeOption(AdoptionFile)(text)))
+const adoptionIn = (disk: Disk["Type"], record: string) =>
+  Effect.map(readRecord(disk, record), (text) =>
+    Option.getOrUndefined(Schema.decodeOption(AdoptionFile)(text))
+  )
 
 /** Whether a file has, from its beginning on, what stands in the copy. */
 const isBeginning = (disk: Disk["Type"], copy: string, file: string): Effect.Effect<boolean, DiskError> =>

@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import { QueueOpenError } from "../../schema/Errors.js"
 import { DiskError, type Disk, type FileInfo, type User, type Volume } from "../../services/Disk.js"
-import { isAbsent, readText, replace } from "./files.js"
+import { isAbsent, linkedTwice, readRecord, replace, shellWord } from "./files.js"
 import { isSegment } from "./segments.js"
 
 type DiskShape = Disk["Type"]
@@ -15,7 +15,7 @@ export const openError = (directory: string) => (error: DiskError) =>
     directory,
     reason:
       error.advice === undefined
-        ? `${error.operation} ${error.path} failed with ${error.code}. Check that the directory exists, that this user may write to it, and that the disk works.`
+        ? `${error.operation} ${error.path} failed with ${error.code}. Check that it exists, that this user may write to it, and that the disk works.`
         : `${error.advice}.`,
     cause: error.cause
   })
@@ -28,6 +28,15 @@ export interface Place {
   /** whether a group may write to it, which the platform that runs the program has arranged so */
   readonly isShared: boolean
 }
+
+/** The path without links of a directory that need not exist yet. */
+export const realPathOf = (disk: DiskShape, given: string): Effect.Effect<string, DiskError> =>
+  Effect.catchIf(
+    disk.realPath(given),
+    (error) => isAbsent(error) && path.dirname(given) !== given,
+    () =>
+      Effect.map(realPathOf(disk, path.dirname(given)), (parent) => path.join(parent, path.basename(given)))
+  )
 
 /** Creates the directory with its parents, and refuses one that cannot keep the promise. */
 export const prepare = (
@@ -43,7 +52,8 @@ export const prepare = (
     if (info?.type !== "directory") return yield* refuse("it is not a directory. Give another path.")
     const user = yield* disk.user
     const access = accessOf(info, user)
-    if (access.type === "refused") return yield* refuse(`${access.reason} Run ${access.command} ${directory}`)
+    if (access.type === "refused")
+      return yield* refuse(`${access.reason} Run ${access.command} ${shellWord(directory)}`)
     if (access.type === "tooOpen") {
       yield* disk.restrict(directory)
       yield* Effect.logInfo(
@@ -99,6 +109,8 @@ const chownTo = ({ gids, uid }: User) => `chown -R ${uid}${gids[0] === undefined
 /** Files that are opened as they are found; those that are written anew belong to whoever writes them. */
 const KEPT: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson", "queue.json", "adoption.json"]
 const REPLACED: ReadonlyArray<string> = ["status.json", "adoption.copy"]
+/** Those of them that are written to in place: what has another name outside would be overwritten there. */
+const WRITTEN: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson"]
 const DIRECTORY = "requests"
 
 /** Whether a queue keeps a file of this name. */
@@ -139,6 +151,9 @@ const checkFiles = (
             `made. See what it is and who put it there, and move it away.`
         })
       }
+      if (WRITTEN.includes(name) && info.links > 1) {
+        return yield* new QueueOpenError({ directory, reason: `${file}: ${linkedTwice(file)}` })
+      }
       if (isKept && user !== undefined && user.uid !== 0 && info.uid !== user.uid) {
         if (foreign !== undefined) others++
         foreign ??= { name, uid: info.uid }
@@ -151,7 +166,7 @@ const checkFiles = (
       directory,
       reason:
         `${which} to uid ${foreign.uid}, and this process runs as uid ${user!.uid}. ` +
-        `Run ${chownTo(user!)} ${directory}`
+        `Run ${chownTo(user!)} ${shellWord(directory)}`
     })
   })
 
@@ -225,7 +240,7 @@ export const queueIdOf = (
   disk: DiskShape,
   directory: string
 ): Effect.Effect<Option.Option<string>, DiskError> =>
-  readText(disk, identityIn(directory)).pipe(
+  readRecord(disk, identityIn(directory)).pipe(
     Effect.map((text) => Option.map(Schema.decodeOption(QueueInfo)(text), ({ queueId }) => queueId)),
     Effect.catchIf(isAbsent, () => Effect.succeed(Option.none()))
   )
@@ -239,7 +254,7 @@ export const identify = (
   Effect.gen(function* () {
     const file = identityIn(directory)
     if ((yield* disk.info(file)) !== undefined) {
-      const text = yield* readText(disk, file)
+      const text = yield* readRecord(disk, file)
       const found = yield* Effect.mapError(
         Schema.decode(QueueInfo)(text),
         (cause) =>
@@ -267,7 +282,7 @@ export const identify = (
 export const raiseFormat = (disk: DiskShape, directory: string): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {
     const file = `${directory}/queue.json`
-    const found = Schema.decodeOption(QueueInfo)(yield* readText(disk, file))
+    const found = Schema.decodeOption(QueueInfo)(yield* readRecord(disk, file))
     if (Option.isNone(found)) {
       const cause = new Error("it is damaged")
       return yield* new DiskError({ operation: "read", path: file, code: "EBADMSG", cause })

@@ -6,6 +6,19 @@ type DiskShape = Disk["Type"]
 
 export const isAbsent = (error: DiskError): boolean => error.code === "ENOENT"
 
+/** A path as a word of a shell command that a message shows. */
+export const shellWord = (path: string): string =>
+  /^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`
+
+/** What to do about a file that has another name as well. */
+export const linkedTwice = (file: string): string => {
+  const [name, copy] = [shellWord(file), shellWord(`${file}.copy`)]
+  return (
+    `it has another name as well, a hard link, whose content would change with it: see who made it, and put a copy in ` +
+    `its place (cp -p ${name} ${copy} && mv ${copy} ${name})`
+  )
+}
+
 /** Opens a file for reading, for as long as it is used. */
 export const withFile = <A>(
   disk: DiskShape,
@@ -50,6 +63,14 @@ export const readText = (
       }
       return Buffer.from(yield* file.readAt(0, size)).toString("utf8")
     })
+  )
+
+/** The text of a record of ours, as damaged as an empty one if it is too large. */
+export const readRecord = (disk: DiskShape, path: string): Effect.Effect<string, DiskError> =>
+  Effect.catchIf(
+    readText(disk, path),
+    ({ code }) => code === TOO_LARGE,
+    () => Effect.succeed("")
   )
 
 /** Writes a small file whole or not at all, and durably. */

@@ -58,25 +58,82 @@ export const acquire = (
   options: Options
 ): Effect.Effect<Lock, QueueOpenError | QueueLocked, Scope.Scope> =>
   Effect.gen(function* () {
-    let scope = yield* Scope.make()
+    const hold = yield* makeHold(disk, directory, options)
     /** what writes to the directory and has not ended, although it may have been given up */
     let unanswered = 0
     /** once the queue is closed */
     let release: Effect.Effect<void> | undefined
+
+    yield* Effect.addFinalizer((exit) =>
+      // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
+      Effect.suspend(() => {
+        release = hold.release(exit)
+        return unanswered === 0 ? release : Effect.void
+      })
+    )
+    yield* hold.take
+
+    const begin = () => {
+      unanswered++
+    }
+    const end = (): Effect.Effect<void> =>
+      --unanswered === 0 && release !== undefined ? release : Effect.void
+
+    const closed = () =>
+      new DiskError({
+        operation: "write",
+        path: directory,
+        code: CLOSED,
+        cause: new Error("the queue is closed")
+      })
+    const whileWriting: Lock["whileWriting"] = (write) =>
+      Effect.suspend(() => {
+        if (release !== undefined) return closed()
+        begin()
+        return Effect.ensuring(Effect.uninterruptible(Effect.zipRight(hold.keep, write)), Effect.suspend(end))
+      })
+
+    return {
+      keepDirectory: Effect.suspend(() =>
+        release === undefined
+          ? whileWriting(Effect.void)
+          : Effect.flatMap(hold.isInPlace, (isInPlace) => (isInPlace ? Effect.void : closed()))
+      ),
+      places: hold.places,
+      whileWriting,
+      detachedWrite: (write) => Effect.disconnect(whileWriting(write)),
+      begin,
+      end,
+      restoreWith: hold.restoreWith
+    }
+  })
+
+/** The lock of a directory, which is taken anew if the directory was removed. */
+interface Hold extends Pick<Lock, "places" | "restoreWith"> {
+  readonly take: Effect.Effect<void, QueueOpenError | QueueLocked>
+  /** Whether the lock's file is where it was. */
+  readonly isInPlace: Effect.Effect<boolean, DiskError>
+  /** Makes what was removed anew, if nobody else has. */
+  readonly keep: Effect.Effect<void, DiskError>
+  readonly release: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<void>
+}
+
+const ANOTHER =
+  "the directory was removed under this program, and another process has made it anew; start this program again"
+const OLDER =
+  "the files in it are not those that this program has left: an older copy was put back, or another process has used " +
+  "them; start this program again"
+
+const makeHold = (disk: Disk["Type"], directory: string, options: Options): Effect.Effect<Hold> =>
+  Effect.gen(function* () {
+    let scope = yield* Scope.make()
+    let taken: Taken | undefined
     let contents: Contents | undefined
     const remaking = yield* Effect.makeSemaphore(1)
     /** how often the directory was made anew */
     const times = yield* SubscriptionRef.make(0)
 
-    yield* Effect.addFinalizer((exit) =>
-      // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
-      Effect.suspend(() => {
-        // the scope of then: a directory that is being made anew has another lock
-        release = Effect.suspend(() => Scope.close(scope, exit))
-        return unanswered === 0 ? release : Effect.void
-      })
-    )
-    let taken = yield* Scope.extend(take(disk, directory, options), scope)
+    const isInPlace = Effect.suspend(() => taken?.isInPlace ?? Effect.succeed(false))
 
     const lost = (reason: unknown) =>
       new DiskError({
@@ -86,13 +143,12 @@ export const acquire = (
         cause: typeof reason === "string" ? new Error(reason) : reason
       })
 
-    const another = "another process has used the directory meanwhile"
-
     /** Writes what the directory lacks; it is locked. */
     const refill = ({ queueId, restore }: Contents) =>
       Effect.gen(function* () {
         const found = yield* directories.identify(disk, directory, queueId)
-        if (found !== queueId || !(yield* restore)) return yield* lost(another)
+        if (found !== queueId) return yield* lost(ANOTHER)
+        if (!(yield* restore)) return yield* lost(OLDER)
       })
 
     /** Makes and locks the directory; the lock is that of the scope. */
@@ -101,7 +157,7 @@ export const acquire = (
         yield* directories.prepare(disk, directory, options)
         // a look before the lock: whoever starts in another process's queue is not to find it taken by us
         const found = yield* directories.queueIdOf(disk, directory)
-        if (Option.isSome(found) && found.value !== contents.queueId) return yield* lost(another)
+        if (Option.isSome(found) && found.value !== contents.queueId) return yield* lost(ANOTHER)
         // then the lock, before anything is written
         const again = yield* Scope.extend(take(disk, directory, { ...options, wait: Duration.zero }), into)
         yield* refill(contents)
@@ -121,67 +177,42 @@ export const acquire = (
       })
 
     const remake = Effect.gen(function* () {
-      const isInPlace = yield* taken.isInPlace
+      const isThere = yield* isInPlace
       if (contents === undefined) {
-        if (isInPlace) return
-        return yield* lost("the directory was removed while it was opened")
+        if (isThere) return
+        return yield* lost("the directory was removed while it was opened; start this program again")
       }
-      if (isInPlace && (yield* contents.isWhole)) return
-      yield* (isInPlace ? refill(contents) : relock(contents)).pipe(
+      if (isThere && (yield* contents.isWhole)) return
+      yield* (isThere ? refill(contents) : relock(contents)).pipe(
         Effect.catchTags({
           QueueOpenError: (error) => lost(error),
-          QueueLocked: (error) => lost(error)
+          QueueLocked: () => lost(ANOTHER)
         })
       )
       yield* contents.forget
       yield* SubscriptionRef.update(times, (count) => count + 1)
       yield* Effect.logWarning(
-        `audit queue: ${directory}${isInPlace ? ", or a part of it," : ""} was removed under this program, which has ` +
+        `audit queue: ${directory}${isThere ? ", or a part of it," : ""} was removed under this program, which has ` +
           `made it anew: events go on, and what was lost with it counts as missing`
       )
     }).pipe(Effect.uninterruptible, remaking.withPermits(1))
 
-    const isKept = Effect.suspend(() => taken.isInPlace).pipe(
-      Effect.flatMap((isInPlace) =>
-        isInPlace && contents !== undefined ? contents.isWhole : Effect.succeed(isInPlace)
-      )
+    const isKept = Effect.flatMap(isInPlace, (isThere) =>
+      isThere && contents !== undefined ? contents.isWhole : Effect.succeed(isThere)
     )
-    const keep = Effect.flatMap(isKept, (kept) => (kept ? Effect.void : remake))
-
-    const begin = () => {
-      unanswered++
-    }
-    const end = (): Effect.Effect<void> =>
-      --unanswered === 0 && release !== undefined ? release : Effect.void
-
-    const closed = () =>
-      new DiskError({
-        operation: "write",
-        path: directory,
-        code: CLOSED,
-        cause: new Error("the queue is closed")
-      })
-    const whileWriting: Lock["whileWriting"] = (write) =>
-      Effect.suspend(() => {
-        if (release !== undefined) return closed()
-        begin()
-        return Effect.ensuring(Effect.uninterruptible(Effect.zipRight(keep, write)), Effect.suspend(end))
-      })
 
     return {
-      keepDirectory: Effect.suspend(() =>
-        release === undefined
-          ? whileWriting(Effect.void)
-          : Effect.flatMap(taken.isInPlace, (isInPlace) => (isInPlace ? Effect.void : closed()))
-      ),
+      take: Effect.map(Scope.extend(take(disk, directory, options), scope), (first) => {
+        taken = first
+      }),
+      isInPlace,
+      keep: Effect.flatMap(isKept, (kept) => (kept ? Effect.void : remake)),
       places: Stream.map(times.changes, () => undefined),
-      whileWriting,
-      detachedWrite: (write) => Effect.disconnect(whileWriting(write)),
-      begin,
-      end,
       restoreWith: (given) => {
         contents = given
-      }
+      },
+      // the scope of then: a directory that is being made anew has another lock
+      release: (exit) => Effect.suspend(() => Scope.close(scope, exit))
     }
   })
 

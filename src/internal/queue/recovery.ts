@@ -104,7 +104,7 @@ export const settleTail = (
     ? Effect.succeed(0)
     : Effect.scoped(
         Effect.gen(function* () {
-          const writable = yield* disk.open(segment.path, "append")
+          const writable = yield* disk.open(segment.path, "sync")
           yield* writable.sync
           const file = yield* disk.open(segment.path, "read")
           return yield* countLines(file, from, segment.bytes)
