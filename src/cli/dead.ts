@@ -11,7 +11,7 @@ import { Args, Command, Options } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
 import { cellOf, counted, formatBytes, formatCount, formatTable, visible } from "./format.js"
-import { isMasked, mark, maskEvent, REVEAL } from "./mask.js"
+import { isCode, isKind, isMasked, mark, maskEvent, maskValue, REVEAL } from "./mask.js"
 import { operator } from "./owner.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
@@ -241,12 +241,21 @@ export const withoutContent = (letter: Letter): Readonly<Record<string, unknown>
     [...HEAD, "reason"].flatMap((name) => {
       const value = name === "reason" ? reasonOf(letter) : fields[name]
       if (value === undefined) return []
+      if ((name === "kind" && !isKind(value)) || (name === "code" && !isCode(value))) {
+        return [[name, maskValue(value)]]
+      }
       if (typeof value === "object" && value !== null) return [[name, mark("structure")]]
       const isLong = typeof value === "string" && name !== "id" && value.length > CHARACTERS
       return [[name, isLong ? `${value.slice(0, CHARACTERS)}…` : value]]
     })
   )
 }
+
+/** What is masked of a letter's head if it is not what it should be. */
+export const revealed = ({ code, kind }: Letter): Readonly<Record<string, unknown>> => ({
+  ...(kind === undefined ? {} : { kind }),
+  ...(code === undefined ? {} : { code })
+})
 
 const id = Args.text({ name: "id" })
 
@@ -259,12 +268,20 @@ const show = Command.make("show", { directory, json, reveal, id }, (options) =>
       )
     }
     const letter = yield* readLetter(found)
-    const { event, text } = maskEvent(contentOf(letter), options)
+    const masked = maskEvent(contentOf(letter), options)
+    const event = masked.event
+    const text = leftOut(letter) ?? masked.text
     const isPlain = isOurReason(letter) || options.reveal
     const summary = summaryOf(letter.code ?? "", letter.reason)
-    const masked =
+    const maskedReason =
       summary === undefined ? mark("the database's words") : `${summary} ${mark("the database's words")}`
-    const shown = { ...withoutContent(letter), id: found.name, reason: isPlain ? letter.reason : masked }
+    const head = options.reveal ? revealed(letter) : {}
+    const shown = {
+      ...withoutContent(letter),
+      ...head,
+      id: found.name,
+      reason: isPlain ? letter.reason : maskedReason
+    }
     if (options.json) yield* printJson({ ...shown, event: event ?? text })
     else {
       yield* print(fieldsOf(shown))
@@ -273,6 +290,12 @@ const show = Command.make("show", { directory, json, reveal, id }, (options) =>
     if (isMasked([shown, event, text])) yield* say(REVEAL)
   })
 ).pipe(Command.withDescription("One dead letter: why it was refused, and what it says"))
+
+/** What is said in place of a content that is too large to be shown. */
+export const leftOut = ({ base64, length, line }: Letter): string | undefined =>
+  line === undefined && base64 === undefined && length > 0
+    ? `[${formatBytes(length)} are too large to be shown: they stand in dead-letter.ndjson]`
+    : undefined
 
 /** The line, byte for byte; nothing if the entry holds none that is a text. */
 export const contentOf = ({ base64, line }: Letter): Buffer => {

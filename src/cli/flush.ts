@@ -14,6 +14,7 @@ import { Scheduler } from "../services/Scheduler.js"
 import { Command } from "./effectCli.js"
 import { endWith, ExitCode, usageError } from "./exit.js"
 import { counted, formatCount, formatSpan } from "./format.js"
+import { kindOf } from "./mask.js"
 import { loadMysql } from "./mysql.js"
 import type { Queue } from "./settings.js"
 import {
@@ -118,7 +119,7 @@ const refuseUnknownKinds = (kinds: ReadonlyArray<AuditEvent.Any>) =>
         const kind = problem === undefined ? objectOf(bytes)?.kind : undefined
         if (typeof kind === "string" && !known.has(kind)) {
           return yield* usageError(
-            `An event of kind ${JSON.stringify(kind)} waits: name the module that exports its class by --events, or ` +
+            `An event of kind "${kindOf(kind)}" waits: name the module that exports its class by --events, or ` +
               `start the program that records it.`
           )
         }

@@ -23,13 +23,24 @@ const NONE: ReadonlySet<string> = new Set()
 
 /** Of any kind, and only if they are what they should be: anybody may have written the line. */
 const ALWAYS: ReadonlyMap<string, (value: unknown) => boolean> = new Map([
-  ["kind", (value: unknown) => typeof value === "string" && value.length <= 64],
+  ["kind", (value: unknown) => isKind(value)],
   ["event_id", (value: unknown) => isId(value)],
   ["ts", (value: unknown) => typeof value === "string" && /^[\d:.TZ +-]{1,40}$/.test(value)],
   [RETRIED, (value: unknown) => typeof value === "boolean"]
 ])
 
 const NAME = /^[\w$.-]{1,64}$/
+
+/** Whether it looks like the name of a kind: a damaged line, or an odd one, may have anything in its place. */
+export const isKind = (value: unknown): value is string =>
+  typeof value === "string" && /^[A-Za-z_$][\w$.:/-]{0,63}$/.test(value)
+
+/** A kind as it may be shown. */
+export const kindOf = (value: unknown): string => (isKind(value) ? value : String(maskValue(value)))
+
+/** Whether it looks like the code of an error. */
+export const isCode = (value: unknown): value is string =>
+  typeof value === "string" && /^[\w.:-]{1,64}$/.test(value)
 
 export const isId = (value: unknown): value is string =>
   typeof value === "string" && /^[\da-f-]{36}$/i.test(value)
@@ -63,7 +74,7 @@ export const maskEvent = (
   return { event: Object.fromEntries(entries), text: undefined }
 }
 
-const maskValue = (value: unknown): unknown => {
+export const maskValue = (value: unknown): unknown => {
   if (typeof value === "string") return value === "" ? "" : mark(`${formatCount(value.length)} characters`)
   return value === null || value === undefined ? value : mark(Array.isArray(value) ? "array" : typeof value)
 }

@@ -15,7 +15,17 @@ import { Context, Duration, Effect, Layer, Option, Redacted, Schema, Stream } fr
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
-import { ask, contentOf, EXPORT_BYTES, findLetter, openLetters, readLetter, withoutContent } from "./dead.js"
+import {
+  ask,
+  contentOf,
+  EXPORT_BYTES,
+  findLetter,
+  leftOut,
+  openLetters,
+  readLetter,
+  revealed,
+  withoutContent
+} from "./dead.js"
 import { usageError } from "./exit.js"
 import { jsonOf } from "./format.js"
 import { maskEvent } from "./mask.js"
@@ -194,8 +204,8 @@ const handlers = (given: Option.Option<string>) =>
               return answerOf({
                 ...withoutContent(letter),
                 id: found.name,
-                ...(reveal ? { reason: letter.reason } : {}),
-                event: event ?? text
+                ...(reveal ? { ...revealed(letter), reason: letter.reason } : {}),
+                event: leftOut(letter) ?? event ?? text
               })
             })
           )

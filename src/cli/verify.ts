@@ -16,7 +16,8 @@ import { Command } from "./effectCli.js"
 import { endWith, ExitCode } from "./exit.js"
 import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"
-import { counted } from "./format.js"
+import { counted, formatCount } from "./format.js"
+import { kindOf } from "./mask.js"
 import type { Queue } from "./settings.js"
 import { directory, events, json, kindsOf, queuesOf, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
@@ -91,11 +92,15 @@ const cursor = (directory: string, { cursor, repair }: Snapshot, owner: Owner | 
     return findings
   })
 
+/** so many kinds, or letters, are named in a line */
+const NAMED = 10
+
 /** What the lines of a segment are. */
 interface Tally {
   lines: number
   damaged: number
   firstDamage: string
+  /** kinds that nobody has named; of many, some */
   unknown: Set<string>
   unterminated: boolean
 }
@@ -128,8 +133,9 @@ const segments = (
           if (Either.isRight(event)) return
           const { class: cls, kind, reason } = event.left
           if (cls === "blank") return
-          if (cls === "unknownKind") tally.unknown.add(kind ?? "")
-          else if (tally.damaged++ === 0) tally.firstDamage = `byte ${line.offset}: ${reason}`
+          if (cls === "unknownKind") {
+            if (tally.unknown.size <= NAMED) tally.unknown.add(kindOf(kind))
+          } else if (tally.damaged++ === 0) tally.firstDamage = `byte ${line.offset}: ${reason}`
         })
       ).pipe(
         Effect.as(true),
@@ -170,11 +176,10 @@ const judge = (
     )
   }
   if (unknown.size > 0) {
+    const names = [...unknown].slice(0, NAMED)
+    if (unknown.size > NAMED) names.push("and more")
     findings.push(
-      warning(
-        subject,
-        `kinds that were not checked: ${[...unknown].join(", ")}; name their module by --events`
-      )
+      warning(subject, `kinds that were not checked: ${names.join(", ")}; name their module by --events`)
     )
   }
   if (unterminated && !isLive) {
@@ -213,7 +218,12 @@ const deadLetters = (directory: string, { cursor }: Snapshot) =>
       for (const id of unreadable) if (!again.has(id)) unreadable.delete(id)
     }
     const counts = letters.counts()
-    const findings: Array<Finding> = [...unreadable].map((id) => failure(subject, `${id} cannot be read`))
+    const findings: Array<Finding> = []
+    if (unreadable.size > 0) {
+      const ids = [...unreadable].slice(0, NAMED)
+      if (unreadable.size > NAMED) ids.push(`and ${formatCount(unreadable.size - NAMED)} more`)
+      findings.push(failure(subject, `${ids.join(", ")} cannot be read`))
+    }
     if (letters.damaged > 0) {
       const lines = counted(letters.damaged, "line")
       findings.push(
@@ -251,10 +261,10 @@ const deadLetters = (directory: string, { cursor }: Snapshot) =>
 const openRequests = (directory: string) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const { broken, open } = yield* requests.look(disk, directory)
+    const { broken, hasMore, open } = yield* requests.look(disk, directory)
     const findings: Array<Finding> = []
     if (open.length > 0) {
-      const text = `${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
+      const text = `${hasMore ? "more than " : ""}${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
       findings.push(warning("requests", text))
     }
     const [first] = broken

@@ -78,7 +78,10 @@ export interface DeadLetters {
   readonly page: (selection: Selection) => Effect.Effect<Page, DiskError>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<Entry>, DiskError>
-  /** A letter with its content; fails with {@link DAMAGED} if it is no JSON any more. */
+  /**
+   * A letter with its content, or without one that is too large to be held; fails with {@link DAMAGED} if it is no JSON
+   * any more.
+   */
   readonly read: (entry: Entry) => Effect.Effect<Letter, DiskError>
   /** Decides those letters of one page that are still open, and erases them; how many. */
   readonly decide: (
@@ -499,16 +502,18 @@ export const make = (
       page,
       open: (select) =>
         Effect.map(page({ select, limit: Number.POSITIVE_INFINITY }), ({ entries }) => entries),
-      read: ({ at, length, letter: { id } }) =>
-        Effect.flatMap(
-          withFile(disk, path, (file) => file.readAt(at, length)),
-          (bytes) => {
-            const letter = parse(Buffer.from(bytes).toString("utf8"))
-            if (letter?.type === "letter" && letter.id === id) return Effect.succeed(letter)
-            const cause = new Error("the letter is damaged")
-            return new DiskError({ operation: "read", path, code: DAMAGED, cause })
-          }
-        ),
+      read: ({ at, length, letter: entry }) =>
+        length > MAX_SHOWN_BYTES
+          ? Effect.succeed(entry)
+          : Effect.flatMap(
+              withFile(disk, path, (file) => file.readAt(at, length)),
+              (bytes) => {
+                const letter = parse(Buffer.from(bytes).toString("utf8"))
+                if (letter?.type === "letter" && letter.id === entry.id) return Effect.succeed(letter)
+                const cause = new Error("the letter is damaged")
+                return new DiskError({ operation: "read", path, code: DAMAGED, cause })
+              }
+            ),
       decide: (type, entries, by) =>
         Effect.suspend(() => {
           // taken back meanwhile, or decided: one letter may have two entries
@@ -579,6 +584,9 @@ const entriesOf = (disk: Disk["Type"], path: string) =>
     return { letters, outcomes }
   })
 
+/** A longer entry is listed without its content, bytes: escaped for a screen it must fit into a text of V8, 512 MiB. */
+const MAX_SHOWN_BYTES = 64 * 1024 * 1024
+
 /** so many letters are ended at a time */
 const PAGE = 1024
 
@@ -588,7 +596,7 @@ const withoutContent = ({ base64: _, line: __, ...letter }: Letter): Letter => l
 
 /** The letter as its whole entry says it; without content, if that cannot be read. */
 const withContent = (file: File, { at, isCut, length }: EntryLine, letter: Letter) =>
-  isCut
+  isCut && length <= MAX_SHOWN_BYTES
     ? Effect.map(file.readAt(at, length), (bytes) => {
         const whole = parse(Buffer.from(bytes).toString("utf8"))
         return whole?.type === "letter" && whole.id === letter.id ? whole : letter

@@ -13,9 +13,10 @@ export const isLetterId = (value: unknown): value is string =>
   typeof value === "string" && /^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/.test(value)
 export const LetterId = Schema.String.pipe(Schema.filter(isLetterId))
 
-/** A time, ISO 8601 with its zone. */
+/** A time, ISO 8601 with its zone. By its form, since V8 also reads dates with words in brackets. */
 export const isIsoTime = (value: unknown): value is string =>
-  typeof value === "string" && /T.*(?:Z|[+-]\d\d:\d\d)$/.test(value) && !Number.isNaN(Date.parse(value))
+  typeof value === "string" && ISO_TIME.test(value) && !Number.isNaN(Date.parse(value))
+const ISO_TIME = /^(?:\d{4}|[+-]\d{6})-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)$/
 export const IsoTime = Schema.String.pipe(Schema.filter(isIsoTime))
 
 /** The times that a Date can hold, milliseconds since 1970 UTC (ECMA-262, 21.4.1.1). */

@@ -51,14 +51,17 @@ export const readEntries: (file: File, from: number, end: number) => Effect.Effe
 const hasEnd = (file: File, { length, offset }: RawLine) =>
   Effect.map(file.readAt(offset + length - END_BYTES, END_BYTES), (end) => isEnded(Buffer.from(end)))
 
-/** Entries of earlier versions may have a head of any length. */
+/** What is longer is no head, bytes: a hole in the file may be. */
+const MAX_HEAD_BYTES = 16 * 1024 * 1024
+
+/** Entries of earlier versions may have a long head. */
 const readBeginning = (file: File, { length, offset }: RawLine, beginning: Buffer) =>
   Effect.gen(function* () {
     for (let bytes = beginning; ;) {
       const found = parseBeginning(bytes.toString("utf8"))
       if (found !== undefined) return found.entry
-      if (bytes.length >= length) return undefined
-      bytes = Buffer.from(yield* file.readAt(offset, Math.min(length, 16 * bytes.length)))
+      if (bytes.length >= Math.min(length, MAX_HEAD_BYTES)) return undefined
+      bytes = Buffer.from(yield* file.readAt(offset, Math.min(length, 16 * bytes.length, MAX_HEAD_BYTES)))
     }
   })
 
