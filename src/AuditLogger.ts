@@ -9,7 +9,9 @@ import { GlobalValue } from "./schema/Effect3.js"
 import type { Duration } from "effect"
 import * as path from "node:path"
 import { contained } from "./internal/contained.js"
+import { realPathOf } from "./internal/queue/directory.js"
 import * as AuditLayer from "./layers/AuditLayer.js"
+import * as NodeDisk from "./layers/NodeDisk.js"
 import * as AuditEvent from "./schema/AuditEvent.js"
 import { FlushError } from "./schema/Errors.js"
 import { LoginLog, type LoginLogInput } from "./schema/LoginLog.js"
@@ -96,11 +98,25 @@ export interface AuditLogger<K extends string = "use_log" | "login_log"> extends
 export const openAuditLogger = async <const E extends ReadonlyArray<AuditEvent.Any> = readonly []>(
   options: AuditLoggerOptions<E>
 ): Promise<AuditLogger<AuditLayer.Kinds<E>["kind"]>> => {
-  const directory = path.resolve(options.directory)
+  const directory = await nameOf(path.resolve(options.directory))
   // one that is closing still holds the lock
   while (logs.get(directory)?.closing !== undefined) await logs.get(directory)?.closing
   const log = logs.get(directory) ?? new Log(directory, layerOf(options), options.closeOnSignals ?? [])
   return log.handle()
+}
+
+/** How the log of a directory is called, whatever it is called by: a link, a mount, another case. */
+const nameOf = async (given: string): Promise<string> => {
+  const disk = NodeDisk.make()
+  // what cannot be looked at is said by the opening
+  const real = await Effect.runPromise(Effect.orElseSucceed(realPathOf(disk, given), () => given))
+  if (logs.has(real)) return real
+  const identity = await Effect.runPromise(NodeDisk.identityOf(real))
+  if (identity === undefined) return real
+  for (const other of logs.keys()) {
+    if ((await Effect.runPromise(NodeDisk.identityOf(other))) === identity) return other
+  }
+  return real
 }
 
 const layerOf = <const E extends ReadonlyArray<AuditEvent.Any>>({

@@ -10,13 +10,17 @@ import {
   UseLog,
   type AuditLoggerOptions
 } from "effect-audit"
+import { build } from "esbuild"
+import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
+import { createRequire } from "node:module"
 import * as os from "node:os"
 import * as path from "node:path"
 import { onTestFinished } from "vitest"
 import { makeMemoryUploader } from "../../src/layers/MemoryUploader.js"
 import { UploadError } from "../../src/schema/Errors.js"
 import { compiled } from "../support/compiled.js"
+import { root } from "../support/program.js"
 import type * as Copy from "../support/copy.js"
 
 class Payment extends AuditEvent.Class<Payment>()("payment", {
@@ -187,7 +191,85 @@ describe("AuditLogger", () => {
   })
 })
 
+describe("a directory by other names", () => {
+  it("is one log: through links, also while it is made, and through what leads to the same place", async () => {
+    const { options, stored } = setUp()
+    const home = options.directory
+    fs.symlinkSync(".", path.join(home, "link"))
+    fs.symlinkSync(home, path.join(home, "absolute"))
+    const names = ["audit", "link/audit", "absolute/link/../audit", "./link/./absolute/audit", "later"]
+    fs.symlinkSync("audit", path.join(home, "later"))
+    const open = (name: string) => openAuditLogger({ ...options, directory: `${home}/${name}` })
+    // the directory does not exist yet
+    const logs = await Promise.all(names.map(open))
+    for (const log of logs) await log.logUse({ status: "s" })
+    // what it is called by, and what tells it from others, differ here
+    const [one] = logs
+    logs.push(await open(`../${path.basename(home)}/audit/`))
+    for (const log of logs) assert.deepStrictEqual(await log.status(), await one!.status())
+    for (const log of logs.slice(1)) await log.shutdown()
+    await one!.logUse({ status: "last" })
+    await one!.shutdown()
+    assert.lengthOf(stored(UseLog), names.length + 1)
+    // and is not taken for another one
+    const [a, b] = [await open("a"), await open("b")]
+    await a.logUse({ status: "a" })
+    assert.strictEqual((await b.status()).accepted, 0)
+    await Promise.all([a.shutdown(), b.shutdown()])
+  })
+
+  it("is found by what it is, and not by its path: a mount of it (skipped where nothing may be mounted)", async (context) => {
+    const { options } = setUp()
+    const [real, mount] = ["real", "mount"].map((name) => path.join(options.directory, name))
+    fs.mkdirSync(real!)
+    fs.mkdirSync(mount!)
+    if (spawnSync("mount", ["--bind", real!, mount!]).status !== 0) return context.skip()
+    onTestFinished(() => void spawnSync("umount", [mount!]))
+    await using first = await openAuditLogger({ ...options, directory: real! })
+    await using second = await openAuditLogger({ ...options, directory: mount! })
+    await second.logUse({ status: "s" })
+    assert.strictEqual((await first.status()).accepted, 1)
+  })
+})
+
 describe("two copies of the package in one process", () => {
+  it("share it though one is a CommonJS bundle, which closes while the other one writes", async () => {
+    const home = temporaryDirectory()
+    // beside the packages that stay outside
+    const file = path.join(root, "node_modules", `.audit-copy-${process.pid}.cjs`)
+    onTestFinished(() => fs.rmSync(file, { force: true }))
+    await build({
+      entryPoints: [path.join(root, "test/support/copy.ts")],
+      tsconfig: path.join(root, "tsconfig.json"),
+      outfile: file,
+      bundle: true,
+      platform: "node",
+      format: "cjs",
+      external: ["fs-native-extensions", "mysql2", "@libsql/client"],
+      logLevel: "error"
+    })
+    const bundled = createRequire(import.meta.url)(file) as typeof Copy
+    assert.notStrictEqual(bundled.openAuditLogger, openAuditLogger)
+    const directory = path.join(home, "audit")
+    fs.symlinkSync("audit", path.join(home, "link"))
+    const { options, stored } = setUp()
+    const unused = bundled.makeDatabase()
+    const [first, second] = await Promise.all([
+      openAuditLogger({ ...options, directory }),
+      bundled.openAuditLogger({ directory: path.join(home, "link"), uploader: unused.layer })
+    ])
+    const writing = Promise.all(Array.from({ length: 200 }, () => second.recordUse({ status: "s" })))
+    await first.shutdown()
+    assert.lengthOf(await writing, 200)
+    await second.recordUse({ status: "s" })
+    // the last one closes, and whoever comes meanwhile waits for it
+    const [again] = await Promise.all([openAuditLogger({ ...options, directory }), second.shutdown()])
+    assert.deepInclude(await again.status(), { accepted: 201, delivered: 201, waiting: 0 })
+    await again.shutdown()
+    assert.strictEqual(stored(UseLog).length + unused.stored(), 201)
+    assert.propertyVal(await rejection(second.recordUse({ status: "s" })), "_tag", "QueueClosed")
+  })
+
   it("share the log of a directory, until the last handle of either is given back", async () => {
     const file = compiled("test/support/copy.ts")
     const load = async (name: string): Promise<typeof Copy> => {
