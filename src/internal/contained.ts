@@ -20,6 +20,7 @@ import {
 } from "effect"
 import { DefaultServices, FiberRef, Supervisor } from "../schema/Effect3.js"
 import type { MetricLabel } from "effect"
+import { monotonicMillis } from "./monotonic.js"
 
 /** Runs the effect, and all fibers that it forks, with the loggers, tracer and clock of the program contained. */
 export const contained = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
@@ -79,26 +80,42 @@ export const step = <A, E, R>(
     }
   )
 
-/** 1, 2, 4 ... 256, 300, 300 seconds between the restarts of what dies. */
-const restarts = Schedule.exponential("1 second").pipe(
-  Schedule.modifyDelay((_, delay) => Duration.min(delay, "300 seconds")),
-  Schedule.resetAfter("10 minutes")
-)
+/** What has run for so long is restarted as what dies for the first time; longer than the longest delay, milliseconds. */
+const SOUND = 600_000
+
+/**
+ * 1, 2, 4 ... 256, 300, 300 seconds between the restarts of what dies. `Schedule.resetAfter` would measure by the wall
+ * clock.
+ */
+const restarts = Effect.map(Effect.clock, (clock) => {
+  let diedAt = monotonicMillis(clock)
+  const wasSound = () => {
+    const before = diedAt
+    diedAt = monotonicMillis(clock)
+    return diedAt - before >= SOUND
+  }
+  return Schedule.exponential("1 second").pipe(
+    Schedule.modifyDelay((_, delay) => Duration.min(delay, "300 seconds")),
+    Schedule.resetWhen(wasSound)
+  )
+})
 
 /** A loop in the background, started again when it dies. */
 export const supervised = <A, R>(
   name: string,
   loop: Effect.Effect<A, never, R>
 ): Effect.Effect<void, never, R> =>
-  Effect.sandbox(Effect.suspend(() => loop)).pipe(
-    Effect.tapError((cause) =>
-      Effect.zipRight(
-        Effect.logError(`audit: ${name} stopped unexpectedly and is started again; see the debug log`),
-        Effect.logDebug(`audit: ${name} stopped`, cause)
-      )
-    ),
-    Effect.retry(restarts),
-    Effect.catchAll(() => Effect.void)
+  Effect.flatMap(restarts, (schedule) =>
+    Effect.sandbox(Effect.suspend(() => loop)).pipe(
+      Effect.tapError((cause) =>
+        Effect.zipRight(
+          Effect.logError(`audit: ${name} stopped unexpectedly and is started again; see the debug log`),
+          Effect.logDebug(`audit: ${name} stopped`, cause)
+        )
+      ),
+      Effect.retry(schedule),
+      Effect.catchAll(() => Effect.void)
+    )
   )
 
 /** Whether the cause holds an error that its type tells of; everything else is a defect. */

@@ -1,10 +1,11 @@
 /** Clocks that are set back and forth, and loops that stand still: durations are durations all the same. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Random, TestClock, TestContext } from "effect"
+import { Duration, Effect, Exit, Fiber, Logger, LogLevel, Random, TestClock, TestContext } from "effect"
 
 import * as fc from "fast-check"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import { make as makeShutdown } from "../../src/internal/shutdown.js"
+import { supervised } from "../../src/internal/contained.js"
 import * as watchdog from "../../src/internal/watchdog.js"
 import { monotonicMillis } from "../../src/internal/monotonic.js"
 import type { Uploader } from "../../src/services/Uploader.js"
@@ -51,6 +52,38 @@ describe("a clock that is set", () => {
         }
       }).pipe(Effect.withClock(clock))
     })
+  )
+
+  it.effect("back: a loop that was sound for long is started again at once when it dies", () =>
+    Effect.gen(function* () {
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      yield* Effect.gen(function* () {
+        const starts: Array<number> = []
+        let isSound = false
+        const now = Effect.map(Effect.clock, monotonicMillis)
+        const loop = Effect.gen(function* () {
+          starts.push(yield* now)
+          if (!isSound) return yield* Effect.die("it dies")
+          yield* Effect.sleep("11 minutes")
+          isSound = false
+          return yield* Effect.die("it dies after a while")
+        })
+        const fiber = yield* Effect.fork(supervised("a loop", loop))
+        yield* TestClock.adjust("200 seconds")
+        assert.deepStrictEqual(
+          starts.map((at) => at - starts[0]!),
+          [0, 1000, 3000, 7000, 15_000, 31_000, 63_000, 127_000]
+        )
+        isSound = true
+        yield* TestClock.adjust("100 seconds")
+        offset = -6 * HOUR
+        yield* TestClock.adjust("12 minutes")
+        const [died] = starts.slice(8).map((at) => at + 660_000)
+        assert.strictEqual(starts[9]! - died!, 1000)
+        yield* Fiber.interrupt(fiber)
+      }).pipe(Effect.withClock(clock))
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
   /** What a program does with its log, and what happens to its disk and database meanwhile. */
