@@ -291,9 +291,12 @@ const show = Command.make("show", { directory, json, reveal, id }, (options) =>
   })
 ).pipe(Command.withDescription("One dead letter: why it was refused, and what it says"))
 
+/** The entry of a shorter line is read whole, bytes; one without content is damaged. */
+const LARGE_BYTES = 1024 * 1024
+
 /** What is said in place of a content that is too large to be shown. */
 export const leftOut = ({ base64, length, line }: Letter): string | undefined =>
-  line === undefined && base64 === undefined && length > 0
+  line === undefined && base64 === undefined && length > LARGE_BYTES
     ? `[${formatBytes(length)} are too large to be shown: they stand in dead-letter.ndjson]`
     : undefined
 

@@ -409,10 +409,10 @@ describe("a directory that is removed under the program", () => {
         remove(directory)
         fs.renameSync(`${directory}.copy`, directory)
         const { message } = yield* Effect.flip(log.use("during"))
-      assert.include(message, "n older copy was put back", message)
-      assert.include(message, "start this program again")
-      assert.notInclude(message, "made it anew")
-      yield* log.close
+        assert.include(message, "n older copy was put back", message)
+        assert.include(message, "start this program again")
+        assert.notInclude(message, "made it anew")
+        yield* log.close
         const next = yield* openAudit({ directory })
         yield* next.use("next")
         assert.deepInclude(yield* next.status, { missing: 0, waiting: 1 })
