@@ -206,7 +206,7 @@ describe("a directory by other names", () => {
     // what it is called by, and what tells it from others, differ here
     const [one] = logs
     logs.push(await open(`../${path.basename(home)}/audit/`))
-    for (const log of logs) assert.deepStrictEqual(await log.status(), await one!.status())
+    for (const log of logs) assert.strictEqual((await log.status()).accepted, names.length)
     for (const log of logs.slice(1)) await log.shutdown()
     await one!.logUse({ status: "last" })
     await one!.shutdown()
