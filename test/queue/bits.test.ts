@@ -152,17 +152,22 @@ const touched = (before: Files, after: Files) =>
     return count + parts(content).filter((line) => !now.has(line)).length
   }, 0)
 
-/** How many fewer lines a segment holds than the next one's name says, of segments with lines that wait. */
+/** How many fewer lines a segment holds than the next one's name says, from the first that waits on. */
 const promised = (before: Files, after: Files, waiting: ReadonlySet<string>) =>
   segmentsOf(before)
     .slice(0, -1)
     .reduce((lost, [name, content]) => {
-      const waits = linesOf(content).some((line) => {
+      const lines = linesOf(content)
+      const first = lines.findIndex((line) => {
         const id = q.idOf({ bytes: Buffer.from(line, "latin1"), problem: undefined })
         return id !== undefined && waiting.has(id)
       })
-      const count = (bytes: Buffer) => bytes.toString("latin1").split("\n").filter(Boolean).length
-      return waits ? lost + Math.max(0, count(content) - count(after.get(name)!)) : lost
+      if (first === -1) return lost
+      // no damage moves a byte; what was delivered before it is counted already
+      const start = lines.slice(0, first).reduce((offset, line) => offset + line.length + 1, 0)
+      const count = (bytes: Buffer) =>
+        bytes.subarray(start).toString("latin1").split("\n").filter(Boolean).length
+      return lost + Math.max(0, count(content) - count(after.get(name)!))
     }, 0)
 
 const isChanged = (before: Files, after: Files, name: string) => !before.get(name)!.equals(after.get(name)!)
@@ -307,6 +312,9 @@ describe("bits", () => {
       }),
     3_600_000
   )
+
+  it("two delivered lines that became one hide nothing that waits behind them", () =>
+    Effect.runPromise(survives(queues[1]!, [{ type: "copy", file: 0, at: 0.25, from: 0, length: 4 }])))
 
   it("a letter that lacks but its line's end counts before the next entry ends it, and after", () =>
     Effect.runPromise(
