@@ -48,10 +48,10 @@ interface Class {
 const both = (code: number) => ({ mariadb: code, mysql: code })
 
 /** A trigger that repeats the value, by a code of its own or of the server's. */
-const signal = (code: number, text = "NEW.v"): Class => ({
+const signal = (code: number, state = "45000"): Class => ({
   column: "v VARCHAR(200)",
   good: "1",
-  trigger: `IF NEW.v <> '1' THEN SET @t = ${text}; SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = ${code}, MESSAGE_TEXT = @t; END IF`,
+  trigger: `IF NEW.v <> '1' THEN SET @t = NEW.v; SIGNAL SQLSTATE '${state}' SET MYSQL_ERRNO = ${code}, MESSAGE_TEXT = @t; END IF`,
   code: both(code)
 })
 
@@ -103,6 +103,10 @@ const CLASSES: Readonly<Record<string, Class>> = {
   signalled_as_1048: signal(1048),
   signalled_as_3819: signal(3819),
   signalled_as_4025: signal(4025),
+  // what a server says by another SQLSTATE
+  imitated_3819: signal(3819, "23000"),
+  imitated_4025: signal(4025, "22001"),
+  imitated_1452: { ...signal(1452, "HY000"), says: /1452: a trigger refuses it/ },
   signalled_as_1452: { ...signal(1452), says: /1452: a trigger refuses it/ }
 }
 

@@ -93,6 +93,30 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
 /** Whether a trigger raised it to refuse a row: by class 45 (MySQL manual, "SIGNAL Statement"). */
 export const isSignal = (cause: unknown): boolean => asDriverError(cause).sqlState?.startsWith("45") === true
 
+/** The SQLSTATEs with which a server raises what a summary names a column or a constraint of; MariaDB's last. */
+const OWN_STATES: Readonly<Record<number, ReadonlyArray<string> | undefined>> = {
+  1048: ["23000"],
+  1216: ["23000"],
+  1264: ["22003"],
+  1265: ["01000"],
+  1292: ["22007"],
+  1366: ["HY000", "22007"],
+  1406: ["22001"],
+  1411: ["HY000"],
+  1452: ["23000"],
+  1977: ["HY000"],
+  3819: ["HY000"],
+  3988: ["HY000"],
+  4025: ["23000"]
+}
+
+/** Whether the words are a trigger's: the SQLSTATE is not the one with which a server raises that number. */
+export const isOfTrigger = (cause: unknown): boolean => {
+  const { errno, sqlState } = asDriverError(cause)
+  const own = errno === undefined ? undefined : OWN_STATES[errno]
+  return isSignal(cause) || (own !== undefined && sqlState !== undefined && !own.includes(sqlState))
+}
+
 /** What the standard's classes of SQLSTATE (ISO 9075-2, 24.1) say of a code that the table below lacks. */
 const classOfState = (sqlState: string | undefined): FailureClass => {
   switch (sqlState?.slice(0, 2)) {

@@ -24,9 +24,9 @@ import {
   isEventKey,
   isFull,
   isOfPreparing,
+  isOfTrigger,
   isRefusedByGroup,
   isServers,
-  isSignal,
   isTextRefused,
   isTimeout,
   namesKey,
@@ -452,8 +452,8 @@ const explain = (
     case "record": {
       const [only] = events
       if (only === undefined || events.length > 1) return new Refused({ code, reason })
-      const advice = isTextRefused(failure) && !isSignal(cause) ? table.advice(only) : undefined
-      const note = isSignal(cause) ? SIGNALLED : table.note(columnIn(reason))
+      const advice = isTextRefused(failure) && !isOfTrigger(cause) ? table.advice(only) : undefined
+      const note = isOfTrigger(cause) ? SIGNALLED : table.note(columnIn(reason))
       return new Refused({ code, reason: `${reason}${advice === undefined ? note : `; ${advice}`}` })
     }
     case "tooMany":
