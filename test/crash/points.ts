@@ -61,6 +61,8 @@ export const points: ReadonlyArray<Point> = [
   ...each("carry out a request, the line", "append segment", 4, ["after"]),
   ...each("carry out a request, the decision", "append letters", 4, ["before", "half", "written", "after"]),
   ...each("carry out a request, the blanks", "overwrite letters", 4, ["before", "half", "written", "after"]),
+  ...each("carry out a request, the heads", "sync heads", 2, around),
+  ...each("carry out a request, the heads' place", "rename letters", 2, around),
   ...each("carry out a request, its removal", "remove request", 2, around),
   ...each("adopt, fsync", "sync old", 1, around),
   ...each("adopt, rename", "rename segment", 1, around),

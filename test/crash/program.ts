@@ -65,26 +65,57 @@ const recordOne = (index: number, pause: number) =>
     yield* Effect.sleep(pause)
   })
 
+/** while it is quiet nobody begins to record */
+const records = { isQuiet: false, recording: 0 }
+const until = (is: () => boolean) => Effect.repeat(Effect.sleep("5 millis"), { until: is })
+const recorded = <A, E, R>(one: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    if (records.isQuiet) yield* until(() => !records.isQuiet)
+    records.recording++
+    return yield* Effect.ensuring(
+      one,
+      Effect.sync(() => records.recording--)
+    )
+  })
+
 const load = (count: number, pauseOf: (index: number) => number) =>
   Effect.forEach(
     Array.from({ length: FIBERS }, (_, fiber) => fiber),
     (fiber) =>
       Effect.iterate(fiber, {
         while: (index) => count === 0 || index < count,
-        body: (index) => Effect.as(recordOne(index, pauseOf(index)), index + FIBERS)
+        body: (index) => Effect.as(recorded(recordOne(index, pauseOf(index))), index + FIBERS)
       }),
     { concurrency: "unbounded", discard: true }
   )
 
+/**
+ * Asks again and again. Every fourth time nothing new comes until the request is carried out: then no letter is open,
+ * which beside a load may not happen for long, and the file is replaced by one of heads.
+ */
 const operator = (directory: string) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const ask = (action: "retry" | "discard") =>
       requests.submit(disk, directory, { action, letters: "all", by: "operator" })
+    const askInQuiet = Effect.gen(function* () {
+      records.isQuiet = true
+      yield* until(() => records.recording === 0)
+      yield* Effect.ignore(Audit.flush)
+      const file = yield* ask("retry")
+      yield* Effect.repeat(disk.info(file), {
+        until: (info) => info === undefined,
+        schedule: Schedule.spaced("10 millis")
+      })
+      records.isQuiet = false
+    })
     yield* Effect.iterate(0, {
       while: () => true,
       body: (index) =>
-        ask(index % 3 === 2 ? "discard" : "retry").pipe(Effect.delay("60 millis"), Effect.as(index + 1))
+        (index % 4 === 3 ? askInQuiet : ask(index % 3 === 2 ? "discard" : "retry")).pipe(
+          Effect.delay("60 millis"),
+          Effect.as(index + 1)
+        )
     })
   })
 
