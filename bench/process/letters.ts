@@ -14,9 +14,12 @@ import * as ours from "../ours.js"
 /** An event is recorded so often, milliseconds. */
 const PROBE_MILLIS = 50
 const PROBE = "probe-"
+/** so many of them before there is a command, five seconds */
+const QUIET_PROBES = 100
 
 export interface Owner {
-  /** of events that were recorded meanwhile, from the record to the database, milliseconds */
+  /** of events, from the record to the database, milliseconds: before the command, and beside it */
+  readonly quiet: ReadonlyArray<number>
   readonly delays: ReadonlyArray<number>
   readonly peakMiB: number
 }
@@ -29,7 +32,7 @@ type Input = {
       readonly work: "own"
       /** undefined: a database that takes everything at once */
       readonly url: string | undefined
-      /** made once the owner runs */
+      /** made once the owner has run for a while */
       readonly started: string
       /** the owner ends once it is there */
       readonly stop: string
@@ -37,6 +40,7 @@ type Input = {
 )
 
 export default async (input: Input): Promise<Owner> => {
+  const quiet: Array<number> = []
   const delays: Array<number> = []
   if (input.work === "refuse") {
     const log = await ours.open(input.directory, refusing)
@@ -49,13 +53,14 @@ export default async (input: Input): Promise<Owner> => {
       input.directory,
       watched(input.url, (name) => {
         const at = open.get(name)
-        if (at !== undefined && open.delete(name)) delays.push(now() - at)
+        if (at === undefined || !open.delete(name)) return
+        ;(Number(name.slice(PROBE.length)) < QUIET_PROBES ? quiet : delays).push(now() - at)
       })
     )
-    fs.writeFileSync(input.started, "")
     for (let probe = 0; !fs.existsSync(input.stop); probe++) {
       const userName = `${PROBE}${probe}`
       open.set(userName, now())
+      if (probe === QUIET_PROBES) fs.writeFileSync(input.started, "")
       await log.run(logUse({ ...useLog(), userName }))
       await sleep(PROBE_MILLIS)
     }
@@ -63,7 +68,7 @@ export default async (input: Input): Promise<Owner> => {
     await log.close()
     if (open.size > 0) throw new Error(`${open.size} events were not delivered`)
   }
-  return { delays, peakMiB: process.resourceUsage().maxRSS / 1024 }
+  return { quiet, delays, peakMiB: process.resourceUsage().maxRSS / 1024 }
 }
 
 /** A database that refuses every event. */
