@@ -1,9 +1,12 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
 import { Chunk, Clock, Duration, Effect, Fiber, Option, Schedule, Stream } from "effect"
+import * as v8 from "node:v8"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { summaryOf } from "../internal/database/summary.js"
+import { withFile } from "../internal/queue/files.js"
 import type { Letter } from "../internal/queue/letter.js"
-import { scan } from "../internal/queue/letterLines.js"
+import { placeAfter } from "../internal/queue/letterPages.js"
+import { type EntryLine, scan } from "../internal/queue/letterLines.js"
 import * as requests from "../internal/queue/requests.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
@@ -43,23 +46,27 @@ export interface OpenLetter {
   readonly entry: deadLetterFile.Entry
 }
 
-const lettersOf = ({ directory }: Queue) =>
-  Effect.flatMap(Disk, (disk) => deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory))
+const fileOf = ({ directory }: Queue) => `${directory}/dead-letter.ndjson`
+const lettersOf = (queue: Queue) =>
+  Effect.flatMap(Disk, (disk) => deadLetterFile.make(disk, fileOf(queue), queue.directory))
 
 const nameOf = ({ name }: Queue, id: string) => (name === undefined ? id : `${name}/${id}`)
 
 /** so many letters are read at once */
 const PAGE = 1000
 
-/** The letters of the queues that wait for a decision, in order, a page at a time; torn ends as well where asked for. */
+/**
+ * The letters of the queues that wait for a decision, in order, a page at a time; torn ends as well where asked for. Of
+ * the first queue those from a place of its file on.
+ */
 export const openLetters = (
   queues: ReadonlyArray<Queue>,
-  options: Partial<Pick<deadLetterFile.Selection, "contentBytes" | "select" | "torn">> = {}
+  options: Partial<Pick<deadLetterFile.Selection, "contentBytes" | "from" | "select" | "torn">> = {}
 ) =>
   Stream.flatMap(Stream.fromIterable(queues), (queue) =>
     Stream.unwrap(
       Effect.map(lettersOf(queue), ({ page }) =>
-        Stream.paginateChunkEffect(0, (from) =>
+        Stream.paginateChunkEffect(queue === queues[0] ? (options.from ?? 0) : 0, (from) =>
           Effect.map(page({ select: () => true, ...options, from, limit: PAGE }), ({ entries, next }) => [
             Chunk.map(Chunk.unsafeFromArray([...entries]), (entry): OpenLetter => ({
               queue,
@@ -72,6 +79,22 @@ export const openLetters = (
       )
     )
   )
+
+/** Those behind the letter of a name, which may be decided by now; none if there never was such a letter. */
+export const lettersAfter = (
+  queues: ReadonlyArray<Queue>,
+  name: string,
+  options: Parameters<typeof openLetters>[1] = {}
+) =>
+  Effect.gen(function* () {
+    const first = queues.findIndex((queue) => name.startsWith(nameOf(queue, "")))
+    const queue = queues[first]
+    if (queue === undefined) return Option.none()
+    const place = yield* placeAfter(yield* Disk, fileOf(queue), name.slice(nameOf(queue, "").length))
+    return Option.map(Option.fromNullable(place), (from) =>
+      openLetters(queues.slice(first), { ...options, from })
+    )
+  })
 
 /** The letter of a name, if it waits for a decision. */
 export const findLetter = (queues: ReadonlyArray<Queue>, name: string) =>
@@ -168,16 +191,19 @@ const list = Command.make("list", { directory, json, limit, after, ofClass }, (o
   Effect.gen(function* () {
     const queues = yield* queuesOf(options.directory)
     const ofClass = Option.getOrUndefined(options.ofClass)
-    const all = openLetters(queues, {
+    const selection = {
       torn: ofClass === "torn",
-      select: (letter) => ofClass === undefined || letter.class === ofClass
-    })
-    const letters = Option.match(options.after, {
-      onNone: () => all,
+      select: (letter: Letter) => ofClass === undefined || letter.class === ofClass
+    }
+    const letters = yield* Option.match(options.after, {
+      onNone: () => Effect.succeed(openLetters(queues, selection)),
       onSome: (name) =>
-        Stream.drop(
-          Stream.dropWhile(all, (letter) => letter.name !== name),
-          1
+        Effect.flatMap(
+          lettersAfter(queues, name, selection),
+          Option.match({
+            onNone: () => usageError(`There is no dead letter ${name}: see "effect-audit dead list".`),
+            onSome: Effect.succeed
+          })
         )
     })
     if (options.json) {
@@ -364,6 +390,8 @@ const decide = (
     const patience = Duration.decodeUnknown(options.wait)
     if (Option.isNone(patience))
       return yield* usageError(`--wait ${options.wait} is no duration: say "90 seconds".`)
+    // a heap of 50 MB, which 100,000 letters take, would otherwise grow fourfold before it is collected
+    v8.setFlagsFromString("--heap-growing-percent=25")
     const torn = action === "discard"
     const chosen = new Map<Queue, Set<string>>()
     yield* Stream.runForEach(yield* choose(options, torn), ({ entry, queue }) =>
@@ -377,15 +405,10 @@ const decide = (
     const stay: Array<string> = []
     for (const [queue, ids] of chosen) {
       yield* withProgress(queue, ids.size, carryOut(queue, settings, action, [...ids], patience.value))
-      let left = 0
-      yield* Stream.runForEach(openLetters([queue], { torn, select: ({ id }) => ids.has(id) }), ({ name }) =>
-        Effect.sync(() => {
-          left++
-          if (options.json || stay.length < NAMED) stay.push(name)
-        })
-      )
-      done += ids.size - left
-      unnamed += left
+      const left = yield* waitingOf(queue, ids)
+      for (const id of left) if (options.json || stay.length < NAMED) stay.push(nameOf(queue, id))
+      done += ids.size - left.size
+      unnamed += left.size
     }
     const word = action === "retry" ? "appended again" : "discarded"
     if (options.json) yield* printJson({ [action]: done, stay })
@@ -401,6 +424,19 @@ const decide = (
             : `Their lines are not settled yet, so that they may still be delivered: ${names.join(", ")} stay.`
       })
     }
+  })
+
+/** Which of these letters still wait for a decision: one look at the file, in which most have ended. */
+const waitingOf = (queue: Queue, ids: ReadonlySet<string>) =>
+  Effect.gen(function* () {
+    const waiting = new Set<string>()
+    const note = ({ entry }: EntryLine) => {
+      if (entry === undefined || !ids.has(entry.id)) return
+      if (entry.type === "letter") waiting.add(entry.id)
+      else waiting.delete(entry.id)
+    }
+    yield* withFile(yield* Disk, fileOf(queue), (file) => scan(file, 0, note))
+    return waiting
   })
 
 /** so many letters are named in a message */
@@ -433,7 +469,7 @@ const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<
   Effect.gen(function* () {
     if (!isTerminal(process.stderr) || total < MANY) return yield* work
     const disk = yield* Disk
-    const file = `${queue.directory}/dead-letter.ndjson`
+    const file = fileOf(queue)
     const canvas = makeCanvas(process.stderr)
     let at = (yield* disk.info(file))?.size ?? 0
     let done = 0

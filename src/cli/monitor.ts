@@ -1,7 +1,6 @@
 /** What `serve` shows: looked at once a second, with what happened since it began. */
-import type { Option } from "effect"
-import { Chunk, Effect, Schedule, Stream, SubscriptionRef } from "effect"
-import { openLetters, withoutContent } from "./dead.js"
+import { Chunk, Effect, Option, Schedule, Stream, SubscriptionRef } from "effect"
+import { lettersAfter, openLetters, withoutContent } from "./dead.js"
 import { queuesOf, type Queue } from "./settings.js"
 import { survey, type Surveyed } from "./status.js"
 import { failureOf } from "./verdict.js"
@@ -35,23 +34,19 @@ const POINTS = 3600
 const LETTERS = 100
 
 /** A page of letters: those after the one of the name, or the first ones. */
-export const lettersAfter = (queues: ReadonlyArray<Queue>, name?: string) => {
-  const all = openLetters(queues)
-  const rest =
-    name === undefined
-      ? all
-      : Stream.drop(
-          Stream.dropWhile(all, (letter) => letter.name !== name),
-          1
-        )
-  return Effect.map(Stream.runCollect(Stream.take(rest, LETTERS + 1)), (found) => ({
-    letters: Chunk.toReadonlyArray(Chunk.take(found, LETTERS)).map(({ entry, name }) => ({
-      ...withoutContent(entry.letter),
-      id: name
-    })),
-    hasMoreLetters: found.length > LETTERS
-  }))
-}
+export const pageAfter = (queues: ReadonlyArray<Queue>, name?: string) =>
+  Effect.gen(function* () {
+    const letters = name === undefined ? Option.some(openLetters(queues)) : yield* lettersAfter(queues, name)
+    const all = Option.getOrElse(letters, () => Stream.empty)
+    const found = yield* Stream.runCollect(Stream.take(all, LETTERS + 1))
+    return {
+      letters: Chunk.toReadonlyArray(Chunk.take(found, LETTERS)).map(({ entry, name }) => ({
+        ...withoutContent(entry.letter),
+        id: name
+      })),
+      hasMoreLetters: found.length > LETTERS
+    }
+  })
 
 const EMPTY: View = {
   at: 0,
@@ -70,7 +65,7 @@ export const makeMonitor = (directory: Option.Option<string>, lagMillis: number)
     const view = yield* SubscriptionRef.make(EMPTY)
     const look = Effect.gen(function* () {
       const { at, code, queues } = yield* survey(directory, lagMillis)
-      const letters = yield* lettersAfter(yield* queuesOf(directory))
+      const letters = yield* pageAfter(yield* queuesOf(directory))
       const waiting = queues.reduce((sum, queue) => sum + queue.waiting, 0)
       const oldest = Math.min(at, ...queues.flatMap((queue) => queue.oldest ?? []))
       yield* SubscriptionRef.update(view, (before): View => ({

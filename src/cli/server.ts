@@ -29,7 +29,7 @@ import {
 import { usageError } from "./exit.js"
 import { jsonOf } from "./format.js"
 import { maskEvent } from "./mask.js"
-import { lettersAfter, makeMonitor, type View } from "./monitor.js"
+import { pageAfter, makeMonitor, type View } from "./monitor.js"
 import { operator } from "./owner.js"
 import { page, POLICY } from "./page.js"
 import { queuesOf, settingsOf } from "./settings.js"
@@ -189,7 +189,7 @@ const handlers = (given: Option.Option<string>) =>
           Effect.orDie(
             withDisk(
               Effect.flatMap(queuesOf(given), (queues) =>
-                Effect.map(lettersAfter(queues, urlParams.after), answerOf)
+                Effect.map(pageAfter(queues, urlParams.after), answerOf)
               )
             )
           )

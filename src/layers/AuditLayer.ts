@@ -34,7 +34,7 @@ export type { AppendFailure, OnAppendFailure } from "./AuditLogLive.js"
  */
 export interface Settings
   extends
-    Omit<QueueFileLayer.Options, "isCommand" | "shutdown">,
+    Omit<QueueFileLayer.Options, "isCommand" | "reserveBytes" | "shutdown">,
     Omit<SchedulerLayer.Options, "events" | "shutdown" | "timeZone"> {
   /**
    * the queue file of the Python class, taken over at the start, and the time zone (`Asia/Shanghai`) of its lines;

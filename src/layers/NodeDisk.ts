@@ -248,10 +248,13 @@ const makeFile = (descriptor: Descriptor): File => {
       descriptor.call("writeAt", (callback) => writeDurably(fd, bytes, offset, callback)),
     overwrite: (bytes, offset) =>
       descriptor.call("overwrite", (callback) => writeAll(fd, bytes, offset, callback)),
-    readAt: (offset, length) =>
+    readAt: (offset, length, into) =>
       // the buffer is made inside, since V8 may keep what the effect closes over for long (bench/README.md)
       descriptor.call("read", (callback) => {
-        const buffer = Buffer.allocUnsafeSlow(length)
+        const buffer =
+          into !== undefined && into.length >= length
+            ? Buffer.from(into.buffer, into.byteOffset, length)
+            : Buffer.allocUnsafeSlow(length)
         const readFrom = (filled: number): void =>
           fs.read(fd, buffer, filled, length - filled, offset + filled, (error, count) => {
             if (error !== null) callback(error, buffer)

@@ -14,10 +14,14 @@ import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as decisions from "../internal/queue/decisions.js"
 import * as directories from "../internal/queue/directory.js"
 import { MAX_SEQUENCE } from "../internal/queue/fields.js"
+import * as housekeeping from "../internal/queue/housekeeping.js"
 import * as ledgers from "../internal/queue/ledger.js"
+import { letterBytes } from "../internal/queue/letter.js"
+import type { WithRoom } from "../internal/queue/letterFile.js"
 import { MAX_LINE_BYTES, objectOf, timeOfLine } from "../internal/queue/lines.js"
 import * as locks from "../internal/queue/lock.js"
 import { look, settleTail } from "../internal/queue/recovery.js"
+import * as reserves from "../internal/queue/reserve.js"
 import * as segmentFiles from "../internal/queue/segments.js"
 import * as spaces from "../internal/queue/space.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
@@ -57,6 +61,8 @@ export interface Options {
   readonly isCommand?: boolean | undefined
   /** shared with the other steps of a shutdown; 5 seconds of its own by default */
   readonly shutdown?: Shutdown | undefined
+  /** room that is kept for a dead letter; by default for the largest one, and none in memory */
+  readonly reserveBytes?: number | undefined
 }
 
 const MiB = 1024 * 1024
@@ -89,9 +95,20 @@ const open = (
     yield* directories.announce(place)
     const queueId = yield* directories.identify(disk, directory)
 
-    const parts = yield* Effect.mapError(recover(options, directory, lock), directories.openError(directory))
-    const { letters, segments } = parts
     const maxLineBytes = options.maxLineBytes ?? MAX_LINE_BYTES
+    const minFreeBytes = options.minFreeBytes ?? directories.MIN_FREE_BYTES
+    const inMemory = place.volume.type === "memory"
+    const openError = Effect.mapError(directories.openError(directory))
+    const reserve = yield* openError(
+      reserves.make(disk, directory, {
+        bytes: options.reserveBytes ?? (inMemory ? 0 : letterBytes(maxLineBytes)),
+        makes: options.isCommand !== true,
+        minFreeBytes,
+        writing: lock.whileWriting
+      })
+    )
+    const parts = yield* openError(recover(options, directory, lock, reserve.withRoom))
+    const { letters, segments } = parts
     const guard = yield* Effect.makeSemaphore(1)
     const ledger = ledgers.make({ ...parts, disk, guard, maxLineBytes }, parts)
     lock.restoreWith({
@@ -100,7 +117,7 @@ const open = (
         isThere ? ledger.isWhole : Effect.succeed(false)
       ),
       restore: ledger.restore,
-      forget: ledger.forget
+      forget: Effect.zipRight(reserve.look, ledger.forget)
     })
 
     const append = yield* appends.make({
@@ -110,14 +127,15 @@ const open = (
       lock,
       guard,
       space: spaces.make(disk, directory, {
-        minFreeBytes: options.minFreeBytes ?? directories.MIN_FREE_BYTES,
+        minFreeBytes,
+        owed: reserve.owed,
         maxQueueBytes: options.maxQueueBytes ?? Number.POSITIVE_INFINITY,
         waitingBytes: ledger.waitingBytes
       }),
       timeout: Duration.decode(options.appendTimeout ?? "10 seconds")
     })
     const lettersGuard = yield* Effect.makeSemaphore(1)
-    const { carryOutRequests, changes, retry, tidy, tidyAtStart } = yield* decisions.make({
+    const { carryOutRequests, changes, retry, tidy } = yield* decisions.make({
       disk,
       directory,
       letters,
@@ -129,7 +147,6 @@ const open = (
       cursor: ledger.cursor,
       guard: lettersGuard
     })
-    yield* Effect.disconnect(tidyAtStart)
 
     const compact = Effect.mapError(lock.whileWriting(ledger.compact), accessError)
     yield* Effect.addFinalizer(() =>
@@ -144,6 +161,10 @@ const open = (
         )
     )
 
+    const { afterCommit } = yield* openError(
+      housekeeping.make({ disk, path: parts.lettersPath, letters, tidy, reserve, shutdown })
+    )
+
     return {
       directory,
       queueId,
@@ -151,13 +172,14 @@ const open = (
       awaitAppends: append.awaitAnswers,
       take: ({ from, ...limits }) => Effect.mapError(ledger.take(from, limits), accessError),
       commit: (batch, refusals) =>
-        ledger.settle(batch, refusals).pipe(
-          lock.whileWriting,
-          lettersGuard.withPermits(1),
-          Effect.mapError(accessError),
-          // the letters that were taken back
-          Effect.tap(() => (letters.hasRemains() ? tidy : Effect.void))
-        ),
+        ledger
+          .settle(batch, refusals)
+          .pipe(
+            lock.whileWriting,
+            lettersGuard.withPermits(1),
+            Effect.zipLeft(afterCommit),
+            Effect.mapError(accessError)
+          ),
       retry: (select, by) => Effect.mapError(retry(select, by), accessError),
       requests: Stream.mapError(changes, accessError),
       carryOutRequests: Effect.mapError(carryOutRequests, accessError),
@@ -183,7 +205,7 @@ export const layer = (options: Options): Layer.Layer<QueueFile, QueueOpenError |
   Layer.scoped(QueueFile, make(options))
 
 /** Opens the files of a queue, decides where it goes on, and adopts the old file. */
-const recover = (options: Options, directory: string, lock: locks.Lock) =>
+const recover = (options: Options, directory: string, lock: locks.Lock, withRoom: WithRoom) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const segments = yield* segmentFiles.make(
@@ -192,7 +214,8 @@ const recover = (options: Options, directory: string, lock: locks.Lock) =>
       options.segmentBytes ?? 16 * MiB,
       lock.keepDirectory
     )
-    const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
+    const lettersPath = `${directory}/dead-letter.ndjson`
+    const letters = yield* deadLetterFile.make(disk, lettersPath, directory, withRoom)
     const slots = yield* cursorFile.open(disk, directory)
     const recovered = yield* look(
       disk,
@@ -212,7 +235,7 @@ const recover = (options: Options, directory: string, lock: locks.Lock) =>
       adopt(disk, directory, segments, options.adopt?.path, recovered.next)
     )
     const next = Math.min(recovered.next + adopted, MAX_SEQUENCE + 1)
-    return { segments, letters, slots, cursor: recovered.cursor, next }
+    return { segments, letters, lettersPath, slots, cursor: recovered.cursor, next }
   })
 
 const statusOf = (ledger: ledgers.Ledger): Effect.Effect<QueueStatus, DiskError> =>

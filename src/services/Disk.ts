@@ -69,8 +69,11 @@ export interface File {
   readonly writeAt: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
   /** Overwrites in place, without waiting for the disk: `sync` must follow. Of a file opened as `patch`. */
   readonly overwrite: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
-  /** Up to `length` bytes from `offset`; fewer only at the end of the file. */
-  readonly readAt: (offset: number, length: number) => Effect.Effect<Uint8Array, DiskError>
+  /**
+   * Up to `length` bytes from `offset`; fewer only at the end of the file. They may be the beginning of `into`, if it is
+   * long enough.
+   */
+  readonly readAt: (offset: number, length: number, into?: Uint8Array) => Effect.Effect<Uint8Array, DiskError>
   /** bytes */
   readonly size: Effect.Effect<number, DiskError>
   /** Cuts the file off behind so many bytes. A power cut may undo that before the file is synced. */

@@ -253,6 +253,7 @@ const FILES = [
   "lock",
   "cursor",
   "dead-letter.ndjson",
+  "reserve",
   "queue.json",
   "status.json",
   "adoption.json",

@@ -1,6 +1,6 @@
 /** Dead letters that are damaged, lost or decided while the disk fails: none is erased that waits, and none forgotten. */
 import { assert, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber } from "effect"
+import { Deferred, Effect, Exit, Fiber, Logger } from "effect"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import * as requests from "../../src/internal/queue/requests.js"
 import * as q from "../support/queue.js"
@@ -239,6 +239,40 @@ it.effect("says format 2 again, if queue.json alone is removed", () =>
       })
     )
     assert.include(yield* q.textOf(disk, "/audit/queue.json"), '"format":2')
+  })
+)
+
+it.effect("warns once of what cannot be erased, not after each commit", () =>
+  Effect.gen(function* () {
+    const warnings: Array<string> = []
+    const collect = Logger.make(({ logLevel, message }) => {
+      if (logLevel._tag === "Warning") warnings.push(String(message))
+    })
+    const memory = MemoryDisk.make()
+    yield* twoLetters(memory.startProcess())
+    let disk = memory.startProcess()
+    yield* q.withQueue(disk, {}, (queue) =>
+      Effect.gen(function* () {
+        yield* q.append(queue, "C")
+        memory.inject(failWritingCursor)
+        yield* Effect.exit(refuse(queue))
+        memory.kill()
+      })
+    )
+    memory.inject(({ operation }) => (operation === "overwrite" ? { type: "fail", code: "EIO" } : undefined))
+    disk = memory.startProcess()
+    yield* Effect.provide(
+      q.withQueue(disk, {}, (queue) =>
+        Effect.forEach(q.idsOf("e", 5), (id) =>
+          Effect.zipRight(q.append(queue, id), q.deliverAll(queue, new Set()))
+        )
+      ),
+      Logger.replace(Logger.defaultLogger, collect)
+    )
+    assert.lengthOf(
+      warnings.filter((warning) => warning.includes("what was decided stands")),
+      1
+    )
   })
 )
 

@@ -3,11 +3,12 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fc from "fast-check"
 import * as fs from "node:fs"
+import * as deadLetters from "../../src/internal/queue/deadLetters.js"
 import { inspect } from "../../src/internal/queue/inspect.js"
 import { encodeHead, encodeOutcome, parse } from "../../src/internal/queue/letter.js"
 import * as requests from "../../src/internal/queue/requests.js"
 import { idOf } from "../../src/schema/Position.js"
-import { effectAudit, fill, useLine } from "../support/cli.js"
+import { effectAudit, fill, type Ran, useLine } from "../support/cli.js"
 import * as q from "../support/queue.js"
 
 const place = { segment: 3, offset: 700, sequence: 9, length: 10, surplus: false }
@@ -72,7 +73,7 @@ describe("a head", () => {
       )
       // as it was written before heads were bounded; one is longer than what is read at once
       const file = `${directory}/dead-letter.ndjson`
-      const reasons = ["x".repeat(10_000), "y".repeat(200_000)]
+      const reasons = ["x".repeat(10_000), "y".repeat(600_000)]
       const old = fs
         .readFileSync(file, "utf8")
         .replaceAll('"reason":"REASON"', () => `"reason":"${reasons.shift()!}"`)
@@ -201,6 +202,74 @@ describe("a file of heads", () => {
       assert.match(stderr, /format 3/)
       // nobody carries it out some day, unseen
       assert.deepStrictEqual(fs.readdirSync(requests.directoryOf(directory)), [])
+    })
+  )
+})
+
+describe("an entry that is longer than what is read at once", () => {
+  const long = "x".repeat(400_000)
+  const withLong = Effect.gen(function* () {
+    const directory = yield* q.temporaryDirectory
+    yield* fill(
+      directory,
+      [useLine({ prompt: `${long}"} and more` })],
+      [{ class: "rejected", reason: "REASON" }]
+    )
+    return { directory, disk: yield* q.nodeDisk, file: `${directory}/dead-letter.ndjson` }
+  })
+
+  it.scopedLive("is a letter with the line's end that an editor has left, and erased like any other", () =>
+    Effect.gen(function* () {
+      const { directory, disk, file } = yield* withLong
+      fs.writeFileSync(file, fs.readFileSync(file, "latin1").replaceAll("\n", "\r\n"), "latin1")
+      assert.include(yield* inspect(disk, directory), { dead: 1, repair: undefined })
+      const shown = yield* effectAudit(directory, ["dead", "show", "0:0", "--reveal"])
+      assert.include(shown.stdout, long)
+      yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
+      assert.notInclude(fs.readFileSync(file, "latin1"), "xxx")
+      assert.include(yield* inspect(disk, directory), { dead: 0, discarded: 1 })
+    })
+  )
+
+  it.scopedLive("is none if it is cut off behind a quote of its content", () =>
+    Effect.gen(function* () {
+      const { directory, disk, file } = yield* withLong
+      const [, entry] = fs.readFileSync(file, "latin1").split("\n")
+      // in the content, which is JSON in JSON: the quote is escaped
+      const end = entry!.indexOf('"}') + 2
+      assert.isAbove(end, 400_000)
+      const { damaged } = yield* Effect.zipRight(
+        Effect.sync(() => fs.writeFileSync(file, `\n${entry!.slice(0, end)}\n${entry!}\n`, "latin1")),
+        deadLetters.make(disk, file, directory)
+      )
+      assert.strictEqual(damaged, 1)
+      assert.include(yield* inspect(disk, directory), { dead: 1, repair: undefined })
+    })
+  )
+})
+
+describe("dead list --after", () => {
+  it.scopedLive("goes on behind a letter that was decided meanwhile, and behind a file of heads", () =>
+    Effect.gen(function* () {
+      const directory = yield* q.temporaryDirectory
+      const refusals = Array.from({ length: 6 }, () => ({ class: "rejected", reason: "REASON" }) as const)
+      const lines = () => refusals.map((_, index) => useLine({ prompt: `p${index}` }))
+      yield* fill(directory, lines(), refusals)
+      const ids = (ran: Ran) => ran.json().map(({ id }) => id as string)
+      const list = (...args: ReadonlyArray<string>) =>
+        effectAudit(directory, ["dead", "list", "--json", ...args])
+      const all = ids(yield* list())
+      yield* effectAudit(directory, ["dead", "discard", all[2]!, all[4]!, "--yes"])
+      assert.deepStrictEqual(ids(yield* list("--after", all[2]!)), [all[3], all[5]])
+      assert.deepStrictEqual(ids(yield* list("--after", all[3]!)), [all[5]])
+      yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
+      yield* fill(directory, lines(), refusals)
+      const later = ids(yield* list())
+      assert.lengthOf(later, 6)
+      assert.deepStrictEqual(ids(yield* list("--after", all[5]!)), later)
+      const unknown = yield* list("--after", "99999:1")
+      assert.strictEqual(unknown.code, 64)
+      assert.include(unknown.stderr, "There is no dead letter 99999:1")
     })
   )
 })

@@ -16,9 +16,9 @@ import type { Batch, QueueFile, QueueRecord, Refusal } from "../../src/services/
 /** The service of a queue. */
 export type Queue = QueueFile["Type"]
 
-/** The queue of a directory, until the scope closes. */
+/** The queue of a directory, until the scope closes; it writes no reserve meanwhile, unless it is told to. */
 export const openQueue = (disk: Disk["Type"], options: Partial<QueueFileLayer.Options> = {}) =>
-  QueueFileLayer.make({ directory: "/audit", minFreeBytes: 0, ...options }).pipe(
+  QueueFileLayer.make({ directory: "/audit", minFreeBytes: 0, reserveBytes: 0, ...options }).pipe(
     Effect.provideService(Disk, disk)
   )
 

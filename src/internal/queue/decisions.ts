@@ -4,7 +4,7 @@
  * A retried letter is appended first, then decided: decision first, then a crash, would lose the event. A crash in
  * between appends it once more, under the same id.
  */
-import { Effect, Option, Stream } from "effect"
+import { Array as Arr, Effect, Option, Stream } from "effect"
 import { isUtf8 } from "node:buffer"
 import { QueueAccessError } from "../../schema/Errors.js"
 import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
@@ -17,7 +17,7 @@ import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetter
 import { eraseLines as eraseInSegment } from "./erasure.js"
 import type { Letter } from "./letter.js"
 import { objectOf } from "./lines.js"
-import type { Lock } from "./lock.js"
+import { CLOSED, type Lock } from "./lock.js"
 import * as requests from "./requests.js"
 import type { Segments } from "./segments.js"
 
@@ -39,9 +39,13 @@ interface Parts {
   readonly guard: Effect.Semaphore
 }
 
-/** A batch is decided by one write, and erased by another: so many letters, bytes with their content. */
+/**
+ * A batch is decided by one write, and erased by another: so many letters, bytes with their content. So much of the file
+ * is looked at before others have their turn.
+ */
 const BATCH_LETTERS = 1000
 const BATCH_BYTES = 4 * 1024 * 1024
+const SCAN_BYTES = 1024 * 1024
 
 /** Which letters a run is about, and what comes before their decision. */
 interface Batch {
@@ -54,10 +58,8 @@ interface Batch {
 export interface Decisions {
   /** Appends the selected letters again; how many. */
   readonly retry: (select: (letter: DeadLetter) => boolean, by: string) => Effect.Effect<number, Failure>
-  /** Erases what is left of letters that are none any more. */
+  /** Erases what is left of letters that are none any more, and of what an earlier process has decided. */
   readonly tidy: Effect.Effect<void>
-  /** The same for an earlier process, which may have died in between. */
-  readonly tidyAtStart: Effect.Effect<void>
   /**
    * Carries out what other processes have asked for, one request after the other. If that is under way already, then it
    * looks once more afterwards, and nobody waits for it.
@@ -85,9 +87,9 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
       Effect.gen(function* () {
         let count = 0
         const select = (letter: Letter) => isCounted(letter) && batch.selection.select(letter)
-        const selection = { ...batch.selection, select }
+        const selection = { ...batch.selection, select, limit: BATCH_LETTERS, scanBytes: SCAN_BYTES }
         for (let from: number | undefined = 0; from !== undefined;) {
-          const page: Page = yield* guarded(letters.page({ ...selection, from, limit: BATCH_LETTERS }))
+          const page: Page = yield* guarded(letters.page({ ...selection, from }))
           const { decided, failure } = yield* decideOne(type, batch, page.entries, by)
           count += decided
           if (failure !== undefined) return yield* failure
@@ -102,7 +104,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         const { failure, ready } = yield* batch.prepare(entries)
         if (type === "discarded") hasLines = true
         const decided = yield* guarded(letters.decide(type, ready, by))
-        if (type === "discarded") yield* erased(eraseLines(ready.map(({ letter }) => letter)))
+        if (type === "discarded") yield* erasingLines(eraseLines(ready.map(({ letter }) => letter)))
         return { decided, failure }
       }).pipe(Effect.uninterruptible)
 
@@ -112,29 +114,35 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     /** Erases the lines of discarded letters, where their segments are still there. */
     const eraseLines = (places: ReadonlyArray<Place>) =>
       Effect.suspend(() => {
-        const counted = places.filter(isCounted)
+        const bySegment = Arr.groupBy(places.filter(isCounted), ({ segment }) => String(segment))
         return Effect.forEach(
           [...segments.all],
           ({ first, path }) => {
-            const offsets = counted.filter(({ segment }) => segment === first).map(({ offset }) => offset)
+            const offsets = (bySegment[first] ?? []).map(({ offset }) => offset)
             return offsets.length === 0 ? Effect.void : guarded(eraseInSegment(disk, path, offsets))
           },
           { discard: true }
         )
       })
 
-    /** said once, since it may come with every batch */
-    let said = ""
     /** What is not erased now, since the disk is full or ill, is tried again with the next decision, and at a start. */
-    const erased = (erasure: Effect.Effect<void, DiskError>) =>
-      Effect.catchAll(erasure, ({ message }) => {
-        if (said === message) return Effect.void
-        said = message
-        return Effect.logWarning(
-          `audit queue: what was decided is not erased yet (${message}): it is erased with the next decision, or at ` +
-            `the next start`
-        )
-      })
+    const makeErasing = () => {
+      /** said once, not for each try */
+      let said: string | undefined
+      return (erasure: Effect.Effect<void, DiskError>) =>
+        Effect.matchEffect(erasure, {
+          onSuccess: () => Effect.sync(() => (said = undefined)),
+          onFailure: ({ code, message }) => {
+            if (code === CLOSED || said === message) return Effect.void
+            said = message
+            return Effect.logWarning(
+              `audit queue: what was decided is not erased yet (${message}): it is erased with the next decision, or at ` +
+                `the next start`
+            )
+          }
+        })
+    }
+    const [erasingLines, erasingLetters] = [makeErasing(), makeErasing()]
     const eraseDiscarded = Effect.suspend(() => {
       const [oldest] = segments.all
       const places = oldest === undefined ? [] : letters.discarded(oldest.first)
@@ -149,12 +157,11 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     })
     /** one at a time: two would write one file of heads */
     const tidying = yield* Effect.makeSemaphore(1)
-    const tidy = Effect.suspend(() => (hasLines ? erased(eraseDiscarded) : Effect.void)).pipe(
-      Effect.zipRight(erased(letters.tidy(guarded))),
+    const tidy = Effect.suspend(() => (hasLines ? erasingLines(eraseDiscarded) : Effect.void)).pipe(
+      Effect.zipRight(
+        Effect.suspend(() => (letters.isUntidy() ? erasingLetters(letters.tidy(guarded)) : Effect.void))
+      ),
       tidying.withPermits(1)
-    )
-    const tidyAtStart = Effect.suspend(() =>
-      letters.isUntidy() ? tidy : tidying.withPermits(1)(erased(eraseDiscarded))
     )
 
     /** Appends letters again, all at once; those that cannot be lines stay. */
@@ -232,7 +239,6 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     return {
       retry: (select, by) => oneRun.withPermits(1)(retry(select, by)),
       tidy,
-      tidyAtStart,
       carryOutRequests: Effect.suspend(() => {
         isAsked = true
         return serve

@@ -106,8 +106,18 @@ export const accessOf = (
 
 const chownTo = ({ gids, uid }: User) => `chown -R ${uid}${gids[0] === undefined ? "" : `:${gids[0]}`}`
 
+/** Room that is kept for a dead letter: see reserve.ts. */
+export const RESERVE = "reserve"
+
 /** Files that are opened as they are found; those that are written anew belong to whoever writes them. */
-const KEPT: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson", "queue.json", "adoption.json"]
+const KEPT: ReadonlyArray<string> = [
+  "lock",
+  "cursor",
+  "dead-letter.ndjson",
+  RESERVE,
+  "queue.json",
+  "adoption.json"
+]
 const REPLACED: ReadonlyArray<string> = ["status.json", "adoption.copy"]
 /** Those of them that are written to in place: what has another name outside would be overwritten there. */
 const WRITTEN: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson"]

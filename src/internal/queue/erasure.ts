@@ -21,7 +21,7 @@ import {
   type Erased,
   type Letter
 } from "./letter.js"
-import { type EntryLine, type EntryLines, readEntries } from "./letterLines.js"
+import { type EntryLine, type EntryLines, entriesOf } from "./letterLines.js"
 
 type DiskShape = Disk["Type"]
 
@@ -34,6 +34,8 @@ export interface Remains {
 }
 
 const PIECE_BYTES = 1 << 20
+/** so much of the file is looked at before others have their turn */
+const SWEEP_BYTES = 1 << 20
 const WINDOW_BYTES = 1 << 18
 const NEWLINE = 0x0a
 
@@ -154,21 +156,23 @@ export const sweep = (
   keeping: Keeping
 ): Effect.Effect<number | undefined, DiskError> =>
   Effect.gen(function* () {
-    const { found, next } = yield* withFile(disk, path, (file) =>
+    const remains: Array<Remains> = []
+    let next: number | undefined = from
+    yield* withFile(disk, path, (file) =>
       Effect.gen(function* () {
-        const { lines, next } = yield* readEntries(file, from, end)
-        return { next, found: yield* Effect.filter(lines, (line) => isRemains(file, line, keeping)) }
+        const read = entriesOf(file)
+        while (next !== undefined && next - from < SWEEP_BYTES) {
+          const found: EntryLines = yield* read(next, end)
+          for (const line of found.lines) {
+            const { at, entry, length } = line
+            if (!(yield* isRemains(file, line, keeping))) continue
+            remains.push({ letter: entry?.type === "letter" ? entry : undefined, at, length })
+          }
+          next = found.next
+        }
       })
     )
-    yield* erase(
-      disk,
-      path,
-      found.map(({ at, entry, length }) => ({
-        letter: entry?.type === "letter" ? entry : undefined,
-        at,
-        length
-      }))
-    )
+    yield* erase(disk, path, remains)
     return next
   })
 
@@ -237,29 +241,38 @@ export const replaceByHeads = (
     Effect.gen(function* () {
       const temporary = `${path}.new`
       yield* Effect.ignore(guarded(disk.remove(temporary)))
-      const [from, to] = [yield* disk.open(path, "read"), yield* disk.open(temporary, "create")] as const
+      const from = yield* disk.open(path, "read")
+      // written by `overwrite`, since each `write` to a new file may wait for the disk
+      yield* Effect.scoped(disk.open(temporary, "create"))
+      const to = yield* disk.open(temporary, "patch")
+      const read = entriesOf(from)
+      let end = 0
+      const add = (lines: ReadonlyArray<string>) =>
+        Effect.suspend(() => {
+          const bytes = Buffer.from(lines.map((line) => `${line}\n`).join(""))
+          end += bytes.length
+          return bytes.length === 0 ? Effect.void : to.overwrite(bytes, end - bytes.length)
+        })
       const copy = (at: number, size: number) =>
         Effect.gen(function* () {
-          const { lines, next }: EntryLines = yield* readEntries(from, at, size)
-          yield* writeLines(
-            to,
-            lines.flatMap((line) => [...headsOf(line)])
-          )
+          const { lines, next }: EntryLines = yield* read(at, size)
+          yield* add(lines.flatMap((line) => [...headsOf(line)]))
           return next
         })
       const size = yield* from.size
       for (let at: number | undefined = 0; at !== undefined && at < size;) at = yield* guarded(copy(at, size))
+      yield* guarded(to.sync)
       return yield* guarded(
         Effect.gen(function* () {
           // what has come meanwhile
-          const end = yield* from.size
-          for (let at: number | undefined = size; at !== undefined && at < end;) at = yield* copy(at, end)
+          const now = yield* from.size
+          for (let at: number | undefined = size; at !== undefined && at < now;) at = yield* copy(at, now)
           const heads = rest()
           if (heads === undefined) {
             yield* disk.remove(temporary)
             return false
           }
-          yield* writeLines(to, heads)
+          yield* add(heads)
           yield* to.sync
           // format first: heads first, then a crash, would let an earlier version misread them
           yield* raiseFormat(disk, directory)
@@ -270,6 +283,3 @@ export const replaceByHeads = (
       )
     })
   ).pipe(Effect.onError(() => Effect.ignore(guarded(disk.remove(`${path}.new`)))))
-
-const writeLines = (file: File, lines: ReadonlyArray<string>) =>
-  lines.length === 0 ? Effect.void : file.write(Buffer.from(`${lines.join("\n")}\n`))

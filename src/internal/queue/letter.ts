@@ -2,6 +2,7 @@
  * The lines of the dead-letter file: a letter, and what became of one. Read by hand, since a Schema takes ten times as
  * long, and a file may have a hundred thousand of them.
  */
+import { RETRY_BYTES } from "../../schema/Line.js"
 import { idOf, placeOf, type Place, type Position } from "../../schema/Position.js"
 import type { QueueRecord, Refusal, RefusalClass } from "../../services/QueueFile.js"
 import { isCount, isIsoTime, isLetterId, MAX_SEQUENCE } from "./fields.js"
@@ -23,6 +24,9 @@ export interface Head {
   readonly surplus?: true | undefined
   readonly class: RefusalClass
 }
+
+/** The head alone. */
+export const headOf = ({ class: cls, sequence, surplus }: Head): Head => ({ sequence, surplus, class: cls })
 
 /** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
 export interface Letter extends Position, Head {
@@ -76,7 +80,12 @@ const isLoosely = (fields: Fields): boolean =>
   fields.segment === undefined && fields.offset === undefined ? isLetterId(fields.id) : isAbout(fields)
 
 const optionalText = (value: unknown) => (typeof value === "string" ? value : undefined)
-const timeOf = (value: unknown) => (isIsoTime(value) ? value : "unknown")
+/** letters that were refused together have one time */
+let lastTime = "unknown"
+const timeOf = (value: unknown): string => {
+  if (value === lastTime) return lastTime
+  return isIsoTime(value) ? (lastTime = value) : "unknown"
+}
 
 /** An entry by its fields, undefined if it is none. A damaged text costs the text, and not the letter. */
 export const entryOf = (value: unknown): Entry | undefined => {
@@ -223,33 +232,28 @@ export const encodeContent = ({ bytes }: Pick<QueueRecord, "bytes">): string => 
 /** So many times as long as the line its text may be: JSON in JSON is at most that. */
 const MOST_ESCAPED = 2
 
-/** The most bytes that the letter of a line takes. */
-export const letterBytes = (lineBytes: number): number => MOST_ESCAPED * lineBytes + 4096
+/** The most bytes that the letter of a line takes which is not oversize. */
+export const letterBytes = (maxLineBytes: number): number =>
+  MOST_ESCAPED * (maxLineBytes + RETRY_BYTES) + 4096
 
 /** No line of a file that holds heads alone is longer, bytes. */
 const HEAD_BYTES = 200
 
 /** What became of a letter, in one line of at most 200 bytes: who and when give way to numbers of many digits. */
 export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
-  const facts = { type, id }
-  const place = {
-    ...placeOf(id),
-    ...(head === undefined
-      ? {}
-      : {
-          sequence: head.sequence,
-          ...(head.surplus === true ? { surplus: true } : {}),
-          class: head.class
-        })
-  }
-  const whole = JSON.stringify({ ...facts, at, by, ...place })
-  if (Buffer.byteLength(whole) <= HEAD_BYTES) return whole
-  const room = (value: object) => HEAD_BYTES - Buffer.byteLength(JSON.stringify(value)) - 1
-  if (room({ ...facts, at, ...place }) < 0) return JSON.stringify({ ...facts, ...place })
-  const left = room({ ...facts, at, by: "", ...place })
-  const hasRoom = by !== undefined && left >= 8
-  // the quotes of the value
-  return JSON.stringify({ ...facts, at, ...(hasRoom ? { by: bounded(by, left + 2) } : {}), ...place })
+  // by hand, since it is written twice for each of a hundred thousand letters; ids and numbers need no escape
+  const { offset, segment } = placeOf(id)
+  const facts = `{"type":"${type}","id":"${id}"`
+  const time = `,"at":${JSON.stringify(at)}`
+  const surplus = head?.surplus === true ? `,"surplus":true` : ""
+  const headText = head === undefined ? "" : `,"sequence":${head.sequence}${surplus},"class":"${head.class}"`
+  const place = `,"segment":${segment},"offset":${offset}${headText}}`
+  const left = HEAD_BYTES - facts.length - time.length - place.length
+  if (left < 0) return `${facts}${place}`
+  const room = left - `,"by":`.length
+  return by === undefined || room < 10
+    ? `${facts}${time}${place}`
+    : `${facts}${time},"by":${JSON.stringify(bounded(by, room))}${place}`
 }
 
 // ---------------------------------------------------------------------------------------------------------- erased
@@ -258,9 +262,11 @@ const BLANK = 0x20
 
 /** How every letter ends; one that does not was cut off. */
 const END = Buffer.from('"}')
-export const END_BYTES = END.length
-/** Whether these last bytes are the end of a letter. */
-export const isEnded = (bytes: Buffer): boolean => bytes.subarray(-END_BYTES).equals(END)
+/** so many bytes tell whether a letter has its end */
+export const END_BYTES = 64
+/** Whether these last bytes are the end of a letter. An editor may leave white space, a content escapes its quotes. */
+export const isEnded = (bytes: Buffer): boolean =>
+  /(?:^|[^\\])(?:\\\\)*"\}[ \t\r]*$/.test(bytes.toString("latin1", Math.max(0, bytes.length - END_BYTES)))
 
 /** An entry without its content, of the same length. */
 export interface Erased {

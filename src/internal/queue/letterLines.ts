@@ -1,6 +1,7 @@
 /** Reading the dead-letter file: its lines in bounded chunks, each with the entry that it is. */
 import { Effect } from "effect"
 import type { DiskError, File } from "../../services/Disk.js"
+import { RETRY_BYTES } from "../../schema/Line.js"
 import { END_BYTES, type Entry, isEnded, parse, parseBeginning } from "./letter.js"
 import { readLines, type RawLine } from "./lines.js"
 
@@ -17,37 +18,65 @@ export interface EntryLine {
   readonly isCut: boolean
 }
 
-const SCAN = { maxRecords: 1024, maxBytes: 1 << 18, maxLineBytes: 1 << 16 }
+/** A longer line is not read whole, bytes. */
+const WHOLE_BYTES = 1 << 18
+const SCAN = { maxRecords: 4096, maxBytes: WHOLE_BYTES, maxLineBytes: WHOLE_BYTES }
+/** as much as is read at once, at most */
+const READ_BYTES = WHOLE_BYTES + RETRY_BYTES + 1
+/** a shorter piece may be kept by the lines */
+const KEPT_BYTES = 4096
 
 export interface EntryLines {
+  /** what they hold is there until the next read */
   readonly lines: ReadonlyArray<EntryLine>
   /** where to go on, bytes; undefined at the end */
   readonly next: number | undefined
 }
 
-/** Some lines from one place of the file up to another. */
-export const readEntries: (file: File, from: number, end: number) => Effect.Effect<EntryLines, DiskError> =
-  Effect.fnUntraced(function* (file, from, end) {
-    const { lines, next } = yield* readLines(file, from, end, SCAN)
+/** Reads some lines from one place of the file up to another. */
+export type ReadEntries = (from: number, end: number) => Effect.Effect<EntryLines, DiskError>
+
+/** Reads into one buffer: those of many reads would stay for long, since the collector sees little of them. */
+export const entriesOf = (file: File): ReadEntries => {
+  const buffer = Buffer.allocUnsafeSlow(READ_BYTES)
+  const reader = {
+    readAt: (offset: number, length: number) =>
+      file.readAt(offset, length, length > KEPT_BYTES ? buffer : undefined)
+  }
+  return Effect.fnUntraced(function* (from, end) {
+    const { lines, next } = yield* readLines(reader, from, end, SCAN)
     const found: Array<EntryLine> = []
     for (const line of lines) {
       if (line.length === 0) continue
       const bytes = Buffer.from(line.bytes.buffer, line.bytes.byteOffset, line.bytes.byteLength)
-      const entry = line.oversize ? yield* readBeginning(file, line, bytes) : parse(bytes.toString("utf8"))
-      // one that lacks but the line's end will be ended by the next entry, so it counts before that as well
-      const isWhole = !line.oversize || (yield* hasEnd(file, line))
-      found.push({
-        entry: isWhole ? entry : undefined,
-        at: line.offset,
-        length: line.length,
-        bytes,
-        isCut: line.oversize
-      })
+      const entry = line.oversize ? yield* parseLong(file, line, bytes) : parseHead(bytes)
+      found.push({ entry, at: line.offset, length: line.length, bytes, isCut: line.oversize })
     }
     return { lines: found, next: next === from || next >= end ? undefined : next }
   })
+}
 
-/** Whether an entry of which only the beginning was read has its end. */
+/**
+ * An entry without its content, which is not looked at: a letter is known by its head, and must have its end. One that
+ * lacks but the line's end will be ended by the next entry, so it counts before that as well.
+ */
+const parseHead = (bytes: Buffer): Entry | undefined => {
+  const found = parseBeginning(bytes.toString("utf8", 0, HEAD_BYTES))
+  if (found === undefined) return parse(bytes.toString("utf8"))
+  // a power cut may leave a hole
+  return isEnded(bytes) && !bytes.includes(0) ? found.entry : undefined
+}
+
+/** most heads are shorter, bytes */
+const HEAD_BYTES = 1024
+
+/** Only the beginning of it was read. */
+const parseLong = (file: File, line: RawLine, bytes: Buffer) =>
+  Effect.flatMap(hasEnd(file, line), (isWhole) =>
+    isWhole ? readBeginning(file, line, bytes) : Effect.succeed(undefined)
+  )
+
+/** Whether it has its end. */
 const hasEnd = (file: File, { length, offset }: RawLine) =>
   Effect.map(file.readAt(offset + length - END_BYTES, END_BYTES), (end) => isEnded(Buffer.from(end)))
 
@@ -73,8 +102,9 @@ export const scan = (
 ): Effect.Effect<number, DiskError> =>
   Effect.gen(function* () {
     const size = yield* file.size
+    const read = entriesOf(file)
     for (let at: number | undefined = from; at !== undefined && at < size;) {
-      const { lines, next }: EntryLines = yield* readEntries(file, at, size)
+      const { lines, next }: EntryLines = yield* read(at, size)
       lines.forEach(each)
       at = next
     }

@@ -27,17 +27,20 @@ export const make = (
   limits: {
     /** bytes that stay free on the disk */
     readonly minFreeBytes: number
+    /** bytes that stay free beside them, for the reserve that is to be made again */
+    readonly owed: () => number
     /** bytes that may wait */
     readonly maxQueueBytes: number
     /** bytes that wait now */
     readonly waitingBytes: () => number
   }
 ): Space => {
-  const { maxQueueBytes, minFreeBytes, waitingBytes } = limits
+  const { maxQueueBytes, waitingBytes } = limits
+  const toLeave = () => limits.minFreeBytes + limits.owed()
   let free = Number.POSITIVE_INFINITY
   let lookedAt = Number.NEGATIVE_INFINITY
   return {
-    isStale: (bytes, now) => now - lookedAt >= INTERVAL || free - bytes < minFreeBytes,
+    isStale: (bytes, now) => now - lookedAt >= INTERVAL || free - bytes < toLeave(),
     look: (now) =>
       // if the disk cannot say, the write will
       Effect.map(Effect.exit(Effect.suspend(() => disk.volume(directory))), (volume) => {
@@ -48,8 +51,7 @@ export const make = (
       const queued = waitingBytes()
       if (queued + bytes > maxQueueBytes)
         return { limit: "maxQueueBytes", limitBytes: maxQueueBytes, actualBytes: queued }
-      if (free - bytes < minFreeBytes)
-        return { limit: "minFreeBytes", limitBytes: minFreeBytes, actualBytes: free }
+      if (free - bytes < toLeave()) return { limit: "minFreeBytes", limitBytes: toLeave(), actualBytes: free }
       free -= bytes
       return undefined
     }

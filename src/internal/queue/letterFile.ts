@@ -1,0 +1,136 @@
+/** The dead-letter file, as it grows: entries are added at its end, whole or not at all. */
+import { Clock, Effect, type Scope } from "effect"
+import type { Disk, DiskError, File } from "../../services/Disk.js"
+import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
+import { encodeContent, encodeHead, encodeOutcome, type Outcome } from "./letter.js"
+
+/** Runs a write to the queue's disk, and frees room for it if there is none. */
+export type WithRoom = <A>(write: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
+
+export interface LetterFile {
+  readonly disk: Disk["Type"]
+  readonly directory: string
+  readonly path: string
+  /** Writes what became of letters, durably. */
+  readonly end: (outcomes: ReadonlyArray<Outcome>) => Effect.Effect<void, DiskError>
+  /**
+   * Writes letters, durably; oversize lines are read from `source`. If that fails and may have left something, then
+   * `left` is called.
+   */
+  readonly keep: (
+    refusals: ReadonlyArray<Refusal>,
+    source: Effect.Effect<File, DiskError, Scope.Scope>,
+    left: () => void
+  ) => Effect.Effect<void, DiskError>
+  /** Makes what the file says durable. */
+  readonly sync: Effect.Effect<void, DiskError>
+  /** Makes the file's name durable. */
+  readonly syncName: Effect.Effect<void, DiskError>
+  /** The file was removed or replaced: its name is to be synced anew. */
+  readonly renamed: () => void
+}
+
+const NEWLINE = Buffer.from("\n")
+/** a multiple of three, so that pieces of base64 can be joined */
+const PIECE_BYTES = 3 << 18
+/** letters are written in pieces of about this many bytes */
+const WRITE_BYTES = 1 << 20
+
+/** The time as entries say it. */
+export const now: Effect.Effect<string> = Effect.map(Clock.currentTimeMillis, (millis) =>
+  new Date(millis).toISOString()
+)
+
+export const make = (disk: Disk["Type"], directory: string, path: string, withRoom: WithRoom): LetterFile => {
+  let isNameSynced = false
+  const syncName = Effect.suspend(() =>
+    // once in each process: the one that made the file may have died before it did this
+    isNameSynced ? Effect.void : Effect.map(disk.syncDirectory(directory), () => void (isNameSynced = true))
+  )
+
+  /** If it fails, what came of it is cut off, so that it takes no room; `left` is called if that fails as well. */
+  const add = (write: (file: File) => Effect.Effect<void, DiskError>, left: () => void = () => undefined) =>
+    Effect.gen(function* () {
+      const file = yield* disk.open(path, "append")
+      const size = yield* file.size
+      const cutOff = Effect.flatMap(file.size, (now) =>
+        now === size ? Effect.void : Effect.zipRight(file.truncate(size), file.sync)
+      )
+      yield* Effect.onError(Effect.zipRight(write(file), syncName), () =>
+        Effect.ignore(Effect.tapError(cutOff, () => Effect.sync(left)))
+      )
+    }).pipe(Effect.scoped, withRoom)
+
+  return {
+    disk,
+    directory,
+    path,
+    end: (outcomes) =>
+      add((file) => file.append(Buffer.from(["", ...outcomes.map(encodeOutcome), ""].join("\n")))),
+    keep: (refusals, source, left) =>
+      add(
+        (file) =>
+          Effect.gen(function* () {
+            // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
+            yield* file.write(NEWLINE)
+            yield* writeLetters(file, refusals, yield* now, source)
+            // before the cursor moves: otherwise a power cut could take the only copy
+            yield* file.sync
+          }),
+        left
+      ),
+    sync: add((file) => file.sync),
+    syncName,
+    renamed: () => {
+      isNameSynced = false
+    }
+  }
+}
+
+const writeLetters = (
+  file: File,
+  refusals: ReadonlyArray<Refusal>,
+  at: string,
+  source: Effect.Effect<File, DiskError, Scope.Scope>
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    let pieces: Array<Buffer> = []
+    let bytes = 0
+    const flush = Effect.suspend(() => {
+      const joined = Buffer.concat(pieces)
+      pieces = []
+      bytes = 0
+      return joined.length === 0 ? Effect.void : file.write(joined)
+    })
+    for (const refusal of refusals) {
+      const head = encodeHead(refusal, at)
+      if (refusal.record.problem === "oversize") {
+        yield* flush
+        yield* writeOversize(file, head, refusal.record, source)
+        continue
+      }
+      const entry = Buffer.from(`${head}${encodeContent(refusal.record)}\n`)
+      pieces.push(entry)
+      bytes += entry.length
+      if (bytes >= WRITE_BYTES) yield* flush
+    }
+    yield* flush
+  })
+
+const writeOversize = (
+  file: File,
+  head: string,
+  { length, offset }: QueueRecord,
+  source: Effect.Effect<File, DiskError, Scope.Scope>
+): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const from = yield* source
+    yield* file.write(Buffer.from(`${head},"base64":"`))
+    for (let done = 0; done < length;) {
+      const piece = yield* from.readAt(offset + done, Math.min(PIECE_BYTES, length - done))
+      if (piece.length === 0) break
+      yield* file.write(Buffer.from(Buffer.from(piece).toString("base64")))
+      done += piece.length
+    }
+    yield* file.write(Buffer.from('"}\n'))
+  }).pipe(Effect.scoped)

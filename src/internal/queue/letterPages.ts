@@ -1,0 +1,140 @@
+/** Pages of dead letters: some at a time, in the order of the file, so that neither memory nor a step grows with it. */
+import { Effect } from "effect"
+import { type Disk, DiskError, type File } from "../../services/Disk.js"
+import { isAbsent, withFile } from "./files.js"
+import { parse, type Letter } from "./letter.js"
+import type { LetterFile } from "./letterFile.js"
+import { type EntryLine, type EntryLines, entriesOf } from "./letterLines.js"
+import type { Register } from "./register.js"
+
+/** A letter and where its entry stands in the file, bytes. */
+export interface Entry {
+  readonly letter: Letter
+  readonly at: number
+  readonly length: number
+}
+
+/** The code of a letter that is no JSON any more: EBADMSG of POSIX. */
+export const DAMAGED = "EBADMSG"
+
+export interface Page {
+  readonly entries: ReadonlyArray<Entry>
+  /** where the next page begins, bytes; undefined after the last one */
+  readonly next: number | undefined
+}
+
+export interface Selection {
+  readonly select: (letter: Letter) => boolean
+  /** where to begin, bytes; 0 by default */
+  readonly from?: number | undefined
+  /** at most so many letters */
+  readonly limit: number
+  /** torn ends as well: nobody waits for a decision about them, but they can be discarded */
+  readonly torn?: boolean | undefined
+  /** with their content, of about so many bytes at most */
+  readonly contentBytes?: number | undefined
+  /** looks at about so many bytes of the file: a page may have fewer letters, or none, before the last one */
+  readonly scanBytes?: number | undefined
+}
+
+interface Letters {
+  readonly file: Pick<LetterFile, "disk" | "path">
+  readonly register: Register
+}
+
+const NOTHING: Page = { entries: [], next: undefined }
+
+/** Some of the letters that wait for a decision. */
+export const readPage = (
+  { file: { disk, path }, register }: Letters,
+  selection: Selection
+): Effect.Effect<Page, DiskError> =>
+  withFile(disk, path, (file) =>
+    Effect.gen(function* () {
+      const { contentBytes, from = 0, limit, scanBytes = Infinity, select, torn = false } = selection
+      const found = new Map<string, Entry>()
+      let bytes = 0
+      const isFull = () => found.size >= limit || (found.size > 0 && bytes >= (contentBytes ?? Infinity))
+      const page = (next: number | undefined): Page => ({ entries: [...found.values()], next })
+      const size = yield* file.size
+      const read = entriesOf(file)
+      for (let start: number | undefined = from; start !== undefined && start < size;) {
+        if (start - from >= scanBytes) return page(start)
+        const { lines, next }: EntryLines = yield* read(start, size)
+        for (const line of lines) {
+          const { at, entry, length } = line
+          if (entry?.type !== "letter") continue
+          const it = register.get(entry.id)
+          if (it === undefined || !(it.isOpen || (torn && it.isTorn)) || !select(entry)) continue
+          if (isFull()) return page(at)
+          bytes += length
+          const letter =
+            contentBytes === undefined ? withoutContent(entry) : yield* withContent(file, line, entry)
+          found.set(entry.id, { letter, at, length })
+        }
+        start = next
+      }
+      return page(undefined)
+    })
+  ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed(NOTHING)))
+
+/**
+ * Where the letters begin that stand behind the one of this id, bytes: it may have been decided meanwhile, and the file
+ * may hold its head alone. Undefined if the file knows nothing of it.
+ */
+export const placeAfter = (
+  disk: Disk["Type"],
+  path: string,
+  id: string
+): Effect.Effect<number | undefined, DiskError> =>
+  withFile(disk, path, (file) =>
+    Effect.gen(function* () {
+      let place: number | undefined
+      const size = yield* file.size
+      const read = entriesOf(file)
+      for (let start: number | undefined = 0; start !== undefined && start < size;) {
+        const { lines, next }: EntryLines = yield* read(start, size)
+        for (const { at, entry, length } of lines) {
+          if (entry?.id !== id) continue
+          if (entry.type === "letter") return at + length + 1
+          place ??= at + length + 1
+        }
+        start = next
+      }
+      return place
+    })
+  ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed(undefined)))
+
+/** A longer entry is listed without its content, bytes: escaped for a screen it must fit into a text of V8, 512 MiB. */
+const MAX_SHOWN_BYTES = 64 * 1024 * 1024
+
+/**
+ * A letter with its content, or without one that is too large to be held; fails with {@link DAMAGED} if it is no JSON any
+ * more.
+ */
+export const readLetter = (
+  { file: { disk, path } }: Pick<Letters, "file">,
+  { at, length, letter: entry }: Entry
+): Effect.Effect<Letter, DiskError> =>
+  length > MAX_SHOWN_BYTES
+    ? Effect.succeed(entry)
+    : Effect.flatMap(
+        withFile(disk, path, (file) => file.readAt(at, length)),
+        (bytes) => {
+          const letter = parse(Buffer.from(bytes).toString("utf8"))
+          if (letter?.type === "letter" && letter.id === entry.id) return Effect.succeed(letter)
+          const cause = new Error("the letter is damaged")
+          return new DiskError({ operation: "read", path, code: DAMAGED, cause })
+        }
+      )
+
+const withoutContent = ({ base64: _, line: __, ...letter }: Letter): Letter => letter
+
+/** The letter as its whole entry says it; without content, if that cannot be read. */
+const withContent = (file: File, { at, bytes, isCut, length }: EntryLine, letter: Letter) =>
+  isCut && length > MAX_SHOWN_BYTES
+    ? Effect.succeed(letter)
+    : Effect.map(isCut ? file.readAt(at, length) : Effect.succeed(bytes), (bytes) => {
+        const whole = parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8"))
+        return whole?.type === "letter" && whole.id === letter.id ? whole : letter
+      })

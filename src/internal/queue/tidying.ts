@@ -1,0 +1,146 @@
+/**
+ * Tidying: what a crash, or a failing disk, has left of letters that are none any more is erased, and the file is
+ * replaced by one of heads once none is open and each line can be read.
+ */
+import { Effect } from "effect"
+import type { DiskError } from "../../services/Disk.js"
+import { erase, replaceByHeads, sweep, type Keeping } from "./erasure.js"
+import { withFile } from "./files.js"
+import { encodeOutcome, headOf, type Outcome } from "./letter.js"
+import { now, type LetterFile } from "./letterFile.js"
+import { readPage, type Entry, type Page } from "./letterPages.js"
+import type { Fate, Known, Register } from "./register.js"
+
+/** Runs what must not meet other changes of the letters. */
+export type Guarded = <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
+
+interface Letters {
+  readonly file: LetterFile
+  readonly register: Register
+}
+
+/** so many letters are ended at a time */
+const PAGE = 1024
+
+/** Ends letters, which may have entries that are not among these. */
+export const end = ({ file, register }: Letters, fate: Fate, entries: ReadonlyArray<Entry>, by?: string) =>
+  Effect.gen(function* () {
+    if (entries.length === 0) return
+    const at = yield* now
+    const ended = entries.map(({ letter }) => ({ id: letter.id, head: headOf(letter) }))
+    yield* file.end(ended.map(({ head, id }): Outcome => ({ type: fate, id, at, by, head })))
+    for (const { id } of ended) register.end(id, fate)
+    const erased = yield* Effect.option(erase(file.disk, file.path, entries))
+    for (const { id } of ended) {
+      const it = register.known(id)
+      if (erased._tag === "Some") it.filled--
+      register.hasRemains ||= it.filled > 0
+    }
+  })
+
+/** Makes the decisions durable that were found. */
+export const syncFound = ({ file, register }: Letters) =>
+  Effect.suspend(() =>
+    register.areFoundUnsynced
+      ? Effect.map(file.sync, () => void (register.areFoundUnsynced = false))
+      : Effect.void
+  )
+
+/** What became of a letter, for a line of its own. */
+export const outcomeOf = (id: string, it: Known, at: string, by: string | undefined): Outcome => ({
+  type: it.fate ?? (it.isKept ? "erased" : "delivered"),
+  id,
+  at,
+  by: it.fate === "erased" ? undefined : by,
+  head: it.head
+})
+
+/** Erases and replaces; it must not run twice at once. */
+export const tidy = (letters: Letters, guarded: Guarded): Effect.Effect<void, DiskError> =>
+  Effect.gen(function* () {
+    const { file, register } = letters
+    if ((yield* guarded(file.disk.info(file.path))) === undefined) return
+    // before the blanks: a power cut could keep them, and take the decision
+    yield* guarded(syncFound(letters))
+    // those that were kept may be remains of a letter that is decided by now
+    const mayBeDecided = register.unreadable > 0 && register.isSpent && register.isNothingOpen
+    if (register.hasRemains || mayBeDecided) yield* sweepAll(letters, guarded)
+    if (isReplaceable(register)) yield* endTorn(letters, guarded)
+    if (isReplaceable(register)) yield* replace(letters, guarded)
+  })
+
+/** A line that cannot be read would not come along. */
+const isReplaceable = ({ isNothingOpen, isSpent, unreadable }: Register) =>
+  isSpent && isNothingOpen && unreadable === 0
+
+/** A torn end that nobody has discarded goes with the last letter: it would keep the file from being replaced. */
+const endTorn = (letters: Letters, guarded: Guarded) =>
+  Effect.gen(function* () {
+    const selection = {
+      limit: PAGE,
+      torn: true,
+      select: ({ class: cls }: { class: string }) => cls === "torn"
+    }
+    for (let from: number | undefined = 0; from !== undefined;) {
+      const step: Effect.Effect<Page, DiskError> = Effect.tap(
+        readPage(letters, { ...selection, from }),
+        ({ entries }) => end(letters, "erased", entries)
+      )
+      from = (yield* guarded(step)).next
+    }
+  })
+
+const sweepAll = ({ file: { disk, path }, register }: Letters, guarded: Guarded) =>
+  Effect.gen(function* () {
+    register.hasRemains = false
+    register.unreadable = 0
+    const keeping: Keeping = {
+      isKept: (id) => register.get(id)?.mayHoldContent,
+      onUnreadable: () => register.unreadable++
+    }
+    const size = yield* guarded(withFile(disk, path, (file) => file.size))
+    for (let from: number | undefined = 0; from !== undefined && from < size;) {
+      from = yield* guarded(sweep(disk, path, from, size, keeping))
+    }
+    for (const [, it] of register) if (!it.mayHoldContent) it.filled = 0
+  }).pipe(Effect.onError(() => Effect.sync(() => (register.hasRemains = true))))
+
+const headsOf = (id: string, it: Known, at: string, by?: string): ReadonlyArray<string> => {
+  it.isCopied = true
+  const orphans = it.orphans.map((type): Outcome => ({ type, id, at }))
+  return [...orphans, outcomeOf(id, it, at, by)].map(encodeOutcome)
+}
+
+const replace = ({ file, register }: Letters, guarded: Guarded) =>
+  Effect.gen(function* () {
+    const { directory, disk, path } = file
+    for (const [, it] of register) it.isCopied = false
+    const at = yield* now
+    yield* replaceByHeads(disk, directory, path, {
+      guarded,
+      headsOf: ({ entry }) => {
+        const it = entry === undefined ? undefined : register.get(entry.id)
+        if (entry === undefined || entry.type === "letter" || it === undefined || it.isCopied) return []
+        const isLast = entry.type === outcomeOf(entry.id, it, "", "").type
+        return isLast ? headsOf(entry.id, it, entry.at, entry.by) : []
+      },
+      rest: () => {
+        if (!isReplaceable(register)) return undefined
+        const heads: Array<string> = []
+        for (const [id, it] of register) {
+          if (!it.isCopied && (it.head !== undefined || it.counts)) heads.push(...headsOf(id, it, at))
+        }
+        return heads
+      },
+      replaced: Effect.suspend(() => {
+        file.renamed()
+        return Effect.map(file.syncName, () => {
+          register.isSpent = false
+          for (const [, it] of register) {
+            it.hasEntry = false
+            it.filled = 0
+          }
+        })
+      })
+    })
+  })

@@ -1,0 +1,121 @@
+/** What is left of decided letters is tidied away beside appends and delivery, whatever ends the process meanwhile. */
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Exit, Logger, LogLevel } from "effect"
+import { setTimeout as sleep } from "node:timers/promises"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import type { Disk } from "../../src/services/Disk.js"
+import * as q from "../support/queue.js"
+
+const LETTERS = "/audit/dead-letter.ndjson"
+const COUNT = 1500
+
+/** A directory of an earlier version: many letters, more than a megabyte, all discarded and none erased. */
+const withDecidedLetters = Effect.gen(function* () {
+  const memory = MemoryDisk.make()
+  const disk = memory.startProcess()
+  yield* q.withQueue(disk, {}, (queue) =>
+    Effect.gen(function* () {
+      yield* Effect.forEach(q.idsOf("secret-", COUNT), (id) => q.append(queue, id, 600), {
+        concurrency: "unbounded",
+        discard: true
+      })
+      yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
+    })
+  )
+  const ids = (yield* q.letters(disk)).map(({ id }) => id)
+  const decisions = ids.map((id) =>
+    JSON.stringify({ type: "discarded", id, at: "2026-01-01T00:00:00.000Z", by: "li" })
+  )
+  yield* Effect.scoped(
+    Effect.flatMap(disk.open(LETTERS, "append"), (file) =>
+      file.append(Buffer.from(`\n${decisions.join("\n")}\n`))
+    )
+  )
+  assert.isAbove((yield* disk.info(LETTERS))!.size, 1 << 20)
+  return { memory, disk }
+})
+
+const isClean = (disk: Disk["Type"]) =>
+  Effect.map(q.textOf(disk, LETTERS), (text) => !text.includes("secret-") && text.length < 200 * COUNT)
+
+const untilClean = (disk: Disk["Type"]) =>
+  Effect.zipRight(
+    Effect.promise(() => sleep(5)),
+    isClean(disk)
+  ).pipe(Effect.repeat({ until: (clean) => clean }))
+
+const BOOKS = { dead: 0, discarded: COUNT, missing: 0, balanced: true }
+
+describe("a start with many decided letters", () => {
+  it.live("records and delivers while their content is erased, and has the same books before and after", () =>
+    Effect.gen(function* () {
+      const { disk, memory } = yield* withDecidedLetters
+      const goOn = yield* Deferred.make<void>()
+      memory.inject(({ operation, path }) =>
+        operation === "overwrite" && path === LETTERS
+          ? { type: "wait", until: Deferred.await(goOn) }
+          : undefined
+      )
+      yield* q.withQueue(disk, {}, (queue) =>
+        Effect.gen(function* () {
+          const database = new Set<string>()
+          assert.include(yield* q.books(queue), BOOKS)
+          yield* q.append(queue, "new")
+          // the step that waits holds what a commit needs: it has at most a part of the file
+          yield* Deferred.succeed(goOn, undefined)
+          yield* q.deliverAll(queue, database)
+          assert.deepStrictEqual([...database], ["new"])
+          yield* untilClean(disk)
+          assert.include(yield* q.books(queue), { ...BOOKS, delivered: 1 })
+        })
+      )
+    })
+  )
+
+  it.live("is closed meanwhile, and the next one goes on", () =>
+    Effect.gen(function* () {
+      const { disk } = yield* withDecidedLetters
+      yield* q.withQueue(disk, {}, (queue) => q.append(queue, "new"))
+      assert.isFalse(yield* isClean(disk))
+      yield* q.withQueue(disk, {}, (queue) =>
+        Effect.zipRight(
+          untilClean(disk),
+          Effect.map(q.books(queue), (books) => assert.include(books, { ...BOOKS, waiting: 1 }))
+        )
+      )
+    })
+  )
+
+  it.live("keeps the books, and erases in the end, if the power fails at any call to the letters", () =>
+    Effect.gen(function* () {
+      for (let call = 0; call < 40; call += 2) {
+        const { memory } = yield* withDecidedLetters
+        const dead = yield* Deferred.make<void>()
+        let calls = 0
+        let die = call
+        memory.inject(({ operation, path }) => {
+          if (!path.startsWith(LETTERS) && !(operation === "syncDirectory" && calls > 0)) return undefined
+          if (calls++ !== call) return undefined
+          memory.cutPower((bound) => (die = (die * 7919 + 13) % 1009) % bound)
+          Deferred.unsafeDone(dead, Exit.void)
+          return undefined
+        })
+        const first = yield* Effect.exit(q.openClosable(memory.startProcess()))
+        yield* Effect.raceFirst(Deferred.await(dead), Effect.sleep("2 seconds"))
+        if (Exit.isSuccess(first)) yield* first.value.close
+        memory.inject(() => undefined)
+        const disk = memory.startProcess()
+        yield* q.withQueue(disk, {}, (queue) =>
+          Effect.gen(function* () {
+            assert.include(yield* q.books(queue), BOOKS, `after a power cut at call ${call}`)
+            yield* untilClean(disk)
+            assert.include(yield* q.books(queue), BOOKS)
+          })
+        )
+        yield* q.withQueue(disk, {}, (queue) =>
+          Effect.map(q.books(queue), (books) => assert.include(books, BOOKS))
+        )
+      }
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  )
+})

@@ -1,0 +1,300 @@
+/** A full disk frees itself: what the database refuses finds room in the reserve, and delivery goes on. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Logger, LogLevel } from "effect"
+import * as fc from "fast-check"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
+import { setImmediate, setTimeout as sleep } from "node:timers/promises"
+import * as requests from "../../src/internal/queue/requests.js"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import type { Options } from "../../src/layers/QueueFileLive.js"
+import type { Disk } from "../../src/services/Disk.js"
+import { effectAudit } from "../support/cli.js"
+import * as q from "../support/queue.js"
+
+const RESERVE = "/audit/reserve"
+const BYTES = 8000
+const OPTIONS: Partial<Options> = { reserveBytes: BYTES, segmentBytes: 1000 }
+
+const sizeOf = (disk: Disk["Type"], file = RESERVE) => Effect.map(disk.info(file), (info) => info?.size ?? 0)
+
+/** The owner makes it beside whatever else it does. */
+const awaitReserve = (disk: Disk["Type"], file = RESERVE, bytes = BYTES) =>
+  Effect.promise(() => sleep(1)).pipe(
+    Effect.zipRight(sizeOf(disk, file)),
+    Effect.repeat({ until: (size) => size === bytes })
+  )
+
+/** From now on not a byte more fits. */
+const fill = (memory: MemoryDisk.MemoryDisk, disk: Disk["Type"]) =>
+  Effect.gen(function* () {
+    memory.capacity = Number.MAX_SAFE_INTEGER
+    memory.capacity -= (yield* disk.volume("/")).freeBytes
+  })
+
+/** Every fourth one is refused. */
+const isRejected = (id: string) => Number(/\d+$/.exec(id)![0]) % 4 === 0
+
+describe("on a full disk", () => {
+  it.live("refused events among the others do not stop delivery, and the reserve is made again", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          yield* awaitReserve(disk)
+          yield* q.appendAll(queue, q.idsOf("e", 40), 300)
+          yield* fill(memory, disk)
+          const database = new Set<string>()
+          // several of them in a batch
+          yield* q.deliverAll(queue, database, { isRejected })
+          assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
+          yield* awaitReserve(disk)
+          // there is room for events again
+          yield* q.append(queue, "e41", 300)
+          yield* q.deliverAll(queue, database, { isRejected })
+          assert.lengthOf([...database], 31)
+        })
+      )
+      const letters = yield* q.letters(disk)
+      assert.deepStrictEqual(
+        letters.map(({ bytes }) => q.idOf({ bytes, problem: undefined })),
+        q.idsOf("e", 40).filter(isRejected)
+      )
+    })
+  )
+
+  it.live(
+    "a reserve that a killed process has emptied is owed by the next one, which records nothing into it",
+    () =>
+      Effect.gen(function* () {
+        const memory = MemoryDisk.make()
+        let disk = memory.startProcess()
+        const database = new Set<string>()
+        yield* q.withQueue(disk, OPTIONS, (queue) =>
+          Effect.gen(function* () {
+            yield* awaitReserve(disk)
+            yield* q.appendAll(queue, q.idsOf("e", 40), 300)
+            yield* fill(memory, disk)
+            // the segment of this letter stays, and so nothing is free but what is left of the reserve
+            yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
+            assert.strictEqual(yield* sizeOf(disk), 0)
+            memory.kill()
+          })
+        )
+        disk = memory.startProcess()
+        yield* q.withQueue(disk, OPTIONS, (queue) =>
+          Effect.gen(function* () {
+            for (let more = 0; more < 20; more++) {
+              const refused = yield* Effect.flip(q.append(queue, "more1", 300))
+              assert.strictEqual(refused._tag, "QueueFull")
+            }
+            yield* q.deliverAll(queue, database, { isRejected })
+            assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
+            yield* awaitReserve(disk)
+          })
+        )
+      })
+  )
+
+  it.live("that a reserve was begun is known after a power cut: its entry is synced", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      const { close } = yield* q.openClosable(disk, OPTIONS)
+      yield* awaitReserve(disk)
+      yield* Effect.promise(() => setImmediate())
+      memory.cutPower(() => 0)
+      yield* close
+      assert.isDefined(yield* memory.startProcess().info(RESERVE))
+    })
+  )
+
+  it.live("a decision needs no other room", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          yield* awaitReserve(disk)
+          yield* q.appendAll(queue, q.idsOf("e", 8), 300)
+          yield* q.deliverAll(queue, new Set(), { isRejected })
+          yield* requests.submit(disk, "/audit", { action: "discard", letters: ["0:0"], by: "li" })
+          yield* fill(memory, disk)
+          yield* queue.carryOutRequests
+          assert.include(yield* q.books(queue), { dead: 1, discarded: 1, balanced: true })
+        })
+      )
+    })
+  )
+
+  it(
+    "no history of a disk that is full by turns stops delivery, or loses an event",
+    { timeout: 600_000 },
+    () =>
+      fc.assert(
+        fc.asyncProperty(
+          fc.array(
+            fc.record({
+              events: fc.nat(6),
+              padding: fc.integer({ min: 250, max: 400 }),
+              isFull: fc.boolean(),
+              maxRecords: fc.integer({ min: 1, max: 4 }),
+              batches: fc.nat(4),
+              end: fc.constantFrom("goes on", "kill", "power"),
+              call: fc.nat(25)
+            }),
+            { minLength: 1, maxLength: 8 }
+          ),
+          fc.array(fc.nat(1_000_000), { maxLength: 40 }),
+          async (steps, dice) => {
+            await setImmediate()
+            await Effect.runPromise(fullByTurns(steps, dice))
+          }
+        ),
+        { numRuns: process.env.AUDIT_LONG === "1" ? 2000 : 60 }
+      )
+  )
+})
+
+interface Step {
+  readonly events: number
+  readonly padding: number
+  readonly isFull: boolean
+  readonly maxRecords: number
+  readonly batches: number
+  readonly end: "goes on" | "kill" | "power"
+  /** at which call to the disk the process dies */
+  readonly call: number
+}
+
+const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    let disk = memory.startProcess()
+    const database = new Set<string>()
+    const acknowledged = new Set<string>()
+    let count = 0
+    let die = 0
+    let open = yield* q.openClosable(disk, OPTIONS)
+    yield* awaitReserve(disk)
+    for (const { batches, call, end, events, isFull, maxRecords, padding } of steps) {
+      let hasDied = false
+      const isAlive = () => !hasDied
+      let calls = 0
+      memory.inject(() => {
+        if (end === "goes on" || calls++ < call || hasDied) return undefined
+        hasDied = true
+        if (end === "kill") memory.kill()
+        else memory.cutPower((bound) => (dice[die++] ?? 0) % bound)
+        return undefined
+      })
+      for (const id of Array.from({ length: events }, (_, index) => `e${count + index}`)) {
+        const result = yield* Effect.exit(q.append(open.queue, id, padding))
+        if (Exit.isSuccess(result) && isAlive()) acknowledged.add(id)
+      }
+      count += events
+      // somebody else who takes room that is owed stops delivery
+      if (isFull && isAlive() && memory.capacity === Number.POSITIVE_INFINITY) {
+        yield* Effect.ignore(Effect.zipRight(awaitReserve(disk), fill(memory, disk)))
+      }
+      for (let batch = 0; batch < batches; batch++) {
+        const delivered = yield* Effect.exit(q.deliver(open.queue, database, { maxRecords, isRejected }))
+        if (isAlive()) assert.isTrue(Exit.isSuccess(delivered), String(delivered))
+      }
+      memory.inject(() => undefined)
+      if (!isAlive()) {
+        yield* open.close
+        disk = memory.startProcess()
+        open = yield* q.openClosable(disk, OPTIONS)
+      } else if (!isFull) memory.capacity = Number.POSITIVE_INFINITY
+    }
+    yield* q.deliverAll(open.queue, database, { isRejected })
+    const books = yield* q.books(open.queue)
+    assert.include(books, { waiting: 0, missing: 0, balanced: true })
+    const letters = (yield* q.letters(disk)).map(({ bytes }) => q.idOf({ bytes, problem: undefined }))
+    assert.sameMembers(
+      [...new Set(letters), ...database].filter((id) => acknowledged.has(id!)),
+      [...acknowledged]
+    )
+    yield* open.close
+  }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+
+const tmpfs = process.platform === "linux" && process.getuid?.() === 0
+
+describe("on a tmpfs that is full (needs root: mount)", () => {
+  // the reserve of a program, as large as the longest letter
+  const options = { maxLineBytes: 50_000, segmentBytes: 100_000, reserveBytes: undefined }
+
+  /** A small file system with a queue, whose reserve is there. */
+  const mounted = Effect.gen(function* () {
+    const mount = yield* q.temporaryDirectory
+    const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", "size=2m", "tmpfs", mount])
+    if (status !== 0) return undefined
+    yield* Effect.addFinalizer(() => Effect.sync(() => spawnSync("umount", ["-l", mount])))
+    const directory = `${mount}/audit`
+    const disk = yield* q.nodeDisk
+    const open = (options: Partial<Options>) => q.openQueue(disk, { directory, ...options })
+    const reserve = `${directory}/reserve`
+    const isThere = Effect.repeat(
+      Effect.zipRight(
+        Effect.promise(() => sleep(5)),
+        sizeOf(disk, reserve)
+      ),
+      { until: (size) => size > 100_000 }
+    )
+    return { directory, disk, foreign: `${mount}/foreign`, isThere, open, reserve }
+  })
+
+  it.scopedLive.skipIf(!tmpfs)("by a file of somebody else", () =>
+    Effect.gen(function* () {
+      const found = yield* mounted
+      if (found === undefined) return yield* Effect.log("no tmpfs could be mounted: not tested")
+      const { directory, foreign, isThere, open, reserve } = found
+      const queue = yield* open(options)
+      yield* isThere
+      // as many blocks as it says: it is no sparse file
+      assert.isAtLeast(fs.statSync(reserve).blocks * 512, fs.statSync(reserve).size)
+      yield* q.appendAll(queue, q.idsOf("e", 200), 5000)
+      assert.throws(() => fs.writeFileSync(foreign, Buffer.alloc(4_000_000)), /ENOSPC/)
+      const database = new Set<string>()
+      yield* q.deliverAll(queue, database, { isRejected })
+      assert.include(yield* q.books(queue), { waiting: 0, delivered: 150, dead: 50, balanced: true })
+      yield* queue.compact
+      const verify = yield* effectAudit(directory, ["verify"])
+      assert.strictEqual(verify.code, 0, verify.stdout)
+      fs.rmSync(foreign)
+      yield* q.append(queue, "e201")
+      yield* q.deliverAll(queue, database, { isRejected })
+      yield* isThere
+    })
+  )
+
+  it.scopedLive.skipIf(!tmpfs)("by the queue itself", () =>
+    Effect.gen(function* () {
+      const found = yield* mounted
+      if (found === undefined) return yield* Effect.log("no tmpfs could be mounted: not tested")
+      const { isThere, open } = found
+      const queue = yield* open(options)
+      yield* isThere
+      const database = new Set<string>()
+      let recorded = 0
+      for (let round = 0; round < 3; round++) {
+        for (;;) {
+          const result = yield* Effect.exit(q.append(queue, `e${recorded}`, 5000))
+          if (Exit.isFailure(result)) break
+          recorded++
+        }
+        yield* q.deliverAll(queue, database, { isRejected })
+        yield* queue.compact
+        // nobody needs them any more, and they take the room
+        yield* queue.retry(() => true, "li")
+        yield* q.deliverAll(queue, database)
+        yield* isThere
+      }
+      assert.isAbove(recorded, 600)
+      assert.lengthOf([...database], recorded)
+      assert.include(yield* q.books(queue), { waiting: 0, dead: 0, missing: 0, balanced: true })
+    })
+  )
+})
