@@ -270,7 +270,7 @@ it.effect("warns once of what cannot be erased, not after each commit", () =>
       Logger.replace(Logger.defaultLogger, collect)
     )
     assert.lengthOf(
-      warnings.filter((warning) => warning.includes("what was decided stands")),
+      warnings.filter((warning) => warning.includes("what was decided is not erased")),
       1
     )
   })
