@@ -167,6 +167,20 @@ export default defineConfig(
     }
   },
   {
+    // the script of `serve`'s page, with types in its comments
+    files: ["src/cli/page/*.js"],
+    extends: [tseslint.configs.recommendedTypeChecked],
+    languageOptions: {
+      parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname }
+    },
+    rules: {
+      "no-undef": "off",
+      // the linter does not see the casts in comments, which the types check
+      "@typescript-eslint/no-unsafe-assignment": "off",
+      "@typescript-eslint/no-unsafe-argument": "off"
+    }
+  },
+  {
     files: ["test/**/*.ts", "bench/**/*.ts", "examples/**/*.ts"],
     rules: {
       "@typescript-eslint/require-await": "off"

@@ -41,15 +41,18 @@ export const runServer = (given: Option.Option<string>, port: number) =>
     Effect.gen(function* () {
       const token = randomBytes(24).toString("base64url")
       const disk = yield* Disk
+      const listener = makeServer()
       const server = HttpApiBuilder.serve(unstored).pipe(
         Layer.provide(HttpApiBuilder.api(Api)),
         Layer.provide(handlers(given)),
         Layer.provide(authorization(token)),
         Layer.provide(pageLayer),
-        Layer.provideMerge(NodeHttpServer.layer(() => makeServer(), { host: "127.0.0.1", port })),
+        Layer.provideMerge(NodeHttpServer.layer(() => listener, { host: "127.0.0.1", port })),
         Layer.provide(Layer.succeed(Disk, disk))
       )
       const built = yield* Effect.mapError(Layer.build(server), ({ cause }) => cannotListen(port, cause))
+      // an open page would be waited for at the end
+      yield* Effect.addFinalizer(() => Effect.sync(() => listener.closeAllConnections()))
       const { address } = Context.get(built, HttpServer.HttpServer)
       // behind the hash it is sent to no server, and stands in no log
       if (address._tag === "TcpAddress") yield* print([`http://127.0.0.1:${address.port}/#${token}`])

@@ -42,13 +42,13 @@ export const effectAudit = (
     }
   })
 
-// the terminal is 100 columns wide; the code is that of the command
-const PTY = `
+// the code is that of the command
+const pty = (columns: number) => `
 import os, pty, select, sys, fcntl, struct, termios
 pid, fd = pty.fork()
 if pid == 0:
     if os.environ.get("NO_COLOR") == "": del os.environ["NO_COLOR"]
-    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, ${columns}, 0, 0))
     os.execvp(sys.argv[1], sys.argv[1:])
 inputs = [fd, 0]
 while True:
@@ -76,14 +76,30 @@ export const startEffectAudit = (
 export const inTerminal = (
   directory: string,
   args: ReadonlyArray<string>,
-  env: Readonly<Record<string, string>> = {}
+  env: Readonly<Record<string, string>> = {},
+  columns = 100
 ) =>
   start(COMMAND, {
     cwd: directory,
     args,
     env: { TERM: "xterm-256color", NO_COLOR: "", AUDIT_DIRECTORY: directory, ...env },
-    under: ["python3", "-c", PTY]
+    under: ["python3", "-c", pty(columns)]
   })
+
+/** The page's server of a directory, until the scope closes; its address with the token. */
+export const serve = (directory: string) =>
+  Effect.acquireRelease(
+    Effect.promise(async () => {
+      const program = startEffectAudit(directory, ["serve"])
+      await program.prints(/#\S+\n/)
+      const address = new URL(program.stdout().trim())
+      return { address, origin: address.origin, token: address.hash.slice(1), program }
+    }),
+    ({ program }) => {
+      program.kill("SIGTERM")
+      return Effect.promise(() => program.ended)
+    }
+  )
 
 /** A use as it stands in the queue. */
 export const useLine = (

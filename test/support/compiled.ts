@@ -38,6 +38,8 @@ export const compiled = (file: string): string => {
     },
     logLevel: "error"
   })
+  // what the command serves lies beside it
+  fs.cpSync(path.join(root, "src/cli/page"), path.join(mine, "page"), { recursive: true })
   try {
     fs.renameSync(mine, home)
   } catch (error) {
