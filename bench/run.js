@@ -28,5 +28,6 @@ if (!fs.existsSync(link)) fs.symlinkSync(root, link, "junction")
 const compile = (project) => run("npx", "tsc", "-p", project, "--noCheck")
 
 await Promise.all(["tsconfig.build.json", "bench/tsconfig.build.json"].map(compile))
+await run(process.execPath, "scripts/bundle.js")
 await run(process.execPath, "bench/dist/bench/main.js", ...process.argv.slice(2))
 await run("npx", "prettier", "--log-level", "warn", "--write", "bench/README.md", "bench/results.json")

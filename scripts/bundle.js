@@ -1,34 +1,68 @@
 /**
- * Bundles @effect/cli, its printers and their parsers into dist/cli/effectCli.js, with their licenses beside it.
- * Effect and its platform stay outside: there must be one copy of each.
+ * Bundles what the command needs into dist/cli, with the licenses of what it holds:
+ *
+ * - effectCli.js: @effect/cli, its printers and their parsers. Effect and its platform stay outside, so that there is
+ *   one copy of each beside drivers and classes of --events.
+ * - alone.js: the whole command with the parts of Effect that it uses, for calls that need neither.
+ * - page: what `serve` shows.
  */
 import { build } from "esbuild"
 import * as fs from "node:fs"
 import * as path from "node:path"
 
 const root = path.join(import.meta.dirname, "..")
+const dist = path.join(root, "dist/cli")
 
-const { metafile } = await build({
-  absWorkingDir: root,
-  // not dist: what is bundled already would be bundled again
-  entryPoints: ["src/cli/effectCli.ts"],
-  outfile: "dist/cli/effectCli.js",
-  bundle: true,
-  platform: "node",
-  format: "esm",
-  target: "node20",
-  external: ["effect", "@effect/platform"],
-  preserveSymlinks: true,
-  metafile: true,
-  // for the modules of CommonJS within
-  banner: {
-    js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
-  }
-})
-fs.rmSync(path.join(root, "dist/cli/effectCli.js.map"), { force: true })
+for (const name of fs.readdirSync(dist))
+  if (/^(alone\b.*|effectCli\.js)(\.map)?$/.test(name)) fs.rmSync(path.join(dist, name))
+
+const bundle = (options) =>
+  build({
+    absWorkingDir: root,
+    outdir: "dist/cli",
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    target: "node20",
+    preserveSymlinks: true,
+    logLevel: "error",
+    metafile: true,
+    // for the modules of CommonJS within
+    banner: {
+      js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
+    },
+    ...options
+  })
+
+const bundles = await Promise.all([
+  bundle({
+    // not dist: what is bundled already would be bundled again
+    entryPoints: ["src/cli/effectCli.ts"],
+    external: ["effect", "@effect/platform"]
+  }),
+  bundle({
+    entryPoints: { alone: "src/cli/command.ts" },
+    chunkNames: "alone-[hash]",
+    splitting: true,
+    minify: true,
+    // names of classes are those of errors and tags
+    keepNames: true,
+    // native, or of the user's: what loads them is not called by this file
+    external: ["fs-native-extensions", "@effect/sql-mysql2", "@effect/sql-libsql"]
+  })
+])
+
+fs.rmSync(path.join(dist, "page"), { recursive: true, force: true })
+for (const name of ["page.html", "page.css", "page.js"])
+  fs.cpSync(path.join(root, "src/cli/page", name), path.join(dist, "page", name))
 
 const packages = new Set(
-  Object.keys(metafile.inputs).flatMap((file) => /node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(file)?.[1] ?? [])
+  bundles
+    .flatMap(({ metafile }) => Object.values(metafile.outputs))
+    .flatMap(({ inputs }) => Object.entries(inputs))
+    .flatMap(([file, { bytesInOutput }]) =>
+      bytesInOutput > 0 ? (/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(file)?.[1] ?? []) : []
+    )
 )
 const licenses = [...packages].sort().map((name) => {
   const directory = path.join(root, "node_modules", name)
@@ -37,4 +71,4 @@ const licenses = [...packages].sort().map((name) => {
   if (file === undefined) throw new Error(`${name} has no license file`)
   return `${name} ${version} (${license})\n\n${fs.readFileSync(path.join(directory, file), "utf8").trim()}\n`
 })
-fs.writeFileSync(path.join(root, "dist/cli/effectCli.licenses.txt"), licenses.join(`\n${"-".repeat(80)}\n\n`))
+fs.writeFileSync(path.join(dist, "licenses.txt"), licenses.join(`\n${"-".repeat(80)}\n\n`))

@@ -4,16 +4,18 @@ import * as NodeFileSystem from "@effect/platform-node/NodeFileSystem"
 import * as NodePath from "@effect/platform-node/NodePath"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeTerminal from "@effect/platform-node/NodeTerminal"
-import { Cause, ConfigError, Effect, Exit, Layer, Logger, LogLevel, Option } from "effect"
+import { Cause, ConfigError, Console, Effect, Exit, Layer, Logger, LogLevel, Option } from "effect"
 import { createRequire } from "node:module"
 import * as path from "node:path"
+import { stripVTControlCharacters } from "node:util"
 import * as NodeDisk from "../layers/NodeDisk.js"
 import { UploadError } from "../schema/Errors.js"
 import { Disk, DiskError } from "../services/Disk.js"
 import { adopt } from "./adopt.js"
-import { dead } from "./dead.js"
+import { callOf, helpOf, isHelp, nodeOf } from "./call.js"
+import { dead, deadNode } from "./dead.js"
 import { doctor } from "./doctor.js"
-import { CliConfig, Command, ValidationError } from "./effectCli.js"
+import { CliConfig, Command, HelpDoc, ValidationError } from "./effectCli.js"
 import { show, tail } from "./events.js"
 import { Ended, ExitCode } from "./exit.js"
 import { flush } from "./flush.js"
@@ -22,7 +24,7 @@ import { overview } from "./overview.js"
 import { adviceOnAccess } from "./owner.js"
 import { serve } from "./serve.js"
 import { status } from "./status.js"
-import { logger, print, say, withPlainConsole } from "./terminal.js"
+import { isJson, logger, print, sayError, withPlainConsole } from "./terminal.js"
 import { verify } from "./verify.js"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
@@ -32,21 +34,41 @@ const command = Command.make("effect-audit", {}, () => print(overview(version)))
   Command.withSubcommands([status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve])
 )
 
-// the help of @effect/cli repeats all flags of all commands
-const isHelp = process.argv.length === 3 && ["--help", "-h"].includes(process.argv[2]!)
-const program = Command.run(command, { name: "effect-audit", version })(
-  isHelp ? process.argv.slice(0, 2) : process.argv
-)
+const tree = nodeOf(command, [
+  nodeOf(status),
+  nodeOf(tail),
+  nodeOf(show),
+  nodeOf(flush),
+  deadNode,
+  nodeOf(doctor),
+  nodeOf(migrate),
+  nodeOf(adopt),
+  nodeOf(verify),
+  nodeOf(serve)
+])
 
-const sayLines = (text: string) => say(...text.split("\n"))
+const run = Command.run(command, { name: "effect-audit", version })
+
+const program = Effect.gen(function* () {
+  const call = yield* callOf(tree, process.argv.slice(2))
+  // the help of @effect/cli repeats all flags of all commands, and names a sub-command alone
+  if (isHelp(call)) {
+    return yield* call.words.length === 0
+      ? print(overview(version))
+      : Console.log(helpOf(call, { ...CliConfig.defaultConfig, showBuiltIns: false }))
+  }
+  return yield* run([...process.argv.slice(0, 2), ...call.args])
+})
+
+const failing = (code: ExitCode, text: string): Effect.Effect<ExitCode> =>
+  Effect.as(sayError(code, text), code)
 
 /** Says what to do about a path that cannot be used. */
 const sayUnusable = (target: string, code: string, message: string) =>
   Effect.gen(function* () {
     const isForbidden = code === "EACCES" || code === "EPERM"
     const advice = isForbidden ? yield* adviceOnAccess(target) : undefined
-    yield* say(advice ?? message)
-    return ExitCode.needsOperator
+    return yield* failing(ExitCode.needsOperator, advice ?? message)
   })
 
 /** What went wrong, in words, and the code to exit with. */
@@ -54,17 +76,18 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Dis
   if (Cause.isInterruptedOnly(cause)) return Effect.succeed(ExitCode.fine)
   const error = Option.getOrUndefined(Cause.failureOption(cause))
   if (error instanceof Ended)
-    return Effect.as(error.message === "" ? Effect.void : say(error.message), error.code)
-  // it has been printed
-  if (ValidationError.isValidationError(error)) return Effect.succeed(ExitCode.usage)
-  if (ConfigError.isConfigError(error)) return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.usage)
-  if (error instanceof UploadError) {
-    const code = error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging
-    return Effect.as(say(error.message), code)
+    return error.message === "" ? Effect.succeed(error.code) : failing(error.code, error.message)
+  if (ValidationError.isValidationError(error)) {
+    // @effect/cli has printed it where people read
+    const text = stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim()
+    return isJson ? failing(ExitCode.usage, text) : Effect.succeed(ExitCode.usage)
   }
+  if (ConfigError.isConfigError(error)) return failing(ExitCode.usage, Cause.pretty(cause))
+  if (error instanceof UploadError)
+    return failing(error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging, error.message)
   if (error instanceof DiskError) return sayUnusable(error.path, error.code, error.message)
   // those of a queue say what to do
-  if (error instanceof Error) return Effect.as(say(error.message), ExitCode.needsOperator)
+  if (error instanceof Error) return failing(ExitCode.needsOperator, error.message)
   // @effect/cli dies of a path that it cannot look at
   const defect = Cause.squash(cause)
   if (PlatformError.isPlatformError(defect) && defect._tag === "SystemError") {
@@ -79,7 +102,7 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Dis
       })
     )
   }
-  return Effect.as(sayLines(Cause.pretty(cause)), ExitCode.defect)
+  return failing(ExitCode.defect, Cause.pretty(cause))
 }
 
 // a reader that has seen enough: `effect-audit tail | head`

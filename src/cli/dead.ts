@@ -10,6 +10,7 @@ import { type EntryLine, scan } from "../internal/queue/letterLines.js"
 import * as requests from "../internal/queue/requests.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Disk } from "../services/Disk.js"
+import { nodeOf } from "./call.js"
 import { Args, Command, Options } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
@@ -18,7 +19,7 @@ import { isCode, isKind, isMasked, mark, maskEvent, maskValue, REVEAL } from "./
 import { operator } from "./owner.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
-import { bar, isTerminal, makeCanvas, paint, print, printJson, say } from "./terminal.js"
+import { bar, columnsOf, isTerminal, makeCanvas, paint, print, printJson, say } from "./terminal.js"
 
 // ---------------------------------------------------------------------------------------------------- which
 
@@ -218,13 +219,14 @@ const list = Command.make("list", { directory, json, limit, after, ofClass }, (o
     yield* Stream.runForEach(Stream.grouped(Stream.take(letters, most + 1), PAGE), (found) => {
       const shown = Chunk.toReadonlyArray(found).slice(0, most - seen.count)
       const rows = shown.map(rowOf).map((row) => row.map(visible))
-      const [head, ...lines] = formatTable([COLUMNS, ...rows])
+      const [head, ...lines] = formatTable([COLUMNS, ...rows], columnsOf(process.stdout))
       const isFirst = seen.count === 0
       seen.count += shown.length
       seen.last = shown.at(-1)?.name ?? seen.last
       seen.hasMore = found.length > shown.length
       seen.hasAdvice ||= shown.some(({ entry }) => !isOurReason(entry.letter))
-      return Effect.zipRight(isFirst ? print([paint("bold", head!)]) : Effect.void, print(lines))
+      const heading = isFirst ? head!.map((line) => paint("bold", line)) : []
+      return print([...heading, ...lines.flat()])
     })
     if (seen.count === 0) return yield* print(["No dead letters."])
     if (seen.hasMore) yield* say(`There are more: repeat it with --after ${seen.last}.`)
@@ -559,3 +561,12 @@ export const dead = Command.make("dead").pipe(
   Command.withDescription("The lines that cannot be delivered, and what becomes of them"),
   Command.withSubcommands([list, show, retry, exportAll, discard])
 )
+
+/** It, and what it can do. */
+export const deadNode = nodeOf(dead, [
+  nodeOf(list),
+  nodeOf(show),
+  nodeOf(retry),
+  nodeOf(exportAll),
+  nodeOf(discard)
+])

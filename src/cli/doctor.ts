@@ -10,30 +10,55 @@ import type { Finding } from "./findings.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"
 import { counted, formatBytes } from "./format.js"
 import { loadDoctor } from "./mysql.js"
-import { activity, database, databaseOf, directory, events, json, kindsOf, settingsOf } from "./settings.js"
+import {
+  activity,
+  database,
+  databaseOf,
+  directory,
+  events,
+  json,
+  kindsOf,
+  settingsOf,
+  sqlite,
+  tablesOf
+} from "./settings.js"
+import { loadSqliteDoctor } from "./sqlite.js"
 import { print, printJson } from "./terminal.js"
 
-export const doctor = Command.make("doctor", { directory, json, events, activity, ...database }, (options) =>
-  Effect.gen(function* () {
-    const settings = yield* settingsOf(options.directory)
-    const levels = new Set<Finding["level"]>()
-    const report = (finding: Finding) => {
-      levels.add(finding.level)
-      return options.json ? printJson(finding) : print([describeFinding(finding)])
-    }
-    for (const finding of yield* checkDirectory(settings)) yield* report(finding)
-    if (Option.isNone(options.url) && Option.isNone(options.database)) {
-      yield* report(warning("database", "not checked: name it by --url or AUDIT_MYSQL_URL"))
-    } else {
-      const { examine } = yield* loadDoctor
-      const kinds = yield* kindsOf(options.events, options.activity)
-      yield* examine(yield* databaseOf(options), kinds, settings, report)
-    }
-    if (levels.has("failure")) return yield* endWith(ExitCode.needsOperator)
-  })
+export const doctor = Command.make(
+  "doctor",
+  { directory, json, events, activity, sqlite, ...database },
+  (options) =>
+    Effect.gen(function* () {
+      const settings = yield* settingsOf(options.directory)
+      const levels = new Set<Finding["level"]>()
+      const report = (finding: Finding) => {
+        levels.add(finding.level)
+        return options.json ? printJson(finding) : print(describeFinding(finding))
+      }
+      for (const finding of yield* checkDirectory(settings)) yield* report(finding)
+      if (Option.isSome(options.sqlite)) {
+        const { examine } = yield* loadSqliteDoctor
+        const kinds = yield* kindsOf(options.events, options.activity)
+        yield* examine(
+          { filename: options.sqlite.value, tables: yield* tablesOf(options.tables) },
+          kinds,
+          report
+        )
+      } else if (Option.isNone(options.url) && Option.isNone(options.database)) {
+        yield* report(
+          warning("database", "not checked: name it by --url or AUDIT_MYSQL_URL, or by --sqlite FILE")
+        )
+      } else {
+        const { examine } = yield* loadDoctor
+        const kinds = yield* kindsOf(options.events, options.activity)
+        yield* examine(yield* databaseOf(options), kinds, settings, report)
+      }
+      if (levels.has("failure")) return yield* endWith(ExitCode.needsOperator)
+    })
 ).pipe(
   Command.withDescription(
-    "Check directory, disk and lock, and of the database: name, connection, TLS, login, rights, tables, keys, clock"
+    "Check directory, disk and lock, and of the database: name, connection, TLS, login, rights, tables, keys, clock; or of SQLite: file and tables"
   )
 )
 

@@ -1,5 +1,5 @@
 /** The lines of `doctor` and `verify`: what was looked at, how it is, and how to mend it. */
-import { type Line, paint } from "./terminal.js"
+import { fit, type Line, paint } from "./terminal.js"
 
 export interface Finding {
   readonly level: "ok" | "warning" | "failure"
@@ -18,7 +18,7 @@ const MARKS = {
   failure: ["red", "failure"]
 } as const
 
-export const describeFinding = ({ level, subject, text }: Finding): Line => {
+export const describeFinding = ({ level, subject, text }: Finding): ReadonlyArray<Line> => {
   const [colour, mark] = MARKS[level]
-  return [paint(colour, mark), "  ", paint("bold", subject), `: ${text}`]
+  return fit([paint(colour, mark), "  ", paint("bold", subject), `: ${text}`], mark.length + 2)
 }

@@ -1,5 +1,5 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
-import { Duration, Effect, Exit, Fiber, Layer } from "effect"
+import { Duration, Effect, Exit, Fiber, Layer, Option } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
 import { objectOf } from "../internal/queue/lines.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
@@ -16,6 +16,7 @@ import { endWith, ExitCode, usageError } from "./exit.js"
 import { counted, formatCount, formatSpan } from "./format.js"
 import { kindOf } from "./mask.js"
 import { loadMysql } from "./mysql.js"
+import { loadSqlite } from "./sqlite.js"
 import type { Queue } from "./settings.js"
 import {
   database,
@@ -26,17 +27,25 @@ import {
   json,
   kindsOf,
   queuesOf,
-  settingsOf
+  settingsOf,
+  sqlite,
+  tablesOf
 } from "./settings.js"
 import { bar, isTerminal, makeCanvas, print, printJson, say } from "./terminal.js"
 
-export const flush = Command.make("flush", { directory, json, events, ...database }, (options) =>
+export const flush = Command.make("flush", { directory, json, events, sqlite, ...database }, (options) =>
   Effect.gen(function* () {
     yield* findQueues(options.directory)
     const settings = yield* settingsOf(options.directory)
     const kinds = yield* kindsOf(options.events)
-    const MysqlUploader = yield* loadMysql
-    const uploader = MysqlUploader.layer(yield* databaseOf(options))
+    const uploader = yield* Option.match(options.sqlite, {
+      onNone: () =>
+        Effect.flatMap(loadMysql, (MysqlUploader) => Effect.map(databaseOf(options), MysqlUploader.layer)),
+      onSome: (filename) =>
+        Effect.flatMap(loadSqlite, (SqliteUploader) =>
+          Effect.map(tablesOf(options.tables), (tables) => SqliteUploader.layer({ filename, tables }))
+        )
+    })
     const queues = yield* queuesOf(options.directory)
 
     let code: ExitCode = ExitCode.fine

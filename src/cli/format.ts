@@ -68,18 +68,65 @@ const ZERO_WIDTH = /^\p{M}$/u
 const WIDE =
   /^[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]$/u
 
-/** Columns under each other; the last one is not padded. Cells are what they take on the screen: {@link visible}. */
-export const formatTable = (rows: ReadonlyArray<ReadonlyArray<string>>): ReadonlyArray<string> => {
+/** A text cut between its words; a word that is too long is cut as well. */
+export const wrap = (text: string, width: number): ReadonlyArray<string> => {
+  const lines: Array<string> = []
+  let line = ""
+  for (const word of text.split(" ")) {
+    const joined = line === "" ? word : `${line} ${word}`
+    if (widthOf(joined) <= width) {
+      line = joined
+      continue
+    }
+    if (line !== "") lines.push(line)
+    line = word
+    while (widthOf(line) > width) {
+      const head = headOf(line, width)
+      lines.push(head)
+      line = line.slice(head.length)
+    }
+  }
+  return [...lines, line]
+}
+
+/** As many characters as fit, at least one. */
+const headOf = (text: string, width: number): string => {
+  let head = ""
+  for (const character of text) {
+    if (head !== "" && widthOf(head + character) > width) break
+    head += character
+  }
+  return head
+}
+
+/** The last column is wrapped if it has this much room; if not, the cells of a row stand below each other. */
+const LEAST_LAST = 24
+
+/**
+ * Columns under each other, the lines of each row; the last column is not padded, and fits the width that is given.
+ * Cells are what they take on the screen: {@link visible}.
+ */
+export const formatTable = (
+  rows: ReadonlyArray<ReadonlyArray<string>>,
+  columns?: number
+): ReadonlyArray<ReadonlyArray<string>> => {
   // by hand: there may be more rows than a call takes arguments
   const widths = (rows[0] ?? []).map((_, column) =>
     rows.reduce((widest, row) => Math.max(widest, widthOf(row[column] ?? "")), 0)
   )
-  return rows.map((row) =>
-    row
-      .map((cell, column) =>
-        column === row.length - 1 ? cell : cell + " ".repeat(widths[column]! - widthOf(cell))
-      )
-      .join("  ")
-      .trimEnd()
-  )
+  const before = widths.slice(0, -1).reduce((sum, width) => sum + width + 2, 0)
+  const last = widths.at(-1) ?? 0
+  if (columns !== undefined && columns - before < Math.min(last, LEAST_LAST)) {
+    return rows.map((row) => [
+      ...wrap(row.slice(0, -1).join("  "), columns),
+      ...wrap(row.at(-1) ?? "", columns - 4).map((line) => `    ${line}`)
+    ])
+  }
+  const padded = (row: ReadonlyArray<string>) =>
+    row.slice(0, -1).map((cell, column) => cell + " ".repeat(widths[column]! - widthOf(cell) + 2))
+  return rows.map((row) => {
+    const text = row.at(-1) ?? ""
+    const [first, ...others] = columns === undefined ? [text] : wrap(text, columns - before)
+    return [`${padded(row).join("")}${first!}`.trimEnd(), ...others.map((line) => " ".repeat(before) + line)]
+  })
 }

@@ -1,6 +1,6 @@
 /** What `effect-audit` says without a command. */
-import { widthOf } from "./format.js"
-import { type Line, paint } from "./terminal.js"
+import { formatTable } from "./format.js"
+import { columnsOf, fit, type Line, paint } from "./terminal.js"
 
 const COMMANDS = [
   ["status", "what waits, how delivery is going, what is to be done; --watch goes on"],
@@ -14,19 +14,22 @@ const COMMANDS = [
   ["serve", "a page on this machine that shows the queue, live"]
 ]
 
-const WIDTH = 2 + Math.max(...COMMANDS.map(([name]) => widthOf(name!)))
-
-export const overview = (version: string): ReadonlyArray<Line> => [
+export const overview = (version: string, columns = columnsOf(process.stdout)): ReadonlyArray<Line> => [
   `effect-audit ${version}`,
   "",
-  ...COMMANDS.map(([name, text]): Line => [
-    "  ",
-    paint("bold", name!),
-    " ".repeat(WIDTH - widthOf(name!)),
-    text!
-  ]),
+  ...formatTable(
+    COMMANDS.map(([name, text]) => [`  ${name!}`, text!]),
+    columns
+  ).flatMap(([first, ...others], index) => {
+    const name = `  ${COMMANDS[index]![0]!}`
+    const line = first!.startsWith(name) ? [paint("bold", name), first!.slice(name.length)] : first!
+    return [line, ...others]
+  }),
   "",
-  "The queue is that of --directory, AUDIT_DIRECTORY or ./audit. All print JSON by --json.",
-  "Flags of a command: effect-audit COMMAND --help. Completions: --completions bash|zsh|fish. Log: --log-level info.",
-  "Exit code: 0 fine, 1 lagging, 2 needs an operator, 3 integrity, 64 wrong usage."
+  ...[
+    "The queue is that of --directory (-d), AUDIT_DIRECTORY or ./audit. All print JSON by --json, errors included.",
+    "Flags and variables of a command: effect-audit COMMAND --help. Completions: --completions bash|zsh|fish. " +
+      "Log: --log-level info.",
+    "Exit code: 0 fine, 1 lagging, 2 needs an operator, 3 integrity, 64 wrong usage, 70 a defect."
+  ].flatMap((line) => fit(line, 2, columns))
 ]

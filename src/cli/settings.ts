@@ -27,7 +27,7 @@ import { say } from "./terminal.js"
 export const directory = Options.directory("directory").pipe(
   Options.withAlias("d"),
   Options.withDescription(
-    "The directory of the queue, or that of several `instances`; AUDIT_DIRECTORY, or ./audit"
+    "The directory of the queue, or that of several `instances`. Or AUDIT_DIRECTORY; ./audit by default"
   ),
   Options.optional
 )
@@ -100,13 +100,13 @@ const noQueue = (directory: string) =>
 
 export const events = Options.file("events").pipe(
   Options.withDescription(
-    "A module that exports classes of events of your own, beside UseLog and LoginLog; AUDIT_EVENTS"
+    "A module that exports classes of events of your own, beside UseLog and LoginLog. Or AUDIT_EVENTS, by commas"
   ),
   Options.repeated
 )
 
 export const activity = Options.boolean("activity").pipe(
-  Options.withDescription("Also the kind Activity, whose table is audit_activity; AUDIT_ACTIVITY"),
+  Options.withDescription("Also the kind Activity, whose table is audit_activity. Or AUDIT_ACTIVITY=true"),
   Options.withFallbackConfig(Config.boolean("AUDIT_ACTIVITY")),
   Options.withDefault(false)
 )
@@ -119,7 +119,7 @@ export const kindsOf = (files: ReadonlyArray<string>, isActivityWanted = true) =
     for (const file of files.length > 0 ? files : more) {
       const exported = yield* Effect.tryPromise({
         try: () => import(pathToFileURL(path.resolve(file)).href) as Promise<Record<string, unknown>>,
-        catch: (cause) => usageError(`${file} cannot be imported: ${String(cause)}`)
+        catch: (cause) => usageError(`${file} cannot be imported: ${importFailure(cause)}`)
       })
       const found = Object.values(exported).filter(isKind)
       if (found.length === 0) return yield* usageError(`${file} exports no class of events.`)
@@ -128,6 +128,18 @@ export const kindsOf = (files: ReadonlyArray<string>, isActivityWanted = true) =
     // a module may export one of ours again, or have a class of its own for it
     return [...new Map(kinds.map((kind) => [kind.kind, kind])).values()]
   })
+
+/** Node from 22.18 on reads TypeScript, if it is erasable and names its files as they are. */
+const importFailure = (cause: unknown): string => {
+  const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : ""
+  const isTypeScript =
+    code === "ERR_UNKNOWN_FILE_EXTENSION" ||
+    code === "ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX" ||
+    (code === "ERR_MODULE_NOT_FOUND" && String(cause).includes(".js"))
+  const advice =
+    "; if it is TypeScript that this Node does not read, install tsx and set NODE_OPTIONS='--import tsx'"
+  return `${String(cause)}${isTypeScript ? advice : ""}`
+}
 
 const isKind = (value: unknown): value is AuditEvent.Any =>
   typeof value === "function" && (value.prototype as object | undefined) !== undefined
@@ -141,46 +153,71 @@ const fromEnvironment =
   (option: Options.Options<A>) =>
     option.pipe(Options.withFallbackConfig(config), Options.optional)
 
+/** The file of the program's SqliteUploader; where it is given, no other database is asked. */
+export const sqlite = Options.text("sqlite").pipe(
+  Options.withDescription(
+    "The file of a queue that is delivered to SQLite, in place of a server. Or AUDIT_SQLITE_FILE"
+  ),
+  Options.withFallbackConfig(Config.nonEmptyString("AUDIT_SQLITE_FILE")),
+  Options.optional
+)
+
 /** The flags that name a database; all of them have a variable as well. */
 export const database = {
   url: Options.redacted("url").pipe(
-    Options.withDescription("mysql://user@host:port/database; leave the password to --ask-password"),
+    Options.withDescription(
+      "mysql://user@host:port/database; leave the password to --ask-password. Or AUDIT_MYSQL_URL"
+    ),
     fromEnvironment(Config.redacted("AUDIT_MYSQL_URL"))
   ),
   host: Options.text("host").pipe(
-    Options.withDescription("Host, or host:port; several, separated by commas, are tried in turn"),
+    Options.withDescription(
+      "Host, or host:port; several, separated by commas, are tried in turn. Or AUDIT_MYSQL_HOST"
+    ),
     fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_HOST"))
   ),
-  port: Options.integer("port").pipe(fromEnvironment(Config.integer("AUDIT_MYSQL_PORT"))),
+  port: Options.integer("port").pipe(
+    Options.withDescription("3306 by default. Or AUDIT_MYSQL_PORT"),
+    fromEnvironment(Config.integer("AUDIT_MYSQL_PORT"))
+  ),
   username: Options.text("username").pipe(
     Options.withAlias("u"),
+    Options.withDescription("The account. Or AUDIT_MYSQL_USERNAME"),
     fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_USERNAME"))
   ),
-  database: Options.text("database").pipe(fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_DATABASE"))),
+  database: Options.text("database").pipe(
+    Options.withDescription("Its name on the server. Or AUDIT_MYSQL_DATABASE"),
+    fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_DATABASE"))
+  ),
   ssl: Options.boolean("ssl").pipe(
-    Options.withDescription("Connect by TLS, and verify the server's name and authority; AUDIT_MYSQL_SSL")
+    Options.withDescription(
+      "Connect by TLS, and verify the server's name and authority. Or AUDIT_MYSQL_SSL=true"
+    )
   ),
   sslCa: Options.file("ssl-ca").pipe(
-    Options.withDescription("The authority that signed the server's certificate, PEM"),
+    Options.withDescription("The authority that signed the server's certificate, PEM. Or AUDIT_MYSQL_SSL_CA"),
     fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_SSL_CA"))
   ),
   serverPublicKey: Options.text("server-public-key").pipe(
     Options.withDescription(
-      "Without TLS: the file of the key that MySQL gets the password under, PEM; or trust, for any key"
+      "Without TLS: the file of the key that MySQL gets the password under, PEM; or trust, for any key. " +
+        "Or AUDIT_MYSQL_SERVER_PUBLIC_KEY"
     ),
     fromEnvironment(Config.nonEmptyString("AUDIT_MYSQL_SERVER_PUBLIC_KEY"))
   ),
   tables: Options.keyValueMap("table").pipe(
-    Options.withDescription("The table of a kind, as use_log=app_use_log; AUDIT_MYSQL_TABLES, by commas"),
+    Options.withDescription("The table of a kind, as use_log=app_use_log. Or AUDIT_MYSQL_TABLES, by commas"),
     Options.optional
   ),
   deduplication: Options.choice("deduplication", ["key", "none"]).pipe(
-    Options.withDescription("Whether the tables have a unique key over event_id"),
+    Options.withDescription(
+      "Whether the tables have a unique key over event_id. Or AUDIT_MYSQL_DEDUPLICATION"
+    ),
     fromEnvironment(Config.literal("key", "none")("AUDIT_MYSQL_DEDUPLICATION"))
   ),
   askPassword: Options.boolean("ask-password").pipe(
     Options.withAlias("p"),
-    Options.withDescription("Ask for the password; AUDIT_MYSQL_PASSWORD otherwise")
+    Options.withDescription("Ask for the password. Or AUDIT_MYSQL_PASSWORD")
   )
 }
 
@@ -192,7 +229,7 @@ export const databaseOf = (flags: Flags<typeof database>) =>
     if (Option.isNone(flags.url) && Option.isNone(flags.database)) {
       return yield* usageError(
         "Name the database: --url or AUDIT_MYSQL_URL, or --host, --username and --database, or AUDIT_MYSQL_HOST, " +
-          "AUDIT_MYSQL_USERNAME and AUDIT_MYSQL_DATABASE."
+          "AUDIT_MYSQL_USERNAME and AUDIT_MYSQL_DATABASE. Where events go to SQLite, name its file: --sqlite FILE."
       )
     }
     if (Option.isSome(flags.url)) yield* warnOfPassword(flags.url.value)

@@ -8,7 +8,7 @@ import { Command, Options } from "./effectCli.js"
 import { endWith, type ExitCode, usageError, worst } from "./exit.js"
 import { counted, formatBytes, formatCount, formatSpan } from "./format.js"
 import { directory, json, queuesOf, settingsOf } from "./settings.js"
-import { isTerminal, type Line, makeCanvas, paint, type Part, print, printJson } from "./terminal.js"
+import { fit, isTerminal, type Line, makeCanvas, paint, type Part, print, printJson } from "./terminal.js"
 import type { Limits, State, Verdict } from "./verdict.js"
 import { judge, statusOf } from "./verdict.js"
 
@@ -99,9 +99,11 @@ const describeQueue = (queue: Surveyed, now: number): ReadonlyArray<Line> => {
   const light = paint(queue.code === 1 ? "yellow" : LIGHTS[queue.state], "●")
   const [first, ...others] = queue.sentences
   return [
-    [light, " ", paint("bold", first!)],
-    ...others.map((sentence) => `  ${sentence}`),
-    ...facts(queue, now).map(([name, ...parts]): Line => ["  ", paint("dim", name.padEnd(10)), ...parts])
+    ...fit([light, " ", paint("bold", first!)], 2),
+    ...others.flatMap((sentence) => fit(`  ${sentence}`, 2)),
+    ...facts(queue, now).flatMap(([name, ...parts]) =>
+      fit(["  ", paint("dim", name.padEnd(10)), ...parts], 12)
+    )
   ]
 }
 

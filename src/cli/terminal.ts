@@ -4,7 +4,7 @@
  */
 import { Console, Effect, Logger } from "effect"
 import { stripVTControlCharacters, styleText } from "node:util"
-import { jsonOf, visible } from "./format.js"
+import { jsonOf, visible, widthOf } from "./format.js"
 
 type Stream = typeof process.stdout | typeof process.stderr
 type Style = Parameters<typeof styleText>[0]
@@ -29,6 +29,13 @@ const hasColours = (stream: Stream) =>
 
 export const isTerminal = (stream: Stream): boolean => stream.isTTY
 
+/** How wide a terminal is; what goes elsewhere stays in one line, for grep. */
+export const columnsOf = (stream: Stream): number | undefined =>
+  stream.isTTY && stream.columns > 0 ? stream.columns : undefined
+
+/** Whether programs read what the command says. */
+export const isJson = process.argv.includes("--json")
+
 /** A text in a style, where it will be seen. */
 export const paint = (style: Style, text: string): Painted => new Painted(style, text)
 
@@ -45,18 +52,62 @@ const render = (stream: Stream, line: Line): string =>
     })
     .join("")
 
+/** A line cut between its words, so that it fits the terminal; those after the first are indented. */
+export const fit = (line: Line, indent: number, columns = columnsOf(process.stdout)): ReadonlyArray<Line> => {
+  if (columns === undefined) return [line]
+  const lines: Array<Array<Part>> = [[]]
+  let width = 0
+  for (const part of partsOf(line)) {
+    const text = visible(typeof part === "string" ? part : part.text)
+    for (const word of text.split(/(?<=\s)(?=\S)/)) {
+      if (width > indent && width + widthOf(word.trimEnd()) > columns) {
+        // the blank at which it was cut
+        const cut = lines.at(-1)!
+        const last = cut.at(-1)
+        if (typeof last === "string") cut[cut.length - 1] = last.trimEnd()
+        lines.push([" ".repeat(indent)])
+        width = indent
+      }
+      lines.at(-1)!.push(typeof part === "string" ? word : paint(part.style, word))
+      width += widthOf(word)
+    }
+  }
+  return lines
+}
+
 /** Results, a line each, to stdout. */
 export const print = (lines: Iterable<Line>): Effect.Effect<void> =>
   Effect.forEach(lines, (line) => Console.log(render(process.stdout, line)), { discard: true })
 
+// not by the console, which is silent under --json
+const toStderr = (text: string) => Effect.sync(() => void process.stderr.write(`${text}\n`))
+
 /** What is no result goes to stderr, so that the output can be piped. */
 export const say = (...lines: ReadonlyArray<Line>): Effect.Effect<void> =>
-  Effect.forEach(lines, (line) => Console.error(render(process.stderr, line)), { discard: true })
+  isJson
+    ? toStderr(jsonOf({ note: lines.map(textOf).join("\n") }))
+    : Effect.forEach(
+        lines.flatMap((line) => fit(line, 2, columnsOf(process.stderr))),
+        (line) => toStderr(render(process.stderr, line)),
+        { discard: true }
+      )
+
+/** Why the command fails, on stderr; under --json an object of one line. */
+export const sayError = (exitCode: number, text: string): Effect.Effect<void> =>
+  isJson ? toStderr(jsonOf({ error: text, exitCode })) : say(...text.split("\n"))
+
+const textOf = (line: Line): string =>
+  partsOf(line)
+    .map((part) => (typeof part === "string" ? part : part.text))
+    .join("")
 
 /** One value in one line; escaped as JSON does it, so that a program reads the same value. */
 export const printJson = (value: unknown): Effect.Effect<void> => Console.log(jsonOf(value))
 
-/** Without the colours of @effect/cli where nobody sees them. */
+/**
+ * Without the colours of @effect/cli where nobody sees them, and without what it says of errors where programs read:
+ * {@link sayError} says that.
+ */
 export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Console.consoleWith((console) => {
     const plain = (stream: Stream, args: ReadonlyArray<unknown>) =>
@@ -66,7 +117,7 @@ export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effec
     return Effect.withConsole(effect, {
       ...console,
       log: (...args) => console.log(...plain(process.stdout, args)),
-      error: (...args) => console.error(...plain(process.stderr, args))
+      error: (...args) => (isJson ? Effect.void : console.error(...plain(process.stderr, args)))
     })
   })
 

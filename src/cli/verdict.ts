@@ -129,7 +129,8 @@ const delivery = (queue: Inspection, now: number, { lag }: Limits): ReadonlyArra
       return [finding(ExitCode.needsOperator, "needsOperator", sentence)]
     }
     const last = failure === null ? "" : `; the last one failed: ${failure.reason} (${failure.code})`
-    return [finding(ExitCode.lagging, "waiting", `${nobody}: start it, or run "effect-audit flush"${last}`)]
+    const flush = `effect-audit flush${failure?.code.startsWith("SQLITE_") === true ? " --sqlite FILE" : ""}`
+    return [finding(ExitCode.lagging, "waiting", `${nobody}: start it, or run "${flush}"${last}`)]
   }
   if (status?.failure != null) {
     const { code, reason } = status.failure

@@ -33,7 +33,7 @@ export const verify = Command.make("verify", { directory, json, events }, (optio
         failed ||= finding.level === "failure"
         const named =
           queue.name === undefined ? finding : { ...finding, subject: `${queue.name} ${finding.subject}` }
-        yield* options.json ? printJson(named) : print([describeFinding(named)])
+        yield* options.json ? printJson(named) : print(describeFinding(named))
       }
     }
     if (failed) return yield* endWith(ExitCode.integrity)
