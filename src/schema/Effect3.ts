@@ -9,7 +9,7 @@
 import * as effect from "effect"
 
 /** The oldest Effect of our peer range. */
-const OLDEST = "3.22.4"
+const OLDEST = "3.17.14"
 
 /** The packages of docs/getting-started.md, which a test compares. */
 const PACKAGES =

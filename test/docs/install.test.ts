@@ -4,6 +4,7 @@
  * follows them by the other package managers and on older Effects, too.
  */
 import * as fs from "node:fs"
+import { isBuiltin } from "node:module"
 import * as os from "node:os"
 import * as path from "node:path"
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest"
@@ -70,7 +71,19 @@ const wordsOf = (manager: string) => {
 }
 
 const FIRST = "docs/getting-started.md"
-const FOLLOWED = [FIRST, "docs/testing.md", "README.md"]
+const FOLLOWED = [FIRST, "docs/testing.md", "docs/deploying.md", "README.md"]
+
+/**
+ * The oldest packages that belong together and install: those of the peer ranges, and the oldest with both drivers. The
+ * drivers that belong to the first set were not to be had.
+ */
+const OLDEST_CORE =
+  " effect@3.17.14 @effect/platform@0.90.10 @effect/platform-node@0.96.1 @effect/sql@0.44.2 @effect/experimental@0.54.6" +
+  " @effect/cluster@0.48 @effect/rpc@0.69 @effect/workflow@0.9"
+const OLDEST_WITH_DRIVERS =
+  " effect@3.19.8 @effect/platform@0.93.5 @effect/platform-node@0.101 @effect/sql@0.48.5 @effect/experimental@0.57.8" +
+  " @effect/cluster@0.53 @effect/rpc@0.72 @effect/workflow@0.13 @effect/sql-mysql2@0.49.1 @effect/sql-libsql@0.38.0"
+const OLDEST_SETS = [OLDEST_CORE, OLDEST_WITH_DRIVERS]
 
 const INSTALLS = /\b(?:(?:npm|pnpm) (?:install|i|add)|yarn add) (?:-\S+ )*[\w@]/
 
@@ -107,9 +120,25 @@ test("each package is installed by the same version everywhere, and that of the 
   for (const [name, all] of versions) expect([name, [...all]]).toEqual([name, [[...all][0]]])
   for (const [name, range] of Object.entries(peerDependencies)) {
     const [version] = versions.get(name) ?? []
-    expect(`${name}@${range}`.startsWith(`${name}@^${version!}.`)).toBe(true)
+    expect([name, version]).toEqual([name, expect.stringMatching(/^\d+(\.\d+)?$/)])
+    expect([name, isWithin(`${version!}.999`, range)]).toEqual([name, true])
+    // the oldest of each range is among those that are tested
+    const oldest = /\d+\.\d+\.\d+/.exec(range)![0]
+    expect([name, OLDEST_SETS.some((set) => set.includes(` ${name}@${oldest}`))]).toEqual([name, true])
   }
 })
+
+/** Whether a version is within `^1.2.3` or `>=0.1.2 <1`. */
+const isWithin = (version: string, range: string): boolean => {
+  const parts = (text: string) => text.split(".").map(Number)
+  const isAtLeast = (a: ReadonlyArray<number>, b: ReadonlyArray<number>): boolean => {
+    const first = b.findIndex((part, index) => part !== (a[index] ?? 0))
+    return first === -1 || (a[first] ?? 0) > b[first]!
+  }
+  const [oldest, end] = [/\d+\.\d+\.\d+/.exec(range)![0], / <(\d+)$/.exec(range)?.[1]]
+  const next = end ?? String(Number(oldest.split(".")[0]) + 1)
+  return isAtLeast(parts(version), parts(oldest)) && !isAtLeast(parts(version), parts(next))
+}
 
 // ---------------------------------------------------------------------------------------- followed
 
@@ -223,11 +252,16 @@ const copiesOfEffect = (folder: string): ReadonlyArray<string> => {
 
 const USE = "SELECT user_name, prompt, result_path, status, duration_ms FROM nano_banana_user_use_log"
 
-const followTheFirst = async (manager: Manager, database: TestDatabase) => {
+const followTheFirst = async (
+  manager: Manager,
+  database: TestDatabase,
+  rewrite: (command: string) => string = (command) => command
+) => {
   const place = await workplace(manager)
   place.set("AUDIT_MYSQL_URL", database.url)
   const outputs: Array<readonly [string, string]> = []
-  for (const step of stepsOf(FIRST)) {
+  for (const each of stepsOf(FIRST)) {
+    const step = each.command === undefined ? each : { command: rewrite(each.command) }
     const output = await place.step(step, path.basename)
     if (step.command !== undefined) outputs.push([step.command, output])
   }
@@ -253,10 +287,57 @@ describe("getting started, as it is written", () => {
     for (const name of INSTALLATION) copy(path.join(folder, name), path.join(kept, name))
   })
 
+  test("npm, with the oldest packages that have drivers", { timeout: 600_000 }, async () => {
+    await followTheFirst(npm, await withDatabase(), (line) => withVersions(line, OLDEST_WITH_DRIVERS))
+  })
+
   test.for(isLong ? others : [])("$name", { timeout: 600_000 }, async (manager) => {
     await followTheFirst(manager, await withDatabase())
   })
 })
+
+/** A line that installs, with the versions of a set. */
+const withVersions = (line: string, set: string): string =>
+  INSTALLS.test(line)
+    ? line.replaceAll(/ (@effect\/[\w-]+|effect)@\S+/g, (_, name: string) => {
+        const version = new RegExp(` ${name}@(\\S+)`).exec(set)?.[1]
+        return version === undefined ? "" : ` ${name}@${version}`
+      })
+    : line
+
+const OWN_UPLOADER = `
+  import { Effect, Layer } from "effect"
+  import { Audit, AuditLayer, logUse, Uploader } from "effect-audit"
+  const delivered: Array<string> = []
+  const UploaderLive = Layer.succeed(Uploader, {
+    concurrency: 1,
+    upload: ({ events }) => Effect.sync(() => { for (const { eventId } of events) delivered.push(eventId); return { rejected: [] } })
+  })
+  const AuditLive = AuditLayer.layer({ directory: "./audit" }).pipe(Layer.provide(UploaderLive))
+  const program = Effect.gen(function* () {
+    yield* logUse({ userName: "li", prompt: "a red fox", status: "success" })
+    yield* Audit.flush
+    console.log(delivered.length, "delivered")
+  })
+  await Effect.runPromise(Effect.provide(program, AuditLive))
+`
+
+test(
+  "the oldest packages of the peer ranges, with an uploader of one's own",
+  { timeout: 600_000 },
+  async () => {
+    const place = await workplace(npm)
+    for (const line of commandsOf(FIRST))
+      if (line.startsWith("npm ") && !line.includes("sql-"))
+        await place.follow(withVersions(line, OLDEST_CORE))
+      else if (line.includes("@effect/platform@")) await place.follow(withVersions(line, OLDEST_CORE))
+    fs.writeFileSync(path.join(place.folder, "own.ts"), OWN_UPLOADER)
+    const check = commandsOf(FIRST).find((line) => line.startsWith("npx tsc"))!
+    await place.follow(check.replace("getting-started.ts", "own.ts"))
+    expect(await place.follow("npx tsx own.ts")).toContain("1 delivered")
+    expect(await place.follow("npx effect-audit status --directory audit")).toContain("1 delivered")
+  }
+)
 
 /** What npm has installed by getting started, for the documents that go on from there. */
 const kept = path.join(work, "kept")
@@ -279,6 +360,25 @@ test("docs/testing.md, as it is written", { timeout: 600_000 }, async () => {
   expect(output).toMatch(/Tests +3 passed/)
 })
 
+test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, async () => {
+  const place = await installed()
+  const database = await withDatabase()
+  place.set("AUDIT_MYSQL_URL", database.url)
+  for (const step of stepsOf(FIRST))
+    if (step.command === undefined) await place.step(step, path.basename)
+    else if (step.command.includes("migrate")) await place.follow(step.command)
+  for (const line of commandsOf("docs/deploying.md")) await place.follow(line)
+  expect(await database.query(USE)).toMatchObject([{ user_name: "li", prompt: "a red fox" }])
+  // nothing of it is needed any more but the two native packages
+  const bundled = fs.readFileSync(path.join(place.folder, "bundled.mjs"), "utf8")
+  const imported = Array.from(
+    bundled.matchAll(/(?:from|import\(|require\() ?"([\w@/.:-]+)"/g),
+    ([, name]) => name!
+  )
+  const outside = [...new Set(imported)].filter((name) => !name.startsWith("node:") && !isBuiltin(name))
+  expect(outside.filter((name) => !["fs-native-extensions", "@libsql/client"].includes(name))).toEqual([])
+})
+
 test("the README's line installs what its program needs", { timeout: 600_000 }, async () => {
   const place = await installed()
   for (const line of commandsOf("README.md")) if (INSTALLS.test(line)) await place.follow(line)
@@ -298,7 +398,7 @@ test("the README's line installs what its program needs", { timeout: 600_000 }, 
 const DRIVERS = "@effect/sql-mysql2@0.53 @effect/sql-libsql@0.42"
 
 const OLDER = [
-  ["an Effect 3 that is too old", "effect@3.21.0"],
+  ["an Effect 3 that is too old", "effect@3.16.0"],
   ["the oldest Effect that can be told from Effect 4", "effect@3.10.0"]
 ]
 
@@ -320,7 +420,7 @@ describe.each([
       fs.readFileSync(path.join(folder, "node_modules/effect/package.json"), "utf8")
     ) as { version: string }
     const line3 = commandsOf(FIRST).find((each) => each.startsWith("npm install effect-audit "))!
-    sentence = `effect-audit needs Effect 3, 3.22.4 or later, but found ${version}: ${line3.replace(/^npm /, "")}`
+    sentence = `effect-audit needs Effect 3, 3.17.14 or later, but found ${version}: ${line3.replace(/^npm /, "")}`
   }, 240_000)
 
   test.each(["effect-audit", "effect-audit/mysql", "effect-audit/sqlite", "effect-audit/testing"])(
@@ -340,10 +440,13 @@ describe.each([
     expect(output).toContain(`Error: ${sentence}\n`)
   })
 
-  test("the command says nothing else", async () => {
-    expect(await shell("node_modules/.bin/effect-audit status", folder)).toEqual({
+  test("the command says nothing else, where it needs Effect", async () => {
+    expect(await shell("node_modules/.bin/effect-audit flush", folder)).toEqual({
       code: 70,
       output: `${sentence}\n`
     })
+    const { code, output } = await shell("node_modules/.bin/effect-audit status", folder)
+    expect(code, output).toBe(2)
+    expect(output).toContain("There is no queue in")
   })
 })
