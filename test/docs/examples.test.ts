@@ -4,6 +4,7 @@ import * as path from "node:path"
 import { expect, onTestFinished, test, vi } from "vitest"
 import { freePort } from "../support/net.js"
 import { migratedDatabase } from "../support/mysql.js"
+import { fill, useLine } from "../support/cli.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
 import { openSqlite } from "../support/sqlite.js"
 
@@ -128,4 +129,37 @@ test("desktop quits cleanly during an outage, and its next start delivers", asyn
   expect(await query("SELECT count(*) AS count FROM nano_banana_user_log", "server/audit.db")).toMatchObject([
     { count: 2 }
   ])
+})
+
+test("health: ready while events can be recorded, and 503 when somebody has to act", async () => {
+  const { cwd } = workplace()
+  const probe = async (env: Record<string, string>) => {
+    const port = await freePort()
+    const server = start("examples/health.ts", { cwd, env: { PORT: String(port), ...env } })
+    await server.prints("Listening")
+    const get = async (file: string) => {
+      const response = await fetch(`http://127.0.0.1:${port}/${file}`)
+      return [response.status, await response.text()] as const
+    }
+    return { get, server }
+  }
+  const good = await probe({})
+  expect(await good.get("live")).toEqual([200, "alive\n"])
+  const [status, body] = await good.get("ready")
+  expect([status, JSON.parse(body)]).toMatchObject([200, { state: "idle", waiting: 0, missing: 0 }])
+  good.server.kill("SIGTERM")
+  await good.server.ended
+
+  // an event that waits, and a file that nobody can open
+  fs.mkdirSync(path.join(cwd, "is-a-directory.db"))
+  const env = { AUDIT_SQLITE_FILE: "./is-a-directory.db", AUDIT_DIRECTORY: path.join(cwd, "audit") }
+  await Effect.runPromise(fill(path.join(cwd, "audit"), [useLine({})]))
+  const bad = await probe(env)
+  await vi.waitFor(async () => {
+    const [status, body] = await bad.get("ready")
+    expect([status, JSON.parse(body)]).toMatchObject([503, { state: "needsOperator", waiting: 1 }])
+  })
+  expect((await bad.get("live"))[0]).toBe(200)
+  bad.server.kill("SIGTERM")
+  await bad.server.ended
 })
