@@ -9,7 +9,7 @@ import type { Session } from "../internal/database/mysql/connection.js"
 import { driver } from "../internal/database/mysql/connection.js"
 import type { ConnectionSettings } from "../internal/database/mysql/endpoints.js"
 import { endpointsOf, warnOfSpellings } from "../internal/database/mysql/endpoints.js"
-import { classify, toUploadError } from "../internal/database/mysql/errors.js"
+import { classify, helpsElsewhere, toUploadError } from "../internal/database/mysql/errors.js"
 import * as Migrate from "../internal/database/mysql/migrate.js"
 import { makeSessions } from "../internal/database/mysql/sessions.js"
 import { makeStore } from "../internal/database/mysql/store.js"
@@ -144,7 +144,8 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
 /**
  * Makes the tables, or adds to existing ones the columns and the unique key that delivery needs, while other programs
  * go on writing to them. Where the server lets them wait for that, a warning is logged before. May be repeated, and run
- * twice at once. Needs the rights CREATE, ALTER, INDEX and INSERT. Fails where a table cannot have the key, and says why.
+ * twice at once. Of several `hosts` the first that takes writes is migrated. Needs the rights CREATE, ALTER, INDEX and
+ * INSERT. Fails where a table cannot have the key, and says why.
  *
  * @category migration
  * @since 0.1.0
@@ -158,12 +159,10 @@ export const migrate = (
     ([first, ...others]) =>
       others.reduce(
         (earlier, endpoint) =>
-          Effect.catchIf(
-            earlier,
-            (error) => error.class === "transient",
-            () => Migrate.migrate(endpoint, targetsOf(options, events))
+          Effect.catchIf(earlier, helpsElsewhere, () =>
+            Migrate.migrate(endpoint, targetsOf(options, events), false)
           ),
-        Migrate.migrate(first, targetsOf(options, events))
+        Migrate.migrate(first, targetsOf(options, events), others.length === 0)
       )
   )
 

@@ -2,12 +2,14 @@
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import { createConnection } from "mysql2/promise"
+import { parse } from "uuid"
 import { afterAll, beforeAll } from "vitest"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import type { StoredEvent } from "../../src/schema/Line.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import type { Uploader } from "../../src/services/Uploader.js"
 import { uses } from "../support/events.js"
+import { ahead } from "../support/clock.js"
 import { account, connectionOptions, mysqlDatabase, PASSWORD, uploaderOf } from "../support/mysql.js"
 import type { MysqlServer } from "../support/mysqlServer.js"
 import { startServer } from "../support/mysqlServer.js"
@@ -33,46 +35,49 @@ onEachFlavour("members", (flavour) => {
     Effect.promise(() => say(server, `SET GLOBAL read_only = ${mode}`))
 
   /** The same database, tables and account on each server; proxies lead to them. */
-  const prepare = Effect.gen(function* () {
-    const [first, ...others] = servers
-    const database = yield* mysqlDatabase(first!.rootUrl)
-    yield* MysqlUploader.migrate(connectionOptions(database))
-    const options = yield* account(database, "INSERT")
-    const name = database.config.database
-    for (const server of others) {
-      yield* Effect.promise(() => say(server, `CREATE DATABASE ${name} CHARACTER SET utf8mb4`))
-      yield* Effect.addFinalizer(() => Effect.promise(() => say(server, `DROP DATABASE ${name}`)))
-      yield* MysqlUploader.migrate({ ...connectionOptions(database), port: server.port })
-      yield* Effect.promise(() =>
-        say(server, `CREATE USER '${options.username!}'@'%' IDENTIFIED BY '${PASSWORD}'`)
+  const prepareWith = (more: MysqlUploader.Options) =>
+    Effect.gen(function* () {
+      const [first, ...others] = servers
+      const database = yield* mysqlDatabase(first!.rootUrl)
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      const options = yield* account(database, "INSERT")
+      const name = database.config.database
+      for (const server of others) {
+        yield* Effect.promise(() => say(server, `CREATE DATABASE ${name} CHARACTER SET utf8mb4`))
+        yield* Effect.addFinalizer(() => Effect.promise(() => say(server, `DROP DATABASE ${name}`)))
+        yield* MysqlUploader.migrate({ ...connectionOptions(database), port: server.port })
+        yield* Effect.promise(() =>
+          say(server, `CREATE USER '${options.username!}'@'%' IDENTIFIED BY '${PASSWORD}'`)
+        )
+        yield* Effect.addFinalizer(() =>
+          Effect.promise(() => say(server, `DROP USER '${options.username!}'@'%'`))
+        )
+        yield* Effect.promise(() => say(server, `GRANT INSERT ON ${name}.* TO '${options.username!}'@'%'`))
+      }
+      const proxies = yield* Effect.forEach(servers, ({ host, port }) =>
+        Effect.acquireRelease(
+          Effect.promise(() => tcpProxy({ target: { host, port } })),
+          (proxy) => Effect.promise(proxy.close)
+        )
       )
-      yield* Effect.addFinalizer(() =>
-        Effect.promise(() => say(server, `DROP USER '${options.username!}'@'%'`))
-      )
-      yield* Effect.promise(() => say(server, `GRANT INSERT ON ${name}.* TO '${options.username!}'@'%'`))
-    }
-    const proxies = yield* Effect.forEach(servers, ({ host, port }) =>
-      Effect.acquireRelease(
-        Effect.promise(() => tcpProxy({ target: { host, port } })),
-        (proxy) => Effect.promise(proxy.close)
-      )
-    )
-    yield* Effect.addFinalizer(() => Effect.forEach(servers, (server) => setReadOnly(server, "OFF")))
-    const uploader = yield* uploaderOf({
-      ...options,
-      hosts: proxies.map(({ host, port }) => `${host}:${port}`),
-      connectTimeout: "3 seconds",
-      statementTimeout: "1 second"
-    })
-    const rowsOn = (server: MysqlServer) =>
-      Effect.promise(async () => {
-        const connection = await createConnection({ uri: server.rootUrl })
-        const [rows] = await connection.query(`SELECT id FROM ${name}.${UseLog.table}`)
-        await connection.end()
-        return (rows as Array<unknown>).length
+      yield* Effect.addFinalizer(() => Effect.forEach(servers, (server) => setReadOnly(server, "OFF")))
+      const uploader = yield* uploaderOf({
+        ...options,
+        hosts: proxies.map(({ host, port }) => `${host}:${port}`),
+        connectTimeout: "3 seconds",
+        statementTimeout: "1 second",
+        ...more
       })
-    return { proxies, uploader, rows: Effect.forEach(servers, rowsOn) }
-  })
+      const rowsOn = (server: MysqlServer) =>
+        Effect.promise(async () => {
+          const connection = await createConnection({ uri: server.rootUrl })
+          const [rows] = await connection.query(`SELECT id FROM ${name}.${UseLog.table}`)
+          await connection.end()
+          return (rows as Array<unknown>).length
+        })
+      return { database: name, proxies, uploader, rows: Effect.forEach(servers, rowsOn) }
+    })
+  const prepare = prepareWith({})
 
   it.scopedLive("those that are read-only are passed over in the same attempt", () =>
     Effect.gen(function* () {
@@ -88,6 +93,38 @@ onEachFlavour("members", (flavour) => {
       assert.deepStrictEqual([error.class, error.code], ["transient", "1290"])
       assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
       assert.deepStrictEqual(yield* rows, [0, 5, 5])
+    })
+  )
+
+  it.scopedLive("migrate goes on to the one that takes writes, and says so if there is none", () =>
+    Effect.gen(function* () {
+      const hosts = servers.map(({ host, port }) => `${host}:${port}`)
+      const database = yield* mysqlDatabase(servers[1]!.rootUrl)
+      const name = database.config.database
+      const tables = Effect.forEach(servers, ({ rootUrl }) =>
+        Effect.promise(async () => {
+          const connection = await createConnection({ uri: rootUrl })
+          const sql = `SELECT table_name FROM information_schema.tables WHERE table_schema = '${name}'`
+          const [rows] = await connection.query(sql)
+          await connection.end()
+          return (rows as Array<unknown>).length
+        })
+      )
+      for (const server of [servers[0]!, servers[2]!]) {
+        yield* Effect.promise(() => say(server, `CREATE DATABASE ${name} CHARACTER SET utf8mb4`))
+        yield* Effect.addFinalizer(() => Effect.promise(() => say(server, `DROP DATABASE ${name}`)))
+      }
+      yield* Effect.addFinalizer(() => Effect.forEach(servers, (server) => setReadOnly(server, "OFF")))
+      const options = { ...connectionOptions(database), hosts }
+      for (const server of servers) yield* setReadOnly(server, "ON")
+      // root may write there all the same
+      const error = yield* Effect.flip(MysqlUploader.migrate(options))
+      assert.deepStrictEqual([error.class, error.code], ["operator", "1290"])
+      assert.match(error.reason, /takes no writes/)
+      assert.deepStrictEqual(yield* tables, [0, 0, 0])
+      yield* setReadOnly(servers[1]!, "OFF")
+      yield* MysqlUploader.migrate(options)
+      assert.deepStrictEqual(yield* tables, [0, 2, 0])
     })
   )
 
@@ -148,6 +185,43 @@ onEachFlavour("members", (flavour) => {
       yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
       yield* Effect.retry(upload(uploader, uses(1)), { times: 3 })
       assert.strictEqual(first!.accepted, 2)
+    })
+  )
+
+  it.scopedLive("one that hung, and whose locks the hung statement holds, is left for as long", () =>
+    Effect.gen(function* () {
+      let offset = 0
+      const clock = ahead(yield* Effect.clock, () => offset)
+      const prepared = yield* Effect.withClock(prepareWith({ statementTimeout: "3 seconds" }), clock)
+      const { database, proxies, rows, uploader } = prepared
+      const [first, ...others] = proxies
+      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+      // as in a primary that is cut off from its group: the first statement hangs, and holds its rows
+      const events = uses(1)
+      const holder = yield* Effect.acquireRelease(
+        Effect.promise(() => createConnection({ uri: servers[0]!.rootUrl })),
+        (connection) => Effect.sync(() => connection.destroy())
+      )
+      const sql = `INSERT INTO ${database}.${UseLog.table} (event_id, event_time, user_name, device_name, prompt, status) VALUES (?, NOW(), '', '', '', '')`
+      yield* Effect.promise(() => holder.query("START TRANSACTION"))
+      yield* Effect.promise(() => holder.query(sql, [Buffer.from(parse(events[0]!.eventId))]))
+      first!.pause()
+      assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
+      first!.resume()
+      // nobody else is there
+      yield* Effect.promise(() => Promise.all(others.map((proxy) => proxy.close())))
+      assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "1205")
+      // they come back, when the first one's hang is long ago
+      offset += 31_000
+      for (const [index, { port }] of others.entries()) {
+        const { host, port: to } = servers[index + 1]!
+        yield* Effect.acquireRelease(
+          Effect.promise(() => tcpProxy({ target: { host, port: to }, port })),
+          (proxy) => Effect.promise(proxy.close)
+        )
+      }
+      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+      assert.deepStrictEqual(yield* rows, [1, 1, 0])
     })
   )
 })

@@ -12,6 +12,15 @@ export const shifted = (clock: Clock.Clock, offset: () => number): Clock.Clock =
     currentTimeNanos: Effect.sync(() => clock.unsafeCurrentTimeNanos())
   })
 
+/** A clock that is ahead by so many milliseconds, for durations as well. */
+export const ahead = (clock: Clock.Clock, offset: () => number): Clock.Clock => {
+  const nanos = () => clock.unsafeCurrentTimeNanos() + BigInt(Math.round(offset() * 1e6))
+  return Object.assign(shifted(clock, offset), {
+    unsafeCurrentTimeNanos: nanos,
+    currentTimeNanos: Effect.sync(nanos)
+  })
+}
+
 /** Waits until something holds: two minutes, since a loaded machine takes long. */
 export const eventually = (check: () => void): Effect.Effect<void, unknown> =>
   Effect.retry(Effect.try(check), { times: 2400, schedule: Schedule.spaced("50 millis") })

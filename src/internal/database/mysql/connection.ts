@@ -29,8 +29,8 @@ export interface Session {
   readonly prepares: () => boolean
   /** From now on statements go as text. */
   readonly stopPreparing: () => void
-  /** whether the server says that it takes no writes; a privileged account may write all the same */
-  readonly isReadOnly: boolean
+  /** Whether the server says, now, that it takes no writes; a privileged account may write all the same. */
+  readonly isReadOnly: Effect.Effect<boolean, SqlError>
   /** whether the session's time zone is UTC all year round */
   readonly isUtc: boolean
   /** the session's time zone; undefined is the one that the server gave it */
@@ -211,12 +211,6 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     )
     if (server === undefined) return yield* failed(protocolError("no row where there must be one"))
     const { host_zone, packet, version, warnings, zone } = server
-    const [mode] = yield* Effect.catchIf(
-      select(Mode, READ_ONLY),
-      // not every server has the variable
-      ({ cause }) => errnoOf(cause) > 0,
-      () => Effect.succeed([])
-    )
     let prepares = version.includes("MariaDB")
     let timeZone: string | undefined
 
@@ -225,7 +219,14 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       remoteAddress: () => remoteAddress,
       maxPacket: packet,
       maxWarnings: warnings,
-      isReadOnly: mode?.read_only === 1,
+      isReadOnly: select(Mode, READ_ONLY).pipe(
+        Effect.map(([mode]) => mode?.read_only === 1),
+        // not every server has the variable
+        Effect.catchIf(
+          ({ cause }) => errnoOf(cause) > 0,
+          () => Effect.succeed(false)
+        )
+      ),
       prepares: () => prepares,
       stopPreparing: () => {
         prepares = false

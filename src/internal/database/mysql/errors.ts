@@ -203,6 +203,13 @@ export const isServers = ({ cause }: Failure): boolean => errnoOf(cause) > 0
 export const isFull = ({ code, text }: Failure): boolean =>
   ["1021", "1114"].includes(code) && /\bfull\b/i.test(text)
 
+/** The server takes no writes: by its `read_only`, its transactions', or its start's. */
+export const READ_ONLY: ReadonlyArray<number> = [1290, 1792, 1836]
+
+/** Whether another server may take what this one did not. */
+export const helpsElsewhere = (error: UploadError): boolean =>
+  error.class === "transient" || READ_ONLY.includes(Number(error.code))
+
 /** Whether it was a lock that made us wait: another server would not help. */
 export const isBusy = ({ code }: { readonly code: string }): boolean =>
   CODES.get(Number(code))?.class === "busy"

@@ -11,7 +11,7 @@ import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import type { Session } from "./connection.js"
 import { open } from "./connection.js"
 import type { Endpoint } from "./endpoints.js"
-import { AGAIN, classify, errnoOf } from "./errors.js"
+import { AGAIN, classify, errnoOf, READ_ONLY } from "./errors.js"
 import type { Columns } from "./table.js"
 import {
   columnsOf,
@@ -33,10 +33,14 @@ export interface MigrationTarget {
   readonly deduplicate: boolean
 }
 
-/** Brings the tables of one server's database into shape. */
+/**
+ * Brings the tables of one server's database into shape. Of several servers (`isOnly` is false) one that says it is
+ * read-only is refused: what a privileged account changes there, the others never get.
+ */
 export const migrate = (
   endpoint: Endpoint,
-  targets: ReadonlyArray<MigrationTarget>
+  targets: ReadonlyArray<MigrationTarget>,
+  isOnly: boolean
 ): Effect.Effect<void, UploadError> =>
   Effect.scoped(
     Effect.gen(function* () {
@@ -46,6 +50,9 @@ export const migrate = (
       }
       // an index over a large table takes as long as it takes
       const session = yield* open({ ...endpoint, statementTimeout: Duration.hours(24) })
+      if (!isOnly && (yield* session.isReadOnly)) {
+        return yield* unusable("1290", readOnly(endpoint, targets[0]?.table ?? endpoint.database))
+      }
       yield* session.query(sessionSettings(LOCK_WAIT_SECONDS))
       for (const target of targets) {
         yield* migrateTable(session, target).pipe(
@@ -374,7 +381,7 @@ const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
   // partitions; engines without keys, or tables with all that they can have (1069); keys of NULL (1121) or columns of NULL (1178), or without ALTER (1031)
   ...[1031, 1069, 1121, 1178, 1503].map((code) => [code, noKey] as const),
   // read_only of the server, of its transactions, of its start
-  ...[1290, 1792, 1836].map((code) => [code, readOnly] as const),
+  ...READ_ONLY.map((code) => [code, readOnly] as const),
   [1347, (_, table) => `${table} is a view, which has no unique key: ${WAY_OUT}`],
   // MySQL's sql_require_primary_key, MariaDB's innodb_force_primary_key
   ...[3750, 1173].map((code) => [code, noPrimaryKey] as const),

@@ -1,8 +1,8 @@
 /**
  * Sessions that are opened when they are needed, kept while they are good, and given up when they are not.
  */
-import { Array as Arr, Cause, Duration, Effect, Exit, Option, Scope } from "effect"
-import { Either, ExecutionStrategy } from "../../../schema/Effect3.js"
+import { Array as Arr, Cause, Duration, Effect, Exit, Option, Random, Scope } from "effect"
+import { ExecutionStrategy } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Session } from "./connection.js"
 import { open } from "./connection.js"
@@ -23,8 +23,11 @@ interface Kept {
 /** milliseconds for which a server that hung is tried after all others */
 const HUNG_MILLIS = 30_000
 
-/** A group takes some 7 seconds to elect a primary (measured; docs/beyond-one-machine.md). */
-const ELECTION_POLL = "500 millis"
+/**
+ * Milliseconds before those that are read-only are asked again. A group takes some 7 seconds to elect a primary (measured;
+ * docs/beyond-one-machine.md). Each delay is up to a half shorter, so that many programs do not ask at once.
+ */
+const ELECTION_POLL = { first: 500, factor: 1.5, last: 2000 }
 
 /**
  * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers;
@@ -36,10 +39,13 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
     const permits = Effect.unsafeMakeSemaphore(most)
     const idle: Array<Kept> = []
     let turn = 0
-    /** when servers that hung, by their names, are as good as any other again */
+    /** servers that hung, and have stored nothing since, by their names: when they are as good as any other again */
     const hungUntil = new Map<string, number>()
-    const remember = ({ host }: Endpoint, error: UploadError) => {
-      if (error.code === "ETIMEDOUT") hungUntil.set(host, monotonicMillis(clock) + HUNG_MILLIS)
+    /** Whether the server hangs: where one did, locks may be those of our own statement, which hangs there still. */
+    const hangs = ({ host }: Endpoint, error: UploadError) =>
+      error.code === "ETIMEDOUT" || (isBusy(error) && hungUntil.has(host))
+    const remember = (endpoint: Endpoint, error: UploadError) => {
+      if (hangs(endpoint, error)) hungUntil.set(endpoint.host, monotonicMillis(clock) + HUNG_MILLIS)
     }
 
     // only connecting itself can be interrupted: nobody would close a session that was lost on its way
@@ -53,52 +59,76 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
         return { session, scope }
       })
 
+    const isReadOnly = ({ scope, session }: Kept, restore: Restore): Effect.Effect<boolean, UploadError> =>
+      restore(session.isReadOnly).pipe(
+        Effect.mapError(({ cause }) => toUploadError(classify(cause, session.endpoint))),
+        Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+      )
+
     /**
      * Connects to a server that takes writes, beginning with the one whose turn it is. Those that hung a moment ago come
      * last: a primary that has lost its group takes connections, and answers no INSERT. If the others are read-only, a
-     * new primary may be on its way, and is waited for. In the end the INSERT tells: privileged accounts may write to a
+     * new primary may be on its way, and is waited for. Connections to them are kept meanwhile: a fleet that connects
+     * again and again keeps a group from electing one. In the end the INSERT tells: privileged accounts may write to a
      * read-only server.
      */
     const connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
       Effect.gen(function* () {
         const endpoints = yield* endpointsOf(settings)
         const isOnly = endpoints.length === 1
-        const [well, hung] = Arr.partition(
-          Arr.rotate(endpoints, -(turn % endpoints.length)),
-          ({ host }) => monotonicMillis(clock) < (hungUntil.get(host) ?? 0)
-        )
+        const isHung = ({ host }: Endpoint) => monotonicMillis(clock) < (hungUntil.get(host) ?? 0)
+        const [well, hung] = Arr.partition(Arr.rotate(endpoints, -(turn % endpoints.length)), isHung)
         const errors: Array<UploadError> = []
-        let readOnly: Endpoint | undefined
+        const secondaries = new Map<Endpoint, Kept>()
+        yield* Effect.addFinalizer((exit) =>
+          Effect.forEach(secondaries.values(), ({ scope }) => Scope.close(scope, exit), { discard: true })
+        )
 
-        const firstOf = (some: ReadonlyArray<Endpoint>, takesAny: boolean) =>
+        /** The session with a server, an old or a new one, if it takes writes now. */
+        const ask = (endpoint: Endpoint): Effect.Effect<Kept | undefined> =>
+          Effect.gen(function* () {
+            const kept = secondaries.get(endpoint) ?? (yield* connectTo(endpoint, restore))
+            secondaries.delete(endpoint)
+            if (isOnly || !(yield* isReadOnly(kept, restore))) return kept
+            secondaries.set(endpoint, kept)
+            return undefined
+          }).pipe(
+            Effect.catchAll((error) => {
+              errors.push(error)
+              remember(endpoint, error)
+              return Effect.succeed(undefined)
+            })
+          )
+        const firstOf = (some: ReadonlyArray<Endpoint>) =>
           Effect.gen(function* () {
             for (const endpoint of some) {
-              const attempt = yield* Effect.either(connectTo(endpoint, restore))
-              if (Either.isLeft(attempt)) {
-                errors.push(attempt.left)
-                remember(endpoint, attempt.left)
-              } else if (takesAny || !attempt.right.session.isReadOnly) {
-                turn = endpoints.indexOf(endpoint)
-                return attempt.right
-              } else {
-                readOnly = endpoint
-                yield* Scope.close(attempt.right.scope, Exit.void)
-              }
+              const kept = yield* ask(endpoint)
+              if (kept !== undefined) return kept
             }
             return undefined
           })
 
-        let found = yield* firstOf(well, isOnly)
+        let found = yield* firstOf(well)
         const until = monotonicMillis(clock) + Duration.toMillis(endpoints[0].connectTimeout)
-        while (found === undefined && readOnly !== undefined && monotonicMillis(clock) < until) {
-          yield* restore(Effect.sleep(ELECTION_POLL))
-          found = yield* firstOf(well, isOnly)
+        let delay = ELECTION_POLL.first
+        while (found === undefined && secondaries.size > 0 && monotonicMillis(clock) < until) {
+          yield* restore(Effect.sleep(delay * (yield* Random.nextRange(0.5, 1))))
+          delay = Math.min(delay * ELECTION_POLL.factor, ELECTION_POLL.last)
+          found = yield* firstOf(well.filter((endpoint) => !isHung(endpoint)))
         }
-        found ??= yield* firstOf(hung, isOnly)
-        if (found === undefined && readOnly !== undefined) found = yield* firstOf([readOnly], true)
-        // as long as one of them may come back by itself, no operator is needed
-        return found ?? (yield* errors.find((error) => error.class === "transient") ?? errors[0]!)
-      })
+        found ??= yield* firstOf(hung)
+        if (found === undefined) {
+          const [secondary] = secondaries.values()
+          // as long as one of them may come back by itself, no operator is needed
+          if (secondary === undefined) {
+            return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
+          }
+          found = secondary
+          secondaries.delete(secondary.session.endpoint)
+        }
+        turn = endpoints.indexOf(found.session.endpoint)
+        return found
+      }).pipe(Effect.scoped)
 
     const idleOrNew = (restore: Restore): Effect.Effect<Kept, UploadError> =>
       Effect.suspend(() => {
@@ -119,8 +149,9 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
       }
       const error = failure instanceof Doubted ? failure.error : failure
       if (error instanceof UploadError) {
-        remember(kept.session.endpoint, error)
-        if (error.class === "transient" && !isBusy(error)) turn++
+        const { endpoint } = kept.session
+        remember(endpoint, error)
+        if (error.class === "transient" && (!isBusy(error) || hangs(endpoint, error))) turn++
       }
       return Scope.close(kept.scope, Exit.failCause(cause))
     }
@@ -136,6 +167,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
             Effect.flatMap(idleOrNew(restore), (kept) =>
               Effect.matchCauseEffect(restore(Effect.suspend(() => use(kept.session))), {
                 onSuccess: (value) => {
+                  hungUntil.delete(kept.session.endpoint.host)
                   idle.push(kept)
                   return Effect.succeed(value)
                 },
