@@ -193,11 +193,18 @@ const drawBooks = (queues) => {
 
 // ------------------------------------------------------------------------------------------------------- letters
 
+/** counts what was asked for, and what was closed: an answer that comes after that opens nothing */
+let asked = 0
+dialog.onclose = () => void asked++
+
 /** @type {(id: string, isRevealed: boolean) => Promise<void>} */
 const show = async (id, isRevealed) => {
+  const question = ++asked
   const answer = await call(`/api/letter?id=${encodeURIComponent(id)}${isRevealed ? "&reveal=yes" : ""}`)
+  const text = answer.ok ? JSON.stringify(await answer.json(), null, 2) : "It is gone."
+  if (question !== asked) return
   byId("letterName").textContent = `Dead letter ${id}`
-  byId("letter").textContent = answer.ok ? JSON.stringify(await answer.json(), null, 2) : "It is gone."
+  byId("letter").textContent = text
   byId("reveal").hidden = isRevealed || !answer.ok
   byId("reveal").onclick = () => void show(id, true)
   if (!dialog.open) dialog.showModal()
