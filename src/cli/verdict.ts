@@ -59,6 +59,7 @@ export const imbalance = (balance: Balance): string | undefined => {
 const integrity = (queue: Inspection): ReadonlyArray<Finding> => {
   const wrong = [
     imbalance(queue),
+    queue.isIdentified ? undefined : "queue.json is damaged, and no program can open the queue",
     queue.repair === undefined || queue.owner !== undefined
       ? undefined
       : `${queue.repair}: the next owner delivers again what is on disk`

@@ -19,6 +19,7 @@ import {
   Tracer
 } from "effect"
 import { DefaultServices, FiberRef, Supervisor } from "../schema/Effect3.js"
+import { visible } from "../schema/Visible.js"
 import type { MetricLabel } from "effect"
 import { monotonicMillis } from "./monotonic.js"
 
@@ -165,11 +166,17 @@ const LOGGERS = FiberRef.currentLoggers as FiberRef.FiberRef<HashSet.HashSet<Log
 const loggerOf = once((logger: Logger.Logger<unknown, unknown>) =>
   Logger.make((line) => {
     attempt<unknown>(
-      () => logger.log(line),
+      () => logger.log({ ...line, message: shownOf(line.message) }),
       () => undefined
     )
   })
 )
+
+/** Our own lines begin with `audit`. They name files, whose names may hold what moves a cursor. */
+const shownOf = (message: unknown): unknown => {
+  if (Array.isArray(message)) return message.map(shownOf)
+  return typeof message === "string" && message.startsWith("audit") ? visible(message) : message
+}
 
 const labelsOf = (labels: ReadonlyArray<MetricLabel.MetricLabel>): ReadonlyArray<MetricLabel.MetricLabel> =>
   attempt(

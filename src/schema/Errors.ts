@@ -78,8 +78,8 @@ export class QueueWriteError extends Schema.TaggedError<QueueWriteError>("effect
 ) {
   override get message(): string {
     return (
-      `Event ${this.eventId} could not be written to ${this.path} (${this.code}); it is ` +
-      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. ${mendOf(this)}, then repeat it with ` +
+      `Event ${this.eventId} could not be written to ${visible(this.path)} (${this.code}); it is ` +
+      `${this.outcome === "absent" ? "not on disk" : "possibly on disk"}. ${visible(mendOf(this))}, then repeat it with ` +
       `{ eventId: "${this.eventId}" }: it cannot be doubled.`
     )
   }
@@ -108,7 +108,7 @@ export class QueueFull extends Schema.TaggedError<QueueFull>("effect-audit/Queue
         ? `the queue holds ${this.actualBytes} bytes, ${this.limit} is ${this.limitBytes}`
         : `the disk has ${this.actualBytes} bytes free, ${this.limit} is ${this.limitBytes}`
     return (
-      `Event ${this.eventId} was not recorded: ${state} (${this.directory}). Free the disk, raise the limit, ` +
+      `Event ${this.eventId} was not recorded: ${state} (${visible(this.directory)}). Free the disk, raise the limit, ` +
       `or bring the database back so that the queue empties; nothing was written.`
     )
   }
@@ -157,7 +157,7 @@ export class QueueOpenError extends Schema.TaggedError<QueueOpenError>("effect-a
   }
 ) {
   override get message(): string {
-    return `The audit queue in ${this.directory} cannot be opened: ${this.reason}`
+    return visible(`The audit queue in ${this.directory} cannot be opened: ${this.reason}`)
   }
 }
 
@@ -182,20 +182,20 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
   override get message(): string {
     if (this.instances !== undefined) {
       return (
-        `All ${this.instances} instances of the audit queue in ${this.directory} are in use. Raise instances to the ` +
+        `All ${this.instances} instances of the audit queue in ${visible(this.directory)} are in use. Raise instances to the ` +
         `number of processes that may run at once, one that is just being replaced included, or set lockWait.`
       )
     }
     if (this.command === true && !this.sameProcess) {
       return (
-        `The audit queue in ${this.directory} is in use by the command effect-audit (process ` +
+        `The audit queue in ${visible(this.directory)} is in use by the command effect-audit (process ` +
         `${this.pid ?? "unknown"}). It leaves when it is done: start again then, or set lockWait.`
       )
     }
     return this.sameProcess
-      ? `The audit queue in ${this.directory} is already open in this process (pid ${this.pid ?? "unknown"}). Build the layer ` +
+      ? `The audit queue in ${visible(this.directory)} is already open in this process (pid ${this.pid ?? "unknown"}). Build the layer ` +
           `once, at the edge of the program, and share it: Layer memoisation is by reference.`
-      : `The audit queue in ${this.directory} is in use by process ${this.pid ?? "unknown"}. Stop it, give this ` +
+      : `The audit queue in ${visible(this.directory)} is in use by process ${this.pid ?? "unknown"}. Stop it, give this ` +
           `process a directory of its own, or set lockWait or instances.`
   }
 }

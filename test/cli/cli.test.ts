@@ -140,6 +140,7 @@ describe("status", () => {
         directory: "/audit",
         owner: { pid: 1 },
         repair: undefined,
+        isIdentified: true,
         accepted: 1500,
         delivered: 300,
         waiting: 1200,

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
-import { Effect, FastCheck as fc, Schedule, SubscriptionRef, Stream } from "effect"
+import { Effect, FastCheck as fc, Logger, Schedule, SubscriptionRef, Stream } from "effect"
 import * as fs from "node:fs"
 import { spawnSync } from "node:child_process"
 import * as net from "node:net"
@@ -361,6 +361,37 @@ describe("what is too much", () => {
     })
   )
 
+  it.scopedLive("the path of a queue moves no cursor, in the log of a program or in its errors", () =>
+    Effect.gen(function* () {
+      const parent = yield* temporaryDirectory
+      const directory = path.join(parent, `it's \x1b[2J\u0085\u202e\u{e0041}`)
+      const lines: Array<string> = []
+      const logger = Logger.make(({ message }) => void lines.push(...[message].flat().map(String)))
+      const open = openAudit({ directory }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
+      const log = yield* open
+      const locked = yield* Effect.flip(open)
+      yield* log.close
+      // what stands in the way is said with a command to run
+      const cursor = path.join(directory, "cursor")
+      fs.linkSync(cursor, path.join(parent, "copy"))
+      const refused = yield* Effect.flip(open)
+      const texts = [...lines, String(locked), String(refused)]
+      assert.isAbove(lines.length, 0)
+      assert.deepStrictEqual(
+        texts.filter((text) => FORBIDDEN.test(text)),
+        []
+      )
+      for (const text of texts.slice(-2)) assert.include(text, "it's \\x1b[2J\\x85\\u202e\\u{e0041}")
+      const [, command] = /\((cp .*)\)/.exec(String(refused))!
+      assert.strictEqual(
+        spawnSync("bash", ["-c", command!], { env: { ...process.env, LC_ALL: "C.UTF-8" } }).status,
+        0
+      )
+      assert.strictEqual(fs.statSync(cursor).nlink, 1)
+      yield* (yield* open).close
+    })
+  )
+
   it.scopedLive(
     "a hole of 600 MB, as a power cut may leave one, ends no command and keeps no program from starting",
     () =>
@@ -376,6 +407,10 @@ describe("what is too much", () => {
             judge(args, ended, false)
             if (args[0] === "verify" && name === "queue.json")
               assert.include(ended.stdout, "queue.json: damaged")
+            if (args[0] === "status" && name === "queue.json") {
+              assert.strictEqual(ended.code, 3)
+              assert.include(ended.stdout, "queue.json is damaged")
+            }
           }
           const opened = yield* Effect.either(Effect.scoped(openAudit({ directory })))
           if (name !== "queue.json") assert.strictEqual(opened._tag, "Right", name)

@@ -1,14 +1,23 @@
 /** What is done with files in more than one place. */
 import { Effect, Exit, Scope } from "effect"
+import { visible } from "../../schema/Visible.js"
 import { type Disk, DiskError, type File, type OpenMode } from "../../services/Disk.js"
 
 type DiskShape = Disk["Type"]
 
 export const isAbsent = (error: DiskError): boolean => error.code === "ENOENT"
 
-/** A path as a word of a shell command that a message shows. */
-export const shellWord = (path: string): string =>
-  /^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`
+/** A path as a word of a command for bash that a message shows; nothing in it moves a cursor. */
+export const shellWord = (path: string): string => {
+  if (/^[\w@%+=:,./-]+$/.test(path)) return path
+  if (visible(path) === path) return `'${path.replaceAll("'", `'\\''`)}'`
+  const characters = Array.from(path.replaceAll(/[\\']/g, "\\$&"), (character) =>
+    visible(character) === character
+      ? character
+      : `\\U${character.codePointAt(0)!.toString(16).padStart(8, "0")}`
+  )
+  return `$'${characters.join("")}'`
+}
 
 /** What to do about a file that has another name as well. */
 export const linkedTwice = (file: string): string => {

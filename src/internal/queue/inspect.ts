@@ -9,6 +9,7 @@ import { balanceOf, waitingBytesOf } from "./ledger.js"
 import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
+import { queueIdOf } from "./directory.js"
 import { Pid } from "./fields.js"
 import { isAbsent, withFile } from "./files.js"
 import { MAX_LINE_BYTES, countLines, objectOf, readLines, timeOfLine, type RawLine } from "./lines.js"
@@ -42,6 +43,8 @@ export interface Inspection extends QueueStatus {
   readonly owner: Owner | undefined
   /** what is wrong with the cursor, if something is; the next owner repairs it by delivering again */
   readonly repair: string | undefined
+  /** whether the identity can be read; without it no program can open the queue */
+  readonly isIdentified: boolean
   /** how delivery is going, as an owner last said it; `state` is that of an owner who is gone if there is none */
   readonly delivery: statusFile.StatusFile | undefined
   readonly volume: Volume
@@ -62,6 +65,7 @@ export const inspect = (
       directory,
       owner,
       repair: found.repair,
+      isIdentified: Option.isSome(yield* queueIdOf(disk, directory)),
       ...balanceOf(found.cursor, found.next, found.decisions),
       waitingBytes: waitingBytesOf(found.cursor, found.segments),
       oldest: Option.getOrUndefined(Option.map(oldest, ({ bytes }) => timeOfLine(objectOf(bytes)))),
