@@ -89,6 +89,15 @@ const SHAPES: Record<string, Shape> = {
     only: "mariadb",
     statements: [alter("ADD SYSTEM VERSIONING")]
   },
+  "WITH SYSTEM VERSIONING, by columns that show it": {
+    only: "mariadb",
+    statements: [
+      alter(
+        "ADD since TIMESTAMP(6) GENERATED ALWAYS AS ROW START, ADD until TIMESTAMP(6) GENERATED ALWAYS AS ROW END, " +
+          "ADD PERIOD FOR SYSTEM_TIME (since, until), ADD SYSTEM VERSIONING"
+      )
+    ]
+  },
   "WITH SYSTEM VERSIONING, its history in partitions": {
     only: "mariadb",
     statements: [
@@ -248,6 +257,12 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /CSV, which keeps no unique key/,
     isWayOut: false
   },
+  "a MEMORY table": {
+    statements: [`DROP TABLE ${TABLE}`, `CREATE TABLE ${TABLE} (id INT PRIMARY KEY) ENGINE = MEMORY`],
+    code: "1163",
+    reason: /engine.*ENGINE = InnoDB/,
+    isWayOut: false
+  },
   "rows without room (4157, then 1118)": {
     // MariaDB measures no row that it need not write anew
     only: "mysql",
@@ -311,20 +326,6 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
         })
       )
     }
-
-    it.scopedLive("a server that takes no writes, and says so", () =>
-      Effect.gen(function* () {
-        const database = yield* tables(rootUrl)
-        const options = yield* account(database, "ALL")
-        const variable = flavour === "mysql" ? "transaction_read_only" : "tx_read_only"
-        yield* sql(database, `SET GLOBAL ${variable} = ON`)
-        const error = yield* failureOf(migrate(options)).pipe(
-          Effect.ensuring(sql(database, `SET GLOBAL ${variable} = OFF`))
-        )
-        assert.deepInclude(error, { class: "operator", code: "1792" })
-        assert.match(error.reason, /takes no writes.*read_only to OFF/)
-      })
-    )
 
     it.scopedLive("an account without the rights, and says which", () =>
       Effect.gen(function* () {
@@ -586,13 +587,34 @@ onEachServer("a column that an existing table gets", ({ rootUrl }) => {
   )
 })
 
+/** A server whose global settings are the test's own. */
+const ownServer = (flavour: Flavour) =>
+  Effect.acquireRelease(
+    Effect.promise(() => startServer({ flavour })),
+    (server) => Effect.promise(() => server.stop())
+  )
+
+onEachFlavour("migrate on a server that takes no writes", (flavour) => {
+  it.scopedLive("refuses, and says so", () =>
+    Effect.gen(function* () {
+      const server = yield* ownServer(flavour)
+      const database = yield* tables(server.rootUrl)
+      const options = yield* account(database, "ALL")
+      const variable = flavour === "mysql" ? "transaction_read_only" : "tx_read_only"
+      yield* sql(database, `SET GLOBAL ${variable} = ON`)
+      const error = yield* failureOf(migrate(options)).pipe(
+        Effect.ensuring(sql(database, `SET GLOBAL ${variable} = OFF`))
+      )
+      assert.deepInclude(error, { class: "operator", code: "1792" })
+      assert.match(error.reason, /takes no writes.*read_only to OFF/)
+    })
+  )
+})
+
 onEachFlavour("a server that demands primary keys", (flavour) => {
   it.scopedLive("gets one for each kind, and names the table that lacks it", () =>
     Effect.gen(function* () {
-      const server = yield* Effect.acquireRelease(
-        Effect.promise(() => startServer({ flavour })),
-        (server) => Effect.promise(() => server.stop())
-      )
+      const server = yield* ownServer(flavour)
       const database = yield* tables(server.rootUrl, [alter("MODIFY id BIGINT NULL, DROP PRIMARY KEY")])
       const variable = flavour === "mysql" ? "sql_require_primary_key" : "innodb_force_primary_key"
       yield* sql(database, `SET GLOBAL ${variable} = ON`)

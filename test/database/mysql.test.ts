@@ -1324,7 +1324,7 @@ onEachPair("migrate", () => {
             "rate double YES",
             "paid tinyint(1) YES",
             "at datetime(3) YES",
-            "state longtext YES",
+            "state varchar(64) YES",
             "tags longtext YES"
           ],
           ...["created_at timestamp NO", "event_id binary(16) YES", "event_time datetime(6) YES"]

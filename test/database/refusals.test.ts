@@ -82,11 +82,124 @@ const RECORDS: Record<string, Refusal> = {
     bad: '{"a":["long"]}',
     code: { mysql: 3907 }
   },
+  "functional index, out of range": {
+    column: "v JSON, INDEX ((CAST(v->'$.a' AS UNSIGNED ARRAY)))",
+    good: '{"a":[1]}',
+    bad: '{"a":[-1]}',
+    code: { mysql: 3752 }
+  },
+  "functional index, of lists": {
+    column: "v JSON, INDEX ((CAST(v->'$.a' AS UNSIGNED ARRAY)))",
+    good: '{"a":[1]}',
+    bad: '{"a":[[1]]}',
+    code: { mysql: 3908 }
+  },
+  "functional index, too many": {
+    column: "v JSON, INDEX ((CAST(v->'$.a' AS UNSIGNED ARRAY)))",
+    good: '{"a":[1]}',
+    bad: JSON.stringify({ a: Array.from({ length: 2000 }, (_, n) => n) }),
+    code: { mysql: 3905 }
+  },
+  "functional index, empty": {
+    column: "v JSON, INDEX ((JSON_VALUE(v, '$.a' RETURNING UNSIGNED ERROR ON EMPTY)))",
+    good: '{"a":1}',
+    bad: "{}",
+    code: { mysql: 3966 }
+  },
+  "generated, beyond the last date": {
+    column: "v DATE, g DATE AS (v + INTERVAL 1 YEAR) STORED",
+    good: "2020-01-01",
+    bad: "9999-12-31",
+    code: { mariadb: 1441, mysql: 6527 }
+  },
+  "generated, beyond the last date of a text": {
+    column: "v VARCHAR(20), g DATE AS (v + INTERVAL 1 YEAR) STORED",
+    good: "2020-01-01",
+    bad: "9999-12-31",
+    code: both(1441)
+  },
+  "generated, larger than a packet": {
+    column: "v INT, g LONGTEXT AS (REPEAT('x', v)) STORED",
+    good: 1,
+    bad: 2_147_483_647,
+    code: both(1301)
+  },
+  "generated, no base64": {
+    column: "v VARCHAR(20), g VARBINARY(50) AS (FROM_BASE64(v)) STORED",
+    good: "YQ==",
+    bad: "???",
+    code: { mariadb: 1958 }
+  },
+  "generated from JSON that does not end": {
+    column: "v VARCHAR(20), g INT AS (JSON_LENGTH(v)) STORED",
+    good: "{}",
+    bad: "{",
+    code: { mariadb: 4037, mysql: 3141 }
+  },
+  "generated from JSON that is no number": {
+    column: "v JSON, g INT AS (CAST(JSON_EXTRACT(v, '$.a') AS SIGNED)) STORED",
+    good: '{"a":1}',
+    bad: '{"a":"x"}',
+    code: { mariadb: 1292, mysql: 3156 }
+  },
+  "generated JSON with a key that is NULL": {
+    column: "v VARCHAR(20), g JSON AS (JSON_OBJECT(v, 1)) STORED",
+    good: "a",
+    bad: null,
+    code: { mysql: 3158 }
+  },
+  "generated from no geometry": {
+    column: "v VARCHAR(20), g GEOMETRY AS (ST_GeomFromText(v)) STORED",
+    good: "POINT(1 1)",
+    bad: "POINT(1",
+    code: { mysql: 3037 }
+  },
+  "generated from another geometry": {
+    column: "v VARCHAR(20), g POINT AS (ST_PointFromText(v)) STORED",
+    good: "POINT(1 1)",
+    bad: "LINESTRING(1 1,2 2)",
+    code: { mariadb: 1366, mysql: 3516 }
+  },
+  "generated, beyond the pole": {
+    column: "v VARCHAR(20), g GEOMETRY AS (ST_GeomFromText(v, 4326)) STORED",
+    good: "POINT(1 1)",
+    bad: "POINT(99 1)",
+    code: { mysql: 3617 }
+  },
+  "generated, beyond the date line": {
+    column: "v VARCHAR(20), g GEOMETRY AS (ST_GeomFromText(v, 4326)) STORED",
+    good: "POINT(1 1)",
+    bad: "POINT(1 999)",
+    code: { mysql: 3616 }
+  },
+  "generated, in no such system": {
+    column: "v INT, g GEOMETRY AS (ST_GeomFromText('POINT(1 1)', v)) STORED",
+    good: 0,
+    bad: 77,
+    code: { mysql: 3548 }
+  },
+  "generated from no GeoJSON": {
+    column: "v VARCHAR(60), g GEOMETRY AS (ST_GeomFromGeoJSON(v)) STORED",
+    good: '{"type":"Point","coordinates":[1,1]}',
+    bad: '{"type":"Nope"}',
+    code: { mariadb: 4048, mysql: 3072 }
+  },
   SIGNAL: trigger("IF NEW.v = 'x' THEN SIGNAL SQLSTATE '45000'; END IF", "x", both(1644)),
   "SIGNAL with a number": trigger(
     "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 1205; END IF",
     "x",
     both(1205)
+  ),
+  "SIGNAL with the number of a duplicate": trigger(
+    "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '45001' SET MYSQL_ERRNO = 1062; END IF",
+    "x",
+    both(1062)
+  ),
+  "SIGNAL with the words of a duplicate": trigger(
+    "IF NEW.v = 'x' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 1062, " +
+      "MESSAGE_TEXT = 'Duplicate entry ''x'' for key ''events'''; END IF",
+    "x",
+    both(1062)
   ),
   "SIGNAL, not found": trigger("IF NEW.v = 'x' THEN SIGNAL SQLSTATE '02000'; END IF", "x", both(1643)),
   "a function's argument": {

@@ -78,20 +78,21 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
   }
 
   const code = String(errno)
+  // whatever number and words a trigger's SIGNAL gives itself
+  if (isSignal(cause)) return failure(code, "record", unavailable(subject, text))
   if (errno === DUPLICATE_ENTRY) {
     return isEventKey(text, subject)
       ? failure(code, "delivered", behindTrigger(subject, text))
       : failure(code, "operator", otherUniqueKey(subject, text))
   }
   const known = CODES.get(errno)
-  // a trigger's SIGNAL, whatever number it gives itself
-  const cls = isSignal(cause) ? "record" : (known?.class ?? classOfState(sqlState))
+  const cls = known?.class ?? classOfState(sqlState)
   const reason = known?.reason ?? (cls === "operator" ? unknownOperator : unavailable)
   return failure(code, cls, reason(subject, text))
 }
 
 /** Whether a trigger raised it to refuse a row: by class 45 (MySQL manual, "SIGNAL Statement"). */
-export const isSignal = (cause: unknown): boolean => asDriverError(cause).sqlState?.startsWith("45") === true
+const isSignal = (cause: unknown): boolean => asDriverError(cause).sqlState?.startsWith("45") === true
 
 /** The SQLSTATEs with which a server raises what a summary names a column or a constraint of; MariaDB's last. */
 const OWN_STATES: Readonly<Record<number, ReadonlyArray<string> | undefined>> = {
@@ -427,23 +428,51 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
     1265,
     1292,
     1300,
+    1301,
+    1365,
     1366,
     1406,
     1411,
+    1441,
+    1525,
     1690,
     1713,
+    1958,
     1977,
     3673,
-    NOT_CONVERTIBLE
+    3854,
+    NOT_CONVERTIBLE,
+    6527
   ),
-  ...all("record", 3140, 3141, 3144, 3157, 4038), // JSON
-  ...all("record", 1416, 3643, 6136), // geometry, its SRID, vectors
-  ...all("record", 1216, 1369, 1452, 3751, 3819, 3903, 3907, 4025), // foreign key, view, functional index, CHECK
+  ...all("record", 3140, 3141, 3144, 3150, 3151, 3155, 3156, 3157, 3158, 3966, 3967), // JSON
+  ...all("record", 4035, 4036, 4037, 4038, 4039, 4040), // JSON, MariaDB
+  ...all("record", 1416, 3033, 3037, 3055, 3516, 3548, 3616, 3617, 3643, 3731, 3732, 6136), // geometry, its SRID, vectors
+  ...all("record", 3070, 3071, 3072, 3073, 4048, 4049, 4050, 4076), // GeoJSON
+  ...all("record", 3751, 3752, 3903, 3904, 3905, 3906, 3907, 3908), // functional index
+  ...all("record", 1216, 1369, 1452, 3819, 4025), // foreign key, view, CHECK
   ...all("record", 1643, 1644), // SIGNAL
   ...all("record", PACKET_TOO_LARGE, 8025), // 8025: TiDB's limit of an entry
 
   // what a trigger, a CHECK or a generated column makes of the row's values, or would make of any
-  ...all("doubtful", 1139, 1172, 1242, 1339, 3057, 3143, 3149, 3154, 3165, 3696, 4042, 4163),
+  ...all("doubtful", 1139, 1172, 1242, 1329, 1339, 3057, 3143, 3149, 3154, 3165, 4041, 4042, 4043, 4163),
+  ...all(
+    "doubtful",
+    3685,
+    3686,
+    3688,
+    3689,
+    3690,
+    3691,
+    3692,
+    3693,
+    3694,
+    3695,
+    3696,
+    3697,
+    3698,
+    3699,
+    3700
+  ), // patterns
   // the general error of Vitess, and of functions of MySQL
   ...all("unknown", 1105),
 

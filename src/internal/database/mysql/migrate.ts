@@ -348,6 +348,10 @@ const noKey: Advice = (_, table) =>
   `${table} can have no unique key over ${EVENT_ID}, by its partitions, its engine, or the number of its keys: drop one that it ` +
   `does not need, ${WAY_OUT}`
 
+const noColumns: Advice = (_, table) =>
+  `The engine of ${table} has no such columns as the events need: ALTER TABLE ${quote(table)} ENGINE = InnoDB, then migrate ` +
+  `again; or name another table in \`tables\``
+
 const noPrimaryKey: Advice = ({ host }, table) =>
   `${host} demands a primary key, which ${table} lacks: ALTER TABLE ${quote(table)} ADD COLUMN row_id BIGINT UNSIGNED ` +
   `NOT NULL AUTO_INCREMENT PRIMARY KEY, then migrate again`
@@ -378,8 +382,10 @@ const busyWriters: Advice = (_, table) =>
 /** What to do about the refusals of CREATE and ALTER TABLE, where delivery would say something else, or nothing. */
 const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
   ...[1044, 1142, 1143, 1227].map((code) => [code, rights] as const),
-  // partitions; engines without keys, or tables with all that they can have (1069); keys of NULL (1121) or columns of NULL (1178), or without ALTER (1031)
-  ...[1031, 1069, 1121, 1178, 1503].map((code) => [code, noKey] as const),
+  // partitions; engines without keys, or tables with all that they can have (1069); keys of NULL (1121), or without ALTER (1031)
+  ...[1031, 1069, 1121, 1503].map((code) => [code, noKey] as const),
+  // no long texts (MEMORY), no columns of NULL (CSV)
+  ...[1163, 1178].map((code) => [code, noColumns] as const),
   // read_only of the server, of its transactions, of its start
   ...READ_ONLY.map((code) => [code, readOnly] as const),
   [1347, (_, table) => `${table} is a view, which has no unique key: ${WAY_OUT}`],

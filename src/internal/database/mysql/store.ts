@@ -400,8 +400,9 @@ const insert = (
   })
 }
 
-const isOwnKey = ({ ownKeys, subject }: Table, { code, text }: Failure) =>
+const isOwnKey = ({ ownKeys, subject }: Table, { class: cls, code, text }: Failure) =>
   Number(code) === DUPLICATE_ENTRY &&
+  cls === "operator" &&
   subject.eventKeys?.length !== 0 &&
   namesKey(
     text,

@@ -244,11 +244,14 @@ export const describe = (
 const formOf = (column: Column | undefined): Form => {
   if (column === undefined) return undefined
   if (column.type === "bit") return "bits"
-  if (column.type.endsWith("int")) return "whole"
+  if (WHOLE.test(column.type)) return "whole"
   if (TIMES.has(column.type)) return column.type as "year" | "time" | "date" | "datetime" | "timestamp"
   if (column.type === "enum" || column.type === "set") return membersOf(column.declared)
   return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
 }
+
+/** A POINT ends in the same letters, and is none. */
+const WHOLE = /^(?:tiny|small|medium|big)?int$/
 
 /** Of `enum('a','it''s')`; only those that are numbers matter, and they have nothing else to unescape. */
 const membersOf = (declared: string): ReadonlySet<string> =>
@@ -372,6 +375,10 @@ interface UniqueKey {
   readonly isPartial: boolean
 }
 
+/**
+ * The unique keys. Where MariaDB keeps old versions of rows, it adds the end of a row's life to each: among the rows that
+ * live, such a key is as unique as without it.
+ */
 export const uniqueKeysOf = (
   session: Session,
   table: string
@@ -384,8 +391,10 @@ export const uniqueKeysOf = (
         part: Schema.NullOr(Schema.Unknown)
       }),
       "SELECT index_name AS name, column_name AS `column`, sub_part AS part FROM information_schema.statistics " +
-        "WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 ORDER BY index_name, seq_in_index",
-      [table]
+        "WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 AND COALESCE(column_name, '') NOT IN (" +
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ? " +
+        "AND UPPER(generation_expression) = 'ROW END') ORDER BY index_name, seq_in_index",
+      [table, table]
     ),
     (parts) =>
       [...new Set(parts.map(({ name }) => name))].map((name) => {
