@@ -344,7 +344,11 @@ describe("what is about TLS", () => {
           "app?options=ssl%3Dtrue",
           "app?charset=utf8,ssl=true",
           "app?charset=utf8%26sslMode=x"
-        ]
+        ],
+        // the value says it, or a slip of the word
+        ...["protocol=tls", "transport=SSL", "minVersion=TLSv1.2", "tsl=true", "sl=true", "ssI=1"].map(
+          (parameter) => `app?${parameter}`
+        )
       ]) {
         const url = Redacted.make(`mysql://audit:${encodeURIComponent(PASSWORD)}@${here}:${port}/${path}`)
         yield* refuses({ url }, "CONFIG", /ssl=true/)
@@ -352,6 +356,9 @@ describe("what is about TLS", () => {
       const settings = credentials(here, port)
       yield* refuses({ ...settings, database: "app?ssl=true" }, "CONFIG", /`app\?ssl=true` asks for TLS/)
       yield* refuses({ ...settings, hosts: [`${here};ssl=true`] }, "CONFIG", /asks for TLS/)
+      for (const nested of [{ poolConfig: { ssl: {} } }, { tsl: true }, { config: { sslMode: "x" } }]) {
+        yield* refuses({ ...settings, ...nested }, "CONFIG", /`ssl` is the one for TLS/)
+      }
       yield* refuses({ ...settings, ssl: { cert: "x", key: "y" } }, "CONFIG", /PEM/)
       assert.deepStrictEqual(heard, [])
     })

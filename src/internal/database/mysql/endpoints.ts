@@ -128,7 +128,7 @@ const sslOf = (
 ): Effect.Effect<SslSettings | undefined, UploadError> => {
   const ssl: unknown = settings.ssl
   const others = Object.entries(settings).filter(
-    ([name, value]) => name !== "ssl" && value !== undefined && mentionsTls(name)
+    ([name, value]) => name !== "ssl" && value !== undefined && (mentionsTls(name) || holdsTls(name, value))
   )
   if (others.length > 0) {
     return misconfigured(`\`${shown(others[0]![0])}\` is no option: \`ssl\` is the one for TLS, ${SSL_FORMS}`)
@@ -146,6 +146,10 @@ const sslOf = (
   return Effect.succeed((ofUrl ?? ssl) === true ? {} : undefined)
 }
 
+/** What other libraries nest, as `poolConfig: { ssl }`; the keys of `tables` are kinds. */
+const holdsTls = (name: string, value: unknown): boolean =>
+  name !== "tables" && typeof value === "object" && value !== null && Object.keys(value).some(mentionsTls)
+
 const SSL_FORMS =
   "`true`, `false`, or an object of `ca`, `cert`, `key`, `servername` and `rejectUnauthorized`"
 
@@ -155,16 +159,23 @@ const isSsl = (ssl: unknown): ssl is boolean | SslSettings | undefined =>
   (typeof ssl === "object" && ssl !== null && Object.keys(ssl).every((name) => SSL_SETTINGS.has(name)))
 
 /**
- * Whether a name is about TLS, however it is written: with the word in it, or a word of other drivers for what TLS does
- * (`encrypt`, `trustServerCertificate`, `rejectUnauthorized`).
+ * Whether a name is about TLS, however it is written: with the word in it or a slip of it (`tsl`), or a word of other
+ * drivers for what TLS does (`encrypt`, `trustServerCertificate`, `rejectUnauthorized`).
  */
 export const mentionsTls = (name: string): boolean =>
+  isAboutTls(name) || isSlipOf(name, "ssl") || isSlipOf(name, "tls")
+
+/** Whether a name says it, or a value, as that of `protocol=tls` does. */
+const isAboutTls = (text: string): boolean =>
   ABOUT_TLS.test(
-    name
+    text
       .normalize("NFKC")
       .toLowerCase()
       .replaceAll(/[^a-z]/g, "")
   )
+
+/** characters; a longer value has the letters by chance */
+const WORD = 20
 
 const ABOUT_TLS =
   /ssl|tls|https|encrypt|secure|cert|cipher|truststore|keystore|unauthorized|verifyidentity|verifyca|^(?:ca|capath|cafile)$/
@@ -186,7 +197,8 @@ const parseUrl = (text: Redacted.Redacted): Effect.Effect<Url, UploadError> =>
   Effect.flatMap(readUrl(text), ({ parameters, stray, url }) => {
     const misspelt = [...parameters, ...stray].find(
       ([name, value]) =>
-        (mentionsTls(name) && !(name === "ssl" && /^(true|false)$/.test(value))) || asksForTls(value)
+        (mentionsTls(name) && !(name === "ssl" && /^(true|false)$/.test(value))) ||
+        (name !== KEY_PARAMETER && (asksForTls(value) || (value.length <= WORD && isAboutTls(value))))
     )
     if (misspelt !== undefined) {
       return misconfigured(
