@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context as Services, Effect, Exit, Predicate, Record, Stream } from "effect"
+import { Cause, Clock, Context as Services, Effect, Exit, Predicate, Stream } from "effect"
 import { dual } from "effect/Function"
 import { Activity, type ActivityInput } from "./schema/Activity.js"
 import * as AuditEvent from "./schema/AuditEvent.js"
@@ -196,15 +196,12 @@ export const withContext: {
   Effect.flatMap(CurrentActor, (outer) => {
     const { actor, ...given } = context
     const { id, name, type } = actor ?? {}
-    const isNamed = [id, name, type].some((part) => part !== null && part !== undefined)
-    const inner = Record.filter(
-      given as Readonly<globalThis.Record<string, unknown>>,
-      Predicate.isNotNullable
-    )
+    const isNamed = [id, name, type].some(Predicate.isNotNullable)
+    const inner = Object.entries(given).filter(([, value]) => Predicate.isNotNullable(value))
     return Effect.provideService(self, CurrentActor, {
       ...outer,
       ...(isNamed ? { id, type, userName: name } : {}),
-      ...inner
+      ...Object.fromEntries(inner)
     })
   })
 )

@@ -1,5 +1,6 @@
 /** A call of the command: which sub-command is meant, with the options of all commands in any place. */
 import { Effect } from "effect"
+import { distance } from "../internal/spelling.js"
 import { type Command, CommandDescriptor, HelpDoc, Span, Usage } from "./effectCli.js"
 import { usageError, type Ended } from "./exit.js"
 
@@ -110,25 +111,13 @@ const misspelt = (word: string, before: ReadonlyArray<string>, names: ReadonlyAr
 /** The name that is meant by a word, if one is near enough. */
 export const nearest = (word: string, names: ReadonlyArray<string>): string | undefined => {
   const [first] = names
-    .map((name) => ({ name, steps: name.startsWith(word) && word !== "" ? 1 : distance(word, name) }))
+    .map((name) => ({
+      name,
+      steps: name.startsWith(word) && word !== "" ? 1 : distance(word, name, { swaps: true })
+    }))
     .filter(({ name, steps }) => steps <= Math.max(1, Math.floor(name.length / 2)))
     .sort((a, b) => a.steps - b.steps)
   return first?.name
-}
-
-/** How many letters to insert, remove, change, or swap with their neighbour. */
-const distance = (from: string, to: string): number => {
-  let [last, row] = [[] as Array<number>, Array.from({ length: to.length + 1 }, (_, index) => index)]
-  for (let i = 1; i <= from.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= to.length; j++) {
-      const change = row[j - 1]! + (from[i - 1] === to[j - 1] ? 0 : 1)
-      const isSwapped = i > 1 && j > 1 && from[i - 1] === to[j - 2] && from[i - 2] === to[j - 1]
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, change, isSwapped ? last[j - 2]! + 1 : Infinity))
-    }
-    ;[last, row] = [row, next]
-  }
-  return row[to.length]!
 }
 
 /** Whether help is asked for, before what is to be taken as it is. */

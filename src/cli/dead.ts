@@ -3,6 +3,7 @@ import { Chunk, Clock, Duration, Effect, Fiber, Option, Schedule, Stream } from 
 import * as v8 from "node:v8"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { summaryOf } from "../internal/database/summary.js"
+import { LETTERS, lettersIn } from "../internal/queue/directory.js"
 import { withFile } from "../internal/queue/files.js"
 import type { Letter } from "../internal/queue/letter.js"
 import { placeAfter } from "../internal/queue/letterPages.js"
@@ -47,9 +48,8 @@ export interface OpenLetter {
   readonly entry: deadLetterFile.Entry
 }
 
-const fileOf = ({ directory }: Queue) => `${directory}/dead-letter.ndjson`
-const lettersOf = (queue: Queue) =>
-  Effect.flatMap(Disk, (disk) => deadLetterFile.make(disk, fileOf(queue), queue.directory))
+const fileOf = ({ directory }: Queue) => lettersIn(directory)
+const lettersOf = (queue: Queue) => Effect.flatMap(Disk, (disk) => deadLetterFile.make(disk, queue.directory))
 
 const nameOf = ({ name }: Queue, id: string) => (name === undefined ? id : `${name}/${id}`)
 
@@ -325,7 +325,7 @@ const LARGE_BYTES = 1024 * 1024
 /** What is said in place of a content that is too large to be shown. */
 export const leftOut = ({ base64, length, line }: Letter): string | undefined =>
   line === undefined && base64 === undefined && length > LARGE_BYTES
-    ? `[${formatBytes(length)} are too large to be shown: they stand in dead-letter.ndjson]`
+    ? `[${formatBytes(length)} are too large to be shown: they stand in ${LETTERS}]`
     : undefined
 
 /** The line, byte for byte; nothing if the entry holds none that is a text. */

@@ -99,7 +99,7 @@ const eventIdOf = (event: Masked["event"], derived: string | undefined): string 
 
 const isDead = ({ directory }: Queue, id: string) =>
   Effect.gen(function* () {
-    const letters = yield* deadLetterFile.make(yield* Disk, `${directory}/dead-letter.ndjson`, directory)
+    const letters = yield* deadLetterFile.make(yield* Disk, directory)
     return (yield* letters.open((letter) => letter.id === id)).length > 0
   })
 

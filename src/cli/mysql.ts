@@ -1,22 +1,12 @@
-/** The uploader for MySQL. Its driver is an optional peer, so that it is loaded by those commands only that need it. */
+/** The uploader for MySQL. */
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect } from "effect"
 import { createRequire } from "node:module"
 import * as path from "node:path"
 import * as tls from "node:tls"
-import { usageError } from "./exit.js"
+import { loader } from "./driver.js"
 
-const load = <A>(module: () => Promise<A>) =>
-  Effect.tryPromise({
-    try: async () => {
-      await import("@effect/sql-mysql2/MysqlClient")
-      return module()
-    },
-    catch: (cause) =>
-      usageError(
-        `The driver of MySQL cannot be loaded: npm install @effect/sql-mysql2@0.53 (${cause instanceof Error ? cause.message : String(cause)})`
-      )
-  })
+const load = loader("MySQL", "@effect/sql-mysql2@0.53", () => import("@effect/sql-mysql2/MysqlClient"))
 
 const require = createRequire(import.meta.url)
 

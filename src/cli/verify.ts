@@ -4,7 +4,7 @@ import { balanceOf } from "../internal/queue/ledger.js"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { isAbsent } from "../internal/queue/files.js"
 import type { LineLimit, Owner, Snapshot } from "../internal/queue/inspect.js"
-import { queueIdOf } from "../internal/queue/directory.js"
+import { LETTERS, queueIdOf } from "../internal/queue/directory.js"
 import { cursorSlots, linesFrom, ownerOf, snapshot } from "../internal/queue/inspect.js"
 import { makeReader } from "../internal/readEvent.js"
 import * as requests from "../internal/queue/requests.js"
@@ -207,13 +207,12 @@ const LOOKS = 3
 const deadLetters = (directory: string, { cursor }: Snapshot) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const subject = "dead-letter.ndjson"
-    const file = `${directory}/dead-letter.ndjson`
-    let letters = yield* deadLetterFile.make(disk, file, directory)
+    const subject = LETTERS
+    let letters = yield* deadLetterFile.make(disk, directory)
     const unreadable = yield* unreadableIn(letters)
     // an owner may have decided them meanwhile, or replaced the file
     for (let looks = 1; unreadable.size > 0 && looks < LOOKS; looks++) {
-      letters = yield* deadLetterFile.make(disk, file, directory)
+      letters = yield* deadLetterFile.make(disk, directory)
       const again = yield* unreadableIn(letters)
       for (const id of unreadable) if (!again.has(id)) unreadable.delete(id)
     }

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Config, Effect, Layer } from "effect"
+import { Array as Arr, Config, Effect, Layer } from "effect"
 import type { ConfigError, Scope } from "effect"
 import type { Session } from "../internal/database/mysql/connection.js"
 import { driver } from "../internal/database/mysql/connection.js"
@@ -154,17 +154,13 @@ export const migrate = (
   options: Options,
   events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
 ): Effect.Effect<void, UploadError> =>
-  Effect.flatMap(
-    Effect.zipRight(warnOfSpellings(options, OPTIONS), endpointsOf(options)),
-    ([first, ...others]) =>
-      others.reduce(
-        (earlier, endpoint) =>
-          Effect.catchIf(earlier, helpsElsewhere, () =>
-            Migrate.migrate(endpoint, targetsOf(options, events), false)
-          ),
-        Migrate.migrate(first, targetsOf(options, events), others.length === 0)
-      )
-  )
+  Effect.flatMap(Effect.zipRight(warnOfSpellings(options, OPTIONS), endpointsOf(options)), (endpoints) => {
+    const targets = targetsOf(options, events)
+    const [first, ...others] = Arr.map(endpoints, (endpoint) =>
+      Migrate.migrate(endpoint, targets, endpoints.length === 1)
+    )
+    return others.reduce((earlier, next) => Effect.catchIf(earlier, helpsElsewhere, () => next), first)
+  })
 
 /**
  * What {@link migrate} does, as SQL for an administrator.

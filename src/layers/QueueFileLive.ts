@@ -162,7 +162,7 @@ const open = (
     )
 
     const { afterCommit } = yield* openError(
-      housekeeping.make({ disk, path: parts.lettersPath, letters, tidy, reserve, shutdown })
+      housekeeping.make({ disk, path: directories.lettersIn(directory), letters, tidy, reserve, shutdown })
     )
 
     return {
@@ -214,8 +214,7 @@ const recover = (options: Options, directory: string, lock: locks.Lock, withRoom
       options.segmentBytes ?? 16 * MiB,
       lock.keepDirectory
     )
-    const lettersPath = `${directory}/dead-letter.ndjson`
-    const letters = yield* deadLetterFile.make(disk, lettersPath, directory, withRoom)
+    const letters = yield* deadLetterFile.make(disk, directory, withRoom)
     const slots = yield* cursorFile.open(disk, directory)
     const recovered = yield* look(
       disk,
@@ -235,7 +234,7 @@ const recover = (options: Options, directory: string, lock: locks.Lock, withRoom
       adopt(disk, directory, segments, options.adopt?.path, recovered.next)
     )
     const next = Math.min(recovered.next + adopted, MAX_SEQUENCE + 1)
-    return { segments, letters, lettersPath, slots, cursor: recovered.cursor, next }
+    return { segments, letters, slots, cursor: recovered.cursor, next }
   })
 
 const statusOf = (ledger: ledgers.Ledger): Effect.Effect<QueueStatus, DiskError> =>

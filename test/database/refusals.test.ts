@@ -334,6 +334,30 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       return { rejected, isDelivered: next === all.length }
     })
 
+  /** A trigger refuses the rows of one value in its own way; the others are stored, whatever it says. */
+  const rejectsOnly = (
+    { run, uploader }: Effect.Effect.Success<ReturnType<typeof prepare>>,
+    signal: string,
+    {
+      bad,
+      count,
+      size
+    }: { readonly bad: ReadonlyArray<number>; readonly count: number; readonly size: number }
+  ) =>
+    Effect.gen(function* () {
+      yield* run("DROP TRIGGER IF EXISTS t")
+      yield* run(
+        `CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW IF NEW.v = 'x' THEN SIGNAL ${signal}; END IF`
+      )
+      const all = Array.from({ length: count }, (_, index) => note(bad.includes(index) ? "x" : "1"))
+      const { isDelivered, rejected } = yield* deliver(uploader, all, size)
+      assert.isTrue(isDelivered)
+      assert.sameMembers(
+        rejected,
+        bad.map((index) => all[index]!)
+      )
+    })
+
   describe("in doubt", () => {
     for (const [name, refusal] of Object.entries(DOUBTS).filter(applies)) {
       it.scopedLive(`${name}: ${refusal.code[flavour]!}`, () =>
@@ -356,7 +380,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       "any number and state that a trigger invents: no good event is rejected, each bad one is",
       () =>
         Effect.gen(function* () {
-          const { run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+          const prepared = yield* prepare("v VARCHAR(50) NULL")
           yield* Effect.promise(() =>
             fc.assert(
               fc.asyncProperty(
@@ -367,20 +391,11 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
                 async (errno, state, bad, size) => {
                   await Effect.runPromise(
                     Effect.gen(function* () {
-                      yield* run("DROP TRIGGER IF EXISTS t")
-                      yield* run(
-                        `CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW IF NEW.v = 'x' THEN ` +
-                          `SIGNAL SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}; END IF`
-                      )
-                      const all = Array.from({ length: 90 }, (_, index) =>
-                        note(bad.includes(index) ? "x" : "1")
-                      )
-                      const { isDelivered, rejected } = yield* deliver(uploader, all, size)
-                      assert.isTrue(isDelivered)
-                      assert.sameMembers(
-                        rejected,
-                        bad.map((index) => all[index]!)
-                      )
+                      yield* rejectsOnly(prepared, `SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}`, {
+                        bad,
+                        count: 90,
+                        size
+                      })
                     })
                   )
                 }
@@ -395,7 +410,8 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       "a number that means something else, given by a trigger to a row that it refuses: that row is a dead letter",
       () =>
         Effect.gen(function* () {
-          const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+          const prepared = yield* prepare("v VARCHAR(50) NULL")
+          const { database, run } = prepared
           yield* run("ALTER TABLE notes ADD UNIQUE KEY theirs (v, n)")
           const words = fc.constantFrom(
             undefined,
@@ -441,21 +457,12 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
                   const text = words === undefined ? "" : `, MESSAGE_TEXT = '${words.replaceAll("'", "''")}'`
                   await Effect.runPromise(
                     Effect.gen(function* () {
-                      yield* run("DROP TRIGGER IF EXISTS t")
                       yield* run("DELETE FROM notes")
-                      yield* run(
-                        `CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW IF NEW.v = 'x' THEN ` +
-                          `SIGNAL SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}${text}; END IF`
-                      )
-                      const all = Array.from({ length: 60 }, (_, index) =>
-                        note(bad.includes(index) ? "x" : "1")
-                      )
-                      const { isDelivered, rejected } = yield* deliver(uploader, all, size)
-                      assert.isTrue(isDelivered)
-                      assert.sameMembers(
-                        rejected,
-                        bad.map((index) => all[index]!)
-                      )
+                      yield* rejectsOnly(prepared, `SQLSTATE '${state}' SET MYSQL_ERRNO = ${errno}${text}`, {
+                        bad,
+                        count: 60,
+                        size
+                      })
                       assert.strictEqual(yield* countOf(database), 60 - bad.length)
                     })
                   )

@@ -262,7 +262,7 @@ const survives = (files: Files, damages: ReadonlyArray<Damage>) =>
 const openLetters = (directory: string) =>
   Effect.gen(function* () {
     const disk = yield* q.nodeDisk
-    const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
+    const letters = yield* deadLetterFile.make(disk, directory)
     // one whose content is damaged is still listed
     return yield* Effect.forEach(yield* letters.open(() => true), (entry) =>
       Effect.orElseSucceed(letters.read(entry), () => entry.letter)

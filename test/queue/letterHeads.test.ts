@@ -240,7 +240,7 @@ describe("an entry that is longer than what is read at once", () => {
       assert.isAbove(end, 400_000)
       const { damaged } = yield* Effect.zipRight(
         Effect.sync(() => fs.writeFileSync(file, `\n${entry!.slice(0, end)}\n${entry!}\n`, "latin1")),
-        deadLetters.make(disk, file, directory)
+        deadLetters.make(disk, directory)
       )
       assert.strictEqual(damaged, 1)
       assert.include(yield* inspect(disk, directory), { dead: 1, repair: undefined })

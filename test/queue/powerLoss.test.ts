@@ -352,7 +352,7 @@ describe("power loss", () => {
         memory.inject(() => undefined)
         let writes = 0
         memory.cutPower((bound) => (bound === 4 && writes++ === arriving ? 1 : 0))
-        const letters = yield* deadLetters.make(memory.startProcess(), "/audit/dead-letter.ndjson", "/audit")
+        const letters = yield* deadLetters.make(memory.startProcess(), "/audit")
         const open = yield* letters.page({ limit: 9, contentBytes: 1e6, select: () => true })
         return open.entries.filter(({ letter }) => (letter.line ?? "").trim() === "")
       }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))

@@ -103,7 +103,7 @@ export const histories = (maxLength = 12, decides = true): fc.Arbitrary<History>
 }
 
 const DIRECTORY = "/audit"
-const lettersOf = (disk: Disk["Type"]) => deadLetters.make(disk, `${DIRECTORY}/dead-letter.ndjson`, DIRECTORY)
+const lettersOf = (disk: Disk["Type"]) => deadLetters.make(disk, DIRECTORY)
 
 const OPTIONS = { segmentBytes: 150, appendTimeout: "10 seconds" } as const
 

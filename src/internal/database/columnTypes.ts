@@ -17,9 +17,7 @@ export const mysqlType = (definition: AuditEvent.Any, column: AuditEvent.Column)
 
 /** Of a field that takes some texts alone: how many characters the longest has. A later one may be twice as long. */
 const longestLiteral = (ast: AST.AST): number | undefined => {
-  const types = (AST.isUnion(ast) ? ast.types : [ast]).filter(
-    (type) => !(AST.isLiteral(type) && type.literal === null) && !AST.isUndefinedKeyword(type)
-  )
+  const types = AST.isUnion(ast) ? withoutNulls(ast) : [ast]
   const texts = types.flatMap((type) =>
     AST.isLiteral(type) && typeof type.literal === "string" ? [type.literal.length] : []
   )
@@ -83,16 +81,16 @@ const storage = (ast: AST.AST): Storage => {
     case "Refinement":
       return isA(ast, Schema.IntSchemaId) ? "integer" : storage(ast.from)
     case "Union": {
-      const [first, ...others] = new Set(
-        ast.types
-          .filter((type) => !(AST.isLiteral(type) && type.literal === null) && !AST.isUndefinedKeyword(type))
-          .map(storage)
-      )
+      const [first, ...others] = new Set(withoutNulls(ast).map(storage))
       return first === undefined || others.length > 0 ? "text" : first
     }
     default:
       return "text"
   }
 }
+
+/** What a union takes beside null and undefined, which every column is made for. */
+const withoutNulls = ({ types }: AST.Union): ReadonlyArray<AST.AST> =>
+  types.filter((type) => !(AST.isLiteral(type) && type.literal === null) && !AST.isUndefinedKeyword(type))
 
 const isA = (ast: AST.AST, id: symbol | string) => Option.contains(AST.getSchemaIdAnnotation(ast), id)

@@ -11,7 +11,7 @@ import * as path from "node:path"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import { MAX_SEQUENCE } from "../queue/fields.js"
 import { isPartOfQueue } from "../queue/directory.js"
-import { isAbsent, readRecord, replace } from "../queue/files.js"
+import { hasNoRoom, isAbsent, readRecord, replace } from "../queue/files.js"
 import { countLines } from "../queue/lines.js"
 import type { Segments } from "../queue/segments.js"
 
@@ -165,9 +165,6 @@ export const adopt = (
     return finished + (lines ?? (yield* copy(source, number)))
   })
 }
-
-/** The disk is full, or what this user may take of it. */
-const hasNoRoom = ({ code }: DiskError) => code === "ENOSPC" || code === "EDQUOT"
 
 /** What a copy was made of; undefined if the record is damaged. */
 const adoptionIn = (disk: Disk["Type"], record: string) =>

@@ -6,7 +6,7 @@ import { Effect, type Scope } from "effect"
 import type { Disk, DiskError, File } from "../../services/Disk.js"
 import { idOf, type Place, placeOf } from "../../schema/Position.js"
 import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
-import { raiseFormat } from "./directory.js"
+import { lettersIn, raiseFormat } from "./directory.js"
 import { withFile } from "./files.js"
 import type { Letter, Outcome } from "./letter.js"
 import * as letterFile from "./letterFile.js"
@@ -80,11 +80,11 @@ export interface DeadLetters {
 /** Opens the dead letters of a directory, and changes nothing; the file is made when the first one is kept. */
 export const make = (
   disk: Disk["Type"],
-  path: string,
   directory: string,
   withRoom: letterFile.WithRoom = (write) => write
 ): Effect.Effect<DeadLetters, DiskError> =>
   Effect.gen(function* () {
+    const path = lettersIn(directory)
     const register = new Register()
     const file = letterFile.make(disk, directory, path, withRoom)
     const letters = { file, register }

@@ -109,18 +109,14 @@ const chownTo = ({ gids, uid }: User) => `chown -R ${uid}${gids[0] === undefined
 /** Room that is kept for a dead letter: see reserve.ts. */
 export const RESERVE = "reserve"
 
+export const LETTERS = "dead-letter.ndjson"
+export const lettersIn = (directory: string): string => `${directory}/${LETTERS}`
+
 /** Files that are opened as they are found; those that are written anew belong to whoever writes them. */
-const KEPT: ReadonlyArray<string> = [
-  "lock",
-  "cursor",
-  "dead-letter.ndjson",
-  RESERVE,
-  "queue.json",
-  "adoption.json"
-]
+const KEPT: ReadonlyArray<string> = ["lock", "cursor", LETTERS, RESERVE, "queue.json", "adoption.json"]
 const REPLACED: ReadonlyArray<string> = ["status.json", "adoption.copy"]
 /** Those of them that are written to in place: what has another name outside would be overwritten there. */
-const WRITTEN: ReadonlyArray<string> = ["lock", "cursor", "dead-letter.ndjson"]
+const WRITTEN: ReadonlyArray<string> = ["lock", "cursor", LETTERS]
 const DIRECTORY = "requests"
 
 /** Whether a queue keeps a file of this name. */

@@ -7,6 +7,9 @@ type DiskShape = Disk["Type"]
 
 export const isAbsent = (error: DiskError): boolean => error.code === "ENOENT"
 
+/** Whether the disk is full, or this user's share of it. */
+export const hasNoRoom = ({ code }: DiskError): boolean => code === "ENOSPC" || code === "EDQUOT"
+
 /** A path as a word of a command for bash that a message shows; nothing in it moves a cursor. */
 export const shellWord = (path: string): string => {
   if (/^[\w@%+=:,./-]+$/.test(path)) return path

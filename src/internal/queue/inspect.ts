@@ -115,7 +115,7 @@ const takeSnapshot = (
 ): Effect.Effect<Snapshot, DiskError> =>
   Effect.gen(function* () {
     const segments = (yield* segmentFiles.make(disk, directory, Number.POSITIVE_INFINITY)).all
-    const letters = yield* deadLetterFile.make(disk, `${directory}/dead-letter.ndjson`, directory)
+    const letters = yield* deadLetterFile.make(disk, directory)
     const recovered = yield* look(disk, { segments, letters, cursor: stored }, (segment, from) =>
       linesIn(disk, segment, from, owner)
     )

@@ -10,7 +10,7 @@ import { Effect } from "effect"
 import { randomFillSync } from "node:crypto"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import { RESERVE } from "./directory.js"
-import { isAbsent } from "./files.js"
+import { hasNoRoom, isAbsent } from "./files.js"
 import type { WithRoom } from "./letterFile.js"
 
 export interface Reserve {
@@ -38,9 +38,6 @@ interface Options {
 
 /** it is written in pieces, between which others may write, bytes */
 const PIECE_BYTES = 1 << 20
-
-/** of the disk, and of this user's share of it */
-const NO_ROOM: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT"])
 
 export const make = (
   disk: Disk["Type"],
@@ -77,7 +74,7 @@ export const make = (
     const withRoom: WithRoom = (write) =>
       Effect.catchIf(
         write,
-        ({ code }) => NO_ROOM.has(code) && (size ?? 0) > 0,
+        (error) => hasNoRoom(error) && (size ?? 0) > 0,
         () => Effect.zipRight(empty, write)
       )
 

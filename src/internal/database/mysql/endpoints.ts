@@ -8,7 +8,7 @@ import * as tls from "node:tls"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Subject } from "./errors.js"
-import { isSlipOf, lettersOf, nearest } from "./spelling.js"
+import { isSlipOf, lettersOf, nearest } from "../../spelling.js"
 
 /** How a server is reached; the options that the layer and `migrate` share. */
 export interface ConnectionSettings {

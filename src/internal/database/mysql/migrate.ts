@@ -22,7 +22,8 @@ import {
   misnamedColumn,
   quote,
   unfit,
-  unusable
+  unusable,
+  WAY_OUT
 } from "./table.js"
 
 /** A table and the kind of events that it receives. */
@@ -125,13 +126,14 @@ const migrateTable = (
       if (needsKey && names.includes(EVENT_KEY)) return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
       if (missing.length === 0 && !needsKey) return
       if (before?.type === "VIEW") return yield* unusable(...viewRefused(target, missing))
-      const mayRefuseKey =
-        isPartitioned ||
-        names.length >= MOST_KEYS - 1 ||
-        // its ids may be there twice
-        columns.has(EVENT_ID) ||
-        (yield* isNameOfConstraint(session, table))
-      yield* change(session, target, { missing, needsKey, isAtOnce: needsKey && mayRefuseKey })
+      const isAtOnce =
+        needsKey &&
+        (isPartitioned ||
+          names.length >= MOST_KEYS - 1 ||
+          // its ids may be there twice
+          columns.has(EVENT_ID) ||
+          (yield* isNameOfConstraint(session, table)))
+      yield* change(session, target, { missing, needsKey, isAtOnce })
     }
     return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
   })
@@ -329,8 +331,6 @@ const viewRefused = (
     ? `${table} is a view, which has no unique key: ${WAY_OUT}`
     : `${table} is a view without the column ${missing.map(([name]) => name).join(", ")}: add it to the view`
 ]
-
-const WAY_OUT = `name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
 
 const nameTaken = (table: string) =>
   `${table} has a key or a CHECK ${EVENT_KEY} that is not unique over ${EVENT_ID} alone, or its columns are not all visible to this ` +

@@ -98,9 +98,12 @@ export const unfit = (name: string, engine: string | null, deduplicate: boolean)
   }
   return deduplicate && it !== undefined && WITHOUT_KEYS.has(it)
     ? `${name} has the engine ${it}, which keeps no unique key over ${EVENT_ID}: ALTER TABLE ${quote(name)} ` +
-        `ENGINE = InnoDB, name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
+        `ENGINE = InnoDB, ${WAY_OUT}`
     : undefined
 }
+
+/** What to do where a table can have no unique key. */
+export const WAY_OUT = `name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
 
 /** The key of a MERGE table holds for none of its parts, and that of a FEDERATED one is another server's. */
 const WITHOUT_KEYS = new Set(["MRG_MYISAM", "FEDERATED", "CSV", "ARCHIVE"])

@@ -28,15 +28,19 @@ export const lettersOf = (name: string): string =>
     .toLowerCase()
     .replaceAll(/[^a-z\d]/g, "")
 
-/** Levenshtein's distance: letters that are left out, put in or exchanged. */
-const slipsBetween = (a: string, b: string): number => {
-  let before = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (const [i, letter] of Array.from(a).entries()) {
-    const row = [i + 1]
-    for (let j = 0; j < b.length; j++) {
-      row.push(Math.min(before[j + 1]! + 1, row[j]! + 1, before[j]! + (letter === b[j] ? 0 : 1)))
+const slipsBetween = (a: string, b: string): number => distance(a, b, { swaps: false })
+
+/** How many letters to insert, remove, change, or, if `swaps`, exchange with their neighbour (Levenshtein, Damerau). */
+export const distance = (from: string, to: string, { swaps }: { readonly swaps: boolean }): number => {
+  let [last, row] = [[] as Array<number>, Array.from({ length: to.length + 1 }, (_, index) => index)]
+  for (let i = 1; i <= from.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= to.length; j++) {
+      const change = row[j - 1]! + (from[i - 1] === to[j - 1] ? 0 : 1)
+      const isSwapped = swaps && i > 1 && j > 1 && from[i - 1] === to[j - 2] && from[i - 2] === to[j - 1]
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, change, isSwapped ? last[j - 2]! + 1 : Infinity))
     }
-    before = row
+    ;[last, row] = [row, next]
   }
-  return before[b.length]!
+  return row[to.length]!
 }
