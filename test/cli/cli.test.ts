@@ -510,7 +510,7 @@ describe("the database", () => {
       const directory = yield* temporaryDirectory
       const certificates = yield* Effect.acquireRelease(
         Effect.promise(() => makeCertificates("localhost")),
-        (made) => Effect.sync(() => fs.rmSync(made.directory, { recursive: true }))
+        (made) => Effect.sync(() => fs.rmSync(made.directory, { recursive: true, maxRetries: 10 }))
       )
       const server = yield* Effect.acquireRelease(
         Effect.promise(() =>

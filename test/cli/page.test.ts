@@ -193,7 +193,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         const page = await chromium.newPage()
         await page.goto(address.href)
         await page.locator("main").waitFor()
-        fs.rmSync(directory, { recursive: true })
+        fs.rmSync(directory, { recursive: true, maxRetries: 10 })
         await page
           .locator("#sentence", { hasText: /There is no queue in .* What is below was so at/ })
           .waitFor()

@@ -32,7 +32,7 @@ const outage = new UploadError({ class: "transient", code: "ECONNREFUSED", reaso
 
 const temporaryDirectory = () => {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-logger-"))
-  onTestFinished(() => fs.rmSync(directory, { recursive: true, force: true }))
+  onTestFinished(() => fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 }))
   return directory
 }
 
@@ -276,7 +276,7 @@ describe("two copies of the package in one process", () => {
       // beside the original: they find the packages by the directories above
       const copy = `${path.dirname(file)}-${process.pid}-${name}`
       fs.cpSync(path.dirname(file), copy, { recursive: true })
-      onTestFinished(() => fs.rmSync(copy, { recursive: true }))
+      onTestFinished(() => fs.rmSync(copy, { recursive: true, maxRetries: 10 }))
       return (await import(/* @vite-ignore */ path.join(copy, path.basename(file)))) as typeof Copy
     }
     const [one, two] = [await load("one"), await load("two")]

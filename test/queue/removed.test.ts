@@ -458,7 +458,8 @@ describe("a directory that is removed under the program", () => {
                       } else if (step === "deliver") {
                         yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 2 }))
                       } else if (step === "compact") yield* Effect.ignore(queue.compact)
-                      else if (step === "rm -rf") fs.rmSync(directory, { recursive: true, force: true })
+                      else if (step === "rm -rf")
+                        fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 })
                       else if (step === "rm lock") fs.rmSync(`${directory}/lock`, { force: true })
                       else if (step === "rm segments" && fs.existsSync(directory)) {
                         for (const name of fs.readdirSync(directory)) {

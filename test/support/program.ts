@@ -120,7 +120,10 @@ export const run = (file: string, options: ProgramOptions): Promise<Ended> => {
 /** An empty directory for one test. */
 export const temporaryDirectory = (): { readonly path: string; readonly remove: () => void } => {
   const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-test-"))
-  return { path: directory, remove: () => fs.rmSync(directory, { recursive: true, force: true }) }
+  return {
+    path: directory,
+    remove: () => fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 })
+  }
 }
 
 const cleanEnvironment = () =>

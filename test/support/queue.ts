@@ -28,7 +28,8 @@ export const nodeDisk: Effect.Effect<Disk["Type"]> = Effect.provide(Disk, NodeDi
 /** A directory that is gone when the scope closes. */
 export const temporaryDirectory: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
   Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "audit-queue-"))),
-  (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true }))
+  // a process that a test kills after this may still write into it
+  (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 }))
 )
 
 /** Uses a queue and closes it: what a process does between its start and its end. */
