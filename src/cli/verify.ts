@@ -276,8 +276,8 @@ const openRequests = (directory: string) =>
     return findings.length > 0 ? findings : [ok("requests", "none")]
   })
 
-const books = ({ cursor, decisions, next }: Snapshot): Finding => {
-  const balance = balanceOf(cursor, next, decisions)
+const books = (found: Snapshot): Finding => {
+  const balance = balanceOf(found)
   const wrong = imbalance(balance)
   return wrong === undefined
     ? ok(

@@ -1,9 +1,10 @@
 /** What becomes of a queue whose directory is removed under its program: `rm -rf`, a cleaner of /tmp, a lost volume. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule } from "effect"
+import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule, Stream } from "effect"
 import * as fc from "fast-check"
 import { execFile, execFileSync } from "node:child_process"
 import * as fs from "node:fs"
+import * as inspection from "../../src/internal/queue/inspect.js"
 import * as requests from "../../src/internal/queue/requests.js"
 import { make as makeShutdown } from "../../src/internal/shutdown.js"
 import type { Disk } from "../../src/services/Disk.js"
@@ -15,6 +16,17 @@ import * as q from "../support/queue.js"
 const remove = (directory: string) => fs.rmSync(directory, { recursive: true })
 const queueIdIn = (directory: string) =>
   (JSON.parse(fs.readFileSync(`${directory}/queue.json`, "utf8")) as { queueId: string }).queueId
+
+/** What waits, by the numbers of who looks from outside, are the lines that stand there; the rest is missing. */
+const waitingIsThere = (disk: Disk["Type"], directory: string) =>
+  Effect.gen(function* () {
+    const owner = yield* inspection.ownerOf(disk, directory)
+    const found = yield* inspection.snapshot(disk, directory, owner)
+    const { accepted, missing, waiting, ...rest } = yield* inspection.inspect(disk, directory)
+    assert.strictEqual(waiting, yield* Stream.runCount(inspection.waitingLines(disk, found)))
+    const { dead, delivered, discarded, retried, torn } = rest
+    assert.strictEqual(accepted, delivered + waiting + dead + retried + discarded + torn + missing)
+  })
 
 describe("a directory that is removed under the program", () => {
   it.scopedLive("is made anew: the identity stays, numbers go on, what was lost is missing", () =>
@@ -49,6 +61,26 @@ describe("a directory that is removed under the program", () => {
       })
       assert.strictEqual(next.queueId, queueId)
       assert.strictEqual(yield* q.append(next, "of the next"), 5)
+    })
+  )
+
+  it.scopedLive("says at once what was lost, while the database is away", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const { close, queue } = yield* q.openClosable(disk, { directory })
+      yield* q.appendAll(queue, q.idsOf("lost", 3))
+      remove(directory)
+      yield* q.append(queue, "after")
+      const books = { accepted: 4, delivered: 0, waiting: 1, missing: 3, balanced: true }
+      assert.deepInclude(yield* q.books(queue), books)
+      yield* waitingIsThere(disk, directory)
+      yield* close
+      const next = yield* q.openQueue(disk, { directory })
+      assert.deepInclude(yield* q.books(next), books)
+      // counted once
+      yield* q.deliverAll(next, new Set())
+      assert.deepInclude(yield* q.books(next), { ...books, delivered: 1, waiting: 0 })
     })
   )
 
@@ -473,6 +505,7 @@ describe("a directory that is removed under the program", () => {
                         yield* close
                         ;({ close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 }))
                       }
+                      if (fs.existsSync(directory)) yield* waitingIsThere(disk, directory)
                     }
                     yield* q.append(queue, "the last")
                     acknowledged++

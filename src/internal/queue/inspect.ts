@@ -66,7 +66,7 @@ export const inspect = (
       owner,
       repair: found.repair,
       isIdentified: Option.isSome(yield* queueIdOf(disk, directory)),
-      ...balanceOf(found.cursor, found.next, found.decisions),
+      ...balanceOf(found),
       waitingBytes: waitingBytesOf(found.cursor, found.segments),
       oldest: Option.getOrUndefined(Option.map(oldest, ({ bytes }) => timeOfLine(objectOf(bytes)))),
       nextSequence: found.next,

@@ -12,28 +12,39 @@ import type { DeadLetters } from "./deadLetters.js"
 import { makeBatchReader, type Limits } from "./reader.js"
 import type { Segment, Segments } from "./segments.js"
 
+/** What the books are told of. */
+interface Books {
+  readonly cursor: Cursor
+  /** the number of the next line */
+  readonly next: number
+  readonly segments: ReadonlyArray<{ readonly first: number }>
+  readonly decisions: { readonly retried: number; readonly discarded: number }
+}
+
 /**
- * The balance, where the next line will have the number `next`. More decisions than letters are those of a cursor that
- * an older slot, or a repair, has set back: the others are counted once their letters are.
+ * The balance. More decisions than letters are those of a cursor that an older slot, or a repair, has set back: the
+ * others are counted once their letters are.
  */
-export const balanceOf = (
-  cursor: Cursor,
-  next: number,
-  decisions: { readonly retried: number; readonly discarded: number }
-): Balance => {
+export const balanceOf = ({ cursor, decisions, next, segments }: Books): Balance => {
+  const unsettled = next - Math.min(cursor.settled, next)
+  const lost = Math.min(lostBefore(cursor, segments[0]?.first ?? next), unsettled)
   const retried = Math.min(decisions.retried, cursor.refused)
   const discarded = Math.min(decisions.discarded, cursor.refused - retried)
   return {
     accepted: next + cursor.surplus,
     delivered: cursor.delivered,
-    waiting: next - Math.min(cursor.settled, next),
+    waiting: unsettled - lost,
     dead: cursor.refused - retried - discarded,
     retried,
     discarded,
     torn: cursor.torn,
-    missing: cursor.missing
+    missing: cursor.missing + lost
   }
 }
+
+/** How many lines the oldest segment, which begins with number `first`, has behind the cursor but does not hold. */
+const lostBefore = (cursor: Cursor, first: number): number =>
+  first > cursor.segment ? Math.max(0, first - cursor.settled) : 0
 
 /** How many bytes stand behind the cursor. */
 export const waitingBytesOf = (
@@ -182,7 +193,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     take,
     settle: (batch, refusals) => changing.withPermits(1)(settle(batch, refusals)),
     compact,
-    balance: () => balanceOf(cursor, next, letters.counts()),
+    balance: () => balanceOf({ cursor, next, segments: segments.all, decisions: letters.counts() }),
     isWhole: Effect.flatMap(slots.isInPlace, (isThere) =>
       isThere ? letters.isWhole : Effect.succeed(false)
     ),
