@@ -1,6 +1,6 @@
 /** What `doctor` asks of MySQL or MariaDB, step by step: the first that fails says where to look. */
 import { SqlError } from "@effect/sql/SqlError"
-import { Effect, Either, Schema } from "effect"
+import { Clock, Effect, Either, Schema } from "effect"
 import * as net from "node:net"
 import type { Session } from "../internal/database/mysql/connection.js"
 import { open } from "../internal/database/mysql/connection.js"
@@ -132,13 +132,13 @@ const examineSettings = (
       Schema.Struct({ Value: Schema.String }),
       "SHOW SESSION STATUS LIKE 'Ssl_cipher'"
     )
-    const before = Date.now()
+    const before = yield* Clock.currentTimeMillis
     const [server] = yield* session.select(
       ServerSettings,
       "SELECT VERSION() AS version, @@global.sql_mode AS mode, @@max_allowed_packet AS packet, " +
         "UNIX_TIMESTAMP(NOW(3)) * 1000 AS now"
     )
-    const after = Date.now()
+    const after = yield* Clock.currentTimeMillis
     if (server === undefined) {
       const cause = protocolError("no row where there must be one")
       return yield* new SqlError({ message: cause.message, cause })

@@ -28,6 +28,7 @@ import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { Either } from "../schema/Effect3.js"
 import type { QueueAccessError } from "../schema/Errors.js"
+import { visible } from "../schema/Visible.js"
 import { compile, makeDecoder } from "../schema/Line.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
@@ -125,7 +126,7 @@ const start = (
     })
 
     let closed = false
-    const annotated = Effect.annotateLogs("queue", queue.directory)
+    const annotated = Effect.annotateLogs("queue", visible(queue.directory))
     yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(annotated(run(worker)))), (fiber) =>
       Effect.gen(function* () {
         // what follows needs time, too: the last status, and the close of the queue

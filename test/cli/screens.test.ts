@@ -366,9 +366,13 @@ describe("what is too much", () => {
       const parent = yield* temporaryDirectory
       const directory = path.join(parent, `it's \x1b[2J\u0085\u202e\u{e0041}`)
       const lines: Array<string> = []
-      const logger = Logger.make(({ message }) => void lines.push(...[message].flat().map(String)))
+      const logger = Logger.map(Logger.stringLogger, (line) => void lines.push(line))
       const open = openAudit({ directory }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
       const log = yield* open
+      // the worker names its queue in each line
+      yield* log.use("one")
+      yield* Effect.ignore(log.flush)
+      assert.isTrue(lines.some((line) => line.includes("queue=")))
       const locked = yield* Effect.flip(open)
       yield* log.close
       // what stands in the way is said with a command to run
