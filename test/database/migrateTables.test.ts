@@ -365,6 +365,9 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     const generated = `BINARY(16) GENERATED ALWAYS AS (x'00') VIRTUAL`
     const wrong = [
       ...ids.map((type) => ({ column: "event_id", type, other: "event_time DATETIME(6)" })),
+      // before migrate, which would not help
+      { column: "event_id", type: "CHAR(36)", other: "more INT" },
+      { column: "event_time", type: "BIGINT", other: "more INT" },
       { column: "event_id", type: generated, other: "event_time DATETIME(6)" },
       ...times.map((type) => ({
         column: "event_time",
@@ -374,7 +377,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     ]
 
     for (const { column, other, type } of wrong) {
-      it.scopedLive(`refuses ${column} ${type} at migrate and at the first look`, () =>
+      it.scopedLive(`refuses ${column} ${type} beside ${other} at migrate and at the first look`, () =>
         Effect.gen(function* () {
           const database = yield* tables(rootUrl, [alter(`ADD ${column} ${type}, ADD ${other}`)])
           const { upload } = yield* uploaderOf(yield* account(database, "INSERT"))

@@ -162,6 +162,9 @@ export const describe = (
       )
     }
 
+    // first: migrate, which is the advice for what is missing, refuses them
+    const wrongColumns = deduplicate ? misfit(name, present) : undefined
+    if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
     const columns = [...(deduplicate ? [EVENT_ID, EVENT_TIME] : []), ...definition.columns.map((_) => _.name)]
     const missing = columns.filter((column) => columnOf(column) === undefined)
     if (missing.length > 0) {
@@ -174,9 +177,6 @@ export const describe = (
     const { engine, transactional } = yield* engineOf(session, name)
     const wrongEngine = unfit(name, engine, deduplicate)
     if (wrongEngine !== undefined) return yield* unusable("ENGINE", wrongEngine)
-
-    const wrongColumns = deduplicate ? misfit(name, present) : undefined
-    if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
 
     const keys = deduplicate ? yield* uniqueKeysOf(session, name) : []
     const eventKeys = keys.filter(isOverEventId).map((key) => key.name)
