@@ -238,7 +238,8 @@ const name = fc
         "cafile"
       ],
       ...["cert", "certificateAuthority", "verifyServerCertificate", "verify_identity", "verifyCA", "https"],
-      ...["trustServerCertificate", "trustStore", "trustCertificateKeyStoreUrl", "enabledCipherSuites"]
+      ...["trustServerCertificate", "trustStore", "trustCertificateKeyStoreUrl", "enabledCipherSuites"],
+      ...["verify", "verifyPeer", "verify_full", "trust", "rootCA", "ca-bundle", "caPem", "ca_dir"]
     )
   )
   .chain((word) =>

@@ -163,7 +163,7 @@ const isSsl = (ssl: unknown): ssl is boolean | SslSettings | undefined =>
  * drivers for what TLS does (`encrypt`, `trustServerCertificate`, `rejectUnauthorized`).
  */
 export const mentionsTls = (name: string): boolean =>
-  isAboutTls(name) || isSlipOf(name, "ssl") || isSlipOf(name, "tls")
+  isAboutTls(name) || isSlipOf(name, "ssl") || isSlipOf(name, "tls") || lettersOf(name) === "trust"
 
 /** Whether a name says it, or a value, as that of `protocol=tls` does. */
 const isAboutTls = (text: string): boolean =>
@@ -178,7 +178,7 @@ const isAboutTls = (text: string): boolean =>
 const WORD = 20
 
 const ABOUT_TLS =
-  /ssl|tls|https|encrypt|secure|cert|cipher|truststore|keystore|unauthorized|verifyidentity|verifyca|^(?:ca|capath|cafile)$/
+  /ssl|tls|https|encrypt|secure|cert|cipher|truststore|keystore|unauthorized|^verify|^(?:root)?ca(?:path|file|bundle|pem|dir)?$/
 
 /** Whether a text that is no parameter asks for TLS all the same, as the name of the database in `/app%3Fssl=true` does. */
 const asksForTls = (text: string): boolean => /(?:ssl|tls)[^=]*=/.test(text.normalize("NFKC").toLowerCase())
