@@ -5,25 +5,10 @@
  */
 import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
-import { setTimeout as sleep } from "node:timers/promises"
-import type { Connection, RowDataPacket } from "mysql2/promise"
-import { createConnection } from "mysql2/promise"
 import type { MysqlServer } from "../support/mysqlServer.js"
 import { findServer, startServer } from "../support/mysqlServer.js"
 import { freePort } from "../support/net.js"
-
-/** One server of the cluster. */
-export interface Node {
-  readonly name: string
-  readonly server: MysqlServer
-  /** Runs a statement on this node, as root, over a connection of its own. */
-  readonly query: <Row>(sql: string) => Promise<Array<Row>>
-  /** Waits until it has all rows, in a primary component of so many nodes. */
-  readonly synced: (size: number) => Promise<void>
-  /** Cuts it off from the others, which it then cannot reach: a component of one, without a quorum. */
-  readonly isolate: () => Promise<void>
-  readonly rejoin: () => Promise<void>
-}
+import { type Node, queryOn, stopAll, until } from "./node.js"
 
 /** Starts three nodes, one after the other (10 to 20 seconds). */
 export const startCluster = async (): Promise<ReadonlyArray<Node>> => {
@@ -69,27 +54,13 @@ export const startCluster = async (): Promise<ReadonlyArray<Node>> => {
     }
     return nodes
   } catch (error) {
-    await stopCluster(nodes)
+    await stopAll(nodes)
     throw error
   }
 }
 
-/** Ends all nodes. Nobody needs their data: the last ones would wait for a quorum. */
-export const stopCluster = async (nodes: ReadonlyArray<Node>): Promise<void> => {
-  for (const { server } of nodes) await server.kill9()
-  for (const { server } of nodes) await server.stop()
-}
-
 const nodeOf = (name: string, server: MysqlServer): Node => {
-  const query = async <Row>(sql: string): Promise<Array<Row>> => {
-    const connection: Connection = await createConnection({ uri: server.rootUrl, connectTimeout: 2000 })
-    try {
-      const [rows] = await connection.query<Array<RowDataPacket>>(sql)
-      return rows as Array<Row>
-    } finally {
-      connection.destroy()
-    }
-  }
+  const query = queryOn({ uri: server.rootUrl })
   const isSynced = async (size: number) => {
     const rows = await query<{ Variable_name: string; Value: string }>("SHOW STATUS LIKE 'wsrep_%'")
     const status = new Map(rows.map((row) => [row.Variable_name, row.Value]))
@@ -106,13 +77,7 @@ const nodeOf = (name: string, server: MysqlServer): Node => {
     name,
     server,
     query,
-    synced: async (size) => {
-      for (const deadline = Date.now() + 90_000; ;) {
-        if (await isSynced(size).catch(() => false)) return
-        if (Date.now() > deadline) throw new Error(`${name} has not joined the cluster`)
-        await sleep(100)
-      }
-    },
+    synced: (size) => until(`${name} has joined the cluster`, () => isSynced(size)),
     isolate: setIsolated(1),
     rejoin: setIsolated(0)
   }

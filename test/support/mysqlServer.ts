@@ -89,7 +89,7 @@ export interface ServerOptions {
   readonly firstArgs?: ReadonlyArray<string>
   /** Further variables of its environment: `TZ` is its time zone, without tables of time zones. */
   readonly env?: Readonly<Record<string, string>>
-  /** Where it listens: 127.0.0.1, or an address of the namespace that it runs in. */
+  /** Where it listens: 127.0.0.1, or an address of the namespace that it runs in, where root's account is to be made. */
   readonly host?: string
   /** What it is started by, before its own command: `ip netns exec NAME`. */
   readonly under?: ReadonlyArray<string>
@@ -173,7 +173,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
     })
     await once(started, "spawn")
     fs.writeFileSync(file.pid, String(started.pid))
-    await untilItAnswers(rootUrl, () => child === started).catch((cause: unknown) => {
+    await untilItAnswers(file.socket, () => child === started).catch((cause: unknown) => {
       const log = fs.readFileSync(file.log, "utf8").slice(-4000)
       throw new Error(`the server did not start: ${log}`, { cause })
     })
@@ -313,11 +313,12 @@ const keepAs = async (template: string, dataDirectory: string): Promise<void> =>
   }
 }
 
-const untilItAnswers = async (rootUrl: string, running: () => boolean): Promise<void> => {
+/** Asked over the socket: away from loopback nobody knows root. */
+const untilItAnswers = async (socketPath: string, running: () => boolean): Promise<void> => {
   const deadline = Date.now() + 60_000
   for (;;) {
     try {
-      const connection = await createConnection({ uri: rootUrl, connectTimeout: 2000 })
+      const connection = await createConnection({ socketPath, user: "root", connectTimeout: 2000 })
       await connection.query("SELECT 1")
       connection.destroy()
       return

@@ -1,0 +1,15 @@
+/** Events go on being delivered while a Galera cluster loses the node in use. */
+import { afterAll, beforeAll, it } from "@effect/vitest"
+import { survives } from "./failover.js"
+import { startCluster } from "./galera.js"
+import { type Node, stopAll } from "./node.js"
+
+let nodes: ReadonlyArray<Node> = []
+beforeAll(async () => {
+  nodes = await startCluster()
+})
+afterAll(() => stopAll(nodes))
+
+it.scopedLive("a Galera cluster: all events arrive, each once, and an append waits for no server", () =>
+  survives(nodes, nodes[0]!)
+)
