@@ -1,7 +1,7 @@
 /** A call of the command: which sub-command is meant, with the options of all commands in any place. */
 import { Effect } from "effect"
 import { distance } from "../internal/spelling.js"
-import { type Command, CommandDescriptor, HelpDoc, Span, Usage } from "./effectCli.js"
+import { CommandDescriptor, HelpDoc, Span, Usage } from "./effectCli.js"
 import { usageError, type Ended } from "./exit.js"
 
 /** A command with its sub-commands, which @effect/cli does not tell. */
@@ -11,11 +11,10 @@ export interface Node {
   readonly children: ReadonlyArray<Node>
 }
 
-export const nodeOf = <Name extends string, R, E, A>(
-  command: Command.Command<Name, R, E, A>,
+export const nodeOf = (
+  { descriptor }: { readonly descriptor: Node["descriptor"] },
   children: ReadonlyArray<Node> = []
 ): Node => {
-  const descriptor = command.descriptor as CommandDescriptor.Command<unknown>
   const [name = ""] = CommandDescriptor.getNames(descriptor)
   return { name, descriptor, children }
 }

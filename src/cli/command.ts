@@ -29,23 +29,17 @@ import { verify } from "./verify.js"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
 
+const SUBCOMMANDS = [status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve] as const
+
 const command = Command.make("effect-audit", {}, () => print(overview(version))).pipe(
   Command.withDescription("Looks at an audit queue, and after it"),
-  Command.withSubcommands([status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve])
+  Command.withSubcommands([...SUBCOMMANDS])
 )
 
-const tree = nodeOf(command, [
-  nodeOf(status),
-  nodeOf(tail),
-  nodeOf(show),
-  nodeOf(flush),
-  deadNode,
-  nodeOf(doctor),
-  nodeOf(migrate),
-  nodeOf(adopt),
-  nodeOf(verify),
-  nodeOf(serve)
-])
+const tree = nodeOf(
+  command,
+  SUBCOMMANDS.map((each) => (each === dead ? deadNode : nodeOf(each)))
+)
 
 const run = Command.run(command, { name: "effect-audit", version })
 

@@ -557,16 +557,15 @@ const awaitOwner = ({ files, owner }: Asked, { directory }: Queue, patience: Dur
     }
   })
 
+const SUBCOMMANDS = [list, show, retry, exportAll, discard] as const
+
 export const dead = Command.make("dead").pipe(
   Command.withDescription("The lines that cannot be delivered, and what becomes of them"),
-  Command.withSubcommands([list, show, retry, exportAll, discard])
+  Command.withSubcommands([...SUBCOMMANDS])
 )
 
 /** It, and what it can do. */
-export const deadNode = nodeOf(dead, [
-  nodeOf(list),
-  nodeOf(show),
-  nodeOf(retry),
-  nodeOf(exportAll),
-  nodeOf(discard)
-])
+export const deadNode = nodeOf(
+  dead,
+  SUBCOMMANDS.map((each) => nodeOf(each))
+)

@@ -7,12 +7,22 @@ import { existsSync } from "node:fs"
 
 const args = process.argv.slice(2)
 const isHelp = args.length === 0 || args.some((arg) => ["--help", "-h", "--version"].includes(arg))
-const sharesEffect =
-  !isHelp &&
-  (process.env.AUDIT_EVENTS !== undefined ||
-    args.some(
-      (arg) => ["flush", "doctor", "migrate", "--events"].includes(arg) || arg.startsWith("--events=")
-    ))
+
+const isNamed = (...flags: ReadonlyArray<string>) =>
+  args.some((arg) => flags.some((flag) => arg === flag || arg.startsWith(`${flag}=`)))
+const isSet = (...variables: ReadonlyArray<string>) =>
+  variables.some((variable) => process.env[variable] !== undefined)
+
+const namesDatabase =
+  isNamed("--url", "--database", "--sqlite") ||
+  isSet("AUDIT_MYSQL_URL", "AUDIT_MYSQL_DATABASE", "AUDIT_SQLITE_FILE")
+// a value behind it may be "false"
+const printsOnly = args.some((arg, index) => arg === "--print" && !/^[^-]/.test(args[index + 1] ?? ""))
+const needsDriver =
+  args.includes("flush") ||
+  (args.includes("doctor") && namesDatabase) ||
+  (args.includes("migrate") && !printsOnly)
+const sharesEffect = !isHelp && (needsDriver || isNamed("--events") || isSet("AUDIT_EVENTS"))
 
 // the build makes it: the sources have none
 const alone = new URL("./alone.js", import.meta.url)

@@ -17,7 +17,6 @@ export const migrate = Command.make(
   { json, printOnly, events, activity, ...database },
   (options) =>
     Effect.gen(function* () {
-      const MysqlUploader = yield* loadMysql
       const kinds = yield* kindsOf(options.events, options.activity)
       const tables = yield* tablesOf(options.tables)
       const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
@@ -27,7 +26,9 @@ export const migrate = Command.make(
           (reason) => reason !== undefined
         )
         if (wrongName !== undefined) return yield* usageError(wrongName)
-        const sql = MysqlUploader.migrationSql({ tables, deduplication }, kinds)
+        // without the driver, which an administrator need not have
+        const { migrationSql } = yield* Effect.promise(() => import("../layers/MysqlUploader.js"))
+        const sql = migrationSql({ tables, deduplication }, kinds)
         if (options.json) return yield* printJson({ sql })
         const lines = sql.trimEnd().split("\n")
         if (lines.some((line) => visible(line) !== line)) {
@@ -38,6 +39,7 @@ export const migrate = Command.make(
         yield* print(lines)
         return
       }
+      const MysqlUploader = yield* loadMysql
       yield* MysqlUploader.migrate(yield* databaseOf(options), kinds).pipe(
         // that writers will have to wait
         Logger.withMinimumLogLevel(LogLevel.Warning),

@@ -235,25 +235,32 @@ describe("in an empty project", () => {
     expect(made).toContainEqual(expect.stringMatching(/\/libsql\//))
   })
 
-  test.for([["--help"], ["verify"], ["status"], ["tail"], ["dead", "list"], ["flush", "--help"]])(
-    "the command loads nothing of others for: %s",
-    async (args, context) => {
-      needsProject(context)
-      const list = path.join(project, "loaded-by-command.txt")
-      fs.rmSync(list, { force: true })
-      const cwd = fs.mkdtempSync(path.join(project, "run-"))
-      await run(process.execPath, ["../program.js"], cwd)
-      const bin = path.join(project, "node_modules/effect-audit/dist/cli/main.js")
-      await run(process.execPath, ["--import", "../hooks.mjs", bin, ...args], cwd, {
-        LOADED: list
-      })
-      const files = fs.readFileSync(list, "utf8").split("\n")
-      const others =
-        /\/node_modules\/(?!effect-audit\/|fs-native-extensions\/|require-addon\/|which-runtime\/|bare-)/
-      expect(files).toContainEqual(expect.stringMatching(/effect-audit\/dist\/cli\/alone\.js$/))
-      expect(files.filter((file) => others.test(file))).toEqual([])
-    }
-  )
+  test.for([
+    ["--help"],
+    ["--version"],
+    ["verify"],
+    ["status"],
+    ["tail"],
+    ["dead", "list"],
+    ["doctor"],
+    ["migrate", "--print"],
+    ["flush", "--help"]
+  ])("the command loads nothing of others for: %s", async (args, context) => {
+    needsProject(context)
+    const list = path.join(project, "loaded-by-command.txt")
+    fs.rmSync(list, { force: true })
+    const cwd = fs.mkdtempSync(path.join(project, "run-"))
+    await run(process.execPath, ["../program.js"], cwd)
+    const bin = path.join(project, "node_modules/effect-audit/dist/cli/main.js")
+    await run(process.execPath, ["--import", "../hooks.mjs", bin, ...args], cwd, {
+      LOADED: list
+    })
+    const files = fs.readFileSync(list, "utf8").split("\n")
+    const others =
+      /\/node_modules\/(?!effect-audit\/|fs-native-extensions\/|require-addon\/|which-runtime\/|bare-)/
+    expect(files).toContainEqual(expect.stringMatching(/effect-audit\/dist\/cli\/alone\.js$/))
+    expect(files.filter((file) => others.test(file))).toEqual([])
+  })
 
   test("the libraries of the command are not installed", async (context) => {
     needsProject(context)
