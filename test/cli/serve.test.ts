@@ -214,7 +214,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         uses,
         [1, 2, 3].map(() => ({
           class: "rejected",
-          reason: "Data too long for column 'prompt' at row 1"
+          reason: "Data too long for column 'model' at row 1"
         }))
       )
       const database = slowDatabase(screenshot === undefined ? "300 millis" : "1200 millis")
@@ -234,7 +234,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         await page.locator("polyline").first().waitFor({ state: "attached" })
         if (screenshot !== undefined) {
           await page.waitForTimeout(6000)
-          fs.writeFileSync(screenshot, await page.screenshot())
+          fs.writeFileSync(screenshot, await page.screenshot({ fullPage: true }))
         }
         isShown.unsafeOpen()
         await page.getByRole("button", { name: "Retry" }).first().click()

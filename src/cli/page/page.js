@@ -35,12 +35,17 @@ const say = (text) => {
 const number = new Intl.NumberFormat("en-US")
 /** @type {(count: number, noun: string) => string} */
 const counted = (count, noun) => `${number.format(count)} ${noun}${count === 1 ? "" : "s"}`
-/** @type {(millis: number) => string} */
+/** @type {(millis: number) => string} as the sentence at the top says it: "1 min 45 s" */
 const span = (millis) => {
   const seconds = Math.max(0, Math.round(millis / 1000))
-  if (seconds < 120) return `${seconds} s`
-  if (seconds < 7200) return `${Math.round(seconds / 60)} min`
-  return seconds < 172_800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86_400).toFixed(1)} d`
+  /** @type {(size: number, unit: string, rest: number, restUnit: string) => string} */
+  const parts = (size, unit, rest, restUnit) => {
+    const left = Math.floor((seconds % size) / rest)
+    return `${Math.floor(seconds / size)} ${unit}${left === 0 ? "" : ` ${left} ${restUnit}`}`
+  }
+  if (seconds < 60) return `${seconds} s`
+  if (seconds < 3600) return parts(60, "min", 1, "s")
+  return seconds < 86_400 ? parts(3600, "h", 60, "min") : parts(86_400, "d", 3600, "h")
 }
 /** @type {(at: number) => string} */
 const time = (at) => new Date(at).toTimeString().slice(0, 8)
@@ -55,7 +60,8 @@ const roundCount = (most) => {
   return [1, 2, 5, 10].map((factor) => factor * step).find((top) => top >= most) ?? 10 * step
 }
 
-const ROUND_SECONDS = [10, 20, 60, 120, 300, 600, 1200, 3600, 7200, 18_000, 43_200, 86_400, 172_800]
+/** tops of which the half is short to say */
+const ROUND_SECONDS = [10, 20, 60, 120, 240, 600, 1200, 3600, 7200, 14_400, 43_200, 86_400, 172_800]
 
 /** @type {(most: number) => number} the same for milliseconds */
 const roundSpan = (most) => {
@@ -98,15 +104,18 @@ const drawPlot = ({ id, index, round, unit }, chosen) => {
 
   for (const value of [0, most / 2, most]) {
     // half an event is none
-    if (value === most / 2 && index === 1 && most === 1) continue
+    if (index === 1 && !Number.isInteger(value)) continue
     draw(svg, "line", { x1: MARGIN.left, x2: right, y1: y(value), y2: y(value) })
     draw(svg, "text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, unit(value))
   }
   const ticks = Math.max(1, Math.floor((right - MARGIN.left) / 140))
+  let before = ""
   for (let tick = 0; tick <= ticks; tick++) {
     const at = from + (length * tick) / ticks
+    if (time(at) === before) continue
+    before = time(at)
     const anchor = tick === 0 ? "start" : tick === ticks ? "end" : "middle"
-    draw(svg, "text", { x: x(at), y: height - 6, "text-anchor": anchor }, time(at))
+    draw(svg, "text", { x: x(at), y: height - 6, "text-anchor": anchor }, before)
   }
   const points = history.map((point) => `${x(point[0]).toFixed(1)},${y(point[index]).toFixed(1)}`)
   draw(svg, "polyline", { points: points.join(" ") })
@@ -184,7 +193,7 @@ const drawBooks = (queues) => {
   })
   byId("books").replaceChildren(...parts)
   byId("booksLegend").replaceChildren(
-    make("span", `${number.format(sum("accepted"))} accepted =`, { style: "--colour: transparent" }),
+    make("span", `${number.format(sum("accepted"))} accepted =`),
     ...TERMS.filter((key) => sum(key) > 0 || key === "missing").map((key) =>
       make("span", `${number.format(sum(key))} ${key}`, { style: `--colour: var(${COLOURS[key]})` })
     )
