@@ -80,8 +80,8 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
       // a check that finds something is a start as well
       await exec(process.execPath, ["--require", clock, ...args], {
         env: { ...process.env, AUDIT_DIRECTORY: queue, BENCH_CPU: cpu }
-      }).catch((error: { readonly code?: unknown }) => {
-        if (error.code !== 2) throw error
+      }).catch((error: unknown) => {
+        if (!(error instanceof Error && "code" in error && error.code === 2)) throw error
       })
       return { wall: now() - startedAt, cpu: Number(fs.readFileSync(cpu, "utf8")) }
     }

@@ -1,7 +1,17 @@
 /** Who is acting: explicit, inner actor, outer actor, default. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Schema } from "effect"
-import { Audit, AuditEvent, CurrentActor, LoginLog, logLogin, logUse, UseLog } from "effect-audit"
+import {
+  Activity,
+  Audit,
+  AuditEvent,
+  CurrentActor,
+  logActivity,
+  LoginLog,
+  logLogin,
+  logUse,
+  UseLog
+} from "effect-audit"
 import { AuditTest } from "effect-audit/testing"
 
 /** A kind that names its fields otherwise; its second field knows nothing of actors. */
@@ -74,5 +84,36 @@ describe("withActor", () => {
         ]
       )
     }).pipe(Effect.provide(AuditTest.layerWith({ events: [Payment] })))
+  )
+
+  it.effect("around the whole program gives nobody another name", () =>
+    Effect.gen(function* () {
+      yield* logUse({ status: "s" })
+      yield* logUse({ status: "s", userName: "", deviceName: null })
+      yield* Audit.log(new UseLog({ status: "s" }))
+      yield* Effect.void.pipe(Audit.audited({ prompt: "a" }))
+      yield* Effect.flatMap(Effect.forkDaemon(logUse({ status: "s" })), Fiber.join)
+      yield* logUse({ status: "s" }).pipe(Audit.withActor({ userName: "li" }))
+      const nobody = ["unknown", "unknown"]
+      assert.deepStrictEqual(yield* users, [...Array.from({ length: 5 }, () => nobody), ["li", "unknown"]])
+    }).pipe(Audit.withActor({ userName: "unknown", deviceName: "unknown" }), Effect.provide(AuditTest.layer))
+  )
+})
+
+describe("nobody", () => {
+  it.effect("has a name in the tables of the Python class alone", () =>
+    Effect.gen(function* () {
+      yield* logLogin({})
+      yield* logActivity({ action: "a", outcome: "success" })
+      yield* Audit.log(new Payment({}))
+      yield* Audit.flush
+      const events = [
+        ...(yield* AuditTest.delivered(LoginLog)),
+        ...(yield* AuditTest.delivered(Activity)),
+        ...(yield* AuditTest.delivered(Payment))
+      ]
+      assert.lengthOf(events, 3)
+      for (const event of events) assert.notMatch(JSON.stringify(event), /[^ -~]/)
+    }).pipe(Effect.provide(AuditTest.layerWith({ events: [Activity, Payment] })))
   )
 })
