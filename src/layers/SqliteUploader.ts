@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import type { Connection } from "@effect/sql/SqlConnection"
+import type { SqlError } from "@effect/sql/SqlError"
 import { Config, Effect, Exit, Layer, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
@@ -14,8 +15,16 @@ import * as drivers from "../internal/database/driver.js"
 import type { Attempt } from "../internal/database/narrow.js"
 import { makeDriftGuard, narrow } from "../internal/database/narrow.js"
 import { explain, operator, toUploadError } from "../internal/database/sqlite/errors.js"
-import type { TableNames } from "../internal/database/rows.js"
-import { EVENT_ID, EVENT_TIME, parameters, placeholders, tableName } from "../internal/database/rows.js"
+import type { Form, TableNames } from "../internal/database/rows.js"
+import {
+  counterName,
+  EVENT_ID,
+  EVENT_TIME,
+  hasCreatedAt,
+  parameters,
+  placeholders,
+  tableName
+} from "../internal/database/rows.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { ExecutionStrategy } from "../schema/Effect3.js"
 import type { UploadError } from "../schema/Errors.js"
@@ -82,7 +91,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
         Scope.extend(own),
         Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
       )
-      return (opened = { connection, scope: own, tables: new Set() })
+      return (opened = { connection, scope: own, tables: new Map() })
     })
     // libsql does not reset a statement that found the file locked, and what the connection commits after it is not
     // on disk: a connection is used no more once something went wrong
@@ -94,17 +103,21 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
 
     const upload = Effect.fnUntraced(function* ({ definition, events }: UploadBatch) {
       const name = tableName(definition, tables)
-      const { connection, tables: made } = opened ?? (yield* Effect.uninterruptible(open))
-      if (!made.has(name)) {
-        yield* connection
-          .executeRaw(createTable(definition, name), [])
-          .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
-        made.add(name)
+      const { connection, tables: found } = opened ?? (yield* Effect.uninterruptible(open))
+      let forms = found.get(definition)
+      if (forms === undefined) {
+        forms = yield* prepareTable(connection, definition, name).pipe(
+          Effect.mapError(({ cause }) => toUploadError(cause, file))
+        )
+        found.set(definition, forms)
       }
       const watch = guard.watch(name, events)
       const attempt: Attempt<UploadError> = (from, to) =>
         connection
-          .executeRaw(insertInto(definition, name, to - from), parameters(events.slice(from, to), true))
+          .executeRaw(
+            insertInto(definition, name, to - from),
+            parameters(events.slice(from, to), true, forms)
+          )
           .pipe(
             Effect.asVoid,
             Effect.mapError(({ cause }) => explain(cause, file))
@@ -125,8 +138,8 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
 interface Opened {
   readonly connection: Connection
   readonly scope: Scope.CloseableScope
-  /** those that were made, or found, on this connection */
-  readonly tables: Set<string>
+  /** the forms of the columns of each kind whose table was made, or found, on this connection */
+  readonly tables: Map<AuditEvent.Any, ReadonlyArray<Form>>
 }
 
 /** The modules of the driver. */
@@ -154,14 +167,37 @@ const openFile = (file: string): Effect.Effect<Connection, UploadError, Scope.Sc
     Effect.catchAllDefect((cause) => operator("SQLITE_CANTOPEN", file, cause))
   )
 
-const createTable = (definition: AuditEvent.Any, table: string): string =>
-  `CREATE TABLE IF NOT EXISTS ${quote(table)} (${[
-    "id INTEGER PRIMARY KEY AUTOINCREMENT",
+/** Makes the table if it is not there; the forms of the kind's columns. */
+const prepareTable = (
+  connection: Connection,
+  definition: AuditEvent.Any,
+  name: string
+): Effect.Effect<ReadonlyArray<Form>, SqlError> =>
+  Effect.gen(function* () {
+    yield* connection.executeRaw(createTable(definition, name), [])
+    const columns: ReadonlyArray<Readonly<Record<string, unknown>>> = yield* connection.execute(
+      `PRAGMA table_info(${quote(name)})`,
+      [],
+      undefined
+    )
+    const types = new Map(columns.map((row) => [String(row.name).toLowerCase(), String(row.type)]))
+    return definition.columns.map((column) => formOf(types.get(column.name.toLowerCase()) ?? ""))
+  })
+
+/** SQLite writes a number into a column of texts with 15 digits, and 5 as `5.0` (its "Datatypes", 3.1). */
+const formOf = (type: string): Form =>
+  /char|clob|text/i.test(type) && !/int/i.test(type) ? "digits" : undefined
+
+const createTable = (definition: AuditEvent.Any, table: string): string => {
+  const theirs = definition.columns.map(({ name }) => name)
+  return `CREATE TABLE IF NOT EXISTS ${quote(table)} (${[
+    `${quote(counterName(theirs))} INTEGER PRIMARY KEY AUTOINCREMENT`,
     ...definition.columns.map((column) => `${quote(column.name)} ${sqliteType(definition, column)}`),
-    "created_at TEXT DEFAULT CURRENT_TIMESTAMP",
+    ...(hasCreatedAt(theirs) ? [] : ["created_at TEXT DEFAULT CURRENT_TIMESTAMP"]),
     `${EVENT_ID} BLOB UNIQUE`,
     `${EVENT_TIME} TEXT`
   ].join(", ")})`
+}
 
 const insertInto = (definition: AuditEvent.Any, table: string, count: number): string => {
   const columns = [EVENT_ID, EVENT_TIME, ...definition.columns.map((column) => column.name)]

@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer, Logger, Schedule, Schema } from "effect"
 import type { Scope } from "effect"
+import * as fc from "fast-check"
 import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
@@ -117,6 +118,66 @@ describe("SqliteUploader", () => {
       )
       const error = yield* Effect.flip(uploader.upload({ definition: Payment, events: [pay(1n, "a")] }))
       assert.deepStrictEqual([error.class, error.code], ["operator", "SQLITE_CONSTRAINT_UNIQUE"])
+    })
+  )
+})
+
+class Reading extends AuditEvent.Class<Reading>()("reading", {
+  table: "readings",
+  columns: { id: "ID" },
+  fields: {
+    id: Schema.Number,
+    createdAt: Schema.Number,
+    value: Schema.Union(Schema.Number, Schema.String),
+    noted: Schema.Number
+  }
+}) {}
+
+describe("what is recorded is stored", () => {
+  it.scopedLive("a number in a column of texts is its digits, in a table of ours and of others", () =>
+    Effect.gen(function* () {
+      const home = yield* directory
+      let files = 0
+      const property = fc.asyncProperty(
+        fc.array(
+          fc.record({
+            id: fc.double({ noNaN: true, noDefaultInfinity: true }),
+            createdAt: fc.integer(),
+            value: fc.oneof(
+              fc.constantFrom<number | string>(5, 1234567890123456, 0.1 + 0.2, 1e21, -0, "5.0"),
+              fc.double({ noNaN: true, noDefaultInfinity: true }),
+              fc.string().filter((text) => !text.includes("\0"))
+            ),
+            noted: fc.maxSafeInteger()
+          }),
+          { minLength: 1, maxLength: 5 }
+        ),
+        fc.boolean(),
+        (readings, isTheirs) =>
+          Effect.gen(function* () {
+            const filename = path.join(home, `${files++}.db`)
+            const other = yield* openSqlite(filename)
+            if (isTheirs) {
+              yield* other(
+                "CREATE TABLE readings (ID REAL, CREATED_AT INT, Value VARCHAR(9), noted NCLOB, event_id BLOB UNIQUE, event_time)"
+              )
+            }
+            const uploader = yield* uploaderTo(filename)
+            const events = readings.map((reading) => stored(Reading, new Reading(reading)))
+            assert.deepStrictEqual(yield* uploader.upload({ definition: Reading, events }), { rejected: [] })
+            const rows = yield* other("SELECT id, created_at, value, noted FROM readings ORDER BY rowid")
+            assert.deepStrictEqual(
+              rows.map((row) => [Number(row[0]), Number(row[1]), row[2], row[3]]),
+              readings.map(({ createdAt, id, noted, value }) => [
+                id + 0,
+                createdAt,
+                String(value),
+                isTheirs ? String(noted) : noted
+              ])
+            )
+          }).pipe(Effect.scoped, Effect.runPromise)
+      )
+      yield* Effect.promise(() => fc.assert(property, { numRuns: 60 }))
     })
   )
 })

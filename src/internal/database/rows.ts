@@ -19,6 +19,18 @@ export interface TableNames {
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   names?.[definition.kind] ?? definition.table
 
+/** The name of a table's counter: `id`, or where the kind has that column `row_id`, `row_id_2` ... */
+export const counterName = (columns: ReadonlyArray<string>): string => {
+  const taken = new Set(columns.map((name) => name.toLowerCase()))
+  let name = "id"
+  for (let n = 1; taken.has(name); n++) name = n === 1 ? "row_id" : `row_id_${n}`
+  return name
+}
+
+/** Whether the kind has a column of the name that says when a row was stored. */
+export const hasCreatedAt = (columns: ReadonlyArray<string>): boolean =>
+  columns.some((name) => name.toLowerCase() === "created_at")
+
 /** How many parameters a row has. */
 export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): number =>
   definition.columns.length + (withIdentity ? 2 : 0)

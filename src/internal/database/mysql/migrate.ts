@@ -7,7 +7,7 @@ import { Duration, Effect, Redacted, Schedule, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import { mysqlType } from "../columnTypes.js"
-import { EVENT_ID, EVENT_TIME } from "../rows.js"
+import { counterName, EVENT_ID, EVENT_TIME, hasCreatedAt } from "../rows.js"
 import type { Session } from "./connection.js"
 import { open } from "./connection.js"
 import type { Endpoint } from "./endpoints.js"
@@ -272,15 +272,15 @@ const missingColumns = (target: MigrationTarget, present: Columns): ReadonlyArra
 
 const createTable = (target: MigrationTarget): string => {
   const theirs = theirColumns(target)
-  const taken = new Set(theirs.map(([name]) => name.toLowerCase()))
+  const names = theirs.map(([name]) => name)
   const column = ([name, type]: ColumnOf) => `${quote(name)} ${type}`
   const lines = [
     // servers may demand a primary key (3750, 1173), and replication groups do (3098)
     ...(theirs.some(isKey)
       ? []
-      : [`${quote(counterName(taken))} BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY`]),
+      : [`${quote(counterName(names))} BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY`]),
     ...theirs.map(column),
-    ...(taken.has("created_at") ? [] : ["`created_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"]),
+    ...(hasCreatedAt(names) ? [] : ["`created_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"]),
     ...ourColumns(target).map(column),
     ...(target.deduplicate ? [`UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`] : [])
   ]
@@ -288,13 +288,6 @@ const createTable = (target: MigrationTarget): string => {
     `CREATE TABLE IF NOT EXISTS ${quote(target.table)} (\n  ${lines.join(",\n  ")}\n) ` +
     `ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4`
   )
-}
-
-/** `id`, or where the kind has that column `row_id`, `row_id_2` ... */
-const counterName = (taken: ReadonlySet<string>): string => {
-  let name = "id"
-  for (let n = 1; taken.has(name); n++) name = n === 1 ? "row_id" : `row_id_${n}`
-  return name
 }
 
 /** Whether the kind's own type makes the column the primary key, or counts by it, of which a table has one. */
