@@ -6,7 +6,7 @@
  */
 import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
-import { Config, Effect, Exit, Layer, Scope } from "effect"
+import { Config, Effect, Exit, Layer, Schema, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
@@ -103,7 +103,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
 
     const upload = Effect.fnUntraced(function* ({ definition, events }: UploadBatch) {
       const name = tableName(definition, tables)
-      const { connection, tables: found } = opened ?? (yield* Effect.uninterruptible(open))
+      const { connection, tables: found }: Opened = opened ?? (yield* Effect.uninterruptible(open))
       let forms = found.get(definition)
       if (forms === undefined) {
         forms = yield* prepareTable(connection, definition, name).pipe(
@@ -175,14 +175,15 @@ const prepareTable = (
 ): Effect.Effect<ReadonlyArray<Form>, SqlError> =>
   Effect.gen(function* () {
     yield* connection.executeRaw(createTable(definition, name), [])
-    const columns: ReadonlyArray<Readonly<Record<string, unknown>>> = yield* connection.execute(
-      `PRAGMA table_info(${quote(name)})`,
-      [],
-      undefined
-    )
-    const types = new Map(columns.map((row) => [String(row.name).toLowerCase(), String(row.type)]))
+    const columns = yield* Effect.flatMap(
+      connection.execute(`PRAGMA table_info(${quote(name)})`, [], undefined),
+      Schema.decodeUnknown(TableInfo)
+    ).pipe(Effect.catchTag("ParseError", Effect.die))
+    const types = new Map(columns.map((column) => [column.name.toLowerCase(), column.type]))
     return definition.columns.map((column) => formOf(types.get(column.name.toLowerCase()) ?? ""))
   })
+
+const TableInfo = Schema.Array(Schema.Struct({ name: Schema.String, type: Schema.String }))
 
 /** SQLite writes a number into a column of texts with 15 digits, and 5 as `5.0` (its "Datatypes", 3.1). */
 const formOf = (type: string): Form =>
