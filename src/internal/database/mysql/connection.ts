@@ -2,6 +2,7 @@
  * A session with MySQL or MariaDB that can be given up at any moment. The driver's calls have no canceller and closing
  * its pool waits for a hung server, so every socket is ours: destroying it ends whatever waits for it.
  */
+import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
 import { Duration, Effect, Exit, Schema } from "effect"
 import type { Scope } from "effect"
@@ -65,95 +66,130 @@ export const driver = drivers.load("@effect/sql-mysql2@0.53", async () => ({
   SqlError: (await import("@effect/sql/SqlError")).SqlError
 }))
 
-/**
- * Connects. The session lives in the scope; closed with a success it says goodbye, closed with a failure it is cut.
- * Neither waits for the server, nor leaves anything that would keep the process alive.
- */
-export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
+type Driver = Effect.Effect.Success<typeof driver>
+
+const failed = ({ SqlError }: Driver, cause: Error): SqlError =>
+  new SqlError({ message: cause.message, cause })
+
+const timedOut = (driver: Driver, what: string, after: Duration.Duration): SqlError =>
+  failed(
+    driver,
+    Object.assign(new Error(`${what} took longer than ${Duration.format(after)}`), { code: "ETIMEDOUT" })
+  )
+
+/** The socket under a session, and what became of it. The driver may open another one when the first is lost. */
+class Wire {
+  /** what made the connection unusable: the first of its errors, since the others follow from it */
+  broken: Error | undefined
+  remoteAddress: string | undefined
+  private readonly sockets = new Set<net.Socket>()
+  private guarded: Guard | undefined
+  private isCut = false
+
+  constructor(private readonly connect: (options: net.TcpNetConnectOpts) => net.Socket) {}
+
+  /** Opens a socket under guard; `verified` is the name or address that its certificate has to show. */
+  open(address: Endpoint["address"], options: StreamOptions, verified: string | undefined): net.Socket {
+    const socket = this.connect({ ...address, noDelay: true, keepAlive: true })
+    this.guarded = guard(socket, options, (error) => (this.broken ??= error), verified)
+    this.sockets.add(socket)
+    socket.once("connect", () => (this.remoteAddress = socket.remoteAddress))
+    socket.once("close", () => this.sockets.delete(socket))
+    return socket
+  }
+
+  /** Counts from here what the server sends. */
+  restart(): void {
+    this.guarded?.restart()
+  }
+
+  get isOpen(): boolean {
+    return !this.isCut && this.broken === undefined && this.sockets.size > 0
+  }
+
+  readonly cut = Effect.sync(() => {
+    this.isCut = true
+    // with an error, so that the driver tells whoever waits for an answer
+    for (const socket of this.sockets) socket.destroy(new Error("the connection was given up"))
+  })
+
+  /** The goodbye may still be on its way, and nobody may answer it. */
+  readonly leave = Effect.sync(() => {
+    for (const socket of this.sockets) socket.unref().destroySoon()
+  })
+}
+
+/** Logs in by the driver, over our socket. */
+const connect = (
+  driver: Driver,
+  wire: Wire,
+  endpoint: Endpoint
+): Effect.Effect<Connection, SqlError, Scope.Scope> => {
+  const { address, connectTimeout, database, password, ssl, username } = endpoint
+  // the name or address that the certificate has to show
+  const identity = ssl?.servername ?? address.host
+  const verified = ssl === undefined || ssl.rejectUnauthorized === false ? undefined : identity
+  // why we broke off the login: the driver has codes of its own for that
+  let refused: Error | undefined
+  return driver.MysqlClient.make({
+    // the socket is ours: the driver needs the name for the certificate only
+    host: identity,
+    port: address.port,
+    database,
+    username,
+    password,
+    maxConnections: 1,
+    poolConfig: {
+      // fewer would arm a timer that outlives the pool
+      maxIdle: 1,
+      // bounded below, with everything else that connecting takes
+      connectTimeout: 0,
+      // a server may ask for any file of ours, and be told of the wish to send it (LOAD DATA LOCAL)
+      flags: ["-LOCAL_FILES"],
+      infileStreamFactory: () => {
+        throw protocolError("the server asked for a file")
+      },
+      // no code is made from the names of columns; programs may forbid it (--disallow-code-generation-from-strings)
+      disableEval: true,
+      // Hot path: the driver looks for placeholders in a text without parameters (bench/README.md#placeholders)
+      queryFormat: (sql, values: Array<SqlValue>) => (values.length === 0 ? sql : format(sql, values)),
+      // bounds the prepared statements on the server, since batches differ in size
+      maxPreparedStatements: 64,
+      ...(ssl === undefined ? {} : { ssl: sslOptions(ssl, identity) }),
+      authPlugins: loginsOf(
+        endpoint,
+        () => wire.remoteAddress,
+        (error) => (refused = error)
+      ),
+      stream: (options: StreamOptions) => wire.open(address, options, verified)
+    }
+  }).pipe(
+    Effect.provide(driver.Reactivity.layer),
+    Effect.flatMap((client) => client.reserve),
+    // it is uninterruptible until its first query is answered: leave it, and cut its socket
+    Effect.disconnect,
+    Effect.timeoutFail({
+      duration: connectTimeout,
+      onTimeout: () => timedOut(driver, "Connecting", connectTimeout)
+    }),
+    Effect.mapError((error) => (refused === undefined ? error : failed(driver, refused))),
+    Effect.onError(() => wire.cut)
+  )
+}
+
+/** Runs a statement within the time-out, and takes no other answer than one of its kind. */
+type Bounded = <A>(
+  statement: Effect.Effect<unknown, SqlError>,
+  isAnswer: (answer: unknown) => answer is A
+) => Effect.Effect<A, SqlError>
+
+/** One statement after the other. What takes too long loses its socket. */
+const makeBounded = (
+  driver: Driver,
+  wire: Wire,
+  statementTimeout: Duration.Duration
+): Effect.Effect<Bounded, never, Scope.Scope> =>
   Effect.gen(function* () {
-    const { MysqlClient, Reactivity, SqlError } = yield* driver
-    const failed = (cause: Error) => new SqlError({ message: cause.message, cause })
-    const timedOut = (what: string, after: Duration.Duration) =>
-      failed(
-        Object.assign(new Error(`${what} took longer than ${Duration.format(after)}`), { code: "ETIMEDOUT" })
-      )
-    const sockets = new Set<net.Socket>()
-    let isCut = false
-    const cut = Effect.sync(() => {
-      isCut = true
-      // with an error, so that the driver tells whoever waits for an answer
-      for (const socket of sockets) socket.destroy(new Error("the connection was given up"))
-    })
-    // what made the connection unusable: the first of its errors, since the others follow from it
-    let broken: Error | undefined
-    let guarded: Guard | undefined
-    yield* Effect.addFinalizer(() =>
-      Effect.sync(() => {
-        // the goodbye may still be on its way, and nobody may answer it
-        for (const socket of sockets) socket.unref().destroySoon()
-      })
-    )
-
-    const { address, connectTimeout, database, password, ssl, statementTimeout, username } = endpoint
-    // the name or address that the certificate has to show
-    const identity = ssl?.servername ?? address.host
-    let remoteAddress: string | undefined
-    // why we broke off the login: the driver has codes of its own for that
-    let refused: Error | undefined
-    const connect = yield* connector
-    const connection = yield* MysqlClient.make({
-      // the socket is ours: the driver needs the name for the certificate only
-      host: identity,
-      port: address.port,
-      database,
-      username,
-      password,
-      maxConnections: 1,
-      poolConfig: {
-        // fewer would arm a timer that outlives the pool
-        maxIdle: 1,
-        // bounded below, with everything else that connecting takes
-        connectTimeout: 0,
-        // a server may ask for any file of ours, and be told of the wish to send it (LOAD DATA LOCAL)
-        flags: ["-LOCAL_FILES"],
-        infileStreamFactory: () => {
-          throw protocolError("the server asked for a file")
-        },
-        // no code is made from the names of columns; programs may forbid it (--disallow-code-generation-from-strings)
-        disableEval: true,
-        // Hot path: the driver looks for placeholders in a text without parameters (bench/README.md#placeholders)
-        queryFormat: (sql, values: Array<SqlValue>) => (values.length === 0 ? sql : format(sql, values)),
-        // bounds the prepared statements on the server, since batches differ in size
-        maxPreparedStatements: 64,
-        ...(ssl === undefined ? {} : { ssl: sslOptions(ssl, identity) }),
-        authPlugins: loginsOf(
-          endpoint,
-          () => remoteAddress,
-          (error) => (refused = error)
-        ),
-        stream: (options: StreamOptions) => {
-          const socket = connect({ ...address, noDelay: true, keepAlive: true })
-          const verified = ssl === undefined || ssl.rejectUnauthorized === false ? undefined : identity
-          guarded = guard(socket, options, (error) => (broken ??= error), verified)
-          sockets.add(socket)
-          socket.once("connect", () => (remoteAddress = socket.remoteAddress))
-          socket.once("close", () => sockets.delete(socket))
-          return socket
-        }
-      }
-    }).pipe(
-      Effect.provide(Reactivity.layer),
-      Effect.flatMap((client) => client.reserve),
-      // it is uninterruptible until its first query is answered: leave it, and cut its socket
-      Effect.disconnect,
-      Effect.timeoutFail({
-        duration: connectTimeout,
-        onTimeout: () => timedOut("Connecting", connectTimeout)
-      }),
-      Effect.mapError((error) => (refused === undefined ? error : failed(refused))),
-      Effect.onError(() => cut)
-    )
-
     const clock = yield* Effect.clock
     let current: watchdog.UnderWay | undefined
     let expired: watchdog.UnderWay | undefined
@@ -165,36 +201,48 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         Effect.suspend(() => {
           expired = statement
           current = undefined
-          return cut
+          return wire.cut
         })
     })
-    yield* Effect.addFinalizer((exit) => (current !== undefined || Exit.isFailure(exit) ? cut : Effect.void))
+    yield* Effect.addFinalizer((exit) =>
+      current !== undefined || Exit.isFailure(exit) ? wire.cut : Effect.void
+    )
 
-    const bounded = <A>(
-      statement: Effect.Effect<unknown, SqlError>,
-      isAnswer: (answer: unknown) => answer is A
-    ): Effect.Effect<A, SqlError> =>
+    return (statement, isAnswer) =>
       Effect.suspend(() => {
         const mine = (current = { startedAt: monotonicMillis(clock) })
-        guarded?.restart()
+        wire.restart()
         watch()
         // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends
         return Effect.matchEffect(statement, {
           onSuccess: (answer) => {
             current = undefined
             // among packets that nobody asked for, this may be the answer to another statement
-            if (broken !== undefined) return failed(broken)
+            if (wire.broken !== undefined) return failed(driver, wire.broken)
             return isAnswer(answer)
               ? Effect.succeed(answer)
-              : failed(protocolError("an answer of another kind"))
+              : failed(driver, protocolError("an answer of another kind"))
           },
           onFailure: (error) => {
             current = undefined
-            if (expired === mine) return timedOut("The statement", statementTimeout)
-            return broken === undefined || errnoOf(error.cause) > 0 ? error : failed(broken)
+            if (expired === mine) return timedOut(driver, "The statement", statementTimeout)
+            return wire.broken === undefined || errnoOf(error.cause) > 0 ? error : failed(driver, wire.broken)
           }
         })
       })
+  })
+
+/**
+ * Connects. The session lives in the scope; closed with a success it says goodbye, closed with a failure it is cut.
+ * Neither waits for the server, nor leaves anything that would keep the process alive.
+ */
+export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const modules = yield* driver
+    const wire = new Wire(yield* connector)
+    yield* Effect.addFinalizer(() => wire.leave)
+    const connection = yield* connect(modules, wire, endpoint)
+    const bounded = yield* makeBounded(modules, wire, endpoint.statementTimeout)
 
     const run = (sql: string, params: ReadonlyArray<unknown>) =>
       bounded(connection.executeUnprepared(sql, params, undefined), Array.isArray)
@@ -202,24 +250,24 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
     const select: Session["select"] = (row, sql, params = []) =>
       Effect.flatMap(run(sql, params), (rows) =>
         Effect.mapError(Schema.decodeUnknown(Schema.Array(row))(rows), () =>
-          failed(protocolError("rows of another kind than those that were asked for"))
+          failed(modules, protocolError("rows of another kind than those that were asked for"))
         )
       )
 
-    for (const statement of sessionSettings(statementTimeout)) yield* run(statement, [])
+    for (const statement of sessionSettings(endpoint.statementTimeout)) yield* run(statement, [])
     const [server] = yield* select(
       Server,
       "SELECT VERSION() AS version, @@max_allowed_packet AS packet, @@max_error_count AS warnings, " +
         "@@session.time_zone AS zone, @@system_time_zone AS host_zone"
     )
-    if (server === undefined) return yield* failed(protocolError("no row where there must be one"))
+    if (server === undefined) return yield* failed(modules, protocolError("no row where there must be one"))
     const { host_zone, packet, version, warnings, zone } = server
     let prepares = version.includes("MariaDB")
     let timeZone: string | undefined
 
     return {
       endpoint,
-      remoteAddress: () => remoteAddress,
+      remoteAddress: () => wire.remoteAddress,
       maxPacket: packet,
       maxWarnings: warnings,
       isReadOnly: select(Mode, READ_ONLY).pipe(
@@ -244,7 +292,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       query: (sql, params = []) => run(sql, params),
       write: (sql) => bounded(connection.executeUnprepared(sql, [], undefined), isNoRows),
       select,
-      isOpen: () => !isCut && broken === undefined && sockets.size > 0
+      isOpen: () => wire.isOpen
     }
   })
 
