@@ -72,137 +72,170 @@ const MOST_SUSPECTS = 8
 /** Witnesses that each suspect needs in the next pass: one between its two trials, one before the next suspect. */
 const WITNESSES = 2
 
+/** What is remembered of events from pass to pass, by their ids. */
+class Memory {
+  /** how often the batch that begins with this event has met the code */
+  readonly met = new Map<string, { readonly code: string; readonly times: number }>()
+  /** refused, while others were stored, in an earlier pass */
+  readonly suspects = new Set<string>()
+  /** the same in two passes, or too large: rejected, however often its batch must be repeated for the sake of others */
+  readonly proven = new Map<string, Omit<Rejection, "index">>()
+  /** refused in an earlier pass, with no other event to compare it with */
+  readonly lonely = new Set<string>()
+
+  get isEmpty(): boolean {
+    return this.met.size + this.suspects.size + this.proven.size + this.lonely.size === 0
+  }
+
+  forget(id: string): void {
+    for (const events of [this.met, this.suspects, this.proven, this.lonely]) events.delete(id)
+  }
+}
+
+/** One pass of a search, on one connection. */
+class Pass {
+  /** events from here on are stored or rejected: they have served as witnesses */
+  private limit: number
+  /** whether an event was proven to be bad: then a batch of the usual size may be complete */
+  private isProven = false
+  /** refused alone, and nothing was stored since */
+  private alone: number | undefined
+  private readonly undecided: Array<{
+    readonly index: number
+    readonly doubted: Doubted
+    readonly proof: boolean
+  }> = []
+
+  constructor(
+    private readonly trial: Trial,
+    private readonly search: Search,
+    private readonly memory: Memory
+  ) {
+    this.limit = search.to
+  }
+
+  /** Stores or rejects the events, the largest parts first; fails as long as some are neither. */
+  readonly run = Effect.gen(this, function* () {
+    const { doubted, fitting, from, to } = this.search
+    let at = from
+    // of a known code it is mostly the database that is ill: two events tell, and each may wait for a lock
+    let size = doubted.isKnown ? 1 : Math.ceil((to - from) / 2)
+    while (at < this.end && this.undecided.length < MOST_SUSPECTS) {
+      const count = Math.max(1, Math.min(size, this.end - at, fitting(at)))
+      const isStored = count === 1 ? yield* this.settleOne(at) : yield* this.storePart(at, at + count)
+      if (isStored) at += count
+      size = isStored ? 2 * count : Math.ceil(count / 2)
+    }
+    yield* this.conclude
+  })
+
+  /** the events before this one are tried in this pass; those behind it are for the next one, if it is needed */
+  private get end(): number {
+    return this.limit - WITNESSES * this.undecided.length
+  }
+
+  /** Whether the events, several of them, could be stored by one statement. */
+  private readonly storePart = (from: number, to: number) =>
+    Effect.gen(this, function* () {
+      const result = yield* Effect.either(this.trial(from, to))
+      if (Either.isRight(result)) {
+        if (result.right > 0) this.alone = undefined
+        return true
+      }
+      return result.left._tag === "UploadError" ? yield* result.left : false
+    })
+
+  private readonly settleOne = (index: number) =>
+    Effect.gen(this, function* () {
+      const verdict = this.memory.proven.get(this.search.idOf(index))
+      if (verdict === undefined) {
+        const result = yield* this.tryAlone(index)
+        if (typeof result !== "string") yield* this.judge(index, result)
+      } else {
+        yield* this.search.onRejected({ index, ...verdict })
+      }
+      return true
+    })
+
+  /** Tries one event; `Doubted` if it is refused once more. */
+  private readonly tryAlone = (index: number) =>
+    Effect.gen(this, function* () {
+      const result = yield* Effect.either(this.trial(index, index + 1))
+      if (Either.isRight(result)) {
+        if (result.right > 0) this.alone = undefined
+        return result.right > 0 ? ("stored" as const) : ("present" as const)
+      }
+      const error = result.left
+      if (error._tag === "UploadError") return yield* error
+      if (error._tag === "Refused") {
+        if (error.blameless !== undefined) return yield* error.blameless
+        yield* this.search.onRejected({ index, code: error.code, reason: error.reason })
+        return "rejected" as const
+      }
+      if (this.alone !== undefined && this.alone !== index) return yield* ill(error, !this.isProven)
+      this.alone = index
+      return error
+    })
+
+  /** Stores another event than the one at `index`, from the end of the batch; whether there was one. */
+  private readonly storeWitness = (index: number) =>
+    Effect.gen(this, function* () {
+      while (this.limit - 1 > index) {
+        this.limit--
+        const verdict = this.memory.proven.get(this.search.idOf(this.limit))
+        if (verdict !== undefined) yield* this.search.onRejected({ index: this.limit, ...verdict })
+        else if ((yield* this.tryAlone(this.limit)) === "stored") return true
+      }
+      return false
+    })
+
+  /** Decides on an event that was refused alone, or remembers it for the next pass. */
+  private readonly judge = (index: number, doubted: Doubted) =>
+    Effect.gen(this, function* () {
+      const { proven, suspects } = this.memory
+      const id = this.search.idOf(index)
+      if (!(yield* this.storeWitness(index))) {
+        this.undecided.push({ index, doubted, proof: false })
+        return
+      }
+      const again = yield* this.tryAlone(index)
+      // stored, present or rejected: decided
+      if (typeof again === "string") return
+      if (suspects.has(id)) {
+        const { code, reason } = again
+        proven.set(id, { code, reason })
+        this.isProven = true
+        yield* this.search.onRejected({ index, code, reason })
+      } else {
+        // at once: what is found out is true however the pass ends
+        suspects.add(id)
+        this.undecided.push({ index, doubted: again, proof: true })
+      }
+      // otherwise the next bad event would look like an illness of the database
+      if (this.end > index + 1) yield* this.storeWitness(index)
+    })
+
+  private readonly conclude = Effect.suspend(() => {
+    const { lonely } = this.memory
+    const [first] = this.undecided
+    if (first === undefined) return Effect.void
+    const isAlone = !first.proof && lonely.has(this.search.idOf(first.index))
+    for (const { index, proof } of this.undecided) if (!proof) lonely.add(this.search.idOf(index))
+    return (isAlone ? ill : undecidedYet)(first.doubted, !this.isProven)
+  })
+}
+
 /** Remembers from pass to pass what was found out about events, and searches batches for those that are to blame. */
 export const makeDoubts = () => {
-  /** how often the batch that begins with this event has met the code */
-  const met = new Map<string, { readonly code: string; readonly times: number }>()
-  /** refused, while others were stored, in an earlier pass */
-  const suspects = new Set<string>()
-  /** the same in two passes, or too large: rejected, however often its batch must be repeated for the sake of others */
-  const proven = new Map<string, Omit<Rejection, "index">>()
-  /** refused in an earlier pass, with no other event to compare it with */
-  const lonely = new Set<string>()
-
-  /** The search on one connection. */
-  const searchOn = (
-    trial: Trial,
-    { doubted, fitting, from, idOf, onRejected, to }: Search
-  ): Effect.Effect<void, UploadError> =>
-    Effect.gen(function* () {
-      /** events from here on are stored or rejected: they have served as witnesses */
-      let limit = to
-      /** whether an event was proven to be bad: then a batch of the usual size may be complete */
-      let isProven = false
-      /** refused alone, and nothing was stored since */
-      let alone: number | undefined
-      const undecided: Array<{
-        readonly index: number
-        readonly doubted: Doubted
-        readonly proof: boolean
-      }> = []
-
-      /** the events before this one are tried in this pass; those behind it are for the next one, if it is needed */
-      const end = () => limit - WITNESSES * undecided.length
-
-      /** Tries one event; `doubted` if it is refused once more. */
-      const tryAlone = (index: number) =>
-        Effect.gen(function* () {
-          const result = yield* Effect.either(trial(index, index + 1))
-          if (Either.isRight(result)) {
-            if (result.right > 0) alone = undefined
-            return result.right > 0 ? ("stored" as const) : ("present" as const)
-          }
-          const error = result.left
-          if (error._tag === "UploadError") return yield* error
-          if (error._tag === "Refused") {
-            if (error.blameless !== undefined) return yield* error.blameless
-            yield* onRejected({ index, code: error.code, reason: error.reason })
-            return "rejected" as const
-          }
-          if (alone !== undefined && alone !== index) return yield* ill(error, !isProven)
-          alone = index
-          return error
-        })
-
-      /** Stores another event than the one at `index`, from the end of the batch; whether there was one. */
-      const storeWitness = (index: number) =>
-        Effect.gen(function* () {
-          while (limit - 1 > index) {
-            limit--
-            const verdict = proven.get(idOf(limit))
-            if (verdict !== undefined) yield* onRejected({ index: limit, ...verdict })
-            else if ((yield* tryAlone(limit)) === "stored") return true
-          }
-          return false
-        })
-
-      const judge = (index: number, doubted: Doubted) =>
-        Effect.gen(function* () {
-          const id = idOf(index)
-          if (!(yield* storeWitness(index))) {
-            undecided.push({ index, doubted, proof: false })
-            return
-          }
-          const again = yield* tryAlone(index)
-          // stored, present or rejected: decided
-          if (typeof again === "string") return
-          if (suspects.has(id)) {
-            const { code, reason } = again
-            proven.set(id, { code, reason })
-            isProven = true
-            yield* onRejected({ index, code, reason })
-          } else {
-            // at once: what is found out is true however the pass ends
-            suspects.add(id)
-            undecided.push({ index, doubted: again, proof: true })
-          }
-          // otherwise the next bad event would look like an illness of the database
-          if (end() > index + 1) yield* storeWitness(index)
-        })
-
-      let at = from
-      // of a known code it is mostly the database that is ill: two events tell, and each may wait for a lock
-      let size = doubted.isKnown ? 1 : Math.ceil((to - from) / 2)
-      while (at < end() && undecided.length < MOST_SUSPECTS) {
-        const count = Math.max(1, Math.min(size, end() - at, fitting(at)))
-        if (count === 1) {
-          const verdict = proven.get(idOf(at))
-          if (verdict === undefined) {
-            const result = yield* tryAlone(at)
-            if (typeof result !== "string") yield* judge(at, result)
-          } else {
-            yield* onRejected({ index: at, ...verdict })
-          }
-          at++
-          size = 2 * count
-          continue
-        }
-        const result = yield* Effect.either(trial(at, at + count))
-        if (Either.isRight(result)) {
-          if (result.right > 0) alone = undefined
-          at += count
-          size = 2 * count
-        } else if (result.left._tag === "UploadError") {
-          return yield* result.left
-        } else {
-          size = Math.ceil(count / 2)
-        }
-      }
-
-      const [first] = undecided
-      if (first === undefined) return
-      const isAlone = !first.proof && lonely.has(idOf(first.index))
-      for (const { index, proof } of undecided) if (!proof) lonely.add(idOf(index))
-      return yield* isAlone ? ill(first.doubted, !isProven) : undecidedYet(first.doubted, !isProven)
-    })
+  const memory = new Memory()
 
   /** A connection may have broken for the size of an event: then the next pass knows, and passes over those as large. */
   const settleLarge = ({ asLargeAs, idOf, settleApart }: Search, broken: number) =>
     Effect.forEach(
-      asLargeAs(broken).filter((index) => !proven.has(idOf(index))),
+      asLargeAs(broken).filter((index) => !memory.proven.has(idOf(index))),
       (index) =>
         Effect.map(settleApart(index), (verdict) => {
-          if (verdict !== undefined) proven.set(idOf(index), verdict)
+          if (verdict !== undefined) memory.proven.set(idOf(index), verdict)
         }),
       { discard: true }
     ).pipe(Effect.ignore)
@@ -211,21 +244,15 @@ export const makeDoubts = () => {
     /** Whether the batch that begins with this event is to be searched, or rather tried again as it is. */
     isDue: (first: string, { code, isKnown, isLikely }: Doubted): boolean => {
       if (isLikely) return true
-      const before = met.get(first)
+      const before = memory.met.get(first)
       const times = (before?.code === code ? before.times : 0) + 1
-      met.set(first, { code, times })
+      memory.met.set(first, { code, times })
       return times > (isKnown ? PATIENCE_WITH_KNOWN : PATIENCE)
     },
 
     /** Forgets the events, once each is stored or rejected. */
     settle: (events: ReadonlyArray<Pick<StoredEvent, "eventId">>): void => {
-      if (met.size + suspects.size + proven.size + lonely.size === 0) return
-      for (const { eventId } of events) {
-        met.delete(eventId)
-        suspects.delete(eventId)
-        proven.delete(eventId)
-        lonely.delete(eventId)
-      }
+      if (!memory.isEmpty) for (const { eventId } of events) memory.forget(eventId)
     },
 
     /**
@@ -236,18 +263,17 @@ export const makeDoubts = () => {
       Effect.suspend(() => {
         /** the one that is being tried */
         let alone: number | undefined
+        const watched =
+          (trial: Trial): Trial =>
+          (from, to) => {
+            alone = to - from === 1 ? from : undefined
+            return trial(from, to)
+          }
         return search
-          .onOneConnection((trial) =>
-            searchOn((from, to) => {
-              alone = to - from === 1 ? from : undefined
-              return trial(from, to)
-            }, search)
-          )
+          .onOneConnection((trial) => new Pass(watched(trial), search, memory).run)
           .pipe(
             Effect.tapError((error) =>
-              Effect.suspend(() =>
-                alone === undefined || error.class !== "transient" ? Effect.void : settleLarge(search, alone)
-              )
+              alone === undefined || error.class !== "transient" ? Effect.void : settleLarge(search, alone)
             )
           )
       })
