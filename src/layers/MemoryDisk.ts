@@ -111,6 +111,9 @@ class FileNode {
   linked = true
   locked = false
 
+  get text(): string {
+    return Buffer.from(this.cache.read(0, this.cache.length)).toString("utf8")
+  }
   write(offset: number, bytes: Uint8Array): void {
     this.cache.write(offset, bytes)
     this.unsynced.push({ offset, bytes: Uint8Array.from(bytes) })
@@ -199,302 +202,345 @@ class SystemError extends Error {
   }
 }
 
-export const make = (): MemoryDisk => {
-  const root = new DirectoryNode()
-  let changes: Array<Change> = []
-  let process = 0
-  let faultOf: (call: Call) => Fault | undefined = () => undefined
+/** All files and directories, and the changes of entries that are not synced. */
+class Tree {
+  /** bytes of files that fit */
+  capacity = Number.POSITIVE_INFINITY
+  private readonly root = new DirectoryNode()
+  private changes: Array<Change> = []
 
-  // ------------------------------------------------------------------------------------------------------- entries
-
-  const find = (path: string): Node | undefined =>
-    path
+  find(path: string): Node | undefined {
+    return path
       .split("/")
       .filter((name) => name !== "")
       .reduce<Node | undefined>(
         (node, name) => (node?.type === "directory" ? node.entries.get(name) : undefined),
-        root
+        this.root
       )
+  }
 
-  const directoryAt = (path: string): DirectoryNode => {
-    const node = find(path)
+  directoryAt(path: string): DirectoryNode {
+    const node = this.find(path)
     if (node === undefined) throw new SystemError("ENOENT")
     if (node.type === "file") throw new SystemError("ENOTDIR")
     return node
   }
 
-  const fileAt = (path: string): FileNode => {
-    const node = find(path)
+  fileAt(path: string): FileNode {
+    const node = this.find(path)
     if (node === undefined) throw new SystemError("ENOENT")
     if (node.type === "directory") throw new SystemError("EISDIR")
     return node
   }
 
-  const entryOf = (path: string, node: Node | undefined): Change[number] => {
-    const directory = directoryAt(posix.dirname(path))
-    const name = posix.basename(path)
-    const before = directory.entries.get(name)
-    if (before?.type === "file") before.linked = false
-    return { directory, name, node }
-  }
-
-  const change = (...entries: Change) => {
-    applyTo("entries", entries)
-    changes.push(entries)
-    for (const { directory } of entries) for (const watcher of directory.watchers) watcher()
-  }
-
-  const openNode = (path: string, mode: Parameters<Disk["Type"]["open"]>[1]): FileNode => {
-    if (find(path) === undefined && (mode === "append" || mode === "create")) {
+  openFile(path: string, mode: OpenMode): FileNode {
+    if (this.find(path) === undefined && (mode === "append" || mode === "create")) {
       const node = new FileNode()
-      change(entryOf(path, node))
+      this.change([path, node])
       return node
     }
     if (mode === "create") throw new SystemError("EEXIST")
-    return fileAt(path)
+    return this.fileAt(path)
   }
 
-  const filesIn = (directory: DirectoryNode): ReadonlyArray<FileNode> =>
-    [...directory.entries.values()].flatMap((node) => (node.type === "file" ? [node] : filesIn(node)))
+  get files(): ReadonlyArray<FileNode> {
+    return filesIn(this.root)
+  }
 
-  const freeBytes = () => memory.capacity - filesIn(root).reduce((sum, { cache }) => sum + cache.length, 0)
+  get freeBytes(): number {
+    return this.capacity - this.files.reduce((sum, { cache }) => sum + cache.length, 0)
+  }
 
-  // ------------------------------------------------------------------------------------------------- one process
+  /** Puts nodes under their names, or takes names away, all at once. */
+  change(...entries: ReadonlyArray<readonly [path: string, node: Node | undefined]>): void {
+    const change = entries.map(([path, node]) => {
+      const directory = this.directoryAt(posix.dirname(path))
+      const name = posix.basename(path)
+      const before = directory.entries.get(name)
+      if (before?.type === "file") before.linked = false
+      return { directory, name, node }
+    })
+    applyTo("entries", change)
+    this.changes.push(change)
+    for (const { directory } of change) for (const watcher of directory.watchers) watcher()
+  }
 
-  const startProcess = (): Disk["Type"] => {
-    const self = process
+  /** The names in a directory whose entries are not synced, in the order of their changes. */
+  unsyncedIn(path: string): ReadonlyArray<string> {
+    const directory = this.find(path)
+    return this.changes
+      .flat()
+      .filter((entry) => entry.directory === directory)
+      .map(({ name }) => name)
+  }
 
-    /** One call: `run` happens at once or not at all, unless a fault says otherwise. */
-    const call = <A>(
-      operation: Call["operation"],
-      path: string,
-      run: () => A,
-      odd: {
-        readonly step?: Call["step"]
-        readonly unsynced?: ReadonlyArray<string>
-        readonly mode?: OpenMode
-        readonly skip?: () => A
-        readonly short?: (bytes: number) => void
-        readonly failed?: () => void
-      } = {}
-    ): Effect.Effect<A, DiskError> => {
-      const failure = (cause: unknown) => {
-        const code = cause instanceof SystemError ? cause.code : "UNKNOWN"
-        return new DiskError({ operation, path, code, cause })
-      }
-      const attempt = Effect.suspend(() =>
-        self === process ? Effect.try({ try: run, catch: failure }) : failure(new SystemError("ESRCH"))
-      )
-      return Effect.suspend(() => {
-        const { mode, step = "data", unsynced = [] } = odd
-        const fail = (code: string) =>
-          Effect.suspend(() => {
-            odd.failed?.()
-            return failure(new SystemError(code))
-          })
-        const fault = self === process ? faultOf({ operation, step, path, unsynced, mode }) : undefined
-        switch (fault?.type) {
-          case undefined:
-            return attempt
-          case "wait":
-            return Effect.flatMap(fault.until, () =>
-              fault.code === undefined || self !== process ? attempt : fail(fault.code)
-            )
-          case "skip":
-            return odd.skip === undefined ? attempt : Effect.sync(odd.skip)
-          case "short":
-            odd.short?.(fault.bytes)
-            return failure(new SystemError(fault.code))
-          case "fail":
-            return fail(fault.code)
-        }
-      }).pipe((effect) => Effect.zipRight(letOthersIn, effect))
+  syncDirectory(path: string): void {
+    const directory = this.directoryAt(path)
+    const isHere = (change: Change) => change.some((entry) => entry.directory === directory)
+    for (const change of this.changes.filter(isHere)) applyTo("durable", change)
+    this.changes = this.changes.filter((change) => !isHere(change))
+  }
+
+  cutPower(choose: (bound: number) => number): void {
+    for (const change of this.changes) if (choose(2) === 1) applyTo("durable", change)
+    this.changes = []
+    const restore = (node: Node): void => {
+      if (node.type === "file") return node.cutPower(choose)
+      node.entries = new Map(node.durable)
+      for (const entry of node.entries.values()) restore(entry)
     }
+    restore(this.root)
+  }
+}
 
-    const nothing = () => undefined
+const filesIn = (directory: DirectoryNode): ReadonlyArray<FileNode> =>
+  [...directory.entries.values()].flatMap((node) => (node.type === "file" ? [node] : filesIn(node)))
 
-    const makeFile = (path: string, node: FileNode, mode: OpenMode): File => {
-      const put = (
-        operation: "append" | "write" | "writeAt" | "overwrite",
-        bytes: Uint8Array,
-        at?: number
-      ) => {
-        const offset = () => at ?? node.cache.length
-        const partly = (count: number) => node.write(offset(), bytes.subarray(0, count))
-        const run = () => {
-          const growth = Math.max(0, offset() + bytes.length - node.cache.length)
-          const free = growth === 0 ? growth : freeBytes()
-          if (free >= growth) return partly(bytes.length)
-          partly(Math.max(0, free))
-          throw new SystemError("ENOSPC")
-        }
-        return call<void>(operation, path, run, { short: partly, skip: nothing })
-      }
-      const sync = (operation: "append" | "writeAt" | "sync") =>
-        call<void>(operation, path, () => node.sync(), {
-          step: "sync",
-          mode,
-          skip: nothing,
-          failed: () => node.forget()
+/** How a call differs from one that works at once or not at all. */
+interface Odd<A> {
+  readonly step?: Call["step"]
+  readonly unsynced?: ReadonlyArray<string>
+  readonly mode?: OpenMode
+  readonly skip?: () => A
+  readonly short?: (bytes: number) => void
+  readonly failed?: () => void
+}
+
+/** A process, as long as it lives: what it calls is done at once, unless a fault says otherwise. */
+class Process {
+  constructor(
+    readonly tree: Tree,
+    readonly isAlive: () => boolean,
+    private readonly faultOf: (call: Call) => Fault | undefined
+  ) {}
+
+  call<A>(
+    operation: Call["operation"],
+    path: string,
+    run: () => A,
+    odd: Odd<A> = {}
+  ): Effect.Effect<A, DiskError> {
+    const failure = (cause: unknown) => {
+      const code = cause instanceof SystemError ? cause.code : "UNKNOWN"
+      return new DiskError({ operation, path, code, cause })
+    }
+    const attempt = Effect.suspend(() =>
+      this.isAlive() ? Effect.try({ try: run, catch: failure }) : failure(new SystemError("ESRCH"))
+    )
+    return Effect.suspend(() => {
+      const { mode, step = "data", unsynced = [] } = odd
+      const fail = (code: string) =>
+        Effect.suspend(() => {
+          odd.failed?.()
+          return failure(new SystemError(code))
         })
-      const stillLinked = Effect.suspend(() =>
-        node.linked
-          ? Effect.void
-          : new DiskError({ operation: "append", path, code: "ENOENT", cause: new SystemError("ENOENT") })
-      )
-      return {
-        path,
-        append: (bytes) => Effect.all([put("append", bytes), sync("append"), stillLinked], { discard: true }),
-        write: (bytes) => put("write", bytes),
-        writeAt: (bytes, offset) =>
-          Effect.all([put("writeAt", bytes, offset), sync("writeAt"), stillLinked], { discard: true }),
-        overwrite: (bytes, offset) => put("overwrite", bytes, offset),
-        readAt: (offset, length) => call("readAt", path, () => node.cache.read(offset, length)),
-        size: Effect.sync(() => node.cache.length),
-        truncate: (length) => call("truncate", path, () => node.truncate(length)),
-        sync: sync("sync")
+      const fault = this.isAlive() ? this.faultOf({ operation, step, path, unsynced, mode }) : undefined
+      switch (fault?.type) {
+        case undefined:
+          return attempt
+        case "wait":
+          return Effect.flatMap(fault.until, () =>
+            fault.code === undefined || !this.isAlive() ? attempt : fail(fault.code)
+          )
+        case "skip":
+          return odd.skip === undefined ? attempt : Effect.sync(odd.skip)
+        case "short":
+          odd.short?.(fault.bytes)
+          return failure(new SystemError(fault.code))
+        case "fail":
+          return fail(fault.code)
       }
-    }
+    }).pipe((effect) => Effect.zipRight(letOthersIn, effect))
+  }
+}
 
-    const syncDirectory = (path: string) =>
-      Effect.suspend(() => {
-        const directory = find(path)
-        const isHere = (entry: Change[number]) => entry.directory === directory
-        const run = () => {
-          directoryAt(path)
-          for (const entries of changes.filter((entries) => entries.some(isHere))) applyTo("durable", entries)
-          changes = changes.filter((entries) => !entries.some(isHere))
-        }
-        const unsynced = changes.flat().filter(isHere)
-        return call<void>("syncDirectory", path, run, {
+const nothing = () => undefined
+
+const makeFile = (process: Process, path: string, node: FileNode, mode: OpenMode): File => {
+  const put = (operation: "append" | "write" | "writeAt" | "overwrite", bytes: Uint8Array, at?: number) => {
+    const offset = () => at ?? node.cache.length
+    const partly = (count: number) => node.write(offset(), bytes.subarray(0, count))
+    const run = () => {
+      const growth = Math.max(0, offset() + bytes.length - node.cache.length)
+      const free = growth === 0 ? growth : process.tree.freeBytes
+      if (free >= growth) return partly(bytes.length)
+      partly(Math.max(0, free))
+      throw new SystemError("ENOSPC")
+    }
+    return process.call<void>(operation, path, run, { short: partly, skip: nothing })
+  }
+  const sync = (operation: "append" | "writeAt" | "sync") =>
+    process.call<void>(operation, path, () => node.sync(), {
+      step: "sync",
+      mode,
+      skip: nothing,
+      failed: () => node.forget()
+    })
+  const stillLinked = Effect.suspend(() =>
+    node.linked
+      ? Effect.void
+      : new DiskError({ operation: "append", path, code: "ENOENT", cause: new SystemError("ENOENT") })
+  )
+  return {
+    path,
+    append: (bytes) => Effect.all([put("append", bytes), sync("append"), stillLinked], { discard: true }),
+    write: (bytes) => put("write", bytes),
+    writeAt: (bytes, offset) =>
+      Effect.all([put("writeAt", bytes, offset), sync("writeAt"), stillLinked], { discard: true }),
+    overwrite: (bytes, offset) => put("overwrite", bytes, offset),
+    readAt: (offset, length) => process.call("readAt", path, () => node.cache.read(offset, length)),
+    size: Effect.sync(() => node.cache.length),
+    truncate: (length) => process.call("truncate", path, () => node.truncate(length)),
+    sync: sync("sync")
+  }
+}
+
+const lock = (
+  process: Process,
+  path: string,
+  content: string
+): Effect.Effect<LockResult, DiskError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const { tree } = process
+    const node = yield* process.call("lock", path, () => tree.openFile(path, "append"))
+    if (node.locked) return { acquired: false, content: node.text }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        node.locked = true
+      }),
+      () =>
+        Effect.sync(() => {
+          if (process.isAlive()) node.locked = false
+        })
+    )
+    node.cache = new Content()
+    node.write(0, Buffer.from(content))
+    return { acquired: true, isInPlace: Effect.sync(() => tree.find(path) === node) }
+  })
+
+const infoOf = (node: Node): FileInfo => {
+  const isFile = node.type === "file"
+  return {
+    type: node.type,
+    size: isFile ? node.cache.length : 0,
+    mode: isFile ? 0o600 : 0o700,
+    uid: 0,
+    gid: 0,
+    links: 1
+  }
+}
+
+const diskOf = (process: Process): Disk["Type"] => {
+  const { tree } = process
+  return {
+    resolve: (path) => posix.resolve("/", path),
+    realPath: (path) =>
+      process.call("realPath", path, () => {
+        if (tree.find(path) === undefined) throw new SystemError("ENOENT")
+        return path
+      }),
+    user: Effect.succeed(undefined),
+    restrict: (path) => process.call("restrict", path, () => void tree.directoryAt(path)),
+    open: (path, mode) =>
+      Effect.map(
+        process.call("open", path, () => tree.openFile(path, mode)),
+        (node) => makeFile(process, path, node, mode)
+      ),
+    makeDirectory: (path) =>
+      process.call("makeDirectory", path, () => {
+        const found = tree.find(path)
+        if (found?.type === "file") throw new SystemError(WRONG_TYPE)
+        if (found !== undefined) return false
+        tree.change([path, new DirectoryNode()])
+        return true
+      }),
+    list: (path) => process.call("list", path, () => [...tree.directoryAt(path).entries.keys()]),
+    info: (path) =>
+      process.call("info", path, () => {
+        const node = tree.find(path)
+        return node === undefined ? undefined : infoOf(node)
+      }),
+    rename: (from, to) =>
+      process.call("rename", from, () => {
+        const node = tree.fileAt(from)
+        tree.change([from, undefined], [to, node])
+        node.linked = true
+      }),
+    remove: (path) =>
+      process.call("remove", path, () => {
+        tree.fileAt(path)
+        tree.change([path, undefined])
+      }),
+    syncDirectory: (path) =>
+      Effect.suspend(() =>
+        process.call<void>("syncDirectory", path, () => tree.syncDirectory(path), {
           step: "sync",
-          unsynced: unsynced.map(({ name }) => name),
+          unsynced: tree.unsyncedIn(path),
           skip: nothing
         })
+      ),
+    watch: (path) =>
+      Stream.asyncPush<void, DiskError>(
+        (emit) => {
+          const watcher = () => void emit.single()
+          return Effect.acquireRelease(
+            process.call("watch", path, () => {
+              const { watchers } = tree.directoryAt(path)
+              watchers.add(watcher)
+              watcher()
+              return watchers
+            }),
+            (watchers) => Effect.sync(() => watchers.delete(watcher))
+          )
+        },
+        { bufferSize: 1, strategy: "sliding" }
+      ),
+    volume: (path) =>
+      process.call("volume", path, () => ({
+        freeBytes: Math.max(0, tree.freeBytes),
+        type: "memory",
+        network: false
+      })),
+    lock: (path, content) => lock(process, path, content),
+    lockHolder: (path) =>
+      process.call("lock", path, () => {
+        const node = tree.find(path)
+        return node?.type === "file" && node.locked ? node.text : undefined
       })
+  }
+}
 
-    const lock = (path: string, content: string): Effect.Effect<LockResult, DiskError, Scope.Scope> =>
-      Effect.gen(function* () {
-        const node = yield* call("lock", path, () => openNode(path, "append"))
-        if (node.locked) {
-          const owner = node.cache.read(0, node.cache.length)
-          return { acquired: false, content: Buffer.from(owner).toString("utf8") }
-        }
-        yield* Effect.acquireRelease(
-          Effect.sync(() => {
-            node.locked = true
-          }),
-          () =>
-            Effect.sync(() => {
-              if (self === process) node.locked = false
-            })
+export const make = (): MemoryDisk => {
+  const tree = new Tree()
+  let lives = 0
+  let faultOf: (call: Call) => Fault | undefined = () => undefined
+  return {
+    startProcess: () => {
+      const life = lives
+      return diskOf(
+        new Process(
+          tree,
+          () => life === lives,
+          (call) => faultOf(call)
         )
-        node.cache = new Content()
-        node.write(0, Buffer.from(content))
-        const isInPlace = Effect.sync(() => find(path) === node)
-        return { acquired: true, isInPlace }
-      })
-
-    return {
-      resolve: (path) => posix.resolve("/", path),
-      realPath: (path) =>
-        call("realPath", path, () => {
-          if (find(path) === undefined) throw new SystemError("ENOENT")
-          return path
-        }),
-      user: Effect.succeed(undefined),
-      restrict: (path) => call("restrict", path, () => void directoryAt(path)),
-      open: (path, mode) =>
-        Effect.map(
-          call("open", path, () => openNode(path, mode)),
-          (node) => makeFile(path, node, mode)
-        ),
-      makeDirectory: (path) =>
-        call("makeDirectory", path, () => {
-          const found = find(path)
-          if (found?.type === "file") throw new SystemError(WRONG_TYPE)
-          if (found !== undefined) return false
-          change(entryOf(path, new DirectoryNode()))
-          return true
-        }),
-      list: (path) => call("list", path, () => [...directoryAt(path).entries.keys()]),
-      info: (path) =>
-        call("info", path, (): FileInfo | undefined => {
-          const node = find(path)
-          if (node === undefined) return undefined
-          const isFile = node.type === "file"
-          return {
-            type: node.type,
-            size: isFile ? node.cache.length : 0,
-            mode: isFile ? 0o600 : 0o700,
-            uid: 0,
-            gid: 0,
-            links: 1
-          }
-        }),
-      rename: (from, to) =>
-        call("rename", from, () => {
-          const node = fileAt(from)
-          change(entryOf(from, undefined), entryOf(to, node))
-          node.linked = true
-        }),
-      remove: (path) =>
-        call("remove", path, () => {
-          fileAt(path)
-          change(entryOf(path, undefined))
-        }),
-      syncDirectory,
-      watch: (path) =>
-        Stream.asyncPush<void, DiskError>(
-          (emit) => {
-            const watcher = () => void emit.single()
-            return Effect.acquireRelease(
-              call("watch", path, () => {
-                const { watchers } = directoryAt(path)
-                watchers.add(watcher)
-                watcher()
-                return watchers
-              }),
-              (watchers) => Effect.sync(() => watchers.delete(watcher))
-            )
-          },
-          { bufferSize: 1, strategy: "sliding" }
-        ),
-      volume: (path) =>
-        call("volume", path, () => ({ freeBytes: Math.max(0, freeBytes()), type: "memory", network: false })),
-      lock,
-      lockHolder: (path) =>
-        call("lock", path, () => {
-          const node = find(path)
-          if (node?.type !== "file" || !node.locked) return undefined
-          return Buffer.from(node.cache.read(0, node.cache.length)).toString("utf8")
-        })
-    }
-  }
-
-  const kill = () => {
-    process++
-    for (const file of filesIn(root)) file.locked = false
-  }
-
-  const memory: MemoryDisk = {
-    startProcess,
-    kill,
+      )
+    },
+    kill: () => {
+      lives++
+      for (const file of tree.files) file.locked = false
+    },
     cutPower: (choose) => {
-      process++
-      for (const entries of changes) if (choose(2) === 1) applyTo("durable", entries)
-      changes = []
-      const restore = (node: Node): void => {
-        if (node.type === "file") return node.cutPower(choose)
-        node.entries = new Map(node.durable)
-        for (const entry of node.entries.values()) restore(entry)
-      }
-      restore(root)
+      lives++
+      tree.cutPower(choose)
     },
     inject: (fault) => {
       faultOf = fault
     },
-    capacity: Number.POSITIVE_INFINITY
+    get capacity() {
+      return tree.capacity
+    },
+    set capacity(bytes) {
+      tree.capacity = bytes
+    }
   }
-  return memory
 }
