@@ -348,22 +348,25 @@ let addon: Promise<typeof Native> | undefined
  * The kernel's locks, of which Node knows nothing: a native addon, loaded when the first one is taken. So whoever only
  * imports this package, or runs on a disk of his own, needs none.
  */
-const native = (target: string): Effect.Effect<typeof Native, DiskError> =>
-  Effect.tryPromise({
+const native = (target: string): Effect.Effect<typeof Native, DiskError> => {
+  const noLocks = (text: string, cause?: unknown) =>
+    new DiskError({ operation: "lock", path: target, code: NO_LOCKS, cause: new Error(text, { cause }) })
+  if (process.versions.deno !== undefined) return Effect.fail(noLocks(NOT_ON_DENO))
+  return Effect.tryPromise({
     try: () => (addon ??= import("fs-native-extensions")),
     catch: (cause) =>
-      new DiskError({
-        operation: "lock",
-        path: target,
-        code: NO_LOCKS,
-        cause: new Error(
-          `fs-native-extensions, which takes the kernel's locks, cannot be loaded on ${process.platform}-${process.arch}. ` +
-            `On Alpine use an image with glibc (node:22-slim); if you bundle, leave fs-native-extensions out of the bundle; ` +
-            `otherwise install it again`,
-          { cause }
-        )
-      })
+      noLocks(
+        `fs-native-extensions, which takes the kernel's locks, cannot be loaded on ${process.platform}-${process.arch}. ` +
+          `On Alpine use an image with glibc (node:22-slim); if you bundle, leave fs-native-extensions out of the bundle; ` +
+          `otherwise install it again`,
+        cause
+      )
   })
+}
+
+/** The attempt would end the process: Deno lacks functions of libuv that the addon is linked to. */
+const NOT_ON_DENO =
+  "Deno cannot load fs-native-extensions, which takes the kernel's locks: run this program by Node"
 
 /**
  * Loads what takes the locks, for a process that is about to give up the right to read it.

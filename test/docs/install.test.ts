@@ -235,6 +235,8 @@ const workplace = async ({ complains, env = {}, explains, name, row, tool }: Man
       return ""
     },
     follow,
+    /** Runs a line that may fail. */
+    run: (line: string) => shell(line, folder, variables),
     set: (name: string, value: string) => void (variables[name] = value)
   }
 }
@@ -346,8 +348,8 @@ const INSTALLATION = ["package.json", "package-lock.json", "node_modules"]
 const copy = (from: string, to: string) => fs.cpSync(from, to, { recursive: true, verbatimSymlinks: true })
 
 /** A folder in which getting started was followed as far as its installation. */
-const installed = async () => {
-  const place = await workplace(npm)
+const installed = async (tool?: string) => {
+  const place = await workplace({ ...npm, ...(tool === undefined ? {} : { tool }) })
   if (fs.existsSync(kept)) copy(kept, place.folder)
   else for (const line of commandsOf(FIRST)) if (/^npm /.test(line)) await place.follow(line)
   return place
@@ -392,6 +394,58 @@ test("the README's line installs what its program needs", { timeout: 600_000 }, 
   await place.follow("npx tsx first-program.ts")
   expect(await place.follow("npx effect-audit status --directory audit")).toMatch(/2 delivered/)
 })
+
+// ---------------------------------------------------------------------------------------- another runtime
+
+/** The program of getting started, run by another runtime; its outcome, and the folder. */
+const runBy = async (tool: string, line: string) => {
+  const place = await installed(tool)
+  const database = await withDatabase()
+  place.set("AUDIT_MYSQL_URL", database.url)
+  for (const step of stepsOf(FIRST))
+    if (step.command === undefined) await place.step(step, path.basename)
+    else if (step.command.includes("migrate")) await place.follow(step.command)
+  return { place, database, ended: await place.run(line) }
+}
+
+describe.runIf(isLong)("docs/deploying.md, on another runtime", () => {
+  test("Bun delivers", { timeout: 600_000 }, async () => {
+    const { database, ended, place } = await runBy("bun@1", "bun getting-started.ts")
+    expect(ended.code, ended.output).toBe(0)
+    expect(await database.query(USE)).toMatchObject([{ user_name: "li", prompt: "a red fox" }])
+    expect(await place.follow("npx effect-audit status --directory audit")).toMatch(/2 delivered/)
+  })
+
+  test(
+    "Deno is refused a queue on disk, with a sentence, and runs tests in memory",
+    { timeout: 600_000 },
+    async () => {
+      const { ended, place } = await runBy("deno@2", "deno run -A getting-started.ts")
+      expect(ended.output).toContain("Deno cannot load fs-native-extensions, which takes the kernel's locks")
+      expect(ended.code).toBe(1)
+      const command = await place.run(
+        "deno run -A node_modules/effect-audit/dist/cli/main.js status -d audit"
+      )
+      expect(command.output).not.toContain("symbol lookup")
+      fs.writeFileSync(path.join(place.folder, "memory.ts"), IN_MEMORY)
+      const { code, output } = await place.run("deno run -A memory.ts")
+      expect(code, output).toBe(0)
+      expect(output).toContain("1 delivered")
+    }
+  )
+})
+
+const IN_MEMORY = `
+  import { Effect } from "effect"
+  import { Audit, logUse, UseLog } from "effect-audit"
+  import { AuditTest } from "effect-audit/testing"
+  const program = Effect.gen(function* () {
+    yield* logUse({ userName: "li", prompt: "a red fox", status: "success" })
+    yield* Audit.flush
+    console.log((yield* AuditTest.delivered(UseLog)).length, "delivered")
+  })
+  await Effect.runPromise(Effect.provide(program, AuditTest.layer))
+`
 
 // ---------------------------------------------------------------------------------------- another Effect
 
