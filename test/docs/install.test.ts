@@ -381,18 +381,24 @@ test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, as
   expect(outside.filter((name) => !["fs-native-extensions", "@libsql/client"].includes(name))).toEqual([])
 })
 
-test("the README's line installs what its program needs", { timeout: 600_000 }, async () => {
-  const place = await installed()
-  for (const line of commandsOf("README.md")) if (INSTALLS.test(line)) await place.follow(line)
-  await place.step(
-    stepsOf("README.md").find((step) => step.command === undefined)!,
-    path.basename
-  )
-  const check = commandsOf(FIRST).find((line) => line.startsWith("npx tsc"))!
-  await place.follow(check.replace("getting-started.ts", "first-program.ts"))
+test("README.md, as it is written, in an empty folder", { timeout: 600_000 }, async () => {
+  const place = await workplace(npm)
+  let program = ""
+  for (const step of stepsOf("README.md")) {
+    if (step.command === undefined) program = step.code
+    // the others are for those who cloned it
+    if (step.command === undefined || INSTALLS.test(step.command)) await place.step(step)
+  }
+  const [, line] = /^ \* {5}(npx tsx \S+)$/m.exec(program)!
   // without a URL it delivers to SQLite
-  await place.follow("npx tsx first-program.ts")
-  expect(await place.follow("npx effect-audit status --directory audit")).toMatch(/2 delivered/)
+  await place.follow(line!)
+  expect(await place.follow("npx effect-audit status")).toMatch(/2 delivered/)
+  const database = await withDatabase()
+  place.set("AUDIT_MYSQL_URL", database.url)
+  await place.follow("npx effect-audit migrate")
+  await place.follow(line!)
+  expect(await place.follow("npx effect-audit status")).toMatch(/4 delivered/)
+  expect(await database.query(USE)).toMatchObject([{ user_name: "li", prompt: "a red fox" }])
 })
 
 // ---------------------------------------------------------------------------------------- another runtime
