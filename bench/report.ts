@@ -6,14 +6,31 @@
 import * as fs from "node:fs"
 import type { Row } from "./measure.js"
 
-const MARKS = /(<!-- results -->\n)[^]*(\n<!-- end of results -->)/
+const MARKS = /(<!-- results -->\n)([^]*)(\n<!-- end of results -->)/
 
-export const writeReadme = (file: string, machine: string, rows: ReadonlyArray<Row>): void => {
+/** Where a part of the works was measured again, the line about the others stays as it is. */
+const machines = (before: string, machine: string, part: ReadonlyArray<string>): ReadonlyArray<string> => {
+  if (part.length === 0) return [machine]
+  const [said = ""] = before.split("### Goals", 1)
+  const others = said
+    .split("\n")
+    .filter((line) => line !== "" && !part.some((work) => line.startsWith(`${work}: `)))
+  return [...others, ...part.map((work) => `${work}: ${machine}`)]
+}
+
+/** `part` names the works that were measured, if others keep what they had. */
+export const writeReadme = (
+  file: string,
+  machine: string,
+  rows: ReadonlyArray<Row>,
+  part: ReadonlyArray<string>
+): void => {
   const text = fs.readFileSync(file, "utf8")
-  if (!MARKS.test(text)) throw new Error(`${file} has no marks for the results`)
+  const before = MARKS.exec(text)?.[2]
+  if (before === undefined) throw new Error(`${file} has no marks for the results`)
   const goals = rows.filter(({ goal }) => goal !== null)
   const results = [
-    machine,
+    ...machines(before, machine, part),
     "### Goals",
     table(
       ["work", "subject", "goal", "ratio", "measured", "met"],
@@ -43,7 +60,7 @@ export const writeReadme = (file: string, machine: string, rows: ReadonlyArray<R
   ]
   fs.writeFileSync(
     file,
-    text.replace(MARKS, (_, start: string, end: string) => `${start}\n${results.join("\n\n")}\n${end}`)
+    text.replace(MARKS, (_, start: string, __, end: string) => `${start}\n${results.join("\n\n")}\n${end}`)
   )
 }
 

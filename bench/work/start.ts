@@ -20,14 +20,20 @@ const EFFECT = 'node -e import("effect")'
 const GOAL = 1.1
 
 /** Calls of the command that need neither a driver nor classes of events. */
-const ALONE = [["--help"], ["--version"], ["status"], ["dead", "list"], ["verify"]]
+const ALONE = [
+  ["--help"],
+  ["--version"],
+  ["status"],
+  ["dead", "list"],
+  ["verify"],
+  ["doctor"],
+  ["migrate", "--print"]
+]
 
-/** Calls that load the program's Effect, with or without its driver and classes. */
+/** Calls that load the program's Effect, for its driver, its classes of events, or both. */
 const callsBesideEffect = (file: string, events: string, url: string | undefined) => {
-  const withEvents = (call: ReadonlyArray<string>) => [call, [...call, "--events", events]]
-  return [
-    ["migrate", "--print"],
-    ["doctor"],
+  const withEvents = (call: ReadonlyArray<string>) => [...call, "--events", events]
+  const withDriver = [
     ["doctor", "--sqlite", file],
     ["flush", "--sqlite", file],
     ...(url === undefined
@@ -36,7 +42,8 @@ const callsBesideEffect = (file: string, events: string, url: string | undefined
           ["doctor", "--url", url],
           ["flush", "--url", url]
         ])
-  ].flatMap(withEvents)
+  ]
+  return [...withDriver, ...[["verify"], ["doctor"], ["migrate", "--print"], ...withDriver].map(withEvents)]
 }
 
 /** A class of events as programs have them. */
