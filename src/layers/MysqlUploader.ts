@@ -11,7 +11,7 @@ import type { ConnectionSettings } from "../internal/database/mysql/endpoints.js
 import { endpointsOf, warnOfSpellings } from "../internal/database/mysql/endpoints.js"
 import { classify, helpsElsewhere, toUploadError } from "../internal/database/mysql/errors.js"
 import * as Migrate from "../internal/database/mysql/migrate.js"
-import { makeSessions } from "../internal/database/mysql/sessions.js"
+import { makeSessions, type Use } from "../internal/database/mysql/sessions.js"
 import { makeStore } from "../internal/database/mysql/store.js"
 import type { Table } from "../internal/database/mysql/table.js"
 import { describe } from "../internal/database/mysql/table.js"
@@ -125,14 +125,15 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
       )
     const withTable = <A, E>(
       definition: AuditEvent.Any,
-      use: (table: Table, session: Session) => Effect.Effect<A, E>
+      use: (table: Table, session: Session) => Effect.Effect<A, E>,
+      how?: Use
     ) =>
       withSession((session) => {
         const known = described.get(session)?.get(definition)
         return known === undefined
           ? Effect.flatMap(look(session, definition), (table) => use(table, session))
           : use(known, session)
-      })
+      }, how)
 
     return {
       concurrency,

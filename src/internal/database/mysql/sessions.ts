@@ -8,7 +8,7 @@ import type { Session } from "./connection.js"
 import { open } from "./connection.js"
 import type { ConnectionSettings, Endpoint } from "./endpoints.js"
 import { endpointsOf } from "./endpoints.js"
-import { classify, endsConnection, isBusy, toUploadError } from "./errors.js"
+import { classify, endsConnection, isBusy, READ_ONLY, toUploadError } from "./errors.js"
 import { monotonicMillis } from "../../monotonic.js"
 import { Doubted } from "../doubt.js"
 import { Refused } from "../narrow.js"
@@ -18,6 +18,17 @@ type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, 
 interface Kept {
   readonly session: Session
   readonly scope: Scope.CloseableScope
+  /** whether the server said that it takes no writes, and no other one was there */
+  isLastResort: boolean
+}
+
+/** How a session is used. */
+export interface Use {
+  /**
+   * Whether to begin once more, with another session, where the server turns out to take no writes any more: a planned
+   * switch-over then costs no backoff. What was begun must be harmless to begin again.
+   */
+  readonly mayRepeat?: boolean
 }
 
 /** milliseconds for which a server that hung is tried after all others */
@@ -56,7 +67,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
           Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
           Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
         )
-        return { session, scope }
+        return { session, scope, isLastResort: false }
       })
 
     const isReadOnly = ({ scope, session }: Kept, restore: Restore): Effect.Effect<boolean, UploadError> =>
@@ -124,6 +135,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
             return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
           }
           found = secondary
+          found.isLastResort = true
           secondaries.delete(secondary.session.endpoint)
         }
         turn = endpoints.indexOf(found.session.endpoint)
@@ -147,8 +159,8 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
       if (isOpenQuestion || (failure instanceof Refused && !endsConnection(failure))) {
         return Effect.sync(() => idle.push(kept))
       }
-      const error = failure instanceof Doubted ? failure.error : failure
-      if (error instanceof UploadError) {
+      const error = errorIn(failure)
+      if (error !== undefined) {
         const { endpoint } = kept.session
         remember(endpoint, error)
         if (error.class === "transient" && (!isBusy(error) || hangs(endpoint, error))) turn++
@@ -157,28 +169,56 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
     }
 
     // few steps, since all of them lie between an answer of the server and its next statement
+    const run = <A, E>(
+      use: (session: Session) => Effect.Effect<A, E | UploadError>,
+      restore: Restore,
+      mayRepeat: boolean
+    ): Effect.Effect<A, E | UploadError> =>
+      Effect.flatMap(idleOrNew(restore), (kept) =>
+        Effect.matchCauseEffect(restore(Effect.suspend(() => use(kept.session))), {
+          onSuccess: (value) => {
+            hungUntil.delete(kept.session.endpoint.host)
+            idle.push(kept)
+            return Effect.succeed(value)
+          },
+          onFailure: (cause) =>
+            Effect.zipRight(
+              giveBack(kept, cause),
+              mayRepeat && hasSwitched(kept, cause)
+                ? Effect.zipRight(closeIdle, run(use, restore, false))
+                : Effect.failCause(cause)
+            )
+        })
+      )
+
+    /** They are with the same server. */
+    const closeIdle = Effect.suspend(() =>
+      Effect.forEach(idle.splice(0), ({ scope }) => Scope.close(scope, Exit.void), { discard: true })
+    )
+
     return <A, E>(
-      use: (session: Session) => Effect.Effect<A, E | UploadError>
+      use: (session: Session) => Effect.Effect<A, E | UploadError>,
+      { mayRepeat = false }: Use = {}
     ): Effect.Effect<A, E | UploadError> =>
       Effect.uninterruptibleMask((restore) =>
         Effect.zipRight(
           restore(permits.take(1)),
-          Effect.matchCauseEffect(
-            Effect.flatMap(idleOrNew(restore), (kept) =>
-              Effect.matchCauseEffect(restore(Effect.suspend(() => use(kept.session))), {
-                onSuccess: (value) => {
-                  hungUntil.delete(kept.session.endpoint.host)
-                  idle.push(kept)
-                  return Effect.succeed(value)
-                },
-                onFailure: (cause) => Effect.zipRight(giveBack(kept, cause), Effect.failCause(cause))
-              })
-            ),
-            {
-              onSuccess: (value) => Effect.as(permits.release(1), value),
-              onFailure: (cause) => Effect.zipRight(permits.release(1), Effect.failCause(cause))
-            }
-          )
+          Effect.matchCauseEffect(run(use, restore, mayRepeat), {
+            onSuccess: (value) => Effect.as(permits.release(1), value),
+            onFailure: (cause) => Effect.zipRight(permits.release(1), Effect.failCause(cause))
+          })
         )
       )
   })
+
+/** What ended the use of a session, as long as no event is to blame. */
+const errorIn = (failure: unknown): UploadError | undefined => {
+  const error = failure instanceof Doubted ? failure.error : failure
+  return error instanceof UploadError ? error : undefined
+}
+
+/** Whether a server that took writes takes none any more. */
+const hasSwitched = ({ isLastResort }: Kept, cause: Cause.Cause<unknown>): boolean => {
+  const error = errorIn(Option.getOrUndefined(Cause.failureOption(cause)))
+  return !isLastResort && error?.class === "transient" && READ_ONLY.includes(Number(error.code))
+}

@@ -35,7 +35,7 @@ import {
 } from "./errors.js"
 import { rowsAsText, rowWithParameters } from "./literals.js"
 import { presenceOf } from "./presence.js"
-import type { makeSessions } from "./sessions.js"
+import type { makeSessions, Use } from "./sessions.js"
 import type { Table } from "./table.js"
 import { bytesOf } from "./table.js"
 
@@ -48,7 +48,8 @@ interface Target {
   /** Runs with a session, and with the table of a kind as it was found by that session. */
   readonly withTable: <A, E>(
     definition: AuditEvent.Any,
-    use: (table: Table, session: Session) => Effect.Effect<A, E>
+    use: (table: Table, session: Session) => Effect.Effect<A, E>,
+    how?: Use
   ) => Effect.Effect<A, E | UploadError>
   /** as they were looked at last: a good guess of what a statement may hold, before there is a session for it */
   readonly tables: ReadonlyMap<AuditEvent.Any, Table>
@@ -192,7 +193,7 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
   }
   const attempt = (from: number, to: number): Effect.Effect<void, Refused | Doubted | UploadError> => {
     const stored = Effect.map(
-      withTable(definition, (table, session) => storePart(table, session, from, to)),
+      withTable(definition, (table, session) => storePart(table, session, from, to), { mayRepeat: true }),
       () => {
         done = to
       }
