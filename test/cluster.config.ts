@@ -4,6 +4,7 @@ import { defineConfig } from "vitest/config"
 export default defineConfig({
   test: {
     include: ["test/cluster/*.test.ts"],
+    globalSetup: "test/support/shared.global.ts",
     pool: "forks",
     fileParallelism: false,
     testTimeout: 600_000,

@@ -15,10 +15,14 @@ import { type Node, queryOn, stopAll, until } from "./node.js"
 /** Three members. */
 export interface Group {
   readonly members: ReadonlyArray<Node>
+  /** Whether they can be cut off; then all have one port, each at an address of its own. */
+  readonly isApart: boolean
   /** The member that the others hold for the primary, once there is one. */
   readonly primary: () => Promise<Node>
   /** Makes a group of members that are all outside of one, which no member does by itself. */
   readonly bootstrap: () => Promise<void>
+  /** Makes the member the primary, as for a maintenance of the present one. */
+  readonly switchTo: (member: Node) => Promise<void>
   readonly stop: () => Promise<void>
 }
 
@@ -30,6 +34,7 @@ export const startGroup = async (): Promise<Group> => {
   const network = makeNetwork(SIZE)
   const sites = network?.sites ?? Array.from({ length: SIZE }, () => LOOPBACK)
   const ports = await Promise.all(sites.map(freePort))
+  const port = await freePort()
   const seeds = sites.map(({ host }, index) => `${host}:${ports[index]!}`)
   const members: Array<Node> = []
   const stop = async () => {
@@ -42,9 +47,10 @@ export const startGroup = async (): Promise<Group> => {
         flavour: "mysql",
         host: site.host,
         under: site.under,
+        ...(network === undefined ? {} : { port }),
         args: argumentsOf(index, site.host, seeds, network?.range ?? "127.0.0.1/8"),
         // it knows no account of the others yet
-        firstArgs: ["--loose-group-replication-start-on-boot=OFF"]
+        firstArgs: ["--loose-group-replication-start-on-boot=OFF", "--super-read-only=OFF"]
       })
       const member = memberOf(`m${index + 1}`, server, network === undefined ? undefined : site)
       members[index] = member
@@ -53,8 +59,12 @@ export const startGroup = async (): Promise<Group> => {
     await Promise.all(starting)
     const group: Group = {
       members,
+      isApart: network !== undefined,
       primary: () => primaryOf(members),
       bootstrap: () => bootstrap(members),
+      switchTo: async ({ query }) => {
+        await query("SELECT group_replication_set_as_primary(@@server_uuid)")
+      },
       stop
     }
     await group.bootstrap()
@@ -89,10 +99,11 @@ const argumentsOf = (index: number, host: string, seeds: ReadonlyArray<string>, 
   "--performance-schema=ON",
   "--skip-name-resolve",
   `--report-host=${host}`,
+  // else a member that is outside of its group takes writes that the others do not have
+  "--super-read-only=ON",
   "--plugin-load-add=group_replication.so",
   ...Object.entries({
     "group-name": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
-    // else a member that was started again would take writes of its own, outside of its group
     "start-on-boot": "ON",
     "bootstrap-group": "OFF",
     "communication-stack": "XCOM",

@@ -1,6 +1,6 @@
 /**
- * Oracle's MySQL out of Debian's packages, unpacked into the cache of the user: nothing is installed, nothing
- * of the system changes, and no root is needed.
+ * Oracle's MySQL, and its Router, out of Debian's packages, unpacked into the cache of the user: nothing is
+ * installed, nothing of the system changes, and no root is needed.
  *
  * @module
  */
@@ -12,12 +12,11 @@ import { promisify } from "node:util"
 
 const run = promisify(execFile)
 
-const PACKAGE = "mysql-server-core"
 // the only suite that has it
 const SUITE = "sid"
 const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-/** A command that starts the server: the program, and what stands before all other arguments. */
+/** A command that starts a program: its loader, and what stands before all other arguments. */
 export interface Command {
   readonly server: string
   readonly args: ReadonlyArray<string>
@@ -30,15 +29,55 @@ export const cacheDirectory = (): string => {
   return path.join(cache, "effect-audit")
 }
 
-const NAME = "mysql-server"
+/** A program out of a package. */
+interface Program {
+  /** in Debian */
+  readonly package: string
+  /** of its directory in the cache */
+  readonly name: string
+  /** The file, below /usr. */
+  readonly file: string
+  /** Where its own libraries lie, below /usr/lib. */
+  readonly libraries: string
+  /** What stands before all other arguments, by what lies below /usr. */
+  readonly args: (usr: string) => ReadonlyArray<string>
+}
+
+const MYSQL: Program = {
+  package: "mysql-server-core",
+  name: "mysql-server",
+  file: "sbin/mysqld",
+  libraries: "mysql/private",
+  args: (usr) => {
+    const share = path.join(usr, "share", "mysql")
+    return [
+      "--no-defaults",
+      `--basedir=${usr}`,
+      `--lc-messages-dir=${share}`,
+      `--character-sets-dir=${path.join(share, "charsets")}`,
+      `--plugin-dir=${path.join(usr, "lib", "mysql", "plugin")}`
+    ]
+  }
+}
+
+const ROUTER: Program = {
+  package: "mysql-router",
+  name: "mysql-router",
+  file: "bin/mysqlrouter",
+  libraries: "mysql-router",
+  args: () => []
+}
 
 /** The server that {@link unpackMysql} has left in the cache. */
-export const unpackedMysql = (): Command | undefined => commandIn(path.join(cacheDirectory(), NAME))
+export const unpackedMysql = (): Command | undefined => unpacked(MYSQL)
+
+const unpacked = (program: Program): Command | undefined =>
+  commandIn(path.join(cacheDirectory(), program.name), program)
 
 /** By its own loader, since it needs a newer libc than that of the stable release. */
-const commandIn = (root: string): Command | undefined => {
+const commandIn = (root: string, { args, file, libraries: own }: Program): Command | undefined => {
   const usr = path.join(root, "usr")
-  const server = path.join(usr, "sbin", "mysqld")
+  const server = path.join(usr, file)
   const find = (pattern: RegExp, ...directories: ReadonlyArray<string>) =>
     directories
       .filter((directory) => fs.existsSync(directory))
@@ -47,53 +86,48 @@ const commandIn = (root: string): Command | undefined => {
   const loader = find(/^ld-linux.*\.so\.\d+$/, path.join(usr, "lib64"), path.join(usr, "lib"))
   const libraries = find(/-linux-gnu$/, path.join(usr, "lib"))
   if (!fs.existsSync(server) || loader === undefined || libraries === undefined) return undefined
-  const lib = path.join(usr, "lib", "mysql")
-  const share = path.join(usr, "share", "mysql")
-  return {
-    server: loader,
-    args: [
-      ...["--library-path", `${libraries}:${path.join(lib, "private")}`, server],
-      "--no-defaults",
-      `--basedir=${usr}`,
-      `--lc-messages-dir=${share}`,
-      `--character-sets-dir=${path.join(share, "charsets")}`,
-      `--plugin-dir=${path.join(lib, "plugin")}`
-    ]
-  }
+  const paths = [libraries, path.join(usr, "lib", own)]
+  return { server: loader, args: ["--library-path", paths.join(":"), server, ...args(usr)] }
 }
 
 /**
  * Downloads the packages (60 MB) with an apt state of its own, unpacks them (270 MB), and says where the server is.
  * Whole or not at all: an interrupted download is not taken for a server, and two runs at once are harmless.
  */
-export const unpackMysql = async (): Promise<Command> => {
+export const unpackMysql = (): Promise<Command> => unpack(MYSQL)
+
+/** MySQL Router (25 MB, 100 MB unpacked), as it is in the cache, or downloaded now. */
+export const unpackRouter = async (): Promise<Command> => unpacked(ROUTER) ?? (await unpack(ROUTER))
+
+const unpack = async (program: Program): Promise<Command> => {
   const parent = cacheDirectory()
   fs.mkdirSync(parent, { recursive: true })
-  removeLeftovers(parent)
-  const work = fs.mkdtempSync(path.join(parent, `${NAME}.`))
+  removeLeftovers(parent, program.name)
+  const work = fs.mkdtempSync(path.join(parent, `${program.name}.`))
   try {
     const root = path.join(work, "root")
     fs.mkdirSync(root)
-    for (const file of await download(path.join(work, "apt"))) await run("dpkg", ["-x", file, root])
-    const command = commandIn(root)
-    if (command === undefined) throw new Error(`${PACKAGE} has another layout`)
+    for (const file of await download(program.package, path.join(work, "apt")))
+      await run("dpkg", ["-x", file, root])
+    const command = commandIn(root, program)
+    if (command === undefined) throw new Error(`${program.package} has another layout`)
     // a kernel or processor that it cannot run on shows here
     await run(command.server, [...command.args, "--version"])
     try {
-      fs.renameSync(root, path.join(parent, NAME))
+      fs.renameSync(root, path.join(parent, program.name))
     } catch (error) {
       // another run was faster
-      if (unpackedMysql() === undefined) throw error
+      if (unpacked(program) === undefined) throw error
     }
-    return unpackedMysql()!
+    return unpacked(program)!
   } finally {
     fs.rmSync(work, { recursive: true, force: true })
   }
 }
 
 /** What runs that were killed have left, an hour ago or earlier. */
-const removeLeftovers = (parent: string): void => {
-  for (const name of fs.readdirSync(parent).filter((name) => name.startsWith(`${NAME}.`))) {
+const removeLeftovers = (parent: string, of: string): void => {
+  for (const name of fs.readdirSync(parent).filter((name) => name.startsWith(`${of}.`))) {
     const directory = path.join(parent, name)
     const age = Date.now() - (fs.statSync(directory, { throwIfNoEntry: false })?.mtimeMs ?? Infinity)
     if (age > 3_600_000) fs.rmSync(directory, { recursive: true, force: true })
@@ -101,12 +135,12 @@ const removeLeftovers = (parent: string): void => {
 }
 
 /** Downloads the package and all that it needs, from the first of the system's mirrors that has them. */
-const download = async (home: string): Promise<ReadonlyArray<string>> => {
+const download = async (name: string, home: string): Promise<ReadonlyArray<string>> => {
   if (!fs.existsSync(KEYRING)) throw new Error("this is no Debian")
   let failure: unknown
   for (const [index, mirror] of (await mirrors()).entries()) {
     try {
-      return await downloadFrom(mirror, path.join(home, String(index)))
+      return await downloadFrom(name, mirror, path.join(home, String(index)))
     } catch (error) {
       failure ??= error
     }
@@ -121,7 +155,11 @@ const mirrors = async (): Promise<ReadonlyArray<string>> => {
   return [...new Set(stdout.split("\n").filter((line) => line !== ""))]
 }
 
-const downloadFrom = async (mirror: string, state: string): Promise<ReadonlyArray<string>> => {
+const downloadFrom = async (
+  wanted: string,
+  mirror: string,
+  state: string
+): Promise<ReadonlyArray<string>> => {
   const at = (name: string) => path.join(state, name)
   for (const name of ["lists", "archives"]) fs.mkdirSync(path.join(at(name), "partial"), { recursive: true })
   fs.writeFileSync(at("sources.list"), `deb [signed-by=${KEYRING}] ${mirror} ${SUITE} main\n`)
@@ -141,7 +179,7 @@ const downloadFrom = async (mirror: string, state: string): Promise<ReadonlyArra
   const options = Object.entries(settings).flatMap(([name, value]) => ["-o", `${name}=${value}`])
   const apt = (...args: ReadonlyArray<string>) => run("apt-get", ["-q", "-y", ...options, ...args])
   await apt("update")
-  await apt("install", "--download-only", PACKAGE)
+  await apt("install", "--download-only", wanted)
   return fs
     .readdirSync(at("archives"))
     .filter((name) => name.endsWith(".deb"))

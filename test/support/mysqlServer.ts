@@ -91,6 +91,8 @@ export interface ServerOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Where it listens: 127.0.0.1, or an address of the namespace that it runs in, where root's account is to be made. */
   readonly host?: string
+  /** Its port there; without it a free one. */
+  readonly port?: number
   /** What it is started by, before its own command: `ip netns exec NAME`. */
   readonly under?: ReadonlyArray<string>
   /** Where the data live. The caller's to remove; without it they are gone after `stop`. */
@@ -134,7 +136,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   fs.mkdirSync(dataDirectory, { recursive: true })
   const account = await serverAccount(programs, [home, dataDirectory])
   const host = options.host ?? "127.0.0.1"
-  const port = await freePort()
+  const port = options.port ?? (await freePort())
   const rootUrl = `mysql://root@${host}:${port}`
 
   const serverArguments = [

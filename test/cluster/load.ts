@@ -1,0 +1,161 @@
+/**
+ * Events at a steady rate into an audit log of this process, and how their delivery goes on from phase to phase.
+ *
+ * @module
+ */
+import { assert } from "@effect/vitest"
+import { Clock, Effect, Fiber, Redacted, Schedule } from "effect"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { openAudit } from "../support/auditHere.js"
+import { uploaderOf } from "../support/mysql.js"
+import { temporaryDirectory } from "../support/queue.js"
+import { type Node, until } from "./node.js"
+
+/** What was seen between two moments. */
+interface Phase {
+  readonly name: string
+  /** milliseconds that each append took */
+  readonly appends: Array<number>
+  /** why uploads failed */
+  readonly codes: Array<string>
+  /** the longest time without a delivery, milliseconds */
+  gap: number
+}
+
+const percentile = (values: ReadonlyArray<number>, share: number) =>
+  [...values].sort((a, b) => a - b)[Math.floor(share * (values.length - 1))] ?? Number.NaN
+
+const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
+
+/** Records so many events a second until it is told to finish; the scope closes the audit log. */
+export const startLoad = (options: MysqlUploader.Options, perSecond: number) =>
+  Effect.gen(function* () {
+    const phases: Array<Phase> = []
+    const enter = (name: string) =>
+      Effect.sync(() => void phases.push({ name, appends: [], codes: [], gap: 0 }))
+    yield* enter("before")
+    const uploader = yield* uploaderOf(options)
+    const observed: Uploader["Type"] = {
+      ...uploader,
+      upload: (batch) =>
+        Effect.tapError(uploader.upload(batch), ({ code }) =>
+          Effect.sync(() => void phases.at(-1)!.codes.push(code))
+        )
+    }
+    const audit = yield* openAudit({ directory: yield* temporaryDirectory }, { uploader: observed })
+
+    const ids = new Set<string>()
+    let least = Number.POSITIVE_INFINITY
+    const record = Effect.gen(function* () {
+      const phase = phases.at(-1)!
+      const start = yield* now
+      const { eventId } = yield* audit.use("a red fox in the snow, in the style of a woodcut")
+      phase.appends.push((yield* now) - start)
+      ids.add(eventId)
+    })
+    const producer = yield* Effect.fork(
+      Effect.gen(function* () {
+        const start = yield* now
+        while (ids.size < least) {
+          const due = Math.floor((((yield* now) - start) / 1000) * perSecond)
+          yield* Effect.replicateEffect(record, due - ids.size, { concurrency: "unbounded", discard: true })
+          yield* Effect.sleep("20 millis")
+        }
+      })
+    )
+
+    let delivered = 0
+    let last = yield* now
+    const observer = yield* Effect.gen(function* () {
+      const status = yield* audit.status
+      const at = yield* now
+      const phase = phases.at(-1)!
+      phase.gap = Math.max(phase.gap, at - last)
+      if (status.delivered > delivered) {
+        delivered = status.delivered
+        last = at
+      }
+    }).pipe(Effect.repeat(Schedule.spaced("25 millis")), Effect.fork)
+
+    /** Records on until there are so many, delivers all, prints what was seen, and judges. */
+    const finish = (events: number, nodes: ReadonlyArray<Node>) =>
+      Effect.gen(function* () {
+        least = events
+        yield* Fiber.join(producer)
+        yield* Effect.retry(audit.flush, { schedule: Schedule.spaced("100 millis"), times: 100 })
+        yield* Fiber.interrupt(observer)
+        console.log(`${ids.size} events, ${perSecond} a second; milliseconds`)
+        console.table(
+          phases.map(({ appends, codes, gap, name }) => ({
+            phase: name,
+            events: appends.length,
+            "append, median": Math.round(percentile(appends, 0.5)),
+            "append, 99 %": Math.round(percentile(appends, 0.99)),
+            "longest gap in delivery": Math.round(gap),
+            codes: codes.join(" ")
+          }))
+        )
+        yield* Effect.promise(() => eachOnceOn(nodes, options.database!, ids))
+        const { accepted, dead, failure, missing, state, waiting } = yield* audit.status
+        assert.deepStrictEqual(
+          { accepted, dead, failure, missing, state, waiting },
+          { accepted: ids.size, dead: 0, failure: undefined, missing: 0, state: "idle", waiting: 0 }
+        )
+        // an append that waited for a server would wait for a time-out of seconds
+        for (const { appends, name } of phases) assert.isBelow(percentile(appends, 0.5), 1000, name)
+      })
+
+    return { audit, ids, enter, phases, finish }
+  })
+
+let databases = 0
+
+/**
+ * A database with the tables, made on a node that takes writes, and how an account with the right to INSERT connects.
+ * Nothing is dropped: the servers are not kept.
+ */
+export const prepare = async (node: Node, nodes: ReadonlyArray<Node>) => {
+  const database = `audit_${++databases}`
+  const username = `writer_${databases}`
+  const password = "secret"
+  await node.query(
+    `CREATE DATABASE ${database} CHARACTER SET utf8mb4`,
+    `CREATE USER ${username}@'%' IDENTIFIED BY '${password}'`,
+    `GRANT INSERT ON ${database}.* TO ${username}@'%'`
+  )
+  const { host, port } = node.server
+  await Effect.runPromise(MysqlUploader.migrate({ host, port, username: "root", database }))
+  return {
+    database,
+    username,
+    password: Redacted.make(password),
+    // MySQL's passwords go over a network that is no loopback
+    serverPublicKey: "trust",
+    hosts: nodes.map(({ server }) => `${server.host}:${server.port}`),
+    connectTimeout: "2 seconds",
+    statementTimeout: "3 seconds"
+  } satisfies MysqlUploader.Options
+}
+
+/** Each of the events is once on each of the nodes, which may be behind for a while, and nothing else is. */
+export const eachOnceOn = async (
+  nodes: ReadonlyArray<Node>,
+  database: string,
+  ids: ReadonlySet<string>
+): Promise<void> => {
+  const expected = [...ids].map((id) => id.replaceAll("-", "").toUpperCase()).sort()
+  for (const { query, name } of nodes) {
+    const table = `${database}.${UseLog.table}`
+    await until(`${name} has all rows`, async () => {
+      const [count] = await query<{ n: number }>(`SELECT COUNT(*) AS n FROM ${table}`)
+      return count!.n >= expected.length
+    })
+    const stored = await query<{ id: string }>(`SELECT HEX(event_id) AS id FROM ${table}`)
+    assert.isTrue(
+      JSON.stringify(stored.map(({ id }) => id).sort()) === JSON.stringify(expected),
+      `${name} has ${stored.length} rows for ${expected.length} events`
+    )
+  }
+}
