@@ -59,14 +59,14 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
         : writeWithin(group)
 
     const writeWithin = (group: Group): Effect.Effect<void> => {
-      const { bytes, entries } = group
+      const { bytes, lines } = group
       const exceeded = space.take(bytes.length)
       if (exceeded !== undefined) {
         refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...exceeded }))
         return Effect.void
       }
       // a number that is rounded names another line's segment, and no cursor can hold it
-      if (ledger.next() + entries.length > MAX_SEQUENCE + 1) {
+      if (ledger.next() + lines > MAX_SEQUENCE + 1) {
         refuse(group, numbersUsedUp(directory))
         return Effect.void
       }
@@ -75,14 +75,14 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
     }
 
     const append = (group: Group): Effect.Effect<void> => {
-      const { bytes, entries } = group
+      const { bytes, entries, lines } = group
       const started = performance.now()
       /** whether its callers still wait */
       const isAwaited = () => {
         duration.unsafeUpdate((performance.now() - started) / 1000, labels)
         return !expired.delete(group)
       }
-      const once = Effect.suspend(() => segments.append(bytes, entries.length, ledger.next()))
+      const once = Effect.suspend(() => segments.append(bytes, lines, ledger.next()))
       // its segment was removed, and the lines with it
       const again = Effect.catchIf(once, isGone, (failure) => (expired.has(group) ? failure : once))
       return Effect.matchCauseEffect(again, {
@@ -97,8 +97,11 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
         },
         onSuccess: () => {
           if (isAwaited()) {
-            let sequence = ledger.number(entries.length)
-            for (const entry of entries) entry.done(Effect.succeed(sequence++))
+            let sequence = ledger.number(lines)
+            for (const entry of entries) {
+              entry.done(Effect.succeed(sequence))
+              sequence += entry.lines
+            }
             // what one throws is its own: the line is on disk, and the others are to hear of it
             for (const listener of listeners) attempt(listener, () => undefined)
           }

@@ -10,7 +10,8 @@ import { QueueAccessError } from "../../schema/Errors.js"
 import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
 import type { Place, Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
-import type { DeadLetter, QueueFile } from "../../services/QueueFile.js"
+import type { DeadLetter } from "../../services/QueueFile.js"
+import type { Appends } from "./append.js"
 import { isSettled, type Cursor } from "./cursor.js"
 import { turnEventLoop } from "../turnEventLoop.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
@@ -28,7 +29,8 @@ interface Parts {
   readonly directory: string
   readonly letters: DeadLetters
   readonly lock: Lock
-  readonly append: QueueFile["Type"]["append"]
+  /** several lines are appended at once, or none of them */
+  readonly append: Appends["add"]
   /** a longer line is not appended, bytes */
   readonly maxLineBytes: number
   /** the id of a line that says none */
@@ -50,9 +52,22 @@ const SCAN_BYTES = 1024 * 1024
 /** Which letters a run is about, and what comes before their decision. */
 interface Batch {
   readonly selection: Pick<Selection, "contentBytes" | "select" | "torn">
-  readonly prepare: (
-    entries: ReadonlyArray<Entry>
-  ) => Effect.Effect<{ readonly ready: ReadonlyArray<Entry>; readonly failure: Failure | undefined }>
+  readonly prepare: (entries: ReadonlyArray<Entry>) => Effect.Effect<Prepared>
+}
+
+/** The letters that can be decided, and why others cannot. */
+interface Prepared {
+  readonly ready: ReadonlyArray<Entry>
+  readonly failure: Failure | undefined
+}
+
+const NONE: Prepared = { ready: [], failure: undefined }
+
+/** A letter as the line that is appended again. */
+interface Again {
+  readonly entry: Entry
+  readonly line: string
+  readonly eventId: string
 }
 
 export interface Decisions {
@@ -164,28 +179,39 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
       tidying.withPermits(1)
     )
 
-    /** Appends letters again, all at once; those that cannot be lines stay. */
-    const appendAgain = (entries: ReadonlyArray<Entry>) =>
+    /** Appends letters again; those that cannot be lines stay. */
+    const appendAgain = (entries: ReadonlyArray<Entry>) => {
+      const again = entries.flatMap((entry) => {
+        const line = lineOf(parts, entry.letter)
+        return line === undefined ? [] : [{ ...line, entry }]
+      })
+      return Arr.isNonEmptyReadonlyArray(again) ? appendLines(again) : Effect.succeed(NONE)
+    }
+
+    /** At once; where there is no room for all of them, one half after the other. */
+    const appendLines = (again: Arr.NonEmptyReadonlyArray<Again>): Effect.Effect<Prepared> =>
+      Effect.matchEffect(
+        parts.append(again.map(({ line }) => line).join(""), again[0].eventId, again.length),
+        {
+          onSuccess: () => Effect.succeed({ ready: again.map(({ entry }) => entry), failure: undefined }),
+          onFailure: (error) => {
+            if (error._tag === "QueueFull" && again.length > 1) return appendHalves(again)
+            const code = "code" in error ? error.code : error._tag
+            const failure = new QueueAccessError({ path: directory, code, cause: error })
+            return Effect.succeed({ ready: [], failure })
+          }
+        }
+      )
+
+    const appendHalves = (again: ReadonlyArray<Again>) =>
       Effect.gen(function* () {
-        const lines = entries.flatMap((entry) => {
-          const again = lineOf(parts, entry.letter)
-          return again === undefined ? [] : [{ entry, again }]
-        })
         const ready: Array<Entry> = []
-        let failure: QueueAccessError | undefined
-        yield* Effect.forEach(
-          lines,
-          ({ again, entry }) =>
-            Effect.match(parts.append(again.line, again.eventId), {
-              onSuccess: () => void ready.push(entry),
-              onFailure: (error) => {
-                const code = "code" in error ? error.code : error._tag
-                failure ??= new QueueAccessError({ path: directory, code, cause: error })
-              }
-            }),
-          { concurrency: "unbounded", discard: true }
-        )
-        return { ready: ready.sort((a, b) => a.at - b.at), failure }
+        for (const half of Arr.splitAt(again, again.length >> 1)) {
+          const done = yield* Arr.isNonEmptyReadonlyArray(half) ? appendLines(half) : Effect.succeed(NONE)
+          ready.push(...done.ready)
+          if (done.failure !== undefined) return { ready, failure: done.failure }
+        }
+        return { ready, failure: undefined }
       })
 
     const retry: Decisions["retry"] = (select, by) => {

@@ -7,15 +7,19 @@ import { attempt, step } from "../contained.js"
 import { monotonicMillis } from "../monotonic.js"
 import * as watchdog from "../watchdog.js"
 
-/** One caller's line. */
+/** What one caller has added: a line, or several that are written together. */
 export interface Entry<A, E> {
+  /** of its first line */
   readonly eventId: string
+  readonly lines: number
   done(result: Effect.Effect<A, E>): void
 }
 
 /** Lines that are written at once. */
 export interface Group<A, E> {
   readonly entries: ReadonlyArray<Entry<A, E>>
+  /** of all entries */
+  readonly lines: number
   /** the lines, in the order of their entries; nobody's but the write's until the group is answered */
   readonly bytes: Uint8Array
 }
@@ -24,6 +28,7 @@ export interface Group<A, E> {
 class Pending<A, E> implements Entry<A, E> {
   constructor(
     readonly eventId: string,
+    readonly lines: number,
     private readonly resume: (result: Effect.Effect<A, E>) => void
   ) {}
 
@@ -47,6 +52,7 @@ const KEPT_BYTES = 1024 * 1024
  */
 class Filling<A, E> implements Group<A, E> {
   readonly entries: Array<Pending<A, E>> = []
+  lines = 0
   size = 0
   private buffer = Buffer.allocUnsafeSlow(INITIAL_BYTES)
 
@@ -54,11 +60,12 @@ class Filling<A, E> implements Group<A, E> {
     return this.buffer.subarray(0, this.size)
   }
 
-  add(line: string, entry: Pending<A, E>): void {
+  add(text: string, entry: Pending<A, E>): void {
     // a UTF-16 unit takes three bytes at most: most lines need no second look
-    if (this.size + line.length * 3 > this.buffer.length) this.makeRoom(Buffer.byteLength(line))
-    this.size += this.buffer.write(line, this.size)
+    if (this.size + text.length * 3 > this.buffer.length) this.makeRoom(Buffer.byteLength(text))
+    this.size += this.buffer.write(text, this.size)
     this.entries.push(entry)
+    this.lines += entry.lines
   }
 
   private makeRoom(bytes: number): void {
@@ -72,6 +79,7 @@ class Filling<A, E> implements Group<A, E> {
   /** Makes it anew, for other lines; whether that is worth it. */
   reuse(): boolean {
     this.entries.length = 0
+    this.lines = 0
     this.size = 0
     return this.buffer.length <= KEPT_BYTES
   }
@@ -88,10 +96,10 @@ class Backlog<A, E> {
     return this.groups.length === 0
   }
 
-  /** The group that the line has joined. It may throw for want of memory: then the line has joined none. */
-  add(line: string, entry: Pending<A, E>): Filling<A, E> {
+  /** The group that the text has joined. It may throw for want of memory: then the text has joined none. */
+  add(text: string, entry: Pending<A, E>): Filling<A, E> {
     const group = this.toFill()
-    group.add(line, entry)
+    group.add(text, entry)
     return group
   }
 
@@ -186,8 +194,11 @@ class Bell {
 }
 
 export interface GroupCommit<A, E> {
-  /** Waits until the line, ended by `\n`, is written. A caller that is interrupted leaves it to be written whole. */
-  readonly add: (line: string, eventId: string) => Effect.Effect<A, E>
+  /**
+   * Waits until the line, ended by `\n`, is written. A caller that is interrupted leaves it to be written whole. The text
+   * may hold several lines: all of them are written at once, or none.
+   */
+  readonly add: (text: string, eventId: string, lines?: number) => Effect.Effect<A, E>
   /** Waits until all entries that were added before are answered. */
   readonly awaitAnswers: Effect.Effect<void>
   /** From now on entries are refused; waits for those before. */
@@ -305,11 +316,11 @@ export const make = <A, E>(options: {
     yield* Effect.forkDaemon(writer)
 
     return {
-      add: (line, eventId) =>
+      add: (text, eventId, lines = 1) =>
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(eventId)))
           // if it throws, the caller dies, and nobody waits for its answer
-          const group = backlog.add(line, new Pending(eventId, resume))
+          const group = backlog.add(text, new Pending(eventId, lines, resume))
           answers.expectOne()
           if (group.size >= EAGER_BYTES) bell.ring()
           else bell.ringSoon()
