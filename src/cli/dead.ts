@@ -1,6 +1,5 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
 import { Chunk, Clock, Duration, Effect, Fiber, Option, Schedule, Stream } from "effect"
-import * as v8 from "node:v8"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { summaryOf } from "../internal/database/summary.js"
 import { LETTERS, lettersIn } from "../internal/queue/directory.js"
@@ -117,8 +116,8 @@ interface Choice {
   readonly before?: Option.Option<string>
 }
 
-/** The letters that are meant; never all of them by an oversight. */
-const choose = (choice: Choice, torn: boolean, contentBytes?: number) =>
+/** The ids of the letters that are meant, of each queue that has some; never all of them by an oversight. */
+const choose = (choice: Choice, torn: boolean) =>
   Effect.gen(function* () {
     const time = yield* timeOf(choice.before ?? Option.none())
     if (choice.ids.length === 0 && !choice.all && Option.isNone(choice.ofClass) && time === undefined) {
@@ -126,28 +125,44 @@ const choose = (choice: Choice, torn: boolean, contentBytes?: number) =>
         `Say which letters: their ids, --class${choice.before === undefined ? "" : ", --before"} or --all.`
       )
     }
-    const queues = yield* queuesOf(choice.directory)
-    const ids = new Set(choice.ids)
-    if (ids.size > 0) {
-      const absent = new Set(ids)
-      yield* Stream.runForEach(openLetters(queues, { torn }), ({ name }) =>
-        Effect.sync(() => absent.delete(name))
-      )
-      const [first] = absent
-      if (first !== undefined) {
-        return yield* usageError(
-          `No dead letter ${first} waits for a decision: see "effect-audit dead list".`
-        )
+    const names = new Set(choice.ids)
+    const absent = new Set(names)
+    const chosen = new Map<Queue, ReadonlySet<string>>()
+    for (const queue of yield* queuesOf(choice.directory)) {
+      const letters = yield* lettersOf(queue)
+      const early = time === undefined ? undefined : yield* idsBefore(letters, time, torn)
+      const ids = new Set<string>()
+      for (const { class: cls, id } of letters.waiting(torn)) {
+        const name = nameOf(queue, id)
+        absent.delete(name)
+        if (names.size > 0 && !names.has(name)) continue
+        if (Option.isSome(choice.ofClass) && choice.ofClass.value !== cls) continue
+        if (early?.has(id) !== false) ids.add(id)
       }
+      if (ids.size > 0) chosen.set(queue, ids)
     }
-    return Stream.filter(
-      openLetters(queues, { torn, contentBytes }),
-      ({ entry: { letter }, name }) =>
-        (ids.size === 0 || ids.has(name)) &&
-        (time === undefined || Date.parse(letter.at) < time) &&
-        Option.match(choice.ofClass, { onNone: () => true, onSome: (cls) => letter.class === cls })
-    )
+    const [first] = absent
+    if (first !== undefined) {
+      return yield* usageError(`No dead letter ${first} waits for a decision: see "effect-audit dead list".`)
+    }
+    return chosen
   })
+
+/** The ids of the letters that were refused before a time; one whose time is damaged is not. */
+const idsBefore = (letters: deadLetterFile.DeadLetters, time: number, torn: boolean) =>
+  Effect.gen(function* () {
+    const ids = new Set<string>()
+    const select = ({ at }: Letter) => Date.parse(at) < time
+    for (let from: number | undefined = 0; from !== undefined;) {
+      const page: deadLetterFile.Page = yield* letters.page({ select, torn, from, limit: PAGE })
+      for (const { letter } of page.entries) ids.add(letter.id)
+      from = page.next
+    }
+    return ids
+  })
+
+const sizeOf = (chosen: ReadonlyMap<Queue, ReadonlySet<string>>) =>
+  [...chosen.values()].reduce((sum, ids) => sum + ids.size, 0)
 
 /** The time that --before says, milliseconds since 1970 UTC. */
 const timeOf = (before: Option.Option<string>) =>
@@ -342,8 +357,12 @@ const exportAll = Command.make("export", { directory, reveal, all, ids, ofClass 
       )
     }
     const isAll = options.all || (options.ids.length === 0 && Option.isNone(options.ofClass))
-    const letters = yield* choose({ ...options, all: isAll }, true, EXPORT_BYTES)
-    yield* Stream.runForEach(letters, ({ entry, name }) => printJson({ ...entry.letter, id: name }))
+    const chosen = yield* choose({ ...options, all: isAll }, true)
+    for (const [queue, ids] of chosen) {
+      const select = ({ id }: Letter) => ids.has(id)
+      const letters = openLetters([queue], { torn: true, contentBytes: EXPORT_BYTES, select })
+      yield* Stream.runForEach(letters, ({ entry, name }) => printJson({ ...entry.letter, id: name }))
+    }
   })
 ).pipe(Command.withDescription("Dead letters with their content, as lines of JSON, to stdout"))
 
@@ -373,7 +392,7 @@ const discard = Command.make(
   (options) =>
     Effect.gen(function* () {
       if (options.yes) return yield* decide("discard", options)
-      const letters = yield* Stream.runCount(yield* choose(options, true))
+      const letters = sizeOf(yield* choose(options, true))
       return yield* usageError(
         `${counted(letters, "event")} would be given up for good: repeat it with --yes. Nothing was changed.`
       )
@@ -392,16 +411,7 @@ const decide = (
     const patience = Duration.decodeUnknown(options.wait)
     if (Option.isNone(patience))
       return yield* usageError(`--wait ${options.wait} is no duration: say "90 seconds".`)
-    // a heap of 50 MB, which 100,000 letters take, would otherwise grow fourfold before it is collected
-    v8.setFlagsFromString("--heap-growing-percent=25")
-    const torn = action === "discard"
-    const chosen = new Map<Queue, Set<string>>()
-    yield* Stream.runForEach(yield* choose(options, torn), ({ entry, queue }) =>
-      Effect.sync(() => {
-        const ids = chosen.get(queue) ?? new Set()
-        chosen.set(queue, ids.add(entry.letter.id))
-      })
-    )
+    const chosen = yield* choose(options, action === "discard")
     const settings = yield* settingsOf(options.directory)
     let [done, unnamed] = [0, 0]
     const stay: Array<string> = []
@@ -500,7 +510,7 @@ const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<
 /** fewer are done in less than a second */
 const MANY = 1000
 
-const LETTERS_A_REQUEST = 50_000
+const LETTERS_A_REQUEST = 100_000
 
 /** Requests that were left for the owner of the queue. */
 export interface Asked {

@@ -5,7 +5,7 @@
 import { Effect, type Scope } from "effect"
 import type { Disk, DiskError, File } from "../../services/Disk.js"
 import { idOf, type Place, placeOf } from "../../schema/Position.js"
-import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
+import type { QueueRecord, Refusal, RefusalClass } from "../../services/QueueFile.js"
 import { lettersIn, raiseFormat } from "./directory.js"
 import { withFile } from "./files.js"
 import type { Letter, Outcome } from "./letter.js"
@@ -38,6 +38,8 @@ export interface DeadLetters {
   ) => Effect.Effect<void, DiskError>
   /** Some of the letters that wait for a decision. */
   readonly page: (selection: pages.Selection) => Effect.Effect<pages.Page, DiskError>
+  /** All that wait for a decision, in the order of the file; torn ends as well where asked for. From memory. */
+  readonly waiting: (torn: boolean) => Iterable<{ readonly id: string; readonly class: RefusalClass }>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<pages.Entry>, DiskError>
   /**
@@ -100,6 +102,7 @@ export const make = (
       keep: (refusals, source) => keep(letters, refusals, source),
       withdraw: (records, refusals) => withdraw(letters, records, refusals),
       page,
+      waiting: (torn) => waiting(register, torn),
       open: (select) =>
         Effect.map(page({ select, limit: Number.POSITIVE_INFINITY }), ({ entries }) => entries),
       read: (entry) => pages.readLetter(letters, entry),
@@ -188,11 +191,17 @@ const decide = (letters: Letters, type: Decision, entries: ReadonlyArray<pages.E
     )
   })
 
+function* waiting(register: Register, torn: boolean) {
+  for (const it of register) {
+    if ((it.isOpen || (torn && it.isTorn)) && it.class !== undefined) yield { id: it.id, class: it.class }
+  }
+}
+
 const discarded = (register: Register, from: number) => {
   const places: Array<Place> = []
-  for (const [id, it] of register) {
+  for (const it of register) {
     if (!it.isKept || (it.fate !== "discarded" && it.fate !== "erased")) continue
-    const place = placeOf(id)
+    const { place } = it
     if (place.segment >= from) places.push(place)
   }
   return places
@@ -202,14 +211,15 @@ const restore = ({ file, register }: Letters, isSettled: (place: Place) => boole
   Effect.gen(function* () {
     const { directory, disk, path } = file
     file.renamed()
-    for (const [, it] of register) it.isSynced = false
+    for (const it of register) it.isSynced = false
     if (!register.holdsAnything) return 0
     const found = yield* entriesOf(disk, path)
     const at = yield* letterFile.now
     const by = "unknown, since the file was removed"
     const outcomes: Array<Outcome> = []
     const lost: Array<string> = []
-    for (const [id, it] of register) {
+    for (const it of register) {
+      const { id } = it
       const isThere = found?.letters.has(id) === true
       if (found === undefined) outcomes.push(...it.orphans.map((type): Outcome => ({ type, id, at, by })))
       if (!isThere) {

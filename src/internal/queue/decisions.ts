@@ -53,12 +53,30 @@ const SCAN_BYTES = 1024 * 1024
 interface Batch {
   readonly selection: Pick<Selection, "contentBytes" | "select" | "torn">
   readonly prepare: (entries: ReadonlyArray<Entry>) => Effect.Effect<Prepared>
+  /** called after each page: whether no other letter can be meant, so that the rest of the file is not read */
+  readonly isOver: (entries: ReadonlyArray<Entry>) => boolean
 }
+
+/** The letters that a run is about, and whether all of them were met. */
+type Chosen = Pick<Batch, "isOver"> & { readonly select: (letter: DeadLetter) => boolean }
 
 /** The letters that can be decided, and why others cannot. */
 interface Prepared {
   readonly ready: ReadonlyArray<Entry>
   readonly failure: Failure | undefined
+}
+
+const chosenBy = (select: Chosen["select"]): Chosen => ({ select, isOver: () => false })
+
+const theseOf = (letters: ReadonlyArray<string>): Chosen => {
+  const left = new Set(letters)
+  return {
+    select: ({ id }) => left.has(id),
+    isOver: (entries) => {
+      for (const { letter } of entries) left.delete(letter.id)
+      return left.size === 0
+    }
+  }
 }
 
 const NONE: Prepared = { ready: [], failure: undefined }
@@ -108,7 +126,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
           const { decided, failure } = yield* decideOne(type, batch, page.entries, by)
           count += decided
           if (failure !== undefined) return yield* failure
-          from = page.next
+          from = batch.isOver(page.entries) ? undefined : page.next
         }
         return count
       }).pipe(Effect.tapBoth({ onFailure: () => tidy, onSuccess: () => tidy }))
@@ -214,23 +232,22 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         return { ready, failure: undefined }
       })
 
-    const retry: Decisions["retry"] = (select, by) => {
+    const retry = ({ isOver, select }: Chosen, by: string) => {
       const fits = (letter: DeadLetter) => letter.length <= parts.maxLineBytes + RETRY_BYTES && select(letter)
       const selection = { select: fits, contentBytes: BATCH_BYTES }
-      return decideAll("retried", { selection, prepare: appendAgain }, by)
+      return decideAll("retried", { selection, prepare: appendAgain, isOver }, by)
     }
 
-    const discard = (select: (letter: DeadLetter) => boolean, by: string) => {
+    const discard = ({ isOver, select }: Chosen, by: string) => {
       const prepare = (ready: ReadonlyArray<Entry>) => Effect.succeed({ ready, failure: undefined })
-      return decideAll("discarded", { selection: { select, torn: true }, prepare }, by)
+      return decideAll("discarded", { selection: { select, torn: true }, prepare, isOver }, by)
     }
 
     const carryOut = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
       Effect.gen(function* () {
         const { action, by, letters: chosen } = request
-        const ids = new Set(chosen === "all" ? [] : chosen)
-        const select = ({ id }: DeadLetter) => chosen === "all" || ids.has(id)
-        yield* oneRun.withPermits(1)(action === "retry" ? retry(select, by) : discard(select, by))
+        const meant = chosen === "all" ? chosenBy(() => true) : theseOf(chosen)
+        yield* oneRun.withPermits(1)(action === "retry" ? retry(meant, by) : discard(meant, by))
         yield* lock.whileWriting(disk.remove(file))
         // carried out once more after a power cut, it would be about letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
@@ -263,7 +280,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     const watch = Stream.forever(Stream.concat(requests.watch(disk, directory), pause))
 
     return {
-      retry: (select, by) => oneRun.withPermits(1)(retry(select, by)),
+      retry: (select, by) => oneRun.withPermits(1)(retry(chosenBy(select), by)),
       tidy,
       carryOutRequests: Effect.suspend(() => {
         isAsked = true

@@ -21,7 +21,7 @@ import {
   type Erased,
   type Letter
 } from "./letter.js"
-import { type EntryLine, type EntryLines, entriesOf } from "./letterLines.js"
+import { beginsLetter, type EntryLine, type EntryLines, entriesOf } from "./letterLines.js"
 
 type DiskShape = Disk["Type"]
 
@@ -220,7 +220,7 @@ const isBlankFrom = (file: File, from: number, to: number) =>
 
 /** Writes a file of heads beside the present one, and puts it in its place. */
 export interface Replacement {
-  /** the heads of a line of the present file; none if another line has them */
+  /** the heads of a line of the present file that is no letter; none if another line has them */
   readonly headsOf: (line: EntryLine) => ReadonlyArray<string>
   /** the heads of letters that no line has told of, once all were read; undefined if the file is to stay as it is */
   readonly rest: () => ReadonlyArray<string> | undefined
@@ -245,7 +245,7 @@ export const replaceByHeads = (
       // written by `overwrite`, since each `write` to a new file may wait for the disk
       yield* Effect.scoped(disk.open(temporary, "create"))
       const to = yield* disk.open(temporary, "patch")
-      const read = entriesOf(from)
+      const read = entriesOf(from, (line) => !beginsLetter(line))
       let end = 0
       const add = (lines: ReadonlyArray<string>) =>
         Effect.suspend(() => {

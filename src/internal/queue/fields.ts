@@ -11,7 +11,10 @@ export const MAX_SEQUENCE = Number.MAX_SAFE_INTEGER - 1
 /** Where a line stands, as a letter is named: `segment:offset`. */
 export const isLetterId = (value: unknown): value is string =>
   typeof value === "string" && /^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/.test(value)
-export const LetterId = Schema.String.pipe(Schema.filter(isLetterId))
+/** Checked as a whole: there may be a hundred thousand, and a Schema for each takes ten times as long. */
+export const LetterIds = Schema.declare(
+  (value): value is ReadonlyArray<string> => Array.isArray(value) && value.every(isLetterId)
+)
 
 /** A time, ISO 8601 with its zone. By its form, since V8 also reads dates with words in brackets. */
 export const isIsoTime = (value: unknown): value is string =>

@@ -7,7 +7,7 @@ import { idOf, placeOf, type Place, type Position } from "../../schema/Position.
 import type { QueueRecord, Refusal, RefusalClass } from "../../services/QueueFile.js"
 import { isCount, isIsoTime, isLetterId, MAX_SEQUENCE } from "./fields.js"
 
-const CLASSES: ReadonlyArray<unknown> = [
+export const CLASSES: ReadonlyArray<RefusalClass> = [
   "malformed",
   "unknownKind",
   "invalid",
@@ -15,7 +15,7 @@ const CLASSES: ReadonlyArray<unknown> = [
   "rejected",
   "torn",
   "blank"
-] satisfies ReadonlyArray<RefusalClass>
+]
 
 /** What is known of a letter without its content: enough for the books, and for the next number. */
 export interface Head {
@@ -68,6 +68,8 @@ const OUTCOMES: ReadonlyArray<unknown> = [
 
 type Fields = Readonly<Record<string, unknown>>
 
+const isClass = (value: unknown): value is RefusalClass => (CLASSES as ReadonlyArray<unknown>).includes(value)
+
 /** Where the line of a letter stood is said twice, and bounds its number: each line before it has a byte or more. */
 const isNumberOf = ({ offset, segment }: Place, sequence: unknown): sequence is number =>
   isCount(sequence) && sequence >= segment && sequence <= segment + offset && sequence <= MAX_SEQUENCE
@@ -77,7 +79,13 @@ const isAbout = ({ id, offset, segment }: Fields): boolean =>
 
 /** Earlier versions did not repeat the place of every decision. */
 const isLoosely = (fields: Fields): boolean =>
-  fields.segment === undefined && fields.offset === undefined ? isLetterId(fields.id) : isAbout(fields)
+  fields.segment === undefined && fields.offset === undefined ? isExactId(fields.id) : isAbout(fields)
+
+const isExactId = (id: unknown): boolean => {
+  if (!isLetterId(id)) return false
+  const { offset, segment } = placeOf(id)
+  return isCount(segment) && isCount(offset)
+}
 
 const optionalText = (value: unknown) => (typeof value === "string" ? value : undefined)
 /** letters that were refused together have one time */
@@ -124,7 +132,7 @@ const letterOf = (fields: Fields): Letter | undefined => {
     sequence,
     surplus,
     length,
-    class: CLASSES.includes(cls) ? (cls as RefusalClass) : "malformed",
+    class: isClass(cls) ? cls : "malformed",
     kind: optionalText(kind),
     code: optionalText(code),
     reason: optionalText(reason) ?? "the reason is damaged",
@@ -137,15 +145,13 @@ const letterOf = (fields: Fields): Letter | undefined => {
 const outcomeOf = (fields: Fields): Outcome => {
   const { at, by, class: cls, id, sequence, surplus, type } = fields
   const hasHead =
-    isNumberOf(placeOf(id as string), sequence) &&
-    CLASSES.includes(cls) &&
-    (surplus === undefined || surplus === true)
+    isNumberOf(placeOf(id as string), sequence) && isClass(cls) && (surplus === undefined || surplus === true)
   return {
     type: type as Outcome["type"],
     id: id as string,
     at: timeOf(at),
     by: optionalText(by) ?? "unknown",
-    head: hasHead ? { sequence: sequence, surplus, class: cls as RefusalClass } : undefined
+    head: hasHead ? { sequence: sequence, surplus, class: cls } : undefined
   }
 }
 
@@ -171,7 +177,7 @@ export const parseBeginning = (text: string): { readonly entry: Entry | undefine
 export const idOfRemains = (text: string): string | undefined => {
   const [, id, segment, offset] =
     /^\{"type":"letter","id":"(\d{1,16}:\d{1,16})","segment":(\d{1,16}),"offset":(\d{1,16}),/.exec(text) ?? []
-  return id !== undefined && id === `${segment ?? ""}:${offset ?? ""}` ? id : undefined
+  return id !== undefined && id === `${segment ?? ""}:${offset ?? ""}` && isExactId(id) ? id : undefined
 }
 
 // --------------------------------------------------------------------------------------------------------- written

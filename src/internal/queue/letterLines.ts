@@ -36,8 +36,11 @@ export interface EntryLines {
 /** Reads some lines from one place of the file up to another. */
 export type ReadEntries = (from: number, end: number) => Effect.Effect<EntryLines, DiskError>
 
-/** Reads into one buffer: those of many reads would stay for long, since the collector sees little of them. */
-export const entriesOf = (file: File): ReadEntries => {
+/**
+ * Reads into one buffer: those of many reads would stay for long, since the collector sees little of them. Lines that are
+ * not wanted are left out before they are parsed.
+ */
+export const entriesOf = (file: File, isWanted: (line: Buffer) => boolean = () => true): ReadEntries => {
   const buffer = Buffer.allocUnsafeSlow(READ_BYTES)
   const reader = {
     readAt: (offset: number, length: number) =>
@@ -48,13 +51,19 @@ export const entriesOf = (file: File): ReadEntries => {
     const found: Array<EntryLine> = []
     for (const line of lines) {
       if (line.length === 0) continue
-      const bytes = Buffer.from(line.bytes.buffer, line.bytes.byteOffset, line.bytes.byteLength)
+      const bytes = line.bytes
+      if (!isWanted(bytes)) continue
       const entry = line.oversize ? yield* parseLong(file, line, bytes) : parseHead(bytes)
       found.push({ entry, at: line.offset, length: line.length, bytes, isCut: line.oversize })
     }
     return { lines: found, next: next === from || next >= end ? undefined : next }
   })
 }
+
+/** Whether a line begins as letters do, and decisions do not. */
+export const beginsLetter = (line: Buffer): boolean =>
+  line.length >= LETTER.length && line.compare(LETTER, 0, LETTER.length, 0, LETTER.length) === 0
+const LETTER = Buffer.from('{"type":"letter",')
 
 /**
  * An entry without its content, which is not looked at: a letter is known by its head, and must have its end. One that

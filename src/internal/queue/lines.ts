@@ -13,7 +13,7 @@ export interface RawLine {
   /** bytes, the line's end not included */
   readonly length: number
   /** the line; if it is oversize, only its beginning */
-  readonly bytes: Uint8Array
+  readonly bytes: Buffer
   /** the same as text; undefined if it is not UTF-8 */
   readonly text: string | undefined
   readonly oversize: boolean
@@ -63,7 +63,7 @@ class Line implements RawLine {
     return this.chunk.offset + this.start
   }
 
-  get bytes(): Uint8Array {
+  get bytes(): Buffer {
     return this.chunk.bytes.subarray(this.start, this.start + this.length)
   }
 
@@ -127,7 +127,7 @@ const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffs
 
 /** A line that was not too long before it was marked is not too long afterwards, or it could never be retried. */
 const isRetried = ({ bytes, length }: RawLine): boolean =>
-  asBuffer(bytes).toString("latin1", length - RETRY_MARK.length) === RETRY_MARK
+  bytes.toString("latin1", length - RETRY_MARK.length) === RETRY_MARK
 
 const splitLines = (
   bytes: Buffer,

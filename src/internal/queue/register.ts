@@ -1,41 +1,168 @@
 /** The register of dead letters: what is known of each of them, and how many there are of each sort. */
-import { placeOf, type Place } from "../../schema/Position.js"
+import { idOf, placeOf, type Place } from "../../schema/Position.js"
 import type { RefusalClass } from "../../services/QueueFile.js"
-import { erasedOf, headOf, isBlank, isErased, type Head, type Outcome } from "./letter.js"
+import { CLASSES, erasedOf, headOf, isBlank, isErased, type Head, type Outcome } from "./letter.js"
 import type { EntryLine } from "./letterLines.js"
 
 export type Fate = Exclude<Outcome["type"], "delivered">
 const NONE: ReadonlyArray<Fate> = []
-const NO_HEAD = -1
 
-/** What is known of a letter, or of a decision about one that cannot be read. A hundred thousand fit into 20 MB. */
+/** What a column says of a letter is a place in these lists; 0 is nothing. */
+const FATES: ReadonlyArray<Fate | undefined> = [undefined, "retried", "discarded", "erased"]
+const CLASS_CODES: ReadonlyArray<RefusalClass | undefined> = [undefined, ...CLASSES]
+
+const KEPT = 1
+const SYNCED = 2
+const SURPLUS = 4
+const ENTRY = 8
+const COPIED = 16
+
+const FIRST_ROWS = 64
+
+/**
+ * What is known of letters, a row for each: 100,000 take 4 MB, and nothing that the collector looks at. They are found by
+ * their places, and never removed.
+ */
+class Table {
+  rows = 0
+  segments = new Float64Array(FIRST_ROWS)
+  offsets = new Float64Array(FIRST_ROWS)
+  sequences = new Float64Array(FIRST_ROWS)
+  flags = new Uint8Array(FIRST_ROWS)
+  classes = new Uint8Array(FIRST_ROWS)
+  fates = new Uint8Array(FIRST_ROWS)
+  filled = new Uint16Array(FIRST_ROWS)
+  /** few letters have some */
+  readonly orphans = new Map<number, ReadonlyArray<Fate>>()
+  /** open addressing: a row and 1 at the first free slot from its hash on, twice as many slots as rows at least */
+  private slots = new Int32Array(2 * FIRST_ROWS)
+
+  /** The row of a place; -1 if it has none. */
+  find(segment: number, offset: number): number {
+    for (let slot = this.slotOf(segment, offset); ; slot = (slot + 1) & (this.slots.length - 1)) {
+      const row = this.slots[slot]! - 1
+      if (row === -1 || (this.segments[row] === segment && this.offsets[row] === offset)) return row
+    }
+  }
+
+  /** Adds a place that has no row yet. */
+  add(segment: number, offset: number): number {
+    if (this.rows === this.segments.length) this.grow()
+    const row = this.rows++
+    this.segments[row] = segment
+    this.offsets[row] = offset
+    this.place(row)
+    return row
+  }
+
+  private place(row: number): void {
+    let slot = this.slotOf(this.segments[row]!, this.offsets[row]!)
+    while (this.slots[slot] !== 0) slot = (slot + 1) & (this.slots.length - 1)
+    this.slots[slot] = row + 1
+  }
+
+  private slotOf(segment: number, offset: number): number {
+    const mixed = Math.imul(segment, 0x9e3779b1) + Math.imul(offset, 0x85ebca6b)
+    return Math.imul(mixed ^ (mixed >>> 15), 0x2c1b3c6d) >>> this.shift
+  }
+  /** the highest bits of a hash name a slot */
+  private get shift(): number {
+    return Math.clz32(this.slots.length) + 1
+  }
+
+  private grow(): void {
+    const rows = 2 * this.segments.length
+    const more = <A extends Float64Array | Uint8Array | Uint16Array>(larger: A, column: A): A => {
+      larger.set(column)
+      return larger
+    }
+    this.segments = more(new Float64Array(rows), this.segments)
+    this.offsets = more(new Float64Array(rows), this.offsets)
+    this.sequences = more(new Float64Array(rows), this.sequences)
+    this.flags = more(new Uint8Array(rows), this.flags)
+    this.classes = more(new Uint8Array(rows), this.classes)
+    this.fates = more(new Uint8Array(rows), this.fates)
+    this.filled = more(new Uint16Array(rows), this.filled)
+    this.slots = new Int32Array(2 * rows)
+    for (let row = 0; row < this.rows; row++) this.place(row)
+  }
+}
+
+/** What is known of a letter, or of a decision about one that cannot be read: a look at its row. */
 export class Known {
-  private sequence = NO_HEAD
-  private surplus = false
-  private class: RefusalClass | undefined = undefined
-  /** it may stand in the file: it was not taken back */
-  isKept = false
-  /** it is on disk for certain: others may be in the page cache only, by a process that died */
-  isSynced = false
-  fate: Fate | undefined = undefined
-  /** decisions about an earlier letter of its place, which cannot be read: they count, and are not about this one */
-  orphans: ReadonlyArray<Fate> = NONE
-  /** how many of its entries hold something */
-  filled = 0
-  /** whether it has an entry of its own, beside what became of it */
-  hasEntry = false
-  /** its head stands in the file that is being written */
-  isCopied = false
+  constructor(
+    private readonly table: Table,
+    private readonly row: number
+  ) {}
 
+  get place(): Place {
+    return { segment: this.table.segments[this.row]!, offset: this.table.offsets[this.row]! }
+  }
+  get id(): string {
+    return idOf(this.place)
+  }
+  get class(): RefusalClass | undefined {
+    return CLASS_CODES[this.table.classes[this.row]!]
+  }
   get head(): Head | undefined {
-    if (this.class === undefined) return undefined
-    return { sequence: this.sequence, surplus: this.surplus || undefined, class: this.class }
+    const { class: cls } = this
+    if (cls === undefined) return undefined
+    return { sequence: this.table.sequences[this.row]!, surplus: this.has(SURPLUS) || undefined, class: cls }
   }
   set head(head: Head | undefined) {
-    this.sequence = head?.sequence ?? NO_HEAD
-    this.surplus = head?.surplus === true
-    this.class = head?.class
+    this.table.sequences[this.row] = head?.sequence ?? 0
+    this.table.classes[this.row] = CLASS_CODES.indexOf(head?.class)
+    this.set(SURPLUS, head?.surplus === true)
   }
+  /** it may stand in the file: it was not taken back */
+  get isKept(): boolean {
+    return this.has(KEPT)
+  }
+  set isKept(is: boolean) {
+    this.set(KEPT, is)
+  }
+  /** it is on disk for certain: others may be in the page cache only, by a process that died */
+  get isSynced(): boolean {
+    return this.has(SYNCED)
+  }
+  set isSynced(is: boolean) {
+    this.set(SYNCED, is)
+  }
+  get fate(): Fate | undefined {
+    return FATES[this.table.fates[this.row]!]
+  }
+  set fate(fate: Fate | undefined) {
+    this.table.fates[this.row] = FATES.indexOf(fate)
+  }
+  /** decisions about an earlier letter of its place, which cannot be read: they count, and are not about this one */
+  get orphans(): ReadonlyArray<Fate> {
+    return this.table.orphans.get(this.row) ?? NONE
+  }
+  set orphans(orphans: ReadonlyArray<Fate>) {
+    this.table.orphans.set(this.row, orphans)
+  }
+  /** how many of its entries hold something */
+  get filled(): number {
+    return this.table.filled[this.row]!
+  }
+  set filled(entries: number) {
+    this.table.filled[this.row] = Math.max(0, Math.min(entries, MOST_FILLED))
+  }
+  /** whether it has an entry of its own, beside what became of it */
+  get hasEntry(): boolean {
+    return this.has(ENTRY)
+  }
+  set hasEntry(has: boolean) {
+    this.set(ENTRY, has)
+  }
+  /** its head stands in the file that is being written */
+  get isCopied(): boolean {
+    return this.has(COPIED)
+  }
+  set isCopied(is: boolean) {
+    this.set(COPIED, is)
+  }
+
   get isTornEnd(): boolean {
     return this.class === "torn"
   }
@@ -59,7 +186,18 @@ export class Known {
   get counts(): boolean {
     return this.isKept || this.fate !== undefined || this.orphans.length > 0
   }
+
+  private has(flag: number): boolean {
+    return (this.table.flags[this.row]! & flag) !== 0
+  }
+  private set(flag: number, is: boolean): void {
+    const flags = this.table.flags[this.row]!
+    this.table.flags[this.row] = is ? flags | flag : flags & ~flag
+  }
 }
+
+/** more entries of one letter count as so many: then it is not blanked entry by entry, but by a look at the whole file */
+const MOST_FILLED = 0xffff
 
 export interface Counts {
   readonly letters: number
@@ -70,7 +208,7 @@ export interface Counts {
 
 /** All letters by their ids. Who changes one says so here, so that the sums stay true. */
 export class Register {
-  private readonly all = new Map<string, Known>()
+  private readonly table = new Table()
   private readonly sums = { open: 0, counting: 0, letters: 0, torn: 0, retried: 0, discarded: 0 }
   /** how many lines of the file could not be read when it was opened */
   damaged = 0
@@ -90,21 +228,22 @@ export class Register {
     return this.sums.counting > 0
   }
   get isEmpty(): boolean {
-    return this.all.size === 0
+    return this.table.rows === 0
   }
   get(id: string): Known | undefined {
-    return this.all.get(id)
+    const { offset, segment } = placeOf(id)
+    const row = this.table.find(segment, offset)
+    return row === -1 ? undefined : new Known(this.table, row)
   }
-  [Symbol.iterator](): IterableIterator<[string, Known]> {
-    return this.all.entries()
+  /** In the order in which they were met. */
+  *[Symbol.iterator](): IterableIterator<Known> {
+    for (let row = 0; row < this.table.rows; row++) yield new Known(this.table, row)
   }
 
   known(id: string): Known {
-    const found = this.all.get(id)
-    if (found !== undefined) return found
-    const made = new Known()
-    this.all.set(id, made)
-    return made
+    const { offset, segment } = placeOf(id)
+    const row = this.table.find(segment, offset)
+    return new Known(this.table, row === -1 ? this.table.add(segment, offset) : row)
   }
 
   /** A letter was refused. */
@@ -151,8 +290,7 @@ export class Register {
         this.forget(entry.id)
         if (entry.head !== undefined) this.known(entry.id).head = entry.head
       } else {
-        if (entry.head !== undefined && this.all.get(entry.id)?.isKept !== true)
-          this.add(entry.id, entry.head)
+        if (entry.head !== undefined && this.get(entry.id)?.isKept !== true) this.add(entry.id, entry.head)
         const { type } = entry
         this.change(entry.id, (it) => (it.fate = type))
       }
@@ -161,7 +299,7 @@ export class Register {
 
   /** Once all lines are in. */
   found(): void {
-    for (const it of this.all.values()) {
+    for (const it of this) {
       this.hasRemains ||= it.filled > 0 && !it.mayHoldContent
       this.isSpent ||= it.hasEntry && it.hasEnded
     }
@@ -172,8 +310,8 @@ export class Register {
     let { letters, torn } = this.sums
     if (before !== Number.POSITIVE_INFINITY) {
       letters = torn = 0
-      for (const [id, it] of this.all) {
-        if (!it.isKept || placeOf(id).segment >= before) continue
+      for (const it of this) {
+        if (!it.isKept || it.place.segment >= before) continue
         if (it.isTornEnd) torn++
         else letters++
       }
@@ -184,8 +322,8 @@ export class Register {
   /** Above the number of every letter whose line the disk does not know to have been numbered otherwise. */
   nextSequence(isKnown: (place: Place) => boolean): number {
     let above = 0
-    for (const [id, { head }] of this.all) {
-      if (head === undefined || isKnown(placeOf(id))) continue
+    for (const { head, place } of this) {
+      if (head === undefined || isKnown(place)) continue
       above = Math.max(above, head.surplus === true ? head.sequence : head.sequence + 1)
     }
     return above

@@ -8,14 +8,14 @@ import { Either } from "../../schema/Effect3.js"
 import { visible } from "../../schema/Visible.js"
 import { WRONG_TYPE, type Disk, type DiskError } from "../../services/Disk.js"
 import { monotonicMillis } from "../monotonic.js"
-import { IsoTime, LetterId } from "./fields.js"
+import { IsoTime, LetterIds } from "./fields.js"
 import { isAbsent, readText, replace, TOO_LARGE } from "./files.js"
 import { CLOSED, type Lock } from "./lock.js"
 
 /** A request: `letters` are their ids, or `all` that wait for a decision. */
 export const Request = Schema.Struct({
   action: Schema.Literal("retry", "discard"),
-  letters: Schema.Union(Schema.Literal("all"), Schema.Array(LetterId)),
+  letters: Schema.Union(Schema.Literal("all"), LetterIds),
   /** who asks, for the record */
   by: Schema.String,
   at: IsoTime
@@ -23,7 +23,7 @@ export const Request = Schema.Struct({
 export type Request = typeof Request.Type
 
 const MiB = 1024 * 1024
-/** ten times what the command writes at most: 50,000 ids of up to 33 letters */
+/** four times what the command writes at most: 100,000 ids of up to 33 letters */
 const MAX_BYTES = 16 * MiB
 /** So much of them is held at once, bytes: the rest waits until these are carried out. */
 const HELD_BYTES = 4 * MAX_BYTES

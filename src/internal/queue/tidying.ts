@@ -102,7 +102,7 @@ const sweepAll = ({ file: { disk, path }, register }: Letters, guarded: Guarded)
     for (let from: number | undefined = 0; from !== undefined && from < size;) {
       from = yield* guarded(sweep(disk, path, from, size, keeping))
     }
-    for (const [, it] of register) if (!it.mayHoldContent) it.filled = 0
+    for (const it of register) if (!it.mayHoldContent) it.filled = 0
   }).pipe(Effect.onError(() => Effect.sync(() => (register.hasRemains = true))))
 
 const headsOf = (id: string, it: Known, at: string, by?: string): ReadonlyArray<string> => {
@@ -114,7 +114,7 @@ const headsOf = (id: string, it: Known, at: string, by?: string): ReadonlyArray<
 const replace = ({ file, register }: Letters, guarded: Guarded) =>
   Effect.gen(function* () {
     const { directory, disk, path } = file
-    for (const [, it] of register) it.isCopied = false
+    for (const it of register) it.isCopied = false
     const at = yield* now
     yield* replaceByHeads(disk, directory, path, {
       guarded,
@@ -127,8 +127,8 @@ const replace = ({ file, register }: Letters, guarded: Guarded) =>
       rest: () => {
         if (!isReplaceable(register)) return undefined
         const heads: Array<string> = []
-        for (const [id, it] of register) {
-          if (!it.isCopied && (it.head !== undefined || it.counts)) heads.push(...headsOf(id, it, at))
+        for (const it of register) {
+          if (!it.isCopied && (it.head !== undefined || it.counts)) heads.push(...headsOf(it.id, it, at))
         }
         return heads
       },
@@ -136,7 +136,7 @@ const replace = ({ file, register }: Letters, guarded: Guarded) =>
         file.renamed()
         return Effect.map(file.syncName, () => {
           register.isSpent = false
-          for (const [, it] of register) {
+          for (const it of register) {
             it.hasEntry = false
             it.filled = 0
           }
