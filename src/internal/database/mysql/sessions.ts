@@ -1,7 +1,7 @@
 /**
  * Sessions that are opened when they are needed, kept while they are good, and given up when they are not.
  */
-import { Array as Arr, Cause, Duration, Effect, Exit, Option, Random, Scope } from "effect"
+import { Array as Arr, Cause, type Clock, Duration, Effect, Exit, Option, Random, Scope } from "effect"
 import { ExecutionStrategy } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Session } from "./connection.js"
@@ -40,112 +40,147 @@ const HUNG_MILLIS = 30_000
  */
 const ELECTION_POLL = { first: 500, factor: 1.5, last: 2000 }
 
-/**
- * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers;
- * at most so many at once. The session is kept afterwards, unless something is wrong with it; the next one goes to the
- * next server if that is likely to help. All sessions end with the scope.
- */
-export const makeSessions = (settings: ConnectionSettings, most: number) =>
-  Effect.map(Effect.all([Effect.scope, Effect.clock]), ([layerScope, clock]) => {
-    const permits = Effect.unsafeMakeSemaphore(most)
-    const idle: Array<Kept> = []
-    let turn = 0
-    /** servers that hung, and have stored nothing since, by their names: when they are as good as any other again */
-    const hungUntil = new Map<string, number>()
-    /** Whether the server hangs: where one did, locks may be those of our own statement, which hangs there still. */
-    const hangs = ({ host }: Endpoint, error: UploadError) =>
-      error.code === "ETIMEDOUT" || (isBusy(error) && hungUntil.has(host))
-    const remember = (endpoint: Endpoint, error: UploadError) => {
-      if (hangs(endpoint, error)) hungUntil.set(endpoint.host, monotonicMillis(clock) + HUNG_MILLIS)
-    }
+/** The servers of the settings: whose turn it is, and who hung a moment ago. */
+class Servers {
+  private turn = 0
+  /** those that hung, and have stored nothing since, by their names: when they are as good as any other again */
+  private readonly hungUntil = new Map<string, number>()
 
-    // only connecting itself can be interrupted: nobody would close a session that was lost on its way
-    const connectTo = (endpoint: Endpoint, restore: Restore): Effect.Effect<Kept, UploadError> =>
-      Effect.gen(function* () {
-        const scope = yield* Scope.fork(layerScope, ExecutionStrategy.sequential)
-        const session = yield* restore(Scope.extend(open(endpoint), scope)).pipe(
-          Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
-          Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
-        )
-        return { session, scope, isLastResort: false }
-      })
+  constructor(
+    private readonly settings: ConnectionSettings,
+    private readonly scope: Scope.Scope,
+    private readonly clock: Clock.Clock
+  ) {}
 
-    const isReadOnly = ({ scope, session }: Kept, restore: Restore): Effect.Effect<boolean, UploadError> =>
-      restore(session.isReadOnly).pipe(
-        Effect.mapError(({ cause }) => toUploadError(classify(cause, session.endpoint))),
-        Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+  /** A statement was answered. */
+  worked({ host }: Endpoint): void {
+    this.hungUntil.delete(host)
+  }
+
+  /** A statement failed: the next session goes to the next server if that is likely to help. */
+  failed(endpoint: Endpoint, error: UploadError): void {
+    this.remember(endpoint, error)
+    if (error.class === "transient" && (!isBusy(error) || this.hangs(endpoint, error))) this.turn++
+  }
+
+  /**
+   * Connects to a server that takes writes, beginning with the one whose turn it is. Those that hung a moment ago come
+   * last: a primary that has lost its group takes connections, and answers no INSERT. If the others are read-only, a
+   * new primary may be on its way, and is waited for. Connections to them are kept meanwhile: a fleet that connects
+   * again and again keeps a group from electing one. In the end the INSERT tells: privileged accounts may write to a
+   * read-only server.
+   */
+  readonly connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
+    Effect.gen(this, function* () {
+      const endpoints = yield* endpointsOf(this.settings)
+      const isHung = ({ host }: Endpoint) => this.now() < (this.hungUntil.get(host) ?? 0)
+      const [well, hung] = Arr.partition(Arr.rotate(endpoints, -(this.turn % endpoints.length)), isHung)
+      const errors: Array<UploadError> = []
+      const secondaries = new Map<Endpoint, Kept>()
+      yield* Effect.addFinalizer((exit) =>
+        Effect.forEach(secondaries.values(), ({ scope }) => Scope.close(scope, exit), { discard: true })
       )
 
-    /**
-     * Connects to a server that takes writes, beginning with the one whose turn it is. Those that hung a moment ago come
-     * last: a primary that has lost its group takes connections, and answers no INSERT. If the others are read-only, a
-     * new primary may be on its way, and is waited for. Connections to them are kept meanwhile: a fleet that connects
-     * again and again keeps a group from electing one. In the end the INSERT tells: privileged accounts may write to a
-     * read-only server.
-     */
-    const connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
-      Effect.gen(function* () {
-        const endpoints = yield* endpointsOf(settings)
-        const isOnly = endpoints.length === 1
-        const isHung = ({ host }: Endpoint) => monotonicMillis(clock) < (hungUntil.get(host) ?? 0)
-        const [well, hung] = Arr.partition(Arr.rotate(endpoints, -(turn % endpoints.length)), isHung)
-        const errors: Array<UploadError> = []
-        const secondaries = new Map<Endpoint, Kept>()
-        yield* Effect.addFinalizer((exit) =>
-          Effect.forEach(secondaries.values(), ({ scope }) => Scope.close(scope, exit), { discard: true })
+      /** The session with a server, an old or a new one, if it takes writes now. */
+      const ask = (endpoint: Endpoint): Effect.Effect<Kept | undefined> =>
+        Effect.gen(this, function* () {
+          const kept = secondaries.get(endpoint) ?? (yield* this.connectTo(endpoint, restore))
+          secondaries.delete(endpoint)
+          if (endpoints.length === 1 || !(yield* isReadOnly(kept, restore))) return kept
+          secondaries.set(endpoint, kept)
+          return undefined
+        }).pipe(
+          Effect.catchAll((error) => {
+            errors.push(error)
+            this.remember(endpoint, error)
+            return Effect.succeed(undefined)
+          })
         )
 
-        /** The session with a server, an old or a new one, if it takes writes now. */
-        const ask = (endpoint: Endpoint): Effect.Effect<Kept | undefined> =>
-          Effect.gen(function* () {
-            const kept = secondaries.get(endpoint) ?? (yield* connectTo(endpoint, restore))
-            secondaries.delete(endpoint)
-            if (isOnly || !(yield* isReadOnly(kept, restore))) return kept
-            secondaries.set(endpoint, kept)
-            return undefined
-          }).pipe(
-            Effect.catchAll((error) => {
-              errors.push(error)
-              remember(endpoint, error)
-              return Effect.succeed(undefined)
-            })
-          )
-        const firstOf = (some: ReadonlyArray<Endpoint>) =>
-          Effect.gen(function* () {
-            for (const endpoint of some) {
-              const kept = yield* ask(endpoint)
-              if (kept !== undefined) return kept
-            }
-            return undefined
-          })
+      let found = yield* firstOf(well, ask)
+      const until = this.now() + Duration.toMillis(endpoints[0].connectTimeout)
+      let delay = ELECTION_POLL.first
+      while (found === undefined && secondaries.size > 0 && this.now() < until) {
+        yield* restore(Effect.sleep(delay * (yield* Random.nextRange(0.5, 1))))
+        delay = Math.min(delay * ELECTION_POLL.factor, ELECTION_POLL.last)
+        found = yield* firstOf(
+          well.filter((endpoint) => !isHung(endpoint)),
+          ask
+        )
+      }
+      found ??= yield* firstOf(hung, ask)
+      if (found === undefined) {
+        const [secondary] = secondaries.values()
+        // as long as one of them may come back by itself, no operator is needed
+        if (secondary === undefined) {
+          return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
+        }
+        found = secondary
+        found.isLastResort = true
+        secondaries.delete(secondary.session.endpoint)
+      }
+      this.turn = endpoints.indexOf(found.session.endpoint)
+      return found
+    }).pipe(Effect.scoped)
 
-        let found = yield* firstOf(well)
-        const until = monotonicMillis(clock) + Duration.toMillis(endpoints[0].connectTimeout)
-        let delay = ELECTION_POLL.first
-        while (found === undefined && secondaries.size > 0 && monotonicMillis(clock) < until) {
-          yield* restore(Effect.sleep(delay * (yield* Random.nextRange(0.5, 1))))
-          delay = Math.min(delay * ELECTION_POLL.factor, ELECTION_POLL.last)
-          found = yield* firstOf(well.filter((endpoint) => !isHung(endpoint)))
-        }
-        found ??= yield* firstOf(hung)
-        if (found === undefined) {
-          const [secondary] = secondaries.values()
-          // as long as one of them may come back by itself, no operator is needed
-          if (secondary === undefined) {
-            return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
-          }
-          found = secondary
-          found.isLastResort = true
-          secondaries.delete(secondary.session.endpoint)
-        }
-        turn = endpoints.indexOf(found.session.endpoint)
-        return found
-      }).pipe(Effect.scoped)
+  /** Only connecting itself can be interrupted: nobody would close a session that was lost on its way. */
+  private readonly connectTo = (endpoint: Endpoint, restore: Restore): Effect.Effect<Kept, UploadError> =>
+    Effect.gen(this, function* () {
+      const scope = yield* Scope.fork(this.scope, ExecutionStrategy.sequential)
+      const session = yield* restore(Scope.extend(open(endpoint), scope)).pipe(
+        Effect.mapError(({ cause }) => toUploadError(classify(cause, endpoint))),
+        Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+      )
+      return { session, scope, isLastResort: false }
+    })
+
+  /** Whether the server hangs: where one did, locks may be those of our own statement, which hangs there still. */
+  private hangs({ host }: Endpoint, error: UploadError): boolean {
+    return error.code === "ETIMEDOUT" || (isBusy(error) && this.hungUntil.has(host))
+  }
+
+  private remember(endpoint: Endpoint, error: UploadError): void {
+    if (this.hangs(endpoint, error)) this.hungUntil.set(endpoint.host, this.now() + HUNG_MILLIS)
+  }
+
+  private now(): number {
+    return monotonicMillis(this.clock)
+  }
+}
+
+const isReadOnly = ({ scope, session }: Kept, restore: Restore): Effect.Effect<boolean, UploadError> =>
+  restore(session.isReadOnly).pipe(
+    Effect.mapError(({ cause }) => toUploadError(classify(cause, session.endpoint))),
+    Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
+  )
+
+const firstOf = (
+  some: ReadonlyArray<Endpoint>,
+  ask: (endpoint: Endpoint) => Effect.Effect<Kept | undefined>
+): Effect.Effect<Kept | undefined> =>
+  Effect.gen(function* () {
+    for (const endpoint of some) {
+      const kept = yield* ask(endpoint)
+      if (kept !== undefined) return kept
+    }
+    return undefined
+  })
+
+/**
+ * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers;
+ * at most so many at once. The session is kept afterwards, unless something is wrong with it. All sessions end with the
+ * scope.
+ */
+export const makeSessions = (settings: ConnectionSettings, most: number) =>
+  Effect.map(Effect.all([Effect.scope, Effect.clock]), ([scope, clock]) => {
+    const permits = Effect.unsafeMakeSemaphore(most)
+    const servers = new Servers(settings, scope, clock)
+    const idle: Array<Kept> = []
 
     const idleOrNew = (restore: Restore): Effect.Effect<Kept, UploadError> =>
       Effect.suspend(() => {
         const kept = idle.pop()
-        if (kept === undefined) return connect(restore)
+        if (kept === undefined) return servers.connect(restore)
         // servers and proxies end connections that are idle: that is no failure
         return kept.session.isOpen()
           ? Effect.succeed(kept)
@@ -160,11 +195,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
         return Effect.sync(() => idle.push(kept))
       }
       const error = errorIn(failure)
-      if (error !== undefined) {
-        const { endpoint } = kept.session
-        remember(endpoint, error)
-        if (error.class === "transient" && (!isBusy(error) || hangs(endpoint, error))) turn++
-      }
+      if (error !== undefined) servers.failed(kept.session.endpoint, error)
       return Scope.close(kept.scope, Exit.failCause(cause))
     }
 
@@ -177,7 +208,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number) =>
       Effect.flatMap(idleOrNew(restore), (kept) =>
         Effect.matchCauseEffect(restore(Effect.suspend(() => use(kept.session))), {
           onSuccess: (value) => {
-            hungUntil.delete(kept.session.endpoint.host)
+            servers.worked(kept.session.endpoint)
             idle.push(kept)
             return Effect.succeed(value)
           },
