@@ -28,6 +28,111 @@ const numberIn = (aside: string) => /\.(\d{1,16})\.adopted$/.exec(aside)?.[1] ??
 
 const COPY_BYTES = 1 << 20
 
+/** Where a file is taken in. */
+interface Target {
+  readonly disk: Disk["Type"]
+  readonly directory: string
+  readonly segments: Segments
+  /** says what is being copied, durable before the old file is touched */
+  readonly record: string
+  readonly copied: string
+}
+
+/** Counts the lines of the segment that was put there. */
+const takeIn = ({ disk, segments }: Target, number: number, source: string) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const handle = yield* disk.open(segments.pathOf(number), "read")
+      const size = yield* handle.size
+      const lines = yield* countLines(handle, 0, size)
+      segments.add(number, size)
+      yield* Effect.logInfo(`audit queue: adopted ${lines} lines of ${source}`)
+      return lines
+    })
+  )
+
+/** What is left of a copy of a file that still stands in its place. */
+const discardCopy = ({ copied, disk, record }: Target) =>
+  Effect.forEach(
+    [`${record}.new`, record, copied],
+    (name) => Effect.catchIf(disk.remove(name), isAbsent, () => Effect.void),
+    { discard: true }
+  )
+
+/** The copy becomes a segment, if a copy was being adopted. */
+const finish = (target: Target, number: number, old: string | undefined) =>
+  Effect.gen(function* () {
+    const { copied, directory, disk, record, segments } = target
+    if ((yield* disk.info(record)) === undefined) {
+      yield* discardCopy(target)
+      return 0
+    }
+    const said = yield* adoptionIn(disk, record)
+    // a record is written whole: one that cannot be read was damaged later, and may have named another file
+    const names = said ?? (old === undefined ? undefined : { source: old, aside: asideOf(old, number) })
+    const isCopied = (yield* disk.info(copied)) !== undefined
+    if (isCopied && names !== undefined && (yield* isBeginning(disk, copied, names.source))) {
+      // the old file still stands in its place, and may even have grown: it is copied anew
+      yield* discardCopy(target)
+      return 0
+    }
+    const isKnown = said ?? (names === undefined ? undefined : yield* disk.info(names.aside))
+    if (isCopied && isKnown === undefined) {
+      yield* Effect.logWarning(
+        `audit queue: ${record} is damaged, so that ${copied} is not delivered: start once with adopt and the ` +
+          `file that it is a copy of, or move both away`
+      )
+      return 0
+    }
+    if (names !== undefined) yield* syncParent(disk, names.source)
+    if (isCopied) yield* disk.rename(copied, segments.pathOf(number))
+    yield* disk.syncDirectory(directory)
+    const lines = isCopied ? yield* takeIn(target, number, names?.source ?? copied) : 0
+    // not synced: if it comes back, it is found to be done
+    yield* disk.remove(record)
+    return lines
+  })
+
+/** Puts the file among the segments; how many lines it has, or nothing where it lies on another file system. */
+const move = (target: Target, source: string, number: number) =>
+  Effect.gen(function* () {
+    const { directory, disk, segments } = target
+    const isNear = yield* Effect.as(disk.rename(source, segments.pathOf(number)), true).pipe(
+      Effect.catchIf(
+        (error) => error.code === "EXDEV",
+        () => Effect.succeed(false)
+      )
+    )
+    if (!isNear) return undefined
+    yield* disk.syncDirectory(directory)
+    yield* syncParent(disk, source)
+    return yield* takeIn(target, number, source)
+  })
+
+const copy = (target: Target, source: string, number: number) =>
+  Effect.gen(function* () {
+    const { copied, directory, disk, record } = target
+    const aside = asideOf(source, number)
+    const isWhole = yield* copyFile(disk, source, copied).pipe(
+      // this syncs the entry of the copy, too
+      Effect.zipRight(replace(disk, directory, record, Schema.encodeSync(AdoptionFile)({ source, aside }))),
+      Effect.as(true),
+      Effect.catchIf(hasNoRoom, ({ code }) =>
+        Effect.gen(function* () {
+          yield* discardCopy(target)
+          yield* Effect.logWarning(
+            `audit queue: ${source} was not adopted, since there is no room for a copy of it in ${directory} ` +
+              `(${code}); it is as it was. Free the disk; the next start tries again.`
+          )
+          return false
+        })
+      )
+    )
+    if (!isWhole) return 0
+    yield* disk.rename(source, aside)
+    return yield* finish(target, number, source)
+  })
+
 /** Adopts the file, if there is one, as the segment `next`; how many lines were taken in. */
 export const adopt = (
   disk: Disk["Type"],
@@ -36,100 +141,13 @@ export const adopt = (
   file: string | undefined,
   next: number
 ): Effect.Effect<number, DiskError> => {
-  const record = `${directory}/adoption.json`
-  const copied = `${directory}/adoption.copy`
-
-  /** Counts the lines of the segment that was put there. */
-  const takeIn = (number: number, source: string) =>
-    Effect.scoped(
-      Effect.gen(function* () {
-        const handle = yield* disk.open(segments.pathOf(number), "read")
-        const size = yield* handle.size
-        const lines = yield* countLines(handle, 0, size)
-        segments.add(number, size)
-        yield* Effect.logInfo(`audit queue: adopted ${lines} lines of ${source}`)
-        return lines
-      })
-    )
-
-  /** What is left of a copy of a file that still stands in its place. */
-  const discardCopy = Effect.gen(function* () {
-    for (const name of [`${record}.new`, record, copied]) {
-      yield* Effect.catchIf(disk.remove(name), isAbsent, () => Effect.void)
-    }
-  })
-
-  /** The copy becomes a segment, if a copy was being adopted. */
-  const finish = (number: number, old: string | undefined) =>
-    Effect.gen(function* () {
-      if ((yield* disk.info(record)) === undefined) {
-        yield* discardCopy
-        return 0
-      }
-      const said = yield* adoptionIn(disk, record)
-      // a record is written whole: one that cannot be read was damaged later, and may have named another file
-      const names = said ?? (old === undefined ? undefined : { source: old, aside: asideOf(old, number) })
-      const isCopied = (yield* disk.info(copied)) !== undefined
-      if (isCopied && names !== undefined && (yield* isBeginning(disk, copied, names.source))) {
-        // the old file still stands in its place, and may even have grown: it is copied anew
-        yield* discardCopy
-        return 0
-      }
-      const isKnown = said ?? (names === undefined ? undefined : yield* disk.info(names.aside))
-      if (isCopied && isKnown === undefined) {
-        yield* Effect.logWarning(
-          `audit queue: ${record} is damaged, so that ${copied} is not delivered: start once with adopt and the ` +
-            `file that it is a copy of, or move both away`
-        )
-        return 0
-      }
-      if (names !== undefined) yield* syncParent(disk, names.source)
-      if (isCopied) yield* disk.rename(copied, segments.pathOf(number))
-      yield* disk.syncDirectory(directory)
-      const lines = isCopied ? yield* takeIn(number, names?.source ?? copied) : 0
-      // not synced: if it comes back, it is found to be done
-      yield* disk.remove(record)
-      return lines
-    })
-
-  /** Puts the file among the segments; how many lines it has, or nothing where it lies on another file system. */
-  const move = (source: string, number: number) =>
-    Effect.gen(function* () {
-      const isNear = yield* Effect.as(disk.rename(source, segments.pathOf(number)), true).pipe(
-        Effect.catchIf(
-          (error) => error.code === "EXDEV",
-          () => Effect.succeed(false)
-        )
-      )
-      if (!isNear) return undefined
-      yield* disk.syncDirectory(directory)
-      yield* syncParent(disk, source)
-      return yield* takeIn(number, source)
-    })
-
-  const copy = (source: string, number: number) =>
-    Effect.gen(function* () {
-      const aside = asideOf(source, number)
-      const isWhole = yield* copyFile(disk, source, copied).pipe(
-        // this syncs the entry of the copy, too
-        Effect.zipRight(replace(disk, directory, record, Schema.encodeSync(AdoptionFile)({ source, aside }))),
-        Effect.as(true),
-        Effect.catchIf(hasNoRoom, ({ code }) =>
-          Effect.gen(function* () {
-            yield* discardCopy
-            yield* Effect.logWarning(
-              `audit queue: ${source} was not adopted, since there is no room for a copy of it in ${directory} ` +
-                `(${code}); it is as it was. Free the disk; the next start tries again.`
-            )
-            return false
-          })
-        )
-      )
-      if (!isWhole) return 0
-      yield* disk.rename(source, aside)
-      return yield* finish(number, source)
-    })
-
+  const target = {
+    disk,
+    directory,
+    segments,
+    record: `${directory}/adoption.json`,
+    copied: `${directory}/adoption.copy`
+  }
   return Effect.gen(function* () {
     // the user may name a link: what it leads to is adopted
     const named = file === undefined ? undefined : disk.resolve(file)
@@ -145,9 +163,9 @@ export const adopt = (
       )
     }
     const source = isOurs ? undefined : meant
-    const finished = yield* finish(next, source)
+    const finished = yield* finish(target, next, source)
     // a damaged record and its copy stay, until somebody has looked
-    if (source === undefined || (yield* disk.info(record)) !== undefined) return finished
+    if (source === undefined || (yield* disk.info(target.record)) !== undefined) return finished
     // a process that was killed may have moved it and not made that durable: it would come back, and be doubled
     yield* disk.syncDirectory(directory)
     yield* syncParent(disk, source)
@@ -161,8 +179,8 @@ export const adopt = (
     yield* Effect.scoped(
       Effect.flatMap(disk.open(source, isOnlyOne ? "append" : "sync"), (handle) => handle.sync)
     )
-    const lines = isOnlyOne ? yield* move(source, number) : undefined
-    return finished + (lines ?? (yield* copy(source, number)))
+    const lines = isOnlyOne ? yield* move(target, source, number) : undefined
+    return finished + (lines ?? (yield* copy(target, source, number)))
   })
 }
 
