@@ -1,5 +1,6 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
 import { Chunk, Clock, Duration, Effect, Fiber, Option, Schedule, Stream } from "effect"
+import * as v8 from "node:v8"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { summaryOf } from "../internal/database/summary.js"
 import { LETTERS, lettersIn } from "../internal/queue/directory.js"
@@ -411,6 +412,8 @@ const decide = (
     const patience = Duration.decodeUnknown(options.wait)
     if (Option.isNone(patience))
       return yield* usageError(`--wait ${options.wait} is no duration: say "90 seconds".`)
+    // what a batch holds lives until its letters are decided: old enough for V8 to let it heap up, four times what is used
+    v8.setFlagsFromString("--heap-growing-percent=25")
     const chosen = yield* choose(options, action === "discard")
     const settings = yield* settingsOf(options.directory)
     let [done, unnamed] = [0, 0]

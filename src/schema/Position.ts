@@ -26,5 +26,12 @@ export const idOf = ({ offset, segment }: Place): string => `${segment}:${offset
 /** The place of {@link idOf}. */
 export const placeOf = (id: string): Place => {
   const colon = id.indexOf(":")
-  return { segment: Number(id.slice(0, colon)), offset: Number(id.slice(colon + 1)) }
+  return { segment: numberIn(id, 0, colon), offset: numberIn(id, colon + 1, id.length) }
+}
+
+/** The number that these digits are: without a text of its own, since each letter of many is asked for its place. */
+const numberIn = (text: string, from: number, to: number): number => {
+  let number = 0
+  for (let at = from; at < to; at++) number = number * 10 + text.charCodeAt(at) - 0x30
+  return number
 }

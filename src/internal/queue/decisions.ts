@@ -121,13 +121,16 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         let count = 0
         const select = (letter: Letter) => isCounted(letter) && batch.selection.select(letter)
         const selection = { ...batch.selection, select, limit: BATCH_LETTERS, scanBytes: SCAN_BYTES }
-        for (let from: number | undefined = 0; from !== undefined;) {
-          const page: Page = yield* guarded(letters.page({ ...selection, from }))
-          const { decided, failure } = yield* decideOne(type, batch, page.entries, by)
-          count += decided
-          if (failure !== undefined) return yield* failure
-          from = batch.isOver(page.entries) ? undefined : page.next
-        }
+        // a step of its own: a page would otherwise stay while the next one is read
+        const step = (from: number) =>
+          Effect.gen(function* () {
+            const { entries, next }: Page = yield* guarded(letters.page({ ...selection, from }))
+            const { decided, failure } = yield* decideOne(type, batch, entries, by)
+            count += decided
+            if (failure !== undefined) return yield* failure
+            return batch.isOver(entries) ? undefined : next
+          })
+        for (let from: number | undefined = 0; from !== undefined;) from = yield* step(from)
         return count
       }).pipe(Effect.tapBoth({ onFailure: () => tidy, onSuccess: () => tidy }))
 
@@ -147,6 +150,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     /** Erases the lines of discarded letters, where their segments are still there. */
     const eraseLines = (places: ReadonlyArray<Place>) =>
       Effect.suspend(() => {
+        if (segments.all.length === 0) return Effect.void
         const bySegment = Arr.groupBy(places.filter(isCounted), ({ segment }) => String(segment))
         return Effect.forEach(
           [...segments.all],

@@ -13,6 +13,7 @@ import { isAbsent, withFile } from "./files.js"
 import {
   erasedBytes,
   erasedOf,
+  fillErased,
   idOfRemains,
   isBlank,
   isEnded,
@@ -22,6 +23,7 @@ import {
   type Letter
 } from "./letter.js"
 import { beginsLetter, type EntryLine, type EntryLines, entriesOf } from "./letterLines.js"
+import { scratch } from "./scratch.js"
 
 type DiskShape = Disk["Type"]
 
@@ -50,11 +52,12 @@ export const erase = (
     : Effect.scoped(
         Effect.gen(function* () {
           const file = yield* disk.open(path, "patch")
+          const buffer = yield* scratch
           for (let index = 0; index < entries.length;) {
-            const last = endOfRun(entries, index)
+            const last = endOfRun(entries, index, buffer.length)
             yield* last === index
               ? eraseOne(file, entries[index]!)
-              : eraseRun(file, entries.slice(index, last + 1))
+              : eraseRun(file, entries.slice(index, last + 1), buffer)
             index = last + 1
           }
           yield* file.sync
@@ -62,13 +65,13 @@ export const erase = (
       )
 
 /** Neighbours are overwritten at once: between them there is one line's end, or two. */
-const endOfRun = (entries: ReadonlyArray<Remains>, first: number): number => {
+const endOfRun = (entries: ReadonlyArray<Remains>, first: number, most: number): number => {
   let last = first
   for (let bytes = entries[first]!.length; last + 1 < entries.length; last++) {
     const [before, after] = [entries[last]!, entries[last + 1]!]
     const gap = after.at - before.at - before.length
     bytes += gap + after.length
-    if (gap < 1 || gap > 2 || bytes > PIECE_BYTES) break
+    if (gap < 1 || gap > 2 || bytes > most) break
   }
   return last
 }
@@ -76,12 +79,12 @@ const endOfRun = (entries: ReadonlyArray<Remains>, first: number): number => {
 const erasedForm = ({ length, letter }: Remains): Erased =>
   letter === undefined ? NOTHING : erasedOf(letter, length)
 
-const eraseRun = (file: File, entries: ReadonlyArray<Remains>) => {
+const eraseRun = (file: File, entries: ReadonlyArray<Remains>, buffer: Buffer) => {
   const from = entries[0]!.at
   const { at, length } = entries.at(-1)!
-  const bytes = Buffer.alloc(at + length - from, NEWLINE)
+  const bytes = buffer.subarray(0, at + length - from).fill(NEWLINE)
   for (const entry of entries) {
-    erasedBytes(erasedForm(entry), entry.length, 0, entry.length).copy(bytes, entry.at - from)
+    fillErased(erasedForm(entry), bytes.subarray(entry.at - from, entry.at - from + entry.length))
   }
   return file.overwrite(bytes, from)
 }
@@ -160,7 +163,7 @@ export const sweep = (
     let next: number | undefined = from
     yield* withFile(disk, path, (file) =>
       Effect.gen(function* () {
-        const read = entriesOf(file)
+        const read = yield* entriesOf(file)
         while (next !== undefined && next - from < SWEEP_BYTES) {
           const found: EntryLines = yield* read(next, end)
           for (const line of found.lines) {
@@ -170,7 +173,7 @@ export const sweep = (
           }
           next = found.next
         }
-      })
+      }).pipe(Effect.scoped)
     )
     yield* erase(disk, path, remains)
     return next
@@ -245,7 +248,7 @@ export const replaceByHeads = (
       // written by `overwrite`, since each `write` to a new file may wait for the disk
       yield* Effect.scoped(disk.open(temporary, "create"))
       const to = yield* disk.open(temporary, "patch")
-      const read = entriesOf(from, (line) => !beginsLetter(line))
+      const read = yield* entriesOf(from, (line) => !beginsLetter(line))
       let end = 0
       const add = (lines: ReadonlyArray<string>) =>
         Effect.suspend(() => {

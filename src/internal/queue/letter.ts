@@ -164,14 +164,19 @@ export const parse = (text: string): Entry | undefined => {
   }
 }
 
-/** a quote inside a JSON string is escaped, so this can only be the key */
-const CONTENT = /,"(?:line|base64)":"/
+/** a quote inside a JSON string is escaped, so these can only be the keys */
+const [LINE, BASE64] = [Buffer.from(',"line":"'), Buffer.from(',"base64":"')]
 
-/** Reads the beginning of an entry, as far as its content; undefined if it ends before that. */
-export const parseBeginning = (text: string): { readonly entry: Entry | undefined } | undefined => {
-  const content = CONTENT.exec(text)
-  return content === null ? undefined : { entry: parse(`${text.slice(0, content.index)}}`) }
+/** Where the content of an entry begins, bytes; -1 if it ends before that. */
+export const contentAt = (bytes: Buffer): number => {
+  const line = bytes.indexOf(LINE)
+  // a line may say anything behind its own beginning, but no such key: its quotes are escaped
+  return line === -1 ? bytes.indexOf(BASE64) : line
 }
+
+/** Reads the beginning of an entry, as far as its content. */
+export const parseBeginning = (bytes: Buffer, content: number): Entry | undefined =>
+  parse(`${bytes.toString("utf8", 0, content)}}`)
 
 /** Whose letter a line was that is no entry any more: cut off, or blanked in part. */
 export const idOfRemains = (text: string): string | undefined => {
@@ -265,6 +270,7 @@ export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
 // ---------------------------------------------------------------------------------------------------------- erased
 
 const BLANK = 0x20
+const [BRACE, QUOTE, BACKSLASH] = [0x7d, 0x22, 0x5c]
 
 /** How every letter ends; one that does not was cut off. */
 const END = Buffer.from('"}')
@@ -272,6 +278,7 @@ const END = Buffer.from('"}')
 export const END_BYTES = 64
 /** Whether these last bytes are the end of a letter. An editor may leave white space, a content escapes its quotes. */
 export const isEnded = (bytes: Buffer): boolean =>
+  (bytes.at(-1) === BRACE && bytes.at(-2) === QUOTE && bytes.at(-3) !== BACKSLASH) ||
   /(?:^|[^\\])(?:\\\\)*"\}[ \t\r]*$/.test(bytes.toString("latin1", Math.max(0, bytes.length - END_BYTES)))
 
 /** An entry without its content, of the same length. */
@@ -316,6 +323,13 @@ export const isErased = ({ beginning, end }: Erased, bytes: Buffer, length: numb
 }
 
 export const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === BLANK)
+
+/** Makes it of the bytes of an entry. */
+export const fillErased = ({ beginning, end }: Erased, entry: Buffer): void => {
+  entry.fill(BLANK)
+  beginning.copy(entry)
+  end.copy(entry, entry.length - end.length)
+}
 
 /** The bytes from one place of an erased entry to another. */
 export const erasedBytes = ({ beginning, end }: Erased, length: number, from: number, to: number): Buffer => {

@@ -12,7 +12,7 @@ export interface LetterFile {
   readonly directory: string
   readonly path: string
   /** Writes what became of letters, durably. */
-  readonly end: (outcomes: ReadonlyArray<Outcome>) => Effect.Effect<void, DiskError>
+  readonly end: (outcomes: Iterable<Outcome>) => Effect.Effect<void, DiskError>
   /**
    * Writes letters, durably; oversize lines are read from `source`. If that fails and may have left something, then
    * `left` is called.
@@ -66,7 +66,12 @@ export const make = (disk: Disk["Type"], directory: string, path: string, withRo
     directory,
     path,
     end: (outcomes) =>
-      add((file) => file.append(Buffer.from(["", ...outcomes.map(encodeOutcome), ""].join("\n")))),
+      Effect.suspend(() => {
+        let lines = "\n"
+        for (const outcome of outcomes) lines += `${encodeOutcome(outcome)}\n`
+        const bytes = Buffer.from(lines)
+        return add((file) => file.append(bytes))
+      }),
     keep: (refusals, source, left) =>
       add(
         (file) =>

@@ -1,9 +1,9 @@
 /** Reading the dead-letter file: its lines in bounded chunks, each with the entry that it is. */
-import { Effect } from "effect"
+import { Effect, type Scope } from "effect"
 import type { DiskError, File } from "../../services/Disk.js"
-import { RETRY_BYTES } from "../../schema/Line.js"
-import { END_BYTES, type Entry, isEnded, parse, parseBeginning } from "./letter.js"
+import { contentAt, END_BYTES, type Entry, isEnded, parse, parseBeginning } from "./letter.js"
 import { readLines, type RawLine } from "./lines.js"
+import { scratch, WHOLE_BYTES } from "./scratch.js"
 
 /** A line that is not empty. */
 export interface EntryLine {
@@ -18,11 +18,7 @@ export interface EntryLine {
   readonly isCut: boolean
 }
 
-/** A longer line is not read whole, bytes. */
-const WHOLE_BYTES = 1 << 18
 const SCAN = { maxRecords: 4096, maxBytes: WHOLE_BYTES, maxLineBytes: WHOLE_BYTES }
-/** as much as is read at once, at most */
-const READ_BYTES = WHOLE_BYTES + RETRY_BYTES + 1
 /** a shorter piece may be kept by the lines */
 const KEPT_BYTES = 4096
 
@@ -36,29 +32,29 @@ export interface EntryLines {
 /** Reads some lines from one place of the file up to another. */
 export type ReadEntries = (from: number, end: number) => Effect.Effect<EntryLines, DiskError>
 
-/**
- * Reads into one buffer: those of many reads would stay for long, since the collector sees little of them. Lines that are
- * not wanted are left out before they are parsed.
- */
-export const entriesOf = (file: File, isWanted: (line: Buffer) => boolean = () => true): ReadEntries => {
-  const buffer = Buffer.allocUnsafeSlow(READ_BYTES)
-  const reader = {
-    readAt: (offset: number, length: number) =>
-      file.readAt(offset, length, length > KEPT_BYTES ? buffer : undefined)
-  }
-  return Effect.fnUntraced(function* (from, end) {
-    const { lines, next } = yield* readLines(reader, from, end, SCAN)
-    const found: Array<EntryLine> = []
-    for (const line of lines) {
-      if (line.length === 0) continue
-      const bytes = line.bytes
-      if (!isWanted(bytes)) continue
-      const entry = line.oversize ? yield* parseLong(file, line, bytes) : parseHead(bytes)
-      found.push({ entry, at: line.offset, length: line.length, bytes, isCut: line.oversize })
+/** Reads entries until the scope closes. Lines that are not wanted are left out before they are parsed. */
+export const entriesOf = (
+  file: File,
+  isWanted: (line: Buffer) => boolean = () => true
+): Effect.Effect<ReadEntries, never, Scope.Scope> =>
+  Effect.map(scratch, (buffer): ReadEntries => {
+    const reader = {
+      readAt: (offset: number, length: number) =>
+        file.readAt(offset, length, length > KEPT_BYTES ? buffer : undefined)
     }
-    return { lines: found, next: next === from || next >= end ? undefined : next }
+    return Effect.fnUntraced(function* (from, end) {
+      const { lines, next } = yield* readLines(reader, from, end, SCAN)
+      const found: Array<EntryLine> = []
+      for (const line of lines) {
+        if (line.length === 0) continue
+        const bytes = line.bytes
+        if (!isWanted(bytes)) continue
+        const entry = line.oversize ? yield* parseLong(file, line, bytes) : parseHead(bytes)
+        found.push({ entry, at: line.offset, length: line.length, bytes, isCut: line.oversize })
+      }
+      return { lines: found, next: next === from || next >= end ? undefined : next }
+    })
   })
-}
 
 /** Whether a line begins as letters do, and decisions do not. */
 export const beginsLetter = (line: Buffer): boolean =>
@@ -70,14 +66,11 @@ const LETTER = Buffer.from('{"type":"letter",')
  * lacks but the line's end will be ended by the next entry, so it counts before that as well.
  */
 const parseHead = (bytes: Buffer): Entry | undefined => {
-  const found = parseBeginning(bytes.toString("utf8", 0, HEAD_BYTES))
-  if (found === undefined) return parse(bytes.toString("utf8"))
+  const content = contentAt(bytes)
+  if (content === -1) return parse(bytes.toString("utf8"))
   // a power cut may leave a hole
-  return isEnded(bytes) && !bytes.includes(0) ? found.entry : undefined
+  return isEnded(bytes) && !bytes.includes(0) ? parseBeginning(bytes, content) : undefined
 }
-
-/** most heads are shorter, bytes */
-const HEAD_BYTES = 1024
 
 /** Only the beginning of it was read. */
 const parseLong = (file: File, line: RawLine, bytes: Buffer) =>
@@ -96,8 +89,8 @@ const MAX_HEAD_BYTES = 16 * 1024 * 1024
 const readBeginning = (file: File, { length, offset }: RawLine, beginning: Buffer) =>
   Effect.gen(function* () {
     for (let bytes = beginning; ;) {
-      const found = parseBeginning(bytes.toString("utf8"))
-      if (found !== undefined) return found.entry
+      const content = contentAt(bytes)
+      if (content !== -1) return parseBeginning(bytes, content)
       if (bytes.length >= Math.min(length, MAX_HEAD_BYTES)) return undefined
       bytes = Buffer.from(yield* file.readAt(offset, Math.min(length, 16 * bytes.length, MAX_HEAD_BYTES)))
     }
@@ -111,11 +104,11 @@ export const scan = (
 ): Effect.Effect<number, DiskError> =>
   Effect.gen(function* () {
     const size = yield* file.size
-    const read = entriesOf(file)
+    const read = yield* entriesOf(file)
     for (let at: number | undefined = from; at !== undefined && at < size;) {
       const { lines, next }: EntryLines = yield* read(at, size)
       lines.forEach(each)
       at = next
     }
     return size
-  })
+  }).pipe(Effect.scoped)

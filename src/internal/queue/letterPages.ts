@@ -57,7 +57,7 @@ export const readPage = (
       const isFull = () => found.size >= limit || (found.size > 0 && bytes >= (contentBytes ?? Infinity))
       const page = (next: number | undefined): Page => ({ entries: [...found.values()], next })
       const size = yield* file.size
-      const read = entriesOf(file)
+      const read = yield* entriesOf(file)
       for (let start: number | undefined = from; start !== undefined && start < size;) {
         if (start - from >= scanBytes) return page(start)
         const { lines, next }: EntryLines = yield* read(start, size)
@@ -75,7 +75,7 @@ export const readPage = (
         start = next
       }
       return page(undefined)
-    })
+    }).pipe(Effect.scoped)
   ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed(NOTHING)))
 
 /**
@@ -91,7 +91,7 @@ export const placeAfter = (
     Effect.gen(function* () {
       let place: number | undefined
       const size = yield* file.size
-      const read = entriesOf(file)
+      const read = yield* entriesOf(file)
       for (let start: number | undefined = 0; start !== undefined && start < size;) {
         const { lines, next }: EntryLines = yield* read(start, size)
         for (const { at, entry, length } of lines) {
@@ -102,7 +102,7 @@ export const placeAfter = (
         start = next
       }
       return place
-    })
+    }).pipe(Effect.scoped)
   ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed(undefined)))
 
 /** A longer entry is listed without its content, bytes: escaped for a screen it must fit into a text of V8, 512 MiB. */
@@ -128,7 +128,10 @@ export const readLetter = (
         }
       )
 
-const withoutContent = ({ base64: _, line: __, ...letter }: Letter): Letter => letter
+const withoutContent = (letter: Letter): Letter =>
+  letter.line === undefined && letter.base64 === undefined
+    ? letter
+    : { ...letter, line: undefined, base64: undefined }
 
 /** The letter as its whole entry says it; without content, if that cannot be read. */
 const withContent = (file: File, { at, bytes, isCut, length }: EntryLine, letter: Letter) =>

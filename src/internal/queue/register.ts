@@ -339,17 +339,18 @@ export class Register {
 
   private sum(it: Known, by: 1 | -1): void {
     const { sums } = this
-    const decided = (fate: Fate | undefined) => {
-      if (fate === "retried") sums.retried += by
-      if (fate === "discarded") sums.discarded += by
-    }
     if (it.isOpen) sums.open += by
     if (it.counts) sums.counting += by
-    decided(it.fate)
-    it.orphans.forEach(decided)
+    this.sumFate(it.fate, by)
+    for (const fate of it.orphans) this.sumFate(fate, by)
     if (!it.isKept) return
     if (it.isBlank) sums.discarded += by
     if (it.isTornEnd) sums.torn += by
     else sums.letters += by
+  }
+
+  private sumFate(fate: Fate | undefined, by: 1 | -1): void {
+    if (fate === "retried") this.sums.retried += by
+    if (fate === "discarded") this.sums.discarded += by
   }
 }

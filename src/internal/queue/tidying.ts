@@ -2,11 +2,11 @@
  * Tidying: what a crash, or a failing disk, has left of letters that are none any more is erased, and the file is
  * replaced by one of heads once none is open and each line can be read.
  */
-import { Effect } from "effect"
+import { Effect, Iterable } from "effect"
 import type { DiskError } from "../../services/Disk.js"
 import { erase, replaceByHeads, sweep, type Keeping } from "./erasure.js"
 import { withFile } from "./files.js"
-import { encodeOutcome, headOf, type Outcome } from "./letter.js"
+import { encodeOutcome, type Outcome } from "./letter.js"
 import { now, type LetterFile } from "./letterFile.js"
 import { readPage, type Entry, type Page } from "./letterPages.js"
 import type { Fate, Known, Register } from "./register.js"
@@ -27,12 +27,18 @@ export const end = ({ file, register }: Letters, fate: Fate, entries: ReadonlyAr
   Effect.gen(function* () {
     if (entries.length === 0) return
     const at = yield* now
-    const ended = entries.map(({ letter }) => ({ id: letter.id, head: headOf(letter) }))
-    yield* file.end(ended.map(({ head, id }): Outcome => ({ type: fate, id, at, by, head })))
-    for (const { id } of ended) register.end(id, fate)
+    const outcomes = Iterable.map(entries, ({ letter }): Outcome => ({
+      type: fate,
+      id: letter.id,
+      at,
+      by,
+      head: letter
+    }))
+    yield* file.end(outcomes)
+    for (const { letter } of entries) register.end(letter.id, fate)
     const erased = yield* Effect.option(erase(file.disk, file.path, entries))
-    for (const { id } of ended) {
-      const it = register.known(id)
+    for (const { letter } of entries) {
+      const it = register.known(letter.id)
       if (erased._tag === "Some") it.filled--
       register.hasRemains ||= it.filled > 0
     }
