@@ -32,6 +32,6 @@ export const placeOf = (id: string): Place => {
 /** The number that these digits are: without a text of its own, since each letter of many is asked for its place. */
 const numberIn = (text: string, from: number, to: number): number => {
   let number = 0
-  for (let at = from; at < to; at++) number = number * 10 + text.charCodeAt(at) - 0x30
+  for (let at = from; at < to; at++) number = number * 10 + (text.charCodeAt(at) - 0x30)
   return number
 }
