@@ -3,6 +3,7 @@ import { assert, it } from "@effect/vitest"
 import { FastCheck } from "effect"
 import { Register } from "../../src/internal/queue/register.js"
 import { idOf } from "../../src/schema/Position.js"
+import type { RefusalClass } from "../../src/services/QueueFile.js"
 
 /** Few and many, neighbours and far ones, and those that differ above 32 bits alone. */
 const number = FastCheck.oneof(
@@ -15,7 +16,7 @@ const place = FastCheck.record({ segment: number, offset: number })
 const step = FastCheck.record({
   place,
   what: FastCheck.constantFrom("add", "retry", "discard", "forget"),
-  class: FastCheck.constantFrom("rejected", "torn", "blank"),
+  class: FastCheck.constantFrom<RefusalClass>("rejected", "torn", "blank"),
   sequence: FastCheck.maxSafeNat()
 })
 
@@ -23,7 +24,7 @@ it("answers as a map would, in the order of what came first", () =>
   FastCheck.assert(
     FastCheck.property(FastCheck.array(step, { maxLength: 400, size: "max" }), (steps) => {
       const register = new Register()
-      const model = new Map<string, { sequence: number; class: string; kept: boolean; fate?: string }>()
+      const model = new Map<string, { sequence: number; class: RefusalClass; kept: boolean; fate?: string }>()
       for (const { class: cls, place, sequence, what } of steps) {
         const id = idOf(place)
         const known = model.get(id)

@@ -20,7 +20,7 @@ const COPIED = 16
 const FIRST_ROWS = 64
 
 /**
- * What is known of letters, a row for each: 100,000 take 4 MB, and nothing that the collector looks at. They are found by
+ * What is known of letters, a row for each: 100,000 take 8 MB, and nothing that the collector looks at. They are found by
  * their places, and never removed.
  */
 class Table {
@@ -34,15 +34,12 @@ class Table {
   filled = new Uint16Array(FIRST_ROWS)
   /** few letters have some */
   readonly orphans = new Map<number, ReadonlyArray<Fate>>()
-  /** open addressing: a row and 1 at the first free slot from its hash on, twice as many slots as rows at least */
-  private slots = new Int32Array(2 * FIRST_ROWS)
+  /** rows by segment and offset: numbers, of which the collector has nothing to follow */
+  private readonly places = new Map<number, Map<number, number>>()
 
   /** The row of a place; -1 if it has none. */
   find(segment: number, offset: number): number {
-    for (let slot = this.slotOf(segment, offset); ; slot = (slot + 1) & (this.slots.length - 1)) {
-      const row = this.slots[slot]! - 1
-      if (row === -1 || (this.segments[row] === segment && this.offsets[row] === offset)) return row
-    }
+    return this.places.get(segment)?.get(offset) ?? -1
   }
 
   /** Adds a place that has no row yet. */
@@ -51,23 +48,10 @@ class Table {
     const row = this.rows++
     this.segments[row] = segment
     this.offsets[row] = offset
-    this.place(row)
+    const inSegment = this.places.get(segment)
+    if (inSegment === undefined) this.places.set(segment, new Map([[offset, row]]))
+    else inSegment.set(offset, row)
     return row
-  }
-
-  private place(row: number): void {
-    let slot = this.slotOf(this.segments[row]!, this.offsets[row]!)
-    while (this.slots[slot] !== 0) slot = (slot + 1) & (this.slots.length - 1)
-    this.slots[slot] = row + 1
-  }
-
-  private slotOf(segment: number, offset: number): number {
-    const mixed = Math.imul(segment, 0x9e3779b1) + Math.imul(offset, 0x85ebca6b)
-    return Math.imul(mixed ^ (mixed >>> 15), 0x2c1b3c6d) >>> this.shift
-  }
-  /** the highest bits of a hash name a slot */
-  private get shift(): number {
-    return Math.clz32(this.slots.length) + 1
   }
 
   private grow(): void {
@@ -83,8 +67,6 @@ class Table {
     this.classes = more(new Uint8Array(rows), this.classes)
     this.fates = more(new Uint8Array(rows), this.fates)
     this.filled = more(new Uint16Array(rows), this.filled)
-    this.slots = new Int32Array(2 * rows)
-    for (let row = 0; row < this.rows; row++) this.place(row)
   }
 }
 
