@@ -93,8 +93,8 @@ const ordeal = async (
   }
   const judgeAll = (kills: number) =>
     readRows(query).then((rows) => {
-      // letters are appended again by batches: all of one may stand in the queue when the process dies
-      const interruptedRetries = requests ? kills * 50 : 0
+      // letters are appended again by batches of 1,000: all of one may stand in the queue when the process dies
+      const interruptedRetries = requests ? kills * 1000 : 0
       return judge({
         acknowledged,
         books: readBooks(directory),

@@ -57,6 +57,297 @@ export interface Segments {
   readonly dropRemoved: Effect.Effect<void, DiskError>
 }
 
+interface SegmentHandle extends Handle {
+  readonly segment: Segment
+  /** whether the segment was whole when the handle was made */
+  readonly whole: boolean
+}
+
+/** Whether it is read to the end of its file. */
+const isWhole = ({ doubtful, live }: Segment) => !live && !doubtful
+
+/** The files of the segments, and which of them count. */
+class Files {
+  constructor(
+    readonly disk: Disk["Type"],
+    readonly directory: string,
+    /** makes sure that the directory is still ours, before a file is opened by its name */
+    readonly keepDirectory: Effect.Effect<void, DiskError>,
+    /** in order */
+    readonly all: Array<Segment>
+  ) {}
+
+  pathOf(first: number): string {
+    return `${this.directory}/${nameOf(first)}`
+  }
+  named(first: number): Segment | undefined {
+    return this.all.find((segment) => segment.first === first)
+  }
+  /** Leaves one out of the list; it may have been left out already. */
+  forget(segment: Segment | undefined): void {
+    const index = this.all.findIndex((other) => other === segment)
+    if (index !== -1) this.all.splice(index, 1)
+  }
+  open(segment: Segment, mode: OpenMode): Effect.Effect<SegmentHandle, DiskError> {
+    return Effect.map(openHandle(this.disk, segment.path, mode), (handle) => ({
+      ...handle,
+      segment,
+      whole: isWhole(segment)
+    }))
+  }
+  /** Makes a segment whose file is on disk for certain. */
+  create(first: number): Effect.Effect<SegmentHandle, DiskError> {
+    return Effect.gen(this, function* () {
+      const segment: Segment = {
+        first,
+        path: this.pathOf(first),
+        bytes: 0,
+        lines: 0,
+        live: true,
+        doubtful: false
+      }
+      yield* this.keepDirectory
+      // an empty one of an earlier process is replaced, like what a failed append left: no line in either was
+      // acknowledged, since its first number is still free
+      this.forget(this.named(first))
+      if ((yield* this.disk.info(segment.path)) !== undefined) yield* this.disk.remove(segment.path)
+      const handle = yield* this.open(segment, "create")
+      // without it a power cut could take the file, and every acknowledged line in it
+      yield* this.disk.syncDirectory(this.directory).pipe(
+        // the system may have forgotten the entry after a failed sync, so it must be made anew
+        Effect.tapError(() => Effect.zipRight(handle.close, Effect.ignore(this.disk.remove(segment.path))))
+      )
+      this.all.push(segment)
+      return handle
+    })
+  }
+}
+
+const segmentsIn = (disk: Disk["Type"], directory: string): Effect.Effect<Array<Segment>, DiskError> =>
+  Effect.gen(function* () {
+    const all: Array<Segment> = []
+    for (const name of yield* disk.list(directory)) {
+      const match = NAME.exec(name)
+      if (match === null || !Number.isSafeInteger(Number(match[1]))) continue
+      const path = `${directory}/${name}`
+      const info = yield* disk.info(path)
+      if (info?.type !== "file") continue
+      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false, doubtful: false })
+    }
+    return all.sort((a, b) => a.first - b.first)
+  })
+
+/** What appends to the live segment, and makes the next one. */
+const makeAppender = (files: Files, segmentBytes: number) => {
+  let writing: SegmentHandle | undefined
+  let seals = 0
+
+  /** Gives the live segment up, at once; returns what closes its file. */
+  const retire = Effect.sync(() => {
+    seals++
+    const handle = writing
+    if (handle === undefined) return Effect.void
+    writing = undefined
+    handle.segment.live = false
+    // a segment without an acknowledged line is no segment: its file is replaced by the next append
+    if (handle.segment.lines === 0) files.forget(handle.segment)
+    return handle.close
+  })
+  // nobody waits for the close, which a disk that hangs may never answer
+  const seal = Effect.asVoid(Effect.flatMap(retire, Effect.forkDaemon))
+
+  const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) => {
+    const { segment } = handle
+    segment.doubtful = true
+    return Effect.matchEffect(handle.file.append(bytes), {
+      onFailure: (error) => sealFailed(handle, error),
+      onSuccess: () => {
+        segment.doubtful = false
+        if (writing !== handle)
+          return replaced.has(handle) ? gone(segment.path) : tooLate(segment.path, "unknown")
+        segment.bytes += bytes.length
+        segment.lines += lines
+        return Effect.void
+      }
+    })
+  }
+
+  /** those whose files are not where they were: what was written to them is seen by nobody */
+  const replaced = new WeakSet<SegmentHandle>()
+
+  // few steps where a segment is live and has room: they are taken for every group
+  const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
+    Effect.suspend(() => {
+      const live = writing
+      if (live !== undefined && live.segment.lines > 0) {
+        if (live.segment.bytes + bytes.length <= segmentBytes) return appendTo(live, bytes, lines)
+        return Effect.zipRight(seal, append(bytes, lines, next))
+      }
+      const empty = live === undefined ? createOnce(next) : Effect.succeed(live)
+      return Effect.flatMap(empty, (handle) =>
+        exclusively(handle.segment.first)(appendTo(handle, bytes, lines))
+      )
+    })
+
+  /** names of segments without an acknowledged line that a call to the disk may still touch */
+  const busy = new Set<number>()
+  const exclusively =
+    (first: number) =>
+    <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+      Effect.suspend(() => {
+        busy.add(first)
+        return Effect.ensuring(
+          effect,
+          Effect.sync(() => busy.delete(first))
+        )
+      })
+
+  const createOnce = (first: number): Effect.Effect<SegmentHandle, AppendFailure> =>
+    Effect.suspend((): Effect.Effect<SegmentHandle, AppendFailure> => {
+      // a call that was given up could still remove, or append to, a file of this name
+      if (busy.has(first)) {
+        return unanswered(files.pathOf(first))
+      }
+      const started = seals
+      return files.create(first).pipe(
+        Effect.mapError((error) => new AppendFailure({ error, outcome: "absent" })),
+        Effect.flatMap((handle) => {
+          if (seals === started) {
+            writing = handle
+            return Effect.succeed(handle)
+          }
+          files.forget(handle.segment)
+          return Effect.zipRight(handle.close, tooLate(handle.file.path, "absent"))
+        }),
+        exclusively(first)
+      )
+    })
+
+  /**
+   * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
+   * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file, and what the
+   * append left is taken back, so that no later process believes it to be durable.
+   */
+  const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
+    Effect.gen(function* () {
+      const { file, segment } = handle
+      const size = yield* Effect.option(file.size)
+      if (writing === handle) yield* seal
+      const untouched = Option.contains(size, segment.bytes)
+      if (!untouched) yield* Effect.ignore(Effect.zipRight(files.keepDirectory, cutOff(files.disk, segment)))
+      return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
+    })
+
+  return {
+    append,
+    seal,
+    /** Gives the live segment up, and waits until its file is closed. */
+    close: Effect.flatten(retire),
+    isLive: (segment: Segment) => writing?.segment === segment,
+    /** Gives the live segment up whose file is not where it was. */
+    replace: Effect.suspend(() => {
+      if (writing === undefined) return Effect.void
+      replaced.add(writing)
+      return seal
+    })
+  }
+}
+
+const unanswered = (path: string) => {
+  const cause = new Error("an earlier call to the disk was not answered yet")
+  return new AppendFailure({
+    error: new DiskError({ operation: "create", path, code: "ETIMEDOUT", cause }),
+    outcome: "absent"
+  })
+}
+
+const gone = (path: string) => {
+  const cause = new Error("the directory was replaced while it was open")
+  return new AppendFailure({
+    error: new DiskError({ operation: "append", path, code: "ENOENT", cause }),
+    outcome: "unknown"
+  })
+}
+
+/** The caller gave up waiting, and the segment was sealed: others have written since, and the numbers went on. */
+const tooLate = (path: string, outcome: Outcome) => {
+  const cause = new Error("the caller gave up waiting")
+  return new AppendFailure({
+    error: new DiskError({ operation: "append", path, code: "ETIMEDOUT", cause }),
+    outcome
+  })
+}
+
+// not through the handle of the append, which may be closed already, and on Windows must not
+const cutOff = (disk: Disk["Type"], { bytes, path }: Segment) =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const file = yield* disk.open(path, "update")
+      // a shorter one, which somebody has damaged, would grow
+      if ((yield* file.size) > bytes) yield* file.truncate(bytes)
+    })
+  )
+
+/** What reads one segment after the other. */
+const makeReader = (files: Files) => {
+  let reading: SegmentHandle | undefined
+
+  /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
+  const synced = new WeakSet(files.all.slice(-1))
+  const openReader = Effect.fnUntraced(
+    function* (segment: Segment) {
+      yield* closeReader()
+      yield* files.keepDirectory
+      const handle = yield* files.open(segment, "read").pipe(
+        // somebody removed it: reported once, then its lines count as missing and block nothing behind them
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            if (isAbsent(error) && !segment.live) files.forget(segment)
+          })
+        )
+      )
+      reading = handle
+      // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
+      const { file } = handle
+      // one that was given up meanwhile is no segment any more: its file is made anew under the same name
+      if (!isWhole(segment) || !files.all.includes(segment)) return file
+      if (!synced.has(segment)) {
+        // an append that was given up, or one of an earlier process that failed, may have left lines behind the last
+        // acknowledged one: they are read, and counted, as well, so the power must not take them later. A disk that
+        // cannot sync them does not hold up what it can read.
+        yield* Effect.ignore(file.sync)
+        synced.add(segment)
+      }
+      segment.bytes = yield* file.size
+      return file
+    },
+    // nobody else would close what was just opened
+    Effect.uninterruptible
+  )
+  const reader = (segment: Segment): Effect.Effect<File, DiskError> =>
+    Effect.suspend(() =>
+      reading?.segment === segment && reading.whole === isWhole(segment)
+        ? Effect.succeed(reading.file)
+        : openReader(segment)
+    )
+
+  const closeReader = (isMeant = (_: Segment) => true) =>
+    Effect.suspend(() => {
+      const handle = reading
+      if (handle === undefined || !isMeant(handle.segment)) return Effect.void
+      reading = undefined
+      return handle.close
+    })
+
+  return {
+    reader,
+    close: closeReader,
+    isOpen: (segment: Segment) => reading?.segment === segment && reading.whole === isWhole(segment),
+    /** Its end is on disk for certain. */
+    markSynced: (segment: Segment) => void synced.add(segment)
+  }
+}
+
 /**
  * Lists the segments of a directory and serves them until the scope closes. Before a file is opened by its name,
  * `keepDirectory` makes sure that the directory is still ours.
@@ -68,271 +359,39 @@ export const make = (
   keepDirectory: Effect.Effect<void, DiskError> = Effect.void
 ): Effect.Effect<Segments, DiskError, Scope.Scope> =>
   Effect.gen(function* () {
-    const all: Array<Segment> = []
-    for (const name of yield* disk.list(directory)) {
-      const match = NAME.exec(name)
-      if (match === null || !Number.isSafeInteger(Number(match[1]))) continue
-      const path = `${directory}/${name}`
-      const info = yield* disk.info(path)
-      if (info?.type !== "file") continue
-      all.push({ first: Number(match[1]), path, bytes: info.size, lines: 0, live: false, doubtful: false })
-    }
-    all.sort((a, b) => a.first - b.first)
-
-    /** Leaves one out of the list; it may have been left out already. */
-    const forget = (segment: Segment | undefined) => {
-      const index = all.findIndex((other) => other === segment)
-      if (index !== -1) all.splice(index, 1)
-    }
-    const named = (first: number) => all.find((segment) => segment.first === first)
-
-    const pathOf = (first: number) => `${directory}/${nameOf(first)}`
-
-    interface SegmentHandle extends Handle {
-      readonly segment: Segment
-      /** whether the segment was whole when the handle was made */
-      readonly whole: boolean
-    }
-    /** Whether it is read to the end of its file. */
-    const isWhole = ({ doubtful, live }: Segment) => !live && !doubtful
-    const openSegment = (segment: Segment, mode: OpenMode): Effect.Effect<SegmentHandle, DiskError> =>
-      Effect.map(openHandle(disk, segment.path, mode), (handle) => ({
-        ...handle,
-        segment,
-        whole: isWhole(segment)
-      }))
-
-    let writing: SegmentHandle | undefined
-    let reading: SegmentHandle | undefined
-
-    let seals = 0
-    /** Gives the live segment up, at once; returns what closes its file. */
-    const retire = Effect.sync(() => {
-      seals++
-      const handle = writing
-      if (handle === undefined) return Effect.void
-      writing = undefined
-      handle.segment.live = false
-      // a segment without an acknowledged line is no segment: its file is replaced by the next append
-      if (handle.segment.lines === 0) forget(handle.segment)
-      return handle.close
-    })
-    // nobody waits for the close, which a disk that hangs may never answer
-    const seal = Effect.asVoid(Effect.flatMap(retire, Effect.forkDaemon))
-
-    const create = (first: number): Effect.Effect<SegmentHandle, DiskError> =>
-      Effect.gen(function* () {
-        const segment: Segment = {
-          first,
-          path: pathOf(first),
-          bytes: 0,
-          lines: 0,
-          live: true,
-          doubtful: false
-        }
-        yield* keepDirectory
-        // an empty one of an earlier process is replaced, like what a failed append left: no line in either was
-        // acknowledged, since its first number is still free
-        forget(named(first))
-        if ((yield* disk.info(segment.path)) !== undefined) yield* disk.remove(segment.path)
-        const handle = yield* openSegment(segment, "create")
-        // without it a power cut could take the file, and every acknowledged line in it
-        yield* disk.syncDirectory(directory).pipe(
-          // the system may have forgotten the entry after a failed sync, so it must be made anew
-          Effect.tapError(() => Effect.zipRight(handle.close, Effect.ignore(disk.remove(segment.path))))
-        )
-        all.push(segment)
-        return handle
-      })
-
-    const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) => {
-      const { segment } = handle
-      segment.doubtful = true
-      return Effect.matchEffect(handle.file.append(bytes), {
-        onFailure: (error) => sealFailed(handle, error),
-        onSuccess: () => {
-          segment.doubtful = false
-          if (writing !== handle)
-            return replaced.has(handle) ? gone(segment.path) : tooLate(segment.path, "unknown")
-          segment.bytes += bytes.length
-          segment.lines += lines
-          return Effect.void
-        }
-      })
-    }
-
-    /** those whose files are not where they were: what was written to them is seen by nobody */
-    const replaced = new WeakSet<SegmentHandle>()
-    const gone = (path: string) => {
-      const cause = new Error("the directory was replaced while it was open")
-      return new AppendFailure({
-        error: new DiskError({ operation: "append", path, code: "ENOENT", cause }),
-        outcome: "unknown"
-      })
-    }
-
-    /** The caller gave up waiting, and the segment was sealed: others have written since, and the numbers went on. */
-    const tooLate = (path: string, outcome: Outcome) => {
-      const cause = new Error("the caller gave up waiting")
-      return new AppendFailure({
-        error: new DiskError({ operation: "append", path, code: "ETIMEDOUT", cause }),
-        outcome
-      })
-    }
-
-    // few steps where a segment is live and has room: they are taken for every group
-    const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
-      Effect.suspend(() => {
-        const live = writing
-        if (live !== undefined && live.segment.lines > 0) {
-          if (live.segment.bytes + bytes.length <= segmentBytes) return appendTo(live, bytes, lines)
-          return Effect.zipRight(seal, append(bytes, lines, next))
-        }
-        const empty = live === undefined ? createOnce(next) : Effect.succeed(live)
-        return Effect.flatMap(empty, (handle) =>
-          exclusively(handle.segment.first)(appendTo(handle, bytes, lines))
-        )
-      })
-
-    /** names of segments without an acknowledged line that a call to the disk may still touch */
-    const busy = new Set<number>()
-    const exclusively =
-      (first: number) =>
-      <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-        Effect.suspend(() => {
-          busy.add(first)
-          return Effect.ensuring(
-            effect,
-            Effect.sync(() => busy.delete(first))
-          )
-        })
-
-    const createOnce = (first: number): Effect.Effect<SegmentHandle, AppendFailure> =>
-      Effect.suspend((): Effect.Effect<SegmentHandle, AppendFailure> => {
-        // a call that was given up could still remove, or append to, a file of this name
-        if (busy.has(first)) {
-          const cause = new Error("an earlier call to the disk was not answered yet")
-          const error = new DiskError({ operation: "create", path: pathOf(first), code: "ETIMEDOUT", cause })
-          return new AppendFailure({ error, outcome: "absent" })
-        }
-        const started = seals
-        return create(first).pipe(
-          Effect.mapError((error) => new AppendFailure({ error, outcome: "absent" })),
-          Effect.flatMap((handle) => {
-            if (seals === started) {
-              writing = handle
-              return Effect.succeed(handle)
-            }
-            forget(handle.segment)
-            return Effect.zipRight(handle.close, tooLate(handle.file.path, "absent"))
-          }),
-          exclusively(first)
-        )
-      })
-
-    /**
-     * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
-     * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file, and what the
-     * append left is taken back, so that no later process believes it to be durable.
-     */
-    const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
-      Effect.gen(function* () {
-        const { file, segment } = handle
-        const size = yield* Effect.option(file.size)
-        if (writing === handle) yield* seal
-        const untouched = Option.contains(size, segment.bytes)
-        if (!untouched) yield* Effect.ignore(Effect.zipRight(keepDirectory, cutOff(segment)))
-        return yield* new AppendFailure({ error, outcome: untouched ? "absent" : "unknown" })
-      })
-
-    // not through the handle of the append, which may be closed already, and on Windows must not
-    const cutOff = ({ bytes, path }: Segment) =>
-      Effect.scoped(
-        Effect.gen(function* () {
-          const file = yield* disk.open(path, "update")
-          // a shorter one, which somebody has damaged, would grow
-          if ((yield* file.size) > bytes) yield* file.truncate(bytes)
-        })
-      )
-
-    /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
-    const synced = new WeakSet(all.slice(-1))
-    const openReader = Effect.fnUntraced(
-      function* (segment: Segment) {
-        yield* closeReader()
-        yield* keepDirectory
-        const handle = yield* openSegment(segment, "read").pipe(
-          // somebody removed it: reported once, then its lines count as missing and block nothing behind them
-          Effect.tapError((error) =>
-            Effect.sync(() => {
-              if (isAbsent(error) && !segment.live) forget(segment)
-            })
-          )
-        )
-        reading = handle
-        // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
-        const { file } = handle
-        // one that was given up meanwhile is no segment any more: its file is made anew under the same name
-        if (!isWhole(segment) || !all.includes(segment)) return file
-        if (!synced.has(segment)) {
-          // an append that was given up, or one of an earlier process that failed, may have left lines behind the last
-          // acknowledged one: they are read, and counted, as well, so the power must not take them later. A disk that
-          // cannot sync them does not hold up what it can read.
-          yield* Effect.ignore(file.sync)
-          synced.add(segment)
-        }
-        segment.bytes = yield* file.size
-        return file
-      },
-      // nobody else would close what was just opened
-      Effect.uninterruptible
-    )
-    const reader = (segment: Segment): Effect.Effect<File, DiskError> =>
-      Effect.suspend(() =>
-        reading?.segment === segment && reading.whole === isWhole(segment)
-          ? Effect.succeed(reading.file)
-          : openReader(segment)
-      )
-
-    const closeReader = (isMeant = (_: Segment) => true) =>
-      Effect.suspend(() => {
-        const handle = reading
-        if (handle === undefined || !isMeant(handle.segment)) return Effect.void
-        reading = undefined
-        return handle.close
-      })
-
-    yield* Effect.addFinalizer(() => Effect.zipRight(Effect.flatten(retire), closeReader()))
+    const files = new Files(disk, directory, keepDirectory, yield* segmentsIn(disk, directory))
+    const { all } = files
+    const appender = makeAppender(files, segmentBytes)
+    const { close: closeReader, isOpen, markSynced, reader } = makeReader(files)
+    yield* Effect.addFinalizer(() => Effect.zipRight(appender.close, closeReader()))
 
     return {
       all,
-      append,
-      seal,
+      append: appender.append,
+      seal: appender.seal,
       add: (first, bytes) => {
         // in the place of an empty one of an earlier process, if there is
-        forget(named(first))
-        const segment: Segment = { first, path: pathOf(first), bytes, lines: 0, live: false, doubtful: false }
-        synced.add(segment)
+        files.forget(files.named(first))
+        const path = files.pathOf(first)
+        const segment: Segment = { first, path, bytes, lines: 0, live: false, doubtful: false }
+        markSynced(segment)
         all.push(segment)
       },
-      pathOf,
+      pathOf: (first) => files.pathOf(first),
       reader,
       remove: (segment) =>
         Effect.gen(function* () {
-          if (writing?.segment === segment) yield* seal
+          if (appender.isLive(segment)) yield* appender.seal
           yield* closeReader((read) => read === segment)
           yield* Effect.catchIf(disk.remove(segment.path), isAbsent, () => Effect.void)
-          forget(segment)
+          files.forget(segment)
         }),
       dropRemoved: Effect.gen(function* () {
-        if (writing !== undefined) {
-          replaced.add(writing)
-          yield* seal
-        }
+        yield* appender.replace
         for (const segment of [...all]) {
           if ((yield* disk.info(segment.path)) !== undefined) {
             yield* closeReader((read) => read === segment)
-          } else if (reading?.segment !== segment || reading.whole !== isWhole(segment)) forget(segment)
+          } else if (!isOpen(segment)) files.forget(segment)
         }
       })
     }
