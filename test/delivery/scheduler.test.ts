@@ -443,7 +443,8 @@ describe("a request of another process", () => {
       yield* seconds(50)
       assert.strictEqual(yield* open, 1)
       yield* seconds(10)
-      assert.strictEqual(yield* open, 0)
+      // it lets the event loop turn meanwhile, for which the clock does not wait
+      yield* Effect.repeat(Effect.zipRight(settle, open), { until: (letters) => letters === 0 })
     })
   )
 
