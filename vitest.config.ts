@@ -24,6 +24,8 @@ export default defineConfig({
     // ends what hangs, and judges nothing: a loaded machine takes ten times as long
     testTimeout: 600_000,
     hookTimeout: 600_000,
+    // real servers and killed processes on a machine that others share: a second try is printed, and is none by hand
+    retry: process.env.CI === undefined ? 0 : 1,
     typecheck: {
       enabled: true,
       include: ["test/**/*.test-d.ts"],

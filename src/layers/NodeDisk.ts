@@ -158,7 +158,8 @@ const openFile = (target: string, mode: OpenMode | "lock") =>
         .pipe(
           Effect.flatMap((stats) => {
             if (!stats.isFile()) return wrongType(target, stats)
-            return mode === "read" || mode === "sync" ? Effect.void : refuseForeign(target, stats)
+            if (mode === "read" || mode === "sync") return Effect.void
+            return Effect.zipRight(refuseForeign(target, stats), refuseMoved(target, stats))
           })
         )
     ),
@@ -237,6 +238,21 @@ const refuseForeign = (target: string, { nlink, uid }: fs.Stats): Effect.Effect<
   }
   return nlink > 1 ? refusal(linkedTwice(target)) : Effect.void
 }
+
+/**
+ * A second name may have been taken away again between the opening and the look: then the file was somebody else's, and
+ * looks like ours. So it must have the name that it was opened by.
+ */
+const refuseMoved = (target: string, { dev, ino }: fs.Stats): Effect.Effect<void, DiskError> =>
+  Effect.flatMap(lstat("open", target), (found) =>
+    found.dev === dev && found.ino === ino
+      ? refuseForeign(target, found)
+      : diskError(
+          "open",
+          target,
+          Object.assign(new Error("another file has its name now"), { code: "ENOENT" })
+        )
+  )
 
 const makeFile = (descriptor: Descriptor): File => {
   const { fd } = descriptor

@@ -3,12 +3,14 @@
  * directories and real processes of other users, so that most of it needs root.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Logger, LogLevel, Schedule } from "effect"
+import { Effect, Either, Exit, Fiber, Logger, LogLevel, Schedule } from "effect"
 import { build } from "esbuild"
 import * as fc from "fast-check"
 import { spawnSync } from "node:child_process"
 import { generateKeyPairSync } from "node:crypto"
 import * as fs from "node:fs"
+import builtin from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
 import { createServer } from "node:net"
 import * as path from "node:path"
 import { accessOf } from "../../src/internal/queue/directory.js"
@@ -296,6 +298,11 @@ const kindsPlanted = (Object.keys(planted) as ReadonlyArray<Planted>).filter(
 )
 
 /** A directory with a file of root's, and what it looks like. */
+const setFstat = (fstat: typeof builtin.fstat) => {
+  builtin.fstat = fstat
+  syncBuiltinESMExports()
+}
+
 const makeOutside = (parent: string) => {
   const outside = path.join(parent, "outside")
   fs.mkdirSync(outside)
@@ -337,6 +344,28 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
           yield* Effect.scoped(Effect.flatMap(openAudit({ directory }), (log) => log.use("after")))
         }
       })
+  )
+
+  it.scopedLive("a hard link that is taken away while it is opened leads to nothing", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const { assertUntouched, outside } = makeOutside(parent)
+      const disk = yield* q.nodeDisk
+      const { fstat } = builtin
+      yield* Effect.addFinalizer(() => Effect.sync(() => setFstat(fstat)))
+      for (const mode of ["append", "update", "patch"] as const) {
+        const file = path.join(parent, mode)
+        fs.linkSync(`${outside}/victim`, file)
+        setFstat(((fd: number, ...args: Array<never>) => {
+          fs.rmSync(file, { force: true })
+          ;(fstat as (...all: ReadonlyArray<unknown>) => void)(fd, ...args)
+        }) as typeof fstat)
+        const opened = yield* Effect.either(Effect.scoped(disk.open(file, mode)))
+        setFstat(fstat)
+        assert.isTrue(Either.isLeft(opened), mode)
+        assertUntouched()
+      }
+    })
   )
 
   it.scopedLive.each([...kindsPlanted, "a hard link"] as const)(
