@@ -22,6 +22,7 @@ import { MAX_LINE_BYTES, objectOf, timeOfLine } from "../internal/queue/lines.js
 import * as locks from "../internal/queue/lock.js"
 import { look, settleTail } from "../internal/queue/recovery.js"
 import * as reserves from "../internal/queue/reserve.js"
+import * as retries from "../internal/queue/retries.js"
 import * as segmentFiles from "../internal/queue/segments.js"
 import * as spaces from "../internal/queue/space.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
@@ -140,9 +141,13 @@ const open = (
       directory,
       letters,
       lock,
-      append: append.add,
+      appendAgain: retries.make({
+        directory,
+        append: append.add,
+        maxLineBytes,
+        eventIdOf: (line) => eventIdOfLine(queueId, line)
+      }),
       maxLineBytes,
-      eventIdOf: (line) => eventIdOfLine(queueId, line),
       segments,
       cursor: ledger.cursor,
       guard: lettersGuard

@@ -72,6 +72,31 @@ describe("a start with many decided letters", () => {
     })
   )
 
+  it.live("delivers while the file of heads waits for the disk", () =>
+    Effect.gen(function* () {
+      const { disk, memory } = yield* withDecidedLetters
+      const isWaiting = yield* Deferred.make<void>()
+      const goOn = yield* Deferred.make<void>()
+      memory.inject(({ operation, path }) => {
+        if (operation !== "sync" || path !== `${LETTERS}.new`) return undefined
+        Deferred.unsafeDone(isWaiting, Exit.void)
+        return { type: "wait", until: Deferred.await(goOn) }
+      })
+      yield* q.withQueue(disk, {}, (queue) =>
+        Effect.gen(function* () {
+          const database = new Set<string>()
+          yield* q.append(queue, "new")
+          yield* Deferred.await(isWaiting)
+          yield* q
+            .deliverAll(queue, database)
+            .pipe(Effect.timeout("10 seconds"), Effect.ensuring(Deferred.succeed(goOn, undefined)))
+          assert.deepStrictEqual([...database], ["new"])
+          yield* untilClean(disk)
+        })
+      )
+    })
+  )
+
   it.live("is closed meanwhile, and the next one goes on", () =>
     Effect.gen(function* () {
       const { disk } = yield* withDecidedLetters

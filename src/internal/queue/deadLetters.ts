@@ -7,6 +7,7 @@ import type { Disk, DiskError, File } from "../../services/Disk.js"
 import { idOf, type Place, placeOf } from "../../schema/Position.js"
 import type { QueueRecord, Refusal, RefusalClass } from "../../services/QueueFile.js"
 import { lettersIn, raiseFormat } from "./directory.js"
+import type { Guarded } from "./erasure.js"
 import { withFile } from "./files.js"
 import type { Letter, Outcome } from "./letter.js"
 import * as letterFile from "./letterFile.js"
@@ -61,9 +62,10 @@ export interface DeadLetters {
   readonly isUntidy: () => boolean
   /**
    * Erases what a crash, or a failing disk, has left of letters that are none any more, and replaces the file once none
-   * is open and each line can be read. It must not run twice at once.
+   * is open and each line can be read. It must not run twice at once. `guarded` runs what must not meet other changes of
+   * the letters, `writing` any other write.
    */
-  readonly tidy: (guarded: tidying.Guarded) => Effect.Effect<void, DiskError>
+  readonly tidy: (guarded: Guarded, writing: Guarded) => Effect.Effect<void, DiskError>
   /** Whether the file is there, if it should be. */
   readonly isWhole: Effect.Effect<boolean, DiskError>
   /**
@@ -110,7 +112,7 @@ export const make = (
       discarded: (from) => discarded(register, from),
       hasRemains: () => register.hasRemains,
       isUntidy: () => register.hasRemains || register.isSpent,
-      tidy: (guarded) => tidying.tidy(letters, guarded),
+      tidy: (guarded, writing) => tidying.tidy(letters, guarded, writing),
       isWhole: Effect.suspend(() => {
         if (isLacking || !register.holdsAnything) return Effect.succeed(!isLacking)
         return Effect.map(disk.info(path), (info) => info !== undefined)

@@ -4,22 +4,20 @@
  * A retried letter is appended first, then decided: decision first, then a crash, would lose the event. A crash in
  * between appends it once more, under the same id.
  */
-import { Array as Arr, Effect, Option, Stream } from "effect"
-import { isUtf8 } from "node:buffer"
-import { QueueAccessError } from "../../schema/Errors.js"
-import { RETRIED, RETRY_BYTES, RETRY_MARK } from "../../schema/Line.js"
-import type { Place, Position } from "../../schema/Position.js"
+import { Effect, Option, Stream } from "effect"
+import type { QueueAccessError } from "../../schema/Errors.js"
+import { RETRY_BYTES } from "../../schema/Line.js"
+import type { Place } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import type { DeadLetter } from "../../services/QueueFile.js"
-import type { Appends } from "./append.js"
 import { isSettled, type Cursor } from "./cursor.js"
 import { turnEventLoop } from "../turnEventLoop.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
-import { eraseLines as eraseInSegment } from "./erasure.js"
 import type { Letter } from "./letter.js"
-import { objectOf } from "./lines.js"
-import { CLOSED, type Lock } from "./lock.js"
+import type { Lock } from "./lock.js"
+import * as remaining from "./remains.js"
 import * as requests from "./requests.js"
+import type { Prepared } from "./retries.js"
 import type { Segments } from "./segments.js"
 
 type Failure = DiskError | QueueAccessError
@@ -29,12 +27,9 @@ interface Parts {
   readonly directory: string
   readonly letters: DeadLetters
   readonly lock: Lock
-  /** several lines are appended at once, or none of them */
-  readonly append: Appends["add"]
+  readonly appendAgain: (entries: ReadonlyArray<Entry>) => Effect.Effect<Prepared>
   /** a longer line is not appended, bytes */
   readonly maxLineBytes: number
-  /** the id of a line that says none */
-  readonly eventIdOf: (line: Position & { readonly bytes: Uint8Array }) => string
   readonly segments: Segments
   readonly cursor: () => Cursor
   /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
@@ -60,12 +55,6 @@ interface Batch {
 /** The letters that a run is about, and whether all of them were met. */
 type Chosen = Pick<Batch, "isOver"> & { readonly select: (letter: DeadLetter) => boolean }
 
-/** The letters that can be decided, and why others cannot. */
-interface Prepared {
-  readonly ready: ReadonlyArray<Entry>
-  readonly failure: Failure | undefined
-}
-
 const chosenBy = (select: Chosen["select"]): Chosen => ({ select, isOver: () => false })
 
 const theseOf = (letters: ReadonlyArray<string>): Chosen => {
@@ -77,15 +66,6 @@ const theseOf = (letters: ReadonlyArray<string>): Chosen => {
       return left.size === 0
     }
   }
-}
-
-const NONE: Prepared = { ready: [], failure: undefined }
-
-/** A letter as the line that is appended again. */
-interface Again {
-  readonly entry: Entry
-  readonly line: string
-  readonly eventId: string
 }
 
 export interface Decisions {
@@ -104,13 +84,21 @@ export interface Decisions {
 
 export const make = (parts: Parts): Effect.Effect<Decisions> =>
   Effect.gen(function* () {
-    const { directory, disk, guard, letters, lock, segments } = parts
+    const { disk, guard, letters, lock, segments } = parts
 
     /** Steps aside afterwards: a semaphore wakes who waits in a later task, and the guard would be taken again by then. */
     const guarded = <A>(step: Effect.Effect<A, DiskError>) =>
       Effect.zipLeft(guard.withPermits(1)(lock.whileWriting(step)), turnEventLoop)
 
     const isCounted = (place: Place) => isSettled(parts.cursor(), place)
+    const remains = yield* remaining.make({
+      disk,
+      letters,
+      segments,
+      guarded,
+      writing: lock.whileWriting,
+      isCounted
+    })
 
     /**
      * Decides the selected letters batch by batch, and tidies up; how many. The guard is held for a part of a batch, so
@@ -132,114 +120,21 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
           })
         for (let from: number | undefined = 0; from !== undefined;) from = yield* step(from)
         return count
-      }).pipe(Effect.tapBoth({ onFailure: () => tidy, onSuccess: () => tidy }))
+      }).pipe(Effect.tapBoth({ onFailure: () => remains.tidy, onSuccess: () => remains.tidy }))
 
     /** Decides a batch. Not interrupted: a letter that was appended again would be appended once more. */
     const decideOne = (type: Decision, batch: Batch, entries: ReadonlyArray<Entry>, by: string) =>
       Effect.gen(function* () {
         const { failure, ready } = yield* batch.prepare(entries)
-        if (type === "discarded") hasLines = true
-        const decided = yield* guarded(letters.decide(type, ready, by))
-        if (type === "discarded") yield* erasingLines(eraseLines(ready.map(({ letter }) => letter)))
+        const decision = guarded(letters.decide(type, ready, by))
+        const decided = yield* type === "retried" ? decision : remains.discarding(ready, decision)
         return { decided, failure }
       }).pipe(Effect.uninterruptible)
-
-    /** whether the line of a discarded letter may stand in a segment */
-    let hasLines = true
-
-    /** Erases the lines of discarded letters, where their segments are still there. */
-    const eraseLines = (places: ReadonlyArray<Place>) =>
-      Effect.suspend(() => {
-        if (segments.all.length === 0) return Effect.void
-        const bySegment = Arr.groupBy(places.filter(isCounted), ({ segment }) => String(segment))
-        return Effect.forEach(
-          [...segments.all],
-          ({ first, path }) => {
-            const offsets = (bySegment[first] ?? []).map(({ offset }) => offset)
-            return offsets.length === 0 ? Effect.void : guarded(eraseInSegment(disk, path, offsets))
-          },
-          { discard: true }
-        )
-      })
-
-    /** What is not erased now, since the disk is full or ill, is tried again with the next decision, and at a start. */
-    const makeErasing = () => {
-      /** said once, not for each try */
-      let said: string | undefined
-      return (erasure: Effect.Effect<void, DiskError>) =>
-        Effect.matchEffect(erasure, {
-          onSuccess: () => Effect.sync(() => (said = undefined)),
-          onFailure: ({ code, message }) => {
-            if (code === CLOSED || said === message) return Effect.void
-            said = message
-            return Effect.logWarning(
-              `audit queue: what was decided is not erased yet (${message}): it is erased with the next decision, or at ` +
-                `the next start`
-            )
-          }
-        })
-    }
-    const [erasingLines, erasingLetters] = [makeErasing(), makeErasing()]
-    const eraseDiscarded = Effect.suspend(() => {
-      const [oldest] = segments.all
-      const places = oldest === undefined ? [] : letters.discarded(oldest.first)
-      hasLines = false
-      return eraseLines(places).pipe(
-        Effect.onError(() =>
-          Effect.sync(() => {
-            hasLines = true
-          })
-        )
-      )
-    })
-    /** one at a time: two would write one file of heads */
-    const tidying = yield* Effect.makeSemaphore(1)
-    const tidy = Effect.suspend(() => (hasLines ? erasingLines(eraseDiscarded) : Effect.void)).pipe(
-      Effect.zipRight(
-        Effect.suspend(() => (letters.isUntidy() ? erasingLetters(letters.tidy(guarded)) : Effect.void))
-      ),
-      tidying.withPermits(1)
-    )
-
-    /** Appends letters again; those that cannot be lines stay. */
-    const appendAgain = (entries: ReadonlyArray<Entry>) => {
-      const again = entries.flatMap((entry) => {
-        const line = lineOf(parts, entry.letter)
-        return line === undefined ? [] : [{ ...line, entry }]
-      })
-      return Arr.isNonEmptyReadonlyArray(again) ? appendLines(again) : Effect.succeed(NONE)
-    }
-
-    /** At once; where there is no room for all of them, one half after the other. */
-    const appendLines = (again: Arr.NonEmptyReadonlyArray<Again>): Effect.Effect<Prepared> =>
-      Effect.matchEffect(
-        parts.append(again.map(({ line }) => line).join(""), again[0].eventId, again.length),
-        {
-          onSuccess: () => Effect.succeed({ ready: again.map(({ entry }) => entry), failure: undefined }),
-          onFailure: (error) => {
-            if (error._tag === "QueueFull" && again.length > 1) return appendHalves(again)
-            const code = "code" in error ? error.code : error._tag
-            const failure = new QueueAccessError({ path: directory, code, cause: error })
-            return Effect.succeed({ ready: [], failure })
-          }
-        }
-      )
-
-    const appendHalves = (again: ReadonlyArray<Again>) =>
-      Effect.gen(function* () {
-        const ready: Array<Entry> = []
-        for (const half of Arr.splitAt(again, again.length >> 1)) {
-          const done = yield* Arr.isNonEmptyReadonlyArray(half) ? appendLines(half) : Effect.succeed(NONE)
-          ready.push(...done.ready)
-          if (done.failure !== undefined) return { ready, failure: done.failure }
-        }
-        return { ready, failure: undefined }
-      })
 
     const retry = ({ isOver, select }: Chosen, by: string) => {
       const fits = (letter: DeadLetter) => letter.length <= parts.maxLineBytes + RETRY_BYTES && select(letter)
       const selection = { select: fits, contentBytes: BATCH_BYTES }
-      return decideAll("retried", { selection, prepare: appendAgain, isOver }, by)
+      return decideAll("retried", { selection, prepare: parts.appendAgain, isOver }, by)
     }
 
     const discard = ({ isOver, select }: Chosen, by: string) => {
@@ -247,29 +142,47 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
       return decideAll("discarded", { selection: { select, torn: true }, prepare, isOver }, by)
     }
 
-    const carryOut = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
+    /** two would append a letter twice */
+    const oneRun = yield* Effect.makeSemaphore(1)
+    const carryOut = ({ action, by, letters: chosen }: requests.Request) => {
+      const meant = chosen === "all" ? chosenBy(() => true) : theseOf(chosen)
+      return oneRun.withPermits(1)(action === "retry" ? retry(meant, by) : discard(meant, by))
+    }
+    const { carryOutRequests, changes } = yield* makeRequests(parts, carryOut)
+
+    return {
+      retry: (select, by) => oneRun.withPermits(1)(retry(chosenBy(select), by)),
+      tidy: remains.tidy,
+      carryOutRequests,
+      changes
+    }
+  })
+
+/** Makes what carries out the requests of other processes, and tells when there may be new ones. */
+const makeRequests = (
+  { directory, disk, lock }: Parts,
+  carryOut: (request: requests.Request) => Effect.Effect<unknown, Failure>
+) =>
+  Effect.gen(function* () {
+    const setAside = yield* requests.makeSetAside(disk, lock.whileWriting)
+    /** held while requests are read, which a disk that hangs may never answer: nobody waits for it */
+    const oneByOne = yield* Effect.makeSemaphore(1)
+    let isAsked = false
+
+    const carryOutFile = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
       Effect.gen(function* () {
-        const { action, by, letters: chosen } = request
-        const meant = chosen === "all" ? chosenBy(() => true) : theseOf(chosen)
-        yield* oneRun.withPermits(1)(action === "retry" ? retry(meant, by) : discard(meant, by))
+        yield* carryOut(request)
         yield* lock.whileWriting(disk.remove(file))
         // carried out once more after a power cut, it would be about letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
       })
 
-    const setAside = yield* requests.makeSetAside(disk, lock.whileWriting)
-
-    /** two would append a letter twice */
-    const oneRun = yield* Effect.makeSemaphore(1)
-    /** held while requests are read, which a disk that hangs may never answer: nobody waits for it */
-    const oneByOne = yield* Effect.makeSemaphore(1)
-    let isAsked = false
     const all = Effect.gen(function* () {
       isAsked = false
       for (let hasMore = true; hasMore;) {
         const found = yield* requests.look(disk, directory)
         yield* setAside(found.broken)
-        yield* Effect.forEach(found.open, carryOut, { discard: true })
+        yield* Effect.forEach(found.open, carryOutFile, { discard: true })
         hasMore = found.hasMore
       }
     })
@@ -284,41 +197,10 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     const watch = Stream.forever(Stream.concat(requests.watch(disk, directory), pause))
 
     return {
-      retry: (select, by) => oneRun.withPermits(1)(retry(chosenBy(select), by)),
-      tidy,
       carryOutRequests: Effect.suspend(() => {
         isAsked = true
         return serve
       }),
       changes: Stream.flatMap(lock.places, () => watch, { switch: true })
-    }
+    } satisfies Partial<Decisions>
   })
-
-/**
- * The line of a letter, with its event id, which was derived from where the line stood; marked if it was rejected.
- * As a text, since a number that JavaScript cannot hold would not come back.
- */
-const lineOf = ({ eventIdOf, maxLineBytes }: Parts, letter: Letter) => {
-  const text = letter.line ?? (letter.base64 === undefined ? undefined : textOf(letter.base64))
-  if (text === undefined) return undefined
-  const bytes = Buffer.from(text)
-  const event = objectOf(bytes)
-  // no event, and none by being tried again
-  if (event === undefined || Array.isArray(event) || Object.keys(event).length === 0) return undefined
-  const isMarked = RETRIED in event
-  // an earlier retry may have made it longer
-  if (bytes.length > maxLineBytes + (isMarked ? RETRY_BYTES : 0)) return undefined
-  const known = event.event_id
-  if (known !== undefined && typeof known !== "string") return undefined
-  const eventId = known ?? eventIdOf({ ...letter, bytes })
-  const id = known === undefined ? `"event_id":"${eventId}",` : ""
-  const line = `{${id}${text.trim().slice(1, -1)}`
-  const isTooLong = Buffer.byteLength(line) + 1 > maxLineBytes
-  const isToMark = !isMarked && (letter.class === "rejected" || isTooLong)
-  return { line: `${line}${isToMark ? RETRY_MARK : "}"}\n`, eventId }
-}
-
-const textOf = (base64: string) => {
-  const bytes = Buffer.from(base64, "base64")
-  return isUtf8(bytes) ? bytes.toString("utf8") : undefined
-}

@@ -221,6 +221,9 @@ const isBlankFrom = (file: File, from: number, to: number) =>
     return true
   })
 
+/** Runs a step in its turn. */
+export type Guarded = <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
+
 /** Writes a file of heads beside the present one, and puts it in its place. */
 export interface Replacement {
   /** the heads of a line of the present file that is no letter; none if another line has them */
@@ -230,7 +233,9 @@ export interface Replacement {
   /** once it is in its place */
   readonly replaced: Effect.Effect<void, DiskError>
   /** runs what must not meet other changes of the file */
-  readonly guarded: <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
+  readonly guarded: Guarded
+  /** runs a write that meets none: delivery goes on beside it */
+  readonly writing: Guarded
 }
 
 /** Replaces the file; whether it did. */
@@ -238,7 +243,7 @@ export const replaceByHeads = (
   disk: DiskShape,
   directory: string,
   path: string,
-  { guarded, headsOf, replaced, rest }: Replacement
+  { guarded, headsOf, replaced, rest, writing }: Replacement
 ): Effect.Effect<boolean, DiskError> =>
   Effect.scoped(
     Effect.gen(function* () {
@@ -264,7 +269,8 @@ export const replaceByHeads = (
         })
       const size = yield* from.size
       for (let at: number | undefined = 0; at !== undefined && at < size;) at = yield* guarded(copy(at, size))
-      yield* guarded(to.sync)
+      // most of it, for a second perhaps; the sync below has little left to do
+      yield* writing(to.sync)
       return yield* guarded(
         Effect.gen(function* () {
           // what has come meanwhile

@@ -4,15 +4,12 @@
  */
 import { Effect, Iterable } from "effect"
 import type { DiskError } from "../../services/Disk.js"
-import { erase, replaceByHeads, sweep, type Keeping } from "./erasure.js"
+import { erase, replaceByHeads, sweep, type Guarded, type Keeping } from "./erasure.js"
 import { withFile } from "./files.js"
 import { encodeOutcome, type Outcome } from "./letter.js"
 import { now, type LetterFile } from "./letterFile.js"
 import { readPage, type Entry, type Page } from "./letterPages.js"
 import type { Fate, Known, Register } from "./register.js"
-
-/** Runs what must not meet other changes of the letters. */
-export type Guarded = <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
 
 interface Letters {
   readonly file: LetterFile
@@ -61,8 +58,11 @@ export const outcomeOf = (id: string, it: Known, at: string, by: string | undefi
   head: it.head
 })
 
-/** Erases and replaces; it must not run twice at once. */
-export const tidy = (letters: Letters, guarded: Guarded): Effect.Effect<void, DiskError> =>
+/**
+ * Erases and replaces; it must not run twice at once. `guarded` runs what must not meet other changes of the letters,
+ * `writing` any other write.
+ */
+export const tidy = (letters: Letters, guarded: Guarded, writing: Guarded): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {
     const { file, register } = letters
     if ((yield* guarded(file.disk.info(file.path))) === undefined) return
@@ -72,7 +72,7 @@ export const tidy = (letters: Letters, guarded: Guarded): Effect.Effect<void, Di
     const mayBeDecided = register.unreadable > 0 && register.isSpent && register.isNothingOpen
     if (register.hasRemains || mayBeDecided) yield* sweepAll(letters, guarded)
     if (isReplaceable(register)) yield* endTorn(letters, guarded)
-    if (isReplaceable(register)) yield* replace(letters, guarded)
+    if (isReplaceable(register)) yield* replace(letters, guarded, writing)
   })
 
 /** A line that cannot be read would not come along. */
@@ -117,13 +117,14 @@ const headsOf = (id: string, it: Known, at: string, by?: string): ReadonlyArray<
   return [...orphans, outcomeOf(id, it, at, by)].map(encodeOutcome)
 }
 
-const replace = ({ file, register }: Letters, guarded: Guarded) =>
+const replace = ({ file, register }: Letters, guarded: Guarded, writing: Guarded) =>
   Effect.gen(function* () {
     const { directory, disk, path } = file
     for (const it of register) it.isCopied = false
     const at = yield* now
     yield* replaceByHeads(disk, directory, path, {
       guarded,
+      writing,
       headsOf: ({ entry }) => {
         const it = entry === undefined ? undefined : register.get(entry.id)
         if (entry === undefined || entry.type === "letter" || it === undefined || it.isCopied) return []

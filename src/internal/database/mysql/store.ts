@@ -157,6 +157,16 @@ class Rows {
   }
 }
 
+/** A batch under way: its rows, and how far it has come. */
+interface Sending {
+  readonly store: Store
+  readonly definition: AuditEvent.Any
+  readonly rows: Rows
+  readonly onRejected: (rejection: Rejection) => Effect.Effect<void, UploadError>
+  /** events before this index are stored or rejected */
+  done: number
+}
+
 const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahead: Ahead) {
   const { deduplicates, doubts, guard, pace, storedInPart, tables, withTable } = store
   const { definition } = batch
@@ -166,105 +176,16 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
   const isMade = storedBefore === 0 && ahead.rows !== undefined
   const rows = isMade ? ahead.rows : new Rows(definition, events, deduplicates)
   const watch = guard.watch(store.nameOf(definition), events, storedBefore)
-  /** events before this index are stored or rejected */
-  let done = 0
   const onRejected = (rejection: Rejection) => {
-    done = rejection.index + 1
+    sending.done = rejection.index + 1
     return watch.onRejected(rejection)
   }
-
-  /** Stores a part by one statement; how many of its events are new. */
-  const storePart = (table: Table, session: Session, from: number, to: number) => {
-    const statement = rows.part(from, to)
-    const inserted = Effect.matchEffect(insert(session, table, statement), {
-      onFailure: (error) => {
-        pace.failed(to - from, error)
-        return Effect.fail(error)
-      },
-      onSuccess: (fresh) => {
-        statement.release()
-        pace.stored(to - from)
-        if (!deduplicates) for (const { eventId } of rows.events.slice(from, to)) storedInPart.add(eventId)
-        return Effect.succeed(fresh)
-      }
-    })
-    // a shutdown waits for the answer, since nobody could tell afterwards what was stored
-    return deduplicates ? inserted : Effect.uninterruptible(inserted)
-  }
-  const attempt = (from: number, to: number): Effect.Effect<void, Refused | Doubted | UploadError> => {
-    const stored = Effect.map(
-      withTable(definition, (table, session) => storePart(table, session, from, to), { mayRepeat: true }),
-      () => {
-        done = to
-      }
-    )
-    if (to - from > 1) return stored
-    return Effect.catchTag(stored, "Refused", (refused) =>
-      isBroken(refused) ? explainBreak(store, refused, bytesOf(rows.events.slice(from, to))) : refused
-    )
-  }
-
+  const sending: Sending = { store, definition, rows, onRejected, done: 0 }
+  const attempt = (from: number, to: number) => storeRange(sending, from, to)
   const lookAgain = withTable(definition, Effect.succeed)
-  const fittingAt = (table: Table, from: number) => Math.min(table.fitting(rows.events, from), pace.rows())
 
-  /** Whether the rest is to be searched; if not, fails. */
-  const beginSearch = (doubted: Doubted): Effect.Effect<void, UploadError> => {
-    if (!doubts.isDue(rows.events[0]!.eventId, doubted)) return doubted.error
-    if (deduplicates) return Effect.void
-    // a refused statement leaves rows behind there, and each trial would store them again
-    return withTable(definition, (table) => (table.transactional ? Effect.void : ill(doubted)))
-  }
-
-  /** Goes on with the rest by evidence (doubt.ts). */
-  const search = (doubted: Doubted) => {
-    const trialOn =
-      (table: Table, session: Session): Trial =>
-      (from, to) =>
-        fittingAt(table, from) === 0
-          ? Effect.fail(new Refused(TOO_LARGE))
-          : Effect.mapError(storePart(table, session, from, to), (error) =>
-              // the connection is gone, and with it the evidence
-              error instanceof Refused && isBroken(error) && error.blameless !== undefined
-                ? error.blameless
-                : error
-            )
-    const from = done
-    const bytesAt = (index: number) => bytesOf(rows.events.slice(index, index + 1))
-    let table: Table | undefined
-    return Effect.zipRight(
-      beginSearch(doubted),
-      doubts.search({
-        onOneConnection: (use) =>
-          withTable(definition, (found, session) => {
-            table = found
-            return use(trialOn(found, session))
-          }),
-        asLargeAs: (broken) => {
-          const bytes = bytesAt(broken)
-          return bytes > SUSPECT_BYTES
-            ? rows.events.map((_, index) => index).filter((index) => index >= from && bytesAt(index) >= bytes)
-            : []
-        },
-        settleApart: (index) =>
-          Effect.matchEffect(attempt(index, index + 1), {
-            onSuccess: () => Effect.succeed(undefined),
-            onFailure: (error) =>
-              error instanceof Refused && error.blameless === undefined
-                ? Effect.succeed({ code: error.code, reason: error.reason })
-                : Effect.fail(error instanceof Refused ? error.blameless! : error)
-          }),
-        from,
-        to: rows.events.length,
-        doubted,
-        fitting: (from) => Math.max(1, countUnsuspected(rows.events, from, fittingAt(table!, from))),
-        idOf: (index) => rows.events[index]!.eventId,
-        onRejected
-      })
-    )
-  }
-
-  while (done < events.length) {
-    const from = done
+  while (sending.done < events.length) {
+    const from = sending.done
     const table = tables.get(definition) ?? (yield* lookAgain)
     const isAhead = from === 0 && isMade && table === ahead.table
     const guess = isAhead ? ahead.fitting : table.fitting(events, from)
@@ -276,16 +197,12 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
       continue
     }
     yield* narrow(attempt, from, from + count, onRejected).pipe(
-      Effect.catchTag("Doubted", (doubted) =>
-        Effect.map(search(doubted), () => {
-          done = rows.events.length
-        })
-      )
+      Effect.catchTag("Doubted", (doubted) => search(sending, doubted))
     )
   }
   if (storedInPart.size > 0) for (const { eventId } of batch.events) storedInPart.delete(eventId)
   doubts.settle(batch.events)
-  // as above
+  // nothing of it stays in reach (Rows.release)
   rows.releaseAll()
   const { rejected } = watch.done()
   const result: UploadResult = {
@@ -293,6 +210,120 @@ const send = Effect.fnUntraced(function* (store: Store, batch: UploadBatch, ahea
   }
   return result
 })
+
+/** Stores a part by one statement; how many of its events are new. */
+const storePart = (
+  { rows, store: { deduplicates, pace, storedInPart } }: Sending,
+  table: Table,
+  session: Session,
+  from: number,
+  to: number
+) => {
+  const statement = rows.part(from, to)
+  const inserted = Effect.matchEffect(insert(session, table, statement), {
+    onFailure: (error) => {
+      pace.failed(to - from, error)
+      return Effect.fail(error)
+    },
+    onSuccess: (fresh) => {
+      statement.release()
+      pace.stored(to - from)
+      if (!deduplicates) for (const { eventId } of rows.events.slice(from, to)) storedInPart.add(eventId)
+      return Effect.succeed(fresh)
+    }
+  })
+  // a shutdown waits for the answer, since nobody could tell afterwards what was stored
+  return deduplicates ? inserted : Effect.uninterruptible(inserted)
+}
+
+/** Stores a part on a session of its own. */
+const storeRange = (
+  sending: Sending,
+  from: number,
+  to: number
+): Effect.Effect<void, Refused | Doubted | UploadError> => {
+  const { definition, rows, store } = sending
+  const stored = Effect.map(
+    store.withTable(definition, (table, session) => storePart(sending, table, session, from, to), {
+      mayRepeat: true
+    }),
+    () => {
+      sending.done = to
+    }
+  )
+  if (to - from > 1) return stored
+  return Effect.catchTag(stored, "Refused", (refused) =>
+    isBroken(refused) ? explainBreak(store, refused, bytesOf(rows.events.slice(from, to))) : refused
+  )
+}
+
+/** How many of the events from an index on make one statement. */
+const fittingAt = ({ rows, store }: Sending, table: Table, from: number) =>
+  Math.min(table.fitting(rows.events, from), store.pace.rows())
+
+/** Whether the rest is to be searched; if not, fails. */
+const beginSearch = (
+  { definition, rows, store }: Sending,
+  doubted: Doubted
+): Effect.Effect<void, UploadError> => {
+  if (!store.doubts.isDue(rows.events[0]!.eventId, doubted)) return doubted.error
+  if (store.deduplicates) return Effect.void
+  // a refused statement leaves rows behind there, and each trial would store them again
+  return store.withTable(definition, (table) => (table.transactional ? Effect.void : ill(doubted)))
+}
+
+/** One statement of a search, whose evidence ends with its connection. */
+const trialOn =
+  (sending: Sending, table: Table, session: Session): Trial =>
+  (from, to) =>
+    fittingAt(sending, table, from) === 0
+      ? Effect.fail(new Refused(TOO_LARGE))
+      : Effect.mapError(storePart(sending, table, session, from, to), (error) =>
+          error instanceof Refused && isBroken(error) && error.blameless !== undefined
+            ? error.blameless
+            : error
+        )
+
+/** Goes on with the rest by evidence (doubt.ts). */
+const search = (sending: Sending, doubted: Doubted): Effect.Effect<void, UploadError> => {
+  const { definition, onRejected, rows, store } = sending
+  const from = sending.done
+  const bytesAt = (index: number) => bytesOf(rows.events.slice(index, index + 1))
+  let table: Table | undefined
+  const searched = store.doubts.search({
+    onOneConnection: (use) =>
+      store.withTable(definition, (found, session) => {
+        table = found
+        return use(trialOn(sending, found, session))
+      }),
+    asLargeAs: (broken) => {
+      const bytes = bytesAt(broken)
+      return bytes > SUSPECT_BYTES
+        ? rows.events.map((_, index) => index).filter((index) => index >= from && bytesAt(index) >= bytes)
+        : []
+    },
+    settleApart: (index) =>
+      Effect.matchEffect(storeRange(sending, index, index + 1), {
+        onSuccess: () => Effect.succeed(undefined),
+        onFailure: (error) =>
+          error instanceof Refused && error.blameless === undefined
+            ? Effect.succeed({ code: error.code, reason: error.reason })
+            : Effect.fail(error instanceof Refused ? error.blameless! : error)
+      }),
+    from,
+    to: rows.events.length,
+    doubted,
+    fitting: (from) => Math.max(1, countUnsuspected(rows.events, from, fittingAt(sending, table!, from))),
+    idOf: (index) => rows.events[index]!.eventId,
+    onRejected
+  })
+  return Effect.zipRight(
+    beginSearch(sending, doubted),
+    Effect.map(searched, () => {
+      sending.done = rows.events.length
+    })
+  )
+}
 
 /** Where a rejected event of those that were left stands among all; not in `send`, which would close over both. */
 const indexIn =
