@@ -1,8 +1,9 @@
 /**
  * Bundles what the command needs into dist/cli, with the licenses of what it holds:
  *
- * - effectCli.js: @effect/cli, its printers and their parsers. Effect and its platform stay outside, so that there is
- *   one copy of each beside drivers and classes of --events.
+ * - effectCli.js: @effect/cli, its printers and their parsers; platformNode.js and platformServer.js: what the command
+ *   uses of @effect/platform-node. Effect and its platform stay outside, so that there is one copy of each beside
+ *   drivers and classes of --events.
  * - alone.js: the whole command with the parts of Effect that it uses, for calls that need neither.
  * - page: what `serve` shows.
  */
@@ -14,7 +15,8 @@ const root = path.join(import.meta.dirname, "..")
 const dist = path.join(root, "dist/cli")
 
 for (const name of fs.readdirSync(dist))
-  if (/^(alone\b.*|effectCli\.js)(\.map)?$/.test(name)) fs.rmSync(path.join(dist, name))
+  if (/^(alone\b.*|(?:effectCli|platformNode|platformServer)\.js)(\.map)?$/.test(name))
+    fs.rmSync(path.join(dist, name))
 
 const bundle = (options) =>
   build({
@@ -37,7 +39,7 @@ const bundle = (options) =>
 const bundles = await Promise.all([
   bundle({
     // not dist: what is bundled already would be bundled again
-    entryPoints: ["src/cli/effectCli.ts"],
+    entryPoints: ["src/cli/effectCli.ts", "src/cli/platformNode.ts", "src/cli/platformServer.ts"],
     external: ["effect", "@effect/platform"]
   }),
   bundle({

@@ -10,7 +10,7 @@ import { type Group, startGroup } from "./group.js"
 import { eachOnceOn, prepare } from "./load.js"
 import type { Node } from "./node.js"
 
-const PROGRAMS = 250
+const PROGRAMS = 1000
 
 /** Each stores an event about so often, milliseconds. */
 const INTERVAL_MILLIS = 5000

@@ -341,6 +341,70 @@ test(
   }
 )
 
+const RUNS_BY_ITSELF = `
+  import { Effect, Layer, Redacted } from "effect"
+  import { AuditLayer, logUse } from "effect-audit"
+  import { MysqlUploader } from "effect-audit/mysql"
+  const url = Redacted.make(process.env.AUDIT_MYSQL_URL!)
+  const AuditLive = AuditLayer.layer({ directory: "./audit", drainTimeout: 0 }).pipe(
+    Layer.provide(MysqlUploader.layer({ url }))
+  )
+  const program = logUse({ userName: "li", prompt: "a red fox", status: "success" })
+  await Effect.runPromise(Effect.provide(program, AuditLive))
+`
+
+/** Packages of a program that runs without @effect/platform-node: at most so many, and so many MB as `du -m` counts them. */
+const MOST_PACKAGES = 40
+const MOST_MEGABYTES = 80
+
+/** The packages in a folder, and what they take on the disk, bytes. */
+const installedIn = (folder: string) => {
+  const entries = fs.readdirSync(folder, { recursive: true, withFileTypes: true })
+  const packages = entries.filter(
+    ({ name, parentPath }) =>
+      name === "package.json" && /node_modules[/\\](?:@[^/\\]+[/\\])?[^/\\]+$/.test(parentPath)
+  )
+  const bytes = entries
+    .filter((entry) => entry.isFile())
+    .map(({ name, parentPath }) => fs.statSync(path.join(parentPath, name)).blocks * 512)
+  return { packages: packages.length, bytes: bytes.reduce((sum, each) => sum + each, 0) }
+}
+
+test.for([
+  { name: "newest", versions: undefined },
+  { name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }
+])(
+  "a program without @effect/platform-node, with the $name packages: all commands work",
+  { timeout: 600_000 },
+  async ({ versions }) => {
+    const place = await workplace(npm)
+    place.set("AUDIT_MYSQL_URL", (await withDatabase()).url)
+    for (const command of commandsOf(FIRST).filter((line) => /^npm (?!install -D|.*sql-libsql)/.test(line))) {
+      const line = versions === undefined ? command : withVersions(command, versions)
+      await place.follow(line.replaceAll(/ @effect\/(?:platform-node|cluster|rpc|workflow)@\S+/g, ""))
+    }
+    const found = installedIn(path.join(place.folder, "node_modules"))
+    expect(fs.existsSync(path.join(place.folder, "node_modules/@effect/platform-node"))).toBe(false)
+    expect(found.packages).toBeLessThanOrEqual(MOST_PACKAGES)
+    expect(found.bytes / 2 ** 20).toBeLessThanOrEqual(MOST_MEGABYTES)
+    await place.follow("npm install -D tsx@4")
+    fs.writeFileSync(path.join(place.folder, "own.ts"), RUNS_BY_ITSELF)
+    await place.follow("npx effect-audit migrate")
+    await place.follow("npx tsx own.ts")
+    await place.follow("npx effect-audit doctor --directory audit")
+    await place.follow("npx effect-audit flush --directory audit")
+    expect(await place.follow("npx effect-audit status --directory audit")).toContain("1 delivered")
+    fs.writeFileSync(
+      path.join(place.folder, "kinds.mjs"),
+      `export { UseLog, LoginLog } from "effect-audit"\n`
+    )
+    // a command that shares the program's Effect serves, too
+    place.set("AUDIT_EVENTS", "./kinds.mjs")
+    const served = await place.run("timeout 10 npx effect-audit serve --directory audit --port 0")
+    expect(served.output).toMatch(/^http:\/\/127\.0\.0\.1:\d+\/#/m)
+  }
+)
+
 /** What npm has installed by getting started, for the documents that go on from there. */
 const kept = path.join(work, "kept")
 const INSTALLATION = ["package.json", "package-lock.json", "node_modules"]
