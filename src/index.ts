@@ -41,3 +41,16 @@ export { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./
 export type { Balance, QueueStatus } from "./services/QueueFile.js"
 export type { DeliveryFailure, DeliveryStatus } from "./services/Scheduler.js"
 export { Uploader, type Rejection, type UploadBatch, type UploadResult } from "./services/Uploader.js"
+export {
+  Trail,
+  type Condition,
+  type EventOf,
+  type Found,
+  type FoundEvent,
+  type Progress,
+  type Query,
+  type Scalar,
+  type UnfitRow,
+  type Whereabouts,
+  type Where
+} from "./services/Trail.js"

@@ -12,3 +12,9 @@ import "./schema/Effect3.js"
  * @since 0.1.0
  */
 export * as MysqlUploader from "./layers/MysqlUploader.js"
+/**
+ * Reads what was delivered to MySQL and MariaDB.
+ *
+ * @since 0.1.0
+ */
+export * as MysqlTrail from "./layers/MysqlTrail.js"

@@ -12,3 +12,9 @@ import "./schema/Effect3.js"
  * @since 0.1.0
  */
 export * as SqliteUploader from "./layers/SqliteUploader.js"
+/**
+ * Reads what was delivered to an SQLite file.
+ *
+ * @since 0.1.0
+ */
+export * as SqliteTrail from "./layers/SqliteTrail.js"

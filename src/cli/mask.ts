@@ -10,15 +10,14 @@ import { LoginLog } from "../schema/LoginLog.js"
 import { UseLog } from "../schema/UseLog.js"
 import { formatBytes, formatCount, jsonOf } from "./format.js"
 
-const keysOf = (kind: AuditEvent.Any, ...masked: ReadonlyArray<string>): ReadonlySet<string> =>
-  new Set(kind.columns.map(({ key }) => key).filter((key) => !masked.includes(key)))
+/** The keys of a kind that may be shown: those that it does not call sensitive. */
+const plainKeysOf = ({ columns, sensitive = columns.map(({ field }) => field) }: AuditEvent.Any) =>
+  new Set(columns.filter(({ field }) => !sensitive.includes(field)).map(({ key }) => key))
 
-/** The keys that may be shown, by kind; of a kind that is not ours only what says which event it is. */
-const PLAIN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map([
-  [UseLog.kind, keysOf(UseLog, "prompt")],
-  [LoginLog.kind, keysOf(LoginLog)],
-  [Activity.kind, keysOf(Activity, "reason", "metadata")]
-])
+/** By kind; of a kind that is not ours only what says which event it is may be shown. */
+const PLAIN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map(
+  [UseLog, LoginLog, Activity].map((kind) => [kind.kind, plainKeysOf(kind)])
+)
 const NONE: ReadonlySet<string> = new Set()
 
 /** Of any kind, and only if they are what they should be: anybody may have written the line. */

@@ -12,9 +12,13 @@ const printOnly = Options.boolean("print").pipe(
   Options.withDescription("Print the SQL for an administrator, and connect to nothing")
 )
 
+const index = Options.boolean("index").pipe(
+  Options.withDescription("Give existing tables the indexes for those who read, which new ones always have")
+)
+
 export const migrate = Command.make(
   "migrate",
-  { json, printOnly, events, activity, ...database },
+  { json, printOnly, index, events, activity, ...database },
   (options) =>
     Effect.gen(function* () {
       const kinds = yield* kindsOf(options.events, options.activity)
@@ -28,7 +32,7 @@ export const migrate = Command.make(
         if (wrongName !== undefined) return yield* usageError(wrongName)
         // without the driver, which an administrator need not have
         const { migrationSql } = yield* Effect.promise(() => import("../layers/MysqlUploader.js"))
-        const sql = migrationSql({ tables, deduplication }, kinds)
+        const sql = migrationSql({ tables, deduplication }, kinds, { index: options.index })
         if (options.json) return yield* printJson({ sql })
         const lines = sql.trimEnd().split("\n")
         if (lines.some((line) => visible(line) !== line)) {
@@ -40,7 +44,7 @@ export const migrate = Command.make(
         return
       }
       const MysqlUploader = yield* loadMysql
-      yield* MysqlUploader.migrate(yield* databaseOf(options), kinds).pipe(
+      yield* MysqlUploader.migrate(yield* databaseOf(options), kinds, { index: options.index }).pipe(
         // that writers will have to wait
         Logger.withMinimumLogLevel(LogLevel.Warning),
         Effect.provide(logger)

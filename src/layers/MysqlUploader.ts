@@ -143,6 +143,17 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
   })
 
 /**
+ * What {@link migrate} does beyond what delivery needs.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface MigrateOptions {
+  /** whether tables that exist get the indexes for those who read, which new ones always have; false by default */
+  readonly index?: boolean | undefined
+}
+
+/**
  * Makes the tables, or adds to existing ones the columns and the unique key that delivery needs, while other programs
  * go on writing to them. Where the server lets them wait for that, a warning is logged before. May be repeated, and run
  * twice at once. Of several `hosts` the first that takes writes is migrated. Needs the rights CREATE, ALTER, INDEX and
@@ -153,10 +164,11 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
  */
 export const migrate = (
   options: Options,
-  events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
+  events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog],
+  more: MigrateOptions = {}
 ): Effect.Effect<void, UploadError> =>
   Effect.flatMap(Effect.zipRight(warnOfSpellings(options, OPTIONS), endpointsOf(options)), (endpoints) => {
-    const targets = targetsOf(options, events)
+    const targets = targetsOf(options, events, more)
     const [first, ...others] = Arr.map(endpoints, (endpoint) =>
       Migrate.migrate(endpoint, targets, endpoints.length === 1)
     )
@@ -171,15 +183,18 @@ export const migrate = (
  */
 export const migrationSql = (
   options: Pick<Options, "tables" | "deduplication"> = {},
-  events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog]
-): string => Migrate.migrationSql(targetsOf(options, events))
+  events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog],
+  more: MigrateOptions = {}
+): string => Migrate.migrationSql(targetsOf(options, events, more))
 
 const targetsOf = (
   { deduplication, tables }: Pick<Options, "tables" | "deduplication">,
-  events: ReadonlyArray<AuditEvent.Any>
+  events: ReadonlyArray<AuditEvent.Any>,
+  { index = false }: MigrateOptions
 ) =>
   events.map((definition) => ({
     definition,
     table: tableName(definition, tables),
-    deduplicate: deduplication !== "none"
+    deduplicate: deduplication !== "none",
+    index
   }))

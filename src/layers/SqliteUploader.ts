@@ -9,11 +9,10 @@ import type { SqlError } from "@effect/sql/SqlError"
 import { Config, Effect, Exit, Layer, Schema, Scope } from "effect"
 import type { ConfigError } from "effect"
 import * as path from "node:path"
-import { pathToFileURL } from "node:url"
 import { sqliteType } from "../internal/database/columnTypes.js"
-import * as drivers from "../internal/database/driver.js"
 import type { Attempt } from "../internal/database/narrow.js"
 import { makeDriftGuard, narrow } from "../internal/database/narrow.js"
+import { driver, isTextType, open, quote } from "../internal/database/sqlite/connection.js"
 import { explain, operator, toUploadError } from "../internal/database/sqlite/errors.js"
 import type { Form, TableNames } from "../internal/database/rows.js"
 import {
@@ -21,6 +20,8 @@ import {
   EVENT_ID,
   EVENT_TIME,
   hasCreatedAt,
+  type Index,
+  indexesOf,
   parameters,
   placeholders,
   tableName
@@ -85,7 +86,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
     const guard = makeDriftGuard()
     let opened: Opened | undefined
 
-    const open = Effect.gen(function* () {
+    const reopen = Effect.gen(function* () {
       const own = yield* Scope.fork(scope, ExecutionStrategy.sequential)
       const connection = yield* openFile(file).pipe(
         Scope.extend(own),
@@ -103,7 +104,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
 
     const upload = Effect.fnUntraced(function* ({ definition, events }: UploadBatch) {
       const name = tableName(definition, tables)
-      const { connection, tables: found }: Opened = opened ?? (yield* Effect.uninterruptible(open))
+      const { connection, tables: found }: Opened = opened ?? (yield* Effect.uninterruptible(reopen))
       let forms = found.get(definition)
       if (forms === undefined) {
         forms = yield* prepareTable(connection, definition, name).pipe(
@@ -142,30 +143,16 @@ interface Opened {
   readonly tables: Map<AuditEvent.Any, ReadonlyArray<Form>>
 }
 
-/** The modules of the driver. */
-const driver = drivers.load("@effect/sql-libsql@0.42", async () => ({
-  LibsqlClient: await import("@effect/sql-libsql/LibsqlClient"),
-  Reactivity: await import("@effect/experimental/Reactivity")
-}))
-
 /** Opens the file, and makes it if it is not there. */
 const openFile = (file: string): Effect.Effect<Connection, UploadError, Scope.Scope> =>
-  Effect.gen(function* () {
-    const { LibsqlClient, Reactivity } = yield* driver
-    const client = yield* LibsqlClient.make({ url: pathToFileURL(file) }).pipe(
-      Effect.provide(Reactivity.layer)
-    )
-    const connection = yield* client.reserve
-    // a commit that was acknowledged survives a power cut; fullfsync is what macOS needs for it
-    for (const pragma of ["journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"]) {
-      yield* connection.executeRaw(`PRAGMA ${pragma}`, [])
-    }
-    return connection
-  }).pipe(
+  open(file, PRAGMAS).pipe(
     Effect.mapError(({ cause }) => toUploadError(cause, file)),
     // the client throws when it cannot open the file, and does not say why
     Effect.catchAllDefect((cause) => operator("SQLITE_CANTOPEN", file, cause))
   )
+
+/** A commit that was acknowledged survives a power cut; fullfsync is what macOS needs for it. */
+const PRAGMAS = ["journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"]
 
 /** Makes the table if it is not there; the forms of the kind's columns. */
 const prepareTable = (
@@ -174,20 +161,24 @@ const prepareTable = (
   name: string
 ): Effect.Effect<ReadonlyArray<Form>, SqlError> =>
   Effect.gen(function* () {
-    yield* connection.executeRaw(createTable(definition, name), [])
-    const columns = yield* Effect.flatMap(
+    const look = Effect.flatMap(
       connection.execute(`PRAGMA table_info(${quote(name)})`, [], undefined),
       Schema.decodeUnknown(TableInfo)
     ).pipe(Effect.catchTag("ParseError", Effect.die))
+    let columns = yield* look
+    if (columns.length === 0) {
+      yield* connection.executeRaw(createTable(definition, name), [])
+      for (const index of indexesOf(definition)) yield* connection.executeRaw(createIndex(name, index), [])
+      columns = yield* look
+    }
     const types = new Map(columns.map((column) => [column.name.toLowerCase(), column.type]))
     return definition.columns.map((column) => formOf(types.get(column.name.toLowerCase()) ?? ""))
   })
 
 const TableInfo = Schema.Array(Schema.Struct({ name: Schema.String, type: Schema.String }))
 
-/** SQLite writes a number into a column of texts with 15 digits, and 5 as `5.0` (its "Datatypes", 3.1). */
-const formOf = (type: string): Form =>
-  /char|clob|text/i.test(type) && !/int/i.test(type) ? "digits" : undefined
+/** SQLite writes a number into a column of texts with 15 digits, and 5 as `5.0`. */
+const formOf = (type: string): Form => (isTextType(type) ? "digits" : undefined)
 
 const createTable = (definition: AuditEvent.Any, table: string): string => {
   const theirs = definition.columns.map(({ name }) => name)
@@ -200,6 +191,10 @@ const createTable = (definition: AuditEvent.Any, table: string): string => {
   ].join(", ")})`
 }
 
+/** For those who read: SQLite's names of indexes are those of the whole file. */
+const createIndex = (table: string, { columns, name }: Index): string =>
+  `CREATE INDEX IF NOT EXISTS ${quote(`${name}_${table}`)} ON ${quote(table)} (${columns.map(quote).join(", ")})`
+
 const insertInto = (definition: AuditEvent.Any, table: string, count: number): string => {
   const columns = [EVENT_ID, EVENT_TIME, ...definition.columns.map((column) => column.name)]
   return (
@@ -207,8 +202,6 @@ const insertInto = (definition: AuditEvent.Any, table: string, count: number): s
     `VALUES ${placeholders(count, columns.length)} ON CONFLICT (${EVENT_ID}) DO NOTHING`
   )
 }
-
-const quote = (name: string) => `"${name.replaceAll('"', '""')}"`
 
 /** SQLite's limit of parameters, since 3.32. */
 const MAX_VARIABLES = 32_766

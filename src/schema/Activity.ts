@@ -84,7 +84,9 @@ export class Activity extends AuditEvent.Class<Activity>()("activity", {
     traceId: (actor) => actor.traceId,
     spanId: (actor) => actor.spanId
   },
-  fromSpan: { traceId: (span) => span.traceId, spanId: (span) => span.spanId }
+  fromSpan: { traceId: (span) => span.traceId, spanId: (span) => span.spanId },
+  indexes: [["actorId"], ["targetType", "targetId"]],
+  sensitive: ["reason", "metadata"]
 }) {}
 
 /**

@@ -131,6 +131,13 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   readonly fromSpan?: {
     readonly [F in keyof Fields]?: (span: Tracer.AnySpan) => Schema.Schema.Type<Fields[F]> | null | undefined
   }
+  /**
+   * indexes for those who search: each names the fields that are searched together, and ends in the time of the event.
+   * New tables get them, others by `migrate --index`. A column of texts needs a `type` that MySQL can index
+   */
+  readonly indexes?: ReadonlyArray<ReadonlyArray<keyof Fields & string>>
+  /** fields that may hold personal data or secrets, which the command shows when it is told to `--reveal` */
+  readonly sensitive?: ReadonlyArray<keyof Fields & string>
 }
 
 /** a field that has a default */
@@ -183,6 +190,9 @@ export interface Class<Self, K extends string, Fields extends Schema.Struct.Fiel
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
+  readonly indexes: ReadonlyArray<ReadonlyArray<string>>
+  /** undefined where the kind does not say it: then all fields are */
+  readonly sensitive: ReadonlyArray<string> | undefined
 }
 
 /**
@@ -199,6 +209,9 @@ export interface Any {
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
+  readonly indexes: ReadonlyArray<ReadonlyArray<string>>
+  /** undefined where the kind does not say it: then all fields are */
+  readonly sensitive: ReadonlyArray<string> | undefined
   readonly prototype: Instance
 }
 
@@ -265,6 +278,8 @@ export const Class =
       static readonly fromTime = options.fromTime ?? {}
       static readonly fromActor = options.fromActor ?? {}
       static readonly fromSpan = options.fromSpan ?? {}
+      static readonly indexes = options.indexes ?? []
+      static readonly sensitive = options.sensitive
       constructor(input: Readonly<Record<string, unknown>>) {
         replaced ??= Object.keys(options.fields).filter((name) => replacesNull(options.fields[name]!))
         // what does not fit is found by `record`

@@ -279,3 +279,23 @@ export class FlushError extends Schema.TaggedError<FlushError>("effect-audit/Flu
     return `${this.waiting} audit events wait on disk and will be delivered later: ${reason}`
   }
 }
+
+/**
+ * The events that were delivered could not be read. `transient` passes by itself; reading again goes on where it ended.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class TrailError extends Schema.TaggedError<TrailError>("effect-audit/TrailError")("TrailError", {
+  class: UploadFailureClass,
+  /** the database's or the driver's error code, for example `1142` or `ECONNREFUSED` */
+  code: Schema.String,
+  /** what is wrong and what to do next; free of the texts of the database, which echo rows */
+  reason: Schema.String,
+  /** the original error, whose text may echo a row */
+  cause: Schema.optional(Schema.RedactedFromSelf(Schema.Unknown))
+}) {
+  override get message(): string {
+    return visible(`${this.reason} (${this.code})`)
+  }
+}

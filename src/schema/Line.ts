@@ -304,8 +304,10 @@ export const sqlDateTime: (epochMillis: number) => string = remembering((epochMi
 
 // -------------------------------------------------------------------------------------------------- fields
 
-const INVALID = Symbol("invalid")
-type Invalid = typeof INVALID
+/** @internal */
+export const INVALID: unique symbol = Symbol("invalid")
+/** @internal */
+export type Invalid = typeof INVALID
 
 interface FieldCodec {
   readonly name: string
@@ -422,14 +424,16 @@ const compileField = (
   }
 }
 
-const orInvalid =
+/** @internal */
+export const orInvalid =
   (coding: (value: unknown) => Either.Either<unknown, unknown>) =>
   (value: unknown): unknown => {
     const result = coding(value)
     return Either.isRight(result) ? result.right : INVALID
   }
 
-interface Signature {
+/** @internal */
+export interface Signature {
   readonly from: AST.AST
   readonly to: AST.AST
   readonly optional: boolean
@@ -439,7 +443,8 @@ interface Signature {
   readonly decode: ((value: Option.Option<unknown>) => Option.Option<unknown>) | undefined
 }
 
-const signatureOf = (field: Schema.Struct.Field): Signature => {
+/** @internal */
+export const signatureOf = (field: Schema.Struct.Field): Signature => {
   if (Schema.isPropertySignature(field) && field.ast._tag === "PropertySignatureTransformation") {
     const { decode, encode, from, to } = field.ast
     return {
@@ -466,8 +471,12 @@ const signatureOf = (field: Schema.Struct.Field): Signature => {
   }
 }
 
-/** A check compiled for the common types; the Schema's own for all others. */
-const guard = (ast: AST.AST): ((value: unknown) => boolean) => {
+/**
+ * A check compiled for the common types; the Schema's own for all others.
+ *
+ * @internal
+ */
+export const guard = (ast: AST.AST): ((value: unknown) => boolean) => {
   switch (ast._tag) {
     case "StringKeyword":
       return (value) => typeof value === "string"
@@ -533,7 +542,12 @@ const isJson = (value: unknown): boolean => {
   }
 }
 
-const toSql = (value: unknown, wire: unknown): SqlValue => {
+/**
+ * A field's value as its column gets it: itself, or what a line holds of it.
+ *
+ * @internal
+ */
+export const toSql = (value: unknown, wire: unknown): SqlValue => {
   switch (typeof value) {
     case "string":
       // drivers do this silently, each in its own way; here it is the documented U+FFFD for all of them

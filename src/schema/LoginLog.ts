@@ -30,7 +30,8 @@ export class LoginLog extends AuditEvent.Class<LoginLog>()("login_log", {
     loginTime: { type: "DATETIME NULL" }
   },
   fromTime: { loginTime: (time) => time.local },
-  fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName }
+  fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName },
+  sensitive: []
 }) {}
 
 /**

@@ -40,7 +40,8 @@ export class UseLog extends AuditEvent.Class<UseLog>()("use_log", {
     durationMs: { type: "BIGINT NULL" },
     finishReason: { type: "VARCHAR(255) NULL" }
   },
-  fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName }
+  fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName },
+  sensitive: ["prompt"]
 }) {}
 
 /**

@@ -25,7 +25,9 @@ const sources = (directory: string) =>
 const MODULES = {
   AuditLayer: "src/layers/AuditLayer.ts",
   MysqlUploader: "src/layers/MysqlUploader.ts",
-  SqliteUploader: "src/layers/SqliteUploader.ts"
+  SqliteUploader: "src/layers/SqliteUploader.ts",
+  MysqlTrail: "src/layers/MysqlTrail.ts",
+  SqliteTrail: "src/layers/SqliteTrail.ts"
 }
 
 const program = (() => {

@@ -31,6 +31,25 @@ export const counterName = (columns: ReadonlyArray<string>): string => {
 export const hasCreatedAt = (columns: ReadonlyArray<string>): boolean =>
   columns.some((name) => name.toLowerCase() === "created_at")
 
+/** An index of a table, for those who read it. */
+export interface Index {
+  readonly name: string
+  readonly columns: ReadonlyArray<string>
+}
+
+/** The indexes that a new table gets: that of time and id, and those that the kind names. */
+export const indexesOf = ({ columns, indexes }: AuditEvent.Any): ReadonlyArray<Index> => {
+  const nameOf = (field: string) => columns.find((column) => column.field === field)?.name ?? field
+  const byTime = [EVENT_TIME, EVENT_ID]
+  return [
+    { name: "effect_audit_event_time", columns: byTime },
+    ...indexes.map((fields) => {
+      const names = fields.map(nameOf)
+      return { name: `effect_audit_${names.join("_")}`, columns: [...names, ...byTime] }
+    })
+  ]
+}
+
 /** How many parameters a row has. */
 export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): number =>
   definition.columns.length + (withIdentity ? 2 : 0)

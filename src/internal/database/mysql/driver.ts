@@ -53,7 +53,7 @@ export const guard = (
     emitter.emit = (event: string | symbol, ...args: ReadonlyArray<unknown>) => {
       try {
         if (event === "data" && (received += (args[0] as Buffer).length) > MAX_ANSWER_BYTES) {
-          throw protocolError(`more than ${MAX_ANSWER_BYTES} bytes for an answer`)
+          throw protocolError(TOO_LARGE)
         }
         return emit(event, ...args)
       } catch (error) {
@@ -119,3 +119,8 @@ export const PROTOCOL_ERROR = "PROTOCOL_ERROR"
 
 /** Bytes; the longest answer that we ask for is SHOW WARNINGS, 65,535 rows of about 550 bytes. */
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+const TOO_LARGE = `more than ${MAX_ANSWER_BYTES} bytes for an answer`
+
+/** Whether an answer was longer than we take. */
+export const isTooLarge = (cause: unknown): boolean => cause instanceof Error && cause.message === TOO_LARGE

@@ -7,7 +7,7 @@ import { Duration, Effect, Redacted, Schedule, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import { mysqlType } from "../columnTypes.js"
-import { counterName, EVENT_ID, EVENT_TIME, hasCreatedAt } from "../rows.js"
+import { counterName, EVENT_ID, EVENT_TIME, hasCreatedAt, type Index, indexesOf } from "../rows.js"
 import type { Session } from "./connection.js"
 import { open } from "./connection.js"
 import type { Endpoint } from "./endpoints.js"
@@ -32,6 +32,8 @@ export interface MigrationTarget {
   readonly table: string
   /** false where the table gets neither our columns nor the key */
   readonly deduplicate: boolean
+  /** whether a table that exists gets the indexes for those who read; a new one always does */
+  readonly index: boolean
 }
 
 /**
@@ -76,7 +78,8 @@ export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
       const statements = [
         sessionSettings(PRINTED_LOCK_WAIT_SECONDS),
         alterTable(target, addColumns(OUR_COLUMNS)),
-        alterTable(target, ADD_KEY)
+        alterTable(target, ADD_KEY),
+        ...(target.index ? [alterTable(target, ...indexesOf(target.definition).map(addIndex))] : [])
       ]
       return `${create}-- if the table was there before, with ours missing:\n${statements.map((sql) => comment(`${sql};`)).join("")}`
     })
@@ -124,7 +127,9 @@ const migrateTable = (
       const names = target.deduplicate ? yield* keyNamesOf(session, table) : []
       const needsKey = target.deduplicate && (yield* eventKeysOf(session, table)).length === 0
       if (needsKey && names.includes(EVENT_KEY)) return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
-      if (missing.length === 0 && !needsKey) return
+      if (missing.length === 0 && !needsKey) {
+        return target.index && target.deduplicate ? yield* addIndexes(session, target) : undefined
+      }
       if (before?.type === "VIEW") return yield* unusable(...viewRefused(target, missing))
       const isAtOnce =
         needsKey &&
@@ -198,26 +203,60 @@ interface Change {
   readonly isAtOnce: boolean
 }
 
-/** Adds what is missing, in the first way that the server can do. */
+/** Adds what is missing. */
 const change = (session: Session, target: MigrationTarget, { isAtOnce, missing, needsKey }: Change) =>
+  alter(session, target, (clause) => {
+    // one copy serves both
+    const withKey = needsKey && (missing.length === 0 || isAtOnce || clause === "ALGORITHM=COPY")
+    if (withKey && clause === "ALGORITHM=INSTANT") return []
+    return [...(missing.length > 0 ? [addColumns(missing)] : []), ...(withKey ? [ADD_KEY] : [])]
+  })
+
+/** Adds the indexes for those who read, unless others do what they would. */
+const addIndexes = (session: Session, target: MigrationTarget) =>
+  Effect.gen(function* () {
+    const present = yield* indexedColumns(session, target.table)
+    for (const index of indexesOf(target.definition)) {
+      const wanted = index.columns.map((name) => name.toLowerCase()).join()
+      if (present.some((columns) => `${columns},`.startsWith(`${wanted},`))) continue
+      yield* alter(session, target, (clause) => (clause === "ALGORITHM=INSTANT" ? [] : [addIndex(index)]))
+    }
+  })
+
+/** The columns of each index, in lower case, by commas. */
+const indexedColumns = (session: Session, table: string) =>
+  Effect.map(
+    session.select(
+      Schema.Struct({ columns: Schema.NullOr(Schema.String) }),
+      // an expression, or the beginning of a column, is none
+      "SELECT GROUP_CONCAT(IF(sub_part IS NULL, LOWER(COALESCE(column_name, '')), '') ORDER BY seq_in_index) AS columns " +
+        "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = ? GROUP BY index_name",
+      [table]
+    ),
+    (found) => found.map(({ columns }) => columns ?? "")
+  )
+
+/** Changes the table in the first way that the server can do; one without additions is passed over. */
+const alter = (
+  session: Session,
+  target: MigrationTarget,
+  additionsOf: (clause: string) => ReadonlyArray<string>
+) =>
   Effect.gen(function* () {
     let isAnnounced = false
     for (const { blocks, clause } of WAYS) {
-      const isCopy = clause === "ALGORITHM=COPY"
-      // one copy serves both
-      const withKey = needsKey && (missing.length === 0 || isAtOnce || isCopy)
-      if (withKey && clause === "ALGORITHM=INSTANT") continue
+      const additions = additionsOf(clause)
+      if (additions.length === 0) continue
       if (blocks && !isAnnounced) {
         isAnnounced = true
         yield* Effect.logWarning(
           `${target.table} cannot be changed while others write to it: their writes wait until migrate is through`
         )
       }
-      const additions = [...(missing.length > 0 ? [addColumns(missing)] : []), ...(withKey ? [ADD_KEY] : [])]
       const isDone = yield* run(session, `${alterTable(target, ...additions)}, ${clause}`).pipe(
         Effect.as(true),
         Effect.catchIf(
-          (error) => !isCopy && UNSUPPORTED.includes(errnoOf(error.cause)),
+          (error) => clause !== "ALGORITHM=COPY" && UNSUPPORTED.includes(errnoOf(error.cause)),
           () => Effect.succeed(false)
         )
       )
@@ -282,7 +321,8 @@ const createTable = (target: MigrationTarget): string => {
     ...theirs.map(column),
     ...(hasCreatedAt(names) ? [] : ["`created_at` TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP"]),
     ...ourColumns(target).map(column),
-    ...(target.deduplicate ? [`UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`] : [])
+    ...(target.deduplicate ? [`UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`] : []),
+    ...(target.deduplicate ? indexesOf(target.definition).map(keyOf) : [])
   ]
   return (
     `CREATE TABLE IF NOT EXISTS ${quote(target.table)} (\n  ${lines.join(",\n  ")}\n) ` +
@@ -312,6 +352,10 @@ const addColumns = (columns: ReadonlyArray<ColumnOf>): string =>
 const NOT_NULL = /'(?:[^']|'')*'|"(?:[^"]|"")*"|\bNOT\s+NULL\b/gi
 
 const ADD_KEY = `ADD UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`
+
+const keyOf = ({ columns, name }: Index): string => `KEY ${quote(name)} (${columns.map(quote).join(", ")})`
+
+const addIndex = (index: Index): string => `ADD ${keyOf(index)}`
 
 // ----------------------------------------------------------------------------------------------- refusals
 

@@ -49,7 +49,8 @@ class Servers {
   constructor(
     private readonly settings: ConnectionSettings,
     private readonly scope: Scope.Scope,
-    private readonly clock: Clock.Clock
+    private readonly clock: Clock.Clock,
+    private readonly isForReading: boolean
   ) {}
 
   /** A statement was answered. */
@@ -86,7 +87,8 @@ class Servers {
         Effect.gen(this, function* () {
           const kept = secondaries.get(endpoint) ?? (yield* this.connectTo(endpoint, restore))
           secondaries.delete(endpoint)
-          if (endpoints.length === 1 || !(yield* isReadOnly(kept, restore))) return kept
+          const isAnyGood = this.isForReading || endpoints.length === 1
+          if (isAnyGood || !(yield* isReadOnly(kept, restore))) return kept
           secondaries.set(endpoint, kept)
           return undefined
         }).pipe(
@@ -169,12 +171,12 @@ const firstOf = (
 /**
  * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers;
  * at most so many at once. The session is kept afterwards, unless something is wrong with it. All sessions end with the
- * scope.
+ * scope. Those for reading may be with a server that takes no writes.
  */
-export const makeSessions = (settings: ConnectionSettings, most: number) =>
+export const makeSessions = (settings: ConnectionSettings, most: number, isForReading = false) =>
   Effect.map(Effect.all([Effect.scope, Effect.clock]), ([scope, clock]) => {
     const permits = Effect.unsafeMakeSemaphore(most)
-    const servers = new Servers(settings, scope, clock)
+    const servers = new Servers(settings, scope, clock, isForReading)
     const idle: Array<Kept> = []
 
     const idleOrNew = (restore: Restore): Effect.Effect<Kept, UploadError> =>

@@ -1,0 +1,35 @@
+/** A connection to an SQLite file. */
+import type { Connection } from "@effect/sql/SqlConnection"
+import type { SqlError } from "@effect/sql/SqlError"
+import { Effect } from "effect"
+import type { Scope } from "effect"
+import { pathToFileURL } from "node:url"
+import * as drivers from "../driver.js"
+
+/** The modules of the driver. */
+export const driver = drivers.load("@effect/sql-libsql@0.42", async () => ({
+  LibsqlClient: await import("@effect/sql-libsql/LibsqlClient"),
+  Reactivity: await import("@effect/experimental/Reactivity")
+}))
+
+/** Opens the file, and makes it if it is not there. Dies if it cannot be opened. */
+export const open = (
+  file: string,
+  pragmas: ReadonlyArray<string>,
+  intMode: "number" | "string" = "number"
+): Effect.Effect<Connection, SqlError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const { LibsqlClient, Reactivity } = yield* driver
+    const client = yield* LibsqlClient.make({ url: pathToFileURL(file), intMode }).pipe(
+      Effect.provide(Reactivity.layer)
+    )
+    const connection = yield* client.reserve
+    for (const pragma of pragmas) yield* connection.executeRaw(`PRAGMA ${pragma}`, [])
+    return connection
+  })
+
+/** Quotes an identifier. */
+export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
+
+/** Whether a column of the type makes texts of numbers: SQLite's "Datatypes", 3.1. */
+export const isTextType = (type: string): boolean => /char|clob|text/i.test(type) && !/int/i.test(type)

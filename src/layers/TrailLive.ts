@@ -1,0 +1,187 @@
+/** What the trails of all databases have in common: searches, and the way from a row to an event. */
+import { DateTime, Effect, Option, Redacted, Stream } from "effect"
+import { testsOf } from "../internal/database/conditions.js"
+import { type Reader, type Row, type Search, walk } from "../internal/database/walk.js"
+import { eventIdOfLine } from "../internal/python/oldLines.js"
+import { findLetter, findWaiting } from "../internal/queue/whereabouts.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { Either } from "../schema/Effect3.js"
+import { TrailError } from "../schema/Errors.js"
+import { restoring } from "../schema/Row.js"
+import type { Disk, DiskError } from "../services/Disk.js"
+import type { EventOf, Found, Query, Trail, Whereabouts } from "../services/Trail.js"
+
+/** What a trail is made of. */
+export interface Sources {
+  readonly reader: Reader
+  /** those that `get` looks through if it is given none */
+  readonly kinds: ReadonlyArray<AuditEvent.Any>
+  /** the directory of the queue, if `get` is to look there too */
+  readonly directory: string | undefined
+  readonly disk: Disk["Type"]
+}
+
+export const makeTrail = (sources: Sources): Trail["Type"] => {
+  const { reader } = sources
+  const rowsOf = <E extends AuditEvent.Any>(
+    definition: E,
+    how: Pick<Search, "along" | "keysOnly">,
+    { after, from, limit, onProgress, order = "ascending", to, where }: Query<E>
+  ) =>
+    Stream.unwrap(
+      Effect.gen(function* () {
+        const tests = yield* Either.mapLeft(testsOf(definition, where), misused)
+        const table = yield* reader.open({
+          ...how,
+          definition,
+          order,
+          tests,
+          from: yield* millisOf("from", from),
+          to: yield* millisOf("to", to),
+          after: yield* checked(after)
+        })
+        return walk(table, {
+          limit: limit ?? Number.POSITIVE_INFINITY,
+          onProgress: (time, found) =>
+            onProgress?.({ time: time === null ? null : new Date(time), found }) ?? Effect.void
+        })
+      })
+    )
+  const search = <E extends AuditEvent.Any>(definition: E, along: Search["along"], query: Query<E>) =>
+    rowsOf(definition, { along, keysOnly: false }, query).pipe(
+      // the next page is read while this one is worked on
+      Stream.bufferChunks({ capacity: 1 }),
+      Stream.map(makeFound(definition)<EventOf<E>>)
+    )
+
+  return {
+    find: <E extends AuditEvent.Any>(definition: E, query: Query<E> = {}) =>
+      search(definition, "time", query) as Stream.Stream<Found<EventOf<E>>, TrailError>,
+    withoutTime: (definition, query = {}) => search(definition, "primaryKey", query),
+    count: (definition, query = {}) =>
+      Stream.runCount(rowsOf(definition, { along: "time", keysOnly: true }, query)),
+    get: <E extends AuditEvent.Any>(
+      ...args: readonly [kind: E, eventId: string] | readonly [eventId: string]
+    ): Effect.Effect<Option.Option<Whereabouts<EventOf<E>>>, TrailError> =>
+      args.length === 1
+        ? whereabouts(sources, sources.kinds, args[0])
+        : whereabouts(sources, [args[0]], args[1])
+  }
+}
+
+const UUID = /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/
+
+const misused = (reason: string) => new TrailError({ class: "operator", code: "QUERY", reason })
+
+const millisOf = (
+  name: string,
+  input: DateTime.DateTime.Input | undefined
+): Effect.Effect<number | undefined, TrailError> =>
+  input === undefined
+    ? Effect.succeed(undefined)
+    : Option.match(DateTime.make(input), {
+        onNone: () => misused(`\`${name}\` is no time: give a Date, or a text such as 2026-01-31T08:00:00Z`),
+        onSome: (time) => Effect.succeed(DateTime.toEpochMillis(time))
+      })
+
+/** It becomes a part of a statement. */
+const checked = (after: Query<AuditEvent.Any>["after"]) =>
+  after === undefined || (UUID.test(after.eventId) && !Number.isNaN(after.time.getTime()))
+    ? Effect.succeed(after)
+    : misused("`after` is no event: give its `eventId` and `time`, as they were found")
+
+/** Makes events of rows; one that does not fit says why. */
+const makeFound = (definition: AuditEvent.Any) => {
+  const restore = restoring(definition)
+  const { columns, kind } = definition
+  return <A>({ eventId, time, values }: Row): Found<A, string | null, Date | null> => {
+    const event = restore(values)
+    const identity = { kind, eventId, time: time === null ? null : new Date(time) }
+    return Either.isRight(event)
+      ? { _tag: "Event", ...identity, event: event.right as A }
+      : {
+          _tag: "UnfitRow",
+          ...identity,
+          raw: Object.fromEntries(columns.map(({ name }, index) => [name, values[index] ?? null])),
+          issues: event.left
+        }
+  }
+}
+
+/**
+ * The queue first: an event goes from there to the database, and never back. One that is delivered may still be in the
+ * queue for a moment, so the database has the last word.
+ */
+const whereabouts = <A>(
+  { directory, disk, reader }: Sources,
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  given: string
+): Effect.Effect<Option.Option<Whereabouts<A>>, TrailError> =>
+  Effect.gen(function* () {
+    const eventId = given.toLowerCase()
+    if (!UUID.test(eventId)) return yield* misused("The id of an event is a UUID, as its receipt has it")
+    const ofKinds = (line: Readonly<Record<string, unknown>>) => kinds.some(({ kind }) => kind === line.kind)
+    const inQueue = <B>(find: typeof findWaiting | typeof findLetter) =>
+      directory === undefined
+        ? Effect.succeed(Option.none<B>())
+        : (
+            find(disk, disk.resolve(directory), eventId, eventIdOfLine) as Effect.Effect<
+              Option.Option<B>,
+              DiskError
+            >
+          ).pipe(Effect.mapError(queueUnreadable))
+
+    const waiting = Option.filter(yield* inQueue<Readonly<Record<string, unknown>>>(findWaiting), ofKinds)
+    const asWaiting = Option.map(waiting, (line): Whereabouts<A> => ({ _tag: "Waiting", eventId, line }))
+    const found = yield* delivered<A>(reader, kinds, eventId).pipe(
+      // the database may be what it waits for
+      Effect.catchAll((error) =>
+        Option.isSome(asWaiting) && error.class === "transient" ? Effect.succeed(Option.none()) : error
+      )
+    )
+    if (Option.isSome(found)) return found
+    if (Option.isSome(asWaiting)) return asWaiting
+    return Option.map(
+      Option.filter(yield* inQueue<Letter>(findLetter), ({ line }) => ofKinds(line)),
+      ({ letter, line }): Whereabouts<A> => ({
+        _tag: "DeadLetter",
+        eventId,
+        line,
+        letter: letter.id,
+        class: letter.class,
+        code: letter.code,
+        reason: letter.reason
+      })
+    )
+  })
+
+type Letter = Option.Option.Value<Effect.Effect.Success<ReturnType<typeof findLetter>>>
+
+const delivered = <A>(
+  reader: Reader,
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  eventId: string
+): Effect.Effect<Option.Option<Whereabouts<A>>, TrailError> =>
+  Effect.gen(function* () {
+    for (const definition of kinds) {
+      const row = yield* reader.byId(definition, eventId).pipe(
+        // of several kinds not each has its table everywhere
+        Effect.catchIf(
+          (error) => kinds.length > 1 && error.code === "1146",
+          () => Effect.succeed(undefined)
+        )
+      )
+      if (row === undefined) continue
+      const found = makeFound(definition)<A>(row) as Found<A, string, Date | null>
+      return Option.some({ _tag: "Delivered", found })
+    }
+    return Option.none()
+  })
+
+const queueUnreadable = (error: DiskError) =>
+  new TrailError({
+    class: "operator",
+    code: error.code,
+    reason: `The queue cannot be read: ${error.message}`,
+    cause: Redacted.make(error)
+  })

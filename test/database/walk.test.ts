@@ -1,0 +1,141 @@
+/** The walk through a table: nothing is left out or found twice, whatever a statement may cost. */
+import { assert, it } from "@effect/vitest"
+import { Chunk, Effect, FastCheck as fc, Stream } from "effect"
+import { type Key, type Row, TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
+import { TrailError } from "../../src/schema/Errors.js"
+
+const error = new TrailError({ class: "transient", code: "3024", reason: "too slow" })
+
+interface Table {
+  readonly times: ReadonlyArray<number>
+  /** whether a row fits, of which one in so many does */
+  readonly every: number
+  /** a statement that looks at more rows fails */
+  readonly mostRows: number
+  /** a page of more rows fails */
+  readonly mostFound: number
+  readonly hasConditions: boolean
+}
+
+/** A table in memory, whose statements cost as many rows as they look at. */
+const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) => {
+  const rows = times
+    .map((time, index) => ({ time, id: String(index).padStart(8, "0"), fits: index % every === 0 }))
+    .sort((a, b) => a.time - b.time || (a.id < b.id ? -1 : 1))
+  const keyOf = ({ id, time }: (typeof rows)[number]): Key => [String(time), id]
+  const places = new Map(rows.map((row, index) => [keyOf(row).join(), index]))
+  const placeOf = (key: Key | undefined) => (key === undefined ? -1 : places.get(key.join())!)
+  let statements = 0
+  const examined = (count: number) =>
+    Effect.suspend(() => {
+      statements++
+      return count > mostRows ? new TooMuch({ what: "slow", error }) : Effect.void
+    })
+  const table: Walkable = {
+    hasConditions,
+    start: undefined,
+    noWindows: undefined,
+    timeOf: ([time]) => Number(time),
+    page: ({ after, limit, upTo }) =>
+      Effect.gen(function* () {
+        const from = placeOf(after) + 1
+        const to = upTo === undefined ? rows.length : placeOf(upTo) + 1
+        const found: Array<Row> = []
+        let at = from
+        for (; at < to && found.length < limit; at++) {
+          const row = rows[at]!
+          if (!hasConditions || row.fits) {
+            found.push({
+              key: keyOf(row),
+              eventId: row.id,
+              time: row.time,
+              values: ["x".repeat(row.time % 7)]
+            })
+          }
+        }
+        yield* examined(at - from)
+        if (found.length > mostFound) return yield* new TooMuch({ what: "large", error })
+        return found
+      }),
+    // by the index alone, which costs next to nothing
+    ahead: (after, count) =>
+      Effect.sync(() => {
+        const row = rows[placeOf(after) + count]
+        return row === undefined ? undefined : keyOf(row)
+      })
+  }
+  const expected = rows.filter(({ fits }) => !hasConditions || fits).map(({ id }) => id)
+  return { expected, statements: () => statements, table }
+}
+
+const tables: fc.Arbitrary<Table> = fc.record({
+  times: fc.array(fc.integer({ min: 0, max: 40 }), { maxLength: 600 }),
+  every: fc.integer({ min: 1, max: 50 }),
+  mostRows: fc.integer({ min: 1, max: 300 }),
+  mostFound: fc.integer({ min: 1, max: 300 }),
+  hasConditions: fc.boolean()
+})
+
+it("finds each row once, in order, with any bound on statements", () =>
+  fc.assert(
+    fc.asyncProperty(tables, fc.option(fc.integer({ min: 0, max: 700 })), (given, most) =>
+      Effect.gen(function* () {
+        const { expected, table } = tableOf(given)
+        const limit = most ?? Number.POSITIVE_INFINITY
+        const found = yield* Stream.runCollect(walk(table, { limit, onProgress: () => Effect.void }))
+        assert.deepStrictEqual(
+          Chunk.toReadonlyArray(found).map(({ eventId }) => eventId),
+          expected.slice(0, limit)
+        )
+      }).pipe(Effect.runPromise)
+    ),
+    { numRuns: process.env.AUDIT_LONG === "1" ? 5000 : 300 }
+  ))
+
+it.effect("makes progress, and says so, where nothing fits", () =>
+  Effect.gen(function* () {
+    const { table } = tableOf({
+      // all in one millisecond
+      times: Array.from({ length: 50_000 }, () => 7),
+      every: 1_000_000,
+      mostRows: 5000,
+      mostFound: 1000,
+      hasConditions: true
+    })
+    const seen: Array<number | null> = []
+    yield* Stream.runDrain(
+      walk(table, {
+        limit: Number.POSITIVE_INFINITY,
+        onProgress: (time) => Effect.sync(() => void seen.push(time))
+      })
+    )
+    assert.isAbove(seen.length, 10)
+    assert.isNull(seen.at(-1))
+    assert.isTrue(seen.slice(0, -1).every((time) => time === 7))
+  })
+)
+
+it.effect("asks once where an index knows the answer", () =>
+  Effect.gen(function* () {
+    const { statements, table } = tableOf({
+      times: Array.from({ length: 50_000 }, (_, index) => index),
+      every: 10_000,
+      mostRows: 1_000_000,
+      mostFound: 1000,
+      hasConditions: true
+    })
+    const found = yield* Stream.runCollect(walk(table, { limit: 1000, onProgress: () => Effect.void }))
+    assert.strictEqual(found.length, 5)
+    assert.strictEqual(statements(), 1)
+  })
+)
+
+it.effect("fails where one row is too much", () =>
+  Effect.gen(function* () {
+    const { table } = tableOf({ times: [1, 2], every: 1, mostRows: 100, mostFound: 0, hasConditions: false })
+    const failure = yield* Effect.flip(
+      Stream.runDrain(walk(table, { limit: 10, onProgress: () => Effect.void }))
+    )
+    assert.strictEqual(failure.code, "3024")
+  })
+)
