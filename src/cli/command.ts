@@ -5,11 +5,12 @@ import { createRequire } from "node:module"
 import * as path from "node:path"
 import { stripVTControlCharacters } from "node:util"
 import * as NodeDisk from "../layers/NodeDisk.js"
-import { UploadError } from "../schema/Errors.js"
+import { TrailError, UploadError } from "../schema/Errors.js"
 import { Disk, DiskError } from "../services/Disk.js"
 import { adopt } from "./adopt.js"
 import { callOf, helpOf, isHelp, nodeOf } from "./call.js"
 import { dead, deadNode } from "./dead.js"
+import { events } from "./delivered.js"
 import { doctor } from "./doctor.js"
 import { CliConfig, Command, HelpDoc, ValidationError } from "./effectCli.js"
 import { show, tail } from "./events.js"
@@ -26,7 +27,7 @@ import { verify } from "./verify.js"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
 
-const SUBCOMMANDS = [status, tail, show, flush, dead, doctor, migrate, adopt, verify, serve] as const
+const SUBCOMMANDS = [status, tail, show, events, flush, dead, doctor, migrate, adopt, verify, serve] as const
 
 const command = Command.make("effect-audit", {}, () => print(overview(version))).pipe(
   Command.withDescription("Looks at an audit queue, and after it"),
@@ -74,7 +75,7 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Dis
     return isJson ? failing(ExitCode.usage, text) : Effect.succeed(ExitCode.usage)
   }
   if (ConfigError.isConfigError(error)) return failing(ExitCode.usage, Cause.pretty(cause))
-  if (error instanceof UploadError)
+  if (error instanceof UploadError || error instanceof TrailError)
     return failing(error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging, error.message)
   if (error instanceof DiskError) return sayUnusable(error.path, error.code, error.message)
   // those of a queue say what to do

@@ -1,5 +1,5 @@
 /** `effect-audit dead`: the lines that cannot be delivered, and what becomes of them. */
-import { Array as Arr, Chunk, Clock, Duration, Effect, Fiber, Option, Schedule, Stream } from "effect"
+import { Array as Arr, Chunk, Duration, Effect, Fiber, Option, Schedule, Stream } from "effect"
 import * as v8 from "node:v8"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { summaryOf } from "../internal/database/summary.js"
@@ -17,6 +17,7 @@ import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
 import { cellOf, counted, formatBytes, formatCount, formatTable, visible } from "./format.js"
 import { isCode, isKind, isMasked, mark, maskEvent, maskValue, REVEAL } from "./mask.js"
+import { momentOf } from "./moment.js"
 import { operator } from "./owner.js"
 import type { Queue } from "./settings.js"
 import { directory, json, queuesOf, reveal, settingsOf } from "./settings.js"
@@ -120,7 +121,7 @@ interface Choice {
 /** The ids of the letters that are meant, of each queue that has some; never all of them by an oversight. */
 const choose = (choice: Choice, torn: boolean) =>
   Effect.gen(function* () {
-    const time = yield* timeOf(choice.before ?? Option.none())
+    const time = yield* momentOf("before", choice.before ?? Option.none())
     if (choice.ids.length === 0 && !choice.all && Option.isNone(choice.ofClass) && time === undefined) {
       return yield* usageError(
         `Say which letters: their ids, --class${choice.before === undefined ? "" : ", --before"} or --all.`
@@ -164,19 +165,6 @@ const idsBefore = (letters: deadLetterFile.DeadLetters, time: number, torn: bool
 
 const sizeOf = (chosen: ReadonlyMap<Queue, ReadonlySet<string>>) =>
   [...chosen.values()].reduce((sum, ids) => sum + ids.size, 0)
-
-/** The time that --before says, milliseconds since 1970 UTC. */
-const timeOf = (before: Option.Option<string>) =>
-  Effect.gen(function* () {
-    if (Option.isNone(before)) return undefined
-    const date = /^\d{4}-\d\d-\d\d(?:T.*)?$/.test(before.value) ? Date.parse(before.value) : Number.NaN
-    if (!Number.isNaN(date)) return date
-    const age = Duration.decodeUnknown(before.value)
-    if (Option.isNone(age)) {
-      return yield* usageError(`--before ${before.value} is no date: say 2026-01-31, or "30 days".`)
-    }
-    return (yield* Clock.currentTimeMillis) - Duration.toMillis(age.value)
-  })
 
 // ------------------------------------------------------------------------------------------------------ look
 

@@ -20,7 +20,8 @@ const namesDatabase =
 const printsOnly = args.some((arg, index) => arg === "--print" && !/^[^-]/.test(args[index + 1] ?? ""))
 const needsDriver =
   args.includes("flush") ||
-  (args.includes("doctor") && namesDatabase) ||
+  args.includes("events") ||
+  ((args.includes("doctor") || args.includes("serve")) && namesDatabase) ||
   (args.includes("migrate") && !printsOnly)
 const sharesEffect = !isHelp && (needsDriver || isNamed("--events") || isSet("AUDIT_EVENTS"))
 

@@ -5,6 +5,7 @@ import { columnsOf, fit, type Line, paint } from "./terminal.js"
 const COMMANDS = [
   ["status", "what waits, how delivery is going, what is to be done; --watch goes on"],
   ["tail, show ID", "events as they stand in the queue, prompts masked unless --reveal"],
+  ["events", "events that were delivered: found by time, user and field, exported, counted"],
   ["flush", "deliver what waits, when no program owns the queue"],
   ["dead list, show, retry, export, discard", "the lines that cannot be delivered, and what becomes of them"],
   ["doctor", "everything that delivery needs, checked line by line"],

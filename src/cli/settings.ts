@@ -223,8 +223,11 @@ export const database = {
 
 type Flags<T> = { readonly [K in keyof T]: T[K] extends Options.Options<infer A> ? A : never }
 
+/** What the flags of {@link database} say. */
+export type DatabaseFlags = Flags<typeof database>
+
 /** The database that the flags and the environment name. */
-export const databaseOf = (flags: Flags<typeof database>) =>
+export const databaseOf = (flags: DatabaseFlags) =>
   Effect.gen(function* () {
     if (Option.isNone(flags.url) && Option.isNone(flags.database)) {
       return yield* usageError(

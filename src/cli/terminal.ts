@@ -96,6 +96,17 @@ export const say = (...lines: ReadonlyArray<Line>): Effect.Effect<void> =>
 export const sayError = (exitCode: number, text: string): Effect.Effect<void> =>
   isJson ? toStderr(jsonOf({ error: text, exitCode })) : say(...text.split("\n"))
 
+/**
+ * Writes text as it is to stdout, and waits until it is taken: an export is not to be kept in memory. On a terminal it is
+ * escaped, line by line.
+ */
+export const write = (text: string): Effect.Effect<void> =>
+  process.stdout.isTTY
+    ? print(text.split(/\r?\n/).slice(0, -1))
+    : Effect.async<void>((resume) => {
+        process.stdout.write(text, () => resume(Effect.void))
+      })
+
 const textOf = (line: Line): string =>
   partsOf(line)
     .map((part) => (typeof part === "string" ? part : part.text))

@@ -1,0 +1,69 @@
+/** The record of who has read: an Activity in a queue of the command's own, on disk before anything is shown. */
+import { Clock, Effect, Either, Option } from "effect"
+import { v7 } from "uuid"
+import * as QueueFileLayer from "../layers/QueueFileLive.js"
+import { Activity, type ActivityInput } from "../schema/Activity.js"
+import { compile } from "../schema/Line.js"
+import { Disk } from "../services/Disk.js"
+import { Options } from "./effectCli.js"
+import { usageError } from "./exit.js"
+import { operator } from "./owner.js"
+import { settingsOf } from "./settings.js"
+
+export const audit = Options.text("audit").pipe(
+  Options.withDescription(
+    "Record in the queue of this directory, one of its own, who asks for sensitive fields, an export, or one event"
+  ),
+  Options.optional
+)
+
+/** What was asked. */
+export interface Reading {
+  readonly action: "audit.reveal" | "audit.export" | "audit.get"
+  /** kinds, or the id of one event */
+  readonly targets: ReadonlyArray<string>
+  readonly asked: Readonly<Record<string, unknown>>
+}
+
+export type Recorder = Effect.Effect.Success<ReturnType<typeof makeRecorder>>
+
+/** Records what is read, one event for each target; nothing where nobody wants it. */
+export const makeRecorder = (given: Option.Option<string>) =>
+  Effect.gen(function* () {
+    if (Option.isNone(given)) return () => Effect.void
+    const disk = yield* Disk
+    const settings = yield* settingsOf(given)
+    const { directory } = settings
+    const info = yield* disk.info(directory)
+    const user = yield* disk.user
+    // files that root makes there, its owner could not use
+    if (user?.uid === 0 && info !== undefined && info.uid !== 0) {
+      return yield* usageError(
+        `${directory} belongs to uid ${info.uid}: run the command as that user, or give --audit a directory of root's.`
+      )
+    }
+    return ({ action, asked, targets }: Reading) =>
+      Effect.gen(function* () {
+        const queue = yield* QueueFileLayer.make({
+          ...settings,
+          adopt: undefined,
+          isCommand: true,
+          lockWait: settings.lockWait ?? "10 seconds",
+          reserveBytes: 0
+        })
+        for (const target of targets) {
+          const input: ActivityInput = {
+            actorName: operator().slice(0, 255),
+            actorType: "operator",
+            action,
+            targetType: action === "audit.get" ? "event" : "kind",
+            targetId: target.slice(0, 255),
+            outcome: "success",
+            metadata: asked
+          }
+          const eventId = v7()
+          const line = compile(Activity).encode(input, eventId, yield* Clock.currentTimeMillis)
+          yield* queue.append(Either.getOrThrow(line), eventId)
+        }
+      }).pipe(Effect.scoped, Effect.provideService(Disk, disk))
+  })

@@ -1,0 +1,69 @@
+/** What `events` and the page read from: the database of the flags, and the kinds in it. */
+import { Effect, Option, Schema } from "effect"
+import type { FoundColumn, Reader } from "../internal/database/walk.js"
+import * as AuditEvent from "../schema/AuditEvent.js"
+import { Disk } from "../services/Disk.js"
+import type { Trail } from "../services/Trail.js"
+import { loadMysql } from "./mysql.js"
+import { type DatabaseFlags, databaseOf, tablesOf } from "./settings.js"
+import { loadSqlite } from "./sqlite.js"
+
+export interface OpenTrail {
+  readonly trail: Trail["Type"]
+  readonly reader: Reader
+}
+
+/** Opens the database; the queue of the directory, if there is one, is looked at too. */
+export const openTrail = (
+  flags: DatabaseFlags & { readonly sqlite: Option.Option<string> },
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  directory: string | undefined
+) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const { makeTrail } = yield* Effect.promise(() => import("../layers/TrailLive.js"))
+    const reader: Reader = Option.isSome(flags.sqlite)
+      ? yield* sqliteReader(flags.sqlite.value, yield* tablesOf(flags.tables), disk)
+      : yield* mysqlReader(flags)
+    const hasQueue = directory !== undefined && (yield* disk.info(directory))?.type === "directory"
+    return {
+      reader,
+      trail: makeTrail({ reader, kinds, disk, directory: hasQueue ? directory : undefined })
+    } satisfies OpenTrail
+  })
+
+const mysqlReader = (flags: DatabaseFlags) =>
+  Effect.gen(function* () {
+    yield* loadMysql
+    const { makeReader } = yield* Effect.promise(() => import("../internal/database/mysql/reading.js"))
+    return yield* makeReader(yield* databaseOf(flags))
+  })
+
+const sqliteReader = (filename: string, tables: Readonly<Record<string, string>>, disk: Disk["Type"]) =>
+  Effect.gen(function* () {
+    yield* loadSqlite
+    const { makeReader } = yield* Effect.promise(() => import("../internal/database/sqlite/reading.js"))
+    return yield* makeReader({ filename, tables }, disk)
+  })
+
+/** A kind that nobody has the class of: what the columns of its table say. All its fields count as sensitive. */
+export const kindOfTable = (table: string, columns: ReadonlyArray<FoundColumn>): AuditEvent.Any =>
+  AuditEvent.Class<AuditEvent.Instance>()(table, {
+    table,
+    fields: Object.fromEntries(columns.map(({ holds, name }) => [name, AuditEvent.optional(FIELDS[holds])])),
+    columns: Object.fromEntries(columns.map(({ name }) => [name, name]))
+  })
+
+const FIELDS: Record<FoundColumn["holds"], Schema.Schema.AnyNoContext> = {
+  text: Schema.String,
+  // a counter may be beyond 2^53
+  whole: Schema.BigIntFromSelf,
+  number: Schema.Number
+}
+
+/** The kind of a name: one that is known, or that of a table. */
+export const kindNamed = (name: string, kinds: ReadonlyArray<AuditEvent.Any>, { reader }: OpenTrail) =>
+  Effect.gen(function* () {
+    const known = kinds.find(({ kind }) => kind === name) ?? kinds.find(({ table }) => table === name)
+    return known ?? kindOfTable(name, yield* reader.columns(name))
+  })
