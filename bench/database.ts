@@ -13,6 +13,8 @@ export interface Database {
   readonly url: string
   /** Empties the tables, which also gives their files back. */
   readonly empty: () => Promise<void>
+  /** Stores so many uses, as MariaDB makes them, at even distances from a time on; both are milliseconds. */
+  readonly fill: (events: number, from: number, length: number) => Promise<void>
   /** Fails unless so many different events are there. */
   readonly expect: (events: number) => Promise<void>
 }
@@ -57,6 +59,18 @@ const create = async (
     url,
     empty: async () => {
       await query("TRUNCATE TABLE nano_banana_user_use_log")
+    },
+    fill: async (events, from, length) => {
+      await query(
+        "INSERT INTO nano_banana_user_use_log (event_id, event_time, user_name, device_name, prompt, result_path, " +
+          "status, model, duration_ms, finish_reason) SELECT UNHEX(MD5(seq)), " +
+          `TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ${from} * 1000 + FLOOR(seq * ${length / events} * 1000) MICROSECOND, ` +
+          "CONCAT('user ', seq % 1000), 'studio-3', " +
+          "'a red fox in the snow at night, oil on canvas, warm light from a window behind it', " +
+          "'out/2026/01/31/0001.png', IF(seq % 50 = 0, 'failure', 'success'), 'gemini-2.5-flash-image', seq % 5000, " +
+          `'STOP' FROM seq_1_to_${events}`
+      )
+      await query("ANALYZE TABLE nano_banana_user_use_log")
     },
     expect: async (events) => {
       const [found] = await query<{ readonly events: number }>(

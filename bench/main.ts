@@ -12,7 +12,7 @@ import type { Row, Settings } from "./measure.js"
 import { findPython } from "./peers.js"
 import { chart, writeReadme } from "./report.js"
 
-const WORKS = ["append", "backlog", "delivery", "million", "quiet", "dead", "start"]
+const WORKS = ["append", "backlog", "delivery", "million", "reading", "quiet", "dead", "start"]
 const RESULTS = "bench/results.json"
 
 const quick = process.argv.includes("--quick")

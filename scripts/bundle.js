@@ -55,7 +55,7 @@ const bundles = await Promise.all([
 ])
 
 fs.rmSync(path.join(dist, "page"), { recursive: true, force: true })
-for (const name of ["page.html", "page.css", "page.js"])
+for (const name of ["page.html", "page.css", "page.js", "events.js"])
   fs.cpSync(path.join(root, "src/cli/page", name), path.join(dist, "page", name))
 
 const packages = new Set(

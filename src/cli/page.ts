@@ -4,14 +4,14 @@ import * as fs from "node:fs"
 
 const read = (name: string) => fs.readFileSync(new URL(`./page/${name}`, import.meta.url), "utf8")
 
-const SCRIPT = read("page.js")
+const SCRIPTS = ["page.js", "events.js"].map((name) => ({ name, text: read(name) }))
 
 const hash = (text: string) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`
 
 /** Nothing but what stands on the page runs; styles are set by it as well. */
 export const POLICY = [
   "default-src 'none'",
-  `script-src ${hash(SCRIPT)}`,
+  `script-src ${SCRIPTS.map(({ text }) => hash(text)).join(" ")}`,
   "style-src 'unsafe-inline'",
   "connect-src 'self'",
   "base-uri 'none'",
@@ -19,7 +19,17 @@ export const POLICY = [
   "frame-ancestors 'none'"
 ].join("; ")
 
+const withScripts = (document: string): string =>
+  SCRIPTS.reduce(
+    (text, script) =>
+      text.replace(`<script src="${script.name}"></script>`, () => `<script>${script.text}</script>`),
+    document
+  )
+
 /** One document: the policy lets the page fetch nothing, not even its own files. */
-export const page = read("page.html")
-  .replace('<link rel="stylesheet" href="page.css" />', () => `<style>${read("page.css")}</style>`)
-  .replace('<script src="page.js"></script>', () => `<script>${SCRIPT}</script>`)
+export const page = withScripts(
+  read("page.html").replace(
+    '<link rel="stylesheet" href="page.css" />',
+    () => `<style>${read("page.css")}</style>`
+  )
+)

@@ -3,17 +3,16 @@ import * as HttpApi from "@effect/platform/HttpApi"
 import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder"
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
 import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
-import * as HttpApiMiddleware from "@effect/platform/HttpApiMiddleware"
 import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
-import * as HttpApiSecurity from "@effect/platform/HttpApiSecurity"
 import * as HttpApp from "@effect/platform/HttpApp"
 import * as HttpMiddleware from "@effect/platform/HttpMiddleware"
 import * as HttpServer from "@effect/platform/HttpServer"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
-import { Context, Duration, Effect, Layer, Option, Redacted, Schema, Stream } from "effect"
-import { createHash, randomBytes, timingSafeEqual } from "node:crypto"
+import { Context, Duration, Effect, Layer, Option, Schema, Stream } from "effect"
+import { randomBytes } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
+import { Authorization, authorization } from "./authorization.js"
 import {
   ask,
   contentOf,
@@ -25,6 +24,7 @@ import {
   revealed,
   withoutContent
 } from "./dead.js"
+import { csvOf, EventsApi, type EventSource, kindsOf, oneOf, pageOf } from "./eventsApi.js"
 import { usageError } from "./exit.js"
 import { jsonOf } from "./format.js"
 import { maskEvent } from "./mask.js"
@@ -36,7 +36,7 @@ import { queuesOf, settingsOf } from "./settings.js"
 import { print } from "./terminal.js"
 
 /** Serves the page until interrupted. */
-export const runServer = (given: Option.Option<string>, port: number) =>
+export const runServer = (given: Option.Option<string>, port: number, source: EventSource) =>
   Effect.scoped(
     Effect.gen(function* () {
       const token = randomBytes(24).toString("base64url")
@@ -44,7 +44,7 @@ export const runServer = (given: Option.Option<string>, port: number) =>
       const listener = makeServer()
       const server = HttpApiBuilder.serve(unstored).pipe(
         Layer.provide(HttpApiBuilder.api(Api)),
-        Layer.provide(handlers(given)),
+        Layer.provide([handlers(given), eventHandlers(source)]),
         Layer.provide(authorization(token)),
         Layer.provide(pageLayer),
         Layer.provideMerge(NodeHttpServer.layer(() => listener, { host: "127.0.0.1", port })),
@@ -102,32 +102,11 @@ export const eventsOf = <E, R>(changes: Stream.Stream<View, E, R>): Stream.Strea
 
 // ----------------------------------------------------------------------------------------------------------- api
 
-class Unauthorized extends Schema.TaggedError<Unauthorized>()(
-  "Unauthorized",
-  {},
-  HttpApiSchema.annotations({ status: 401 })
-) {}
-
 class NotFound extends Schema.TaggedError<NotFound>()(
   "NotFound",
   {},
   HttpApiSchema.annotations({ status: 404 })
 ) {}
-
-class Authorization extends HttpApiMiddleware.Tag<Authorization>()("effect-audit/Authorization", {
-  failure: Unauthorized,
-  security: { token: HttpApiSecurity.bearer }
-}) {}
-
-const authorization = (token: string) =>
-  Layer.succeed(Authorization, {
-    token: (given) => (isEqual(Redacted.value(given), token) ? Effect.void : new Unauthorized())
-  })
-
-const isEqual = (given: string, token: string) => {
-  const [a, b] = [given, token].map((text) => createHash("sha256").update(text).digest())
-  return timingSafeEqual(a!, b!)
-}
 
 const Letters = Schema.Struct({ ids: Schema.Array(Schema.String) })
 
@@ -161,7 +140,7 @@ class QueueApi extends HttpApiGroup.make("queue")
   )
   .middleware(Authorization) {}
 
-class Api extends HttpApi.make("effect-audit").add(QueueApi) {}
+class Api extends HttpApi.make("effect-audit").add(QueueApi).add(EventsApi) {}
 
 const handlers = (given: Option.Option<string>) =>
   HttpApiBuilder.group(Api, "queue", (group) =>
@@ -249,6 +228,35 @@ const handlers = (given: Option.Option<string>) =>
               )
             ),
             Effect.orDie
+          )
+        )
+    })
+  )
+
+const eventHandlers = (source: EventSource) =>
+  HttpApiBuilder.group(Api, "events", (group) =>
+    Effect.gen(function* () {
+      const disk = yield* Disk
+      /** What cannot be read is said in words, for the page to show. */
+      const answered = <A>(effect: Effect.Effect<A, Error, Disk>) =>
+        effect.pipe(
+          Effect.catchAll((error) => Effect.succeed({ problem: error.message })),
+          Effect.map(answerOf),
+          Effect.provideService(Disk, disk)
+        )
+      return group
+        .handleRaw("kinds", () => Effect.succeed(answerOf(kindsOf(source))))
+        .handleRaw("page", ({ urlParams }) => answered(pageOf(source, urlParams)))
+        .handleRaw("one", ({ urlParams }) => answered(oneOf(source, urlParams)))
+        .handleRaw("csv", ({ urlParams }) =>
+          csvOf(source, urlParams).pipe(
+            Effect.match({
+              onFailure: (error) => HttpServerResponse.text(error.message, { status: 409 }),
+              onSuccess: (lines) =>
+                HttpServerResponse.stream(Stream.encodeText(lines), {
+                  contentType: "text/csv; charset=utf-8"
+                })
+            })
           )
         )
     })

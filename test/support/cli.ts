@@ -87,10 +87,10 @@ export const inTerminal = (
   })
 
 /** The page's server of a directory, until the scope closes; its address with the token. */
-export const serve = (directory: string) =>
+export const serve = (directory: string, args: ReadonlyArray<string> = []) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
-      const program = startEffectAudit(directory, ["serve"])
+      const program = startEffectAudit(directory, ["serve", ...args])
       await program.prints(/#\S+\n/)
       const address = new URL(program.stdout().trim())
       return { address, origin: address.origin, token: address.hash.slice(1), program }

@@ -206,19 +206,21 @@ const drawBooks = (queues) => {
 let asked = 0
 dialog.onclose = () => void asked++
 
-/** @type {(id: string, isRevealed: boolean) => Promise<void>} */
-const show = async (id, isRevealed) => {
+/** @type {(name: string, path: string, isRevealed?: boolean) => Promise<void>} shows what the server says of something */
+const showIn = async (name, path, isRevealed = false) => {
   const question = ++asked
-  const answer = await call(`/api/letter?id=${encodeURIComponent(id)}${isRevealed ? "&reveal=yes" : ""}`)
+  const answer = await call(`${path}${isRevealed ? "&reveal=yes" : ""}`)
   const text = answer.ok ? JSON.stringify(await answer.json(), null, 2) : "It is gone."
   if (question !== asked) return
-  byId("letterName").textContent = `Dead letter ${id}`
+  byId("letterName").textContent = name
   byId("letter").textContent = text
   byId("reveal").hidden = isRevealed || !answer.ok
-  byId("reveal").onclick = () => void show(id, true)
+  byId("reveal").onclick = () => void showIn(name, path, true)
   if (!dialog.open) dialog.showModal()
   if (isRevealed) byId("letter").focus()
 }
+/** @type {(id: string) => Promise<void>} */
+const show = (id) => showIn(`Dead letter ${id}`, `/api/letter?id=${encodeURIComponent(id)}`)
 byId("close").onclick = () => dialog.close()
 
 /** @type {(id: string) => Promise<void>} */
@@ -257,7 +259,7 @@ const rowOf = (letter) => {
   )
   const buttons = make("p", "", { class: "buttons" })
   buttons.append(
-    button("Show", `Show letter ${id}`, () => show(id, false)),
+    button("Show", `Show letter ${id}`, () => show(id)),
     button("Retry", `Retry letter ${id}`, () => retry(id))
   )
   row.append(text, buttons)
@@ -328,6 +330,9 @@ const factsOf = ({ directory, owner, volume }) => {
   return `${directory}, ${process}, ${(volume.freeBytes / 1e9).toFixed(1)} GB free`
 }
 
+/** Whether the queue is shown, and not the events. */
+let isShown = true
+
 /** Whether the message says that the server does not answer. */
 let isAway = false
 
@@ -351,7 +356,8 @@ const drawView = (view) => {
     byId("sentence").textContent = sentences[0] ?? ""
     byId("others").replaceChildren(...sentences.slice(1).map((sentence) => make("p", sentence)))
   }
-  byId("state").hidden = !hasLooked
+  byId("views").hidden = false
+  byId("state").hidden = !hasLooked || !isShown
   if (!hasLooked) return
   byId("facts").textContent = view.queues.map(factsOf).join("; ")
   keepHistory(view.history)
@@ -363,6 +369,19 @@ const drawView = (view) => {
   )
   firstPage = view
   void turn([...before])
+}
+
+globalThis.auditPage = {
+  byId,
+  button,
+  call,
+  make,
+  showIn,
+  showQueue: (/** @type {boolean} */ wanted) => {
+    isShown = wanted
+    byId("state").hidden = !wanted || history.length === 0
+    drawPlots()
+  }
 }
 
 // server-sent events; EventSource cannot send the token but in the address

@@ -1,0 +1,134 @@
+/** The events of the page: what the database has, found by the filters of the page. */
+import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
+import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
+import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
+import { Chunk, Effect, Option, Schema, Stream } from "effect"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { Authorization } from "./authorization.js"
+import { usageError } from "./exit.js"
+import { isId } from "./mask.js"
+import { momentOf } from "./moment.js"
+import type { Recorder } from "./readings.js"
+import { userFieldOf, whereOf } from "./search.js"
+import { asCsv, asJson, csvHead, showing, whereaboutsShown } from "./shown.js"
+import type { OpenTrail } from "./trail.js"
+
+/** What the page reads from, and who is told of it. */
+export interface EventSource {
+  /** undefined where no database is named */
+  readonly open: OpenTrail | undefined
+  readonly kinds: ReadonlyArray<AuditEvent.Any>
+  readonly record: Recorder
+}
+
+const orEmpty = Schema.optionalWith(Schema.String, { default: () => "" })
+
+const Filters = Schema.Struct({
+  kind: Schema.String,
+  user: orEmpty,
+  since: orEmpty,
+  until: orEmpty,
+  /** conditions as of --where, by semicolons */
+  where: orEmpty
+})
+
+const Page = Schema.Struct({
+  ...Filters.fields,
+  /** id and time of the last event of the page before */
+  after: Schema.optional(Schema.String),
+  time: Schema.optional(Schema.String)
+})
+
+const One = Schema.Struct({ id: Schema.String, reveal: Schema.optional(Schema.Literal("yes")) })
+
+export class EventsApi extends HttpApiGroup.make("events")
+  .add(HttpApiEndpoint.get("kinds", "/api/kinds").addSuccess(Schema.Unknown))
+  .add(HttpApiEndpoint.get("page", "/api/events").setUrlParams(Page).addSuccess(Schema.Unknown))
+  .add(HttpApiEndpoint.get("one", "/api/event").setUrlParams(One).addSuccess(Schema.Unknown))
+  .add(
+    HttpApiEndpoint.get("csv", "/api/events.csv")
+      .setUrlParams(Filters)
+      .addSuccess(HttpApiSchema.Text({ contentType: "text/csv" }))
+  )
+  .middleware(Authorization) {}
+
+/** events of a page */
+const PAGE = 100
+
+const NO_DATABASE =
+  'Events are read from the database: start "effect-audit serve" with --url, or --sqlite FILE, for an account that may SELECT.'
+
+/** The kinds to choose from. */
+export const kindsOf = ({ kinds, open }: EventSource) => ({
+  kinds: kinds.map(({ columns, kind }) => ({ kind, fields: columns.map(({ key }) => key) })),
+  ...(open === undefined ? { problem: NO_DATABASE } : {})
+})
+
+/** What the filters mean. */
+const searchOf = (
+  { kinds, open }: EventSource,
+  { kind: name, since, until, user, where }: typeof Filters.Type
+) =>
+  Effect.gen(function* () {
+    if (open === undefined) return yield* usageError(NO_DATABASE)
+    const kind = kinds.find(({ kind }) => kind === name)
+    if (kind === undefined) return yield* usageError(`No events ${name} are known here.`)
+    const userField = userFieldOf(kind)
+    if (user !== "" && userField === undefined) return yield* usageError(`Events ${name} name no user.`)
+    const given = Option.liftPredicate((text: string) => text !== "")
+    const conditions = where
+      .split(";")
+      .map((text) => text.trim())
+      .filter((text) => text !== "")
+    const query = {
+      from: yield* momentOf("since", given(since)),
+      to: yield* momentOf("until", given(until)),
+      where: {
+        ...(yield* whereOf(kind, conditions)),
+        ...(user === "" ? {} : { [userField!]: user })
+      } as never,
+      order: "descending" as const
+    }
+    return { kind, query, trail: open.trail }
+  })
+
+/** A page of events, the newest first. */
+export const pageOf = (source: EventSource, { after, time, ...filters }: typeof Page.Type) =>
+  Effect.gen(function* () {
+    const { kind, query, trail } = yield* searchOf(source, filters)
+    const behind =
+      after === undefined || time === undefined ? undefined : { eventId: after, time: new Date(time) }
+    const found = yield* trail
+      .find(kind, { ...query, after: behind, limit: PAGE + 1 })
+      .pipe(Stream.map(showing(kind, false)), Stream.runCollect)
+    const user = userFieldOf(kind)
+    return {
+      events: Chunk.toReadonlyArray(Chunk.take(found, PAGE)).map(asJson),
+      userKey: kind.columns.find(({ field }) => field === user)?.key,
+      hasMore: found.length > PAGE
+    }
+  })
+
+/** One event, wherever it is. */
+export const oneOf = ({ kinds, open, record }: EventSource, { id, reveal }: typeof One.Type) =>
+  Effect.gen(function* () {
+    if (open === undefined) return yield* usageError(NO_DATABASE)
+    if (!isId(id)) return yield* usageError("That is no id of an event.")
+    const isRevealed = reveal === "yes"
+    yield* record({ action: "audit.get", targets: [id.toLowerCase()], asked: { reveal: isRevealed } })
+    const found = yield* open.trail.get(id)
+    if (Option.isNone(found)) return yield* usageError(`There is no event ${id}.`)
+    return whereaboutsShown(found.value, kinds, isRevealed)
+  })
+
+/** All events that fit, as CSV. */
+export const csvOf = (source: EventSource, filters: typeof Filters.Type) =>
+  Effect.gen(function* () {
+    const { kind, query, trail } = yield* searchOf(source, filters)
+    yield* source.record({ action: "audit.export", targets: [kind.kind], asked: filters })
+    const show = showing(kind, false)
+    return Stream.concat(
+      Stream.make(csvHead(kind)),
+      Stream.map(trail.find(kind, query), (found) => asCsv(show(found)))
+    )
+  })
