@@ -74,7 +74,11 @@ const house = [
   },
   restrict(["src/layers/**/*.ts"], notFrom("cli"), notFromTheTop(1), notByName),
   // Where programs meet the kinds: `migrate` knows those that come with the package.
-  restrict(["src/layers/{AuditLayer,AuditTest,MysqlTrail,MysqlUploader,SqliteTrail}.ts"], notFrom("cli"), notFromTheTop(1)),
+  restrict(
+    ["src/layers/{AuditLayer,AuditTest,MysqlTrail,MysqlUploader,SqliteTrail}.ts"],
+    notFrom("cli"),
+    notFromTheTop(1)
+  ),
   {
     files: ["src/layers/NodeDisk.ts"],
     rules: { "no-restricted-imports": ["error", { patterns: [notFrom("cli"), notFromTheTop(1)] }] }
