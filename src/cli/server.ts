@@ -24,7 +24,7 @@ import {
   revealed,
   withoutContent
 } from "./dead.js"
-import { csvOf, EventsApi, type EventSource, kindsOf, oneOf, pageOf } from "./eventsApi.js"
+import { csvOf, type EventSource, Filters, kindsOf, One, oneOf, Page, pageOf } from "./eventPages.js"
 import { usageError } from "./exit.js"
 import { jsonOf } from "./format.js"
 import { maskEvent } from "./mask.js"
@@ -137,6 +137,17 @@ class QueueApi extends HttpApiGroup.make("queue")
     HttpApiEndpoint.get("exported", "/api/export").addSuccess(
       HttpApiSchema.Text({ contentType: "application/x-ndjson" })
     )
+  )
+  .middleware(Authorization) {}
+
+class EventsApi extends HttpApiGroup.make("events")
+  .add(HttpApiEndpoint.get("kinds", "/api/kinds").addSuccess(Schema.Unknown))
+  .add(HttpApiEndpoint.get("page", "/api/events").setUrlParams(Page).addSuccess(Schema.Unknown))
+  .add(HttpApiEndpoint.get("one", "/api/event").setUrlParams(One).addSuccess(Schema.Unknown))
+  .add(
+    HttpApiEndpoint.get("csv", "/api/events.csv")
+      .setUrlParams(Filters)
+      .addSuccess(HttpApiSchema.Text({ contentType: "text/csv" }))
   )
   .middleware(Authorization) {}
 

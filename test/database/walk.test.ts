@@ -1,7 +1,7 @@
 /** The walk through a table: nothing is left out or found twice, whatever a statement may cost. */
 import { assert, it } from "@effect/vitest"
 import { Chunk, Effect, FastCheck as fc, Stream } from "effect"
-import { type Key, type Row, TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
+import { type Key, Row, TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
 import { TrailError } from "../../src/schema/Errors.js"
 
 const error = new TrailError({ class: "transient", code: "3024", reason: "too slow" })
@@ -45,12 +45,7 @@ const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) =>
         for (; at < to && found.length < limit; at++) {
           const row = rows[at]!
           if (!hasConditions || row.fits) {
-            found.push({
-              key: keyOf(row),
-              eventId: row.id,
-              time: row.time,
-              values: ["x".repeat(row.time % 7)]
-            })
+            found.push(new Row(keyOf(row), row.id, row.time, ["x".repeat(row.time % 7)]))
           }
         }
         yield* examined(at - from)

@@ -6,7 +6,7 @@
  * index, of which those that fit are asked for. A rare match then costs many short statements, and each of them makes
  * progress. Windows count rows, not time: a million rows may share a millisecond.
  */
-import { Chunk, Data, Effect, Option, Stream } from "effect"
+import { Chunk, Clock, Data, Effect, Option, Stream } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import { TrailError } from "../../schema/Errors.js"
 import type { Raw } from "../../schema/Row.js"
@@ -15,15 +15,17 @@ import type { Test } from "./conditions.js"
 /** The values of a row's key, as the database shows them. */
 export type Key = ReadonlyArray<string>
 
-/** A row, as it was read. */
-export interface Row {
-  readonly key: Key
-  /** a UUID, lower case */
-  readonly eventId: string | null
-  /** milliseconds since 1970 UTC */
-  readonly time: number | null
-  /** those of the kind's columns, in their order */
-  readonly values: ReadonlyArray<Raw>
+/** A row, as it was read. Hot path: a class, not a literal (bench/README.md#literals). */
+export class Row {
+  constructor(
+    readonly key: Key,
+    /** a UUID, lower case */
+    readonly eventId: string | null,
+    /** milliseconds since 1970 UTC */
+    readonly time: number | null,
+    /** those of the kind's columns, in their order */
+    readonly values: ReadonlyArray<Raw>
+  ) {}
 }
 
 /** A page is too much for one statement. */
@@ -64,9 +66,9 @@ export interface Options {
 
 /** rows of the first page: a reader who wants a few gets them soon, and nothing is known of their size yet */
 const FIRST_PAGE = 64
-const LARGEST_PAGE = 4096
+const LARGEST_PAGE = 2048
 /** UTF-16 units of a page, about */
-const PAGE_SIZE = 2 * 1024 * 1024
+const PAGE_SIZE = 1024 * 1024
 /** rows of the first window */
 const FIRST_WINDOW = 32_768
 const LARGEST_WINDOW = 1 << 24
@@ -80,26 +82,31 @@ interface State {
   readonly page: number
   /** rows of a window; undefined as long as there are none */
   readonly window: number | undefined
-  readonly found: number
 }
 
 /** The rows that fit, in order. */
-export const walk = (table: Walkable, { limit, onProgress }: Options): Stream.Stream<Row, TrailError> => {
-  const first: State = { after: table.start, upTo: undefined, page: FIRST_PAGE, window: undefined, found: 0 }
-  if (limit <= 0) return Stream.empty
-  return Stream.paginateChunkEffect(first, (state) =>
-    Effect.gen(function* () {
-      const { next, rows } = yield* step(table, state, limit - state.found)
-      const found = state.found + rows.length
-      const at = next?.after
-      yield* onProgress(at === undefined ? null : table.timeOf(at), found)
-      return [
-        Chunk.unsafeFromArray([...rows]),
-        next === undefined || found >= limit ? Option.none() : Option.some({ ...next, found })
-      ] as const
-    })
-  )
-}
+export const walk = (table: Walkable, { limit, onProgress }: Options): Stream.Stream<Row, TrailError> =>
+  Stream.suspend(() => {
+    let state: State | undefined =
+      limit > 0 ? { after: table.start, upTo: undefined, page: FIRST_PAGE, window: undefined } : undefined
+    let found = 0
+    // by a state that changes: what is a page longer than the one before would keep all of them in memory
+    return Stream.repeatEffectChunkOption(
+      Effect.suspend(() =>
+        state === undefined
+          ? Effect.fail(Option.none<TrailError>())
+          : step(table, state, limit - found).pipe(
+              Effect.mapError(Option.some),
+              Effect.flatMap(({ next, rows }) => {
+                found += rows.length
+                state = found < limit ? next : undefined
+                const at = next === undefined ? null : table.timeOf(next.after!)
+                return Effect.as(onProgress(at, found), Chunk.unsafeFromArray(rows))
+              })
+            )
+      )
+    )
+  })
 
 interface Step {
   readonly rows: ReadonlyArray<Row>
@@ -109,31 +116,38 @@ interface Step {
 
 /** One page, and where to go on. */
 const step = (table: Walkable, state: State, most: number): Effect.Effect<Step, TrailError> =>
-  Effect.gen(function* () {
-    const limit = Math.min(state.page, most)
-    const { after, window } = state
-    const startedAt = yield* Effect.clockWith((clock) => clock.currentTimeMillis)
-    const isAtWindow = window !== undefined && state.upTo === undefined
-    const upTo = isAtWindow ? yield* table.ahead(after, window) : state.upTo
-    const rows = yield* table.page({
-      after,
-      upTo,
-      limit,
-      isTry: table.hasConditions && window === undefined
-    })
-    const took = (yield* Effect.clockWith((clock) => clock.currentTimeMillis)) - startedAt
-    const isFull = rows.length === limit
-    const page = nextPage(state.page, rows)
-    if (isFull) return { rows, next: { ...state, after: rows.at(-1)!.key, upTo, page } }
-    if (upTo === undefined) return { rows, next: undefined }
-    const larger = took < QUICK && window !== undefined ? Math.min(LARGEST_WINDOW, 2 * window) : window
-    return { rows, next: { ...state, after: upTo, upTo: undefined, page, window: larger } }
-  }).pipe(
-    Effect.catchTag("TooMuch", (cause) => {
-      const smaller = narrower(table, state, cause)
-      return smaller instanceof TrailError ? smaller : step(table, smaller, most)
-    })
-  )
+  Effect.catchTag(pageOf(table, state, Math.min(state.page, most)), "TooMuch", (cause) => {
+    const smaller = narrower(table, state, cause)
+    return smaller instanceof TrailError ? smaller : step(table, smaller, most)
+  })
+
+const pageOf = Effect.fnUntraced(function* (table: Walkable, state: State, limit: number) {
+  const { after, window } = state
+  const startedAt = yield* Clock.currentTimeMillis
+  const isAtWindow = window !== undefined && state.upTo === undefined
+  const upTo = isAtWindow ? yield* table.ahead(after, window) : state.upTo
+  const isTry = table.hasConditions && window === undefined
+  const rows = yield* table.page({ after, upTo, limit, isTry })
+  const took = (yield* Clock.currentTimeMillis) - startedAt
+  return stepOf(state, { rows, limit, upTo, took })
+})
+
+interface Page {
+  readonly rows: ReadonlyArray<Row>
+  readonly limit: number
+  readonly upTo: Key | undefined
+  /** milliseconds */
+  readonly took: number
+}
+
+const stepOf = (state: State, { limit, rows, took, upTo }: Page): Step => {
+  const page = nextPage(state.page, rows)
+  if (rows.length === limit) return { rows, next: { ...state, after: rows.at(-1)!.key, upTo, page } }
+  if (upTo === undefined) return { rows, next: undefined }
+  const { window } = state
+  const larger = took < QUICK && window !== undefined ? Math.min(LARGEST_WINDOW, 2 * window) : window
+  return { rows, next: { ...state, after: upTo, upTo: undefined, page, window: larger } }
+}
 
 /** As many rows as make a page of the size that is wanted, if the next are like these. */
 const nextPage = (page: number, rows: ReadonlyArray<Row>): number => {

@@ -5,13 +5,12 @@ import type { SqlError } from "@effect/sql/SqlError"
 import { Duration, Effect, Redacted, Schedule, Schema } from "effect"
 import type { Scope } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
-import { textOf } from "../../../schema/EventId.js"
 import { TrailError, UploadError } from "../../../schema/Errors.js"
 import { sqlDateTime } from "../../../schema/Line.js"
 import { millisOf, type Raw } from "../../../schema/Row.js"
 import { holdsDates } from "../columnTypes.js"
 import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
-import { type FoundColumn, type Reader, type Row, type Search, TooMuch, type Walkable } from "../walk.js"
+import { type FoundColumn, type Reader, Row, type Search, TooMuch, type Walkable } from "../walk.js"
 import { asText, beyond, condition, type KeyColumn, keyColumn, type ReadColumn } from "./columnsRead.js"
 import type { Session } from "./connection.js"
 import { isTooLarge } from "./driver.js"
@@ -332,17 +331,19 @@ const rowsOf = (
   keyLength: number
 ): Effect.Effect<ReadonlyArray<Row>, SqlError> =>
   Effect.map(session.query(sql), (found) =>
-    (found as ReadonlyArray<Readonly<Record<string, string | null>>>).map((row) => rowOf(row, keyLength))
+    (found as ReadonlyArray<Readonly<Record<string, Raw>>>).map((row) => rowOf(row, keyLength))
   )
 
-const rowOf = (found: Readonly<Record<string, string | null>>, keyLength: number): Row => {
-  const [time, id, ...rest] = Object.values(found) as [Raw, Raw, ...Array<Raw>]
-  return {
-    key: (keyLength === 0 ? [time, id] : rest.slice(0, keyLength)) as ReadonlyArray<string>,
-    eventId: typeof id === "string" ? idOf(id) : null,
-    time: typeof time === "string" ? timeOf(time) : null,
-    values: keyLength === 0 ? rest : rest.slice(keyLength)
-  }
+const rowOf = (found: Readonly<Record<string, Raw>>, keyLength: number): Row => {
+  const shown = Object.values(found)
+  const [time, id] = shown as [string | null, string | null]
+  const key = keyLength === 0 ? shown.slice(0, 2) : shown.slice(2, 2 + keyLength)
+  return new Row(
+    key as ReadonlyArray<string>,
+    id === null ? null : idOf(id),
+    time === null ? null : timeOf(time),
+    shown.slice(2 + keyLength)
+  )
 }
 
 const timeOf = (text: string): number | null => {
@@ -351,8 +352,11 @@ const timeOf = (text: string): number | null => {
 }
 
 /** A UUID of its digits. MariaDB shows a column of type UUID as one. */
-const idOf = (shown: string): string =>
-  /^[\dA-F]{32}/.test(shown) ? textOf(Buffer.from(shown.slice(0, 32), "hex")) : shown.toLowerCase()
+const idOf = (shown: string): string => {
+  const hex = shown.toLowerCase()
+  if (hex[8] === "-" || hex.length < 32) return hex
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20, 32)}`
+}
 
 // ------------------------------------------------------------------------------------------------- failures
 

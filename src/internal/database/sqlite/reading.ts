@@ -15,15 +15,7 @@ import { millisOf, type Raw } from "../../../schema/Row.js"
 import type { Disk } from "../../../services/Disk.js"
 import type { Stored, Test } from "../conditions.js"
 import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
-import {
-  type FoundColumn,
-  type Key,
-  type Reader,
-  type Row,
-  type Search,
-  TooMuch,
-  type Walkable
-} from "../walk.js"
+import { type FoundColumn, type Key, type Reader, Row, type Search, TooMuch, type Walkable } from "../walk.js"
 import { isTextType, open, quote } from "./connection.js"
 
 export interface ReadingSettings {
@@ -311,12 +303,12 @@ const rowOf = (found: FoundRow, along: Search["along"]): Row => {
   const [time, hex, rowid, ...values] = Object.values(found).map(rawOf) as [Raw, Raw, Raw, ...Array<Raw>]
   const isId = typeof hex === "string" && hex.length === 2 * ID_BYTES
   const millis = typeof time === "string" ? millisOf(time) : Number.NaN
-  return {
-    key: along === "time" ? [String(time), String(hex)] : [String(rowid)],
-    eventId: isId ? textOf(Buffer.from(hex, "hex")) : null,
-    time: Number.isNaN(millis) ? null : millis,
+  return new Row(
+    along === "time" ? [String(time), String(hex)] : [String(rowid)],
+    isId ? textOf(Buffer.from(hex, "hex")) : null,
+    Number.isNaN(millis) ? null : millis,
     values
-  }
+  )
 }
 
 const rawOf = (value: string | number | ArrayBuffer | null): Raw =>

@@ -1,10 +1,6 @@
 /** The events of the page: what the database has, found by the filters of the page. */
-import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
-import * as HttpApiGroup from "@effect/platform/HttpApiGroup"
-import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
 import { Chunk, Effect, Option, Schema, Stream } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
-import { Authorization } from "./authorization.js"
 import { usageError } from "./exit.js"
 import { isId } from "./mask.js"
 import { momentOf } from "./moment.js"
@@ -23,7 +19,7 @@ export interface EventSource {
 
 const orEmpty = Schema.optionalWith(Schema.String, { default: () => "" })
 
-const Filters = Schema.Struct({
+export const Filters = Schema.Struct({
   kind: Schema.String,
   user: orEmpty,
   since: orEmpty,
@@ -32,25 +28,14 @@ const Filters = Schema.Struct({
   where: orEmpty
 })
 
-const Page = Schema.Struct({
+export const Page = Schema.Struct({
   ...Filters.fields,
   /** id and time of the last event of the page before */
   after: Schema.optional(Schema.String),
   time: Schema.optional(Schema.String)
 })
 
-const One = Schema.Struct({ id: Schema.String, reveal: Schema.optional(Schema.Literal("yes")) })
-
-export class EventsApi extends HttpApiGroup.make("events")
-  .add(HttpApiEndpoint.get("kinds", "/api/kinds").addSuccess(Schema.Unknown))
-  .add(HttpApiEndpoint.get("page", "/api/events").setUrlParams(Page).addSuccess(Schema.Unknown))
-  .add(HttpApiEndpoint.get("one", "/api/event").setUrlParams(One).addSuccess(Schema.Unknown))
-  .add(
-    HttpApiEndpoint.get("csv", "/api/events.csv")
-      .setUrlParams(Filters)
-      .addSuccess(HttpApiSchema.Text({ contentType: "text/csv" }))
-  )
-  .middleware(Authorization) {}
+export const One = Schema.Struct({ id: Schema.String, reveal: Schema.optional(Schema.Literal("yes")) })
 
 /** events of a page */
 const PAGE = 100
