@@ -97,6 +97,28 @@ describe("on a full disk", () => {
       })
   )
 
+  it.live("the room is asked for once the disk has given it back: with the sync of the emptied file", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          yield* awaitReserve(disk)
+          yield* q.append(queue, "e0", 300)
+          let isGiven = false
+          memory.inject(({ operation, path }) => {
+            if (operation === "sync" && path === RESERVE) isGiven = true
+            return operation === "write" && path === "/audit/dead-letter.ndjson" && !isGiven
+              ? { type: "fail", code: "ENOSPC" }
+              : undefined
+          })
+          yield* q.deliver(queue, new Set(), { isRejected })
+          assert.include(yield* q.books(queue), { waiting: 0, dead: 1, balanced: true })
+        })
+      )
+    })
+  )
+
   it.live("that a reserve was begun is known after a power cut: its entry is synced", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
