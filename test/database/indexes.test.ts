@@ -1,7 +1,7 @@
 /** The indexes for those who read: new tables have them, others get them when they are asked for. */
 import { assert, it } from "@effect/vitest"
-import { Effect } from "effect"
-import { Activity } from "effect-audit"
+import { Effect, Schema } from "effect"
+import { Activity, AuditEvent } from "effect-audit"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { createReferenceTables, type TestDatabase } from "../support/database.js"
@@ -61,6 +61,19 @@ onEachServer("indexes", ({ rootUrl }) => {
       const before = yield* indexes(database, UseLog.table)
       yield* MysqlUploader.migrate(options, [UseLog], { index: true })
       assert.deepStrictEqual(yield* indexes(database, UseLog.table), before)
+    })
+  )
+
+  it.scopedLive("are refused with what to do where a column has no length", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      class Long extends AuditEvent.Class<Long>()("long", {
+        table: "long_texts",
+        fields: { text: Schema.String },
+        indexes: [["text"]]
+      }) {}
+      const error = yield* Effect.flip(MysqlUploader.migrate(connectionOptions(database), [Long]))
+      assert.include(error.message, "`type` in `columns`")
     })
   )
 

@@ -393,6 +393,10 @@ const noPrimaryKey: Advice = ({ host }, table) =>
   `${host} demands a primary key, which ${table} lacks: ALTER TABLE ${quote(table)} ADD COLUMN row_id BIGINT UNSIGNED ` +
   `NOT NULL AUTO_INCREMENT PRIMARY KEY, then migrate again`
 
+const noIndex: Advice = (_, table) =>
+  `A column that \`indexes\` of the kind names cannot be indexed in ${table}: give it a \`type\` in \`columns\`, such as ` +
+  `VARCHAR(255) NULL, and migrate again`
+
 const noRoom: Advice = (_, table) =>
   `The rows of ${table} have no room for more columns: make a CHAR or VARCHAR of it TEXT, then migrate again; or ${WAY_OUT}`
 
@@ -432,6 +436,8 @@ const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
   ...[1117, 1118].map((code) => [code, noRoom] as const),
   ...[1062, 1586].map((code) => [code, duplicates] as const),
   ...LOCKED.map((code) => [code, held] as const),
+  // a text without a length; a key longer than the engine takes
+  ...[1071, 1170].map((code) => [code, noIndex] as const),
   // MariaDB: a CHECK of our key's name
   [1826, (_, table) => nameTaken(table)],
   [1799, busyWriters],
