@@ -1,5 +1,5 @@
 /** What the trails of all databases have in common: searches, and the way from a row to an event. */
-import { DateTime, Effect, Option, Redacted, Stream } from "effect"
+import { DateTime, Effect, identity, Option, Redacted, Stream } from "effect"
 import { testsOf } from "../internal/database/conditions.js"
 import { type Reader, type Row, type Search, walk } from "../internal/database/walk.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
@@ -23,9 +23,10 @@ export interface Sources {
 
 export const makeTrail = (sources: Sources): Trail["Type"] => {
   const { reader } = sources
-  const rowsOf = <E extends AuditEvent.Any>(
+  const rowsOf = <E extends AuditEvent.Any, A>(
     definition: E,
     how: Pick<Search, "along" | "keysOnly">,
+    make: (row: Row) => A,
     { after, from, limit, onProgress, order = "ascending", to, where }: Query<E>
   ) =>
     Stream.unwrap(
@@ -40,18 +41,18 @@ export const makeTrail = (sources: Sources): Trail["Type"] => {
           to: yield* millisOf("to", to),
           after: yield* checked(after)
         })
-        return walk(table, {
+        const options = {
           limit: limit ?? Number.POSITIVE_INFINITY,
-          onProgress: (time, found) =>
+          onProgress: (time: number | null, found: number) =>
             onProgress?.({ time: time === null ? null : new Date(time), found }) ?? Effect.void
-        })
+        }
+        return walk(table, options, make)
       })
     )
   const search = <E extends AuditEvent.Any>(definition: E, along: Search["along"], query: Query<E>) =>
-    rowsOf(definition, { along, keysOnly: false }, query).pipe(
+    rowsOf(definition, { along, keysOnly: false }, makeFound(definition)<EventOf<E>>, query).pipe(
       // the next page is read while this one is worked on
-      Stream.bufferChunks({ capacity: 1 }),
-      Stream.map(makeFound(definition)<EventOf<E>>)
+      Stream.bufferChunks({ capacity: 1 })
     )
 
   return {
@@ -59,7 +60,7 @@ export const makeTrail = (sources: Sources): Trail["Type"] => {
       search(definition, "time", query) as Stream.Stream<Found<EventOf<E>>, TrailError>,
     withoutTime: (definition, query = {}) => search(definition, "primaryKey", query),
     count: (definition, query = {}) =>
-      Stream.runCount(rowsOf(definition, { along: "time", keysOnly: true }, query)),
+      Stream.runCount(rowsOf(definition, { along: "time", keysOnly: true }, identity, query)),
     get: <E extends AuditEvent.Any>(
       ...args: readonly [kind: E, eventId: string] | readonly [eventId: string]
     ): Effect.Effect<Option.Option<Whereabouts<EventOf<E>>>, TrailError> =>

@@ -1,6 +1,6 @@
 /** The walk through a table: nothing is left out or found twice, whatever a statement may cost. */
 import { assert, it } from "@effect/vitest"
-import { Chunk, Effect, FastCheck as fc, Stream } from "effect"
+import { Chunk, Effect, FastCheck as fc, identity, Stream } from "effect"
 import { type Key, Row, TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
 import { TrailError } from "../../src/schema/Errors.js"
 
@@ -77,7 +77,9 @@ it("finds each row once, in order, with any bound on statements", () =>
       Effect.gen(function* () {
         const { expected, table } = tableOf(given)
         const limit = most ?? Number.POSITIVE_INFINITY
-        const found = yield* Stream.runCollect(walk(table, { limit, onProgress: () => Effect.void }))
+        const found = yield* Stream.runCollect(
+          walk(table, { limit, onProgress: () => Effect.void }, identity)
+        )
         assert.deepStrictEqual(
           Chunk.toReadonlyArray(found).map(({ eventId }) => eventId),
           expected.slice(0, limit)
@@ -99,10 +101,14 @@ it.effect("makes progress, and says so, where nothing fits", () =>
     })
     const seen: Array<number | null> = []
     yield* Stream.runDrain(
-      walk(table, {
-        limit: Number.POSITIVE_INFINITY,
-        onProgress: (time) => Effect.sync(() => void seen.push(time))
-      })
+      walk(
+        table,
+        {
+          limit: Number.POSITIVE_INFINITY,
+          onProgress: (time) => Effect.sync(() => void seen.push(time))
+        },
+        identity
+      )
     )
     assert.isAbove(seen.length, 10)
     assert.isNull(seen.at(-1))
@@ -119,7 +125,9 @@ it.effect("asks once where an index knows the answer", () =>
       mostFound: 1000,
       hasConditions: true
     })
-    const found = yield* Stream.runCollect(walk(table, { limit: 1000, onProgress: () => Effect.void }))
+    const found = yield* Stream.runCollect(
+      walk(table, { limit: 1000, onProgress: () => Effect.void }, identity)
+    )
     assert.strictEqual(found.length, 5)
     assert.strictEqual(statements(), 1)
   })
@@ -129,7 +137,7 @@ it.effect("fails where one row is too much", () =>
   Effect.gen(function* () {
     const { table } = tableOf({ times: [1, 2], every: 1, mostRows: 100, mostFound: 0, hasConditions: false })
     const failure = yield* Effect.flip(
-      Stream.runDrain(walk(table, { limit: 10, onProgress: () => Effect.void }))
+      Stream.runDrain(walk(table, { limit: 10, onProgress: () => Effect.void }, identity))
     )
     assert.strictEqual(failure.code, "3024")
   })

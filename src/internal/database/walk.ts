@@ -84,8 +84,12 @@ interface State {
   readonly window: number | undefined
 }
 
-/** The rows that fit, in order. */
-export const walk = (table: Walkable, { limit, onProgress }: Options): Stream.Stream<Row, TrailError> =>
+/** The rows that fit, in order, and each made something of: a stage of a stream for that would cost as much again. */
+export const walk = <A>(
+  table: Walkable,
+  { limit, onProgress }: Options,
+  make: (row: Row) => A
+): Stream.Stream<A, TrailError> =>
   Stream.suspend(() => {
     let state: State | undefined =
       limit > 0 ? { after: table.start, upTo: undefined, page: FIRST_PAGE, window: undefined } : undefined
@@ -101,7 +105,7 @@ export const walk = (table: Walkable, { limit, onProgress }: Options): Stream.St
                 found += rows.length
                 state = found < limit ? next : undefined
                 const at = next === undefined ? null : table.timeOf(next.after!)
-                return Effect.as(onProgress(at, found), Chunk.unsafeFromArray(rows))
+                return Effect.as(onProgress(at, found), Chunk.unsafeFromArray(rows.map(make)))
               })
             )
       )
