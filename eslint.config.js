@@ -46,13 +46,14 @@ const house = [
   restrict(["src/schema/**/*.ts"], notFrom("services", "internal", "layers", "cli"), notFromTheTop(1)),
   restrict(["src/services/**/*.ts"], notFrom("internal", "layers", "cli"), notFromTheTop(1), notByName),
   ...[
-    { files: "*.ts", depth: 1, not: ["queue", "delivery", "database"] },
-    { files: "queue/*.ts", depth: 2, not: ["delivery", "database", "python"] },
+    { files: "*.ts", depth: 1, not: ["queue", "delivery", "database", "proof"] },
+    { files: "queue/*.ts", depth: 2, not: ["delivery", "database", "proof", "python"] },
     { files: "delivery/*.ts", depth: 2, not: ["queue", "database", "python"] },
+    { files: "proof/*.ts", depth: 2, not: ["queue", "delivery", "database", "python"] },
     { files: "database/*.ts", depth: 2, not: ["queue", "delivery", "python", "mysql", "sqlite"] },
     { files: "database/mysql/*.ts", depth: 3, not: ["queue", "delivery", "python", "sqlite"] },
     { files: "database/sqlite/*.ts", depth: 3, not: ["queue", "delivery", "python", "mysql"] },
-    { files: "python/*.ts", depth: 2, not: ["delivery", "database"] }
+    { files: "python/*.ts", depth: 2, not: ["delivery", "database", "proof"] }
   ].map(({ depth, files, not }) =>
     restrict(
       [`src/internal/${files}`],

@@ -1,0 +1,60 @@
+/** Keys: an Ed25519 pair. Who delivers has the private one, who proves the public one. */
+import * as crypto from "node:crypto"
+import { Redacted } from "effect"
+import { Either } from "../../schema/Effect3.js"
+import { digest, frame } from "./bytes.js"
+
+/** Signs heads. */
+export interface SealingKey {
+  /** 8 bytes, by which a seal names its key */
+  readonly id: Buffer
+  readonly sign: (head: Uint8Array) => Buffer
+}
+
+/** Checks signatures of heads. */
+export interface VerifyingKey {
+  readonly id: Buffer
+  readonly verify: (head: Uint8Array, signature: Uint8Array) => boolean
+}
+
+export const MAKE_KEY = "openssl genpkey -algorithm ed25519 -out audit-key.pem"
+export const MAKE_PUBLIC_KEY = "openssl pkey -in audit-key.pem -pubout -out audit-key.pub"
+
+/** The key of a PEM; if it is none, why, and how to make one. Nothing of the PEM is in the reason. */
+export const sealingKey = (pem: Redacted.Redacted): Either.Either<SealingKey, string> => {
+  const key = read(() => crypto.createPrivateKey(Redacted.value(pem)))
+  if (key === undefined) return Either.left(`the key is no private Ed25519 key in PEM. Make one: ${MAKE_KEY}`)
+  return Either.right({
+    id: idOf(crypto.createPublicKey(key)),
+    sign: (head) => crypto.sign(null, signed(head), key)
+  })
+}
+
+/** The same of a public key. A private one is refused: an auditor must not hold it. */
+export const verifyingKey = (pem: string): Either.Either<VerifyingKey, string> => {
+  const key = /PRIVATE KEY/.test(pem) ? undefined : read(() => crypto.createPublicKey(pem))
+  if (key === undefined)
+    return Either.left(
+      `the key is no public Ed25519 key in PEM. Whoever has the private key makes one: ${MAKE_PUBLIC_KEY}`
+    )
+  return Either.right({
+    id: idOf(key),
+    verify: (head, signature) => crypto.verify(null, signed(head), key, signature)
+  })
+}
+
+const read = (parse: () => crypto.KeyObject): crypto.KeyObject | undefined => {
+  try {
+    const key = parse()
+    return key.asymmetricKeyType === "ed25519" ? key : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const signed = (head: Uint8Array): Buffer => frame("effect-audit/signature/1", [head])
+
+const idOf = (key: crypto.KeyObject): Buffer =>
+  digest("effect-audit/key/1", [key.export({ type: "spki", format: "der" })]).subarray(0, KEY_ID_BYTES)
+
+const KEY_ID_BYTES = 8

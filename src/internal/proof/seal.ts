@@ -1,0 +1,105 @@
+/**
+ * The seal: the rows of one transaction, in a chain that nobody without the key can go on with.
+ *
+ *     effect_audit_seal
+ *     ┌ chain ┬ number ┬ at ┬ until ┬ prev ┬ entries ────────────────────┬ notices ┐
+ *     │ 16 B  │ 0,1,2… │    │ where │ head │ event_id 16 B, manifest u64,│ words   │  head = SHA-256 of all of it
+ *     │       │        │    │       │before│ leaf 32 B; again and again  │         │  sig  = Ed25519 of head
+ *     └───────┴────────┴────┴───────┴──────┴─────────────────────────────┴─────────┘
+ */
+import { digest, HASH_BYTES, u64 } from "./bytes.js"
+import type { SealingKey, VerifyingKey } from "./keys.js"
+
+/** A row that the seal is about. */
+export interface Entry {
+  /** 16 bytes */
+  readonly eventId: Uint8Array
+  /** the number of the manifest that says its columns */
+  readonly manifest: number
+  readonly leaf: Uint8Array
+}
+
+/** A seal without its head and signature. */
+export interface Unsealed {
+  /** 16 random bytes */
+  readonly chain: Uint8Array
+  readonly number: number
+  /** `YYYY-MM-DD HH:MM:SS.ffffff`, UTC; never before that of the seal before */
+  readonly at: string
+  /** the place in the queue up to which it was delivered, `segment:offset` */
+  readonly until: string
+  /** the head of the seal before */
+  readonly prev: Uint8Array
+  readonly entries: Uint8Array
+  readonly notices: Uint8Array
+}
+
+/** A seal as it stands in its table. */
+export interface Seal extends Unsealed {
+  readonly head: Uint8Array
+  /** 8 bytes */
+  readonly keyId: Uint8Array
+  readonly sig: Uint8Array
+}
+
+export const SEAL_TABLE = "effect_audit_seal"
+
+/** The column of each table of events that holds a row's salt, or once erased its hash. */
+export const PROOF_COLUMN = "audit_proof"
+
+const ID_BYTES = 16
+const NUMBER_BYTES = 8
+export const ENTRY_BYTES: number = ID_BYTES + NUMBER_BYTES + HASH_BYTES
+
+export const encodeEntries = (entries: ReadonlyArray<Entry>): Buffer => {
+  const bytes = Buffer.allocUnsafe(entries.length * ENTRY_BYTES)
+  let at = 0
+  for (const { eventId, leaf, manifest } of entries) {
+    bytes.set(eventId, at)
+    bytes.writeBigUInt64BE(BigInt(manifest), at + ID_BYTES)
+    bytes.set(leaf, at + ID_BYTES + NUMBER_BYTES)
+    at += ENTRY_BYTES
+  }
+  return bytes
+}
+
+/** The entries; undefined if the bytes are none. */
+export const decodeEntries = (bytes: Uint8Array): ReadonlyArray<Entry> | undefined => {
+  if (bytes.length % ENTRY_BYTES !== 0) return undefined
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const entries: Array<Entry> = []
+  for (let at = 0; at < buffer.length; at += ENTRY_BYTES) {
+    const leaf = at + ID_BYTES + NUMBER_BYTES
+    entries.push({
+      eventId: buffer.subarray(at, at + ID_BYTES),
+      manifest: Number(buffer.readBigUInt64BE(at + ID_BYTES)),
+      leaf: buffer.subarray(leaf, leaf + HASH_BYTES)
+    })
+  }
+  return entries
+}
+
+/** The hash that stands for a seal, and for all that were before it. */
+export const headOf = ({ at, chain, entries, notices, number, prev, until }: Unsealed): Buffer =>
+  digest("effect-audit/seal/1", [
+    chain,
+    u64(number),
+    at,
+    until,
+    prev,
+    digest("effect-audit/entries/1", [entries]),
+    digest("effect-audit/notices/1", [notices])
+  ])
+
+export const seal = (unsealed: Unsealed, key: SealingKey): Seal => {
+  const head = headOf(unsealed)
+  return { ...unsealed, head, keyId: key.id, sig: key.sign(head) }
+}
+
+/** What is wrong with a seal by itself: whatever it says, and the chain before it, is not looked at. */
+export const wrongIn = (given: Seal, key: VerifyingKey): "head" | "key" | "signature" | undefined => {
+  const head = headOf(given)
+  if (!head.equals(given.head)) return "head"
+  if (!key.id.equals(given.keyId)) return "key"
+  return key.verify(head, given.sig) ? undefined : "signature"
+}
