@@ -20,6 +20,7 @@ import { migrate } from "./migrate.js"
 import { overview } from "./overview.js"
 import { adviceOnAccess } from "./owner.js"
 import { NodeFileSystem, NodePath, NodeRuntime, NodeTerminal } from "./platformNode.js"
+import { prove } from "./prove.js"
 import { serve } from "./serve.js"
 import { status } from "./status.js"
 import { isJson, logger, print, sayError, withPlainConsole } from "./terminal.js"
@@ -27,7 +28,20 @@ import { verify } from "./verify.js"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
 
-const SUBCOMMANDS = [status, tail, show, events, flush, dead, doctor, migrate, adopt, verify, serve] as const
+const SUBCOMMANDS = [
+  status,
+  tail,
+  show,
+  events,
+  flush,
+  dead,
+  doctor,
+  migrate,
+  adopt,
+  verify,
+  prove,
+  serve
+] as const
 
 const command = Command.make("effect-audit", {}, () => print(overview(version))).pipe(
   Command.withDescription("Looks at an audit queue, and after it"),

@@ -1,6 +1,7 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
-import { Duration, Effect, Exit, Fiber, Layer, Option } from "effect"
+import { Duration, Effect, Either, Exit, Fiber, Layer, Option } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
+import { sealingKey } from "../internal/proof/keys.js"
 import { objectOf } from "../internal/queue/lines.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
@@ -46,6 +47,12 @@ export const flush = Command.make("flush", { directory, json, events, sqlite, ..
           Effect.map(tablesOf(options.tables), (tables) => SqliteUploader.layer({ filename, tables }))
         )
     })
+    if (settings.proof !== undefined) {
+      const key = sealingKey(settings.proof.key)
+      if (Either.isLeft(key)) return yield* usageError(`AUDIT_PROOF_KEY: ${key.left}`)
+      if (Option.contains(options.deduplication, "none"))
+        return yield* usageError("AUDIT_PROOF_KEY: nothing can be sealed with --deduplication none.")
+    }
     const queues = yield* queuesOf(options.directory)
 
     let code: ExitCode = ExitCode.fine
@@ -66,7 +73,7 @@ export const flush = Command.make("flush", { directory, json, events, sqlite, ..
       })
       const worker = StatusFile.layer(scheduler, shutdown).pipe(Layer.provide(uploader))
       const outcome = yield* Effect.zipRight(
-        refuseUnknownKinds(kinds),
+        Effect.zipRight(refuseUnknownKinds(kinds), refuseUnsealed(settings.proof)),
         Effect.provide(deliver(queue), worker)
       ).pipe(
         Effect.provide(queueFile),
@@ -88,6 +95,16 @@ export const flush = Command.make("flush", { directory, json, events, sqlite, ..
       "an operator or refused events."
   )
 )
+
+/** Rows without a seal, among those that have one, would be what a proof counts as another's. */
+const refuseUnsealed = (proof: SchedulerLayer.Options["proof"]) =>
+  Effect.gen(function* () {
+    const { seal } = yield* QueueFile
+    if (proof === undefined && (yield* seal) !== undefined)
+      return yield* usageError(
+        "The program seals what it delivers from this queue: set AUDIT_PROOF_KEY to its key, or start the program."
+      )
+  })
 
 interface Outcome {
   readonly delivered: number

@@ -21,6 +21,7 @@ const printsOnly = args.some((arg, index) => arg === "--print" && !/^[^-]/.test(
 const needsDriver =
   args.includes("flush") ||
   args.includes("events") ||
+  args.includes("prove") ||
   ((args.includes("doctor") || args.includes("serve")) && namesDatabase) ||
   (args.includes("migrate") && !printsOnly)
 const sharesEffect = !isHelp && (needsDriver || isNamed("--events") || isSet("AUDIT_EVENTS"))

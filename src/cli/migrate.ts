@@ -4,8 +4,9 @@ import { misnamed, misnamedColumn } from "../internal/database/mysql/table.js"
 import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
-import { activity, database, databaseOf, events, json, kindsOf, tablesOf } from "./settings.js"
+import { activity, database, databaseOf, events, json, kindsOf, sqlite, tablesOf } from "./settings.js"
 import { loadMysql } from "./mysql.js"
+import { loadSqlite } from "./sqlite.js"
 import { logger, print, printJson } from "./terminal.js"
 
 const printOnly = Options.boolean("print").pipe(
@@ -16,9 +17,15 @@ const index = Options.boolean("index").pipe(
   Options.withDescription("Give existing tables the indexes for those who read, which new ones always have")
 )
 
+const proof = Options.boolean("proof").pipe(
+  Options.withDescription(
+    "Also what seals need: a column audit_proof, the table effect_audit_seal. Columns that change values are refused"
+  )
+)
+
 export const migrate = Command.make(
   "migrate",
-  { json, printOnly, index, events, activity, ...database },
+  { json, printOnly, index, events, activity, proof, sqlite, ...database },
   (options) =>
     Effect.gen(function* () {
       const kinds = yield* kindsOf(options.events, options.activity)
@@ -32,7 +39,8 @@ export const migrate = Command.make(
         if (wrongName !== undefined) return yield* usageError(wrongName)
         // without the driver, which an administrator need not have
         const { migrationSql } = yield* Effect.promise(() => import("../layers/MysqlUploader.js"))
-        const sql = migrationSql({ tables, deduplication }, kinds, { index: options.index })
+        const more = { index: options.index, proof: options.proof }
+        const sql = migrationSql({ tables, deduplication }, kinds, more)
         if (options.json) return yield* printJson({ sql })
         const lines = sql.trimEnd().split("\n")
         if (lines.some((line) => visible(line) !== line)) {
@@ -43,8 +51,25 @@ export const migrate = Command.make(
         yield* print(lines)
         return
       }
-      const MysqlUploader = yield* loadMysql
-      yield* MysqlUploader.migrate(yield* databaseOf(options), kinds, { index: options.index }).pipe(
+      const isNamed = Option.isSome(options.url) || Option.isSome(options.database)
+      if (Option.isSome(options.sqlite) && !options.proof && !isNamed)
+        return yield* usageError(
+          "The first delivery makes the tables of an SQLite file: there is nothing to migrate without --proof."
+        )
+      yield* Option.match(options.proof ? options.sqlite : Option.none(), {
+        onNone: () =>
+          Effect.gen(function* () {
+            const MysqlUploader = yield* loadMysql
+            yield* MysqlUploader.migrate(yield* databaseOf(options), kinds, {
+              index: options.index,
+              proof: options.proof
+            })
+          }),
+        onSome: (filename) =>
+          Effect.flatMap(loadSqlite, (SqliteUploader) =>
+            SqliteUploader.migrateProof({ filename, tables }, kinds)
+          )
+      }).pipe(
         // that writers will have to wait
         Logger.withMinimumLogLevel(LogLevel.Warning),
         Effect.provide(logger)

@@ -44,3 +44,5 @@ export const loadMysql = Effect.gen(function* () {
 })
 
 export const loadDoctor = load(() => import("./mysqlDoctor.js"))
+
+export const loadMysqlSource = load(() => import("./mysqlSource.js"))

@@ -12,6 +12,7 @@ const COMMANDS = [
   ["migrate", "make the tables, or fit existing ones; --print shows the SQL"],
   ["adopt FILE", "take over the queue file of the Python class"],
   ["verify", "read and check every file of the queue; nothing is changed"],
+  ["prove --key FILE", "whether every sealed row of a database is as it was delivered"],
   ["serve", "a page on this machine that shows the queue, live"]
 ]
 

@@ -6,3 +6,5 @@ const load = loader("SQLite", "@effect/sql-libsql@0.42", () => import("@effect/s
 export const loadSqlite = load(() => import("../layers/SqliteUploader.js"))
 
 export const loadSqliteDoctor = load(() => import("./sqliteDoctor.js"))
+
+export const loadSqliteSource = load(() => import("./sqliteSource.js"))

@@ -4,8 +4,10 @@
  * @since 0.1.0
  */
 import { Config, Context, DateTime, Duration, Effect, Layer, Option, Stream } from "effect"
-import type { ConfigError } from "effect"
+import type { ConfigError, Redacted } from "effect"
 import { makeTally } from "../internal/metrics.js"
+import { sealingKey } from "../internal/proof/keys.js"
+import { Either } from "../schema/Effect3.js"
 import { checkRules } from "../schema/Rules.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -15,7 +17,7 @@ import type * as Redact from "../schema/Redact.js"
 import { UseLog } from "../schema/UseLog.js"
 import { AuditLog } from "../services/AuditLog.js"
 import type { Disk } from "../services/Disk.js"
-import type { Uploader } from "../services/Uploader.js"
+import { Uploader } from "../services/Uploader.js"
 import * as AuditLogLayer from "./AuditLogLive.js"
 import * as Instances from "./Instances.js"
 import * as Metrics from "./Metrics.js"
@@ -122,6 +124,7 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
     Effect.gen(function* () {
       const events = [UseLog, LoginLog, ...(options.events ?? [])]
       yield* check(options, events)
+      if (options.proof !== undefined) yield* checkProof(options, options.proof.key, yield* Uploader)
       const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
       const scheduler = { ...options, events, timeZone: options.adopt?.timeZone }
       const tally = makeTally(events)
@@ -171,6 +174,22 @@ const check = (
   return Effect.void
 }
 
+/** Before anything is sealed: a key that is none, and an uploader that seals nothing. */
+const checkProof = (
+  { directory }: Settings,
+  key: Redacted.Redacted,
+  { sealing }: Uploader["Type"]
+): Effect.Effect<void, QueueOpenError> => {
+  const refuse = (reason: string) => new QueueOpenError({ directory, reason })
+  const parsed = sealingKey(key)
+  if (Either.isLeft(parsed)) return refuse(`proof: ${parsed.left}`)
+  return sealing === undefined
+    ? refuse(
+        `proof needs an uploader that seals: MysqlUploader with deduplication "key", or SqliteUploader. Use one, or leave proof out.`
+      )
+    : Effect.void
+}
+
 /**
  * The settings from the environment (or any ConfigProvider):
  *
@@ -185,6 +204,7 @@ const check = (
  * | `AUDIT_UPLOAD_TIMEOUT` | `uploadTimeout`, a duration |
  * | `AUDIT_ADOPT_PATH`, `AUDIT_ADOPT_TIME_ZONE` | `adopt` |
  * | `AUDIT_INSTANCES` | `instances` |
+ * | `AUDIT_PROOF_KEY` | `proof.key`, PEM |
  *
  * @category config
  * @since 0.1.0
@@ -209,6 +229,7 @@ export const config: Config.Config<Settings> = Config.all({
     })
   ),
   instances: maybe(Config.integer("INSTANCES")),
+  proof: maybe(Config.all({ key: Config.redacted("PROOF_KEY") })),
   shutdownTimeout: maybe(Config.duration("SHUTDOWN_TIMEOUT"))
 }).pipe(Config.nested("AUDIT"))
 

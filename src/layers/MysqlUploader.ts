@@ -11,6 +11,7 @@ import type { ConnectionSettings } from "../internal/database/mysql/endpoints.js
 import { endpointsOf, warnOfSpellings } from "../internal/database/mysql/endpoints.js"
 import { classify, helpsElsewhere, toUploadError } from "../internal/database/mysql/errors.js"
 import * as Migrate from "../internal/database/mysql/migrate.js"
+import { makeSealing } from "../internal/database/mysql/sealing.js"
 import { makeSessions, type Use } from "../internal/database/mysql/sessions.js"
 import { makeStore } from "../internal/database/mysql/store.js"
 import type { Table } from "../internal/database/mysql/table.js"
@@ -138,6 +139,7 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
     return {
       concurrency,
       atLeastOnce: !deduplicates,
+      sealing: deduplicates ? makeSealing({ nameOf, withSession }) : undefined,
       upload: makeStore({ deduplicates, nameOf, withSession, withTable, tables })
     }
   })
@@ -151,13 +153,19 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
 export interface MigrateOptions {
   /** whether tables that exist get the indexes for those who read, which new ones always have; false by default */
   readonly index?: boolean | undefined
+  /**
+   * whether the rows are to be proved: each table gets a column `audit_proof`, and is tried with a row that is taken back;
+   * the seals get the table `effect_audit_seal`. Columns that change what is written to them are refused by name. False by
+   * default
+   */
+  readonly proof?: boolean | undefined
 }
 
 /**
  * Makes the tables, or adds to existing ones the columns and the unique key that delivery needs, while other programs
  * go on writing to them. Where the server lets them wait for that, a warning is logged before. May be repeated, and run
  * twice at once. Of several `hosts` the first that takes writes is migrated. Needs the rights CREATE, ALTER, INDEX and
- * INSERT. Fails where a table cannot have the key, and says why.
+ * INSERT, for a proof SELECT as well. Fails where a table cannot have the key, and says why.
  *
  * @category migration
  * @since 0.1.0
@@ -190,11 +198,12 @@ export const migrationSql = (
 const targetsOf = (
   { deduplication, tables }: Pick<Options, "tables" | "deduplication">,
   events: ReadonlyArray<AuditEvent.Any>,
-  { index = false }: MigrateOptions
+  { index = false, proof = false }: MigrateOptions
 ) =>
   events.map((definition) => ({
     definition,
     table: tableName(definition, tables),
     deduplicate: deduplication !== "none",
-    index
+    index,
+    proof
   }))

@@ -176,9 +176,10 @@ const open = (
       append: append.add,
       awaitAppends: append.awaitAnswers,
       take: ({ from, ...limits }) => Effect.mapError(ledger.take(from, limits), accessError),
-      commit: (batch, refusals) =>
+      seal: Effect.sync(() => ledger.cursor().seal),
+      commit: (batch, refusals, seal) =>
         ledger
-          .settle(batch, refusals)
+          .settle(batch, refusals, seal)
           .pipe(
             lock.whileWriting,
             lettersGuard.withPermits(1),

@@ -14,6 +14,7 @@ import {
   Layer,
   Option,
   Queue,
+  type Redacted,
   Schedule,
   Stream
 } from "effect"
@@ -23,6 +24,8 @@ import * as flushing from "../internal/delivery/flushes.js"
 import * as delivery from "../internal/delivery/pass.js"
 import * as reports from "../internal/delivery/report.js"
 import { monotonicMillis } from "../internal/monotonic.js"
+import { sealingKey } from "../internal/proof/keys.js"
+import { Sealer } from "../internal/proof/sealer.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -62,6 +65,11 @@ export interface Options {
    * first start of a program that carries the kind
    */
   readonly unknownKind?: "deadLetter" | "wait" | undefined
+  /**
+   * seals what is delivered, so that nobody changes, removes or adds rows unseen: a private Ed25519 key, PEM, as
+   * `openssl genpkey -algorithm ed25519` makes one. Needs `effect-audit migrate --proof`; off by default.
+   */
+  readonly proof?: { readonly key: Redacted.Redacted } | undefined
   /** shared with the other steps of a shutdown; 5 seconds of its own by default */
   readonly shutdown?: Shutdown | undefined
 }
@@ -110,13 +118,17 @@ const start = (
     const flushes = flushing.make(queue)
     const requests = yield* makeRequests(queue)
     const wakes = yield* Queue.sliding<void>(1)
+    const anchor = yield* makeAnchor(options, queue)
     const worker: Worker = {
       options,
       queue,
       report,
       flushes,
       requests,
-      pass: Effect.zipRight(requests.begin, yield* makeDelivery(options, { report, flushes, requests })),
+      pass: Effect.zipRight(
+        requests.begin,
+        yield* makeDelivery(options, { report, flushes, requests, anchor })
+      ),
       wakes,
       isIdle: false,
       isCompacted: false
@@ -134,6 +146,7 @@ const start = (
         yield* step("the stop of the worker", inTime(Effect.zipRight(Fiber.interrupt(fiber), requests.stop)))
         const drained = yield* step("the last delivery", inTime(annotated(drain(worker))))
         closed = true
+        if (anchor !== undefined) yield* step("the last head", annotated(anchor.last))
         yield* step("the end of flushes", flushes.fail(flushes.waiting(), CLOSED))
         yield* step("the end of the worker", report.conclude(Option.contains(drained, true)))
       })
@@ -221,16 +234,23 @@ const makeRequests = (queue: QueueFile["Type"]): Effect.Effect<Requests> =>
 /** The pass over this queue, with these options. */
 const makeDelivery = (
   options: Options,
-  { flushes, report, requests }: Pick<Worker, "flushes" | "report" | "requests">
+  {
+    anchor,
+    flushes,
+    report,
+    requests
+  }: Pick<Worker, "flushes" | "report" | "requests"> & { readonly anchor: Anchor | undefined }
 ) =>
   Effect.gen(function* () {
     const queue = yield* QueueFile
     const codecs = new Map(options.events.map((event) => [event.kind, compile(event)]))
     const timeZone =
       options.timeZone === undefined ? undefined : DateTime.zoneUnsafeMakeNamed(options.timeZone)
+    const uploader = yield* Uploader
     return yield* delivery.make({
       queue,
-      uploader: yield* Uploader,
+      uploader,
+      proof: yield* makeProof(options, queue, uploader),
       read: makeReader(makeDecoder(codecs, { timeZone }), queue.queueId),
       maxRecords: options.batchRecords ?? 500,
       maxBytes: options.batchBytes ?? 4 * 1024 * 1024,
@@ -238,12 +258,50 @@ const makeDelivery = (
       isAwaited: flushes.isAwaited,
       onCommit: Effect.fnUntraced(function* (at, delivered) {
         if (delivered) yield* report.delivered(at)
+        if (anchor !== undefined) yield* anchor.hourly
         const reached = (yield* queue.progress).settled
         yield* flushes.complete((flush) => flush.target <= reached)
         // under load a pass may never end
         if (requests.areDue()) yield* requests.begin
       })
     })
+  })
+
+// ------------------------------------------------------------------------------------------------------- proof
+
+/** What seals the batches of this queue, if they are sealed; `AuditLayer` has checked key and uploader. */
+const makeProof = ({ proof }: Options, queue: QueueFile["Type"], { sealing }: Uploader["Type"]) =>
+  Effect.gen(function* () {
+    if (proof === undefined) return undefined
+    const key = Either.getOrElse(sealingKey(proof.key), () => undefined)
+    if (key === undefined || sealing === undefined)
+      return yield* Effect.dieMessage("proof needs a key, and an uploader that seals")
+    return { sealing, sealer: new Sealer({ key, sealing, last: yield* queue.seal }) }
+  })
+
+/** Writes heads to the log, from where `effect-audit prove --anchors` takes them: hourly, and at the end. */
+interface Anchor {
+  readonly hourly: Effect.Effect<void>
+  readonly last: Effect.Effect<void>
+}
+
+const ANCHOR_INTERVAL = 3_600_000
+
+const makeAnchor = ({ proof }: Options, queue: QueueFile["Type"]): Effect.Effect<Anchor | undefined> =>
+  Effect.map(Effect.clock, (clock) => {
+    if (proof === undefined) return undefined
+    let loggedAt = Number.NEGATIVE_INFINITY
+    let logged: string | undefined
+    const last = Effect.flatMap(queue.seal, (seal) => {
+      if (seal === undefined || seal.head === logged) return Effect.void
+      loggedAt = monotonicMillis(clock)
+      logged = seal.head
+      return Effect.logInfo(`audit: sealed up to chain=${seal.chain} number=${seal.number} head=${seal.head}`)
+    })
+    return {
+      last,
+      hourly: Effect.suspend(() => (monotonicMillis(clock) - loggedAt < ANCHOR_INTERVAL ? Effect.void : last))
+    }
   })
 
 // ------------------------------------------------------------------------------------------------------ worker

@@ -14,6 +14,9 @@ import type { Attempt } from "../internal/database/narrow.js"
 import { makeDriftGuard, narrow } from "../internal/database/narrow.js"
 import { driver, isTextType, open, quote } from "../internal/database/sqlite/connection.js"
 import { explain, operator, toUploadError } from "../internal/database/sqlite/errors.js"
+import { migrateTable } from "../internal/database/sqlite/proofMigration.js"
+import * as Sealing from "../internal/database/sqlite/sealing.js"
+import { CREATE_SEAL_TABLE, selectHeads, selectSeals } from "../internal/database/sqlite/seals.js"
 import type { Form, TableNames } from "../internal/database/rows.js"
 import {
   counterName,
@@ -92,7 +95,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
         Scope.extend(own),
         Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
       )
-      return (opened = { connection, scope: own, tables: new Map() })
+      return (opened = { connection, scope: own, tables: new Map(), sealed: new Map() })
     })
     // libsql does not reset a statement that found the file locked, and what the connection commits after it is not
     // on disk: a connection is used no more once something went wrong
@@ -130,17 +133,79 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
       return watch.done()
     })
 
+    /** Runs with the connection; one that failed is used no more. */
+    const withOpened = <A>(use: (opened: Opened) => Effect.Effect<A, UploadError>) =>
+      permit.withPermits(1)(
+        Effect.onError(
+          Effect.flatMap(
+            Effect.suspend(() =>
+              opened === undefined ? Effect.uninterruptible(reopen) : Effect.succeed(opened)
+            ),
+            use
+          ),
+          () => giveUp
+        )
+      )
+    const asked = <A>(use: (connection: Connection) => Effect.Effect<A, SqlError>) =>
+      withOpened(({ connection }) =>
+        Effect.mapError(use(connection), ({ cause }) => toUploadError(cause, file))
+      )
+    const nameOf = (definition: AuditEvent.Any) => tableName(definition, tables)
+
     return {
       concurrency: 1,
+      sealing: {
+        read: (chain, from) =>
+          asked((connection) =>
+            selectSeals(connection, `AND "number" >= ? ORDER BY "number" LIMIT 20`, [
+              Buffer.from(chain, "hex"),
+              from
+            ])
+          ),
+        heads: asked(selectHeads),
+        upload: (batches, seal) =>
+          withOpened(({ connection, sealed }) =>
+            Sealing.upload({ connection, found: sealed, nameOf, guard, file }, batches, seal)
+          )
+      },
       upload: (batch) => permit.withPermits(1)(Effect.onError(upload(batch), () => giveUp))
     }
   })
+
+/**
+ * Makes the tables with what a proof of their rows needs, `audit_proof` in each and the table `effect_audit_seal`, or
+ * adds it to existing ones. May be repeated. Without a proof there is nothing to migrate: the first upload makes the
+ * tables. Columns that change what is written to them are refused by name, and so is a trigger that does.
+ *
+ * @category migration
+ * @since 0.1.0
+ */
+export const migrateProof = (
+  { filename, tables }: Options,
+  events: ReadonlyArray<AuditEvent.Any>
+): Effect.Effect<void, UploadError> =>
+  Effect.gen(function* () {
+    const file = path.resolve(filename)
+    const connection = yield* openFile(file)
+    for (const definition of events) {
+      const name = tableName(definition, tables)
+      yield* prepareTable(connection, definition, name).pipe(
+        Effect.zipRight(migrateTable(connection, definition, name, file)),
+        Effect.catchTag("SqlError", ({ cause }) => toUploadError(cause, file))
+      )
+    }
+    yield* connection
+      .executeRaw(CREATE_SEAL_TABLE, [])
+      .pipe(Effect.mapError(({ cause }) => toUploadError(cause, file)))
+  }).pipe(Effect.scoped)
 
 interface Opened {
   readonly connection: Connection
   readonly scope: Scope.CloseableScope
   /** the forms of the columns of each kind whose table was made, or found, on this connection */
   readonly tables: Map<AuditEvent.Any, ReadonlyArray<Form>>
+  /** the same of those whose rows are sealed */
+  readonly sealed: Map<AuditEvent.Any, Sealing.Found>
 }
 
 /** Opens the file, and makes it if it is not there. */

@@ -118,6 +118,11 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   readonly fields: Fields
   /** the column's name, or its name and SQL type, by field */
   readonly columns?: { readonly [F in keyof Fields]?: string | ColumnOptions }
+  /**
+   * fields whose content may have to be erased one day, as the law may demand it: with the option `proof` their rows can be
+   * proved afterwards too
+   */
+  readonly erasable?: ReadonlyArray<keyof Fields & string>
   /** fields that are filled from the time of the event where the program gives none (null) */
   readonly fromTime?: { readonly [F in keyof Fields]?: (time: EventTime) => Schema.Schema.Type<Fields[F]> }
   /**
@@ -187,6 +192,8 @@ export interface Class<Self, K extends string, Fields extends Schema.Struct.Fiel
   readonly table: string
   readonly fields: Fields
   readonly columns: ReadonlyArray<Column>
+  /** the fields that may be erased */
+  readonly erasable: ReadonlyArray<string>
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
@@ -206,6 +213,7 @@ export interface Any {
   readonly table: string
   readonly fields: Schema.Struct.Fields
   readonly columns: ReadonlyArray<Column>
+  readonly erasable: ReadonlyArray<string>
   readonly fromTime: Readonly<Record<string, (time: EventTime) => unknown>>
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
@@ -275,6 +283,7 @@ export const Class =
       static readonly kind = kind
       static readonly table = options.table
       static readonly columns = columns
+      static readonly erasable = options.erasable ?? []
       static readonly fromTime = options.fromTime ?? {}
       static readonly fromActor = options.fromActor ?? {}
       static readonly fromSpan = options.fromSpan ?? {}

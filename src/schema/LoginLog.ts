@@ -29,6 +29,7 @@ export class LoginLog extends AuditEvent.Class<LoginLog>()("login_log", {
     deviceName: { type: "VARCHAR(255) NULL" },
     loginTime: { type: "DATETIME NULL" }
   },
+  erasable: ["userName", "localIp", "publicIp", "deviceName"],
   fromTime: { loginTime: (time) => time.local },
   fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName },
   sensitive: []

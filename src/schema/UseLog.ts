@@ -41,7 +41,8 @@ export class UseLog extends AuditEvent.Class<UseLog>()("use_log", {
     finishReason: { type: "VARCHAR(255) NULL" }
   },
   fromActor: { userName: (actor) => actor.userName, deviceName: (actor) => actor.deviceName },
-  sensitive: ["prompt"]
+  sensitive: ["prompt"],
+  erasable: ["userName", "deviceName", "prompt", "resultPath", "errorMessage"]
 }) {}
 
 /**

@@ -8,6 +8,7 @@ import type { Effect, Scope, Stream } from "effect"
 import type { QueueAccessError, QueueClosed, QueueFull, QueueWriteError } from "../schema/Errors.js"
 import type { Position } from "../schema/Position.js"
 import type { DiskError } from "./Disk.js"
+import type { Head } from "./Sealing.js"
 
 /**
  * A line as it stands on disk.
@@ -184,8 +185,12 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
      */
     readonly commit: (
       batch: Omit<Batch, "release">,
-      refusals: ReadonlyArray<Refusal>
+      refusals: ReadonlyArray<Refusal>,
+      /** the last seal of what was delivered, with the option `proof` */
+      seal?: Head
     ) => Effect.Effect<void, QueueAccessError>
+    /** The last seal that the cursor knows of. */
+    readonly seal: Effect.Effect<Head | undefined>
     /**
      * Appends dead letters again, under the same event ids, and records the decision; those that are no JSON objects
      * or too long stay. Returns how many were appended.

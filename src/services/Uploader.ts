@@ -8,6 +8,7 @@ import type { Effect } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
+import type { Sealing } from "./Sealing.js"
 
 /**
  * Events of one kind, in the order of the queue; never empty.
@@ -64,5 +65,7 @@ export class Uploader extends Context.Tag("effect-audit/Uploader")<
     readonly concurrency: number
     /** true: what is sent again is stored again, so the cursor follows every batch, for a crash to repeat little */
     readonly atLeastOnce?: boolean | undefined
+    /** what the option `proof` needs; an uploader of your own leaves it out */
+    readonly sealing?: Sealing | undefined
   }
 >() {}

@@ -4,10 +4,11 @@
  * outside knows what was acknowledged.
  *
  * WORKER_DATABASE: a MySQL URL, or the name of an SQLite file. WORKER_EVENTS: how many events; 0 for "until killed".
+ * WORKER_PROOF_KEY: the private key that seals what is delivered, PEM.
  * WORKER_THEN: `flush` and end (the default), just `end`, or `stay` for a signal.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import { Config, Effect, Layer, Logger, Redacted } from "effect"
+import { Config, Effect, Layer, Logger, Option, Redacted } from "effect"
 import { Audit, AuditLayer } from "effect-audit"
 import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
@@ -28,7 +29,10 @@ const AuditLive = AuditLayer.layerConfig({
   directory: Config.string("WORKER_DIRECTORY"),
   segmentBytes: Config.succeed(32 * 1024),
   batchRecords: Config.succeed(100),
-  shutdownTimeout: Config.succeed(SHUTDOWN_TIMEOUT)
+  shutdownTimeout: Config.succeed(SHUTDOWN_TIMEOUT),
+  proof: Config.map(Config.option(Config.redacted("WORKER_PROOF_KEY")), (key) =>
+    Option.isSome(key) ? { key: key.value } : undefined
+  )
 }).pipe(Layer.provide(UploaderLive))
 
 const logOne = (index: number) =>

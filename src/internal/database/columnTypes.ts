@@ -53,7 +53,8 @@ export const holdsDates = (field: Schema.Struct.Field): "always" | "sometimes" |
   return AST.isUnion(ast) && ast.types.some((type) => storage(type) === "dateTime") ? "sometimes" : "never"
 }
 
-const storageOf = (field: Schema.Struct.Field): Storage => storage(typeOf(field))
+/** What a column for the field holds. */
+export const storageOf = (field: Schema.Struct.Field): Storage => storage(typeOf(field))
 
 const typeOf = (field: Schema.Struct.Field): AST.AST => {
   if (!Schema.isPropertySignature(field)) return AST.typeAST(field.ast)

@@ -10,10 +10,12 @@ import type { QueueAccessError, UploadError } from "../../schema/Errors.js"
 import type { StoredEvent } from "../../schema/Line.js"
 import { idOf, isBefore, type Place, type Position } from "../../schema/Position.js"
 import type { Batch, QueueFile, Refusal } from "../../services/QueueFile.js"
+import type { Head, Seal, Sealing } from "../../services/Sealing.js"
 import type { Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
 import { Concatenation } from "../lazySequence.js"
 import * as metrics from "../metrics.js"
 import { monotonicMillis } from "../monotonic.js"
+import type { Sealer } from "../proof/sealer.js"
 import * as pipeline from "./pipeline.js"
 import type { makeReader } from "../readEvent.js"
 import { turnEventLoop } from "../turnEventLoop.js"
@@ -35,6 +37,13 @@ interface Settings {
   readonly isAwaited: (sequence: number) => boolean
   /** the cursor was moved, at this time, milliseconds since 1970; whether anything was delivered */
   readonly onCommit: (at: number, delivered: boolean) => Effect.Effect<void>
+  /** what seals the batches, if they are sealed */
+  readonly proof?: Proof | undefined
+}
+
+interface Proof {
+  readonly sealer: Sealer
+  readonly sealing: Sealing
 }
 
 export type PassError = UploadError | QueueAccessError
@@ -108,6 +117,8 @@ class Delivery {
   /** delivered, without a refusal, and not yet behind the cursor */
   unsettled: Array<Batch> = []
   unsettledBytes = 0
+  /** the last seal of those */
+  unsettledSeal: Head | undefined
   settledAt = Number.NEGATIVE_INFINITY
 
   maxRecords: number
@@ -147,6 +158,7 @@ class Delivery {
   /** An upload has taken too long. A smaller one may have enough time. */
   expire(mine: UnderWay): void {
     this.end(mine)
+    this.settings.proof?.sealer.doubt()
     this.maxRecords = Math.max(1, Math.floor(Math.min(mine.records, this.maxRecords) / 2))
     this.slowLeft = COLD_BATCHES
     this.giveUp(timedOut(this.settings.uploadTimeout))
@@ -167,7 +179,7 @@ class Delivery {
 
 const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
   Effect.suspend(() => {
-    const { maxBytes, queue, uploader } = delivery.settings
+    const { maxBytes, proof, queue, uploader } = delivery.settings
     const { factor } = delivery
     let from: Position | undefined
     const delivered = pipeline.run<Prepared, Settled, PassError>({
@@ -184,8 +196,10 @@ const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
           return batch.records.length === 0 ? Effect.succeed(undefined) : prepare(delivery, batch)
         }
       ),
-      work: (prepared) => upload(delivery, prepared),
-      concurrency: concurrencyOf(uploader),
+      work: (prepared) =>
+        proof === undefined ? upload(delivery, prepared) : uploadSealed(delivery, prepared, proof),
+      // each seal follows the one before
+      concurrency: proof === undefined ? concurrencyOf(uploader) : 1,
       onStart: (giveUp) => {
         delivery.underWay = []
         delivery.giveUp = giveUp
@@ -215,7 +229,8 @@ interface Events extends UploadBatch {
 
 /** Events with what delivers them. */
 interface Group extends Events {
-  readonly upload: Effect.Effect<UploadResult, UploadError>
+  /** undefined where all kinds go together */
+  readonly upload: Effect.Effect<UploadResult, UploadError> | undefined
 }
 
 /** A batch, decoded: its events by kind, and what cannot be an event. */
@@ -248,10 +263,11 @@ const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batc
 })
 
 /** What can be made of the uploads beforehand is made here, while the database works on the batch before. */
-const withUploads = (all: Iterable<Events>, { uploader }: Settings): Array<Group> => {
+const withUploads = (all: Iterable<Events>, { proof, uploader }: Settings): Array<Group> => {
   const groups: Array<Group> = []
   for (const { definition, events, places } of all) {
-    groups.push({ definition, places, events, upload: uploadOf(uploader, { definition, events }) })
+    const upload = proof === undefined ? uploadOf(uploader, { definition, events }) : undefined
+    groups.push({ definition, places, events, upload })
   }
   return groups
 }
@@ -266,6 +282,8 @@ interface Settled {
   readonly refused: ReadonlyArray<Refusal>
   /** how long each of its uploads took */
   readonly seconds: ReadonlyArray<number>
+  /** the last seal, with this batch */
+  readonly seal?: Head | undefined
 }
 
 const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups, refusals }: Prepared) {
@@ -281,7 +299,8 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
     const open = known.length === 0 ? group : withoutKnown(group, batch, known)
     const { places } = open
     if (places.length > 0) {
-      const sent = open === group ? group.upload : uploadOf(settings.uploader, open)
+      const made = open === group ? group.upload : undefined
+      const sent = made ?? uploadOf(settings.uploader, open)
       const startedAt = instruments.clock.unsafeCurrentTimeNanos()
       const underWay = delivery.begin(batch.records.length)
       // the handlers run unless this fiber is interrupted: an interruption in the cause is the uploader's own
@@ -313,6 +332,93 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
   }
   delivery.adapt(batch.records.length, rows, Num.sumAll(seconds))
   const settled: Settled = { batch, refused, seconds }
+  return settled
+})
+
+/** Sends all kinds of a batch together, with the seal of what becomes of them. */
+const uploadSealed = Effect.fnUntraced(function* (
+  delivery: Delivery,
+  { batch, groups, refusals }: Prepared,
+  { sealer, sealing }: Proof
+) {
+  const { instruments } = delivery
+  const refused = [...refusals]
+  const recordAt = (place: number) => batch.records.at(place)!
+  yield* sealer.resume
+  const open: Array<Events> = []
+  for (const group of groups) {
+    const { kind } = group.definition
+    const known = delivery.outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
+    for (const outcome of known) refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
+    const rest = known.length === 0 ? group : withoutKnown(group, batch, known)
+    const fates = rest.events.map(({ eventId }, index) =>
+      sealer.fateOf(eventId, recordAt(rest.places[index]!))
+    )
+    fates.forEach((fate, index) => {
+      if (fate?.code === undefined) return
+      const record = recordAt(rest.places[index]!)
+      refused.push({
+        record,
+        class: "rejected",
+        kind,
+        code: fate.code,
+        reason: "the database refused it, and the program ended before it wrote down why"
+      })
+    })
+    const isLeft = (_: unknown, index: number) => fates[index] === undefined
+    const left = { ...rest, places: rest.places.filter(isLeft), events: rest.events.filter(isLeft) }
+    if (left.places.length > 0) open.push(left)
+  }
+  if (open.length === 0) return { batch, refused, seconds: [], seal: sealer.head } satisfies Settled
+  const rows = Num.sumAll(open.map(({ places }) => places.length))
+  const startedAt = instruments.clock.unsafeCurrentTimeNanos()
+  const underWay = delivery.begin(batch.records.length)
+  let made: Seal | undefined
+  const sent = sealing.upload(open, (stored) => {
+    const dead = stored.flatMap(({ rejected }, at) =>
+      rejected.map(({ code, index }) => {
+        const { events, places } = open[at]!
+        return { place: recordAt(places[index]!), eventId: events[index]!.eventId, code }
+      })
+    )
+    return (made = sealer.seal(
+      { until: idOf(batch.end), stored, dead },
+      instruments.clock.unsafeCurrentTimeMillis()
+    ))
+  })
+  const kinds = open.map(({ definition }) => definition.kind).join(",")
+  const results = yield* Effect.matchCauseEffect(spanned(delivery, sent, batch, kinds, rows), {
+    onSuccess: (answer) => {
+      delivery.end(underWay)
+      if (made !== undefined) sealer.committed(made)
+      return Effect.succeed(answer)
+    },
+    onFailure: (cause) => {
+      delivery.end(underWay)
+      sealer.doubt()
+      const error = failureOf(cause)
+      delivery.factor = error.wantsMore === true ? Math.min(delivery.factor + 1, MOST_BATCHES) : 1
+      return Effect.fail(error)
+    }
+  }).pipe(Effect.onInterrupt(() => Effect.sync(() => sealer.doubt())))
+  const seconds = [Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9]
+  results.forEach(({ rejected }, at) => {
+    const { definition, places } = open[at]!
+    const { kind } = definition
+    const mine = rejected.map(({ code, index, reason }): Refusal => {
+      return { record: recordAt(places[index]!), class: "rejected", kind, code, reason }
+    })
+    const outcome: Outcome = {
+      kind,
+      first: recordAt(places[0]!),
+      last: recordAt(places.at(-1)!),
+      refused: mine
+    }
+    delivery.outcomes = [...delivery.outcomes, outcome]
+    refused.push(...mine)
+  })
+  delivery.adapt(batch.records.length, rows, Num.sumAll(seconds))
+  const settled: Settled = { batch, refused, seconds, seal: sealer.head }
   return settled
 })
 
@@ -376,13 +482,18 @@ const withoutKnown = (
  * Moves the cursor behind a batch, and behind those before: not for each one, since a write is dear while the database
  * is busy with the same disk, but so often that a crash repeats little.
  */
-const settle = (delivery: Delivery, { batch, refused, seconds }: Settled): Effect.Effect<void, PassError> => {
+const settle = (
+  delivery: Delivery,
+  { batch, refused, seal, seconds }: Settled
+): Effect.Effect<void, PassError> => {
   const { batchDuration, labels } = delivery.instruments
   // not when the answer came: the next statement was to be sent first
   for (const duration of seconds) batchDuration.unsafeUpdate(duration, labels)
-  if (refused.length > 0) return Effect.zipRight(settleAll(delivery), commit(delivery, batch, refused, 1))
+  if (refused.length > 0)
+    return Effect.zipRight(settleAll(delivery), commit(delivery, batch, refused, 1, seal))
   const { end, start } = batch
   delivery.unsettled.push(batch)
+  delivery.unsettledSeal = seal
   // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
   batch.release()
   delivery.unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
@@ -397,17 +508,24 @@ const settleAll = (delivery: Delivery): Effect.Effect<void, PassError> =>
     if (first === undefined) return Effect.void
     const records = new Concatenation([first, ...others].map((batch) => batch.records))
     const { end } = others.at(-1) ?? first
-    return commit(delivery, { records, start: first.start, end }, [], others.length + 1)
+    return commit(
+      delivery,
+      { records, start: first.start, end },
+      [],
+      others.length + 1,
+      delivery.unsettledSeal
+    )
   })
 
 const commit = Effect.fnUntraced(function* (
   delivery: Delivery,
   batch: Omit<Batch, "release">,
   refused: ReadonlyArray<Refusal>,
-  batches: number
+  batches: number,
+  seal: Head | undefined
 ) {
   const { instruments, settings } = delivery
-  yield* settings.queue.commit(batch, refused)
+  yield* settings.queue.commit(batch, refused, seal)
   delivery.factor = 1
   delivery.settledAt = monotonicMillis(instruments.clock)
   yield* Metric.incrementBy(instruments.batches, batches)

@@ -21,12 +21,14 @@ export const MAKE_KEY = "openssl genpkey -algorithm ed25519 -out audit-key.pem"
 export const MAKE_PUBLIC_KEY = "openssl pkey -in audit-key.pem -pubout -out audit-key.pub"
 
 /** The key of a PEM; if it is none, why, and how to make one. Nothing of the PEM is in the reason. */
-export const sealingKey = (pem: Redacted.Redacted): Either.Either<SealingKey, string> => {
+export const sealingKey = (pem: Redacted.Redacted): Either.Either<SealingKey & VerifyingKey, string> => {
   const key = read(() => crypto.createPrivateKey(Redacted.value(pem)))
   if (key === undefined) return Either.left(`the key is no private Ed25519 key in PEM. Make one: ${MAKE_KEY}`)
+  const publicKey = crypto.createPublicKey(key)
   return Either.right({
-    id: idOf(crypto.createPublicKey(key)),
-    sign: (head) => crypto.sign(null, signed(head), key)
+    id: idOf(publicKey),
+    sign: (head) => crypto.sign(null, signed(head), key),
+    verify: (head, signature) => crypto.verify(null, signed(head), publicKey, signature)
   })
 }
 

@@ -5,16 +5,11 @@
 import { Schema } from "effect"
 import { Either } from "../../schema/Effect3.js"
 import { idOf, placeOf, type Place } from "../../schema/Position.js"
+import type { Head } from "../../services/Sealing.js"
 import { netstring, netstrings } from "./bytes.js"
 import type { Manifest } from "./row.js"
 
-/** A seal of a chain, and its head, as another seal names it. */
-export interface Head {
-  /** hexadecimal, as all of them */
-  readonly chain: string
-  readonly number: number
-  readonly head: string
-}
+export type { Head }
 
 /**
  * - `manifest`: from here on entries with this number are of these columns

@@ -2,17 +2,10 @@
  * The leaf of a row: one hash over its kind, its id, its time and its columns. Erasable columns go into a hash of their
  * own with a random salt, so that the leaf outlives their content.
  */
+import type { Manifest } from "../../services/Sealing.js"
 import { digest, type Part } from "./bytes.js"
 
-/** What a kind's rows are, as a seal says it. Only these columns are hashed; others may come and go. */
-export interface Manifest {
-  readonly kind: string
-  readonly table: string
-  /** in the order in which they are hashed */
-  readonly columns: ReadonlyArray<string>
-  /** those of them whose content may be erased */
-  readonly erasable: ReadonlyArray<string>
-}
+export type { Manifest }
 
 /** What of a row is hashed beside its kind: the texts by which the database shows it. */
 export interface RowContent {

@@ -7,8 +7,11 @@
  *     │       │        │    │       │before│ leaf 32 B; again and again  │         │  sig  = Ed25519 of head
  *     └───────┴────────┴────┴───────┴──────┴─────────────────────────────┴─────────┘
  */
+import type { Seal } from "../../services/Sealing.js"
 import { digest, HASH_BYTES, u64 } from "./bytes.js"
 import type { SealingKey, VerifyingKey } from "./keys.js"
+
+export type { Seal }
 
 /** A row that the seal is about. */
 export interface Entry {
@@ -20,27 +23,7 @@ export interface Entry {
 }
 
 /** A seal without its head and signature. */
-export interface Unsealed {
-  /** 16 random bytes */
-  readonly chain: Uint8Array
-  readonly number: number
-  /** `YYYY-MM-DD HH:MM:SS.ffffff`, UTC; never before that of the seal before */
-  readonly at: string
-  /** the place in the queue up to which it was delivered, `segment:offset` */
-  readonly until: string
-  /** the head of the seal before */
-  readonly prev: Uint8Array
-  readonly entries: Uint8Array
-  readonly notices: Uint8Array
-}
-
-/** A seal as it stands in its table. */
-export interface Seal extends Unsealed {
-  readonly head: Uint8Array
-  /** 8 bytes */
-  readonly keyId: Uint8Array
-  readonly sig: Uint8Array
-}
+export type Unsealed = Omit<Seal, "head" | "keyId" | "sig">
 
 export const SEAL_TABLE = "effect_audit_seal"
 

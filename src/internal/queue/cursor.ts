@@ -6,6 +6,8 @@
 import { crc32 } from "node:zlib"
 import { isBefore, type Place } from "../../schema/Position.js"
 import type { QueueRecord } from "../../services/QueueFile.js"
+import type { Head } from "../../services/Sealing.js"
+import { isCount } from "./fields.js"
 
 export interface Cursor {
   /** the segment and the byte where delivery goes on */
@@ -27,6 +29,8 @@ export interface Cursor {
    */
   readonly repeatedSegment: number
   readonly repeatedOffset: number
+  /** the last seal of what was delivered, with the option `proof` alone */
+  readonly seal?: Head | undefined
 }
 
 /** Invariant: settled + surplus = delivered + refused + torn + missing. */
@@ -51,7 +55,7 @@ export const isCounted = (cursor: Cursor, record: QueueRecord): boolean =>
 
 export const SLOT_BYTES = 512
 
-export const empty: Cursor = {
+export const empty: Omit<Cursor, "seal"> = {
   segment: 0,
   offset: 0,
   sequence: 0,
@@ -65,7 +69,7 @@ export const empty: Cursor = {
   repeatedOffset: 0
 }
 
-const FIELDS = Object.keys(empty) as ReadonlyArray<keyof Cursor>
+const FIELDS = Object.keys(empty) as ReadonlyArray<keyof typeof empty>
 
 /** A slot is text, so that an operator can read it: JSON, padded with blanks, then the CRC-32 of all before it. */
 export const encodeSlot = (generation: number, cursor: Cursor): Uint8Array => {
@@ -88,11 +92,21 @@ export const decodeSlot = (bytes: Uint8Array): (Cursor & { readonly generation: 
     const whole = [...FIELDS, "generation" as const].every(
       (field) => Number.isSafeInteger(slot[field]) && slot[field] >= 0
     )
-    return whole && isBalanced(slot) ? slot : undefined
+    if (!whole || !isBalanced(slot)) return undefined
+    const { seal, ...rest } = slot
+    // one that is none is none to go on from: the books are whole all the same
+    return isSeal(seal) ? { ...rest, seal } : rest
   } catch {
     return undefined
   }
 }
+
+const isSeal = (seal: Cursor["seal"] | null): seal is Head =>
+  typeof seal === "object" &&
+  seal !== null &&
+  isCount(seal.number) &&
+  /^[0-9a-f]{32}$/.test(seal.chain) &&
+  /^[0-9a-f]{64}$/.test(seal.head)
 
 /** The newer of the two slots that is whole; undefined if neither is. */
 export const decode = (

@@ -6,6 +6,7 @@ import { Effect, Iterable, Option } from "effect"
 import type { Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import type { Balance, Batch, QueueRecord, Refusal } from "../../services/QueueFile.js"
+import type { Head } from "../../services/Sealing.js"
 import { isCounted, isSettled, type Cursor } from "./cursor.js"
 import type { CursorFile } from "./cursorFile.js"
 import type { DeadLetters } from "./deadLetters.js"
@@ -73,7 +74,9 @@ export interface Ledger {
   /** Writes the refusals to the dead letters, then the cursor behind the batch, then removes the segments before. */
   readonly settle: (
     batch: Omit<Batch, "release">,
-    refusals: ReadonlyArray<Refusal>
+    refusals: ReadonlyArray<Refusal>,
+    /** the last seal of what was delivered, if it is sealed */
+    seal?: Head
   ) => Effect.Effect<void, DiskError>
   /** Moves the cursor behind all that is delivered, if nothing waits and no append is under way; whether it has. */
   readonly compact: Effect.Effect<boolean, DiskError>
@@ -116,7 +119,8 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
 
   const settle = Effect.fnUntraced(function* (
     batch: Omit<Batch, "release">,
-    refusals: ReadonlyArray<Refusal>
+    refusals: ReadonlyArray<Refusal>,
+    sealed: Head | undefined
   ) {
     if (batch.records.length === 0) return
     const isNew = (record: QueueRecord) => !isCounted(cursor, record)
@@ -135,7 +139,8 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     const kept = refusals.filter(({ record }) => isNew(record))
     // an earlier try may have come as far as the letter
     yield* letters.withdraw(newRecords, kept)
-    yield* advance(settled(cursor, batch.end, countNew(newRecords), kept))
+    const to = settled(cursor, batch.end, countNew(newRecords), kept)
+    yield* advance(sealed === undefined ? to : { ...to, seal: sealed })
   })
 
   /** Whether nothing can be appended any more to the newest segment, which is delivered. */
@@ -191,7 +196,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     },
     waitingBytes: () => waitingBytesOf(cursor, segments.all),
     take,
-    settle: (batch, refusals) => changing.withPermits(1)(settle(batch, refusals)),
+    settle: (batch, refusals, seal) => changing.withPermits(1)(settle(batch, refusals, seal)),
     compact,
     balance: () => balanceOf({ cursor, next, segments: segments.all, decisions: letters.counts() }),
     isWhole: Effect.flatMap(slots.isInPlace, (isThere) =>

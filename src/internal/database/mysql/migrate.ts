@@ -8,10 +8,13 @@ import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import { mysqlType } from "../columnTypes.js"
 import { counterName, EVENT_ID, EVENT_TIME, hasCreatedAt, type Index, indexesOf } from "../rows.js"
+import { PROOF_COLUMN } from "../../proof/seal.js"
 import type { Session } from "./connection.js"
 import { open } from "./connection.js"
 import type { Endpoint } from "./endpoints.js"
 import { AGAIN, classify, errnoOf, READ_ONLY } from "./errors.js"
+import { checkTable, migrateSeals } from "./proofMigration.js"
+import { CREATE_SEAL_TABLE } from "./seals.js"
 import type { Columns } from "./table.js"
 import {
   columnsOf,
@@ -34,6 +37,8 @@ export interface MigrationTarget {
   readonly deduplicate: boolean
   /** whether a table that exists gets the indexes for those who read; a new one always does */
   readonly index: boolean
+  /** whether its rows are to be proved */
+  readonly proof?: boolean | undefined
 }
 
 /**
@@ -47,9 +52,11 @@ export const migrate = (
 ): Effect.Effect<void, UploadError> =>
   Effect.scoped(
     Effect.gen(function* () {
-      for (const { definition, table } of targets) {
+      for (const target of targets) {
+        const { definition, table } = target
         const wrongName = misnamed(table) ?? misnamedColumn(definition)
         if (wrongName !== undefined) return yield* unusable("CONFIG", wrongName)
+        if (isUnkeyed(target)) return yield* unusable("CONFIG", UNKEYED)
       }
       // an index over a large table takes as long as it takes
       const session = yield* open({ ...endpoint, statementTimeout: Duration.hours(24) })
@@ -59,31 +66,41 @@ export const migrate = (
       yield* session.query(sessionSettings(LOCK_WAIT_SECONDS))
       for (const target of targets) {
         yield* migrateTable(session, target).pipe(
+          Effect.zipRight(target.proof === true ? checkTable(session, target) : Effect.void),
           Effect.catchTag("SqlError", ({ cause }) => failed(cause, endpoint, target))
         )
       }
+      if (targets.some(({ proof }) => proof)) yield* migrateSeals(session, run)
     })
   ).pipe(Effect.catchTag("SqlError", ({ cause }) => failed(cause, endpoint)))
 
+const isUnkeyed = ({ deduplicate, proof }: MigrationTarget): boolean => proof === true && !deduplicate
+
+const UNKEYED = `A proof finds each event by its id, so deduplication "none" has none: leave it out, or leave the proof out`
+
 /** The same as text, for a database's administrator. */
 export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
-  targets
-    .map((target) => {
-      // the server refuses any other name that is none
-      const wrongName = dotted(target.table)
-      if (wrongName !== undefined) return comment(wrongName)
-      const create = `${createTable(target)};\n`
-      if (!target.deduplicate) return create
-      // without ALGORITHM and LOCK the server takes the way that blocks least
-      const statements = [
-        sessionSettings(PRINTED_LOCK_WAIT_SECONDS),
-        alterTable(target, addColumns(OUR_COLUMNS)),
-        alterTable(target, ADD_KEY),
-        ...(target.index ? [alterTable(target, ...indexesOf(target.definition).map(addIndex))] : [])
-      ]
-      return `${create}-- if the table was there before, with ours missing:\n${statements.map((sql) => comment(`${sql};`)).join("")}`
-    })
-    .join("\n")
+  [...tablesSql(targets), ...(targets.some(({ proof }) => proof) ? [`${CREATE_SEAL_TABLE};\n`] : [])].join(
+    "\n"
+  )
+
+const tablesSql = (targets: ReadonlyArray<MigrationTarget>): ReadonlyArray<string> =>
+  targets.map((target) => {
+    // the server refuses any other name that is none
+    const wrongName = dotted(target.table)
+    if (wrongName !== undefined) return comment(wrongName)
+    const create = `${createTable(target)};\n`
+    if (!target.deduplicate) return create
+    // without ALGORITHM and LOCK the server takes the way that blocks least
+    const statements = [
+      sessionSettings(PRINTED_LOCK_WAIT_SECONDS),
+      alterTable(target, addColumns(OUR_COLUMNS)),
+      alterTable(target, ADD_KEY),
+      ...(target.index ? [alterTable(target, ...indexesOf(target.definition).map(addIndex))] : []),
+      ...(target.proof === true ? [alterTable(target, addColumns([PROOF]))] : [])
+    ]
+    return `${create}-- if the table was there before, with ours missing:\n${statements.map((sql) => comment(`${sql};`)).join("")}`
+  })
 
 /** Each line: a name may hold a line's end, and what follows it would be run. */
 const comment = (sql: string): string =>
@@ -298,13 +315,17 @@ const OUR_COLUMNS: ReadonlyArray<ColumnOf> = [
   [EVENT_TIME, "DATETIME(6) NULL"]
 ]
 
+const PROOF: ColumnOf = [PROOF_COLUMN, "VARBINARY(32) NULL"]
+
 const EVENT_KEY = "effect_audit_event_id"
 
 const theirColumns = ({ definition }: MigrationTarget): ReadonlyArray<ColumnOf> =>
   definition.columns.map((column) => [column.name, mysqlType(definition, column)])
 
-const ourColumns = ({ deduplicate }: MigrationTarget): ReadonlyArray<ColumnOf> =>
-  deduplicate ? OUR_COLUMNS : []
+const ourColumns = ({ deduplicate, proof }: MigrationTarget): ReadonlyArray<ColumnOf> => {
+  if (!deduplicate) return []
+  return proof === true ? [...OUR_COLUMNS, PROOF] : OUR_COLUMNS
+}
 
 const missingColumns = (target: MigrationTarget, present: Columns): ReadonlyArray<ColumnOf> =>
   [...theirColumns(target), ...ourColumns(target)].filter(([name]) => !present.has(name.toLowerCase()))

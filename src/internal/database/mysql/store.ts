@@ -34,7 +34,7 @@ import {
   toUploadError
 } from "./errors.js"
 import { rowsAsText, rowWithParameters } from "./literals.js"
-import { presenceOf } from "./presence.js"
+import { type Presence, presenceOf } from "./presence.js"
 import type { makeSessions, Use } from "./sessions.js"
 import type { Table } from "./table.js"
 import { bytesOf } from "./table.js"
@@ -85,6 +85,42 @@ export const makeStore = (
   }
 }
 
+/**
+ * Makes what stores a batch within a transaction of the caller's, which commits it or takes it back. An event that is
+ * there already is another's, and told of: what a transaction of ours stored before is never sent again.
+ */
+export const makeStoreWithin = (nameOf: Target["nameOf"]) => {
+  const pace = makePace()
+  const learnt = {
+    nameOf,
+    guard: makeDriftGuard(),
+    doubts: makeDoubts(),
+    // where a connection breaks under a statement the transaction is gone, and the next one has smaller ones
+    pace: {
+      ...pace,
+      failed: (rows: number, error: { readonly code: string }) =>
+        pace.failed(rows, isBroken(error) ? { code: "ETIMEDOUT" } : error)
+    }
+  }
+  return (
+    session: Session,
+    table: Table,
+    batch: UploadBatch,
+    twins: Set<StoredEvent>
+  ): Effect.Effect<UploadResult, UploadError> => {
+    const rows = new Rows(batch.definition, batch.events, true, twins)
+    const store: Store = {
+      ...learnt,
+      deduplicates: true,
+      withSession: (use) => use(session),
+      withTable: (_, use) => use(table, session),
+      tables: new Map([[batch.definition, table]]),
+      storedInPart: new Set()
+    }
+    return send(store, batch, { rows, table, fitting: table.fitting(batch.events, 0) })
+  }
+}
+
 /** What of a batch is made before it is its turn. */
 interface Ahead {
   readonly rows: Rows | undefined
@@ -103,7 +139,9 @@ class Rows {
   constructor(
     private readonly definition: AuditEvent.Any,
     public events: ReadonlyArray<StoredEvent>,
-    private readonly withIdentity: boolean
+    private readonly withIdentity: boolean,
+    /** within a transaction of the caller's: those that were there already */
+    readonly twins?: Set<StoredEvent>
   ) {}
 
   /** Makes the form that a statement of all of them has. */
@@ -137,7 +175,7 @@ class Rows {
   /** Those from an index to before another one; what was made for all of them is used again. */
   part(from: number, to: number): Rows {
     if (from === 0 && to === this.events.length) return this
-    const part = new Rows(this.definition, this.events.slice(from, to), this.withIdentity)
+    const part = new Rows(this.definition, this.events.slice(from, to), this.withIdentity, this.twins)
     const width = widthOf(this.definition, this.withIdentity)
     part.params = this.params.slice(from * width, to * width)
     part.texts = this.texts.slice(from, to)
@@ -420,16 +458,41 @@ const insert = (
         return insert(session, table, rows, false)
       }
       if (failure.class !== "delivered") {
-        return isOwnKey(table, failure)
+        // whether it hides an event of ours is asked by a transaction of its own
+        return isOwnKey(table, failure) && rows.twins === undefined
           ? insertHidden(session, table, rows, error)
           : explain(table, rows, error)
       }
+      if (rows.twins !== undefined) return setApart(session, table, rows, rows.twins, error)
       // one by one where IGNORE cannot be taken back, and where the server shows too few warnings to know
       return count > 1 && (!table.transactional || session.maxWarnings < 2)
         ? new Refused({ code: failure.code, reason: failure.text })
         : insertMissing(session, table, rows)
     }
   })
+}
+
+/** Of events one of which is there already: which it is. Only asked for: a probe would end the transaction. */
+const setApart = (
+  session: Session,
+  table: Table,
+  rows: Rows,
+  twins: Set<StoredEvent>,
+  error: SqlError
+): Effect.Effect<number, Refused | Doubted | UploadError> => {
+  const { code, text } = classify(error.cause, table.subject)
+  if (rows.events.length > 1) return new Refused({ code, reason: text })
+  const presence: Effect.Effect<Presence, SqlError> =
+    table.countIds === undefined ? Effect.succeed("unknown") : presenceOf(session, table, rows.events)
+  return presence.pipe(
+    Effect.mapError(({ cause }) => toUploadError(classify(cause, table.subject))),
+    Effect.flatMap((found) => {
+      // a table that a trigger fills may have a key of the same name
+      if (found === "absent") return explain(table, rows, error)
+      twins.add(rows.events[0]!)
+      return Effect.succeed(0)
+    })
+  )
 }
 
 const isOwnKey = ({ ownKeys, subject }: Table, { class: cls, code, text }: Failure) =>

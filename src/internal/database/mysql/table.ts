@@ -10,6 +10,7 @@ import type { Session } from "./connection.js"
 import type { Subject } from "./errors.js"
 import { type OwnKey, variationOf } from "./presence.js"
 import { holdsDates } from "../columnTypes.js"
+import { PROOF_COLUMN } from "../../proof/seal.js"
 import { EVENT_ID, EVENT_TIME, type Form, placeholders } from "../rows.js"
 import { typeNote } from "../summary.js"
 
@@ -170,7 +171,7 @@ export const describe = (
     if (missing.length > 0) {
       return yield* unusable(
         "1054",
-        `${name} has no column ${missing.join(", ")}: run \`effect-audit migrate\``
+        `${name} has no column ${missing.join(", ")}: run \`effect-audit migrate${missing.includes(PROOF_COLUMN) ? " --proof" : ""}\``
       )
     }
 
@@ -204,7 +205,10 @@ export const describe = (
       },
       transactional,
       engineNote: engineNote(name, engine),
-      forms: definition.columns.map((column) => formOf(columnOf(column.name))),
+      // what is proved is bytes already
+      forms: definition.columns.map(({ name }) =>
+        name === PROOF_COLUMN ? undefined : formOf(columnOf(name))
+      ),
       timeZone,
       ownKeys: ownKeysOf(definition, keys, present),
       countIds: readsIds(present)

@@ -1,0 +1,149 @@
+/** `effect-audit prove`: whether every sealed row of a database is as it was delivered; changes nothing. */
+import * as FileSystem from "@effect/platform/FileSystem"
+import { Effect, Either, Option } from "effect"
+import { verifyingKey } from "../internal/proof/keys.js"
+import type { Head } from "../internal/proof/notices.js"
+import {
+  anchorsIn,
+  type Finding,
+  type Progress,
+  type Proved,
+  type Summary,
+  verify
+} from "../internal/proof/verify.js"
+import { Command, Options } from "./effectCli.js"
+import { endWith, ExitCode, usageError } from "./exit.js"
+import { describeFinding, failure, ok, warning } from "./findings.js"
+import { counted, formatCount } from "./format.js"
+import { loadMysqlSource } from "./mysql.js"
+import { database, databaseOf, json, sqlite, tablesOf } from "./settings.js"
+import { loadSqliteSource } from "./sqlite.js"
+import { isTerminal, makeCanvas, print, printJson } from "./terminal.js"
+
+const key = Options.file("key").pipe(
+  Options.withDescription("The public key of the seals, PEM; the private one is not needed, and refused")
+)
+
+const anchors = Options.file("anchors").pipe(
+  Options.withDescription(
+    "A file with heads that were written down elsewhere, such as the log of the program"
+  ),
+  Options.optional
+)
+
+const since = Options.text("since").pipe(
+  Options.withDescription(
+    "CHAIN:NUMBER, a seal that an earlier proof came to: rows before it are not read again"
+  ),
+  Options.optional
+)
+
+const exclusive = Options.boolean("exclusive").pipe(
+  Options.withDescription("A row without a proof is a finding: nobody else writes to the tables")
+)
+
+export const prove = Command.make(
+  "prove",
+  { key, anchors, since, exclusive, json, sqlite, ...database },
+  (options) =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const fileSystem = yield* FileSystem.FileSystem
+        const verifying = verifyingKey(yield* fileSystem.readFileString(options.key))
+        if (Either.isLeft(verifying)) return yield* usageError(`${options.key}: ${verifying.left}`)
+        const heads = Option.isSome(options.anchors) ? yield* anchorsOf(options.anchors.value) : undefined
+        const from = Option.isSome(options.since) ? yield* sealOf(options.since.value) : undefined
+        const tables = yield* tablesOf(options.tables)
+        const source = yield* Option.match(options.sqlite, {
+          onNone: () =>
+            Effect.flatMap(loadMysqlSource, ({ openSource }) =>
+              Effect.flatMap(databaseOf(options), openSource)
+            ),
+          onSome: (filename) => Effect.flatMap(loadSqliteSource, ({ openSource }) => openSource(filename))
+        })
+        const summary = yield* verify(source, {
+          key: verifying.right,
+          anchors: heads ?? [],
+          since: from,
+          isExclusive: options.exclusive,
+          tables,
+          report: (finding) =>
+            options.json
+              ? printJson({ level: "failure", ...finding })
+              : print(describeFinding(asFailure(finding))),
+          progress: options.json || !isTerminal(process.stderr) ? () => Effect.void : makeProgress()
+        })
+        yield* options.json ? printJson({ level: "summary", ...summary }) : print(describe(summary, heads))
+        if (summary.findings > 0) return yield* endWith(ExitCode.integrity)
+      })
+    )
+).pipe(
+  Command.withDescription(
+    "Prove that no row was changed, removed or added since it was delivered with a seal; nothing is changed. Needs the " +
+      "database and the public key alone. Exit code 3 if something is wrong."
+  )
+)
+
+/** The heads of a file; one without any is none that anybody meant. */
+const anchorsOf = (file: string) =>
+  Effect.gen(function* () {
+    const text = yield* (yield* FileSystem.FileSystem).readFileString(file)
+    const heads = anchorsIn(text)
+    if (heads.length === 0)
+      return yield* usageError(`${file} holds no head: its lines have to say chain=… number=… head=…`)
+    return heads
+  })
+
+const sealOf = (text: string) => {
+  const found = /^([0-9a-f]{32}):(\d{1,15})$/.exec(text)
+  return found === null
+    ? usageError(`${text} names no seal: write CHAIN:NUMBER, as an earlier proof printed it.`)
+    : Effect.succeed({ chain: found[1]!, number: Number(found[2]) })
+}
+
+const asFailure = ({ eventId, kind, subject, text }: Finding) =>
+  failure(eventId === undefined ? subject : `${subject} ${eventId}`, `${kind}: ${text}`)
+
+const describe = (
+  { bare, chains, findings, rows, seals }: Summary,
+  anchors: ReadonlyArray<Head> | undefined
+) => {
+  const looked = `${counted(rows, "row")} and ${counted(seals, "seal")} looked at`
+  const others = bare === 0 ? "" : `, ${counted(bare, "row")} without a proof`
+  return [
+    findings === 0
+      ? ok("rows", `${looked}, all as they were sealed${others}`)
+      : failure("rows", `${looked}, ${counted(findings, "finding")}${others}`),
+    ...chains.flatMap((chain) => [
+      // what was found may be anywhere in it
+      (findings === 0 ? ok : warning)("chain", upTo(chain, findings === 0 ? "proved" : "looked at")),
+      ...(anchors === undefined ? [] : [anchored(chain)])
+    ])
+  ].flatMap(describeFinding)
+}
+
+const upTo = ({ at, chain, head, number }: Proved, verb: string): string =>
+  `${verb} up to seal ${chain}:${number} of ${at}, head ${head}`
+
+const anchored = ({ anchored, chain, number }: Proved) =>
+  anchored === undefined
+    ? warning("anchor", `no head of chain ${chain} was written down elsewhere, so its end could be missing`)
+    : ok(
+        "anchor",
+        `anchored up to seal ${chain}:${anchored}, ${counted(number - anchored, "seal")} before its last`
+      )
+
+/** milliseconds */
+const REDRAW = 200
+
+const makeProgress = () => {
+  const canvas = makeCanvas(process.stderr)
+  let drawn = 0
+  return ({ rows, seals }: Progress) =>
+    Effect.suspend(() => {
+      const now = Date.now()
+      if (now - drawn < REDRAW) return Effect.void
+      drawn = now
+      return canvas.draw([`${formatCount(seals)} seals, ${formatCount(rows)} rows`])
+    })
+}

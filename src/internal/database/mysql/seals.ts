@@ -1,0 +1,252 @@
+/** Seals and the rows that they are about, in MySQL and MariaDB. */
+import type { SqlError } from "@effect/sql/SqlError"
+import { Effect, Schema } from "effect"
+import { SEAL_TABLE, PROOF_COLUMN, type Seal } from "../../proof/seal.js"
+import type { Head, Manifest } from "../../../services/Sealing.js"
+import type { ShownRow, Source } from "../../proof/verify.js"
+import { numberText } from "../provable.js"
+import { EVENT_ID, EVENT_TIME } from "../rows.js"
+import type { Session } from "./connection.js"
+import { type Columns, columnsOf, quote } from "./table.js"
+
+/** The table of seals, if it is not there. */
+export const CREATE_SEAL_TABLE: string = `CREATE TABLE IF NOT EXISTS ${quote(SEAL_TABLE)} (
+  \`chain\` BINARY(16) NOT NULL,
+  \`number\` BIGINT UNSIGNED NOT NULL,
+  \`at\` DATETIME(6) NOT NULL,
+  \`until\` TEXT NOT NULL,
+  \`prev\` BINARY(32) NOT NULL,
+  \`entries\` MEDIUMBLOB NOT NULL,
+  \`notices\` MEDIUMBLOB NOT NULL,
+  \`head\` BINARY(32) NOT NULL,
+  \`key_id\` BINARY(8) NOT NULL,
+  \`sig\` BINARY(64) NOT NULL,
+  PRIMARY KEY (\`chain\`, \`number\`)
+) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4`
+
+/** Its columns, and the types that a table made by hand must have. */
+export const SEAL_COLUMNS: ReadonlyArray<readonly [name: string, type: RegExp]> = [
+  ["chain", /^binary\(16\)/],
+  ["number", /^bigint/],
+  ["at", /^datetime\(6\)/],
+  ["until", /text$/],
+  ["prev", /^binary\(32\)/],
+  ["entries", /^(?:medium|long)blob/],
+  ["notices", /^(?:medium|long)blob/],
+  ["head", /^binary\(32\)/],
+  ["key_id", /^binary\(8\)/],
+  ["sig", /^binary\(64\)/]
+]
+
+const INTO = `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(([name]) => quote(name)).join(", ")}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+/** Writes a seal. */
+export const insertSeal = (session: Session, seal: Seal): Effect.Effect<unknown, SqlError> =>
+  session.query(INTO, [
+    ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
+    ...[seal.head, seal.keyId, seal.sig]
+  ])
+
+const Bytes = Schema.Uint8ArrayFromSelf
+
+const SealRow = Schema.Struct({
+  chain: Bytes,
+  numbered: Schema.NumberFromString,
+  time: Schema.String,
+  until: Schema.String,
+  prev: Bytes,
+  entries: Bytes,
+  notices: Bytes,
+  head: Bytes,
+  key_id: Bytes,
+  sig: Bytes
+})
+
+// under names of their own: ORDER BY would sort numbers as the texts that they are selected as
+const SELECT_SEALS =
+  "SELECT `chain`, CAST(`number` AS CHAR) AS numbered, CAST(`at` AS CHAR) AS time, `until`, `prev`, `entries`, `notices`, " +
+  `\`head\`, \`key_id\`, \`sig\` FROM ${quote(SEAL_TABLE)} WHERE \`chain\` = ?`
+
+/** The seals of a chain, the first parameter, of which a condition holds. */
+export const selectSeals = (session: Session, rest: string, params: ReadonlyArray<unknown>) =>
+  Effect.map(session.select(SealRow, `${SELECT_SEALS} ${rest}`, params), (rows) =>
+    rows.map(({ key_id: keyId, numbered: number, time: at, ...row }): Seal => ({ ...row, number, at, keyId }))
+  )
+
+/** The newest seals of at most a hundred chains. */
+export const selectHeads = (session: Session): Effect.Effect<ReadonlyArray<Head>, SqlError> =>
+  Effect.map(
+    session.select(
+      Schema.Struct({ chain: Bytes, number: Schema.NumberFromString, head: Bytes }),
+      `SELECT s.\`chain\`, CAST(s.\`number\` AS CHAR) AS \`number\`, s.\`head\` FROM ${quote(SEAL_TABLE)} s JOIN (` +
+        `SELECT \`chain\`, MAX(\`number\`) AS \`number\` FROM ${quote(SEAL_TABLE)} GROUP BY \`chain\`) newest ` +
+        "ON newest.`chain` = s.`chain` AND newest.`number` = s.`number` ORDER BY s.`at` DESC LIMIT 100"
+    ),
+    (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
+  )
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
+
+/** bytes of an answer, of which the driver keeps a multiple */
+const ANSWER_BYTES = 8 * 1024 * 1024
+const MOST_SEALS = 200
+const MOST_IDS_OF_TABLE = 10_000
+
+const Size = Schema.Struct({ size: Schema.NullOr(Schema.Union(Schema.Number, Schema.NumberFromString)) })
+
+/** What there is to prove; the session shows one snapshot. */
+export const sourceOf = (session: Session): Source<SqlError> => {
+  /** by their names, since manifests repeat */
+  const known = new Map<string, Columns>()
+  const columnsIn = (table: string) =>
+    Effect.suspend(() => {
+      const columns = known.get(table)
+      return columns === undefined
+        ? Effect.tap(columnsOf(session, table), (found) => known.set(table, found))
+        : Effect.succeed(columns)
+    })
+  return {
+    chains: session
+      .select(
+        Schema.Struct({ chain: Bytes, seals: Schema.Number }),
+        `SELECT \`chain\`, COUNT(*) AS seals FROM ${quote(SEAL_TABLE)} GROUP BY \`chain\` ORDER BY MIN(\`at\`), \`chain\``
+      )
+      .pipe(
+        Effect.map((rows) =>
+          rows.map(({ chain, seals }) => ({ chain: Buffer.from(chain).toString("hex"), seals }))
+        )
+      ),
+    seals: (chain, from) =>
+      Effect.gen(function* () {
+        const id = Buffer.from(chain, "hex")
+        const sizes = yield* session.select(
+          Size,
+          `SELECT LENGTH(\`entries\`) + LENGTH(\`notices\`) AS size FROM ${quote(SEAL_TABLE)} ` +
+            `WHERE \`chain\` = ? AND \`number\` >= ? ORDER BY \`number\` LIMIT ${MOST_SEALS}`,
+          [id, from]
+        )
+        if (sizes.length === 0) return []
+        let count = 0
+        let total = 0
+        while (count < sizes.length && (count === 0 || total < ANSWER_BYTES))
+          total += sizes[count++]!.size ?? 0
+        return yield* selectSeals(session, `AND \`number\` >= ? ORDER BY \`number\` LIMIT ${count}`, [
+          id,
+          from
+        ])
+      }),
+    seal: (chain, number) =>
+      Effect.map(
+        selectSeals(session, "AND `number` = ?", [Buffer.from(chain, "hex"), number]),
+        ([seal]) => seal
+      ),
+    lacks: (manifest) =>
+      Effect.map(columnsIn(manifest.table), (present) => {
+        if (present.size === 0) return "the table is gone, or the account may not read it"
+        const missing = [EVENT_ID, EVENT_TIME, PROOF_COLUMN, ...manifest.columns].filter(
+          (name) => !present.has(name.toLowerCase())
+        )
+        return missing.length === 0 ? undefined : `it has no column ${missing.join(", ")} any more`
+      }),
+    rows: (manifest, eventIds) =>
+      Effect.gen(function* () {
+        const present = yield* columnsIn(manifest.table)
+        const large = manifest.columns.filter((name) =>
+          /^(?:medium|long)/.test(present.get(name.toLowerCase())?.type ?? "")
+        )
+        let ids = eventIds.length
+        while (ids > 1 && large.length > 0) {
+          const sizes = large.map((name) => `COALESCE(LENGTH(${quote(name)}), 0)`).join(" + ")
+          const [found] = yield* session.select(
+            Size,
+            `SELECT SUM(${sizes}) AS size FROM ${quote(manifest.table)} WHERE ${whereIn(eventIds, ids)}`
+          )
+          if ((found?.size ?? 0) <= ANSWER_BYTES) break
+          ids = ids >>> 1
+        }
+        return { ids, rows: yield* selectRows(session, manifest, present, whereIn(eventIds, ids)) }
+      }),
+    tables: Effect.map(
+      session.select(
+        Schema.Struct({ name: Schema.String }),
+        "SELECT c.table_name AS name FROM information_schema.columns c JOIN information_schema.tables t " +
+          "ON t.table_schema = c.table_schema AND t.table_name = c.table_name AND t.table_type <> 'VIEW' " +
+          "WHERE c.table_schema = DATABASE() AND c.column_name IN (?, ?) GROUP BY c.table_name HAVING COUNT(*) = 2",
+        [PROOF_COLUMN, EVENT_ID]
+      ),
+      (rows) => rows.map(({ name }) => name)
+    ),
+    count: (table) =>
+      Effect.flatMap(columnsIn(table), (present) => {
+        // a table that a seal names may be gone
+        if (!present.has(PROOF_COLUMN)) return Effect.succeed({ proven: 0, nameless: 0, bare: 0 })
+        return Effect.map(
+          session.select(
+            Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
+            `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN ${EVENT_ID} IS NULL THEN ${PROOF_COLUMN} END) AS nameless, ` +
+              `COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
+          ),
+          ([counts]) => counts ?? { proven: 0, nameless: 0, bare: 0 }
+        )
+      }),
+    provenIds: (table, after) =>
+      Effect.map(
+        session.select(
+          Schema.Struct({ id: Bytes }),
+          `SELECT ${EVENT_ID} AS id FROM ${quote(table)} WHERE ${PROOF_COLUMN} IS NOT NULL AND ${EVENT_ID} > ? ` +
+            `ORDER BY ${EVENT_ID} LIMIT ${MOST_IDS_OF_TABLE}`,
+          [Buffer.from(after)]
+        ),
+        (rows) => rows.map(({ id }) => id)
+      )
+  }
+}
+
+const whereIn = (eventIds: ReadonlyArray<Uint8Array>, count: number): string =>
+  `${EVENT_ID} IN (${eventIds
+    .slice(0, count)
+    .map((id) => `x'${Buffer.from(id).toString("hex")}'`)
+    .join(",")})`
+
+const ShownColumns = Schema.Struct(
+  { id: Bytes, time: Schema.NullOr(Schema.String), proof: Schema.NullOr(Bytes) },
+  Schema.Record({ key: Schema.String, value: Schema.Unknown })
+)
+
+/** The columns of a manifest as the server shows them: texts, whatever their types are. */
+export const shown = (columns: ReadonlyArray<string>): string =>
+  [
+    `${EVENT_ID} AS id`,
+    `CAST(${EVENT_TIME} AS CHAR) AS time`,
+    `${PROOF_COLUMN} AS proof`,
+    ...columns.map((name, index) => `CAST(${quote(name)} AS CHAR) AS c${index}`)
+  ].join(", ")
+
+/** The rows of a table as they are hashed. */
+export const selectRows = (
+  session: Session,
+  { columns, table }: Pick<Manifest, "columns" | "table">,
+  present: Columns,
+  where: string
+): Effect.Effect<ReadonlyArray<ShownRow>, SqlError> =>
+  Effect.map(
+    session.select(ShownColumns, `SELECT ${shown(columns)} FROM ${quote(table)} WHERE ${where}`),
+    (rows) => {
+      const isNumber = columns.map((name) => present.get(name.toLowerCase())?.type === "double")
+      return rows.map(({ id, proof, time, ...row }): ShownRow => {
+        const values = columns.map((_, index) => {
+          const value = row[`c${index}`]
+          // the digits are the same on all servers, where the exponent begins is not
+          return isNumber[index] && typeof value === "string" ? numberText(Number(value)) : value
+        })
+        const isText = (value: unknown): value is string | null => value === null || typeof value === "string"
+        return {
+          eventId: id,
+          eventTime: time,
+          proof,
+          values: values.map((value) => (isText(value) ? value : null)),
+          isStrange: !values.every(isText)
+        }
+      })
+    }
+  )

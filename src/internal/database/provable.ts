@@ -1,0 +1,37 @@
+/**
+ * Values that come back the same: how a column keeps what is written to it, as far as that is known to the last byte.
+ */
+import type { Either } from "../../schema/Effect3.js"
+import type { SqlValue } from "../../schema/Line.js"
+import type { Storage } from "./columnTypes.js"
+
+/** What a column does with the values of a field. */
+export interface Keeper {
+  /** What to write for a value, so that the column keeps just that; undefined where nobody can tell what it would keep. */
+  readonly fit: (value: SqlValue) => SqlValue | undefined
+  /** The text by which the database shows what was fitted. */
+  readonly textOf: (fitted: SqlValue) => string | null
+}
+
+/** A keeper, or what to make of the column so that it has one. */
+export type Kept = Either.Either<Keeper, string>
+
+export const isNumeric = (storage: Storage): boolean => storage !== "text" && storage !== "dateTime"
+
+/** A number as it is hashed: the shortest digits, as MySQL and MariaDB show a DOUBLE; an exponent beyond 15 places. */
+export const numberText = (value: number): string => {
+  const [mantissa = "", exponent = ""] = Math.abs(value).toExponential().split("e")
+  const sign = value < 0 || Object.is(value, -0) ? "-" : ""
+  const digits = mantissa.replace(".", "")
+  const point = Number(exponent) + 1
+  if (point < -14 || point > 15) return `${sign}${mantissa}e${Number(exponent)}`
+  if (point <= 0) return `${sign}0.${"0".repeat(-point)}${digits}`
+  const whole = digits.slice(0, point).padEnd(point, "0")
+  return digits.length > point ? `${sign}${whole}.${digits.slice(point)}` : `${sign}${whole}`
+}
+
+/** A number as whole columns keep it: a half goes away from zero, no zero is negative, and every digit counts. */
+export const wholeOf = (value: number): number | bigint => {
+  const whole = Math.sign(value) * Math.round(Math.abs(value))
+  return Number.isSafeInteger(whole) ? whole + 0 : BigInt(whole)
+}

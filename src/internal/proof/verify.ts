@@ -1,0 +1,476 @@
+/**
+ * Proving: seals in their order, then the rows that they are about, then the rows that no seal is about.
+ *
+ * It trusts the public key and nothing else: not the program, not its directory, and of the database no more than that
+ * one snapshot is shown. It takes no more memory for more rows; only erasures are remembered by their ids.
+ */
+import { Effect } from "effect"
+import { textOf } from "../../schema/EventId.js"
+import { NO_HEAD } from "./bytes.js"
+import type { VerifyingKey } from "./keys.js"
+import { decodeNotices, type Head, type Notice } from "./notices.js"
+import { erasableHash, leafOf, type Manifest, type RowContent, SALT_BYTES } from "./row.js"
+import { decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
+
+/** A row as the database shows it. */
+export interface ShownRow extends RowContent {
+  /** the salt, or 32 bytes once the row is erased */
+  readonly proof: Uint8Array | null
+  /** whether a column holds what no event puts there, bytes in place of a text */
+  readonly isStrange: boolean
+}
+
+/** One snapshot of a database. */
+export interface Source<E> {
+  /** The chains, those that began first in front. */
+  readonly chains: Effect.Effect<ReadonlyArray<{ readonly chain: string; readonly seals: number }>, E>
+  /** Some of the seals of a chain, from a number on, in order; none behind the last. */
+  readonly seals: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, E>
+  /** The seal of a number. */
+  readonly seal: (chain: string, number: number) => Effect.Effect<Seal | undefined, E>
+  /** Why the rows of a manifest cannot be read, if its table or a column of it is gone. */
+  readonly lacks: (manifest: Manifest) => Effect.Effect<string | undefined, E>
+  /** The rows of the first so many ids, of at most `MOST_IDS`. */
+  readonly rows: (
+    manifest: Manifest,
+    eventIds: ReadonlyArray<Uint8Array>
+  ) => Effect.Effect<{ readonly rows: ReadonlyArray<ShownRow>; readonly ids: number }, E>
+  /** The tables that have a column for proofs. */
+  readonly tables: Effect.Effect<ReadonlyArray<string>, E>
+  /** How many rows of a table have a proof, how many of these have no id, and how many have none. */
+  readonly count: (table: string) => Effect.Effect<Counts, E>
+  /** The ids of some of the rows that have a proof, behind an id, in order; none behind the last. */
+  readonly provenIds: (table: string, after: Uint8Array) => Effect.Effect<ReadonlyArray<Uint8Array>, E>
+}
+
+export interface Counts {
+  readonly proven: number
+  readonly nameless: number
+  readonly bare: number
+}
+
+export const MOST_IDS = 500
+
+/** The source with other errors. */
+export const mapSource = <E, E2>(source: Source<E>, f: (error: E) => E2): Source<E2> => ({
+  chains: Effect.mapError(source.chains, f),
+  seals: (...args) => Effect.mapError(source.seals(...args), f),
+  seal: (...args) => Effect.mapError(source.seal(...args), f),
+  lacks: (...args) => Effect.mapError(source.lacks(...args), f),
+  rows: (...args) => Effect.mapError(source.rows(...args), f),
+  tables: Effect.mapError(source.tables, f),
+  count: (...args) => Effect.mapError(source.count(...args), f),
+  provenIds: (...args) => Effect.mapError(source.provenIds(...args), f)
+})
+
+/**
+ * - `changed`, `removed`: a row is not what was sealed, or is gone
+ * - `foreign`: a row has a proof, or an id, that belongs to no seal of its table
+ * - `erased`: a row was erased, and no seal allows it
+ * - `unproved`: rows without a proof, where all must have one
+ * - `gap`: seals are missing, or another chain tells of some that are
+ * - `chain`: a seal is not what was written, or does not follow the one before
+ * - `key`: a seal was signed by another key, or by none
+ * - `anchor`: a head that was written down elsewhere is not there
+ */
+export interface Finding {
+  readonly kind:
+    "changed" | "removed" | "foreign" | "erased" | "unproved" | "gap" | "chain" | "key" | "anchor"
+  /** the seal, or the table */
+  readonly subject: string
+  readonly eventId?: string
+  readonly text: string
+}
+
+export interface Options {
+  readonly key: VerifyingKey
+  /** heads that were written down elsewhere */
+  readonly anchors: ReadonlyArray<Head>
+  /** rows of this chain that were sealed up to this number are not looked at again */
+  readonly since?: { readonly chain: string; readonly number: number } | undefined
+  /** whether every row must have a proof */
+  readonly isExclusive: boolean
+  /** the tables of kinds that were renamed since */
+  readonly tables: Readonly<Record<string, string | undefined>>
+  readonly report: (finding: Finding) => Effect.Effect<void>
+  readonly progress: (done: Progress) => Effect.Effect<void>
+}
+
+export interface Progress {
+  readonly seals: number
+  readonly rows: number
+}
+
+/** How far a chain was looked at. */
+export interface Proved extends Head {
+  readonly at: string
+  /** how many of its heads were written down elsewhere, and the highest number of one of them */
+  readonly anchored: number | undefined
+}
+
+export interface Summary {
+  readonly chains: ReadonlyArray<Proved>
+  readonly seals: number
+  readonly rows: number
+  /** rows without a proof */
+  readonly bare: number
+  readonly findings: number
+}
+
+export const verify = <E>(source: Source<E>, options: Options): Effect.Effect<Summary, E> =>
+  Effect.gen(function* () {
+    const proof = new Proof(source, options)
+    const chains = yield* source.chains
+    if (chains.length === 0)
+      yield* proof.report({
+        kind: "gap",
+        subject: "the chains",
+        text: "there is no seal, so nothing is proved"
+      })
+    for (const { chain } of chains) yield* lookAtChain(proof, chain)
+    for (const claim of proof.claims) yield* lookAtClaim(proof, claim)
+    for (const { chain } of chains) yield* lookAtRows(proof, chain)
+    const tables = new Set([...proof.present.keys(), ...(yield* source.tables)])
+    for (const table of tables) yield* lookForForeign(proof, table, chains)
+    return {
+      chains: [...proof.last.values()].map((last) => ({ ...last, anchored: proof.anchored.get(last.chain) })),
+      seals: proof.seals,
+      rows: proof.rows,
+      bare: proof.bare,
+      findings: proof.findings
+    }
+  })
+
+/** A head that a seal or an anchor tells of. */
+interface Claim extends Head {
+  readonly by: string
+  readonly isAnchor: boolean
+}
+
+class Proof<E> {
+  seals = 0
+  rows = 0
+  bare = 0
+  findings = 0
+  readonly last = new Map<string, Head & { readonly at: string }>()
+  readonly anchored = new Map<string, number>()
+  readonly claims: Array<Claim>
+  /** kind and id of each event that may be erased */
+  readonly erasures = new Set<string>()
+  /** rows of a chain's seals before this number may be gone */
+  readonly purges = new Map<string, number>()
+  /** how many rows of a table belong to seals */
+  readonly present = new Map<string, number>()
+
+  constructor(
+    readonly source: Source<E>,
+    readonly options: Options
+  ) {
+    this.claims = options.anchors.map((head) => ({ ...head, by: "an anchor", isAnchor: true }))
+  }
+
+  report(finding: Finding): Effect.Effect<void> {
+    this.findings++
+    return this.options.report(finding)
+  }
+
+  progress(): Effect.Effect<void> {
+    return this.options.progress({ seals: this.seals, rows: this.rows })
+  }
+
+  /** A manifest with the name that its table has now. */
+  renamed(manifest: Manifest): Manifest {
+    const table = this.options.tables[manifest.kind]
+    return table === undefined ? manifest : { ...manifest, table }
+  }
+
+  addPresent(table: string, rows: number): void {
+    this.present.set(table, (this.present.get(table) ?? 0) + rows)
+  }
+}
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
+const nameOf = (chain: string, number: number): string => `seal ${chain}:${number}`
+
+// --------------------------------------------------------------------------------------------------- chains
+
+/** Calls a function with each seal of a chain, in order. */
+const forEachSeal = <E>(
+  { source }: Proof<E>,
+  chain: string,
+  use: (seal: Seal) => Effect.Effect<void, E>
+): Effect.Effect<void, E> =>
+  Effect.gen(function* () {
+    let from = 0
+    for (;;) {
+      const seals = yield* source.seals(chain, from)
+      if (seals.length === 0) return
+      for (const seal of seals) yield* use(seal)
+      from = seals.at(-1)!.number + 1
+    }
+  })
+
+const lookAtChain = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> => {
+  let before: Seal | undefined
+  return forEachSeal(proof, chain, (seal) =>
+    Effect.gen(function* () {
+      const subject = nameOf(chain, seal.number)
+      for (const { kind, text } of faultsOf(seal, before, proof.options.key)) {
+        yield* proof.report({ kind, subject, text })
+      }
+      const notices = decodeNotices(seal.notices)
+      if (decodeEntries(seal.entries) === undefined || notices === undefined) {
+        const text = "its entries or notices cannot be read: a later version wrote them, or they are damaged"
+        yield* proof.report({ kind: "chain", subject, text })
+      }
+      for (const notice of notices ?? []) note(proof, chain, seal, notice)
+      before = seal
+      proof.seals++
+      proof.last.set(chain, { chain, number: seal.number, head: hex(seal.head), at: seal.at })
+      yield* proof.progress()
+    })
+  )
+}
+
+/** What is wrong with a seal, by itself and behind the one before. */
+const faultsOf = (
+  seal: Seal,
+  before: Seal | undefined,
+  key: VerifyingKey
+): ReadonlyArray<Pick<Finding, "kind" | "text">> => {
+  const faults: Array<Pick<Finding, "kind" | "text">> = []
+  const expected = before === undefined ? 0 : before.number + 1
+  if (seal.number !== expected) {
+    const last = seal.number - 1
+    const which = last === expected ? `seal ${last} is` : `the seals ${expected} to ${last} are`
+    faults.push({ kind: "gap", text: `before it ${which} missing` })
+  } else if (!equals(seal.prev, before?.head ?? NO_HEAD)) {
+    faults.push({ kind: "chain", text: "it does not follow the seal before it" })
+  }
+  if (before !== undefined && seal.at < before.at)
+    faults.push({ kind: "chain", text: `its time, ${seal.at}, is before that of the seal before it` })
+  const wrong = wrongIn(seal, key)
+  if (wrong === "head") faults.push({ kind: "chain", text: "its content is not what its head was made of" })
+  if (wrong === "key") faults.push({ kind: "key", text: `it names another key, ${hex(seal.keyId)}` })
+  if (wrong === "signature") faults.push({ kind: "key", text: "its signature is not one of the key" })
+  return faults
+}
+
+const equals = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
+
+/** Keeps what a notice says of other seals and of rows. */
+const note = <E>(proof: Proof<E>, chain: string, seal: Seal, notice: Notice): void => {
+  const { word } = notice
+  if (word === "previous" || word === "witness") {
+    const { chain: other, head, number } = notice
+    proof.claims.push({ chain: other, number, head, by: nameOf(chain, seal.number), isAnchor: false })
+  }
+  if (word === "erase") for (const id of notice.eventIds) proof.erasures.add(`${notice.kind} ${id}`)
+  if (word === "purge") {
+    // a seal can allow nothing about those that come after it
+    const before = Math.min(notice.before, seal.number)
+    proof.purges.set(chain, Math.max(before, proof.purges.get(chain) ?? 0))
+  }
+}
+
+const lookAtClaim = <E>(proof: Proof<E>, claim: Claim): Effect.Effect<void, E> =>
+  Effect.gen(function* () {
+    const { by, chain, head, isAnchor, number } = claim
+    const seal = yield* proof.source.seal(chain, number)
+    if (seal !== undefined && hex(seal.head) === head) {
+      if (isAnchor) proof.anchored.set(chain, Math.max(number, proof.anchored.get(chain) ?? 0))
+      return
+    }
+    const what = seal === undefined ? "is missing" : "has another head"
+    yield* proof.report({
+      kind: isAnchor ? "anchor" : "gap",
+      subject: nameOf(chain, number),
+      text: `it ${what}, and ${by} tells of it with the head ${head}`
+    })
+  })
+
+// ----------------------------------------------------------------------------------------------------- rows
+
+/** The entries of a chain, in order, with their manifests. */
+const forEachGroup = <E>(
+  proof: Proof<E>,
+  chain: string,
+  use: (seal: Seal, manifest: Manifest | undefined, entries: ReadonlyArray<Entry>) => Effect.Effect<void, E>
+): Effect.Effect<void, E> => {
+  const manifests = new Map<number, Manifest>()
+  return forEachSeal(proof, chain, (seal) =>
+    Effect.gen(function* () {
+      for (const notice of decodeNotices(seal.notices) ?? []) {
+        if (notice.word === "manifest") manifests.set(notice.number, proof.renamed(notice.manifest))
+      }
+      const groups = new Map<number, Array<Entry>>()
+      for (const entry of decodeEntries(seal.entries) ?? []) {
+        const group = groups.get(entry.manifest)
+        if (group === undefined) groups.set(entry.manifest, [entry])
+        else group.push(entry)
+      }
+      for (const [number, entries] of groups) yield* use(seal, manifests.get(number), entries)
+    })
+  )
+}
+
+const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> => {
+  const { options, source } = proof
+  const since = options.since?.chain === chain ? options.since.number : -1
+  /** whether the rows of a manifest can be read, by its text */
+  const readable = new Map<string, boolean>()
+  return forEachGroup(proof, chain, (seal, manifest, entries) =>
+    Effect.gen(function* () {
+      if (manifest === undefined) {
+        const text = `no seal before it says which columns ${entries.length} of its rows have`
+        return yield* proof.report({ kind: "chain", subject: nameOf(chain, seal.number), text })
+      }
+      if (seal.number <= since) return proof.addPresent(manifest.table, entries.length)
+      const text = JSON.stringify(manifest)
+      let isReadable = readable.get(text)
+      if (isReadable === undefined) {
+        const lack = yield* source.lacks(manifest)
+        isReadable = lack === undefined
+        readable.set(text, isReadable)
+        if (lack !== undefined)
+          yield* proof.report({ kind: "removed", subject: `table ${manifest.table}`, text: lack })
+      }
+      if (!isReadable) return
+      for (let from = 0; from < entries.length;) {
+        const page = entries.slice(from, from + MOST_IDS)
+        const { ids, rows } = yield* source.rows(
+          manifest,
+          page.map(({ eventId }) => eventId)
+        )
+        yield* compare(proof, seal, manifest, page.slice(0, ids), rows)
+        from += ids
+        proof.rows += ids
+        yield* proof.progress()
+      }
+    })
+  )
+}
+
+/** Compares the rows of some entries with their leaves. */
+const compare = <E>(
+  proof: Proof<E>,
+  { chain, number }: Seal,
+  manifest: Manifest,
+  entries: ReadonlyArray<Entry>,
+  rows: ReadonlyArray<ShownRow>
+): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    const subject = `table ${manifest.table}`
+    const byId = new Map<string, ShownRow>()
+    for (const row of rows) {
+      const id = hex(row.eventId)
+      if (byId.has(id))
+        yield* proof.report({
+          kind: "foreign",
+          subject,
+          eventId: textOf(row.eventId),
+          text: "another row has its event_id"
+        })
+      else byId.set(id, row)
+    }
+    proof.addPresent(manifest.table, byId.size)
+    const isPurged = number < (proof.purges.get(hex(chain)) ?? 0)
+    for (const entry of entries) {
+      const row = byId.get(hex(entry.eventId))
+      const eventId = textOf(entry.eventId)
+      const named = { subject, eventId }
+      const where = `sealed in ${nameOf(hex(chain), number)}`
+      if (row === undefined) {
+        if (!isPurged) yield* proof.report({ kind: "removed", ...named, text: `the row is gone, ${where}` })
+        continue
+      }
+      const state = stateOf(manifest, row, entry.leaf)
+      if (state === "changed")
+        yield* proof.report({ kind: "changed", ...named, text: `the row is not what was ${where}` })
+      if (state === "erased" && !proof.erasures.has(`${manifest.kind} ${eventId}`))
+        yield* proof.report({
+          kind: "erased",
+          ...named,
+          text: `the row was erased, and no seal allows it; ${where}`
+        })
+    }
+  })
+
+const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | "erased" | "changed" => {
+  const { isStrange, proof } = row
+  if (isStrange || proof === null) return "changed"
+  const isErased = proof.length !== SALT_BYTES
+  const hash = isErased ? proof : erasableHash(manifest, row, proof)
+  if (!equals(leafOf(manifest, row, hash), leaf)) return "changed"
+  if (!isErased) return "same"
+  // nothing is hashed of these columns any more, so anything could be written into them
+  return manifest.columns.every((name, i) => !manifest.erasable.includes(name) || !row.values[i])
+    ? "erased"
+    : "changed"
+}
+
+// -------------------------------------------------------------------------------------------------- foreign
+
+/** ids that are held at once */
+const PART_IDS = 500_000
+
+/** Looks for rows that no seal is about; one by one only if there are more or fewer than the seals are about. */
+const lookForForeign = <E>(
+  proof: Proof<E>,
+  table: string,
+  chains: ReadonlyArray<{ readonly chain: string }>
+): Effect.Effect<void, E> =>
+  Effect.gen(function* () {
+    const subject = `table ${table}`
+    const { bare, nameless, proven } = yield* proof.source.count(table)
+    proof.bare += bare
+    if (bare > 0 && proof.options.isExclusive)
+      yield* proof.report({ kind: "unproved", subject, text: `${bare} of its rows have no proof` })
+    if (nameless > 0)
+      yield* proof.report({
+        kind: "foreign",
+        subject,
+        text: `${nameless} of its rows have a proof and no event_id`
+      })
+    if (proven === (proof.present.get(table) ?? 0)) return
+    const parts = Math.ceil(Math.max(proven, 1) / PART_IDS)
+    for (let part = 0; part < parts; part++) {
+      const isOfPart = (id: Uint8Array) => parts === 1 || lastOf(id) % parts === part
+      const known = new Set<string>()
+      for (const { chain } of chains) {
+        yield* forEachGroup(proof, chain, (_, manifest, entries) =>
+          Effect.sync(() => {
+            if (manifest?.table !== table) return
+            for (const { eventId } of entries) if (isOfPart(eventId)) known.add(hex(eventId))
+          })
+        )
+      }
+      let after: Uint8Array = NOTHING
+      for (;;) {
+        const ids = yield* proof.source.provenIds(table, after)
+        if (ids.length === 0) break
+        for (const id of ids) {
+          if (!isOfPart(id) || known.has(hex(id))) continue
+          yield* proof.report({
+            kind: "foreign",
+            subject,
+            eventId: id.length === 16 ? textOf(id) : hex(id),
+            text: "the row has a proof that no seal knows"
+          })
+        }
+        after = ids.at(-1)!
+      }
+    }
+  })
+
+const NOTHING = new Uint8Array(0)
+
+/** The random end of an id as a number. */
+const lastOf = (id: Uint8Array): number =>
+  id.length < 4 ? 0 : Buffer.from(id.buffer, id.byteOffset, id.byteLength).readUInt32BE(id.length - 4)
+
+/** The heads of a log: `chain=… number=… head=…`, whatever stands around them. */
+export const anchorsIn = (line: string): ReadonlyArray<Head> =>
+  [...line.matchAll(/\bchain=([0-9a-f]{32})\s+number=(\d{1,15})\s+head=([0-9a-f]{64})\b/g)].map(
+    ([, chain = "", number = "", head = ""]) => ({ chain, number: Number(number), head })
+  )

@@ -1,0 +1,427 @@
+/**
+ * Delivery with a proof: whatever happened to the program or its directory, `prove` finds nothing where nothing was done
+ * to the database, and each row that the program stored has its seal.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Logger, Redacted, Schema, Scope } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { v7 } from "uuid"
+import * as AuditLayer from "../../src/layers/AuditLayer.js"
+import { AuditLog } from "../../src/services/AuditLog.js"
+import { UploadError } from "../../src/schema/Errors.js"
+import * as AuditEvent from "../../src/schema/AuditEvent.js"
+import { LoginLog } from "../../src/schema/LoginLog.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import { Uploader } from "../../src/services/Uploader.js"
+import { Context, Layer } from "effect"
+import { openAudit } from "../support/auditHere.js"
+import { openSource } from "../../src/cli/mysqlSource.js"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import { account, connectionOptions, mysqlDatabase } from "../support/mysql.js"
+import { PROVEN, type ProvenDatabase, proving } from "../support/proven.js"
+import { newKey } from "../support/seals.js"
+import { onEachServer } from "../support/servers.js"
+import { temporaryDirectory } from "../support/queue.js"
+
+class Note extends AuditEvent.Class<Note>()("note", {
+  table: "notes",
+  fields: {
+    text: Schema.String,
+    n: AuditEvent.optional(Schema.Number),
+    at: AuditEvent.optional(Schema.Date)
+  },
+  columns: { text: { type: "VARCHAR(20) NOT NULL CHECK (text <> 'bad')" } }
+}) {}
+
+const KINDS = [UseLog, LoginLog, Note]
+const TABLES = ["nano_banana_user_use_log", "nano_banana_user_log", "notes"]
+
+/** A life of the program on this directory. */
+const life = <A>(
+  database: ProvenDatabase,
+  directory: string,
+  use: (log: AuditLog["Type"]) => Effect.Effect<A, unknown>,
+  options: {
+    readonly wrap?: (uploader: Uploader["Type"]) => Uploader["Type"]
+    readonly proof?: false
+    readonly log?: Layer.Layer<never>
+  } = {}
+) =>
+  Effect.gen(function* () {
+    const uploader = yield* database.uploader
+    const layer = AuditLayer.layer({
+      directory,
+      minFreeBytes: 0,
+      batchRecords: 20,
+      events: [Note],
+      shutdownTimeout: "20 seconds",
+      ...(options.proof === false ? {} : { proof: { key: database.key } })
+    }).pipe(Layer.provide(Layer.succeed(Uploader, options.wrap?.(uploader) ?? uploader)))
+    const scope = yield* Scope.make()
+    const log = Context.get(yield* Layer.buildWithScope(layer, scope), AuditLog)
+    return yield* Effect.onExit(use(log), (exit) => Scope.close(scope, Exit.asVoid(exit)))
+  }).pipe(Effect.scoped, Effect.provide(options.log ?? Logger.remove(Logger.defaultLogger)), Effect.orDie)
+
+/** Some events of all kinds, every tenth of which the database refuses where it can. */
+const record = (log: AuditLog["Type"], count: number) =>
+  Effect.forEach(
+    Array.from({ length: count }, (_, index) => index),
+    (index) =>
+      index % 3 === 0
+        ? log.record("use_log", { prompt: `Ä ${index}\0`, status: "success", durationMs: index })
+        : index % 3 === 1
+          ? log.record("login_log", { userName: "li ", localIp: "10.0.0.5" })
+          : log.record("note", {
+              text: index % 10 === 8 ? "much too long for this column" : `note ${index} `,
+              n: index / 7,
+              at: index % 2 === 0 ? null : new Date(index)
+            }),
+    { concurrency: "unbounded" }
+  )
+
+const countRows = (database: ProvenDatabase) =>
+  Effect.map(
+    Effect.forEach(TABLES, (table) => database.query(`SELECT COUNT(*) AS n FROM ${table}`)),
+    (counts) => counts.reduce((sum, [row]) => sum + Number(row!.n), 0)
+  )
+
+/** Nothing is found, and every row has a seal. */
+const assertProven = (database: ProvenDatabase, chains = 1) =>
+  Effect.gen(function* () {
+    const proved = yield* database.prove({ isExclusive: true })
+    assert.deepStrictEqual(proved.findings, [])
+    assert.strictEqual(proved.rows, yield* countRows(database))
+    assert.lengthOf(proved.chains, chains)
+    return proved
+  })
+
+/** The answer to the first seals never comes, although they were committed. */
+const losing =
+  (answers: number) =>
+  (uploader: Uploader["Type"]): Uploader["Type"] => {
+    const { sealing } = uploader
+    let left = answers
+    return {
+      ...uploader,
+      sealing: {
+        ...sealing!,
+        upload: (batches, seal) =>
+          Effect.flatMap(sealing!.upload(batches, seal), (answer) =>
+            left-- > 0
+              ? new UploadError({ class: "transient", code: "ECONNRESET", reason: "the answer was lost" })
+              : Effect.succeed(answer)
+          )
+      }
+    }
+  }
+
+/** The first transactions fail when everything is stored but the seal. */
+const failingAtTheSeal =
+  (times: number) =>
+  (uploader: Uploader["Type"]): Uploader["Type"] => {
+    const { sealing } = uploader
+    let left = times
+    return {
+      ...uploader,
+      sealing: {
+        ...sealing!,
+        upload: (batches, seal) =>
+          sealing!.upload(batches, (stored) => {
+            if (left-- > 0) throw new Error("the test")
+            return seal(stored)
+          })
+      }
+    }
+  }
+
+const untilDelivered = (log: AuditLog["Type"]) =>
+  Effect.retry(log.flush, { times: 20 }).pipe(Effect.zipRight(log.status))
+
+for (const [name, make] of PROVEN) {
+  describe(`delivery with a proof (${name})`, () => {
+    it.scopedLive("every row has its seal, over several lives, and dead letters are told of", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        let dead = 0
+        for (let time = 0; time < 3; time++) {
+          dead = (yield* life(database, directory, (log) =>
+            Effect.zipRight(record(log, 60), untilDelivered(log))
+          )).dead
+        }
+        // SQLite's columns have no lengths
+        assert.strictEqual(dead, name === "SQLite" ? 0 : 6)
+        const { rows, seals } = yield* assertProven(database)
+        assert.strictEqual(rows, 180 - dead)
+        assert.isAtLeast(seals, 3)
+        const notices = yield* database.query(
+          "SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal"
+        )
+        const text = notices.map(({ notices }) => String(notices)).join("")
+        assert.strictEqual(text.split("4:dead,").length - 1, dead)
+        assert.notInclude(text, "8:previous,")
+      })
+    )
+
+    it.scopedLive(
+      "an answer that was lost is looked up: no row twice, none without its seal, and one chain",
+      () =>
+        Effect.gen(function* () {
+          const database = yield* make(KINDS)
+          const directory = path.join(yield* temporaryDirectory, "audit")
+          const status = yield* life(
+            database,
+            directory,
+            (log) => Effect.zipRight(record(log, 100), untilDelivered(log)),
+            { wrap: losing(3) }
+          )
+          assert.strictEqual(status.delivered + status.dead, 100)
+          const { rows } = yield* assertProven(database)
+          assert.strictEqual(rows, status.delivered)
+          assert.strictEqual(status.dead, name === "SQLite" ? 0 : 4)
+        })
+    )
+
+    it.scopedLive("a batch that fails at its end leaves nothing behind", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        yield* life(
+          database,
+          directory,
+          (log) =>
+            Effect.gen(function* () {
+              yield* record(log, 30)
+              yield* Effect.flip(log.flush)
+              assert.strictEqual(yield* countRows(database), 0)
+              yield* untilDelivered(log)
+            }),
+          { wrap: failingAtTheSeal(5) }
+        )
+        yield* assertProven(database)
+      })
+    )
+
+    it.scopedLive("a program that ends before the answer comes goes on where the seals are", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        yield* life(database, directory, (log) => Effect.zipRight(record(log, 10), log.flush))
+        yield* life(
+          database,
+          directory,
+          (log) => Effect.zipRight(record(log, 50), Effect.ignore(log.flush)),
+          { wrap: losing(1000) }
+        )
+        const before = yield* countRows(database)
+        assert.isAbove(before, 10)
+        const status = yield* life(database, directory, (log) =>
+          Effect.zipRight(record(log, 5), untilDelivered(log))
+        )
+        assert.strictEqual(status.delivered + status.dead, 65)
+        const { rows } = yield* assertProven(database)
+        assert.strictEqual(rows, status.delivered)
+        const notices = yield* database.query(
+          "SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal"
+        )
+        assert.notInclude(notices.map(({ notices }) => String(notices)).join(""), "4:twin,")
+      })
+    )
+
+    it.scopedLive(
+      "an older copy of the directory is none to forge by: its events are delivered once, and sealed",
+      () =>
+        Effect.gen(function* () {
+          const database = yield* make(KINDS)
+          const home = yield* temporaryDirectory
+          const directory = path.join(home, "audit")
+          const record20 = (log: AuditLog["Type"]) =>
+            Effect.zipRight(record(log, 20), Effect.ignore(log.flush))
+          yield* life(database, directory, record20)
+          // a copy with events that are not delivered yet
+          yield* life(database, directory, record20, {
+            wrap: (uploader) => ({
+              ...uploader,
+              sealing: {
+                ...uploader.sealing!,
+                upload: () =>
+                  new UploadError({
+                    class: "transient",
+                    code: "AWAY",
+                    reason: "the database is away for a while"
+                  })
+              }
+            })
+          })
+          fs.cpSync(directory, path.join(home, "copy"), { recursive: true })
+          yield* life(database, directory, record20)
+          const rows = yield* countRows(database)
+          const status = yield* life(database, path.join(home, "copy"), (log) =>
+            Effect.zipRight(record(log, 20), untilDelivered(log))
+          )
+          assert.strictEqual(status.waiting, 0)
+          const added = yield* countRows(database)
+          assert.strictEqual(added - rows, name === "SQLite" ? 20 : 19)
+          yield* assertProven(database)
+        })
+    )
+
+    it.scopedLive("a cursor that was lost begins a new chain, which tells of the old one", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        yield* life(database, directory, (log) => Effect.zipRight(record(log, 30), log.flush))
+        fs.rmSync(path.join(directory, "cursor"))
+        yield* life(database, directory, (log) => Effect.zipRight(record(log, 30), log.flush))
+        yield* assertProven(database, 2)
+        const notices = yield* database.query(
+          "SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal"
+        )
+        assert.include(notices.map(({ notices }) => String(notices)).join(""), "7:witness,32:")
+      })
+    )
+
+    it.scopedLive(
+      "an event of another's is told of and not sealed, and one that is recorded twice is stored once",
+      () =>
+        Effect.gen(function* () {
+          const database = yield* make(KINDS)
+          const directory = path.join(yield* temporaryDirectory, "audit")
+          const [theirs, twice] = [v7(), v7()]
+          yield* database.query(
+            `INSERT INTO notes (event_id, text) VALUES (x'${theirs.replaceAll("-", "")}', 'theirs')`
+          )
+          yield* life(database, directory, (log) =>
+            Effect.gen(function* () {
+              const note = (eventId: string, text: string) => log.record("note", { text }, { eventId })
+              yield* Effect.all([note(twice, "a"), note(theirs, "b"), note(twice, "c"), record(log, 10)], {
+                concurrency: "unbounded"
+              })
+              yield* log.flush
+              yield* note(twice, "d")
+              yield* log.flush
+            })
+          )
+          const { bare, findings, rows } = yield* database.prove()
+          assert.deepStrictEqual(findings, [])
+          assert.strictEqual(bare, 1)
+          assert.strictEqual(rows, (yield* countRows(database)) - 1)
+          const notices = yield* database.query(
+            "SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal"
+          )
+          const text = notices.map(({ notices }) => String(notices)).join("")
+          assert.include(text, `4:twin,4:note,36:${theirs},`)
+          assert.strictEqual(text.split(`4:twin,4:note,36:${twice},`).length - 1, 2)
+        })
+    )
+
+    it.scopedLive("without the option rows are as they ever were; with it again the chain goes on", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const some = (log: AuditLog["Type"]) => Effect.zipRight(record(log, 6), log.flush)
+        yield* life(database, directory, some)
+        yield* life(database, directory, some, { proof: false })
+        yield* life(database, directory, some)
+        const { bare, chains, findings, rows } = yield* database.prove()
+        assert.deepStrictEqual([findings, bare, rows, chains.length], [[], 6, 12, 1])
+      })
+    )
+
+    it.scopedLive("heads go to the log, from where prove takes them", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const lines: Array<string> = []
+        const logger = Logger.replace(
+          Logger.defaultLogger,
+          Logger.make(({ message }) => void lines.push(String(message)))
+        )
+        yield* life(database, directory, (log) => Effect.zipRight(record(log, 60), log.flush), {
+          log: logger
+        })
+        const { anchorsIn } = yield* Effect.promise(() => import("../../src/internal/proof/verify.js"))
+        const anchors = lines.flatMap(anchorsIn)
+        assert.isAtLeast(anchors.length, 1)
+        assert.deepStrictEqual((yield* database.prove({ anchors })).findings, [])
+        const last = yield* database.query("SELECT MAX(number) AS n FROM effect_audit_seal")
+        assert.strictEqual(anchors.at(-1)!.number, Number(last[0]!.n))
+        yield* database.query(`DELETE FROM effect_audit_seal`)
+        const { findings } = yield* database.prove({ anchors })
+        assert.include(
+          findings.map(({ kind }) => kind),
+          "anchor"
+        )
+      })
+    )
+  })
+}
+
+onEachServer("an account that may insert, and read the seals alone", ({ rootUrl }) => {
+  it.scopedLive("leaves no row without its seal, whatever is there already", () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      yield* MysqlUploader.migrate(connectionOptions(database), KINDS, { proof: true })
+      const query = (sql: string) => Effect.promise(() => database.query(sql))
+      yield* query("ALTER TABLE notes ADD UNIQUE KEY own (text)")
+      const options = yield* account(database, "INSERT")
+      yield* query(`GRANT SELECT ON effect_audit_seal TO '${options.username!}'@'%'`)
+      const { privatePem, publicPem } = newKey()
+      const proven: ProvenDatabase = {
+        key: Redacted.make(privatePem),
+        privatePem,
+        address: database.url,
+        uploader: MysqlUploader.make(options),
+        query,
+        prove: proving(openSource(connectionOptions(database)), publicPem)
+      }
+      const theirs = v7()
+      yield* query(`INSERT INTO notes (event_id, text) VALUES (x'${theirs.replaceAll("-", "")}', 'theirs')`)
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      yield* life(
+        proven,
+        directory,
+        (log) =>
+          Effect.gen(function* () {
+            // the transaction fails after a look at what is there already, which must not have committed anything
+            const note = (text: string, eventId?: string) =>
+              log.record("note", { text }, eventId === undefined ? {} : { eventId })
+            // a twin of another's row
+            yield* Effect.all([note("w"), note("x", theirs), record(log, 10), note("y"), note("z")], {
+              concurrency: "unbounded"
+            })
+            for (let time = 0; time < 3; time++) {
+              yield* Effect.ignore(log.flush)
+              assert.strictEqual(yield* countRows(proven), 1)
+            }
+            yield* untilDelivered(log)
+          }),
+        { wrap: failingAtTheSeal(10) }
+      )
+      const { bare, findings, rows } = yield* proven.prove()
+      assert.deepStrictEqual(findings, [])
+      assert.strictEqual(bare, 1)
+      assert.strictEqual(rows, (yield* countRows(proven)) - 1)
+    })
+  )
+})
+
+describe("the option", () => {
+  it.scopedLive("a key that is none, and an uploader that seals nothing, are refused at the start", () =>
+    Effect.gen(function* () {
+      const [, make] = PROVEN.at(-1)!
+      const { key, uploader } = yield* make()
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const bad = yield* Effect.flip(
+        openAudit({ directory, proof: { key: Redacted.make("s3cret") } }, { uploader: yield* uploader })
+      )
+      assert.strictEqual(bad._tag, "QueueOpenError")
+      assert.include(bad.message, "openssl genpkey -algorithm ed25519")
+      assert.notInclude(bad.message, "s3cret")
+      const own = yield* Effect.flip(openAudit({ directory, proof: { key } }))
+      assert.include(own.message, "proof needs an uploader that seals")
+      assert.isFalse(fs.existsSync(directory))
+    })
+  )
+})

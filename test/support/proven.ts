@@ -1,0 +1,112 @@
+/**
+ * Databases whose rows are sealed, and what `prove` says of them.
+ *
+ * @module
+ */
+import { createClient } from "@libsql/client"
+import { Effect, Either, Redacted, type Scope } from "effect"
+import * as path from "node:path"
+import { pathToFileURL } from "node:url"
+import { inject } from "vitest"
+import { openSource as openMysql } from "../../src/cli/mysqlSource.js"
+import { openSource as openSqlite } from "../../src/cli/sqliteSource.js"
+import { verifyingKey } from "../../src/internal/proof/keys.js"
+import { type Finding, type Options, type Source, verify } from "../../src/internal/proof/verify.js"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import * as NodeDisk from "../../src/layers/NodeDisk.js"
+import * as SqliteUploader from "../../src/layers/SqliteUploader.js"
+import type * as AuditEvent from "../../src/schema/AuditEvent.js"
+import { LoginLog } from "../../src/schema/LoginLog.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import type { Disk } from "../../src/services/Disk.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { connectionOptions, mysqlDatabase } from "./mysql.js"
+import { temporaryDirectory } from "./queue.js"
+import { newKey } from "./seals.js"
+
+export interface ProvenDatabase {
+  readonly key: Redacted.Redacted
+  readonly privatePem: string
+  /** a MySQL URL, or the name of an SQLite file */
+  readonly address: string
+  /** whose it is, and what its connections are */
+  readonly uploader: Effect.Effect<Uploader["Type"], never, Scope.Scope>
+  readonly query: (sql: string) => Effect.Effect<ReadonlyArray<Record<string, unknown>>>
+  readonly prove: (options?: Partial<Options>) => Effect.Effect<{
+    readonly findings: ReadonlyArray<Finding>
+    readonly rows: number
+    readonly seals: number
+    readonly bare: number
+    readonly chains: ReadonlyArray<string>
+  }>
+}
+
+export type MakeProven = (
+  kinds?: ReadonlyArray<AuditEvent.Any>
+) => Effect.Effect<ProvenDatabase, never, Scope.Scope>
+
+/** Proves what a database shows. */
+export const proving =
+  (open: Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>, publicPem: string) =>
+  (options: Partial<Options> = {}) =>
+    Effect.gen(function* () {
+      const findings: Array<Finding> = []
+      const summary = yield* verify(yield* open, {
+        key: Either.getOrThrow(verifyingKey(publicPem)),
+        anchors: [],
+        isExclusive: false,
+        tables: {},
+        report: (finding) => Effect.sync(() => void findings.push(finding)),
+        progress: () => Effect.void,
+        ...options
+      })
+      return { ...summary, findings, chains: summary.chains.map(({ chain }) => chain) }
+    }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
+
+const mysql =
+  (rootUrl: string): MakeProven =>
+  (kinds = [UseLog, LoginLog]) =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      const options = connectionOptions(database)
+      yield* Effect.orDie(MysqlUploader.migrate(options, kinds, { proof: true }))
+      const { privatePem, publicPem } = newKey()
+      return {
+        key: Redacted.make(privatePem),
+        privatePem,
+        address: database.url,
+        uploader: MysqlUploader.make(options),
+        query: (sql) => Effect.promise(() => database.query(sql)),
+        prove: proving(openMysql(options), publicPem)
+      }
+    })
+
+const sqlite: MakeProven = (kinds = [UseLog, LoginLog]) =>
+  Effect.gen(function* () {
+    const filename = path.join(yield* temporaryDirectory, "audit.db")
+    yield* Effect.orDie(SqliteUploader.migrateProof({ filename }, kinds))
+    const { privatePem, publicPem } = newKey()
+    const client = yield* Effect.acquireRelease(
+      Effect.sync(() => createClient({ url: pathToFileURL(filename).href })),
+      (client) => Effect.sync(() => client.close())
+    )
+    return {
+      key: Redacted.make(privatePem),
+      privatePem,
+      address: filename,
+      uploader: SqliteUploader.make({ filename }),
+      query: (sql) =>
+        Effect.map(
+          Effect.promise(() => client.execute(sql)),
+          ({ rows }) => rows.map((row) => ({ ...row }))
+        ),
+      prove: proving(openSqlite(filename), publicPem)
+    }
+  })
+
+/** The databases of the run. */
+export const PROVEN: ReadonlyArray<readonly [name: string, make: MakeProven]> = [
+  ["MariaDB", mysql(inject("mysqlRootUrl"))],
+  ...(inject("oracleRootUrl") === undefined ? [] : [["MySQL", mysql(inject("oracleRootUrl")!)] as const]),
+  ["SQLite", sqlite]
+]
