@@ -265,7 +265,7 @@ const makeFile = (descriptor: Descriptor): File => {
     overwrite: (bytes, offset) =>
       descriptor.call("overwrite", (callback) => writeAll(fd, bytes, offset, callback)),
     readAt: (offset, length, into) =>
-      // the buffer is made inside, since V8 may keep what the effect closes over for long (bench/README.md)
+      // the buffer is made inside, since V8 may keep what the effect closes over for long (bench/README.md#functions-on-properties)
       descriptor.call("read", (callback) => {
         const buffer =
           into !== undefined && into.length >= length

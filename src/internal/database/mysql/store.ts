@@ -183,7 +183,10 @@ class Rows {
     return part
   }
 
-  /** What is in reach of effect's and the driver's functions stays until the next full collection (bench/README.md). */
+  /**
+   * Hot path: what is in reach of functions of effect and the driver stays until the next full collection
+   * (bench/README.md#functions-on-properties).
+   */
   release(): void {
     this.params.length = 0
     this.texts.length = 0
