@@ -50,9 +50,13 @@ const DEPTH = 64
 /** JSON of anything that stands in a line, in one line; what is nested too deeply is left out, with a word. */
 export const jsonOf = (value: unknown): string => visibleJson(JSON.stringify(shallow(value ?? null, DEPTH)))
 
+const isPlain = (value: unknown): boolean => typeof value !== "object" || value === null
+
 const shallow = (value: unknown, depth: number): unknown => {
   if (typeof value !== "object" || value === null) return value
   if (depth === 0) return `[nested deeper than ${DEPTH}, left out]`
+  // most events, and no copy for them
+  if (Object.values(value).every(isPlain)) return value
   if (Array.isArray(value)) return value.map((item) => shallow(item, depth - 1))
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, shallow(item, depth - 1)]))
 }

@@ -34,18 +34,19 @@ export const showing = (kind: AuditEvent.Any, isRevealed: boolean): ((found: Any
   const sensitive = isRevealed ? [] : sensitiveOf(kind)
   const columns = kind.columns.map((column) => ({ ...column, masked: sensitive.includes(column.field) }))
   return (found) => {
-    const values = (found._tag === "Event" ? found.event : found.raw) as Readonly<Record<string, unknown>>
+    const isEvent = found._tag === "Event"
+    const values = (isEvent ? found.event : found.raw) as Readonly<Record<string, unknown>>
+    const fields: Record<string, unknown> = {}
+    for (const { field, key, masked, name } of columns) {
+      const value = plain(values[isEvent ? field : name])
+      fields[key] = masked ? maskValue(value) : value
+    }
     return {
       kind: found.kind,
       event_id: found.eventId,
       time: found.time === null ? null : found.time.toISOString(),
-      fields: Object.fromEntries(
-        columns.map(({ field, key, masked, name }) => {
-          const value = plain(values[found._tag === "Event" ? field : name])
-          return [key, masked ? maskValue(value) : value]
-        })
-      ),
-      unfit: found._tag === "Event" ? undefined : found.issues.map(({ field }) => field)
+      fields,
+      unfit: isEvent ? undefined : found.issues.map(({ field }) => field)
     }
   }
 }
