@@ -14,7 +14,7 @@ const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length 
 
 describe("killed under load, with a proof", () => {
   for (const [name, make] of PROVEN) {
-    test(`${KILLS} times (${name})`, async ({ onTestFinished }) => {
+    test(`${KILLS} times (${name})`, { timeout: KILLS * 60_000 }, async ({ onTestFinished }) => {
       const { path: cwd, remove } = temporaryDirectory()
       onTestFinished(remove)
       const scope = await Effect.runPromise(Scope.make())
