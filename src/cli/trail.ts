@@ -1,6 +1,7 @@
 /** What `events` and the page read from: the database of the flags, and the kinds in it. */
 import { Effect, Option, Schema } from "effect"
 import type { FoundColumn, Reader } from "../internal/database/walk.js"
+import { PROOF_COLUMN } from "../internal/proof/seal.js"
 import * as AuditEvent from "../schema/AuditEvent.js"
 import { Disk } from "../services/Disk.js"
 import type { Trail } from "../services/Trail.js"
@@ -47,12 +48,14 @@ const sqliteReader = (filename: string, tables: Readonly<Record<string, string>>
   })
 
 /** A kind that nobody has the class of: what the columns of its table say. All its fields count as sensitive. */
-export const kindOfTable = (table: string, columns: ReadonlyArray<FoundColumn>): AuditEvent.Any =>
-  AuditEvent.Class<AuditEvent.Instance>()(table, {
+export const kindOfTable = (table: string, found: ReadonlyArray<FoundColumn>): AuditEvent.Any => {
+  const columns = found.filter(({ name }) => name !== PROOF_COLUMN)
+  return AuditEvent.Class<AuditEvent.Instance>()(table, {
     table,
     fields: Object.fromEntries(columns.map(({ holds, name }) => [name, AuditEvent.optional(FIELDS[holds])])),
     columns: Object.fromEntries(columns.map(({ name }) => [name, name]))
   })
+}
 
 const FIELDS: Record<FoundColumn["holds"], Schema.Schema.AnyNoContext> = {
   text: Schema.String,
