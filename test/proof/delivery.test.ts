@@ -16,6 +16,7 @@ import { UseLog } from "../../src/schema/UseLog.js"
 import { Uploader } from "../../src/services/Uploader.js"
 import { Context, Layer } from "effect"
 import { openAudit } from "../support/auditHere.js"
+import { effectAudit } from "../support/cli.js"
 import { openSource } from "../../src/cli/mysqlSource.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { account, connectionOptions, mysqlDatabase } from "../support/mysql.js"
@@ -403,6 +404,34 @@ onEachServer("an account that may insert, and read the seals alone", ({ rootUrl 
       assert.deepStrictEqual(findings, [])
       assert.strictEqual(bare, 1)
       assert.strictEqual(rows, (yield* countRows(proven)) - 1)
+    })
+  )
+})
+
+describe("flush by the command", () => {
+  it.scopedLive("seals with the program's key, and delivers nothing without it", () =>
+    Effect.gen(function* () {
+      const [, make] = PROVEN.at(-1)!
+      const database = yield* make(KINDS)
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const uses = (log: AuditLog["Type"]) =>
+        Effect.forEach([1, 2, 3], (n) => log.record("use_log", { prompt: String(n), status: "success" }))
+      yield* life(database, directory, (log) => Effect.zipRight(uses(log), log.flush))
+      yield* life(database, directory, (log) => Effect.zipRight(uses(log), Effect.ignore(log.flush)), {
+        wrap: failingAtTheSeal(1000)
+      })
+      const flush = (env: Readonly<Record<string, string>>) =>
+        effectAudit(directory, ["flush", "--sqlite", database.address], env)
+      const without = yield* flush({})
+      assert.strictEqual(without.code, 64, without.stderr)
+      assert.include(without.stderr, "set AUDIT_PROOF_KEY to its key")
+      const wrong = yield* flush({ AUDIT_PROOF_KEY: "s3cret" })
+      assert.strictEqual(wrong.code, 64)
+      assert.include(wrong.stderr, "openssl genpkey -algorithm ed25519")
+      assert.strictEqual((yield* assertProven(database)).rows, 3)
+      const { code, stderr } = yield* flush({ AUDIT_PROOF_KEY: database.privatePem })
+      assert.strictEqual(code, 0, stderr)
+      assert.strictEqual((yield* assertProven(database)).rows, 6)
     })
   )
 })
