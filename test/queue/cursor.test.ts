@@ -1,7 +1,14 @@
 /** What the cursor says of lines that are delivered once more after a repair. */
 import { assert, describe, it } from "@effect/vitest"
 import { crc32 } from "node:zlib"
-import { decodeSlot, empty, isCounted, SLOT_BYTES, type Cursor } from "../../src/internal/queue/cursor.js"
+import {
+  decodeSlot,
+  empty,
+  encodeSlot,
+  isCounted,
+  SLOT_BYTES,
+  type Cursor
+} from "../../src/internal/queue/cursor.js"
 import { recover } from "../../src/internal/queue/recovery.js"
 import type { QueueRecord } from "../../src/services/QueueFile.js"
 
@@ -57,5 +64,39 @@ describe("a repaired cursor", () => {
       repeatedSegment: 1,
       repeatedOffset: 60
     })
+  })
+})
+
+describe("a cursor of what is sealed", () => {
+  const seal = { chain: "0f".repeat(16), number: 7, head: "a0".repeat(32) }
+
+  it("keeps the last seal, however large its numbers are", () => {
+    const most = Number.MAX_SAFE_INTEGER
+    const counts = Object.fromEntries(Object.keys(empty).map((field) => [field, most])) as typeof empty
+    const cursor = { ...counts, refused: 0, torn: 0, missing: most, seal: { ...seal, number: most } }
+    const slot = encodeSlot(most, cursor)
+    assert.lengthOf(slot, SLOT_BYTES)
+    assert.deepStrictEqual(decodeSlot(slot), { generation: most, ...cursor })
+  })
+
+  it("says nothing of seals where there are none", () => {
+    assert.notInclude(Buffer.from(encodeSlot(1, empty)).toString(), "seal")
+    assert.notProperty(decodeSlot(encodeSlot(1, empty)), "seal")
+  })
+
+  it("goes on without a seal that is none", () => {
+    for (const wrong of [
+      null,
+      7,
+      "x",
+      {},
+      { ...seal, chain: "0F".repeat(16) },
+      { ...seal, number: -1 },
+      { ...seal, number: "7" },
+      { ...seal, head: "a0" }
+    ]) {
+      const slot = decodeSlot(encodeSlot(3, { ...repaired, seal: wrong } as unknown as Cursor))
+      assert.deepStrictEqual(slot, { ...repaired, generation: 3 })
+    }
   })
 })
