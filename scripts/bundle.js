@@ -40,6 +40,9 @@ const bundles = await Promise.all([
   bundle({
     // not dist: what is bundled already would be bundled again
     entryPoints: ["src/cli/effectCli.ts", "src/cli/platformNode.ts", "src/cli/platformServer.ts"],
+    minify: true,
+    // names of classes are those of errors and tags
+    keepNames: true,
     external: ["effect", "@effect/platform"]
   }),
   bundle({
@@ -47,7 +50,6 @@ const bundles = await Promise.all([
     chunkNames: "alone-[hash]",
     splitting: true,
     minify: true,
-    // names of classes are those of errors and tags
     keepNames: true,
     // native, or of the user's: what loads them is not called by this file
     external: ["fs-native-extensions", "@effect/sql-mysql2", "@effect/sql-libsql"]
