@@ -372,7 +372,7 @@ const installedIn = (folder: string) => {
 
 test.for([
   { name: "newest", versions: undefined },
-  { name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }
+  ...(isLong ? [{ name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }] : [])
 ])(
   "a program without @effect/platform-node, with the $name packages: all commands work",
   { timeout: 600_000 },
