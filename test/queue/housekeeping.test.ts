@@ -3,37 +3,41 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Logger, LogLevel } from "effect"
 import { setTimeout as sleep } from "node:timers/promises"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
-import type { Disk } from "../../src/services/Disk.js"
+import * as deadLetters from "../../src/internal/queue/deadLetters.js"
+import type { Disk, DiskError } from "../../src/services/Disk.js"
 import * as q from "../support/queue.js"
 
 const LETTERS = "/audit/dead-letter.ndjson"
 const COUNT = 1500
 
 /** A directory of an earlier version: many letters, more than a megabyte, all discarded and none erased. */
-const withDecidedLetters = Effect.gen(function* () {
-  const memory = MemoryDisk.make()
-  const disk = memory.startProcess()
-  yield* q.withQueue(disk, {}, (queue) =>
-    Effect.gen(function* () {
-      yield* Effect.forEach(q.idsOf("secret-", COUNT), (id) => q.append(queue, id, 600), {
-        concurrency: "unbounded",
-        discard: true
+const withLetters = (count: number) =>
+  Effect.gen(function* () {
+    const memory = MemoryDisk.make()
+    const disk = memory.startProcess()
+    yield* q.withQueue(disk, {}, (queue) =>
+      Effect.gen(function* () {
+        yield* Effect.forEach(q.idsOf("secret-", count), (id) => q.append(queue, id, 600), {
+          concurrency: "unbounded",
+          discard: true
+        })
+        yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
       })
-      yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
-    })
-  )
-  const ids = (yield* q.letters(disk)).map(({ id }) => id)
-  const decisions = ids.map((id) =>
-    JSON.stringify({ type: "discarded", id, at: "2026-01-01T00:00:00.000Z", by: "li" })
-  )
-  yield* Effect.scoped(
-    Effect.flatMap(disk.open(LETTERS, "append"), (file) =>
-      file.append(Buffer.from(`\n${decisions.join("\n")}\n`))
     )
-  )
-  assert.isAbove((yield* disk.info(LETTERS))!.size, 1 << 20)
-  return { memory, disk }
-})
+    const ids = (yield* q.letters(disk)).map(({ id }) => id)
+    const decisions = ids.map((id) =>
+      JSON.stringify({ type: "discarded", id, at: "2026-01-01T00:00:00.000Z", by: "li" })
+    )
+    yield* Effect.scoped(
+      Effect.flatMap(disk.open(LETTERS, "append"), (file) =>
+        file.append(Buffer.from(`\n${decisions.join("\n")}\n`))
+      )
+    )
+    assert.isAbove((yield* disk.info(LETTERS))!.size, 1 << 20)
+    return { memory, disk }
+  })
+
+const withDecidedLetters = withLetters(COUNT)
 
 const isClean = (disk: Disk["Type"]) =>
   Effect.map(q.textOf(disk, LETTERS), (text) => !text.includes("secret-") && text.length < 200 * COUNT)
@@ -96,6 +100,36 @@ describe("a start with many decided letters", () => {
       )
     })
   )
+
+  for (const torn of [0, 1])
+    it.live(`no step of it reads much more than a megabyte, with ${torn} torn ends`, () =>
+      Effect.gen(function* () {
+        const { disk, memory } = yield* withLetters(5000)
+        const head = { id: "9000:0", segment: 9000, offset: 0, sequence: 9000, length: 3, class: "torn" }
+        const end = { type: "letter", ...head, reason: "torn", at: "2026-01-01T00:00:00.000Z", line: '{"a' }
+        yield* Effect.scoped(
+          Effect.flatMap(disk.open(LETTERS, "append"), (file) =>
+            file.append(Buffer.from(torn === 0 ? "\n" : `${JSON.stringify(end)}\n`))
+          )
+        )
+        let [reads, most] = [0, 0]
+        memory.inject(({ operation }) => {
+          if (operation === "readAt") reads++
+          return undefined
+        })
+        const letters = yield* deadLetters.make(disk, "/audit", (write) => write)
+        assert.strictEqual(letters.counts().torn, torn)
+        const guarded = <A>(step: Effect.Effect<A, DiskError>) =>
+          Effect.zipRight(
+            Effect.sync(() => (reads = 0)),
+            Effect.tap(step, () => Effect.sync(() => (most = Math.max(most, reads))))
+          )
+        yield* letters.tidy(guarded, guarded)
+        assert.notInclude(yield* q.textOf(disk, LETTERS), "secret-")
+        // of 256 KiB each
+        assert.isAtMost(most, 6)
+      })
+    )
 
   it.live("is closed meanwhile, and the next one goes on", () =>
     Effect.gen(function* () {

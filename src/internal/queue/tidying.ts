@@ -16,8 +16,9 @@ interface Letters {
   readonly register: Register
 }
 
-/** so many letters are ended at a time */
+/** so many letters are ended at a time, and so much of the file is looked at before others have their turn */
 const PAGE = 1024
+const SCAN_BYTES = 1 << 20
 
 /** Ends letters, which may have entries that are not among these. */
 export const end = ({ file, register }: Letters, fate: Fate, entries: ReadonlyArray<Entry>, by?: string) =>
@@ -82,8 +83,11 @@ const isReplaceable = ({ isNothingOpen, isSpent, unreadable }: Register) =>
 /** A torn end that nobody has discarded goes with the last letter: it would keep the file from being replaced. */
 const endTorn = (letters: Letters, guarded: Guarded) =>
   Effect.gen(function* () {
+    const { register } = letters
+    if (register.counts().torn === 0) return
     const selection = {
       limit: PAGE,
+      scanBytes: SCAN_BYTES,
       torn: true,
       select: ({ class: cls }: { class: string }) => cls === "torn"
     }
