@@ -3,7 +3,7 @@
  * attack at a time, on each database.
  */
 import { createClient } from "@libsql/client"
-import { Effect, Either, type Scope } from "effect"
+import { Effect, Schema, type Scope } from "effect"
 import { randomBytes } from "node:crypto"
 import * as fs from "node:fs"
 import * as os from "node:os"
@@ -13,24 +13,15 @@ import { createConnection } from "mysql2/promise"
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { openSource as openMysql } from "../../src/cli/mysqlSource.js"
 import { openSource as openSqliteSource } from "../../src/cli/sqliteSource.js"
-import { verifyingKey } from "../../src/internal/proof/keys.js"
-import {
-  anchorsIn,
-  type Finding,
-  type Options,
-  type Source,
-  verify
-} from "../../src/internal/proof/verify.js"
+import { anchorsIn, type Finding, type Options, type Source } from "../../src/internal/proof/verify.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import * as SqliteUploader from "../../src/layers/SqliteUploader.js"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import type { Disk } from "../../src/services/Disk.js"
-import { Schema } from "effect"
 import { effectAudit } from "../support/cli.js"
 import { freshDatabase, type TestDatabase } from "../support/database.js"
 import { connectionOptions } from "../support/mysql.js"
-import * as NodeDisk from "../../src/layers/NodeDisk.js"
 import {
   type Event,
   type Hand,
@@ -42,6 +33,7 @@ import {
   noticeBytes,
   Sealer
 } from "../support/seals.js"
+import { verified } from "../support/proven.js"
 import { onEachServer } from "../support/servers.js"
 
 class Measure extends AuditEvent.Class<Measure>()("measure", {
@@ -142,20 +134,10 @@ const migrations = new Map<Place, () => Promise<void>>()
 
 const prove = (scene: Pick<Scene, "open" | "key">, options: Partial<Options> = {}) =>
   Effect.runPromise(
-    Effect.gen(function* () {
-      const findings: Array<Finding> = []
-      const summary = yield* verify(yield* scene.open, {
-        key: Either.getOrThrow(verifyingKey(scene.key.publicPem)),
-        anchors: [],
-        isExclusive: false,
-        tables: {},
-        report: (finding) => Effect.sync(() => void findings.push(finding)),
-        progress: () => Effect.void,
-        ...options
-      })
+    Effect.map(verified(scene.open, scene.key.publicPem, options), ({ findings, summary }) => {
       expect(summary.findings).toBe(findings.length)
       return { findings, summary, kinds: findings.map(({ kind }) => kind).sort() }
-    }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
+    })
   )
 
 interface Attack {

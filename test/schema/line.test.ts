@@ -6,6 +6,7 @@ import * as AuditEvent from "../../src/schema/AuditEvent.js"
 import { compile, makeDecoder, sqlDateTime, type SqlValue } from "../../src/schema/Line.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
+import { Maybe } from "../support/kinds.js"
 
 const runs = process.env.AUDIT_LONG === "1" ? 20_000 : 400
 const ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -26,24 +27,6 @@ class Odd extends AuditEvent.Class<Odd>()("odd", {
     branded: Schema.String.pipe(Schema.minLength(2), Schema.brand("Branded")),
     bounded: Schema.Number.pipe(Schema.between(-5, 5)),
     isSo: Schema.Boolean
-  }
-}) {}
-
-class Maybe extends AuditEvent.Class<Maybe>()("maybe", {
-  table: "maybe",
-  fields: {
-    optional: Schema.optional(Schema.String),
-    exact: Schema.optionalWith(Schema.Number, { exact: true }),
-    defaulted: Schema.optionalWith(Schema.Number, { default: () => 7 }),
-    defaultedOrNull: Schema.optionalWith(Schema.NullOr(Schema.Number), { default: () => 7 }),
-    nullable: Schema.optionalWith(Schema.Boolean, { nullable: true, default: () => true }),
-    asOption: Schema.optionalWith(Schema.String, { as: "Option" }),
-    option: Schema.OptionFromNullOr(Schema.Int),
-    text: AuditEvent.text("none"),
-    nonEmpty: AuditEvent.nonEmptyText("nobody"),
-    required: AuditEvent.requiredText("old"),
-    whole: AuditEvent.optional(Schema.Int),
-    when: AuditEvent.optional(Schema.Date)
   }
 }) {}
 

@@ -7,6 +7,7 @@ import { compile, type SqlValue } from "../../src/schema/Line.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { isScalarField, type Raw, restoring } from "../../src/schema/Row.js"
 import { UseLog } from "../../src/schema/UseLog.js"
+import { Maybe } from "../support/kinds.js"
 
 const runs = process.env.AUDIT_LONG === "1" ? 20_000 : 400
 const ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -32,24 +33,6 @@ class Rich extends AuditEvent.Class<Rich>()("rich", {
     isSo: Schema.Boolean,
     isSoOrNull: Schema.NullOr(Schema.Boolean),
     template: Schema.TemplateLiteral("id-", Schema.Number)
-  }
-}) {}
-
-class Maybe extends AuditEvent.Class<Maybe>()("maybe", {
-  table: "maybe",
-  fields: {
-    optional: Schema.optional(Schema.String),
-    exact: Schema.optionalWith(Schema.Number, { exact: true }),
-    defaulted: Schema.optionalWith(Schema.Number, { default: () => 7 }),
-    defaultedOrNull: Schema.optionalWith(Schema.NullOr(Schema.Number), { default: () => 7 }),
-    nullable: Schema.optionalWith(Schema.Boolean, { nullable: true, default: () => true }),
-    asOption: Schema.optionalWith(Schema.String, { as: "Option" }),
-    option: Schema.OptionFromNullOr(Schema.Int),
-    text: AuditEvent.text("none"),
-    nonEmpty: AuditEvent.nonEmptyText("nobody"),
-    required: AuditEvent.requiredText("old"),
-    whole: AuditEvent.optional(Schema.Int),
-    when: AuditEvent.optional(Schema.Date)
   }
 }) {}
 

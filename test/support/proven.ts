@@ -45,23 +45,35 @@ export type MakeProven = (
   kinds?: ReadonlyArray<AuditEvent.Any>
 ) => Effect.Effect<ProvenDatabase, never, Scope.Scope>
 
-/** Proves what a database shows. */
+/** Proves what a database shows: what was found, and what the verifier says in the end. */
+export const verified = (
+  open: Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>,
+  publicPem: string,
+  options: Partial<Options> = {}
+) =>
+  Effect.gen(function* () {
+    const findings: Array<Finding> = []
+    const summary = yield* verify(yield* open, {
+      key: Either.getOrThrow(verifyingKey(publicPem)),
+      anchors: [],
+      isExclusive: false,
+      tables: {},
+      report: (finding) => Effect.sync(() => void findings.push(finding)),
+      progress: () => Effect.void,
+      ...options
+    })
+    return { findings, summary }
+  }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
+
+/** The same of one database. */
 export const proving =
   (open: Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>, publicPem: string) =>
   (options: Partial<Options> = {}) =>
-    Effect.gen(function* () {
-      const findings: Array<Finding> = []
-      const summary = yield* verify(yield* open, {
-        key: Either.getOrThrow(verifyingKey(publicPem)),
-        anchors: [],
-        isExclusive: false,
-        tables: {},
-        report: (finding) => Effect.sync(() => void findings.push(finding)),
-        progress: () => Effect.void,
-        ...options
-      })
-      return { ...summary, findings, chains: summary.chains.map(({ chain }) => chain) }
-    }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
+    Effect.map(verified(open, publicPem, options), ({ findings, summary }) => ({
+      ...summary,
+      findings,
+      chains: summary.chains.map(({ chain }) => chain)
+    }))
 
 const mysql =
   (rootUrl: string): MakeProven =>

@@ -11,7 +11,7 @@ import type { StoredEvent } from "../../schema/Line.js"
 import { idOf, isBefore, type Place, type Position } from "../../schema/Position.js"
 import type { Batch, QueueFile, Refusal } from "../../services/QueueFile.js"
 import type { Head, Seal, Sealing } from "../../services/Sealing.js"
-import type { Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
+import type { Rejection, Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
 import { Concatenation } from "../lazySequence.js"
 import * as metrics from "../metrics.js"
 import { monotonicMillis } from "../monotonic.js"
@@ -155,6 +155,12 @@ class Delivery {
     this.underWay = this.underWay.filter((other) => other !== mine)
   }
 
+  /** An upload has failed. The next try has more batches, if that is what the uploader wants. */
+  failed(error: UploadError): Effect.Effect<never, UploadError> {
+    this.factor = error.wantsMore === true ? Math.min(this.factor + 1, MOST_BATCHES) : 1
+    return Effect.fail(error)
+  }
+
   /** An upload has taken too long. A smaller one may have enough time. */
   expire(mine: UnderWay): void {
     this.end(mine)
@@ -294,9 +300,7 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
   for (const group of groups) {
     const { definition } = group
     const { kind } = definition
-    const known = delivery.outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
-    for (const outcome of known) refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
-    const open = known.length === 0 ? group : withoutKnown(group, batch, known)
+    const open = withoutOutcomes(delivery, group, batch, refused)
     const { places } = open
     if (places.length > 0) {
       const made = open === group ? group.upload : undefined
@@ -313,27 +317,43 @@ const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups,
           },
           onFailure: (cause) => {
             delivery.end(underWay)
-            const error = failureOf(cause)
-            delivery.factor = error.wantsMore === true ? Math.min(delivery.factor + 1, MOST_BATCHES) : 1
-            return Effect.fail(error)
+            return delivery.failed(failureOf(cause))
           }
         }
       )
       seconds.push(Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9)
       rows += places.length
-      const recordOf = (index: number) => batch.records.at(places.at(index)!)!
-      const mine = rejected.map(({ code, index, reason }): Refusal => {
-        return { record: recordOf(index), class: "rejected", kind, code, reason }
-      })
-      const outcome: Outcome = { kind, first: recordOf(0), last: recordOf(-1), refused: mine }
-      delivery.outcomes = [...delivery.outcomes, outcome]
-      refused.push(...mine)
+      refused.push(...learn(delivery, batch, open, rejected))
     }
   }
   delivery.adapt(batch.records.length, rows, Num.sumAll(seconds))
   const settled: Settled = { batch, refused, seconds }
   return settled
 })
+
+/** What of a group is still to be sent; what earlier tries have learnt of the rest goes among the refused. */
+const withoutOutcomes = (delivery: Delivery, group: Group, batch: Batch, refused: Array<Refusal>): Events => {
+  const { kind } = group.definition
+  const known = delivery.outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
+  for (const outcome of known) refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
+  return known.length === 0 ? group : withoutKnown(group, batch, known)
+}
+
+/** Keeps what became of events, in case that their batch is sent again; those that were refused. */
+const learn = (
+  delivery: Delivery,
+  batch: Batch,
+  { definition: { kind }, places }: Events,
+  rejected: ReadonlyArray<Rejection>
+): ReadonlyArray<Refusal> => {
+  const recordOf = (index: number) => batch.records.at(places.at(index)!)!
+  const refused = rejected.map(({ code, index, reason }): Refusal => {
+    return { record: recordOf(index), class: "rejected", kind, code, reason }
+  })
+  const outcome: Outcome = { kind, first: recordOf(0), last: recordOf(-1), refused }
+  delivery.outcomes = [...delivery.outcomes, outcome]
+  return refused
+}
 
 /** Sends all kinds of a batch together, with the seal of what becomes of them. */
 const uploadSealed = Effect.fnUntraced(function* (
@@ -348,9 +368,7 @@ const uploadSealed = Effect.fnUntraced(function* (
   const open: Array<Events> = []
   for (const group of groups) {
     const { kind } = group.definition
-    const known = delivery.outcomes.filter((outcome) => outcome.kind === kind && reaches(outcome, batch))
-    for (const outcome of known) refused.push(...outcome.refused.filter(({ record }) => isOf(record, batch)))
-    const rest = known.length === 0 ? group : withoutKnown(group, batch, known)
+    const rest = withoutOutcomes(delivery, group, batch, refused)
     const fates = rest.events.map(({ eventId }, index) =>
       sealer.fateOf(eventId, recordAt(rest.places[index]!))
     )
@@ -396,27 +414,11 @@ const uploadSealed = Effect.fnUntraced(function* (
     onFailure: (cause) => {
       delivery.end(underWay)
       sealer.doubt()
-      const error = failureOf(cause)
-      delivery.factor = error.wantsMore === true ? Math.min(delivery.factor + 1, MOST_BATCHES) : 1
-      return Effect.fail(error)
+      return delivery.failed(failureOf(cause))
     }
   }).pipe(Effect.onInterrupt(() => Effect.sync(() => sealer.doubt())))
   const seconds = [Number(instruments.clock.unsafeCurrentTimeNanos() - startedAt) / 1e9]
-  results.forEach(({ rejected }, at) => {
-    const { definition, places } = open[at]!
-    const { kind } = definition
-    const mine = rejected.map(({ code, index, reason }): Refusal => {
-      return { record: recordAt(places[index]!), class: "rejected", kind, code, reason }
-    })
-    const outcome: Outcome = {
-      kind,
-      first: recordAt(places[0]!),
-      last: recordAt(places.at(-1)!),
-      refused: mine
-    }
-    delivery.outcomes = [...delivery.outcomes, outcome]
-    refused.push(...mine)
-  })
+  results.forEach(({ rejected }, at) => refused.push(...learn(delivery, batch, open[at]!, rejected)))
   delivery.adapt(batch.records.length, rows, Num.sumAll(seconds))
   const settled: Settled = { batch, refused, seconds, seal: sealer.head }
   return settled

@@ -47,6 +47,9 @@ export const u64 = (value: number): Buffer => {
   return bytes
 }
 
+/** As identifiers and heads are shown. */
+export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
+
 /** The SHA-256 of the parts of a domain. */
 export const digest = (domain: string, parts: ReadonlyArray<Part>): Buffer => {
   const size = framedSize(domain, parts)

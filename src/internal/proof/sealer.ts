@@ -15,7 +15,7 @@ import { UploadError } from "../../schema/Errors.js"
 import { textOf } from "../../schema/EventId.js"
 import { isBefore, type Place, placeOf } from "../../schema/Position.js"
 import type { Head, Manifest, Seal, Sealing, Stored } from "../../services/Sealing.js"
-import { NO_HEAD } from "./bytes.js"
+import { hex, NO_HEAD } from "./bytes.js"
 import type { SealingKey, VerifyingKey } from "./keys.js"
 import { decodeNotices, encodeNotices, type Notice } from "./notices.js"
 import { decodeEntries, encodeEntries, type Entry, seal, wrongIn } from "./seal.js"
@@ -43,8 +43,6 @@ export interface Fate {
   /** why it was refused; undefined where it was stored */
   readonly code: string | undefined
 }
-
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
 
 export class Sealer {
   /** whether the database shows the chain as it was left, and nothing has gone wrong since */

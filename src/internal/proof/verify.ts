@@ -6,7 +6,7 @@
  */
 import { Effect } from "effect"
 import { textOf } from "../../schema/EventId.js"
-import { NO_HEAD } from "./bytes.js"
+import { hex, NO_HEAD } from "./bytes.js"
 import type { VerifyingKey } from "./keys.js"
 import { decodeNotices, type Head, type Notice } from "./notices.js"
 import { erasableHash, leafOf, type Manifest, type RowContent, SALT_BYTES } from "./row.js"
@@ -189,7 +189,6 @@ class Proof<E> {
   }
 }
 
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
 const nameOf = (chain: string, number: number): string => `seal ${chain}:${number}`
 
 // --------------------------------------------------------------------------------------------------- chains

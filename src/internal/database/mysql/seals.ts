@@ -4,7 +4,18 @@ import { Effect, Schema } from "effect"
 import { SEAL_TABLE, PROOF_COLUMN, type Seal } from "../../proof/seal.js"
 import type { Head, Manifest } from "../../../services/Sealing.js"
 import type { ShownRow, Source } from "../../proof/verify.js"
+import { hex } from "../../proof/bytes.js"
 import { numberText } from "../provable.js"
+import {
+  fittingRows,
+  fittingSeals,
+  lackOf,
+  MOST_IDS_OF_TABLE,
+  MOST_SEALS,
+  NONE_PROVEN,
+  sealParameters,
+  whereIn
+} from "../proving.js"
 import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import type { Session } from "./connection.js"
 import { type Columns, columnsOf, quote } from "./table.js"
@@ -42,10 +53,7 @@ const INTO = `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(([name]) => q
 
 /** Writes a seal. */
 export const insertSeal = (session: Session, seal: Seal): Effect.Effect<unknown, SqlError> =>
-  session.query(INTO, [
-    ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
-    ...[seal.head, seal.keyId, seal.sig]
-  ])
+  session.query(INTO, sealParameters(seal))
 
 const Bytes = Schema.Uint8ArrayFromSelf
 
@@ -85,13 +93,6 @@ export const selectHeads = (session: Session): Effect.Effect<ReadonlyArray<Head>
     (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
   )
 
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
-
-/** bytes of an answer, of which the driver keeps a multiple */
-const ANSWER_BYTES = 8 * 1024 * 1024
-const MOST_SEALS = 200
-const MOST_IDS_OF_TABLE = 10_000
-
 const Size = Schema.Struct({ size: Schema.NullOr(Schema.Union(Schema.Number, Schema.NumberFromString)) })
 
 /** What there is to prove; the session shows one snapshot. */
@@ -111,11 +112,7 @@ export const sourceOf = (session: Session): Source<SqlError> => {
         Schema.Struct({ chain: Bytes, seals: Schema.Number }),
         `SELECT \`chain\`, COUNT(*) AS seals FROM ${quote(SEAL_TABLE)} GROUP BY \`chain\` ORDER BY MIN(\`at\`), \`chain\``
       )
-      .pipe(
-        Effect.map((rows) =>
-          rows.map(({ chain, seals }) => ({ chain: Buffer.from(chain).toString("hex"), seals }))
-        )
-      ),
+      .pipe(Effect.map((rows) => rows.map(({ chain, seals }) => ({ chain: hex(chain), seals })))),
     seals: (chain, from) =>
       Effect.gen(function* () {
         const id = Buffer.from(chain, "hex")
@@ -126,11 +123,8 @@ export const sourceOf = (session: Session): Source<SqlError> => {
           [id, from]
         )
         if (sizes.length === 0) return []
-        let count = 0
-        let total = 0
-        while (count < sizes.length && (count === 0 || total < ANSWER_BYTES))
-          total += sizes[count++]!.size ?? 0
-        return yield* selectSeals(session, `AND \`number\` >= ? ORDER BY \`number\` LIMIT ${count}`, [
+        const limit = fittingSeals(sizes)
+        return yield* selectSeals(session, `AND \`number\` >= ? ORDER BY \`number\` LIMIT ${limit}`, [
           id,
           from
         ])
@@ -141,29 +135,25 @@ export const sourceOf = (session: Session): Source<SqlError> => {
         ([seal]) => seal
       ),
     lacks: (manifest) =>
-      Effect.map(columnsIn(manifest.table), (present) => {
-        if (present.size === 0) return "the table is gone, or the account may not read it"
-        const missing = [EVENT_ID, EVENT_TIME, PROOF_COLUMN, ...manifest.columns].filter(
-          (name) => !present.has(name.toLowerCase())
-        )
-        return missing.length === 0 ? undefined : `it has no column ${missing.join(", ")} any more`
-      }),
+      Effect.map(columnsIn(manifest.table), (present) =>
+        lackOf(manifest, present, "the table is gone, or the account may not read it")
+      ),
     rows: (manifest, eventIds) =>
       Effect.gen(function* () {
         const present = yield* columnsIn(manifest.table)
         const large = manifest.columns.filter((name) =>
           /^(?:medium|long)/.test(present.get(name.toLowerCase())?.type ?? "")
         )
-        let ids = eventIds.length
-        while (ids > 1 && large.length > 0) {
-          const sizes = large.map((name) => `COALESCE(LENGTH(${quote(name)}), 0)`).join(" + ")
-          const [found] = yield* session.select(
-            Size,
-            `SELECT SUM(${sizes}) AS size FROM ${quote(manifest.table)} WHERE ${whereIn(eventIds, ids)}`
+        const sizes = large.map((name) => `COALESCE(LENGTH(${quote(name)}), 0)`).join(" + ")
+        const sizeOf = (count: number) =>
+          Effect.map(
+            session.select(
+              Size,
+              `SELECT SUM(${sizes}) AS size FROM ${quote(manifest.table)} WHERE ${whereIn(eventIds, count)}`
+            ),
+            ([found]) => found?.size ?? 0
           )
-          if ((found?.size ?? 0) <= ANSWER_BYTES) break
-          ids = ids >>> 1
-        }
+        const ids = sizes === "" ? eventIds.length : yield* fittingRows(eventIds.length, sizeOf)
         return { ids, rows: yield* selectRows(session, manifest, present, whereIn(eventIds, ids)) }
       }),
     tables: Effect.map(
@@ -179,14 +169,14 @@ export const sourceOf = (session: Session): Source<SqlError> => {
     count: (table) =>
       Effect.flatMap(columnsIn(table), (present) => {
         // a table that a seal names may be gone
-        if (!present.has(PROOF_COLUMN)) return Effect.succeed({ proven: 0, nameless: 0, bare: 0 })
+        if (!present.has(PROOF_COLUMN)) return Effect.succeed(NONE_PROVEN)
         return Effect.map(
           session.select(
             Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
             `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN ${EVENT_ID} IS NULL THEN ${PROOF_COLUMN} END) AS nameless, ` +
               `COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
           ),
-          ([counts]) => counts ?? { proven: 0, nameless: 0, bare: 0 }
+          ([counts]) => counts ?? NONE_PROVEN
         )
       }),
     provenIds: (table, after) =>
@@ -201,12 +191,6 @@ export const sourceOf = (session: Session): Source<SqlError> => {
       )
   }
 }
-
-const whereIn = (eventIds: ReadonlyArray<Uint8Array>, count: number): string =>
-  `${EVENT_ID} IN (${eventIds
-    .slice(0, count)
-    .map((id) => `x'${Buffer.from(id).toString("hex")}'`)
-    .join(",")})`
 
 const ShownColumns = Schema.Struct(
   { id: Bytes, time: Schema.NullOr(Schema.String), proof: Schema.NullOr(Bytes) },

@@ -4,8 +4,19 @@ import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
 import { textOf as idText } from "../../../schema/EventId.js"
 import type { Head, Manifest } from "../../../services/Sealing.js"
+import { hex } from "../../proof/bytes.js"
 import { PROOF_COLUMN, type Seal, SEAL_TABLE } from "../../proof/seal.js"
 import { MOST_IDS, type ShownRow, type Source } from "../../proof/verify.js"
+import {
+  fittingRows,
+  fittingSeals,
+  lackOf,
+  MOST_IDS_OF_TABLE,
+  MOST_SEALS,
+  NONE_PROVEN,
+  sealParameters,
+  whereIn
+} from "../proving.js"
 import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import { quote } from "./connection.js"
 import { textOf } from "./provable.js"
@@ -31,10 +42,7 @@ const SEAL_COLUMNS = ["chain", "number", "at", "until", "prev", "entries", "noti
 export const insertSeal = (connection: Connection, seal: Seal): Effect.Effect<unknown, SqlError> =>
   connection.executeRaw(
     `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(quote).join(", ")}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-    [
-      ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
-      ...[seal.head, seal.keyId, seal.sig]
-    ]
+    sealParameters(seal)
   )
 
 /** libsql hands out bytes as an ArrayBuffer; anything else than bytes is none of ours, and no bytes stand for it. */
@@ -75,8 +83,6 @@ export const selectHeads = (connection: Connection): Effect.Effect<ReadonlyArray
     (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
   )
 
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
-
 /** Which of the ids are in the table, as texts. */
 export const presentIds = (
   connection: Connection,
@@ -96,11 +102,6 @@ export const presentIds = (
     }
     return present
   })
-
-/** bytes of an answer */
-const ANSWER_BYTES = 8 * 1024 * 1024
-const MOST_SEALS = 200
-const MOST_IDS_OF_TABLE = 10_000
 
 const select = <Row, I>(
   connection: Connection,
@@ -143,7 +144,7 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
       Schema.Struct({ chain: Bytes, seals: Schema.Number }),
       `SELECT "chain", COUNT(*) AS seals FROM ${quote(SEAL_TABLE)} GROUP BY "chain" ORDER BY MIN("at"), "chain"`
     ),
-    (rows) => rows.map(({ chain, seals }) => ({ chain: Buffer.from(chain).toString("hex"), seals }))
+    (rows) => rows.map(({ chain, seals }) => ({ chain: hex(chain), seals }))
   ),
   seals: (chain, from) =>
     Effect.gen(function* () {
@@ -156,10 +157,8 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
         [id, from]
       )
       if (sizes.length === 0) return []
-      let count = 0
-      let total = 0
-      while (count < sizes.length && (count === 0 || total < ANSWER_BYTES)) total += sizes[count++]!.size ?? 0
-      return yield* selectSeals(connection, `AND "number" >= ? ORDER BY "number" LIMIT ${count}`, [id, from])
+      const limit = fittingSeals(sizes)
+      return yield* selectSeals(connection, `AND "number" >= ? ORDER BY "number" LIMIT ${limit}`, [id, from])
     }),
   seal: (chain, number) =>
     Effect.map(
@@ -167,28 +166,24 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
       ([seal]) => seal
     ),
   lacks: (manifest) =>
-    Effect.map(columnsOf(connection, manifest.table), (present) => {
-      if (present.size === 0) return "the table is gone"
-      const missing = [EVENT_ID, EVENT_TIME, PROOF_COLUMN, ...manifest.columns].filter(
-        (name) => !present.has(name.toLowerCase())
-      )
-      return missing.length === 0 ? undefined : `it has no column ${missing.join(", ")} any more`
-    }),
+    Effect.map(columnsOf(connection, manifest.table), (present) =>
+      lackOf(manifest, present, "the table is gone")
+    ),
   rows: (manifest, eventIds) =>
     Effect.gen(function* () {
-      let ids = eventIds.length
       const sizes = manifest.columns
         .map((name) => `COALESCE(LENGTH(CAST(${quote(name)} AS BLOB)), 0)`)
         .join(" + ")
-      while (ids > 1 && sizes !== "") {
-        const [found] = yield* select(
-          connection,
-          Schema.Struct({ size: Schema.NullOr(Schema.Number) }),
-          `SELECT SUM(${sizes}) AS size FROM ${quote(manifest.table)} WHERE ${whereIn(eventIds, ids)}`
+      const sizeOf = (count: number) =>
+        Effect.map(
+          select(
+            connection,
+            Schema.Struct({ size: Schema.NullOr(Schema.Number) }),
+            `SELECT SUM(${sizes}) AS size FROM ${quote(manifest.table)} WHERE ${whereIn(eventIds, count)}`
+          ),
+          ([found]) => found?.size ?? 0
         )
-        if ((found?.size ?? 0) <= ANSWER_BYTES) break
-        ids = ids >>> 1
-      }
+      const ids = sizes === "" ? eventIds.length : yield* fittingRows(eventIds.length, sizeOf)
       return { ids, rows: yield* selectRows(connection, manifest, whereIn(eventIds, ids)) }
     }),
   tables: Effect.map(
@@ -204,7 +199,7 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
   count: (table) =>
     Effect.flatMap(columnsOf(connection, table), (present) => {
       // a table that a seal names may be gone
-      if (!present.has(PROOF_COLUMN)) return Effect.succeed({ proven: 0, nameless: 0, bare: 0 })
+      if (!present.has(PROOF_COLUMN)) return Effect.succeed(NONE_PROVEN)
       return Effect.map(
         select(
           connection,
@@ -212,7 +207,7 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
           `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN typeof(${EVENT_ID}) <> 'blob' THEN ${PROOF_COLUMN} END) ` +
             `AS nameless, COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
         ),
-        ([counts]) => counts ?? { proven: 0, nameless: 0, bare: 0 }
+        ([counts]) => counts ?? NONE_PROVEN
       )
     }),
   provenIds: (table, after) =>
@@ -227,12 +222,6 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
       (rows) => rows.map(({ id }) => id)
     )
 })
-
-const whereIn = (eventIds: ReadonlyArray<Uint8Array>, count: number): string =>
-  `${EVENT_ID} IN (${eventIds
-    .slice(0, count)
-    .map((id) => `x'${Buffer.from(id).toString("hex")}'`)
-    .join(",")})`
 
 const ShownColumns = Schema.Struct(
   { id: Bytes, proof: Schema.NullOr(Schema.Unknown) },

@@ -1,0 +1,59 @@
+/** What a proof reads, in every database: how much of it at once, and what it says of a table that lacks something. */
+import { Effect } from "effect"
+import type { Manifest, Seal } from "../../services/Sealing.js"
+import { hex } from "../proof/bytes.js"
+import { PROOF_COLUMN } from "../proof/seal.js"
+import { EVENT_ID, EVENT_TIME } from "./rows.js"
+
+/** bytes of an answer, of which a driver keeps a multiple */
+const ANSWER_BYTES = 8 * 1024 * 1024
+export const MOST_SEALS = 200
+export const MOST_IDS_OF_TABLE = 10_000
+
+/** The parameters of an INSERT of a seal, in the order of its columns. */
+export const sealParameters = (seal: Seal): ReadonlyArray<Uint8Array | number | string> => [
+  ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
+  ...[seal.head, seal.keyId, seal.sig]
+]
+
+/** How many of the seals of these sizes make one answer, at least one. */
+export const fittingSeals = (sizes: ReadonlyArray<{ readonly size: number | null }>): number => {
+  let count = 0
+  let total = 0
+  while (count < sizes.length && (count === 0 || total < ANSWER_BYTES)) total += sizes[count++]!.size ?? 0
+  return count
+}
+
+/** How many of the rows make one answer, at least one; `sizeOf` asks for the bytes of the first of them. */
+export const fittingRows = <E>(
+  rows: number,
+  sizeOf: (rows: number) => Effect.Effect<number, E>
+): Effect.Effect<number, E> =>
+  Effect.gen(function* () {
+    let count = rows
+    while (count > 1 && (yield* sizeOf(count)) > ANSWER_BYTES) count = count >>> 1
+    return count
+  })
+
+/** The first of these events. */
+export const whereIn = (eventIds: ReadonlyArray<Uint8Array>, count: number): string =>
+  `${EVENT_ID} IN (${eventIds
+    .slice(0, count)
+    .map((id) => `x'${hex(id)}'`)
+    .join(",")})`
+
+/** What a table lacks, whose columns these are, in small letters; `gone` says why it may have none. */
+export const lackOf = (
+  { columns }: Manifest,
+  present: { readonly size: number; readonly has: (name: string) => boolean },
+  gone: string
+): string | undefined => {
+  if (present.size === 0) return gone
+  const missing = [EVENT_ID, EVENT_TIME, PROOF_COLUMN, ...columns].filter(
+    (name) => !present.has(name.toLowerCase())
+  )
+  return missing.length === 0 ? undefined : `it has no column ${missing.join(", ")} any more`
+}
+
+/** Of a table that has no proofs, or that a seal names and that is gone. */
+export const NONE_PROVEN = { proven: 0, nameless: 0, bare: 0 }
