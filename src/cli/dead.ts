@@ -6,6 +6,7 @@ import { summaryOf } from "../internal/database/summary.js"
 import { LETTERS, lettersIn } from "../internal/queue/directory.js"
 import { withFile } from "../internal/queue/files.js"
 import type { Letter } from "../internal/queue/letter.js"
+import { LetterSet } from "../internal/queue/letterSet.js"
 import { placeAfter } from "../internal/queue/letterPages.js"
 import { type EntryLine, scan } from "../internal/queue/letterLines.js"
 import * as requests from "../internal/queue/requests.js"
@@ -129,11 +130,11 @@ const choose = (choice: Choice, torn: boolean) =>
     }
     const names = new Set(choice.ids)
     const absent = new Set(names)
-    const chosen = new Map<Queue, ReadonlySet<string>>()
+    const chosen = new Map<Queue, LetterSet>()
     for (const queue of yield* queuesOf(choice.directory)) {
       const letters = yield* lettersOf(queue)
       const early = time === undefined ? undefined : yield* idsBefore(letters, time, torn)
-      const ids = new Set<string>()
+      const ids = new LetterSet()
       for (const { class: cls, id } of letters.waiting(torn)) {
         const name = nameOf(queue, id)
         absent.delete(name)
@@ -153,7 +154,7 @@ const choose = (choice: Choice, torn: boolean) =>
 /** The ids of the letters that were refused before a time; one whose time is damaged is not. */
 const idsBefore = (letters: deadLetterFile.DeadLetters, time: number, torn: boolean) =>
   Effect.gen(function* () {
-    const ids = new Set<string>()
+    const ids = new LetterSet()
     const select = ({ at }: Letter) => Date.parse(at) < time
     for (let from: number | undefined = 0; from !== undefined;) {
       const page: deadLetterFile.Page = yield* letters.page({ select, torn, from, limit: PAGE })
@@ -163,7 +164,7 @@ const idsBefore = (letters: deadLetterFile.DeadLetters, time: number, torn: bool
     return ids
   })
 
-const sizeOf = (chosen: ReadonlyMap<Queue, ReadonlySet<string>>) =>
+const sizeOf = (chosen: ReadonlyMap<Queue, LetterSet>) =>
   [...chosen.values()].reduce((sum, ids) => sum + ids.size, 0)
 
 // ------------------------------------------------------------------------------------------------------ look
@@ -431,9 +432,9 @@ const decide = (
   })
 
 /** Which of these letters still wait for a decision: one look at the file, in which most have ended. */
-const waitingOf = (queue: Queue, ids: ReadonlySet<string>) =>
+const waitingOf = (queue: Queue, ids: LetterSet) =>
   Effect.gen(function* () {
-    const waiting = new Set<string>()
+    const waiting = new LetterSet()
     const note = ({ entry }: EntryLine) => {
       if (entry === undefined || !ids.has(entry.id)) return
       if (entry.type === "letter") waiting.add(entry.id)
@@ -450,12 +451,13 @@ const carryOut = (
   queue: Queue,
   settings: QueueFileLayer.Options,
   action: requests.Request["action"],
-  ids: ReadonlySet<string>,
+  ids: LetterSet,
   patience: Duration.Duration
 ) =>
   Effect.gen(function* () {
     // a request that is too large is not read
-    const parts = Arr.chunksOf(ids, LETTERS_A_REQUEST)
+    const parts =
+      ids.size <= LETTERS_A_REQUEST ? [ids] : Arr.map(Arr.chunksOf(ids, LETTERS_A_REQUEST), LetterSet.of)
     const asked = yield* ask(
       queue,
       settings,
@@ -508,11 +510,7 @@ export interface Asked {
 }
 
 /** Leaves requests, and carries them out if nobody owns the queue. */
-export const ask = (
-  queue: Queue,
-  settings: QueueFileLayer.Options,
-  asked: ReadonlyArray<Omit<requests.Request, "at">>
-) =>
+export const ask = (queue: Queue, settings: QueueFileLayer.Options, asked: ReadonlyArray<requests.Asked>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
     const { directory } = queue

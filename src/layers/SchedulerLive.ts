@@ -94,8 +94,8 @@ const CLOSED = new Error("the audit log is closed")
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
-/** How long a pass waits for them, so that what is appended again goes with it: a disk may never answer. */
-const REQUESTS_WAIT = Duration.seconds(1)
+/** How long a pass waits for them, so that what a few append again goes with it: many take seconds, and a disk may never answer. */
+const REQUESTS_WAIT = Duration.millis(100)
 
 /**
  * Starts the worker; it stops, after a last drain, when the scope closes.
@@ -181,7 +181,7 @@ export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile
 interface Requests {
   /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
   readonly carryOut: Effect.Effect<void>
-  /** The same for a pass, which goes on without it after a second. */
+  /** The same for a pass, which goes on without it after {@link REQUESTS_WAIT}. */
   readonly begin: Effect.Effect<void>
   /** Stops what a pass has begun. */
   readonly stop: Effect.Effect<void>

@@ -379,7 +379,7 @@ describe("a request of another process", () => {
       worker.script.answer = options.answer ?? works
       worker.uploads.length = 0
       assert.include(yield* q.books(worker.queue), { dead: 2, waiting: 0, balanced: true })
-      const ask = (action: requests.Request["action"], letters: requests.Request["letters"] = "all") =>
+      const ask = (action: requests.Request["action"], letters: requests.Asked["letters"] = "all") =>
         Effect.zipRight(
           requests.submit(worker.disk, "/audit", { action, letters, by: "li" }),
           // each step of a decision lets others have their turn
@@ -969,6 +969,23 @@ describe("a batch", () => {
       yield* TestClock.adjust("5 seconds")
       assert.isAbove((yield* q.books(queue)).waiting, 0)
       assert.isAtLeast(looks - before, 4)
+    })
+  )
+
+  it.effect("an event waits no longer than a moment for requests that take long", () =>
+    Effect.gen(function* () {
+      const { uploads, use } = yield* start({
+        over: (queue) => ({ ...queue, carryOutRequests: Effect.never }),
+        options: { batchRecords: 1 },
+        answer: () => Effect.as(Effect.sleep(100), { rejected: [] })
+      })
+      yield* TestClock.adjust("1 second")
+      for (let event = 0; event < 30; event++) yield* use("a")
+      yield* TestClock.adjust("200 millis")
+      assert.isAtLeast(uploads.length, 1)
+      // some hundred milliseconds each second, since a pass looks for requests so often
+      yield* TestClock.adjust("4 seconds")
+      assert.strictEqual(uploads.length, 30)
     })
   )
 

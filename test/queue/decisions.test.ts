@@ -11,7 +11,7 @@ const ask = (
   disk: Disk["Type"],
   queue: q.Queue,
   action: requests.Request["action"],
-  letters: requests.Request["letters"]
+  letters: requests.Asked["letters"]
 ) => Effect.zipRight(requests.submit(disk, "/audit", { action, letters, by: "li" }), queue.carryOutRequests)
 
 /** So many letters wait for a decision. */

@@ -14,6 +14,7 @@ import { isSettled, type Cursor } from "./cursor.js"
 import { turnEventLoop } from "../turnEventLoop.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
 import type { Letter } from "./letter.js"
+import type { LetterSet } from "./letterSet.js"
 import type { Lock } from "./lock.js"
 import * as remaining from "./remains.js"
 import * as requests from "./requests.js"
@@ -57,16 +58,14 @@ type Chosen = Pick<Batch, "isOver"> & { readonly select: (letter: DeadLetter) =>
 
 const chosenBy = (select: Chosen["select"]): Chosen => ({ select, isOver: () => false })
 
-const theseOf = (letters: ReadonlyArray<string>): Chosen => {
-  const left = new Set(letters)
-  return {
-    select: ({ id }) => left.has(id),
-    isOver: (entries) => {
-      for (const { letter } of entries) left.delete(letter.id)
-      return left.size === 0
-    }
+/** Those that are left of a request: a letter that was met leaves it. */
+const theseOf = (left: LetterSet): Chosen => ({
+  select: ({ id }) => left.has(id),
+  isOver: (entries) => {
+    for (const { letter } of entries) left.delete(letter.id)
+    return left.size === 0
   }
-}
+})
 
 export interface Decisions {
   /** Appends the selected letters again; how many. */

@@ -1,5 +1,6 @@
 /** The fields of a queue's files: what each may be when it is read, since a disk may hand back other bits. */
 import { Schema } from "effect"
+import { LetterSet } from "./letterSet.js"
 
 /** A count, a number of a line, or a place in bytes: none that arithmetic would round. */
 export const Count = Schema.NonNegativeInt
@@ -12,9 +13,15 @@ export const MAX_SEQUENCE = Number.MAX_SAFE_INTEGER - 1
 export const isLetterId = (value: unknown): value is string =>
   typeof value === "string" && /^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/.test(value)
 /** Checked as a whole: there may be a hundred thousand, and a Schema for each takes ten times as long. */
-export const LetterIds = Schema.declare(
+const LetterIds = Schema.declare(
   (value): value is ReadonlyArray<string> => Array.isArray(value) && value.every(isLetterId)
 )
+/** The ids of letters, in a file an array of texts. */
+export const Letters = Schema.transform(LetterIds, Schema.instanceOf(LetterSet), {
+  strict: true,
+  decode: (ids) => LetterSet.of(ids),
+  encode: (letters) => [...letters]
+})
 
 /** A time, ISO 8601 with its zone. By its form, since V8 also reads dates with words in brackets. */
 export const isIsoTime = (value: unknown): value is string =>

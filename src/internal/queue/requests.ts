@@ -8,19 +8,25 @@ import { Either } from "../../schema/Effect3.js"
 import { visible } from "../../schema/Visible.js"
 import { WRONG_TYPE, type Disk, type DiskError } from "../../services/Disk.js"
 import { monotonicMillis } from "../monotonic.js"
-import { IsoTime, LetterIds } from "./fields.js"
+import { IsoTime, Letters } from "./fields.js"
 import { isAbsent, readText, replace, TOO_LARGE } from "./files.js"
+import { LetterSet } from "./letterSet.js"
 import { CLOSED, type Lock } from "./lock.js"
 
 /** A request: `letters` are their ids, or `all` that wait for a decision. */
 export const Request = Schema.Struct({
   action: Schema.Literal("retry", "discard"),
-  letters: Schema.Union(Schema.Literal("all"), LetterIds),
+  letters: Schema.Union(Schema.Literal("all"), Letters),
   /** who asks, for the record */
   by: Schema.String,
   at: IsoTime
 })
 export type Request = typeof Request.Type
+
+/** A request as it is made. */
+export interface Asked extends Omit<Request, "at" | "letters"> {
+  readonly letters: "all" | Iterable<string>
+}
 
 const MiB = 1024 * 1024
 /** four times what the command writes at most: 100,000 ids of up to 33 letters */
@@ -36,18 +42,15 @@ const RequestFile = Schema.parseJson(Request)
 export const directoryOf = (queue: string) => `${queue}/requests`
 
 /** Leaves a request for the owner; the path of its file, which is gone once it is carried out. */
-export const submit = (
-  disk: Disk["Type"],
-  queue: string,
-  request: Omit<Request, "at">
-): Effect.Effect<string, DiskError> =>
+export const submit = (disk: Disk["Type"], queue: string, request: Asked): Effect.Effect<string, DiskError> =>
   Effect.gen(function* () {
     const directory = directoryOf(queue)
     yield* disk.makeDirectory(directory)
     const now = yield* Clock.currentTimeMillis
     const number = numberAfter(yield* disk.list(directory), now)
     const file = `${directory}/${String(number).padStart(14, "0")}-${randomUUID()}.json`
-    const text = Schema.encodeSync(RequestFile)({ ...request, at: new Date(now).toISOString() })
+    const letters = request.letters === "all" ? ("all" as const) : LetterSet.of(request.letters)
+    const text = Schema.encodeSync(RequestFile)({ ...request, letters, at: new Date(now).toISOString() })
     yield* replace(disk, directory, file, text)
     return file
   })
