@@ -1,0 +1,38 @@
+/** What `serve` costs: it looks at the queue for a tenth of the time at most. */
+import { it } from "@effect/vitest"
+import { Effect, Option, TestClock } from "effect"
+import { assert } from "vitest"
+import { makeMonitor } from "../../src/cli/monitor.js"
+import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
+import { Disk } from "../../src/services/Disk.js"
+import { openQueue } from "../support/queue.js"
+
+/** How often a queue is looked at in a minute if each look takes so long. */
+const looks = (took: string & `${number} millis`) =>
+  Effect.gen(function* () {
+    const disk = MemoryDisk.make().startProcess()
+    yield* openQueue(disk)
+    let looks = 0
+    const slow: Disk["Type"] = {
+      ...disk,
+      lockHolder: (path) =>
+        Effect.zipRight(
+          Effect.sync(() => looks++),
+          Effect.delay(disk.lockHolder(path), took)
+        )
+    }
+    yield* Effect.forkScoped(Effect.provideService(makeMonitor(Option.some("/audit"), 60_000), Disk, slow))
+    for (let step = 0; step < 600; step++) yield* TestClock.adjust("100 millis")
+    return looks
+  }).pipe(Effect.scoped)
+
+it.effect("it looks once a second", () =>
+  Effect.map(looks("0 millis"), (count) => assert.approximately(count, 60, 2))
+)
+
+it.effect("it looks less often where a look takes long", () =>
+  Effect.map(looks("1000 millis"), (count) => {
+    assert.isAtMost(count, 8)
+    assert.isAtLeast(count, 4)
+  })
+)
