@@ -8,7 +8,7 @@ import { Disk } from "../../src/services/Disk.js"
 import { openQueue } from "../support/queue.js"
 
 /** How often a queue is looked at in a minute if each look takes so long. */
-const looks = (took: string & `${number} millis`) =>
+const looks = (took: `${number} millis`) =>
   Effect.gen(function* () {
     const disk = MemoryDisk.make().startProcess()
     yield* openQueue(disk)
