@@ -20,24 +20,30 @@ interface Given {
   readonly minFreeBytes?: number
   /** what stands there before, bytes */
   readonly before?: number
+  readonly makes?: boolean
 }
 
-const start = ({ before, bytes = MiB, minFreeBytes = 0 }: Given = {}) =>
+const start = ({ before, bytes = MiB, makes = true, minFreeBytes = 0 }: Given = {}) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
     yield* disk.makeDirectory("/audit")
     if (before !== undefined) yield* put(disk, PATH, before)
     const calls: Array<MemoryDisk.Call> = []
+    const written = { times: 0 }
     memory.inject((call) => {
       calls.push(call)
       return undefined
     })
     const reserve = yield* Reserve.make(disk, "/audit", {
       bytes,
-      makes: true,
+      makes,
       minFreeBytes,
-      writing: (write) => write
+      writing: (write) =>
+        Effect.zipRight(
+          Effect.sync(() => written.times++),
+          write
+        )
     })
     const size = Effect.map(disk.info(PATH), (info) => info?.size)
     /** From now on so much is free. */
@@ -46,7 +52,7 @@ const start = ({ before, bytes = MiB, minFreeBytes = 0 }: Given = {}) =>
         memory.capacity = Number.MAX_SAFE_INTEGER
         memory.capacity -= (yield* disk.volume("/")).freeBytes - free
       })
-    return { memory, disk, reserve, size, leave, calls }
+    return { memory, disk, reserve, size, leave, calls, written }
   })
 
 const put = (disk: ReturnType<MemoryDisk.MemoryDisk["startProcess"]>, path: string, bytes: number) =>
@@ -159,6 +165,18 @@ describe("a write without room", () => {
 })
 
 describe("the reserve", () => {
+  it.effect(
+    "is written while no other owner may come, and is no business of a command that leaves soon",
+    () =>
+      Effect.gen(function* () {
+        const { reserve, written } = yield* start()
+        assert.isFalse(reserve.isWhole())
+        yield* reserve.refill
+        assert.isAtLeast(written.times, 1)
+        assert.isTrue((yield* start({ makes: false })).reserve.isWhole())
+      })
+  )
+
   it.effect("is made in pieces, each of which is on disk before the next one", () =>
     Effect.gen(function* () {
       const { calls, reserve, size } = yield* start({ bytes: 3 * MiB })
