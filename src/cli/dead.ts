@@ -16,7 +16,7 @@ import { nodeOf } from "./call.js"
 import { Args, Command, Options } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { fieldsOf } from "./events.js"
-import { cellOf, counted, formatBytes, formatCount, formatTable, visible } from "./format.js"
+import { cellOf, counted, formatBytes, formatCount, formatTable, isCount, visible } from "./format.js"
 import { isCode, isKind, isMasked, mark, maskEvent, maskValue, REVEAL } from "./mask.js"
 import { momentOf } from "./moment.js"
 import { operator } from "./owner.js"
@@ -170,6 +170,7 @@ const sizeOf = (chosen: ReadonlyMap<Queue, LetterSet>) =>
 // ------------------------------------------------------------------------------------------------------ look
 
 const limit = Options.integer("limit").pipe(
+  Options.filterMap(Option.liftPredicate(isCount), "--limit is how many are shown: 1 or more"),
   Options.withDescription("How many are shown; 100 on a terminal, otherwise all of them"),
   Options.optional
 )

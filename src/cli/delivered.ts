@@ -5,7 +5,7 @@ import type { Query } from "../services/Trail.js"
 import { Command, Options } from "./effectCli.js"
 import { fieldsOf } from "./events.js"
 import { usageError } from "./exit.js"
-import { counted, formatCount, jsonOf } from "./format.js"
+import { counted, formatCount, isCount, jsonOf } from "./format.js"
 import { isId, isMasked, REVEAL } from "./mask.js"
 import { momentOf } from "./moment.js"
 import { audit, makeRecorder, type Reading, type Recorder } from "./readings.js"
@@ -39,6 +39,7 @@ const count = Options.boolean("count").pipe(
   Options.withDescription("Print how many there are, and no events")
 )
 const limit = Options.integer("limit").pipe(
+  Options.filterMap(Option.liftPredicate(isCount), "--limit is how many are shown: 1 or more"),
   Options.withDescription("How many are shown, the newest; 100 on a terminal, otherwise all of them"),
   Options.optional
 )

@@ -7,6 +7,9 @@ const LARGE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 })
 
 export const formatCount = (count: number): string => LARGE.format(count)
 
+/** Whether so many can be shown: after none or fewer the command would say that there are none. */
+export const isCount = (limit: number): boolean => limit >= 1
+
 /** `1 event`, `1,204 events` */
 export const counted = (count: number, noun: string): string =>
   `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`

@@ -61,7 +61,11 @@ export const maskEvent = (
     const text = options.reveal ? Buffer.from(line).toString("utf8") : mark(formatBytes(line.length))
     return { event: undefined, text }
   }
-  if (options.reveal) return { event, text: undefined }
+  return { event: options.reveal ? event : maskFields(event), text: undefined }
+}
+
+/** The fields of a line as they may be shown. */
+export const maskFields = (event: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> => {
   const plain = PLAIN.get(event.kind) ?? NONE
   const entries = Object.entries(event).map(([key, value], index) => {
     // a name may hold what its value should
@@ -70,7 +74,7 @@ export const maskEvent = (
       ALWAYS.get(key)?.(value) ?? (plain.has(key) && (typeof value !== "object" || value === null))
     return [key, isPlain ? value : maskValue(value)] as const
   })
-  return { event: Object.fromEntries(entries), text: undefined }
+  return Object.fromEntries(entries)
 }
 
 export const maskValue = (value: unknown): unknown => {

@@ -1,6 +1,7 @@
 /** `effect-audit migrate`: the tables, made or fitted. */
 import { Effect, Logger, LogLevel, Option } from "effect"
 import { misnamed, misnamedColumn } from "../internal/database/mysql/table.js"
+import { tableName } from "../internal/database/rows.js"
 import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
@@ -30,7 +31,7 @@ export const migrate = Command.make(
     Effect.gen(function* () {
       const kinds = yield* kindsOf(options.events, options.activity)
       const tables = yield* tablesOf(options.tables)
-      const names = kinds.map((kind) => tables[kind.kind] ?? kind.table)
+      const names = kinds.map((kind) => tableName(kind, tables))
       const deduplication = Option.getOrUndefined(options.deduplication)
       if (options.printOnly) {
         const wrongName = [...names.map(misnamed), ...kinds.map(misnamedColumn)].find(

@@ -1,8 +1,8 @@
 /** Delivered events as they are shown: masked, and as JSON, CSV or a table. */
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { Found, Whereabouts } from "../services/Trail.js"
-import { cellOf, formatTable, visible } from "./format.js"
-import { maskEvent, maskValue } from "./mask.js"
+import { cellOf, formatTable, jsonOf, visible } from "./format.js"
+import { maskFields, maskValue } from "./mask.js"
 import type { Line } from "./terminal.js"
 import { paint } from "./terminal.js"
 import { userFieldOf } from "./search.js"
@@ -36,16 +36,16 @@ export const showing = (kind: AuditEvent.Any, isRevealed: boolean): ((found: Any
   return (found) => {
     const isEvent = found._tag === "Event"
     const values = (isEvent ? found.event : found.raw) as Readonly<Record<string, unknown>>
-    const fields: Record<string, unknown> = {}
-    for (const { field, key, masked, name } of columns) {
+    const fields = columns.map(({ field, key, masked, name }) => {
       const value = plain(values[isEvent ? field : name])
-      fields[key] = masked ? maskValue(value) : value
-    }
+      return [key, masked ? maskValue(value) : value] as const
+    })
     return {
       kind: found.kind,
       event_id: found.eventId,
       time: found.time === null ? null : found.time.toISOString(),
-      fields,
+      // a column may be called __proto__
+      fields: Object.fromEntries(fields),
       unfit: isEvent ? undefined : found.issues.map(({ field }) => field)
     }
   }
@@ -76,7 +76,7 @@ export const whereaboutsShown = (
     const kind = known.find(({ kind }) => kind === it.found.kind)!
     return { where: "delivered", event: asJson(showing(kind, isRevealed)(it.found)) }
   }
-  const { event = {} } = maskEvent(Buffer.from(JSON.stringify(it.line)), { reveal: isRevealed })
+  const event = isRevealed ? it.line : maskFields(it.line)
   if (it._tag === "Waiting") return { where: "waiting in the queue", event }
   return { where: `dead letter ${it.letter} (${it.class}): see "effect-audit dead show ${it.letter}"`, event }
 }
@@ -95,8 +95,7 @@ const csvLine = (values: ReadonlyArray<unknown>): string => `${values.map(csvCel
 const csvCell = (value: unknown): string => {
   if (value === null || value === undefined) return ""
   if (typeof value === "number" || typeof value === "boolean") return String(value)
-  const text =
-    typeof value === "string" ? value : value instanceof Date ? value.toISOString() : JSON.stringify(value)
+  const text = typeof value === "string" ? value : value instanceof Date ? value.toISOString() : jsonOf(value)
   const harmless = FORMULA.test(text) ? `'${text}` : text
   return /[",\r\n]|^\s|\s$/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }

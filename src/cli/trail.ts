@@ -50,12 +50,18 @@ const sqliteReader = (filename: string, tables: Readonly<Record<string, string>>
 /** A kind that nobody has the class of: what the columns of its table say. All its fields count as sensitive. */
 export const kindOfTable = (table: string, found: ReadonlyArray<FoundColumn>): AuditEvent.Any => {
   const columns = found.filter(({ name }) => name !== PROOF_COLUMN)
-  return AuditEvent.Class<AuditEvent.Instance>()(table, {
+  const kind = AuditEvent.Class<AuditEvent.Instance>()(table, {
     table,
-    fields: Object.fromEntries(columns.map(({ holds, name }) => [name, AuditEvent.optional(FIELDS[holds])])),
-    columns: Object.fromEntries(columns.map(({ name }) => [name, name]))
+    fields: Object.fromEntries(
+      columns.map(({ holds, name }) => [fieldOf(name), AuditEvent.optional(FIELDS[holds])])
+    ),
+    columns: Object.fromEntries(columns.map(({ name }) => [fieldOf(name), name]))
   })
+  return Object.assign(kind, { columns: kind.columns.map((column) => ({ ...column, key: column.name })) })
 }
+
+/** A field cannot have the name of what every object has: `constructor`, `__proto__`. No column has a NUL in its name. */
+const fieldOf = (column: string): string => (column in Object.prototype ? `\0${column}` : column)
 
 const FIELDS: Record<FoundColumn["holds"], Schema.Schema.AnyNoContext> = {
   text: Schema.String,

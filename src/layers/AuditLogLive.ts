@@ -10,7 +10,7 @@ import { makeGenerator } from "../schema/EventId.js"
 import { MAX_LINE_BYTES } from "../internal/queue/lines.js"
 import { contained, unsafeMillis } from "../internal/contained.js"
 import { makeTally, type Tally } from "../internal/metrics.js"
-import { makePrepare, type Prepared, type Rules } from "../schema/Rules.js"
+import { makePrepare, ofKind, type Prepared, type Rules } from "../schema/Rules.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { Either } from "../schema/Effect3.js"
 import { type AppendError, InvalidEvent } from "../schema/Errors.js"
@@ -71,7 +71,10 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
     const scheduler = yield* Scheduler
     const kinds = new Map(
       options.events.map((event) => {
-        const rules = { redact: options.redact?.[event.kind], limits: options.limits?.[event.kind] }
+        const rules = {
+          redact: ofKind(options.redact, event.kind),
+          limits: ofKind(options.limits, event.kind)
+        }
         return [event.kind, { ...compile(event), prepare: makePrepare(event, rules) }]
       })
     )

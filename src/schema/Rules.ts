@@ -21,6 +21,10 @@ export interface Rules {
 
 type ByKind = Readonly<Record<string, Readonly<Record<string, unknown>> | undefined>>
 
+/** What an option says of a kind, which may be called `constructor`: every object has that. */
+export const ofKind = <A>(option: Readonly<Record<string, A>> | undefined, kind: string): A | undefined =>
+  option !== undefined && Object.hasOwn(option, kind) ? option[kind] : undefined
+
 /** What is wrong with the rules: one that is never applied would be a leak that nobody sees. */
 export const checkRules = (
   events: ReadonlyArray<AuditEvent.Any>,

@@ -4,6 +4,7 @@
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import type { SqlValue, StoredEvent } from "../../schema/Line.js"
 import { sqlDateTime } from "../../schema/Line.js"
+import { ofKind } from "../../schema/Rules.js"
 import { ID_BYTES, writeId } from "../../schema/EventId.js"
 
 /** Our own columns: the event's id, 16 bytes, and its time in UTC. */
@@ -17,7 +18,7 @@ export interface TableNames {
 
 /** The table of a kind. */
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
-  names?.[definition.kind] ?? definition.table
+  ofKind(names, definition.kind) ?? definition.table
 
 /** The name of a table's counter: `id`, or where the kind has that column `row_id`, `row_id_2` ... */
 export const counterName = (columns: ReadonlyArray<string>): string => {

@@ -6,6 +6,7 @@
  */
 import { Effect } from "effect"
 import { textOf } from "../../schema/EventId.js"
+import { ofKind } from "../../schema/Rules.js"
 import { hex, NO_HEAD } from "./bytes.js"
 import type { VerifyingKey } from "./keys.js"
 import { decodeNotices, type Head, type Notice } from "./notices.js"
@@ -180,7 +181,7 @@ class Proof<E> {
 
   /** A manifest with the name that its table has now. */
   renamed(manifest: Manifest): Manifest {
-    const table = this.options.tables[manifest.kind]
+    const table = ofKind(this.options.tables, manifest.kind)
     return table === undefined ? manifest : { ...manifest, table }
   }
 
