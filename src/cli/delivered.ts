@@ -1,5 +1,6 @@
 /** `effect-audit events`: what was delivered, as it stands in the database. */
-import { Chunk, Clock, Effect, Option, Stream } from "effect"
+import { Chunk, Effect, Option, Stream } from "effect"
+import { stopwatch } from "../internal/monotonic.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { Query } from "../services/Trail.js"
 import { Command, Options } from "./effectCli.js"
@@ -246,11 +247,11 @@ const makeProgress = (trail: OpenTrail["trail"], kind: AuditEvent.Any, query: An
         Option.match({ onNone: () => 0, onSome: ({ time }) => time.getTime() })
       )
     const [oldest, newest] = [yield* end("ascending"), yield* end("descending")]
-    const startedAt = yield* Clock.currentTimeMillis
+    const elapsed = yield* stopwatch
     const canvas = makeCanvas(process.stderr)
     return ({ found, time }: { readonly found: number; readonly time: Date | null }) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => {
-        if (now - startedAt < 1000) return Effect.void
+      Effect.suspend(() => {
+        if (elapsed() < 1000) return Effect.void
         const share = time === null ? 1 : (newest - time.getTime()) / Math.max(1, newest - oldest)
         return canvas.draw([[...bar(share), `  ${counted(found, "event")}`]])
       })

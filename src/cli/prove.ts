@@ -1,6 +1,7 @@
 /** `effect-audit prove`: whether every sealed row of a database is as it was delivered; changes nothing. */
 import * as FileSystem from "@effect/platform/FileSystem"
-import { Effect, Either, Option } from "effect"
+import { type Clock, Effect, Either, Option } from "effect"
+import { monotonicMillis } from "../internal/monotonic.js"
 import { verifyingKey } from "../internal/proof/keys.js"
 import type { Head } from "../internal/proof/notices.js"
 import {
@@ -71,7 +72,10 @@ export const prove = Command.make(
             options.json
               ? printJson({ level: "failure", ...finding })
               : print(describeFinding(asFailure(finding))),
-          progress: options.json || !isTerminal(process.stderr) ? () => Effect.void : makeProgress()
+          progress:
+            options.json || !isTerminal(process.stderr)
+              ? () => Effect.void
+              : makeProgress(yield* Effect.clock)
         })
         yield* options.json ? printJson({ level: "summary", ...summary }) : print(describe(summary, heads))
         if (summary.findings > 0) return yield* endWith(ExitCode.integrity)
@@ -136,12 +140,12 @@ const anchored = ({ anchored, chain, number }: Proved) =>
 /** milliseconds */
 const REDRAW = 200
 
-const makeProgress = () => {
+const makeProgress = (clock: Clock.Clock) => {
   const canvas = makeCanvas(process.stderr)
-  let drawn = 0
+  let drawn = Number.NEGATIVE_INFINITY
   return ({ rows, seals }: Progress) =>
     Effect.suspend(() => {
-      const now = Date.now()
+      const now = monotonicMillis(clock)
       if (now - drawn < REDRAW) return Effect.void
       drawn = now
       return canvas.draw([`${formatCount(seals)} seals, ${formatCount(rows)} rows`])

@@ -1,17 +1,38 @@
 /** Clocks that are set back and forth, and loops that stand still: durations are durations all the same. */
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Logger, LogLevel, Random, TestClock, TestContext } from "effect"
+import {
+  Duration,
+  Effect,
+  Either,
+  Exit,
+  Fiber,
+  identity,
+  Logger,
+  LogLevel,
+  Random,
+  Redacted,
+  Stream,
+  TestClock,
+  TestContext
+} from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
 
 import * as fc from "fast-check"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import { make as makeShutdown } from "../../src/internal/shutdown.js"
 import { supervised } from "../../src/internal/contained.js"
+import { TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
+import { sealingKey } from "../../src/internal/proof/keys.js"
+import { Sealer } from "../../src/internal/proof/sealer.js"
 import * as watchdog from "../../src/internal/watchdog.js"
 import { monotonicMillis } from "../../src/internal/monotonic.js"
+import { TrailError } from "../../src/schema/Errors.js"
 import type { Uploader } from "../../src/services/Uploader.js"
 import { away, openAudit } from "../support/auditHere.js"
 import { shifted } from "../support/clock.js"
 import * as q from "../support/queue.js"
+import { newKey } from "../support/seals.js"
 
 const HOUR = 3_600_000
 
@@ -246,3 +267,103 @@ describe("a loop that stands still", () => {
 })
 
 const nextTurn = Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
+
+describe("who looks at the wall clock", () => {
+  /** Timestamps, and what is compared with them. Durations come from src/internal/monotonic.ts. */
+  const SHOWN = [
+    "cli/moment.ts",
+    "cli/mysqlDoctor.ts",
+    "cli/readings.ts",
+    "cli/status.ts",
+    "internal/contained.ts",
+    "internal/delivery/pass.ts",
+    "internal/delivery/report.ts",
+    "internal/queue/letterFile.ts",
+    "internal/queue/requests.ts",
+    "layers/AuditLayer.ts",
+    "layers/Metrics.ts",
+    "layers/StatusFile.ts"
+  ]
+
+  it("needs a time to show", () => {
+    const root = path.join(import.meta.dirname, "../../src")
+    const found = fs
+      .readdirSync(root, { recursive: true, encoding: "utf8" })
+      .filter((file) => file.endsWith(".ts"))
+      .filter((file) =>
+        fs
+          .readFileSync(path.join(root, file), "utf8")
+          .split("\n")
+          .filter((line) => !/^\s*(\/?\*|\/\/)/.test(line))
+          .some((line) => /Date\.now\(|urrentTimeMillis\b|new Date\(\)|DateTime\.(unsafeN|n)ow\b/.test(line))
+      )
+    assert.deepStrictEqual(found.map((file) => file.replaceAll(path.sep, "/")).sort(), SHOWN)
+  })
+
+  it.effect("is not the sealer: it waits a minute for its chain, however the clock is set", () =>
+    Effect.gen(function* () {
+      for (const jump of [-6 * HOUR, 6 * HOUR, 24 * 365 * HOUR]) {
+        let offset = 0
+        const sealer = new Sealer({
+          key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))),
+          // the database shows nothing of it
+          sealing: {
+            read: () => Effect.succeed([]),
+            heads: Effect.succeed([]),
+            upload: () => Effect.dieMessage("the test stores nothing")
+          },
+          last: { chain: "0".repeat(32), number: 1, head: "0".repeat(64) }
+        })
+        const resume = Effect.withClock(
+          Effect.either(sealer.resume),
+          shifted(yield* Effect.clock, () => offset)
+        )
+        assert.isTrue(Either.isLeft(yield* resume))
+        offset = jump
+        yield* TestClock.adjust("30 seconds")
+        assert.isTrue(Either.isLeft(yield* resume), `given up too early after ${jump}`)
+        yield* TestClock.adjust("31 seconds")
+        assert.isTrue(Either.isRight(yield* resume), `waits on after ${jump}`)
+      }
+    })
+  )
+
+  it.effect("is no walk through a table: what is slow does not grow, and what is quick does", () =>
+    Effect.gen(function* () {
+      /** The rows of the windows, of statements that take so long while the clock is set each time. */
+      const windows = (millis: number, jump: number) =>
+        Effect.gen(function* () {
+          let [offset, nanos] = [0, 0n]
+          const clock = Object.assign(
+            shifted(yield* Effect.clock, () => offset),
+            {
+              unsafeCurrentTimeNanos: () => nanos
+            }
+          )
+          const asked: Array<number> = []
+          const table: Walkable = {
+            start: undefined,
+            hasConditions: true,
+            noWindows: undefined,
+            timeOf: () => 0,
+            page: ({ isTry }) =>
+              Effect.suspend(() => {
+                offset += jump
+                nanos += BigInt(millis * 1e6)
+                const error = new TrailError({ class: "transient", code: "3024", reason: "slow" })
+                return isTry ? new TooMuch({ what: "slow", error }) : Effect.succeed([])
+              }),
+            ahead: (_, rows) =>
+              Effect.sync(() => (asked.push(rows) > 3 ? undefined : [String(asked.length), ""]))
+          }
+          const options = { limit: 1, onProgress: () => Effect.void }
+          yield* Effect.withClock(Stream.runDrain(walk(table, options, identity)), clock)
+          return asked
+        })
+      for (const jump of [-HOUR, HOUR]) {
+        assert.deepStrictEqual(yield* windows(2000, jump), [32_768, 32_768, 32_768, 32_768])
+        assert.deepStrictEqual(yield* windows(20, jump), [32_768, 65_536, 131_072, 262_144])
+      }
+    })
+  )
+})

@@ -6,10 +6,11 @@
  * index, of which those that fit are asked for. A rare match then costs many short statements, and each of them makes
  * progress. Windows count rows, not time: a million rows may share a millisecond.
  */
-import { Chunk, Clock, Data, Effect, Option, Stream } from "effect"
+import { Chunk, Data, Effect, Option, Stream } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import { TrailError } from "../../schema/Errors.js"
 import type { Raw } from "../../schema/Row.js"
+import { stopwatch } from "../monotonic.js"
 import type { Test } from "./conditions.js"
 
 /** The values of a row's key, as the database shows them. */
@@ -127,13 +128,12 @@ const step = (table: Walkable, state: State, most: number): Effect.Effect<Step, 
 
 const pageOf = Effect.fnUntraced(function* (table: Walkable, state: State, limit: number) {
   const { after, window } = state
-  const startedAt = yield* Clock.currentTimeMillis
+  const elapsed = yield* stopwatch
   const isAtWindow = window !== undefined && state.upTo === undefined
   const upTo = isAtWindow ? yield* table.ahead(after, window) : state.upTo
   const isTry = table.hasConditions && window === undefined
   const rows = yield* table.page({ after, upTo, limit, isTry })
-  const took = (yield* Clock.currentTimeMillis) - startedAt
-  return stepOf(state, { rows, limit, upTo, took })
+  return stepOf(state, { rows, limit, upTo, took: elapsed() })
 })
 
 interface Page {

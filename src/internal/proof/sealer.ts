@@ -9,12 +9,13 @@
  * Delivery never stops for it: it waits for a minute at most, since a database that fails over may show the last seal
  * late.
  */
-import { Clock, Duration, Effect } from "effect"
+import { Duration, Effect } from "effect"
 import { randomBytes } from "node:crypto"
 import { UploadError } from "../../schema/Errors.js"
 import { textOf } from "../../schema/EventId.js"
 import { isBefore, type Place, placeOf } from "../../schema/Position.js"
 import type { Head, Manifest, Seal, Sealing, Stored } from "../../services/Sealing.js"
+import { monotonicMillis } from "../monotonic.js"
 import { hex, NO_HEAD } from "./bytes.js"
 import type { SealingKey, VerifyingKey } from "./keys.js"
 import { decodeNotices, encodeNotices, type Notice } from "./notices.js"
@@ -62,6 +63,7 @@ export class Sealer {
   private pending: { readonly seal: Seal; readonly told: ReadonlyMap<string, number> } | undefined
   /** one that may have been committed all the same */
   private unanswered: Seal | undefined
+  /** `monotonicMillis`; undefined while the chain is as it was left */
   private missedSince: number | undefined
 
   constructor(private readonly settings: Settings) {
@@ -98,7 +100,7 @@ export class Sealer {
       if (last === undefined) return yield* this.begin(undefined, undefined)
       const found = yield* this.follow(last)
       if (found !== undefined) {
-        const now = yield* Clock.currentTimeMillis
+        const now = monotonicMillis(yield* Effect.clock)
         this.missedSince ??= now
         const patience = this.settings.patience ?? Duration.minutes(1)
         if (now - this.missedSince < Duration.toMillis(patience)) return yield* missed(found)
