@@ -1,6 +1,7 @@
 /** What `doctor` asks of MySQL or MariaDB, step by step: the first that fails says where to look. */
 import { SqlError } from "@effect/sql/SqlError"
 import { Clock, Effect, Either, Schema } from "effect"
+import type * as dns from "node:dns"
 import * as net from "node:net"
 import type { Session } from "../internal/database/mysql/connection.js"
 import { open } from "../internal/database/mysql/connection.js"
@@ -70,9 +71,9 @@ const reach = ({ address, host }: Endpoint, report: Report) =>
       )
       return false
     }
-    const reached = found.right[0]?.address ?? address.host
-    yield* report(ok("name", `${address.host} is ${reached}`))
-    const connected = yield* Effect.either(connect(reached, address.port))
+    const addresses = found.right.map((each) => each.address).join(", ")
+    yield* report(ok("name", `${address.host} is ${addresses}`))
+    const connected = yield* Effect.either(connect(address, found.right))
     yield* report(
       Either.isRight(connected)
         ? ok("connect", host)
@@ -84,9 +85,18 @@ const reach = ({ address, host }: Endpoint, report: Report) =>
     return Either.isRight(connected)
   })
 
-const connect = (host: string, port: number): Effect.Effect<void, string> =>
+/** By any of its addresses, as delivery does. */
+const connect = (
+  { host, port }: Endpoint["address"],
+  addresses: ReadonlyArray<dns.LookupAddress>
+): Effect.Effect<void, string> =>
   Effect.async<void, string>((resume) => {
-    const socket = net.connect({ host, port })
+    const lookup: net.LookupFunction = (_, { all }, answer) => {
+      const [first] = addresses
+      if (all === true || first === undefined) answer(null, [...addresses])
+      else answer(null, first.address, first.family)
+    }
+    const socket = net.connect({ host, port, lookup })
     socket.once("connect", () => {
       socket.destroy()
       resume(Effect.void)

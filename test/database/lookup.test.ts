@@ -4,10 +4,12 @@ import { Effect } from "effect"
 import { spawnSync } from "node:child_process"
 import * as dgram from "node:dgram"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as path from "node:path"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { auditProcess } from "../support/auditProcess.js"
+import { effectAudit } from "../support/cli.js"
 import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
 import { temporaryDirectory } from "../support/queue.js"
 
@@ -224,5 +226,40 @@ describe.skipIf(!canTry)(
         })
       )
     }
+
+    it.scopedLive("of several addresses are reached by any of them, and doctor says so", () =>
+      Effect.gen(function* () {
+        const found = yield* mysqlDatabase()
+        yield* MysqlUploader.migrate(connectionOptions(found))
+        // the server at one of two addresses, and nobody at the other
+        const proxy = net.createServer((client) => {
+          const server = net.connect(found.config.port, "127.0.0.1")
+          for (const [from, to] of [
+            [client, server],
+            [server, client]
+          ] as const)
+            from.on("error", () => to.destroy()).pipe(to)
+        })
+        yield* Effect.acquireRelease(
+          Effect.promise(() => new Promise<void>((resolve) => proxy.listen(0, "127.0.0.92", resolve))),
+          () => Effect.sync(() => proxy.close())
+        )
+        const files = yield* temporaryDirectory
+        const hosts = path.join(files, "hosts")
+        fs.writeFileSync(
+          hosts,
+          `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n`
+        )
+        const { port } = proxy.address() as net.AddressInfo
+        const under = ["unshare", "-m", "sh", "-c", `mount --bind ${hosts} /etc/hosts && exec "$@"`, "sh"]
+        for (const name of ["one", "another"]) {
+          const url = `mysql://${found.config.username}@${name}:${port}/${found.config.database}`
+          const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
+          assert.include(stdout, `${name}:${port}`)
+          assert.notInclude(stdout, "does not answer")
+          assert.include(stdout, "all columns are there")
+        }
+      })
+    )
   }
 )
