@@ -1,8 +1,9 @@
 /** The record of who has read: an Activity in a queue of the command's own, on disk before anything is shown. */
-import { Clock, Effect, Either, Option } from "effect"
+import { Clock, Effect, Either, Exit, Option, RcRef, Scope } from "effect"
 import { v7 } from "uuid"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
 import { Activity, type ActivityInput } from "../schema/Activity.js"
+import { ExecutionStrategy } from "../schema/Effect3.js"
 import { compile } from "../schema/Line.js"
 import { Disk } from "../services/Disk.js"
 import { Options } from "./effectCli.js"
@@ -42,15 +43,21 @@ export const makeRecorder = (given: Option.Option<string>) =>
         `${directory} belongs to uid ${info.uid}: run the command as that user, or give --audit a directory of root's.`
       )
     }
-    return ({ action, asked, targets }: Reading) =>
-      Effect.gen(function* () {
-        const queue = yield* QueueFileLayer.make({
+    const queue = yield* RcRef.make({
+      acquire: ownScope(
+        QueueFileLayer.make({
           ...settings,
           adopt: undefined,
           isCommand: true,
           lockWait: settings.lockWait ?? "10 seconds",
           reserveBytes: 0
         })
+      ),
+      idleTimeToLive: IDLE
+    })
+    return ({ action, asked, targets }: Reading) =>
+      Effect.gen(function* () {
+        const { append } = yield* RcRef.get(queue)
         for (const target of targets) {
           const input: ActivityInput = {
             actorName: operator().slice(0, 255),
@@ -63,7 +70,22 @@ export const makeRecorder = (given: Option.Option<string>) =>
           }
           const eventId = v7()
           const line = compile(Activity).encode(input, eventId, yield* Clock.currentTimeMillis)
-          yield* queue.append(Either.getOrThrow(line), eventId)
+          yield* append(Either.getOrThrow(line), eventId)
         }
-      }).pipe(Effect.scoped, Effect.provideService(Disk, disk))
+      }).pipe(Effect.scoped)
+  })
+
+/**
+ * The page's server keeps the queue while readings follow one another, and then leaves it to other commands: they wait
+ * twice as long for it.
+ */
+const IDLE = "5 seconds"
+
+/** Closed where opening fails, since an RcRef does not do that. */
+const ownScope = <A, E, R>(open: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const own = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
+    return yield* Scope.extend(open, own).pipe(
+      Effect.onError((cause) => Scope.close(own, Exit.failCause(cause)))
+    )
   })
