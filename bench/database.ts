@@ -66,8 +66,8 @@ const create = async (
           "status, model, duration_ms, finish_reason) SELECT UNHEX(MD5(seq)), " +
           `TIMESTAMP'1970-01-01 00:00:00' + INTERVAL ${from} * 1000 + FLOOR(seq * ${length / events} * 1000) MICROSECOND, ` +
           "CONCAT('user ', seq % 1000), 'studio-3', " +
-          "'a red fox in the snow at night, oil on canvas, warm light from a window behind it', " +
-          "'out/2026/01/31/0001.png', IF(seq % 50 = 0, 'failure', 'success'), 'gemini-2.5-flash-image', seq % 5000, " +
+          "CONCAT('fox ', seq, ' in the snow at night, oil on canvas, warm light from a window behind it'), " +
+          "CONCAT('out/2026/01/31/', seq, '.png'), IF(seq % 50 = 0, 'failure', 'success'), 'gemini-2.5-flash-image', seq % 5000, " +
           `'STOP' FROM seq_1_to_${events}`
       )
       await query("ANALYZE TABLE nano_banana_user_use_log")

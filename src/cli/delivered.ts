@@ -6,13 +6,14 @@ import type { Query } from "../services/Trail.js"
 import { Command, Options } from "./effectCli.js"
 import { fieldsOf } from "./events.js"
 import { usageError } from "./exit.js"
-import { counted, formatCount, isCount, jsonOf } from "./format.js"
+import { linesOf } from "./exported.js"
+import { counted, formatCount, isCount } from "./format.js"
 import { isId, isMasked, REVEAL } from "./mask.js"
 import { momentOf } from "./moment.js"
 import { audit, makeRecorder, type Reading, type Recorder } from "./readings.js"
 import { userFieldOf, whereOf } from "./search.js"
 import { database, directory, events as modules, json, kindsOf, settingsOf, sqlite } from "./settings.js"
-import { asCsv, asJson, csvHead, masks, type Shown, showing, tableOf, whereaboutsShown } from "./shown.js"
+import { asCsv, asJson, csvHead, masks, showing, tableOf, whereaboutsShown } from "./shown.js"
 import { bar, columnsOf, isTerminal, makeCanvas, print, printJson, say, write } from "./terminal.js"
 import { kindNamed, openTrail, type OpenTrail } from "./trail.js"
 
@@ -204,36 +205,26 @@ const showNewest = (
 /** All events, as they come. */
 const exportAll = (
   flags: Flags,
-  { trail }: OpenTrail,
+  open: OpenTrail,
   kinds: ReadonlyArray<AuditEvent.Any>,
   queries: ReadonlyArray<AnyQuery>
 ) =>
   Effect.gen(function* () {
     let unfit = 0
-    const lineOf = flags.csv
-      ? asCsv
-      : flags.json
-        ? (event: Shown) => `${lineOfJson(event)}\n`
-        : (event: Shown) => `${[event.time ?? "-", event.kind, lineOfJson(event)].join("  ")}\n`
+    const format = flags.csv ? "csv" : flags.json ? "json" : "text"
     for (const [index, kind] of kinds.entries()) {
       if (flags.csv) yield* write(csvHead(kind))
-      const onProgress = yield* makeProgress(trail, kind, queries[index]!)
-      yield* trail.find(kind, { ...queries[index], onProgress }).pipe(
-        Stream.map(showing(kind, flags.reveal)),
-        Stream.runForEachChunk((chunk) => {
-          for (const event of chunk) {
-            if (event.unfit !== undefined) unfit++
-          }
-          return write(Chunk.toReadonlyArray(chunk).map(lineOf).join(""))
-        })
-      )
+      const onProgress = yield* makeProgress(open.trail, kind, queries[index]!)
+      const pages = linesOf(open, kind, { ...queries[index], onProgress }, flags.reveal, format)
+      yield* Stream.runForEach(pages, (lines) => {
+        unfit += lines.unfit
+        return write(lines.bytes)
+      })
     }
     if (unfit > 0)
       yield* say(`${counted(unfit, "row")} did not fit the kind: shown as the database has them.`)
     yield* sayMasked(kinds.some((kind) => masks(kind, flags.reveal)))
   })
-
-const lineOfJson = (event: Shown): string => jsonOf(asJson(event))
 
 const sayMasked = (isSo: boolean) => (isSo ? say(REVEAL) : Effect.void)
 
@@ -268,7 +259,7 @@ const showOne = (
 ) =>
   Effect.gen(function* () {
     const isUuid: boolean = isId(eventId)
-    if (!isUuid) return yield* usageError(`${eventId} is no id of an event: it is a UUID.`)
+    if (!isUuid) return yield* usageError(`"${eventId}" is no id of an event: it is a UUID.`)
     yield* record({ action: "audit.get", targets: [eventId.toLowerCase()], asked: { reveal: flags.reveal } })
     const found = yield* trail.get(eventId)
     if (Option.isNone(found)) return yield* usageError(`There is no event ${eventId}.`)

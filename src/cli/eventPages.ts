@@ -2,11 +2,12 @@
 import { Chunk, Effect, Option, Schema, Stream } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { usageError } from "./exit.js"
+import { linesOf } from "./exported.js"
 import { isId } from "./mask.js"
 import { momentOf } from "./moment.js"
 import type { Recorder } from "./readings.js"
 import { userFieldOf, whereOf } from "./search.js"
-import { asCsv, asJson, csvHead, showing, whereaboutsShown } from "./shown.js"
+import { asJson, csvHead, showing, whereaboutsShown } from "./shown.js"
 import type { OpenTrail } from "./trail.js"
 
 /** What the page reads from, and who is told of it. */
@@ -74,16 +75,16 @@ const searchOf = (
       } as never,
       order: "descending" as const
     }
-    return { kind, query, trail: open.trail }
+    return { kind, query, open }
   })
 
 /** A page of events, the newest first. */
 export const pageOf = (source: EventSource, { after, time, ...filters }: typeof Page.Type) =>
   Effect.gen(function* () {
-    const { kind, query, trail } = yield* searchOf(source, filters)
+    const { kind, open, query } = yield* searchOf(source, filters)
     const behind =
       after === undefined || time === undefined ? undefined : { eventId: after, time: new Date(time) }
-    const found = yield* trail
+    const found = yield* open.trail
       .find(kind, { ...query, after: behind, limit: PAGE + 1 })
       .pipe(Stream.map(showing(kind, false)), Stream.runCollect)
     const user = userFieldOf(kind)
@@ -109,11 +110,8 @@ export const oneOf = ({ kinds, open, record }: EventSource, { id, reveal }: type
 /** All events that fit, as CSV. */
 export const csvOf = (source: EventSource, filters: typeof Filters.Type) =>
   Effect.gen(function* () {
-    const { kind, query, trail } = yield* searchOf(source, filters)
+    const { kind, open, query } = yield* searchOf(source, filters)
     yield* source.record({ action: "audit.export", targets: [kind.kind], asked: filters })
-    const show = showing(kind, false)
-    return Stream.concat(
-      Stream.make(csvHead(kind)),
-      Stream.map(trail.find(kind, query), (found) => asCsv(show(found)))
-    )
+    const lines = Stream.map(linesOf(open, kind, query, false, "csv"), ({ bytes }) => bytes)
+    return Stream.concat(Stream.make(Buffer.from(csvHead(kind))), lines)
   })

@@ -5,7 +5,9 @@ export { visible }
 
 const LARGE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 })
 
-export const formatCount = (count: number): string => LARGE.format(count)
+export const formatCount = (count: number): string =>
+  // most counts of characters, of each event that is masked
+  Number.isInteger(count) && count >= 0 && count < 1000 ? String(count) : LARGE.format(count)
 
 /** Whether so many can be shown: after none or fewer the command would say that there are none. */
 export const isCount = (limit: number): boolean => limit >= 1

@@ -264,7 +264,7 @@ const eventHandlers = (source: EventSource) =>
             Effect.match({
               onFailure: (error) => HttpServerResponse.text(error.message, { status: 409 }),
               onSuccess: (lines) =>
-                HttpServerResponse.stream(Stream.encodeText(lines), {
+                HttpServerResponse.stream(lines, {
                   contentType: "text/csv; charset=utf-8"
                 })
             })

@@ -22,7 +22,7 @@ export interface Shown {
 }
 
 /** All fields, where the kind does not say which. */
-const sensitiveOf = ({ columns, sensitive }: AuditEvent.Any): ReadonlyArray<string> =>
+export const sensitiveOf = ({ columns, sensitive }: AuditEvent.Any): ReadonlyArray<string> =>
   sensitive ?? columns.map(({ field }) => field)
 
 /** Whether something of the kind is masked. */
@@ -52,7 +52,7 @@ export const showing = (kind: AuditEvent.Any, isRevealed: boolean): ((found: Any
 }
 
 /** What JSON can hold. */
-const plain = (value: unknown): unknown => {
+export const plain = (value: unknown): unknown => {
   if (value === undefined) return null
   if (typeof value !== "bigint") return value
   return Number.isSafeInteger(Number(value)) ? Number(value) : String(value)
@@ -92,13 +92,17 @@ export const asCsv = ({ event_id, fields, time }: Shown): string =>
 
 const csvLine = (values: ReadonlyArray<unknown>): string => `${values.map(csvCell).join(",")}\r\n`
 
-const csvCell = (value: unknown): string => {
+export const csvCell = (value: unknown): string => {
   if (value === null || value === undefined) return ""
+  if (typeof value === "string" && !ODD.test(value)) return value
   if (typeof value === "number" || typeof value === "boolean") return String(value)
   const text = typeof value === "string" ? value : value instanceof Date ? value.toISOString() : jsonOf(value)
   const harmless = FORMULA.test(text) ? `'${text}` : text
   return /[",\r\n]|^\s|\s$/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }
+
+/** What is quoted, or might be a formula: most texts are neither, and are looked at once. */
+const ODD = /[",\r\n]|^[\s=+\-@\uff1d\uff0b\uff0d\uff20]|\s$/
 
 /** What spreadsheets would run: OWASP, "CSV Injection". An apostrophe before it makes it a text. */
 const FORMULA = /^[\s]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/

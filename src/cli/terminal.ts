@@ -100,9 +100,9 @@ export const sayError = (exitCode: number, text: string): Effect.Effect<void> =>
  * Writes text as it is to stdout, and waits until it is taken: an export is not to be kept in memory. On a terminal it is
  * escaped, line by line.
  */
-export const write = (text: string): Effect.Effect<void> =>
+export const write = (text: string | Uint8Array): Effect.Effect<void> =>
   process.stdout.isTTY
-    ? print(text.split(/\r?\n/).slice(0, -1))
+    ? print((typeof text === "string" ? text : Buffer.from(text).toString()).split(/\r?\n/).slice(0, -1))
     : Effect.async<void>((resume) => {
         process.stdout.write(text, () => resume(Effect.void))
       })

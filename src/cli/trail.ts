@@ -1,17 +1,28 @@
 /** What `events` and the page read from: the database of the flags, and the kinds in it. */
 import { Effect, Option, Schema } from "effect"
-import type { FoundColumn, Reader } from "../internal/database/walk.js"
+import type { Stream } from "effect"
+import type { Collect, FoundColumn, Reader, Row } from "../internal/database/walk.js"
 import { PROOF_COLUMN } from "../internal/proof/seal.js"
 import * as AuditEvent from "../schema/AuditEvent.js"
 import { Disk } from "../services/Disk.js"
-import type { Trail } from "../services/Trail.js"
+import type { TrailError } from "../schema/Errors.js"
+import type { Query, Trail } from "../services/Trail.js"
 import { loadMysql } from "./mysql.js"
 import { type DatabaseFlags, databaseOf, tablesOf } from "./settings.js"
+import type { AnyFound } from "./shown.js"
 import { loadSqlite } from "./sqlite.js"
 
 export interface OpenTrail {
   readonly trail: Trail["Type"]
   readonly reader: Reader
+  /** What is made of the rows that a search finds. */
+  readonly search: <A>(
+    kind: AuditEvent.Any,
+    query: Query<AuditEvent.Any>,
+    collect: Collect<A>
+  ) => Stream.Stream<A, TrailError>
+  /** Makes events of rows. */
+  readonly foundOf: (kind: AuditEvent.Any) => (row: Row) => AnyFound
 }
 
 /** Opens the database; the queue of the directory, if there is one, is looked at too. */
@@ -22,13 +33,15 @@ export const openTrail = (
 ) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const { makeTrail } = yield* Effect.promise(() => import("../layers/TrailLive.js"))
+    const { foundOf, makeTrail, search } = yield* Effect.promise(() => import("../layers/TrailLive.js"))
     const reader: Reader = Option.isSome(flags.sqlite)
       ? yield* sqliteReader(flags.sqlite.value, yield* tablesOf(flags.tables), disk)
       : yield* mysqlReader(flags)
     const hasQueue = directory !== undefined && (yield* disk.info(directory))?.type === "directory"
     return {
       reader,
+      foundOf,
+      search: (kind, query, collect) => search(reader, kind, "time", query, collect),
       trail: makeTrail({ reader, kinds, disk, directory: hasQueue ? directory : undefined })
     } satisfies OpenTrail
   })

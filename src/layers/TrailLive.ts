@@ -1,7 +1,7 @@
 /** What the trails of all databases have in common: searches, and the way from a row to an event. */
-import { DateTime, Effect, identity, Option, Redacted, Stream } from "effect"
+import { DateTime, Effect, Option, Redacted, Stream } from "effect"
 import { testsOf } from "../internal/database/conditions.js"
-import { type Reader, type Row, type Search, walk } from "../internal/database/walk.js"
+import { type Collect, eachRow, type Reader, type Row, type Search, walk } from "../internal/database/walk.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
 import { findLetter, findWaiting } from "../internal/queue/whereabouts.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -21,46 +21,66 @@ export interface Sources {
   readonly disk: Disk["Type"]
 }
 
+/** What a search is made into: all of it, or the keys alone. */
+type How = Pick<Search, "along" | "keysOnly">
+
+const rowsOf = <E extends AuditEvent.Any, A>(
+  reader: Reader,
+  definition: E,
+  how: How,
+  { after, from, limit, onProgress, order = "ascending", to, where }: Query<E>,
+  collect: Collect<A>
+): Stream.Stream<A, TrailError> =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      const tests = yield* Either.mapLeft(testsOf(definition, where), misused)
+      const table = yield* reader.open({
+        ...how,
+        definition,
+        order,
+        tests,
+        from: yield* millisOf("from", from),
+        to: yield* millisOf("to", to),
+        after: yield* checked(after)
+      })
+      const options = {
+        limit: limit ?? Number.POSITIVE_INFINITY,
+        onProgress: (time: number | null, found: number) =>
+          onProgress?.({ time: time === null ? null : new Date(time), found }) ?? Effect.void
+      }
+      return walk(table, options, collect)
+    })
+  )
+
+/** What is made of the rows that a search finds. */
+export const search = <E extends AuditEvent.Any, A>(
+  reader: Reader,
+  definition: E,
+  along: Search["along"],
+  query: Query<E>,
+  collect: Collect<A>
+): Stream.Stream<A, TrailError> => rowsOf(reader, definition, { along, keysOnly: false }, query, collect)
+
 export const makeTrail = (sources: Sources): Trail["Type"] => {
   const { reader } = sources
-  const rowsOf = <E extends AuditEvent.Any, A>(
-    definition: E,
-    how: Pick<Search, "along" | "keysOnly">,
-    make: (row: Row) => A,
-    { after, from, limit, onProgress, order = "ascending", to, where }: Query<E>
-  ) =>
-    Stream.unwrap(
-      Effect.gen(function* () {
-        const tests = yield* Either.mapLeft(testsOf(definition, where), misused)
-        const table = yield* reader.open({
-          ...how,
-          definition,
-          order,
-          tests,
-          from: yield* millisOf("from", from),
-          to: yield* millisOf("to", to),
-          after: yield* checked(after)
-        })
-        const options = {
-          limit: limit ?? Number.POSITIVE_INFINITY,
-          onProgress: (time: number | null, found: number) =>
-            onProgress?.({ time: time === null ? null : new Date(time), found }) ?? Effect.void
-        }
-        return walk(table, options, make)
-      })
-    )
-  const search = <E extends AuditEvent.Any>(definition: E, along: Search["along"], query: Query<E>) =>
-    rowsOf(definition, { along, keysOnly: false }, makeFound(definition)<EventOf<E>>, query).pipe(
-      // the next page is read while this one is worked on
-      Stream.bufferChunks({ capacity: 1 })
-    )
-
   return {
     find: <E extends AuditEvent.Any>(definition: E, query: Query<E> = {}) =>
-      search(definition, "time", query) as Stream.Stream<Found<EventOf<E>>, TrailError>,
-    withoutTime: (definition, query = {}) => search(definition, "primaryKey", query),
+      search(reader, definition, "time", query, eachRow(foundOf(definition)<EventOf<E>>)) as Stream.Stream<
+        Found<EventOf<E>>,
+        TrailError
+      >,
+    withoutTime: <E extends AuditEvent.Any>(definition: E, query: Query<E> = {}) =>
+      search(reader, definition, "primaryKey", query, eachRow(foundOf(definition)<EventOf<E>>)),
     count: (definition, query = {}) =>
-      Stream.runCount(rowsOf(definition, { along: "time", keysOnly: true }, identity, query)),
+      Stream.runCount(
+        rowsOf(
+          reader,
+          definition,
+          { along: "time", keysOnly: true },
+          query,
+          eachRow(() => 1)
+        )
+      ),
     get: <E extends AuditEvent.Any>(
       ...args: readonly [kind: E, eventId: string] | readonly [eventId: string]
     ): Effect.Effect<Option.Option<Whereabouts<EventOf<E>>>, TrailError> =>
@@ -92,7 +112,7 @@ const checked = (after: Query<AuditEvent.Any>["after"]) =>
     : misused("`after` is no event: give its `eventId` and `time`, as they were found")
 
 /** Makes events of rows; one that does not fit says why. */
-const makeFound = (definition: AuditEvent.Any) => {
+export const foundOf = (definition: AuditEvent.Any) => {
   const restore = restoring(definition)
   const { columns, kind } = definition
   return <A>({ eventId, time, values }: Row): Found<A, string | null, Date | null> => {
@@ -186,7 +206,7 @@ const delivered = <A>(
         )
       )
       if (row === undefined) continue
-      const found = makeFound(definition)<A>(row) as Found<A, string, Date | null>
+      const found = foundOf(definition)<A>(row) as Found<A, string, Date | null>
       return Option.some({ _tag: "Delivered", found })
     }
     return Option.none()

@@ -149,6 +149,13 @@ export interface Options<Fields extends Schema.Struct.Fields> {
 // eslint-disable-next-line @typescript-eslint/no-explicit-any -- `any` is how Schema itself matches signatures
 type Defaulted = Schema.PropertySignature<any, any, any, any, any, true, any>
 
+/**
+ * Says to the constructor of a kind that its input is an object of the class, with a fitting value for each field.
+ *
+ * @internal
+ */
+export const RESTORED: unique symbol = Symbol("effect-audit/restored")
+
 type OptionalKeys<Fields extends Schema.Struct.Fields> = {
   [F in keyof Fields]: Fields[F] extends Defaulted
     ? F
@@ -289,7 +296,9 @@ export const Class =
       static readonly fromSpan = options.fromSpan ?? {}
       static readonly indexes = options.indexes ?? []
       static readonly sensitive = options.sensitive
-      constructor(input: Readonly<Record<string, unknown>>) {
+      constructor(input: Readonly<Record<string, unknown>>, restored?: typeof RESTORED) {
+        // an object of this class already; Schema would copy it three times
+        if (restored === RESTORED) return input as unknown as Event
         replaced ??= Object.keys(options.fields).filter((name) => replacesNull(options.fields[name]!))
         // what does not fit is found by `record`
         super(withoutNulls(replaced, input), true)

@@ -7,7 +7,7 @@
  * @since 0.1.0
  */
 import { Option, Schema, SchemaAST as AST } from "effect"
-import type * as AuditEvent from "./AuditEvent.js"
+import * as AuditEvent from "./AuditEvent.js"
 import { Either, ParseResult } from "./Effect3.js"
 import { guard, INVALID, type Invalid, type Issue, orInvalid, signatureOf } from "./Line.js"
 
@@ -42,34 +42,142 @@ export const restoring = (definition: AuditEvent.Any): Restore => {
 const compiled = new WeakMap<AuditEvent.Any, Restore>()
 
 const compile = (definition: AuditEvent.Any): Restore => {
-  const Event = definition as unknown as new (input: Readonly<Record<string, unknown>>) => object
-  const fields = definition.columns.map(({ field }) => ({
-    name: field,
-    expected: String(signatureOf(definition.fields[field]!).to),
-    restore: restoringField(definition.fields[field]!)
-  }))
-  return (values) => {
-    const input: Record<string, unknown> = {}
-    let issues: Array<Issue> | undefined
-    let i = 0
+  const Event = definition as unknown as new (input: object, restored?: typeof AuditEvent.RESTORED) => object
+  const prototype = (definition as unknown as { readonly prototype: object }).prototype
+  const fields = readersOf(definition)
+  return (raw) => {
+    const input = Object.create(prototype) as Record<string, unknown>
+    let isWhole = true as boolean
+    const issues = readFields(fields, raw, ({ hasDefault, name }, value) => {
+      if (value !== undefined) input[name] = value
+      else if (hasDefault) isWhole = false
+    })
+    if (issues !== undefined) return Either.left(issues)
     try {
-      for (; i < fields.length; i++) {
-        const { expected, name, restore } = fields[i]!
-        const value = restore(values[i]!)
-        if (value === INVALID) (issues ??= []).push({ field: name, expected })
-        else if (value !== undefined) input[name] = value
-      }
-      if (issues === undefined) return Either.right(new Event(input))
+      // with all of its fields no default is missing
+      return Either.right(isWhole ? new Event(input, AuditEvent.RESTORED) : new Event(input))
     } catch {
-      // a Schema, or a constructor, of the program threw
-      ;(issues ??= []).push({
-        field: fields[i]?.name ?? "event",
-        expected: fields[i]?.expected ?? definition.kind
-      })
+      // a constructor of the program threw
+      return Either.left([{ field: "event", expected: definition.kind }])
     }
-    return Either.left(issues)
   }
 }
+
+/**
+ * What a row does not fit.
+ *
+ * @internal
+ */
+export class Unfit {
+  constructor(readonly issues: ReadonlyArray<Issue>) {}
+}
+
+/**
+ * Reads rows of a kind: the values of its fields, in the order of its columns; undefined where an event has none.
+ *
+ * @internal
+ */
+export type RestoreValues = (raw: ReadonlyArray<Raw>) => ReadonlyArray<unknown> | Unfit
+
+/**
+ * Compiles it, for those who need no event.
+ *
+ * @internal
+ */
+export const restoringValues = (definition: AuditEvent.Any): RestoreValues => {
+  const fields = readersOf(definition)
+  return (raw) => {
+    const values: Array<unknown> = []
+    const issues = readFields(fields, raw, (_, value) => values.push(value))
+    return issues === undefined ? values : new Unfit(issues)
+  }
+}
+
+const readersOf = (definition: AuditEvent.Any): ReadonlyArray<FieldReader> =>
+  definition.columns.map(({ field }) => new FieldReader(field, definition.fields[field]!))
+
+/** Reads all fields, and hands each value on; says which do not fit. */
+const readFields = (
+  fields: ReadonlyArray<FieldReader>,
+  raw: ReadonlyArray<Raw>,
+  take: (field: FieldReader, value: unknown) => void
+): ReadonlyArray<Issue> | undefined => {
+  let issues: Array<Issue> | undefined
+  let i = 0
+  try {
+    for (; i < fields.length; i++) {
+      const field = fields[i]!
+      const value = field.read(raw[i]!)
+      if (value === INVALID) (issues ??= []).push({ field: field.name, expected: field.expected })
+      else take(field, value)
+    }
+  } catch {
+    // a Schema of the program, or a setter of its class, threw
+    ;(issues ??= []).push({ field: fields[i]!.name, expected: fields[i]!.expected })
+  }
+  return issues
+}
+
+/** Hot path: a class, not closures, and most values are read without their Schema (bench/README.md#reading). */
+class FieldReader {
+  readonly expected: string
+  readonly hasDefault: boolean
+  private readonly isText: boolean
+  private readonly isNumber: boolean
+  private readonly isBigInt: boolean
+  private readonly isNullable: boolean
+  private readonly restore: (raw: Raw) => unknown
+
+  constructor(
+    readonly name: string,
+    schema: Schema.Struct.Field
+  ) {
+    const { to } = signatureOf(schema)
+    const plain = plainOf(to)
+    this.expected = String(to)
+    this.hasDefault = AuditEvent.defaultOf(schema) !== undefined
+    this.isText = plain?.type === "text"
+    this.isNumber = plain?.type === "number"
+    this.isBigInt = plain?.type === "bigint"
+    this.isNullable = plain?.isNullable === true
+    this.restore = restoringField(schema)
+  }
+
+  read(raw: Raw): unknown {
+    if (raw === null) return this.isNullable ? null : this.restore(null)
+    if (typeof raw === "string") {
+      if (this.isText) return raw
+      if (this.isNumber && SAFE_DIGITS.test(raw)) return Number(raw)
+      if (this.isBigInt && SAFE_DIGITS.test(raw)) return BigInt(raw)
+    }
+    return this.restore(raw)
+  }
+}
+
+/** of a whole number that every type of numbers takes */
+const SAFE_DIGITS = /^-?\d{1,15}$/
+
+/** A type of which a text needs no other look. */
+interface Plain {
+  readonly type: "text" | "number" | "bigint"
+  readonly isNullable: boolean
+}
+
+const plainOf = (ast: AST.AST): Plain | undefined => {
+  if (AST.isUnion(ast)) {
+    const others = ast.types.filter((type) => !isNull(type) && !AST.isUndefinedKeyword(type))
+    const plain = others.length === 1 ? plainOf(others[0]!) : undefined
+    return plain === undefined ? undefined : { ...plain, isNullable: ast.types.some(isNull) }
+  }
+  if (AST.isStringKeyword(ast)) return { type: "text", isNullable: false }
+  if (AST.isBigIntKeyword(ast)) return { type: "bigint", isNullable: false }
+  const isInt = AST.isRefinement(ast) && Option.contains(AST.getSchemaIdAnnotation(ast), Schema.IntSchemaId)
+  return AST.isNumberKeyword(ast) || (isInt && AST.isNumberKeyword(ast.from))
+    ? { type: "number", isNullable: false }
+    : undefined
+}
+
+const isNull = (ast: AST.AST): boolean => AST.isLiteral(ast) && ast.literal === null
 
 /**
  * Reads the values of one field.
@@ -216,27 +324,57 @@ const toDate: Reading = (raw): Date | Invalid => {
  * @internal
  */
 export const millisOf = (text: string): number => {
-  // as MySQL shows a DATETIME(6), and SQLite has it: Date.parse of a new text costs as much as the rest of a row
-  if (PLAIN_TIME.test(text)) {
-    const number = (from: number, to: number) => Number(text.slice(from, to))
-    const millis = text.length > 20 ? number(20, 23) : 0
-    return Date.UTC(
-      number(0, 4),
-      number(5, 7) - 1,
-      number(8, 10),
-      number(11, 13),
-      number(14, 16),
-      number(17, 19),
-      millis
-    )
-  }
+  const plain = plainMillis(text)
+  if (!Number.isNaN(plain)) return plain
   const [, date, clock = "00:00:00", fraction = ""] = TIME.exec(text) ?? []
   if (date === undefined) return Number.NaN
   return Date.parse(`${date}T${clock}.${fraction.slice(0, 3).padEnd(3, "0")}Z`)
 }
 
-// years below 100 are others to Date.UTC, and what is no date must not become one
-const PLAIN_TIME = /^[1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8]) [01]\d:[0-5]\d:[0-5]\d(?:\.\d{3,6})?$/
+/**
+ * As MySQL shows a DATETIME, and SQLite has it; NaN where it is written in another way, or at the end of
+ * a month. Hot path: Date.parse of a new text costs as much as the rest of a row (bench/README.md#reading).
+ */
+const plainMillis = (text: string): number => {
+  const { length } = text
+  const hasFraction = length >= 23 && length <= 26
+  if (!hasFraction && length !== 19) return Number.NaN
+  const isMarked =
+    text.charCodeAt(4) === 45 &&
+    text.charCodeAt(7) === 45 &&
+    text.charCodeAt(10) === 32 &&
+    text.charCodeAt(13) === 58 &&
+    text.charCodeAt(16) === 58 &&
+    (!hasFraction || text.charCodeAt(19) === 46)
+  if (!isMarked) return Number.NaN
+  const year = 100 * twoDigits(text, 0) + twoDigits(text, 2)
+  const month = twoDigits(text, 5)
+  const day = twoDigits(text, 8)
+  const hours = twoDigits(text, 11)
+  const minutes = twoDigits(text, 14)
+  const seconds = twoDigits(text, 17)
+  const millis = hasFraction ? 10 * twoDigits(text, 20) + digit(text, 22) : 0
+  for (let i = 23; i < length; i++) if (Number.isNaN(digit(text, i))) return Number.NaN
+  // years below 100 are others to Date.UTC, and what is no date must not become one; NaN fits nowhere
+  const isTime =
+    year >= 1000 &&
+    month >= 1 &&
+    month <= 12 &&
+    day >= 1 &&
+    day <= 28 &&
+    hours <= 23 &&
+    minutes <= 59 &&
+    seconds <= 59 &&
+    millis <= 999
+  return isTime ? Date.UTC(year, month - 1, day, hours, minutes, seconds, millis) : Number.NaN
+}
+
+const twoDigits = (text: string, at: number): number => 10 * digit(text, at) + digit(text, at + 1)
+
+const digit = (text: string, at: number): number => {
+  const value = text.charCodeAt(at) - 48
+  return value >= 0 && value <= 9 ? value : Number.NaN
+}
 
 const TIME = /^([+-]?\d{4,6}-\d\d-\d\d)(?:[ T](\d\d:\d\d:\d\d)(?:\.(\d+))?Z?)?$/
 

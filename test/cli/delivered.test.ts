@@ -16,6 +16,7 @@ import { login, stored, use } from "../support/events.js"
 import { account, connectionOptions, mysqlDatabase, PASSWORD } from "../support/mysql.js"
 import { temporaryDirectory } from "../support/queue.js"
 import { onEachServer } from "../support/servers.js"
+import { makeSlow } from "../support/trail.js"
 
 const T0 = Date.UTC(2026, 0, 31, 8)
 
@@ -124,6 +125,7 @@ describe("events", () => {
         [["--kind", "use_log", "--where", "duration_ms>=x"], "is no value"],
         [["--since", "yesterday"], "is no date"],
         [["--csv"], "say one by --kind"],
+        [["--id", ""], '"" is no id of an event'],
         [["--kind", "nowhere"], "no table nowhere"]
       ] as const) {
         const ran = yield* run(...args)
@@ -244,7 +246,47 @@ describe("events", () => {
   )
 })
 
-onEachServer("events", ({ rootUrl }) => {
+onEachServer("events", ({ flavour, rootUrl }) => {
+  it.scopedLive("shows how far a long export has come, on a terminal and not in the export", () =>
+    Effect.gen(function* () {
+      if (!hasPty || flavour === "mysql") return
+      const directory = yield* temporaryDirectory
+      const database = yield* mysqlDatabase(rootUrl)
+      const options = connectionOptions(database)
+      yield* MysqlUploader.migrate(options, [UseLog])
+      const uploader = Context.get(yield* Layer.build(MysqlUploader.layer(options)), Uploader)
+      const events = Array.from({ length: 1600 }, (_, index) =>
+        use({ prompt: "another" }, { time: T0 + index })
+      )
+      yield* uploader.upload({ definition: UseLog, events })
+      yield* makeSlow(database)
+      const { database: name, host, port } = database.config
+      const { username } = yield* account(database, "SELECT")
+      const file = path.join(directory, "uses.csv")
+      const ran = yield* Effect.promise(
+        () =>
+          inTerminal(
+            directory,
+            ["events", "--kind", "use_log", "--csv"],
+            {
+              AUDIT_MYSQL_URL: `mysql://${username!}@${host}:${port}/${name}`,
+              AUDIT_MYSQL_PASSWORD: PASSWORD,
+              NO_COLOR: "1"
+            },
+            100,
+            file
+          ).ended
+      )
+      assert.strictEqual(ran.code, 0, ran.stdout)
+      assert.lengthOf(fs.readFileSync(file, "utf8").trimEnd().split("\r\n"), 1601)
+      const drawn = [...ran.stdout.matchAll(/(█*)(░*) {2}([\d,]+) events/g)]
+      assert.isNotEmpty(drawn)
+      for (const [, full = "", empty = ""] of drawn) assert.lengthOf(full + empty, 30)
+      assert.deepStrictEqual(drawn.at(-1)!.slice(1), ["█".repeat(30), "", "1,600"])
+      assert.include(ran.stdout, "--reveal")
+    })
+  )
+
   it.scopedLive("reads by an account that may SELECT alone, and says what one lacks that may not", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory

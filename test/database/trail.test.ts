@@ -7,15 +7,17 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Redacted } from "effect"
 import { Activity } from "effect-audit"
 import { createConnection } from "mysql2/promise"
+import { createHash } from "node:crypto"
 import * as MysqlTrail from "../../src/layers/MysqlTrail.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
+import type { Progress } from "../../src/services/Trail.js"
 import type { TestDatabase } from "../support/database.js"
 import { use, uses } from "../support/events.js"
 import { account, connectionOptions, mysqlDatabase, PASSWORD, uploaderOf } from "../support/mysql.js"
 import { onEachServer } from "../support/servers.js"
-import { all } from "../support/trail.js"
+import { all, makeSlow, REPEATED } from "../support/trail.js"
 
 /** A database with the tables, and an account that may read them. */
 const readable = (rootUrl: string) =>
@@ -37,6 +39,8 @@ const multiply = (database: TestDatabase, doublings: number) =>
       )
     }
   })
+
+const T0 = Date.UTC(2026, 0, 31, 8)
 
 onEachServer("Trail", ({ rootUrl }) => {
   it.scopedLive("goes on where the connection breaks in the middle", () =>
@@ -109,6 +113,52 @@ onEachServer("Trail", ({ rootUrl }) => {
         2 ** 16
       )
     })
+  )
+
+  it.scopedLive(
+    "reads on in windows where the server ends what takes too long, and says how far it came",
+    () =>
+      Effect.gen(function* () {
+        const { database, reader, uploader } = yield* readable(rootUrl)
+        const events = Array.from({ length: 1500 }, (_, index) =>
+          use({ prompt: index === 1200 ? "the one" : "another" }, { time: T0 + index })
+        )
+        yield* uploader.upload({ definition: UseLog, events })
+        yield* makeSlow(database)
+        const exceeded = Effect.promise(async () => {
+          const [found] = await database.query<{ Value: string }>(
+            "SHOW GLOBAL STATUS LIKE 'Max\\_%\\_time\\_exceeded'"
+          )
+          return Number(found!.Value)
+        })
+        const before = yield* exceeded
+        const trail = yield* MysqlTrail.make({ ...reader, statementTimeout: "500 millis" })
+        const seen: Array<Progress> = []
+        const search = trail.find(UseLog, {
+          where: { errorMessage: createHash("sha512").update("the one".repeat(REPEATED)).digest("hex") },
+          onProgress: (progress) => Effect.sync(() => void seen.push(progress))
+        })
+        assert.deepStrictEqual(
+          (yield* all(search)).map(({ eventId }) => eventId),
+          [events[1200]!.eventId]
+        )
+        assert.isAbove(yield* exceeded, before)
+        const times = seen.slice(0, -1).map(({ time }) => time!.getTime())
+        assert.isAbove(times.length, 3)
+        assert.deepStrictEqual(
+          times,
+          [...times].sort((a, b) => a - b)
+        )
+        assert.isTrue(seen.some(({ found, time }) => found === 0 && time !== null))
+        assert.deepStrictEqual(seen.at(-1), { time: null, found: 1 })
+
+        yield* Effect.promise(() =>
+          database.query(`ALTER TABLE ${UseLog.table} DROP INDEX effect_audit_event_time`)
+        )
+        const error = yield* Effect.flip(all(search))
+        assert.strictEqual(error.code, "NO_INDEX")
+        assert.include(error.message, "migrate --index")
+      })
   )
 
   it.scopedLive("waits for no lock longer than it may", () =>

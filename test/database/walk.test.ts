@@ -1,7 +1,15 @@
 /** The walk through a table: nothing is left out or found twice, whatever a statement may cost. */
 import { assert, it } from "@effect/vitest"
 import { Chunk, Effect, FastCheck as fc, identity, Stream } from "effect"
-import { type Key, Row, TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
+import {
+  eachRow,
+  type Key,
+  Made,
+  Row,
+  TooMuch,
+  walk,
+  type Walkable
+} from "../../src/internal/database/walk.js"
 import { TrailError } from "../../src/schema/Errors.js"
 
 const error = new TrailError({ class: "transient", code: "3024", reason: "too slow" })
@@ -36,21 +44,27 @@ const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) =>
     start: undefined,
     noWindows: undefined,
     timeOf: ([time]) => Number(time),
-    page: ({ after, limit, upTo }) =>
+    page: ({ after, limit, upTo }, collect) =>
       Effect.gen(function* () {
         const from = placeOf(after) + 1
         const to = upTo === undefined ? rows.length : placeOf(upTo) + 1
-        const found: Array<Row> = []
+        const { add, result } = collect()
+        let count = 0
+        let last: Key | undefined
+        let size = 0
         let at = from
-        for (; at < to && found.length < limit; at++) {
+        for (; at < to && count < limit; at++) {
           const row = rows[at]!
           if (!hasConditions || row.fits) {
-            found.push(new Row(keyOf(row), row.id, row.time, ["x".repeat(row.time % 7)]))
+            last = keyOf(row)
+            size += row.time % 7
+            count++
+            add(new Row(row.id, row.time, ["x".repeat(row.time % 7)]))
           }
         }
         yield* examined(at - from)
-        if (found.length > mostFound) return yield* new TooMuch({ what: "large", error })
-        return found
+        if (count > mostFound) return yield* new TooMuch({ what: "large", error })
+        return new Made(result(), count, last, size)
       }),
     // by the index alone, which costs next to nothing
     ahead: (after, count) =>
@@ -78,7 +92,7 @@ it("finds each row once, in order, with any bound on statements", () =>
         const { expected, table } = tableOf(given)
         const limit = most ?? Number.POSITIVE_INFINITY
         const found = yield* Stream.runCollect(
-          walk(table, { limit, onProgress: () => Effect.void }, identity)
+          walk(table, { limit, onProgress: () => Effect.void }, eachRow(identity))
         )
         assert.deepStrictEqual(
           Chunk.toReadonlyArray(found).map(({ eventId }) => eventId),
@@ -107,7 +121,7 @@ it.effect("makes progress, and says so, where nothing fits", () =>
           limit: Number.POSITIVE_INFINITY,
           onProgress: (time) => Effect.sync(() => void seen.push(time))
         },
-        identity
+        eachRow(identity)
       )
     )
     assert.isAbove(seen.length, 10)
@@ -126,7 +140,7 @@ it.effect("asks once where an index knows the answer", () =>
       hasConditions: true
     })
     const found = yield* Stream.runCollect(
-      walk(table, { limit: 1000, onProgress: () => Effect.void }, identity)
+      walk(table, { limit: 1000, onProgress: () => Effect.void }, eachRow(identity))
     )
     assert.strictEqual(found.length, 5)
     assert.strictEqual(statements(), 1)
@@ -137,7 +151,7 @@ it.effect("fails where one row is too much", () =>
   Effect.gen(function* () {
     const { table } = tableOf({ times: [1, 2], every: 1, mostRows: 100, mostFound: 0, hasConditions: false })
     const failure = yield* Effect.flip(
-      Stream.runDrain(walk(table, { limit: 10, onProgress: () => Effect.void }, identity))
+      Stream.runDrain(walk(table, { limit: 10, onProgress: () => Effect.void }, eachRow(identity)))
     )
     assert.strictEqual(failure.code, "3024")
   })

@@ -22,7 +22,7 @@ import * as fc from "fast-check"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import { make as makeShutdown } from "../../src/internal/shutdown.js"
 import { supervised } from "../../src/internal/contained.js"
-import { TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
+import { eachRow, Made, TooMuch, walk, type Walkable } from "../../src/internal/database/walk.js"
 import { sealingKey } from "../../src/internal/proof/keys.js"
 import { Sealer } from "../../src/internal/proof/sealer.js"
 import * as watchdog from "../../src/internal/watchdog.js"
@@ -346,18 +346,20 @@ describe("who looks at the wall clock", () => {
             hasConditions: true,
             noWindows: undefined,
             timeOf: () => 0,
-            page: ({ isTry }) =>
+            page: ({ isTry }, collect) =>
               Effect.suspend(() => {
                 offset += jump
                 nanos += BigInt(millis * 1e6)
                 const error = new TrailError({ class: "transient", code: "3024", reason: "slow" })
-                return isTry ? new TooMuch({ what: "slow", error }) : Effect.succeed([])
+                return isTry
+                  ? new TooMuch({ what: "slow", error })
+                  : Effect.succeed(new Made(collect().result(), 0, undefined, 0))
               }),
             ahead: (_, rows) =>
               Effect.sync(() => (asked.push(rows) > 3 ? undefined : [String(asked.length), ""]))
           }
           const options = { limit: 1, onProgress: () => Effect.void }
-          yield* Effect.withClock(Stream.runDrain(walk(table, options, identity)), clock)
+          yield* Effect.withClock(Stream.runDrain(walk(table, options, eachRow(identity))), clock)
           return asked
         })
       for (const jump of [-HOUR, HOUR]) {

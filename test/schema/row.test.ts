@@ -3,9 +3,17 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Either, FastCheck as fc, Schema } from "effect"
 import { Activity } from "../../src/schema/Activity.js"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
-import { compile, type SqlValue } from "../../src/schema/Line.js"
+import { compile, INVALID, type SqlValue } from "../../src/schema/Line.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
-import { isScalarField, type Raw, restoring } from "../../src/schema/Row.js"
+import {
+  isScalarField,
+  millisOf,
+  type Raw,
+  restoring,
+  restoringField,
+  restoringValues,
+  Unfit
+} from "../../src/schema/Row.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { Maybe } from "../support/kinds.js"
 
@@ -77,6 +85,102 @@ describe.each(
     )
     assert.isAbove(right, runs / 4)
   })
+})
+
+class Own extends AuditEvent.Class<Own>()("own", { table: "own", fields: { whole: Schema.Int } }) {
+  readonly twice: number
+  constructor(input: AuditEvent.InputOf<typeof Own>) {
+    super({ whole: input.whole + 1 })
+    this.twice = 2 * this.whole
+  }
+}
+
+/** What a column may hold, whatever the field is. */
+const raws = fc.oneof(
+  fc.constantFrom(null, "", "0", "-0", "007", "1.5", "-12", "1e3", " 1", "+1", "NaN", "999999999999999"),
+  fc.constantFrom(
+    "9007199254740993",
+    "1234567890123456",
+    "true",
+    "2026-01-31 08:00:00.000",
+    "未知",
+    "[1]",
+    "{}"
+  ),
+  fc.maxSafeInteger(),
+  fc.maxSafeInteger().map(String),
+  fc.double().map(String),
+  fc.string({ unit: "binary" })
+)
+
+it.each(
+  [UseLog, LoginLog, Activity, Rich, Maybe, Own].map((kind) => [kind.kind, kind as AuditEvent.Any] as const)
+)("what is read without the Schema of %s is what the Schema reads", (_, definition) => {
+  const slow = definition.columns.map(({ field }) => restoringField(definition.fields[field]!))
+  const Event = definition as unknown as new (input: object) => object
+  const row = fc.array(raws, { minLength: slow.length, maxLength: slow.length })
+  const values = restoringValues(definition)
+  const restore = restoring(definition)
+  let right = 0
+  const check = (raw: ReadonlyArray<Raw>) => {
+    const expected = slow.map((read, index) => read(raw[index]!))
+    const unfit = definition.columns.flatMap(({ field }, i) => (expected[i] === INVALID ? [field] : []))
+    const found = values(raw)
+    const event = restore(raw)
+    if (found instanceof Unfit) {
+      assert.deepStrictEqual(
+        found.issues.map(({ field }) => field),
+        unfit
+      )
+      assert.isTrue(Either.isLeft(event))
+      return
+    }
+    right++
+    assert.deepStrictEqual([...found], expected)
+    const input = Object.fromEntries(
+      definition.columns.flatMap(({ field }, i) => (expected[i] === undefined ? [] : [[field, expected[i]]]))
+    )
+    const given = Either.getOrThrow(event)
+    const whole = new Event(input)
+    assert.strictEqual(Object.getPrototypeOf(given), Object.getPrototypeOf(whole))
+    assert.deepStrictEqual(Object.entries(given), Object.entries(whole))
+  }
+  fc.assert(fc.property(row, check), { numRuns: 2 * runs })
+  const codec = compile(definition)
+  fc.assert(
+    fc.property(inputs(definition), (input) => {
+      const line = codec.encode(input, ID, TIME)
+      if (Either.isLeft(line)) return
+      const stored = codec.row(JSON.parse(line.right) as Record<string, unknown>)
+      if (Either.isRight(stored)) for (const [, show] of forms) check(stored.right.map(show))
+    }),
+    { numRuns: runs }
+  )
+  assert.isAbove(right, runs / 2)
+})
+
+it("times are what Date makes of them", () => {
+  const byDate = (text: string) => {
+    const [, date, clock, fraction = ""] =
+      /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d+))?Z?$/.exec(text) ?? []
+    if (date === undefined) return Number.NaN
+    return Date.parse(`${date}T${clock!}.${fraction.slice(0, 3).padEnd(3, "0")}Z`)
+  }
+  const time = fc
+    .integer({ min: Date.UTC(0), max: Date.UTC(9999, 11, 31) })
+    .map((millis) => new Date(millis).toISOString().replace("T", " ").slice(0, -1))
+  const oneOff = fc
+    .tuple(time, fc.nat(25), fc.constantFrom("0", "9", "5", " ", "-", "T", ":", ".", "Z", ""))
+    .map(([text, at, other]) => text.slice(0, at) + other + text.slice(at + 1))
+  const cut = fc
+    .tuple(time, fc.constantFrom(19, 23), fc.constantFrom("", "0", "999", "4567"))
+    .map(([text, length, more]) => text.slice(0, length) + (length === 23 ? more : ""))
+  fc.assert(
+    fc.property(fc.oneof(time, oneOff, cut), (text) => {
+      assert.deepStrictEqual(millisOf(text), byDate(text), text)
+    }),
+    { numRuns: 10 * runs }
+  )
 })
 
 describe("a row that does not fit", () => {

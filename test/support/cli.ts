@@ -72,18 +72,24 @@ export const startEffectAudit = (
   under: ReadonlyArray<string> = []
 ) => start(COMMAND, { cwd: path.dirname(directory), args, env: { AUDIT_DIRECTORY: directory }, under })
 
-/** Starts the command in a terminal. */
+/** Starts the command in a terminal; its results may go to a file. */
 export const inTerminal = (
   directory: string,
   args: ReadonlyArray<string>,
   env: Readonly<Record<string, string>> = {},
-  columns = 100
+  columns = 100,
+  file?: string
 ) =>
   start(COMMAND, {
     cwd: directory,
     args,
     env: { TERM: "xterm-256color", NO_COLOR: "", AUDIT_DIRECTORY: directory, ...env },
-    under: ["python3", "-c", pty(columns)]
+    under: [
+      "python3",
+      "-c",
+      pty(columns),
+      ...(file === undefined ? [] : ["sh", "-c", 'file="$1"; shift; exec "$@" > "$file"', "sh", file])
+    ]
   })
 
 /** The page's server of a directory, until the scope closes; its address with the token. */

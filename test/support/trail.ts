@@ -12,8 +12,10 @@ import * as SqliteTrail from "../../src/layers/SqliteTrail.js"
 import * as SqliteUploader from "../../src/layers/SqliteUploader.js"
 import type * as AuditEvent from "../../src/schema/AuditEvent.js"
 import type { StoredEvent } from "../../src/schema/Line.js"
+import { UseLog } from "../../src/schema/UseLog.js"
 import { Trail } from "../../src/services/Trail.js"
 import { Uploader } from "../../src/services/Uploader.js"
+import type { TestDatabase } from "./database.js"
 import { account, connectionOptions, mysqlDatabase } from "./mysql.js"
 import { temporaryDirectory } from "./queue.js"
 import { openSqlite } from "./sqlite.js"
@@ -74,3 +76,15 @@ export const sqliteTarget = Effect.gen(function* () {
 /** All that a stream finds. */
 export const all = <A, E>(stream: Stream.Stream<A, E>): Effect.Effect<ReadonlyArray<A>, E> =>
   Effect.map(Stream.runCollect(stream), Chunk.toReadonlyArray)
+
+/** so often the server repeats a prompt before it hashes it: about a millisecond of the processor */
+export const REPEATED = 70_000
+
+/** Makes each row of the uses take time to read: `error_message` is the hash of a long text, made anew whenever it is read. */
+export const makeSlow = (database: TestDatabase) =>
+  Effect.promise(() =>
+    database.query(
+      `ALTER TABLE ${UseLog.table} DROP COLUMN error_message, ` +
+        `ADD COLUMN error_message VARCHAR(128) AS (SHA2(REPEAT(prompt, ${REPEATED}), 512)) VIRTUAL`
+    )
+  )

@@ -6,7 +6,7 @@
  * index, of which those that fit are asked for. A rare match then costs many short statements, and each of them makes
  * progress. Windows count rows, not time: a million rows may share a millisecond.
  */
-import { Chunk, Data, Effect, Option, Stream } from "effect"
+import { Channel, Chunk, Data, Effect, Fiber, Stream } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import { TrailError } from "../../schema/Errors.js"
 import type { Raw } from "../../schema/Row.js"
@@ -19,13 +19,46 @@ export type Key = ReadonlyArray<string>
 /** A row, as it was read. Hot path: a class, not a literal (bench/README.md#literals). */
 export class Row {
   constructor(
-    readonly key: Key,
     /** a UUID, lower case */
     readonly eventId: string | null,
     /** milliseconds since 1970 UTC */
     readonly time: number | null,
-    /** those of the kind's columns, in their order */
+    /** first those of the kind's columns, in their order */
     readonly values: ReadonlyArray<Raw>
+  ) {}
+}
+
+/** Takes the rows of one page as they arrive: the values of a row are valid until the next one. */
+export interface Collector<A> {
+  readonly add: (row: Row) => void
+  /** what was made of them */
+  readonly result: () => Chunk.Chunk<A>
+}
+
+/** Begins a page; a page that fails is begun again. */
+export type Collect<A> = () => Collector<A>
+
+/** Makes each row into something. */
+export const eachRow =
+  <A>(make: (row: Row) => A): Collect<A> =>
+  () => {
+    // no literal, which V8 would allocate in the old generation (bench/README.md#literals)
+    const rows = NONE.slice() as Array<A>
+    return { add: (row) => void rows.push(make(row)), result: () => Chunk.unsafeFromArray(rows) }
+  }
+
+const NONE: ReadonlyArray<never> = []
+
+/** What was made of the rows of a page. Hot path: a class, not a literal (bench/README.md#literals). */
+export class Made<A> {
+  constructor(
+    readonly chunk: Chunk.Chunk<A>,
+    /** how many rows there were */
+    readonly count: number,
+    /** the key of the last row */
+    readonly last: Key | undefined,
+    /** bytes of all rows, about */
+    readonly size: number
   ) {}
 }
 
@@ -36,16 +69,19 @@ export class TooMuch extends Data.TaggedError("TooMuch")<{
   readonly error: TrailError
 }> {}
 
+/** What a page is to hold. */
+export interface Range {
+  readonly after: Key | undefined
+  readonly upTo: Key | undefined
+  readonly limit: number
+  /** whether a quick answer is wanted, or none */
+  readonly isTry: boolean
+}
+
 /** A table that is read along a key, in an order, within a range. */
 export interface Walkable {
   /** At most so many rows that fit, behind one key and up to another. */
-  readonly page: (range: {
-    readonly after: Key | undefined
-    readonly upTo: Key | undefined
-    readonly limit: number
-    /** whether a quick answer is wanted, or none */
-    readonly isTry: boolean
-  }) => Effect.Effect<ReadonlyArray<Row>, TooMuch | TrailError>
+  readonly page: <A>(range: Range, collect: Collect<A>) => Effect.Effect<Made<A>, TooMuch | TrailError>
   /** The key so many rows behind another, whether they fit or not; undefined if there are fewer. */
   readonly ahead: (
     after: Key | undefined,
@@ -67,8 +103,8 @@ export interface Options {
 
 /** rows of the first page: a reader who wants a few gets them soon, and nothing is known of their size yet */
 const FIRST_PAGE = 64
-const LARGEST_PAGE = 2048
-/** UTF-16 units of a page, about */
+const LARGEST_PAGE = 1024
+/** bytes of a page, about */
 const PAGE_SIZE = 1024 * 1024
 /** rows of the first window */
 const FIRST_WINDOW = 32_768
@@ -85,83 +121,101 @@ interface State {
   readonly window: number | undefined
 }
 
-/** The rows that fit, in order, and each made something of: a stage of a stream for that would cost as much again. */
+/**
+ * What is made of the rows that fit, in order. It is made where the rows arrive, so that the rest of them does not outlive
+ * that moment (bench/README.md#reading); a page that fails is made again.
+ */
 export const walk = <A>(
   table: Walkable,
   { limit, onProgress }: Options,
-  make: (row: Row) => A
+  collect: Collect<A>
 ): Stream.Stream<A, TrailError> =>
-  Stream.suspend(() => {
-    let state: State | undefined =
-      limit > 0 ? { after: table.start, upTo: undefined, page: FIRST_PAGE, window: undefined } : undefined
+  Effect.gen(function* () {
+    const scope = yield* Effect.scope
     let found = 0
-    // by a state that changes: what is a page longer than the one before would keep all of them in memory
-    return Stream.repeatEffectChunkOption(
-      Effect.suspend(() =>
-        state === undefined
-          ? Effect.fail(Option.none<TrailError>())
-          : step(table, state, limit - found).pipe(
-              Effect.mapError(Option.some),
-              Effect.flatMap(({ next, rows }) => {
-                found += rows.length
-                state = found < limit ? next : undefined
-                const at = next === undefined ? null : table.timeOf(next.after!)
-                return Effect.as(onProgress(at, found), Chunk.unsafeFromArray(rows.map(make)))
-              })
-            )
-      )
+    let ahead: Fiber.Fiber<Step<A>, TrailError> | undefined
+    /** Reads the page at a state, while the one before is worked on. */
+    const readAhead = (state: State | undefined) =>
+      state === undefined || found >= limit
+        ? Effect.sync(() => void (ahead = undefined))
+        : Effect.map(
+            Effect.forkIn(step(table, state, limit - found, collect), scope),
+            (fiber) => void (ahead = fiber)
+          )
+    yield* readAhead({ after: table.start, upTo: undefined, page: FIRST_PAGE, window: undefined })
+    // by variables: what is a page longer than the one before would keep all of them in memory
+    const pages: Channel.Channel<Chunk.Chunk<A>, unknown, TrailError> = Channel.flatMap(
+      Channel.fromEffect(
+        Effect.suspend(() => (ahead === undefined ? Effect.succeed(undefined) : Fiber.join(ahead)))
+      ),
+      (taken) => {
+        if (taken === undefined) return Channel.void
+        const { chunk, count, next } = taken
+        found += count
+        const at = next === undefined ? null : table.timeOf(next.after!)
+        return Channel.flatMap(
+          Channel.fromEffect(Effect.zipRight(readAhead(next), onProgress(at, found))),
+          () => Channel.flatMap(Channel.write(chunk), () => pages)
+        )
+      }
     )
-  })
+    return Stream.fromChannel(pages)
+  }).pipe(Stream.unwrapScoped)
 
-interface Step {
-  readonly rows: ReadonlyArray<Row>
-  /** undefined at the end */
-  readonly next: State | undefined
+/** Hot path: a class, not a literal (bench/README.md#literals). */
+class Step<A> {
+  constructor(
+    readonly chunk: Chunk.Chunk<A>,
+    readonly count: number,
+    /** undefined at the end */
+    readonly next: State | undefined
+  ) {}
 }
 
 /** One page, and where to go on. */
-const step = (table: Walkable, state: State, most: number): Effect.Effect<Step, TrailError> =>
-  Effect.catchTag(pageOf(table, state, Math.min(state.page, most)), "TooMuch", (cause) => {
+const step = <A>(
+  table: Walkable,
+  state: State,
+  most: number,
+  collect: Collect<A>
+): Effect.Effect<Step<A>, TrailError> =>
+  Effect.catchTag(pageOf(table, state, Math.min(state.page, most), collect), "TooMuch", (cause) => {
     const smaller = narrower(table, state, cause)
-    return smaller instanceof TrailError ? smaller : step(table, smaller, most)
+    return smaller instanceof TrailError ? smaller : step(table, smaller, most, collect)
   })
 
-const pageOf = Effect.fnUntraced(function* (table: Walkable, state: State, limit: number) {
-  const { after, window } = state
-  const elapsed = yield* stopwatch
-  const isAtWindow = window !== undefined && state.upTo === undefined
-  const upTo = isAtWindow ? yield* table.ahead(after, window) : state.upTo
-  const isTry = table.hasConditions && window === undefined
-  const rows = yield* table.page({ after, upTo, limit, isTry })
-  return stepOf(state, { rows, limit, upTo, took: elapsed() })
-})
+const pageOf = <A>(table: Walkable, state: State, limit: number, collect: Collect<A>) =>
+  Effect.gen(function* () {
+    const { after, window } = state
+    const elapsed = yield* stopwatch
+    const isAtWindow = window !== undefined && state.upTo === undefined
+    const upTo = isAtWindow ? yield* table.ahead(after, window) : state.upTo
+    const isTry = table.hasConditions && window === undefined
+    const made = yield* table.page({ after, upTo, limit, isTry }, collect)
+    return new Step(made.chunk, made.count, nextOf(state, made, upTo, limit, elapsed()))
+  })
 
-interface Page {
-  readonly rows: ReadonlyArray<Row>
-  readonly limit: number
-  readonly upTo: Key | undefined
+/** Where to go on after a page; undefined at the end. */
+const nextOf = (
+  state: State,
+  made: Made<unknown>,
+  upTo: Key | undefined,
+  limit: number,
   /** milliseconds */
-  readonly took: number
-}
-
-const stepOf = (state: State, { limit, rows, took, upTo }: Page): Step => {
-  const page = nextPage(state.page, rows)
-  if (rows.length === limit) return { rows, next: { ...state, after: rows.at(-1)!.key, upTo, page } }
-  if (upTo === undefined) return { rows, next: undefined }
+  took: number
+): State | undefined => {
+  const page = nextPage(state.page, made)
+  if (made.count === limit) return { ...state, after: made.last, upTo, page }
+  if (upTo === undefined) return undefined
   const { window } = state
   const larger = took < QUICK && window !== undefined ? Math.min(LARGEST_WINDOW, 2 * window) : window
-  return { rows, next: { ...state, after: upTo, upTo: undefined, page, window: larger } }
+  return { ...state, after: upTo, upTo: undefined, page, window: larger }
 }
 
 /** As many rows as make a page of the size that is wanted, if the next are like these. */
-const nextPage = (page: number, rows: ReadonlyArray<Row>): number => {
-  const last = rows.slice(-FIRST_PAGE)
-  if (last.length === 0) return page
-  const size = last.reduce((sum, { values }) => {
-    for (const value of values) sum += typeof value === "string" ? value.length + 8 : 8
-    return sum
-  }, last.length)
-  const wanted = Math.floor((PAGE_SIZE * last.length) / size)
+const nextPage = (page: number, { count, size }: Made<unknown>): number => {
+  if (count === 0) return page
+  const wanted = Math.floor((PAGE_SIZE * count) / Math.max(1, size))
   return Math.max(1, Math.min(LARGEST_PAGE, 4 * page, wanted))
 }
 

@@ -15,6 +15,7 @@ import type { Endpoint, SslSettings } from "./endpoints.js"
 import { errnoOf } from "./errors.js"
 import { loginsOf } from "./logins.js"
 import { connector } from "./lookup.js"
+import { queryTexts, type Texts } from "./textRows.js"
 import { monotonicMillis } from "../../monotonic.js"
 import * as watchdog from "../../watchdog.js"
 
@@ -50,6 +51,12 @@ export interface Session {
     sql: string,
     params?: ReadonlyArray<unknown>
   ) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+  /** Runs a SELECT of so many columns, all of them texts, and hands on each row as it arrives. */
+  readonly texts: (
+    sql: string,
+    columns: number,
+    take: (texts: Texts, bytes: number) => void
+  ) => Effect.Effect<unknown, SqlError>
   /** false once the server or we have ended it, also while it was idle */
   readonly isOpen: () => boolean
 }
@@ -101,6 +108,11 @@ class Wire {
   /** Counts from here what the server sends. */
   restart(): void {
     this.guarded?.restart()
+  }
+
+  /** The driver's connection over the socket. */
+  get connection() {
+    return this.guarded?.connection()
   }
 
   get isOpen(): boolean {
@@ -254,6 +266,19 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         )
       )
 
+    const texts: Session["texts"] = (sql, columns, take) =>
+      bounded(
+        Effect.async<void, SqlError>((resume) => {
+          const drivers = wire.connection
+          if (drivers === undefined)
+            return resume(failed(modules, protocolError("the driver shows no connection")))
+          queryTexts(drivers, sql, columns, take, (error) =>
+            resume(error === null ? Effect.void : failed(modules, error))
+          )
+        }),
+        (answer) => answer === undefined
+      )
+
     for (const statement of sessionSettings(endpoint.statementTimeout)) yield* run(statement, [])
     const [server] = yield* select(
       Server,
@@ -292,6 +317,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       query: (sql, params = []) => run(sql, params),
       write: (sql) => bounded(connection.executeUnprepared(sql, [], undefined), isNoRows),
       select,
+      texts,
       isOpen: () => wire.isOpen
     }
   })

@@ -7,6 +7,7 @@
 import type { EventEmitter } from "node:events"
 import type * as net from "node:net"
 import * as tls from "node:tls"
+import type { Querying } from "./textRows.js"
 
 /** What the driver's stream factory is given. */
 export interface StreamOptions {
@@ -18,8 +19,8 @@ interface Pool {
   readonly _allConnections?: { readonly length: number; readonly get: (index: number) => Connection }
 }
 
-/** Of mysql2's connection, what is changed here. */
-interface Connection extends EventEmitter {
+/** Of mysql2's connection, what is used and changed here. */
+interface Connection extends EventEmitter, Querying {
   readonly stream: EventEmitter
   protocolError: (message: string, code?: unknown) => void
   startTLS: (onSecure: (error?: unknown) => void) => void
@@ -28,6 +29,8 @@ interface Connection extends EventEmitter {
 export interface Guard {
   /** Counts from here what the server sends. */
   readonly restart: () => void
+  /** the driver's connection; undefined as long as it is not known */
+  readonly connection: () => Querying | undefined
 }
 
 /**
@@ -42,6 +45,7 @@ export const guard = (
   identity: string | undefined
 ): Guard => {
   let received = 0
+  let found: Connection | undefined
   const fail = (cause: unknown) => {
     const error = cause instanceof Error ? cause : protocolError(String(cause))
     onBroken(error)
@@ -68,17 +72,16 @@ export const guard = (
   // the pool lists the connection after its constructor has asked for the socket, and before the socket can emit
   process.nextTick(() => {
     const connections = config.pool?._allConnections
-    let isFound = false
     for (let index = 0; index < (connections?.length ?? 0); index++) {
       const connection = connections!.get(index)
       if (connection.stream !== socket) continue
-      isFound = true
+      found = connection
       confineDriver(connection, confine, fail, onBroken, identity)
     }
     // a driver that hides its connections: nobody would look at the certificate
-    if (!isFound && identity !== undefined) fail(protocolError("the driver shows no connection"))
+    if (found === undefined && identity !== undefined) fail(protocolError("the driver shows no connection"))
   })
-  return { restart: () => void (received = 0) }
+  return { restart: () => void (received = 0), connection: () => found }
 }
 
 const confineDriver = (

@@ -2,15 +2,27 @@
  * Reads the tables of events, page by page. Every statement is a SELECT that the server itself ends in time.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Duration, Effect, Redacted, Schedule, Schema } from "effect"
+import { Chunk, Duration, Effect, identity, Option, Redacted, Schedule, Schema } from "effect"
 import type { Scope } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { TrailError, UploadError } from "../../../schema/Errors.js"
 import { sqlDateTime } from "../../../schema/Line.js"
-import { millisOf, type Raw } from "../../../schema/Row.js"
+import { millisOf } from "../../../schema/Row.js"
 import { holdsDates } from "../columnTypes.js"
 import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
-import { type FoundColumn, type Reader, Row, type Search, TooMuch, type Walkable } from "../walk.js"
+import {
+  type Collect,
+  eachRow,
+  type FoundColumn,
+  type Key,
+  Made,
+  type Range,
+  type Reader,
+  Row,
+  type Search,
+  TooMuch,
+  type Walkable
+} from "../walk.js"
 import { asText, beyond, condition, type KeyColumn, keyColumn, type ReadColumn } from "./columnsRead.js"
 import type { Session } from "./connection.js"
 import { isTooLarge } from "./driver.js"
@@ -18,6 +30,7 @@ import type { ConnectionSettings } from "./endpoints.js"
 import { classify, type Failure, isTimeout, toUploadError } from "./errors.js"
 import { makeSessions } from "./sessions.js"
 import { type Columns, columnsOf, dotted, misnamedColumn, quote } from "./table.js"
+import type { Texts } from "./textRows.js"
 
 export interface ReadingSettings extends ConnectionSettings {
   readonly tables?: TableNames | undefined
@@ -67,12 +80,16 @@ export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, nev
         shapeOf(definition).pipe(
           Effect.flatMap((shape) => {
             const { id } = shape
-            if (id === undefined) return Effect.succeed([])
+            if (id === undefined) return Effect.succeed(NOTHING)
             const isId = `${id.name} = ${id.literal(keyOfId(id, eventId))}`
             const sql = `${selection(shape, [])} WHERE ${isId} LIMIT 1`
-            return withReader((session) => rowsOf(session, bounded(sql, limitMillis), 0), shape.table)
+            const read = readerOf(shape.columns.length, 0)
+            return withReader(
+              (session) => read(session, bounded(sql, limitMillis), eachRow(identity)),
+              shape.table
+            )
           }),
-          Effect.map(([row]) => row),
+          Effect.map(({ chunk }) => Option.getOrUndefined(Chunk.head(chunk))),
           Effect.catchTag("TooMuch", ({ error }) => error)
         ),
       columns: (table) =>
@@ -94,6 +111,8 @@ export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, nev
         )
     }
   })
+
+const NOTHING = new Made<Row>(Chunk.empty(), 0, undefined, 0)
 
 /** The page that is read ahead, and another search */
 const SESSIONS = 2
@@ -225,7 +244,9 @@ const walkable = (
     const where = (conditions: ReadonlyArray<string>) =>
       conditions.length === 0 ? "" : ` WHERE ${conditions.join(" AND ")}`
     const forced = isByTime && index !== undefined ? ` FORCE INDEX (${quote(index)})` : ""
-    const columns = selection(search.keysOnly ? { ...shape, columns: [] } : shape, isByTime ? [] : key)
+    const shown = search.keysOnly ? [] : shape.columns
+    const columns = selection({ ...shape, columns: shown }, isByTime ? [] : key)
+    const read = readerOf(shown.length, isByTime ? 0 : key.length)
 
     return {
       start:
@@ -235,15 +256,12 @@ const walkable = (
       hasConditions: tests.length > 0 || !isByTime,
       timeOf: (key) => (isByTime ? millisOf(key[0]!) : null),
       noWindows: isByTime && index === undefined ? noIndex(table) : undefined,
-      page: ({ after, isTry, limit, upTo }) => {
+      page: <A>({ after, isTry, limit, upTo }: Range, collect: Collect<A>) => {
         // an index of another column may know the answer
         const from = `${columns}${isTry && tests.length > 0 ? "" : forced}`
         const sql = `${from}${where([...within(after, upTo), ...tests])}${orderBy} LIMIT ${limit}`
         const millis = isTry && index !== undefined ? Math.min(TRY_MILLIS, limitMillis) : limitMillis
-        return withReader(
-          (session) => rowsOf(session, bounded(sql, millis), isByTime ? 0 : key.length),
-          table
-        )
+        return withReader((session) => read(session, bounded(sql, millis), collect), table)
       },
       ahead: (after, rows) => {
         const texts = key.map(({ text }, column) => `${text} AS k${column}`).join(", ")
@@ -313,37 +331,40 @@ const noIndex = (table: string) =>
       `\`effect-audit migrate --index\``
   })
 
-/** Time and id, the key if it is another one, and the columns of the kind. */
+/** The columns of the kind, time and id, and the key if it is another one. */
 const selection = (
   { columns, id, table, time }: Pick<Shape, "columns" | "id" | "table" | "time">,
   key: ReadonlyArray<KeyColumn>
 ): string => {
-  const texts = [time?.text ?? "NULL", id?.text ?? "NULL", ...key.map(({ text }) => text)]
+  const ours = [time?.text ?? "NULL", id?.text ?? "NULL", ...key.map(({ text }) => text)]
   return (
-    [...texts, ...columns.map(asText)].map((text, column) => `${text} AS c${column}`).join(", ") +
+    [...columns.map(asText), ...ours].map((text, column) => `${text} AS c${column}`).join(", ") +
     ` FROM ${quote(table)}`
   )
 }
 
-const rowsOf = (
-  session: Session,
-  sql: string,
-  keyLength: number
-): Effect.Effect<ReadonlyArray<Row>, SqlError> =>
-  Effect.map(session.query(sql), (found) =>
-    (found as ReadonlyArray<Readonly<Record<string, Raw>>>).map((row) => rowOf(row, keyLength))
-  )
-
-const rowOf = (found: Readonly<Record<string, Raw>>, keyLength: number): Row => {
-  const shown = Object.values(found)
-  const [time, id] = shown as [string | null, string | null]
-  const key = keyLength === 0 ? shown.slice(0, 2) : shown.slice(2, 2 + keyLength)
-  return new Row(
-    key as ReadonlyArray<string>,
-    id === null ? null : idOf(id),
-    time === null ? null : timeOf(time),
-    shown.slice(2 + keyLength)
-  )
+/** Reads rows of {@link selection}, of so many columns of the kind; a length of 0 means the key of time and id. */
+const readerOf = (columns: number, keyLength: number) => {
+  const [time, id, key] = [columns, columns + 1, columns + 2]
+  return <A>(session: Session, sql: string, collect: Collect<A>): Effect.Effect<Made<A>, SqlError> =>
+    Effect.suspend(() => {
+      const { add, result } = collect()
+      let count = 0
+      let size = 0
+      let last: Texts | undefined
+      const take = (texts: Texts, bytes: number) => {
+        count++
+        size += bytes
+        // always the same array, which ends with the last row
+        last = texts
+        const [at = null, shown = null] = [texts[time], texts[id]]
+        add(new Row(shown === null ? null : idOf(shown), at === null ? null : timeOf(at), texts))
+      }
+      return Effect.map(session.texts(sql, key + keyLength, take), () => {
+        const end = keyLength === 0 ? last?.slice(time, key) : last?.slice(key)
+        return new Made(result(), count, end as Key | undefined, size)
+      })
+    })
 }
 
 const timeOf = (text: string): number | null => {

@@ -15,7 +15,18 @@ import { millisOf, type Raw } from "../../../schema/Row.js"
 import type { Disk } from "../../../services/Disk.js"
 import type { Stored, Test } from "../conditions.js"
 import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
-import { type FoundColumn, type Key, type Reader, Row, type Search, TooMuch, type Walkable } from "../walk.js"
+import {
+  type Collect,
+  type FoundColumn,
+  type Key,
+  Made,
+  type Range,
+  type Reader,
+  Row,
+  type Search,
+  TooMuch,
+  type Walkable
+} from "../walk.js"
 import { isTextType, open, quote } from "./connection.js"
 
 export interface ReadingSettings {
@@ -67,7 +78,7 @@ export const makeReader = (
           if (!shape.hasId) return undefined
           const sql = `${selection(shape)} WHERE ${quote(EVENT_ID)} = ? LIMIT 1`
           const [found] = yield* query(sql, [bytesOfId(eventId)])
-          return found === undefined ? undefined : rowOf(found, "time")
+          return found === undefined ? undefined : rowOf(found)
         }),
       columns: (table) =>
         Effect.map(tableInfo(query, table, file), (columns) =>
@@ -239,13 +250,20 @@ const walkable = (query: Query, shape: Shape, search: Search): Effect.Effect<Wal
       hasConditions: tests.length > 0 || !isByTime,
       timeOf: (key) => (isByTime ? millisOf(key[0]!) : null),
       noWindows: undefined,
-      page: ({ after, isTry, limit, upTo }) => {
+      page: <A>({ after, isTry, limit, upTo }: Range, collect: Collect<A>) => {
         // nothing would end it
         if (isTry && (isIndexed || !isByTime)) return tooSlow(table)
         const clauses = [...filters, ...beyond(forward, after), ...beyond(back, upTo), ...tests]
-        return Effect.map(run(columns, clauses, `${orderBy} LIMIT ${limit}`), (rows) =>
-          rows.map((row) => rowOf(row, search.along))
-        )
+        return Effect.map(run(columns, clauses, `${orderBy} LIMIT ${limit}`), (found) => {
+          const { add, result } = collect()
+          for (const row of found) add(rowOf(row))
+          return new Made(
+            result(),
+            found.length,
+            found.length === 0 ? undefined : keyOf(found.at(-1)!, search.along),
+            found.reduce((sum, row) => sum + sizeOf(row), 0)
+          )
+        })
       },
       ahead: (after, rows) =>
         run(
@@ -299,17 +317,26 @@ const selection = ({ columns, hasId, hasTime, table }: Shape): string => {
   return `SELECT ${texts.map((text, column) => `${text} AS c${column}`).join(", ")} FROM ${quote(table)}`
 }
 
-const rowOf = (found: FoundRow, along: Search["along"]): Row => {
-  const [time, hex, rowid, ...values] = Object.values(found).map(rawOf) as [Raw, Raw, Raw, ...Array<Raw>]
+const rowOf = (found: FoundRow): Row => {
+  const [time, hex, , ...values] = Object.values(found).map(rawOf) as [Raw, Raw, Raw, ...Array<Raw>]
   const isId = typeof hex === "string" && hex.length === 2 * ID_BYTES
   const millis = typeof time === "string" ? millisOf(time) : Number.NaN
-  return new Row(
-    along === "time" ? [String(time), String(hex)] : [String(rowid)],
-    isId ? textOf(Buffer.from(hex, "hex")) : null,
-    Number.isNaN(millis) ? null : millis,
-    values
-  )
+  return new Row(isId ? textOf(Buffer.from(hex, "hex")) : null, Number.isNaN(millis) ? null : millis, values)
 }
+
+const keyOf = (found: FoundRow, along: Search["along"]): Key => {
+  const [time, hex, rowid] = Object.values(found).map(rawOf)
+  return along === "time" ? [String(time), String(hex)] : [String(rowid)]
+}
+
+const sizeOf = (found: FoundRow): number =>
+  Object.values(found).reduce<number>(
+    (sum, value) =>
+      sum +
+      8 +
+      (value instanceof ArrayBuffer ? value.byteLength : typeof value === "string" ? value.length : 0),
+    0
+  )
 
 const rawOf = (value: string | number | ArrayBuffer | null): Raw =>
   value instanceof ArrayBuffer ? Buffer.from(value).toString("utf8") : value

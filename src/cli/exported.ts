@@ -1,0 +1,159 @@
+/**
+ * The lines of an export. Hot path: most values go from the column to the line, without an event or an object between
+ * (bench/README.md#reading). A row that does not fit its kind is shown as any other command shows it.
+ */
+import { Chunk } from "effect"
+import type { Collect, Row } from "../internal/database/walk.js"
+import type * as AuditEvent from "../schema/AuditEvent.js"
+import { restoringValues, Unfit } from "../schema/Row.js"
+import { visibleJson } from "../schema/Visible.js"
+import type { Query } from "../services/Trail.js"
+import { jsonOf } from "./format.js"
+import { maskValue } from "./mask.js"
+import { asCsv, asJson, csvCell, plain, sensitiveOf, type Shown, showing } from "./shown.js"
+import type { OpenTrail } from "./trail.js"
+
+/** How an export is written: `text` is JSON behind the time and the kind. */
+export type Format = "csv" | "json" | "text"
+
+/** The line of a row that does not fit its kind. */
+export class UnfitLine {
+  constructor(readonly text: string) {}
+}
+
+/** Makes lines of the rows of a kind. */
+export const lining = (
+  kind: AuditEvent.Any,
+  isRevealed: boolean,
+  format: Format,
+  foundOf: OpenTrail["foundOf"]
+): ((row: Row) => string | UnfitLine) => {
+  const valuesOf = restoringValues(kind)
+  const isConstructed = hasConstructor(kind)
+  const sensitive = isRevealed ? [] : sensitiveOf(kind)
+  const isMasked = kind.columns.map(({ field }) => sensitive.includes(field))
+  const isWhole = isConstructed || (format !== "csv" && !hasPlainKeys(kind))
+  const join = format === "csv" ? csvLine : jsonLine(kind, format === "text")
+  const makeFound = foundOf(kind)
+  const show = showing(kind, isRevealed)
+  return (row) => {
+    const read = isWhole ? undefined : valuesOf(row.values)
+    if (read !== undefined && !(read instanceof Unfit)) {
+      const values = read.map((value, i) => (isMasked[i] === true ? maskValue(plain(value)) : plain(value)))
+      const line = join(row.time === null ? null : new Date(row.time).toISOString(), row.eventId, values)
+      if (line !== undefined) return line
+    }
+    const shown = show(makeFound(row))
+    const text = WHOLE[format](shown)
+    return shown.unfit === undefined ? text : new UnfitLine(text)
+  }
+}
+
+/** The lines of a page, in UTF-8. */
+export interface Lines {
+  readonly bytes: Uint8Array
+  /** how many rows did not fit their kind */
+  readonly unfit: number
+}
+
+/** The lines of all rows that a search finds, page by page. */
+export const linesOf = (
+  { foundOf, search }: Pick<OpenTrail, "foundOf" | "search">,
+  kind: AuditEvent.Any,
+  query: Query<AuditEvent.Any>,
+  isRevealed: boolean,
+  format: Format
+) => search(kind, query, inBytes(lining(kind, isRevealed, format, foundOf)))
+
+/** Bytes as soon as there are some lines: texts that wait for the end of a page would be copied by V8 meanwhile. */
+const inBytes =
+  (lineOf: (row: Row) => string | UnfitLine): Collect<Lines> =>
+  () => {
+    let bytes = Buffer.allocUnsafe(FIRST_BYTES)
+    let used = 0
+    let text = ""
+    let unfit = 0
+    const encode = () => {
+      const most = used + 3 * text.length
+      if (most > bytes.length) {
+        const larger = Buffer.allocUnsafe(2 * most)
+        bytes.copy(larger, 0, 0, used)
+        bytes = larger
+      }
+      used += bytes.write(text, used)
+      text = ""
+    }
+    return {
+      add: (row) => {
+        const line = lineOf(row)
+        if (line instanceof UnfitLine) unfit++
+        text += line instanceof UnfitLine ? line.text : line
+        if (text.length > PIECE) encode()
+      },
+      result: () => {
+        encode()
+        return Chunk.of({ bytes: bytes.subarray(0, used), unfit })
+      }
+    }
+  }
+
+const FIRST_BYTES = 256 * 1024
+/** UTF-16 units */
+const PIECE = 2048
+
+type Join = (time: string | null, id: string | null, values: ReadonlyArray<unknown>) => string | undefined
+
+const csvLine: Join = (time, id, values) => {
+  let line = `${time ?? ""},${csvCell(id)}`
+  for (const value of values) line += `,${csvCell(value)}`
+  return `${line}\r\n`
+}
+
+/** A line of JSON; undefined where a value is an object, of which the depth is to be bounded. */
+const jsonLine = (kind: AuditEvent.Any, isText: boolean): Join => {
+  const name = visibleJson(JSON.stringify(kind.kind))
+  const prefixes = kind.columns.map(({ key }) => `,${visibleJson(JSON.stringify(key))}:`)
+  return (time, id, values) => {
+    let line = `{"kind":${name},"event_id":${jsonCell(id)!},"time":${jsonCell(time)!}`
+    for (let i = 0; i < values.length; i++) {
+      const cell = jsonCell(values[i])
+      if (cell === undefined) return undefined
+      line += prefixes[i]! + cell
+    }
+    return isText ? `${time ?? "-"}  ${kind.kind}  ${line}}\n` : `${line}}\n`
+  }
+}
+
+const jsonCell = (value: unknown): string | undefined => {
+  if (value === null) return "null"
+  if (typeof value === "string") {
+    return PLAIN_TEXT.test(value) ? `"${value}"` : visibleJson(JSON.stringify(value))
+  }
+  return typeof value === "number" || typeof value === "boolean" ? JSON.stringify(value) : undefined
+}
+
+/** ASCII that JSON does not escape. */
+const PLAIN_TEXT = /^[ !#-[\]-~]*$/
+
+/** Whether an object has the keys in the order of the columns, and ours before them. */
+const hasPlainKeys = ({ columns }: AuditEvent.Any): boolean => {
+  const keys = ["kind", "event_id", "time", ...columns.map(({ key }) => key)]
+  return new Set(keys).size === keys.length && keys.every((key) => key !== "__proto__" && !/^\d+$/.test(key))
+}
+
+/** Whether the program's own class says what an event is: a constructor of its own takes the input. */
+const hasConstructor = (kind: AuditEvent.Any): boolean => {
+  let made: object = kind
+  while (!Object.hasOwn(made, "columns")) {
+    if ((made as { readonly length: number }).length > 0) return true
+    made = Object.getPrototypeOf(made) as object
+  }
+  return false
+}
+
+/** A line of an event that was made whole. */
+const WHOLE: Readonly<Record<Format, (shown: Shown) => string>> = {
+  csv: asCsv,
+  json: (shown) => `${jsonOf(asJson(shown))}\n`,
+  text: (shown) => `${[shown.time ?? "-", shown.kind, jsonOf(asJson(shown))].join("  ")}\n`
+}

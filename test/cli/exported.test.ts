@@ -1,0 +1,110 @@
+/** The lines of an export are those of events that were made whole. */
+import { assert, describe, it } from "@effect/vitest"
+import { FastCheck as fc, Schema } from "effect"
+import { Activity } from "effect-audit"
+import { lining, UnfitLine } from "../../src/cli/exported.js"
+import { jsonOf } from "../../src/cli/format.js"
+import { asCsv, asJson, showing } from "../../src/cli/shown.js"
+import { kindOfTable } from "../../src/cli/trail.js"
+import { Row } from "../../src/internal/database/walk.js"
+import { foundOf } from "../../src/layers/TrailLive.js"
+import * as AuditEvent from "../../src/schema/AuditEvent.js"
+import { LoginLog } from "../../src/schema/LoginLog.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import { Maybe } from "../support/kinds.js"
+
+const runs = process.env.AUDIT_LONG === "1" ? 20_000 : 150
+
+class Odd extends AuditEvent.Class<Odd>()("odd\u202e", {
+  table: "odd",
+  fields: {
+    kind: AuditEvent.optional(Schema.String),
+    time: AuditEvent.optional(Schema.String),
+    text: AuditEvent.optional(Schema.String)
+  },
+  sensitive: ["text"]
+}) {}
+
+class Values extends AuditEvent.Class<Values>()("values", {
+  table: "values",
+  fields: {
+    tags: AuditEvent.optional(Schema.Array(Schema.String)),
+    at: AuditEvent.optional(Schema.Date),
+    big: AuditEvent.optional(Schema.BigInt),
+    isSo: AuditEvent.optional(Schema.Boolean),
+    ratio: AuditEvent.optional(Schema.Number),
+    "odd\u202ename": AuditEvent.optional(Schema.String)
+  },
+  sensitive: ["big"]
+}) {}
+
+/** Whoever has a constructor may refuse, or change, what others take. */
+class Own extends AuditEvent.Class<Own>()("own", { table: "own", fields: { text: Schema.String } }) {
+  constructor(input: AuditEvent.InputOf<typeof Own>) {
+    if (input.text.length > 3) throw new Error("too long")
+    super({ text: `${input.text}!` })
+  }
+}
+
+const table = kindOfTable("payments", [
+  { name: "account", holds: "text" },
+  { name: "cents", holds: "whole" },
+  { name: "ratio", holds: "number" }
+])
+
+const raws = fc.oneof(
+  fc.constantFrom(null, "", "=1+1", "-5", "+1", "@x", "\ttab", " a", "a ", 'a"b', "a,b", "a\r\nb", "\uff1d1"),
+  fc.constantFrom(
+    "0",
+    "007",
+    "-0",
+    "1e300",
+    "9007199254740993",
+    "1",
+    "[1]",
+    '["a\u202e"]',
+    "{}",
+    "未知",
+    "\ud83e"
+  ),
+  fc.constantFrom("2026-01-31 08:00:00.000", "\u0000", "\u007f", "\u200b", "a\\b", "x".repeat(1500)),
+  fc.maxSafeInteger().map(String),
+  fc.double().map(String),
+  fc.string({ unit: "binary" })
+)
+
+const rowsOf = (kind: AuditEvent.Any) =>
+  fc
+    .tuple(
+      fc.option(fc.integer({ min: 0, max: 4e12 })),
+      fc.option(fc.oneof(fc.constant("01890a5d-ac96-774b-bcce-b302099a8057"), fc.string())),
+      fc.array(raws, { minLength: kind.columns.length, maxLength: kind.columns.length })
+    )
+    .map(([time, id, values]) => new Row(id, time, values))
+
+const KINDS: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog, Activity, Maybe, Odd, Values, Own, table]
+
+describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s", (_, kind) => {
+  it("has the lines of its events", () => {
+    for (const isRevealed of [true, false]) {
+      const show = showing(kind, isRevealed)
+      const whole = (row: Row) => show(foundOf(kind)(row))
+      const [csv, json, text] = (["csv", "json", "text"] as const).map((format) =>
+        lining(kind, isRevealed, format, foundOf)
+      )
+      fc.assert(
+        fc.property(rowsOf(kind), (row) => {
+          const shown = whole(row)
+          const line = (text: string) => (shown.unfit === undefined ? text : new UnfitLine(text))
+          assert.deepStrictEqual(csv!(row), line(asCsv(shown)))
+          assert.deepStrictEqual(json!(row), line(`${jsonOf(asJson(shown))}\n`))
+          assert.deepStrictEqual(
+            text!(row),
+            line(`${shown.time ?? "-"}  ${shown.kind}  ${jsonOf(asJson(shown))}\n`)
+          )
+        }),
+        { numRuns: runs }
+      )
+    }
+  })
+})
