@@ -21,8 +21,10 @@ export const audit = Options.text("audit").pipe(
 /** What was asked. */
 export interface Reading {
   readonly action: "audit.reveal" | "audit.export" | "audit.get"
-  /** kinds, or the id of one event */
+  /** kinds, the id of one event, or those of dead letters */
   readonly targets: ReadonlyArray<string>
+  /** what the targets are, where the action does not say it */
+  readonly targetType?: "letter"
   readonly asked: Readonly<Record<string, unknown>>
 }
 
@@ -55,7 +57,7 @@ export const makeRecorder = (given: Option.Option<string>) =>
       ),
       idleTimeToLive: IDLE
     })
-    return ({ action, asked, targets }: Reading) =>
+    return ({ action, asked, targets, targetType }: Reading) =>
       Effect.gen(function* () {
         const { append } = yield* RcRef.get(queue)
         for (const target of targets) {
@@ -63,7 +65,7 @@ export const makeRecorder = (given: Option.Option<string>) =>
             actorName: operator().slice(0, 255),
             actorType: "operator",
             action,
-            targetType: action === "audit.get" ? "event" : "kind",
+            targetType: targetType ?? (action === "audit.get" ? "event" : "kind"),
             targetId: target.slice(0, 255),
             outcome: "success",
             metadata: asked

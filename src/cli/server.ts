@@ -8,7 +8,7 @@ import * as HttpApp from "@effect/platform/HttpApp"
 import * as HttpMiddleware from "@effect/platform/HttpMiddleware"
 import * as HttpServer from "@effect/platform/HttpServer"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
-import { Context, Duration, Effect, Layer, Option, Schema, Stream } from "effect"
+import { Context, Duration, Effect, Either, Layer, Option, Schema, Stream } from "effect"
 import { randomBytes } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
@@ -32,6 +32,7 @@ import { pageAfter, makeMonitor, type View } from "./monitor.js"
 import { operator } from "./owner.js"
 import { page, POLICY } from "./page.js"
 import * as NodeHttpServer from "./platformServer.js"
+import type { Reading, Recorder } from "./readings.js"
 import { queuesOf, settingsOf } from "./settings.js"
 import { print } from "./terminal.js"
 
@@ -44,7 +45,7 @@ export const runServer = (given: Option.Option<string>, port: number, source: Ev
       const listener = makeServer()
       const server = HttpApiBuilder.serve(unstored).pipe(
         Layer.provide(HttpApiBuilder.api(Api)),
-        Layer.provide([handlers(given), eventHandlers(source)]),
+        Layer.provide([handlers(given, source.record), eventHandlers(source)]),
         Layer.provide(authorization(token)),
         Layer.provide(pageLayer),
         Layer.provideMerge(NodeHttpServer.layer(() => listener, { host: "127.0.0.1", port })),
@@ -153,7 +154,7 @@ class EventsApi extends HttpApiGroup.make("events")
 
 class Api extends HttpApi.make("effect-audit").add(QueueApi).add(EventsApi) {}
 
-const handlers = (given: Option.Option<string>) =>
+const handlers = (given: Option.Option<string>, record: Recorder) =>
   HttpApiBuilder.group(Api, "queue", (group) =>
     Effect.gen(function* () {
       const monitor = yield* makeMonitor(given, LAG)
@@ -193,6 +194,10 @@ const handlers = (given: Option.Option<string>) =>
               const found = yield* find(urlParams.id)
               const letter = yield* readLetter(found)
               const reveal = urlParams.reveal === "yes"
+              const recorded = reveal
+                ? yield* Effect.either(record(lettersRead("audit.get", found.name)))
+                : Either.void
+              if (Either.isLeft(recorded)) return answerOf({ problem: recorded.left.message })
               const { event, text } = maskEvent(contentOf(letter), { reveal })
               return answerOf({
                 ...withoutContent(letter),
@@ -227,7 +232,7 @@ const handlers = (given: Option.Option<string>) =>
           )
         )
         .handleRaw("exported", () =>
-          withDisk(queuesOf(given)).pipe(
+          withDisk(Effect.zipRight(record(lettersRead("audit.export", "all")), queuesOf(given))).pipe(
             Effect.map((queues) =>
               HttpServerResponse.stream(
                 openLetters(queues, { contentBytes: EXPORT_BYTES }).pipe(
@@ -238,11 +243,19 @@ const handlers = (given: Option.Option<string>) =>
                 { contentType: "application/x-ndjson" }
               )
             ),
-            Effect.orDie
+            Effect.catchAll((error) => HttpServerResponse.text(error.message, { status: 409 }))
           )
         )
     })
   )
+
+/** The content of letters is that of events. */
+const lettersRead = (action: Reading["action"], target: string): Reading => ({
+  action,
+  targets: [target],
+  targetType: "letter",
+  asked: { reveal: true }
+})
 
 const eventHandlers = (source: EventSource) =>
   HttpApiBuilder.group(Api, "events", (group) =>

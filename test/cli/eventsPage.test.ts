@@ -14,6 +14,9 @@ import { temporaryDirectory } from "../support/queue.js"
 const isShown = hasBrowser()
 const T0 = Date.UTC(2026, 0, 31, 8)
 const HOSTILE = `<img src=x onerror="document.title='broken'">`
+/** what turns, hides or moves what stands behind it */
+const UNSEEN = "\u202e\u009b\u200b\u2066"
+const CODES = String.raw`\u202e\u009b\u200b\u2066`
 
 /** A queue, a file with 250 events, and the page's server. */
 const served = Effect.gen(function* () {
@@ -24,7 +27,11 @@ const served = Effect.gen(function* () {
   const uploader = Context.get(yield* Layer.build(SqliteUploader.layer({ filename: file })), Uploader)
   const events = Array.from({ length: 250 }, (_, index) =>
     use(
-      { userName: index % 2 === 0 ? "li" : HOSTILE, prompt: `PROMPT ${index}`, durationMs: index },
+      {
+        userName: index % 2 === 0 ? "li" : `${HOSTILE}${UNSEEN}`,
+        prompt: `PROMPT ${index}${UNSEEN}`,
+        durationMs: index
+      },
       { time: T0 + index }
     )
   )
@@ -67,6 +74,59 @@ describe("the events of the page", () => {
   )
 })
 
+describe("dead letters of a page whose readings are recorded", () => {
+  const letters = Effect.gen(function* () {
+    const root = yield* temporaryDirectory
+    const readings = path.join(root, "readings")
+    const directory = path.join(root, "audit")
+    yield* fill(directory, [useLine({ prompt: "PROMPT" })], [{ class: "rejected", reason: "Data too long" }])
+    const { origin, token } = yield* serve(directory, ["--audit", readings])
+    const ask = (file: string) =>
+      Effect.promise(async () => {
+        const answer = await fetch(`${origin}/api/${file}`, {
+          headers: { authorization: `Bearer ${token}` }
+        })
+        return answer.text()
+      })
+    return { ask, readings }
+  })
+
+  it.scopedLive("are on record where their content is shown or exported", () =>
+    Effect.gen(function* () {
+      const { ask, readings } = yield* letters
+      assert.notInclude(yield* ask("letter?id=0:0"), "PROMPT")
+      assert.include(yield* ask("letter?id=0:0&reveal=yes"), "PROMPT")
+      assert.include(yield* ask("export"), "PROMPT")
+      assert.deepStrictEqual(
+        recordedIn(readings).map(({ action, target_id, target_type }) => [action, target_type, target_id]),
+        [
+          ["audit.get", "letter", "0:0"],
+          ["audit.export", "letter", "all"]
+        ]
+      )
+    })
+  )
+
+  it.scopedLive("keep their content where it cannot be recorded", () =>
+    Effect.gen(function* () {
+      const { ask, readings } = yield* letters
+      fs.writeFileSync(readings, "no directory")
+      for (const file of ["letter?id=0:0&reveal=yes", "export"]) {
+        const answer = yield* ask(file)
+        assert.notInclude(answer, "PROMPT")
+        assert.include(answer, "readings", file)
+      }
+    })
+  )
+})
+
+const recordedIn = (readings: string) =>
+  fs
+    .readdirSync(readings)
+    .filter((name) => name.endsWith(".ndjson"))
+    .flatMap((name) => fs.readFileSync(path.join(readings, name), "utf8").trimEnd().split("\n"))
+    .map((line) => JSON.parse(line) as Readonly<Record<string, unknown>>)
+
 describe.skipIf(!isShown)("the view of the events (skipped where Chromium is missing)", () => {
   it.scopedLive("shows the newest first, pages, filters, reveals, exports, and runs nothing", () =>
     Effect.gen(function* () {
@@ -85,7 +145,7 @@ describe.skipIf(!isShown)("the view of the events (skipped where Chromium is mis
         await rows.first().waitFor()
         assert.strictEqual(await rows.count(), 100)
         assert.strictEqual(await rows.first().getAttribute("data-id"), events.at(-1)!.eventId)
-        assert.include(await rows.first().textContent(), HOSTILE)
+        assert.include(await rows.first().textContent(), `${HOSTILE}${CODES}`)
         assert.notInclude(await page.locator("#events").textContent(), "PROMPT")
 
         const seen = async () =>
@@ -119,6 +179,7 @@ describe.skipIf(!isShown)("the view of the events (skipped where Chromium is mis
         await page.locator("#letter", { hasText: "masked" }).waitFor()
         await page.getByRole("button", { name: "Reveal" }).click()
         await page.locator("#letter", { hasText: "PROMPT 12" }).waitFor()
+        assert.include(await page.locator("#letter").textContent(), `PROMPT 12${CODES}`)
         await page.keyboard.press("Escape")
 
         await page.getByLabel("Where").fill("nome=1")
@@ -131,11 +192,7 @@ describe.skipIf(!isShown)("the view of the events (skipped where Chromium is mis
         assert.deepStrictEqual(problems, [])
       })
       // what was revealed and exported is on record
-      const recorded = fs
-        .readdirSync(readings)
-        .filter((name) => name.endsWith(".ndjson"))
-        .flatMap((name) => fs.readFileSync(path.join(readings, name), "utf8").trimEnd().split("\n"))
-      const actions = recorded.map((line) => (JSON.parse(line) as { action: string }).action)
+      const actions = recordedIn(readings).map(({ action }) => action)
       assert.sameMembers(actions, ["audit.export", "audit.get", "audit.get"])
     })
   )

@@ -7,7 +7,7 @@
  */
 "use strict"
 {
-  const { byId, button, call, make, showIn, showQueue } = auditPage
+  const { byId, button, call, make, showIn, showQueue, visible } = auditPage
 
   const kindSelect = /** @type {HTMLSelectElement} */ (byId("kind"))
   const FILTERS = ["kind", "user", "since", "until", "where"]
@@ -20,7 +20,7 @@
 
   /** @type {(text: string) => void} */
   const sayProblem = (text) => {
-    byId("problem").textContent = text
+    byId("problem").textContent = visible(text)
   }
 
   /** characters of a value in the list; the detail has all of it */

@@ -19,17 +19,28 @@ const moment = /** @type {HTMLInputElement} */ (byId("moment"))
 const call = (path, options = {}) =>
   fetch(path, { ...options, headers: { authorization: `Bearer ${token}`, ...options.headers } })
 
+// as in schema/Visible.ts, but for the ends of lines
+const UNSEEN = /(?!\n)[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/gu
+
+/** @type {(text: string) => string} as the terminal shows it: nothing turns the direction of what stands behind it */
+const visible = (text) =>
+  text.replace(UNSEEN, (character) =>
+    Array.from({ length: character.length }, (_, unit) => character.charCodeAt(unit))
+      .map((code) => `\\u${code.toString(16).padStart(4, "0")}`)
+      .join("")
+  )
+
 /** @type {(tag: string, text: string, attributes?: Record<string, string>) => HTMLElement} */
 const make = (tag, text, attributes = {}) => {
   const element = document.createElement(tag)
-  element.textContent = text
+  element.textContent = visible(text)
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value)
   return element
 }
 
 /** @type {(text: string) => void} */
 const say = (text) => {
-  byId("message").textContent = text
+  byId("message").textContent = visible(text)
 }
 
 const number = new Intl.NumberFormat("en-US")
@@ -213,7 +224,7 @@ const showIn = async (name, path, isRevealed = false) => {
   const text = answer.ok ? JSON.stringify(await answer.json(), null, 2) : "It is gone."
   if (question !== asked) return
   byId("letterName").textContent = name
-  byId("letter").textContent = text
+  byId("letter").textContent = visible(text)
   byId("reveal").hidden = isRevealed || !answer.ok
   byId("reveal").onclick = () => void showIn(name, path, true)
   if (!dialog.open) dialog.showModal()
@@ -305,6 +316,7 @@ byId("older").onclick = () => void turn(before.slice(0, -1))
 
 byId("export").onclick = async () => {
   const answer = await call("/api/export")
+  if (!answer.ok) return say(await answer.text())
   const href = URL.createObjectURL(await answer.blob())
   make("a", "", { download: "dead-letters.ndjson", href }).click()
 }
@@ -377,6 +389,7 @@ globalThis.auditPage = {
   call,
   make,
   showIn,
+  visible,
   showQueue: (/** @type {boolean} */ wanted) => {
     isShown = wanted
     byId("state").hidden = !wanted || history.length === 0

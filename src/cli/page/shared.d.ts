@@ -6,6 +6,8 @@ interface AuditPage {
   readonly make: (tag: string, text: string, attributes?: Record<string, string>) => HTMLElement
   /** Shows in the dialog what the server says of something. */
   readonly showIn: (name: string, path: string) => Promise<void>
+  /** A text without what no screen shows. */
+  readonly visible: (text: string) => string
   /** Shows the queue, or hides it. */
   readonly showQueue: (isShown: boolean) => void
 }
