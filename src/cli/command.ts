@@ -20,6 +20,7 @@ import { migrate } from "./migrate.js"
 import { overview } from "./overview.js"
 import { adviceOnAccess } from "./owner.js"
 import { NodeFileSystem, NodePath, NodeRuntime, NodeTerminal } from "./platformNode.js"
+import { erase, purge } from "./permit.js"
 import { prove } from "./prove.js"
 import { serve } from "./serve.js"
 import { status } from "./status.js"
@@ -40,6 +41,8 @@ const SUBCOMMANDS = [
   adopt,
   verify,
   prove,
+  erase,
+  purge,
   serve
 ] as const
 

@@ -395,7 +395,7 @@ const discard = Command.make(
 )
 
 const decide = (
-  action: requests.Request["action"],
+  action: requests.Decision["action"],
   options: Choice & { readonly json: boolean; readonly wait: string }
 ) =>
   Effect.gen(function* () {
@@ -451,7 +451,7 @@ const NAMED = 20
 const carryOut = (
   queue: Queue,
   settings: QueueFileLayer.Options,
-  action: requests.Request["action"],
+  action: requests.Decision["action"],
   ids: LetterSet,
   patience: Duration.Duration
 ) =>
@@ -536,7 +536,7 @@ export const ask = (queue: Queue, settings: QueueFileLayer.Options, asked: Reado
   })
 
 /** Waits until the owner has done what was asked. */
-const awaitOwner = ({ files, owner }: Asked, { directory }: Queue, patience: Duration.Duration) =>
+export const awaitOwner = ({ files, owner }: Asked, { directory }: Queue, patience: Duration.Duration) =>
   Effect.gen(function* () {
     if (owner === undefined) return
     const disk = yield* Disk

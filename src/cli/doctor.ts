@@ -1,7 +1,7 @@
 /** `effect-audit doctor`: everything that delivery needs, one line each. */
 import { Effect, Option } from "effect"
 import { EPHEMERAL } from "../internal/queue/directory.js"
-import { ownerOf, queuesIn } from "../internal/queue/inspect.js"
+import { lastSealOf, ownerOf, queuesIn } from "../internal/queue/inspect.js"
 import * as requests from "../internal/queue/requests.js"
 import { Disk } from "../services/Disk.js"
 import { Command } from "./effectCli.js"
@@ -23,6 +23,7 @@ import {
   tablesOf
 } from "./settings.js"
 import { loadSqliteDoctor } from "./sqlite.js"
+import { FORKED } from "./verdict.js"
 import { print, printJson } from "./terminal.js"
 
 export const doctor = Command.make(
@@ -105,8 +106,26 @@ const checkDirectory = (settings: {
       owner === undefined
         ? ok("lock", "free: no program owns the queue")
         : ok("lock", `process ${owner.pid ?? "unknown"} owns the queue`),
-      ...(yield* brokenRequests(directory))
+      ...(yield* brokenRequests(directory)),
+      ...(yield* seals(directory))
     ]
+  })
+
+/** How far the queues are sealed, if they are. */
+const seals = (directory: string) =>
+  Effect.gen(function* () {
+    const disk = yield* Disk
+    const found = yield* Effect.forEach(yield* queuesIn(disk, directory), (queue) => lastSealOf(disk, queue))
+    return found.flatMap((seal) => {
+      if (seal === undefined) return []
+      const { chain, forked, head, number } = seal
+      const upTo = `up to seal ${chain}:${number}, head ${head}`
+      return [
+        forked === 1
+          ? failure("seals", `${FORKED}; run "effect-audit prove". They go ${upTo}`)
+          : ok("seals", upTo)
+      ]
+    })
   })
 
 const brokenRequests = (directory: string) =>

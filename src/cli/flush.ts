@@ -48,8 +48,11 @@ export const flush = Command.make("flush", { directory, json, events, sqlite, ..
         )
     })
     if (settings.proof !== undefined) {
-      const key = sealingKey(settings.proof.key)
-      if (Either.isLeft(key)) return yield* usageError(`AUDIT_PROOF_KEY: ${key.left}`)
+      const { key, previousKey = key } = settings.proof
+      for (const [name, given] of Object.entries({ KEY: key, PREVIOUS_KEY: previousKey })) {
+        const parsed = sealingKey(given)
+        if (Either.isLeft(parsed)) return yield* usageError(`AUDIT_PROOF_${name}: ${parsed.left}`)
+      }
       if (Option.contains(options.deduplication, "none"))
         return yield* usageError("AUDIT_PROOF_KEY: nothing can be sealed with --deduplication none.")
     }

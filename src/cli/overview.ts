@@ -13,6 +13,7 @@ const COMMANDS = [
   ["adopt FILE", "take over the queue file of the Python class"],
   ["verify", "read and check every file of the queue; nothing is changed"],
   ["prove --key FILE", "whether every sealed row of a database is as it was delivered"],
+  ["erase, purge", "what the law has erased or removed: a seal permits it, then the SQL is printed"],
   ["serve", "a page on this machine that shows the queue, live"]
 ]
 

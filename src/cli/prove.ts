@@ -109,7 +109,7 @@ const asFailure = ({ eventId, kind, subject, text }: Finding) =>
   failure(eventId === undefined ? subject : `${subject} ${eventId}`, `${kind}: ${text}`)
 
 const describe = (
-  { bare, chains, findings, rows, seals }: Summary,
+  { bare, chains, findings, rows, seals, unsealed }: Summary,
   anchors: ReadonlyArray<Head> | undefined
 ) => {
   const looked = `${counted(rows, "row")} and ${counted(seals, "seal")} looked at`
@@ -118,6 +118,14 @@ const describe = (
     findings === 0
       ? ok("rows", `${looked}, all as they were sealed${others}`)
       : failure("rows", `${looked}, ${counted(findings, "finding")}${others}`),
+    ...(unsealed === 0
+      ? []
+      : [
+          warning(
+            "unsealed",
+            `${counted(unsealed, "time")} events were delivered without a seal, as seals tell`
+          )
+        ]),
     ...chains.flatMap((chain) => [
       // what was found may be anywhere in it
       (findings === 0 ? ok : warning)("chain", upTo(chain, findings === 0 ? "proved" : "looked at")),

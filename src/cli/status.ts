@@ -3,6 +3,7 @@ import { Clock, Duration, Effect, Option, Schedule } from "effect"
 import type { Inspection } from "../internal/queue/inspect.js"
 import { inspect } from "../internal/queue/inspect.js"
 import type { Balance } from "../services/QueueFile.js"
+import type { Head } from "../services/Sealing.js"
 import { Disk } from "../services/Disk.js"
 import { Command, Options } from "./effectCli.js"
 import { endWith, type ExitCode, usageError, worst } from "./exit.js"
@@ -122,9 +123,12 @@ const facts = (queue: Surveyed, now: number): ReadonlyArray<readonly [string, ..
         (rate > 0 && waiting > 0 ? `, ${formatCount(rate)} a second` : "")
     ],
     ["books", ...describeBalance(queue)],
+    ...(queue.seal === undefined ? [] : [["sealed", describeSeal(queue.seal)] as const]),
     ["disk", `${formatBytes(volume.freeBytes)} free (${volume.type})`]
   ]
 }
+
+const describeSeal = ({ chain, head, number }: Head): string => `up to seal ${chain}:${number}, head ${head}`
 
 const describeBalance = (balance: Balance): ReadonlyArray<Part> => {
   const { accepted, dead, delivered, discarded, missing, retried, torn, waiting } = balance

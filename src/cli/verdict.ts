@@ -64,10 +64,17 @@ const integrity = (queue: Inspection): ReadonlyArray<Finding> => {
       ? undefined
       : `${queue.repair}: the next owner delivers again what is on disk`
   ]
-  return wrong.flatMap((text) =>
+  const found = wrong.flatMap((text) =>
     text === undefined ? [] : [finding(ExitCode.integrity, "integrity", `${text}; run "effect-audit verify"`)]
   )
+  return queue.seal?.forked === 1
+    ? [...found, finding(ExitCode.integrity, "integrity", `${FORKED}; run "effect-audit prove"`)]
+    : found
 }
+
+/** What is said for ever. */
+export const FORKED =
+  "the chain of seals was not as it was left, and a new one began: the database was set back or changed"
 
 const disk = ({ volume }: Inspection, { minFreeBytes }: Limits): ReadonlyArray<Finding> =>
   volume.freeBytes >= minFreeBytes

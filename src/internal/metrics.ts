@@ -32,6 +32,8 @@ export const waitingBytes = gauge("waiting_bytes", "Bytes on disk that wait for 
 export const oldestAge = gauge("oldest_age_seconds", "The age of the oldest event that waits; 0 if none does")
 export const deadLetters = gauge("dead_letters", "Dead letters that wait for a decision")
 export const missingEvents = gauge("missing_events", "Lines that the books promise and the disk lacks")
+export const sealNumber = gauge("seal_number", "The number of the last seal, where delivery seals")
+export const forkedChain = gauge("forked_chain", "1 once a chain of seals was not as it was left, for ever")
 export const freeBytes = gauge("disk_free_bytes", "Free bytes on the disk of the queue")
 
 export const deliveredEvents = counter("delivered_events", "Events that the database has committed")

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { Config, Context, DateTime, Duration, Effect, Layer, Option, Stream } from "effect"
-import type { ConfigError, Redacted } from "effect"
+import type { ConfigError } from "effect"
 import { makeTally } from "../internal/metrics.js"
 import { sealingKey } from "../internal/proof/keys.js"
 import { Either } from "../schema/Effect3.js"
@@ -124,7 +124,7 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
     Effect.gen(function* () {
       const events = [UseLog, LoginLog, ...(options.events ?? [])]
       yield* check(options, events)
-      if (options.proof !== undefined) yield* checkProof(options, options.proof.key, yield* Uploader)
+      if (options.proof !== undefined) yield* checkProof(options, options.proof, yield* Uploader)
       const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
       const scheduler = { ...options, events, timeZone: options.adopt?.timeZone }
       const tally = makeTally(events)
@@ -177,12 +177,14 @@ const check = (
 /** Before anything is sealed: a key that is none, and an uploader that seals nothing. */
 const checkProof = (
   { directory }: Settings,
-  key: Redacted.Redacted,
+  { key, previousKey = key }: NonNullable<Settings["proof"]>,
   { sealing }: Uploader["Type"]
 ): Effect.Effect<void, QueueOpenError> => {
   const refuse = (reason: string) => new QueueOpenError({ directory, reason })
-  const parsed = sealingKey(key)
-  if (Either.isLeft(parsed)) return refuse(`proof: ${parsed.left}`)
+  for (const given of [key, previousKey]) {
+    const parsed = sealingKey(given)
+    if (Either.isLeft(parsed)) return refuse(`proof: ${parsed.left}`)
+  }
   return sealing === undefined
     ? refuse(
         `proof needs an uploader that seals: MysqlUploader with deduplication "key", or SqliteUploader. Use one, or leave proof out.`
@@ -204,7 +206,7 @@ const checkProof = (
  * | `AUDIT_UPLOAD_TIMEOUT` | `uploadTimeout`, a duration |
  * | `AUDIT_ADOPT_PATH`, `AUDIT_ADOPT_TIME_ZONE` | `adopt` |
  * | `AUDIT_INSTANCES` | `instances` |
- * | `AUDIT_PROOF_KEY` | `proof.key`, PEM |
+ * | `AUDIT_PROOF_KEY`, `AUDIT_PROOF_PREVIOUS_KEY` | `proof`, PEM |
  *
  * @category config
  * @since 0.1.0
@@ -229,7 +231,12 @@ export const config: Config.Config<Settings> = Config.all({
     })
   ),
   instances: maybe(Config.integer("INSTANCES")),
-  proof: maybe(Config.all({ key: Config.redacted("PROOF_KEY") })),
+  proof: maybe(
+    Config.all({
+      key: Config.redacted("PROOF_KEY"),
+      previousKey: maybe(Config.redacted("PROOF_PREVIOUS_KEY"))
+    })
+  ),
   shutdownTimeout: maybe(Config.duration("SHUTDOWN_TIMEOUT"))
 }).pipe(Config.nested("AUDIT"))
 

@@ -79,11 +79,17 @@ const measure = (
     }
     const oldestAge = own(metrics.oldestAge)
     const freeBytes = own(metrics.freeBytes)
+    const sealNumber = own(metrics.sealNumber)
+    const forkedChain = own(metrics.forkedChain)
 
     const sampleQueue = Effect.gen(function* () {
       const books = yield* queue.status
       for (const key of ["waiting", "waitingBytes", "dead", "missing"] as const) {
         yield* Metric.set(gauges[key], books[key])
+      }
+      if (books.seal !== undefined) {
+        yield* Metric.set(sealNumber, books.seal.number)
+        yield* Metric.set(forkedChain, books.seal.forked ?? 0)
       }
       const now = yield* Clock.currentTimeMillis
       yield* Metric.set(oldestAge, books.oldest === undefined ? 0 : Math.max(0, now - books.oldest) / 1000)

@@ -13,6 +13,7 @@ import * as cursorFile from "../internal/queue/cursorFile.js"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as decisions from "../internal/queue/decisions.js"
 import * as directories from "../internal/queue/directory.js"
+import type { Cursor } from "../internal/queue/cursor.js"
 import { MAX_SEQUENCE } from "../internal/queue/fields.js"
 import * as housekeeping from "../internal/queue/housekeeping.js"
 import * as ledgers from "../internal/queue/ledger.js"
@@ -136,6 +137,7 @@ const open = (
       timeout: Duration.decode(options.appendTimeout ?? "10 seconds")
     })
     const lettersGuard = yield* Effect.makeSemaphore(1)
+    let permit: decisions.Permit | undefined
     const { carryOutRequests, changes, retry, tidy } = yield* decisions.make({
       disk,
       directory,
@@ -150,7 +152,8 @@ const open = (
       maxLineBytes,
       segments,
       cursor: ledger.cursor,
-      guard: lettersGuard
+      guard: lettersGuard,
+      permit: () => permit
     })
 
     const compact = Effect.mapError(lock.whileWriting(ledger.compact), accessError)
@@ -189,10 +192,18 @@ const open = (
       retry: (select, by) => Effect.mapError(retry(select, by), accessError),
       requests: Stream.mapError(changes, accessError),
       carryOutRequests: Effect.mapError(carryOutRequests, accessError),
+      onPermission: (given) =>
+        Effect.sync(() => {
+          permit = given
+        }),
       compact,
       writing: (write) => Effect.mapError(lock.whileWriting(write), accessError),
       status: Effect.mapError(statusOf(ledger), accessError),
       progress: Effect.sync(() => ({ settled: ledger.cursor().sequence, next: ledger.next() })),
+      position: Effect.sync(() => {
+        const { offset, segment } = ledger.cursor()
+        return { segment, offset }
+      }),
       onAppend: (listener) =>
         Effect.acquireRelease(
           Effect.sync(() => append.listeners.add(listener)),
@@ -243,6 +254,9 @@ const recover = (options: Options, directory: string, lock: locks.Lock, withRoom
     return { segments, letters, slots, cursor: recovered.cursor, next }
   })
 
+/** Of a queue that is not sealed, nothing. */
+const sealOf = ({ seal }: Cursor): Pick<QueueStatus, "seal"> => (seal === undefined ? {} : { seal })
+
 const statusOf = (ledger: ledgers.Ledger): Effect.Effect<QueueStatus, DiskError> =>
   Effect.gen(function* () {
     // once more, since what it looks at may be delivered and removed meanwhile
@@ -253,7 +267,8 @@ const statusOf = (ledger: ledgers.Ledger): Effect.Effect<QueueStatus, DiskError>
       ...ledger.balance(),
       waitingBytes: ledger.waitingBytes(),
       oldest: oldest === undefined ? undefined : timeOfLine(objectOf(oldest.bytes)),
-      nextSequence: ledger.next()
+      nextSequence: ledger.next(),
+      ...sealOf(ledger.cursor())
     }
   })
 

@@ -25,6 +25,7 @@ import * as delivery from "../internal/delivery/pass.js"
 import * as reports from "../internal/delivery/report.js"
 import { monotonicMillis } from "../internal/monotonic.js"
 import { sealingKey } from "../internal/proof/keys.js"
+import type { Notice } from "../internal/proof/notices.js"
 import { Sealer } from "../internal/proof/sealer.js"
 import { makeReader } from "../internal/readEvent.js"
 import { make as makeShutdown, type Shutdown } from "../internal/shutdown.js"
@@ -33,7 +34,7 @@ import { Either } from "../schema/Effect3.js"
 import type { QueueAccessError } from "../schema/Errors.js"
 import { visible } from "../schema/Visible.js"
 import { compile, makeDecoder } from "../schema/Line.js"
-import { QueueFile } from "../services/QueueFile.js"
+import { type Permission, QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
 import { Uploader } from "../services/Uploader.js"
 
@@ -46,7 +47,7 @@ import { Uploader } from "../services/Uploader.js"
 export interface Options {
   /** the kinds of events that may stand in the queue */
   readonly events: ReadonlyArray<AuditEvent.Any>
-  /** at most so many rows in a batch; 500 by default */
+  /** at most so many rows in a batch; 500 by default, with `proof` 1000 */
   readonly batchRecords?: number | undefined
   /** at most about so many bytes in a batch; 4 MiB by default */
   readonly batchBytes?: number | undefined
@@ -69,7 +70,13 @@ export interface Options {
    * seals what is delivered, so that nobody changes, removes or adds rows unseen: a private Ed25519 key, PEM, as
    * `openssl genpkey -algorithm ed25519` makes one. Needs `effect-audit migrate --proof`; off by default.
    */
-  readonly proof?: { readonly key: Redacted.Redacted } | undefined
+  readonly proof?:
+    | {
+        readonly key: Redacted.Redacted
+        /** the key before, until a seal that it signs has named the new one */
+        readonly previousKey?: Redacted.Redacted | undefined
+      }
+    | undefined
   /** shared with the other steps of a shutdown; 5 seconds of its own by default */
   readonly shutdown?: Shutdown | undefined
 }
@@ -88,6 +95,10 @@ export const backoff: Schedule.Schedule<Duration.Duration> = Schedule.exponentia
 
 /** Delivered lines leave the disk when the queue was idle for this long: sooner would cost a file for each event. */
 const COMPACT_AFTER = Duration.seconds(1)
+
+const BATCH_RECORDS = 500
+/** a seal costs two more statements, whatever it is about */
+const SEALED_RECORDS = 1000
 
 const CLOSED = new Error("the audit log is closed")
 
@@ -119,19 +130,29 @@ const start = (
     const requests = yield* makeRequests(queue)
     const wakes = yield* Queue.sliding<void>(1)
     const anchor = yield* makeAnchor(options, queue)
+    const proof = yield* makeProof(options, queue, yield* Uploader)
     const worker: Worker = {
       options,
       queue,
       report,
       flushes,
       requests,
+      sealer: proof?.sealer,
       pass: Effect.zipRight(
         requests.begin,
-        yield* makeDelivery(options, { report, flushes, requests, anchor })
+        yield* makeDelivery(options, { report, flushes, requests, anchor, proof })
       ),
       wakes,
       isIdle: false,
       isCompacted: false
+    }
+    if (proof !== undefined) {
+      const { sealer } = proof
+      yield* queue.onPermission((id, permission) => {
+        const hasSaid = sealer.say(id, noticeOf(permission))
+        if (!hasSaid && worker.isIdle) wake(worker)
+        return hasSaid
+      })
     }
     yield* queue.onAppend(() => {
       if (worker.isIdle) wake(worker)
@@ -237,9 +258,13 @@ const makeDelivery = (
   {
     anchor,
     flushes,
+    proof,
     report,
     requests
-  }: Pick<Worker, "flushes" | "report" | "requests"> & { readonly anchor: Anchor | undefined }
+  }: Pick<Worker, "flushes" | "report" | "requests"> & {
+    readonly anchor: Anchor | undefined
+    readonly proof: Effect.Effect.Success<ReturnType<typeof makeProof>>
+  }
 ) =>
   Effect.gen(function* () {
     const queue = yield* QueueFile
@@ -250,9 +275,9 @@ const makeDelivery = (
     return yield* delivery.make({
       queue,
       uploader,
-      proof: yield* makeProof(options, queue, uploader),
+      proof,
       read: makeReader(makeDecoder(codecs, { timeZone }), queue.queueId),
-      maxRecords: options.batchRecords ?? 500,
+      maxRecords: options.batchRecords ?? (proof === undefined ? BATCH_RECORDS : SEALED_RECORDS),
       maxBytes: options.batchBytes ?? 4 * 1024 * 1024,
       uploadTimeout: Duration.decode(options.uploadTimeout ?? "10 minutes"),
       isAwaited: flushes.isAwaited,
@@ -276,8 +301,19 @@ const makeProof = ({ proof }: Options, queue: QueueFile["Type"], { sealing }: Up
     const key = Either.getOrElse(sealingKey(proof.key), () => undefined)
     if (key === undefined || sealing === undefined)
       return yield* Effect.dieMessage("proof needs a key, and an uploader that seals")
-    return { sealing, sealer: new Sealer({ key, sealing, last: yield* queue.seal }) }
+    const previousKey =
+      proof.previousKey === undefined ? undefined : Either.getOrUndefined(sealingKey(proof.previousKey))
+    const { position, queueId, seal } = queue
+    return {
+      sealing,
+      sealer: new Sealer({ key, previousKey, sealing, queueId, last: yield* seal, position: yield* position })
+    }
   })
+
+const noticeOf = (permission: Permission): Notice =>
+  permission.action === "erase"
+    ? { word: "erase", kind: permission.kind, eventIds: permission.events }
+    : { word: "purge", chain: permission.chain, before: permission.before }
 
 /** Writes heads to the log, from where `effect-audit prove --anchors` takes them: hourly, and at the end. */
 interface Anchor {
@@ -315,6 +351,8 @@ interface Worker {
   readonly requests: Requests
   /** carries out requests and delivers what waits; how many batches it were */
   readonly pass: Effect.Effect<number, delivery.PassError>
+  /** what seals, if something does */
+  readonly sealer: Sealer | undefined
   readonly wakes: Queue.Queue<void>
   /** appends wake the worker only while this holds: neither during a pass, which sees them, nor during a backoff */
   isIdle: boolean
@@ -330,10 +368,12 @@ const wake = (worker: Worker): void => {
 /** One pass, reported. */
 const attempt = (worker: Worker): Effect.Effect<Exit.Exit<number, delivery.PassError>> =>
   Effect.gen(function* () {
-    const { flushes, pass, report } = worker
+    const { flushes, pass, report, requests, sealer } = worker
     const served = flushes.waiting()
     yield* report.began
     const exit = yield* Effect.exit(pass)
+    // who has asked for what a seal says now is told
+    if (sealer?.hasSaid === true) yield* requests.carryOut
     // a pass that failed in the end may have delivered
     if (Exit.isFailure(exit) || exit.value > 0) worker.isCompacted = false
     if (Exit.isSuccess(exit)) {
@@ -366,7 +406,8 @@ const waitIdle = (worker: Worker) =>
     const { options, queue } = worker
     worker.isIdle = true
     const { next, settled } = yield* queue.progress
-    // appended after the pass had looked, before `isIdle` was set
+    // asked for, or appended, after the pass had looked, before `isIdle` was set
+    if (worker.sealer?.isAsked === true) return
     if (next > settled) {
       const rest = yield* Effect.either(queue.take({ maxRecords: 1, maxBytes: 1 }))
       if (Either.isLeft(rest) || rest.right.records.length > 0) return

@@ -6,9 +6,9 @@
 import { Context } from "effect"
 import type { Effect, Scope, Stream } from "effect"
 import type { QueueAccessError, QueueClosed, QueueFull, QueueWriteError } from "../schema/Errors.js"
-import type { Position } from "../schema/Position.js"
+import type { Place, Position } from "../schema/Position.js"
 import type { DiskError } from "./Disk.js"
-import type { Head } from "./Sealing.js"
+import type { LastSeal } from "./Sealing.js"
 
 /**
  * A line as it stands on disk.
@@ -148,7 +148,20 @@ export interface QueueStatus extends Balance {
   readonly oldest: number | undefined
   /** the sequence number of the next line */
   readonly nextSequence: number
+  /** the last seal of what was delivered, with the option `proof` */
+  readonly seal?: LastSeal | undefined
 }
+
+/**
+ * What another process asks for about delivered rows, with the option `proof`: that a seal says that they may be erased,
+ * or removed.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Permission =
+  | { readonly action: "erase"; readonly kind: string; readonly events: ReadonlyArray<string> }
+  | { readonly action: "purge"; readonly chain: string; readonly before: number }
 
 /**
  * The service that owns a directory. Every method is safe to call from many fibers.
@@ -187,10 +200,10 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
       batch: Omit<Batch, "release">,
       refusals: ReadonlyArray<Refusal>,
       /** the last seal of what was delivered, with the option `proof` */
-      seal?: Head
+      seal?: LastSeal
     ) => Effect.Effect<void, QueueAccessError>
     /** The last seal that the cursor knows of. */
-    readonly seal: Effect.Effect<Head | undefined>
+    readonly seal: Effect.Effect<LastSeal | undefined>
     /**
      * Appends dead letters again, under the same event ids, and records the decision; those that are no JSON objects
      * or too long stay. Returns how many were appended.
@@ -203,6 +216,11 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     readonly requests: Stream.Stream<void, QueueAccessError>
     /** Carries out what other processes have asked for. */
     readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
+    /**
+     * Names what is called for each request about delivered rows, whenever requests are carried out: it has a seal say so,
+     * and answers whether one has. Without it such requests stay.
+     */
+    readonly onPermission: (permit: (id: string, permission: Permission) => boolean) => Effect.Effect<void>
     /**
      * Removes what is delivered, the newest segment included if nothing waits, and no append is under way or was answered
      * in this turn of the event loop. True if everything was removed; otherwise it is worth another try.
@@ -217,6 +235,8 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     readonly status: Effect.Effect<QueueStatus, QueueAccessError>
     /** Where the cursor stands, and where the next line will: nothing waits when the sequences agree. */
     readonly progress: Effect.Effect<{ readonly settled: number; readonly next: number }>
+    /** Where the cursor stands. */
+    readonly position: Effect.Effect<Place>
     /** Calls the function after each group commit, until the scope closes. It must be fast and not throw. */
     readonly onAppend: (listener: () => void) => Effect.Effect<void, never, Scope.Scope>
   }

@@ -46,6 +46,19 @@ export interface Head {
 }
 
 /**
+ * The last seal of a queue, as its cursor keeps it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LastSeal extends Head {
+  /** 1 for ever, once a chain was not as it was left, so that another one began */
+  readonly forked?: 1 | undefined
+  /** 1 where events were delivered without a seal since */
+  readonly bare?: 1 | undefined
+}
+
+/**
  * What the rows of a kind are, as a seal says it. Only these columns are hashed; others may come and go.
  *
  * @category models
@@ -68,8 +81,8 @@ export interface Manifest {
  */
 export interface Stored {
   readonly manifest: Manifest
-  /** those that were stored */
-  readonly rows: ReadonlyArray<{ readonly eventId: Uint8Array; readonly leaf: Uint8Array }>
+  /** of each that was stored its id, 16 bytes, 8 bytes for the number that a seal gives the manifest, and its leaf, 32 */
+  readonly rows: Uint8Array
   /** the ids of those that were in the table already */
   readonly twins: ReadonlyArray<string>
   readonly rejected: ReadonlyArray<Rejection>
@@ -86,7 +99,10 @@ export interface Sealing {
   readonly read: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, UploadError>
   /** The newest seals of at most a hundred chains. */
   readonly heads: Effect.Effect<ReadonlyArray<Head>, UploadError>
-  /** Stores events of several kinds and the seal that is made of what became of them: all of it, or nothing. */
+  /**
+   * Stores events of several kinds and the seal that is made of what became of them: all of it, or nothing. As `upload`
+   * of an uploader it is called while the database works on the batch before.
+   */
   readonly upload: (
     batches: ReadonlyArray<UploadBatch>,
     seal: (stored: ReadonlyArray<Stored>) => Seal

@@ -312,7 +312,9 @@ describe("who looks at the wall clock", () => {
             heads: Effect.succeed([]),
             upload: () => Effect.dieMessage("the test stores nothing")
           },
-          last: { chain: "0".repeat(32), number: 1, head: "0".repeat(64) }
+          last: { chain: "0".repeat(32), number: 1, head: "0".repeat(64) },
+          queueId: "queue",
+          position: { segment: 0, offset: 0 }
         })
         const resume = Effect.withClock(
           Effect.either(sealer.resume),

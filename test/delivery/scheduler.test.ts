@@ -379,7 +379,7 @@ describe("a request of another process", () => {
       worker.script.answer = options.answer ?? works
       worker.uploads.length = 0
       assert.include(yield* q.books(worker.queue), { dead: 2, waiting: 0, balanced: true })
-      const ask = (action: requests.Request["action"], letters: requests.Asked["letters"] = "all") =>
+      const ask = (action: requests.Decision["action"], letters: "all" | Iterable<string> = "all") =>
         Effect.zipRight(
           requests.submit(worker.disk, "/audit", { action, letters, by: "li" }),
           // each step of a decision lets others have their turn

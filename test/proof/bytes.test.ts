@@ -9,9 +9,10 @@ import { decodeNotices, encodeNotices, type Notice } from "../../src/internal/pr
 import { erasableHash, leafOf, type Manifest, type RowContent } from "../../src/internal/proof/row.js"
 import {
   decodeEntries,
-  encodeEntries,
+  type Entry,
   ENTRY_BYTES,
   headOf,
+  numbered,
   seal,
   type Unsealed,
   wrongIn
@@ -38,13 +39,21 @@ const notice: fc.Arbitrary<Notice> = fc.oneof(
   fc.record({ word: fc.constant("dead" as const), place, eventId: fc.uuid(), code: word }),
   fc.record({ word: fc.constant("twin" as const), kind: word, eventId: fc.uuid() }),
   fc.record({ word: fc.constant("erase" as const), kind: word, eventIds: fc.array(fc.uuid()) }),
-  fc.record({ word: fc.constant("purge" as const), before: number }),
+  fc.record({ word: fc.constant("purge" as const), chain: hex(16), before: number }),
+  fc.record({ word: fc.constant("key" as const), publicKey: hex(44) }),
   fc.record({ word: fc.constant("previous" as const), chain: hex(16), number, head: hex(32), found: word }),
   fc.record({ word: fc.constant("witness" as const), chain: hex(16), number, head: hex(32) }),
   fc.record({ word: fc.constant("unsealed" as const), from: place, to: place })
 )
 
 const entry = fc.record({ eventId: bytes(16), manifest: number, leaf: bytes(32) })
+
+const encodeEntries = (entries: ReadonlyArray<Entry>) =>
+  Buffer.concat(
+    entries.map(({ eventId, leaf, manifest }) =>
+      numbered(Buffer.concat([eventId, Buffer.alloc(8), leaf]), manifest)
+    )
+  )
 
 const unsealed: fc.Arbitrary<Unsealed> = fc.record({
   chain: bytes(16),
@@ -100,6 +109,33 @@ describe("framing", () => {
       )
       .digest()
     assert.deepStrictEqual(digest("d", ["é", Uint8Array.of(255)]), expected)
+  })
+
+  it("the same of any parts: long ones, texts that are no ASCII, surrogates that stand alone, none at all", () => {
+    const length = (size: number) => Buffer.from(size.toString(16).padStart(16, "0"), "hex")
+    const framed = (parts: ReadonlyArray<string | Uint8Array>) =>
+      Buffer.concat(
+        parts.flatMap((part) => {
+          const bytes = Buffer.from(part as string)
+          return [length(bytes.length), bytes]
+        })
+      )
+    const long = fc
+      .tuple(
+        fc.string({ unit: "binary" }),
+        fc.constantFrom("a", "é", "画", "\u{1f600}", "\ud800"),
+        fc.nat(300)
+      )
+      .map(([text, character, count]) => character.repeat(count) + text)
+    const any = fc.oneof(part, long, fc.string({ unit: "grapheme" }), fc.constant("x".repeat(200_000)))
+    fc.assert(
+      fc.property(any, fc.array(any, { maxLength: 12 }), (domain, parts) => {
+        const name = typeof domain === "string" ? domain : "d"
+        const expected = framed([name, ...parts])
+        assert.isTrue(frame(name, parts).equals(expected))
+        assert.deepStrictEqual(digest(name, parts), createHash("sha256").update(expected).digest())
+      })
+    )
   })
 
   it("netstrings are read back, and nothing else is", () => {
@@ -162,9 +198,11 @@ describe("seals", () => {
       of(),
       of("later", "1"),
       of("purge"),
-      of("purge", "-1"),
-      of("purge", "1", "2"),
-      of("purge", "9007199254740993"),
+      of("purge", "1"),
+      of("purge", "0f".repeat(16), "-1"),
+      of("purge", "0f", "1"),
+      of("purge", "0f".repeat(16), "1", "2"),
+      of("purge", "0f".repeat(16), "9007199254740993"),
       of("witness", "00", "1", "00"),
       of("manifest", "0", "{}"),
       of("manifest", "0", "no json"),

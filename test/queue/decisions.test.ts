@@ -10,8 +10,8 @@ import type { Disk } from "../../src/services/Disk.js"
 const ask = (
   disk: Disk["Type"],
   queue: q.Queue,
-  action: requests.Request["action"],
-  letters: requests.Asked["letters"]
+  action: requests.Decision["action"],
+  letters: "all" | Iterable<string>
 ) => Effect.zipRight(requests.submit(disk, "/audit", { action, letters, by: "li" }), queue.carryOutRequests)
 
 /** So many letters wait for a decision. */

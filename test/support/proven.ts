@@ -4,7 +4,7 @@
  * @module
  */
 import { createClient } from "@libsql/client"
-import { Effect, Either, Redacted, type Scope } from "effect"
+import { Context, Effect, Either, Exit, Layer, Logger, Redacted, Scope } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
 import { inject } from "vitest"
@@ -12,14 +12,16 @@ import { openSource as openMysql } from "../../src/cli/mysqlSource.js"
 import { openSource as openSqlite } from "../../src/cli/sqliteSource.js"
 import { verifyingKey } from "../../src/internal/proof/keys.js"
 import { type Finding, type Options, type Source, verify } from "../../src/internal/proof/verify.js"
+import * as AuditLayer from "../../src/layers/AuditLayer.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import * as NodeDisk from "../../src/layers/NodeDisk.js"
 import * as SqliteUploader from "../../src/layers/SqliteUploader.js"
 import type * as AuditEvent from "../../src/schema/AuditEvent.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
+import { AuditLog } from "../../src/services/AuditLog.js"
 import type { Disk } from "../../src/services/Disk.js"
-import type { Uploader } from "../../src/services/Uploader.js"
+import { Uploader } from "../../src/services/Uploader.js"
 import { connectionOptions, mysqlDatabase } from "./mysql.js"
 import { temporaryDirectory } from "./queue.js"
 import { newKey } from "./seals.js"
@@ -37,6 +39,7 @@ export interface ProvenDatabase {
     readonly rows: number
     readonly seals: number
     readonly bare: number
+    readonly unsealed: number
     readonly chains: ReadonlyArray<string>
   }>
 }
@@ -74,6 +77,34 @@ export const proving =
       findings,
       chains: summary.chains.map(({ chain }) => chain)
     }))
+
+/** A life of the program on this directory. */
+export const lifeOf = <A>(
+  database: ProvenDatabase,
+  directory: string,
+  use: (log: AuditLog["Type"]) => Effect.Effect<A, unknown>,
+  options: {
+    readonly wrap?: (uploader: Uploader["Type"]) => Uploader["Type"]
+    readonly proof?: false
+    readonly keys?: { readonly key: Redacted.Redacted; readonly previousKey?: Redacted.Redacted }
+    readonly log?: Layer.Layer<never>
+    readonly events?: ReadonlyArray<AuditEvent.Any>
+  } = {}
+) =>
+  Effect.gen(function* () {
+    const uploader = yield* database.uploader
+    const layer = AuditLayer.layer({
+      directory,
+      minFreeBytes: 0,
+      batchRecords: 20,
+      events: options.events ?? [],
+      shutdownTimeout: "20 seconds",
+      ...(options.proof === false ? {} : { proof: options.keys ?? { key: database.key } })
+    }).pipe(Layer.provide(Layer.succeed(Uploader, options.wrap?.(uploader) ?? uploader)))
+    const scope = yield* Scope.make()
+    const log = Context.get(yield* Layer.buildWithScope(layer, scope), AuditLog)
+    return yield* Effect.onExit(use(log), (exit) => Scope.close(scope, Exit.asVoid(exit)))
+  }).pipe(Effect.scoped, Effect.provide(options.log ?? Logger.remove(Logger.defaultLogger)), Effect.orDie)
 
 const mysql =
   (rootUrl: string): MakeProven =>

@@ -87,6 +87,8 @@ export interface KeyPair {
   readonly publicPem: string
   readonly privatePem: string
   readonly id: Buffer
+  /** as a seal names it */
+  readonly named: string
   readonly key: KeyObject
 }
 
@@ -96,6 +98,7 @@ export const newKey = (): KeyPair => {
   return {
     privatePem,
     publicPem: publicKey.export({ type: "spki", format: "pem" }).toString(),
+    named: publicKey.export({ type: "spki", format: "der" }).toString("hex"),
     id: sha("effect-audit/key/1", publicKey.export({ type: "spki", format: "der" })).subarray(0, 8),
     key: createPrivateKey(privatePem)
   }
@@ -109,7 +112,7 @@ export class Sealer {
 
   constructor(
     readonly hand: Hand,
-    readonly key: KeyPair,
+    public key: KeyPair,
     readonly kinds: ReadonlyArray<KindTable>,
     readonly chain: Buffer = randomBytes(16)
   ) {}

@@ -337,9 +337,10 @@ const failureText = (failure, at) =>
   `${failure.class} ${failure.code}: ${failure.reason} (last seen ${span(at - failure.last)} ago)`
 
 /** @type {(queue: Queue) => string} */
-const factsOf = ({ directory, owner, volume }) => {
+const factsOf = ({ directory, owner, seal, volume }) => {
+  const sealed = seal === undefined ? "" : `, sealed up to ${seal.chain}:${seal.number}, head ${seal.head}`
   const process = owner === undefined ? "no owner" : `process ${owner.pid ?? "unknown"}`
-  return `${directory}, ${process}, ${(volume.freeBytes / 1e9).toFixed(1)} GB free`
+  return `${directory}, ${process}, ${(volume.freeBytes / 1e9).toFixed(1)} GB free${sealed}`
 }
 
 /** Whether the queue is shown, and not the events. */

@@ -2,12 +2,12 @@
 import { Schema } from "effect"
 import { randomFillSync } from "node:crypto"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
-import { ID_BYTES, writeId } from "../../schema/EventId.js"
+import { writeId } from "../../schema/EventId.js"
 import { sqlDateTime, type SqlValue, type StoredEvent } from "../../schema/Line.js"
 import type { Manifest, Stored } from "../../services/Sealing.js"
 import type { Rejection } from "../../services/Uploader.js"
-import { erasableHash, leafOf, SALT_BYTES } from "../proof/row.js"
-import { PROOF_COLUMN } from "../proof/seal.js"
+import { SALT_BYTES, writeLeaf } from "../proof/row.js"
+import { ENTRY_BYTES, PROOF_COLUMN } from "../proof/seal.js"
 import type { Keeper } from "./provable.js"
 
 /** The kind with one column more, for the salts. */
@@ -45,14 +45,32 @@ export interface Keepers {
 
 /** Events as they are written, and what is sealed of them. */
 export interface Proven {
-  /** 16 bytes each */
-  readonly ids: ReadonlyArray<Uint8Array>
   readonly events: ReadonlyArray<StoredEvent>
-  readonly leaves: ReadonlyArray<Buffer>
+  /** the entries of these events */
+  readonly entries: Buffer
   /** the places of these events among those that were given */
   readonly places: ReadonlyArray<number>
-  /** those that no column would keep as they are, with the names of the columns */
-  readonly refused: ReadonlyArray<{ readonly index: number; readonly columns: string }>
+  /** those that are not even sent */
+  readonly refused: ReadonlyArray<Rejection>
+}
+
+/** An event with its salt. Hot path: a class, not a literal (bench/README.md#literals). */
+class Salted implements StoredEvent {
+  readonly eventId: string
+  readonly time: number | null
+  readonly line: StoredEvent["line"]
+  readonly retried: boolean
+
+  constructor(
+    event: StoredEvent,
+    readonly definition: AuditEvent.Any,
+    readonly row: ReadonlyArray<SqlValue>
+  ) {
+    this.eventId = event.eventId
+    this.time = event.time
+    this.line = event.line
+    this.retried = event.retried === true
+  }
 }
 
 /** Makes of events of a kind what is written, and what is sealed. */
@@ -60,47 +78,59 @@ export const prove = (
   definition: AuditEvent.Any,
   manifest: Manifest,
   keepers: Keepers,
-  given: ReadonlyArray<StoredEvent>
+  given: ReadonlyArray<StoredEvent>,
+  /** why an event is not to be sent, if so */
+  refusalOf: (event: StoredEvent) => Omit<Rejection, "index"> | undefined = () => undefined
 ): Proven => {
   const salts = randomFillSync(Buffer.allocUnsafeSlow(given.length * SALT_BYTES))
-  const ids = Buffer.allocUnsafe(given.length * ID_BYTES)
+  const entries = Buffer.alloc(given.length * ENTRY_BYTES)
   const kind = withProof(definition)
   const events: Array<StoredEvent> = []
-  const leaves: Array<Buffer> = []
-  const eventIds: Array<Uint8Array> = []
   const places: Array<number> = []
-  const refused: Array<{ readonly index: number; readonly columns: string }> = []
+  const refused: Array<Rejection> = []
+  const width = definition.columns.length
+  /** of one event after the other */
+  const values = new Array<string | null>(width).fill(null)
   for (let index = 0; index < given.length; index++) {
     const event = given[index]!
-    const row: Array<SqlValue> = []
-    const values: Array<string | null> = []
-    const unkept: Array<string> = []
-    for (let i = 0; i < event.row.length; i++) {
-      const keeper = keepers.columns[i]!
-      const fitted = keeper.fit(event.row[i]!)
-      if (fitted === undefined) unkept.push(definition.columns[i]!.name)
-      row.push(fitted ?? null)
-      values.push(keeper.textOf(fitted ?? null))
-    }
-    const time = event.time === null ? null : keepers.eventTime.fit(sqlDateTime(event.time))
-    if (time === undefined) unkept.push("event_time")
-    if (unkept.length > 0) {
-      refused.push({ index, columns: unkept.join(", ") })
+    const refusal = refusalOf(event)
+    if (refusal !== undefined) {
+      refused.push({ index, ...refusal })
       continue
     }
+    const row = new Array<SqlValue>(width + 1)
+    let unkept: Array<string> | undefined
+    for (let i = 0; i < width; i++) {
+      const keeper = keepers.columns[i]!
+      const fitted = keeper.fit(event.row[i]!)
+      if (fitted === undefined) (unkept ??= []).push(definition.columns[i]!.name)
+      row[i] = fitted ?? null
+      values[i] = keeper.textOf(fitted ?? null)
+    }
+    const time = event.time === null ? null : keepers.eventTime.fit(sqlDateTime(event.time))
+    if (time === undefined) (unkept ??= []).push("event_time")
+    if (unkept !== undefined) {
+      refused.push({ index, ...unprovable(unkept.join(", "), manifest) })
+      continue
+    }
+    const at = events.length * ENTRY_BYTES
+    writeId(event.eventId, entries, at)
     const salt = salts.subarray(index * SALT_BYTES, (index + 1) * SALT_BYTES)
-    writeId(event.eventId, ids, index * ID_BYTES)
-    const eventId = ids.subarray(index * ID_BYTES, (index + 1) * ID_BYTES)
-    const content = { eventId, eventTime: time === undefined ? null : keepers.eventTime.textOf(time), values }
-    eventIds.push(eventId)
-    leaves.push(leafOf(manifest, content, erasableHash(manifest, content, salt)))
+    // the entry holds the id already
+    writeLeaf(entries, at, manifest, { eventTime: keepers.eventTime.textOf(time ?? null), values }, salt)
     // drivers take bytes for bytes; no other column holds any
-    row.push(salt as unknown as SqlValue)
-    events.push({ ...event, definition: kind, row })
+    row[width] = salt as unknown as SqlValue
+    events.push(new Salted(event, kind, row))
     places.push(index)
   }
-  return { ids: eventIds, events, leaves, places, refused }
+  return { events, entries: entries.subarray(0, events.length * ENTRY_BYTES), places, refused }
 }
+
+/** Of an event that no column would keep as it is. */
+const unprovable = (columns: string, { table }: Manifest) => ({
+  code: "UNPROVABLE",
+  reason: `nobody can tell in which form ${columns} of ${table} would keep it: give times as YYYY-MM-DD HH:MM:SS`
+})
 
 /** What a seal says of the rows of a kind in a table. */
 export const manifestOf = ({ columns, erasable, kind }: AuditEvent.Any, table: string): Manifest => ({
@@ -113,27 +143,30 @@ export const manifestOf = ({ columns, erasable, kind }: AuditEvent.Any, table: s
 /** What became of the events: the places of the rejected are those among all that were given. */
 export const storedOf = (
   manifest: Manifest,
-  { events, ids, leaves, places, refused }: Proven,
+  proven: Proven,
   rejected: ReadonlyArray<Rejection>,
   twins: ReadonlySet<StoredEvent>
-): Stored => {
+): Stored => ({
+  manifest,
+  rows: rejected.length === 0 && twins.size === 0 ? proven.entries : entriesWithout(proven, rejected, twins),
+  twins: [...twins].map(({ eventId }) => eventId),
+  rejected: [
+    ...proven.refused,
+    ...rejected.map((rejection) => ({ ...rejection, index: proven.places[rejection.index]! }))
+  ]
+})
+
+const entriesWithout = (
+  { entries, events }: Proven,
+  rejected: ReadonlyArray<Rejection>,
+  twins: ReadonlySet<StoredEvent>
+): Buffer => {
   const isRejected = new Set(rejected.map(({ index }) => index))
-  const rows: Array<Stored["rows"][number]> = []
-  for (let index = 0; index < events.length; index++) {
-    if (isRejected.has(index) || twins.has(events[index]!)) continue
-    rows.push({ eventId: ids[index]!, leaf: leaves[index]! })
-  }
-  return {
-    manifest,
-    rows,
-    twins: [...twins].map(({ eventId }) => eventId),
-    rejected: [
-      ...refused.map(({ columns, index }) => ({
-        index,
-        code: "UNPROVABLE",
-        reason: `nobody can tell in which form ${columns} of ${manifest.table} would keep it: give times as YYYY-MM-DD HH:MM:SS`
-      })),
-      ...rejected.map((rejection) => ({ ...rejection, index: places[rejection.index]! }))
-    ]
-  }
+  return Buffer.concat(
+    events.flatMap((event, index) =>
+      isRejected.has(index) || twins.has(event)
+        ? []
+        : [entries.subarray(index * ENTRY_BYTES, (index + 1) * ENTRY_BYTES)]
+    )
+  )
 }

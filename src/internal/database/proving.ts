@@ -11,10 +11,14 @@ export const MOST_SEALS = 200
 export const MOST_IDS_OF_TABLE = 10_000
 
 /** The parameters of an INSERT of a seal, in the order of its columns. */
-export const sealParameters = (seal: Seal): ReadonlyArray<Uint8Array | number | string> => [
-  ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
-  ...[seal.head, seal.keyId, seal.sig]
-]
+export const sealParameters = (seal: Seal): ReadonlyArray<Buffer | number | string> =>
+  [
+    ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
+    ...[seal.head, seal.keyId, seal.sig]
+  ].map((value) =>
+    // drivers know bytes by that
+    typeof value === "object" ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value
+  )
 
 /** How many of the seals of these sizes make one answer, at least one. */
 export const fittingSeals = (sizes: ReadonlyArray<{ readonly size: number | null }>): number => {

@@ -3,14 +3,14 @@
  *
  * The generators that run for each batch stand outside of what a worker makes for itself: see internal/delivery/pipeline.ts.
  */
-import { Context, Duration, Effect, Metric, Number as Num, Tracer } from "effect"
+import { Context, Duration, Effect, identity, Metric, Number as Num, Tracer } from "effect"
 import type { Clock, MetricLabel, Scope } from "effect"
 import { DefaultServices, Either } from "../../schema/Effect3.js"
 import type { QueueAccessError, UploadError } from "../../schema/Errors.js"
 import type { StoredEvent } from "../../schema/Line.js"
 import { idOf, isBefore, type Place, type Position } from "../../schema/Position.js"
 import type { Batch, QueueFile, Refusal } from "../../services/QueueFile.js"
-import type { Head, Seal, Sealing } from "../../services/Sealing.js"
+import type { LastSeal, Seal, Sealing } from "../../services/Sealing.js"
 import type { Rejection, Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
 import { Concatenation } from "../lazySequence.js"
 import * as metrics from "../metrics.js"
@@ -118,7 +118,7 @@ class Delivery {
   unsettled: Array<Batch> = []
   unsettledBytes = 0
   /** the last seal of those */
-  unsettledSeal: Head | undefined
+  unsettledSeal: LastSeal | undefined
   settledAt = Number.NEGATIVE_INFINITY
 
   maxRecords: number
@@ -217,6 +217,7 @@ const run = (delivery: Delivery): Effect.Effect<number, PassError> =>
     return delivered.pipe(
       Effect.ensuring(Effect.sync(() => (delivery.underWay = []))),
       Effect.zipLeft(settleRest),
+      proof === undefined ? identity : Effect.zipLeft(sealAsked(delivery, proof)),
       Effect.onError(() => Effect.ignore(settleRest))
     )
   })
@@ -239,14 +240,23 @@ interface Group extends Events {
   readonly upload: Effect.Effect<UploadResult, UploadError> | undefined
 }
 
+/** All kinds of a batch on their way into the database, with their seal. */
+interface SealedUpload {
+  readonly send: Effect.Effect<ReadonlyArray<UploadResult>, UploadError>
+  /** once it was made */
+  readonly seal: () => Seal | undefined
+}
+
 /** A batch, decoded: its events by kind, and what cannot be an event. */
 interface Prepared {
   readonly batch: Batch
   readonly groups: ReadonlyArray<Group>
   readonly refusals: ReadonlyArray<Refusal>
+  /** undefined where nothing is sealed */
+  readonly sealed: SealedUpload | undefined
 }
 
-const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batch) {
+const prepare = Effect.fnUntraced(function* ({ instruments, settings }: Delivery, batch: Batch) {
   const groups = new Map<string, Events>()
   const refusals: Array<Refusal> = []
   for (let place = 0; place < batch.records.length; place++) {
@@ -264,7 +274,11 @@ const prepare = Effect.fnUntraced(function* ({ settings }: Delivery, batch: Batc
     group.events.push(event.right)
   }
   if (batch.records.length > SLICE_RECORDS) yield* turnEventLoop
-  const prepared: Prepared = { batch, groups: withUploads(groups.values(), settings), refusals }
+  const made = withUploads(groups.values(), settings)
+  const { proof } = settings
+  const sealed =
+    proof === undefined || made.length === 0 ? undefined : sealedUpload(instruments, batch, made, proof)
+  const prepared: Prepared = { batch, groups: made, refusals, sealed }
   return prepared
 })
 
@@ -289,7 +303,7 @@ interface Settled {
   /** how long each of its uploads took */
   readonly seconds: ReadonlyArray<number>
   /** the last seal, with this batch */
-  readonly seal?: Head | undefined
+  readonly seal?: LastSeal | undefined
 }
 
 const upload = Effect.fnUntraced(function* (delivery: Delivery, { batch, groups, refusals }: Prepared) {
@@ -355,59 +369,78 @@ const learn = (
   return refused
 }
 
-/** Sends all kinds of a batch together, with the seal of what becomes of them. */
-const uploadSealed = Effect.fnUntraced(function* (
-  delivery: Delivery,
-  { batch, groups, refusals }: Prepared,
+/** What sends all kinds of a batch together, with the seal of what becomes of them. */
+const sealedUpload = (
+  { clock }: Instruments,
+  { end, records }: Batch,
+  open: ReadonlyArray<Events>,
   { sealer, sealing }: Proof
-) {
-  const { instruments } = delivery
-  const refused = [...refusals]
-  const recordAt = (place: number) => batch.records.at(place)!
-  yield* sealer.resume
-  const open: Array<Events> = []
-  for (const group of groups) {
-    const { kind } = group.definition
-    const rest = withoutOutcomes(delivery, group, batch, refused)
-    const fates = rest.events.map(({ eventId }, index) =>
-      sealer.fateOf(eventId, recordAt(rest.places[index]!))
-    )
-    fates.forEach((fate, index) => {
-      if (fate?.code === undefined) return
-      const record = recordAt(rest.places[index]!)
-      refused.push({
-        record,
-        class: "rejected",
-        kind,
-        code: fate.code,
-        reason: "the database refused it, and the program ended before it wrote down why"
-      })
-    })
-    const isLeft = (_: unknown, index: number) => fates[index] === undefined
-    const left = { ...rest, places: rest.places.filter(isLeft), events: rest.events.filter(isLeft) }
-    if (left.places.length > 0) open.push(left)
-  }
-  if (open.length === 0) return { batch, refused, seconds: [], seal: sealer.head } satisfies Settled
-  const rows = Num.sumAll(open.map(({ places }) => places.length))
-  const startedAt = instruments.clock.unsafeCurrentTimeNanos()
-  const underWay = delivery.begin(batch.records.length)
+): SealedUpload => {
   let made: Seal | undefined
-  const sent = sealing.upload(open, (stored) => {
+  const send = sealing.upload(open, (stored) => {
     const dead = stored.flatMap(({ rejected }, at) =>
       rejected.map(({ code, index }) => {
         const { events, places } = open[at]!
-        return { place: recordAt(places[index]!), eventId: events[index]!.eventId, code }
+        return { place: records.at(places[index]!)!, eventId: events[index]!.eventId, code }
       })
     )
-    return (made = sealer.seal(
-      { until: idOf(batch.end), stored, dead },
-      instruments.clock.unsafeCurrentTimeMillis()
-    ))
+    return (made = sealer.seal({ until: idOf(end), stored, dead }, clock.unsafeCurrentTimeMillis()))
   })
+  return { send, seal: () => made }
+}
+
+/** What of the groups is still to be sent; what is known of the rest goes among the refused. */
+const withoutFates = (
+  delivery: Delivery,
+  { batch, groups }: Prepared,
+  sealer: Sealer,
+  refused: Array<Refusal>
+): ReadonlyArray<Events> => {
+  const recordAt = (place: number) => batch.records.at(place)!
+  const rest = groups.map((group) => withoutOutcomes(delivery, group, batch, refused))
+  // mostly: nobody looks at each record then
+  if (!sealer.hasFates) return rest.every((open, at) => open === groups[at]) ? groups : rest.filter(isOpen)
+  return rest
+    .map((open) => {
+      const { kind } = open.definition
+      const fates = open.events.map(({ eventId }, index) =>
+        sealer.fateOf(eventId, recordAt(open.places[index]!))
+      )
+      fates.forEach((fate, index) => {
+        if (fate?.code === undefined) return
+        const reason = "the database refused it, and the program ended before it wrote down why"
+        const record = recordAt(open.places[index]!)
+        refused.push({ record, class: "rejected", kind, code: fate.code, reason })
+      })
+      const isLeft = (_: unknown, index: number) => fates[index] === undefined
+      return { ...open, places: open.places.filter(isLeft), events: open.events.filter(isLeft) }
+    })
+    .filter(isOpen)
+}
+
+const isOpen = ({ places }: Events): boolean => places.length > 0
+
+/** Sends all kinds of a batch together, and their seal. */
+const uploadSealed = Effect.fnUntraced(function* (delivery: Delivery, prepared: Prepared, proof: Proof) {
+  const { instruments } = delivery
+  const { batch, groups, refusals } = prepared
+  const { sealer } = proof
+  const refused = [...refusals]
+  yield* sealer.resume
+  const open = withoutFates(delivery, prepared, sealer, refused)
+  if (open.length === 0) return { batch, refused, seconds: [], seal: sealer.head } satisfies Settled
+  const { seal, send } =
+    open === groups && prepared.sealed !== undefined
+      ? prepared.sealed
+      : sealedUpload(instruments, batch, open, proof)
+  const rows = Num.sumAll(open.map(({ places }) => places.length))
+  const startedAt = instruments.clock.unsafeCurrentTimeNanos()
+  const underWay = delivery.begin(batch.records.length)
   const kinds = open.map(({ definition }) => definition.kind).join(",")
-  const results = yield* Effect.matchCauseEffect(spanned(delivery, sent, batch, kinds, rows), {
+  const results = yield* Effect.matchCauseEffect(spanned(delivery, send, batch, kinds, rows), {
     onSuccess: (answer) => {
       delivery.end(underWay)
+      const made = seal()
       if (made !== undefined) sealer.committed(made)
       return Effect.succeed(answer)
     },
@@ -423,6 +456,27 @@ const uploadSealed = Effect.fnUntraced(function* (
   const settled: Settled = { batch, refused, seconds, seal: sealer.head }
   return settled
 })
+
+/** Makes a seal without rows, if one is to say something that no batch came for. */
+const sealAsked = ({ instruments }: Delivery, { sealer, sealing }: Proof): Effect.Effect<void, UploadError> =>
+  Effect.suspend(() => {
+    if (!sealer.isAsked) return Effect.void
+    let made: Seal | undefined
+    const send = sealing.upload(
+      [],
+      () => (made = sealer.seal({}, instruments.clock.unsafeCurrentTimeMillis()))
+    )
+    return Effect.zipRight(sealer.resume, send).pipe(
+      Effect.matchCauseEffect({
+        onSuccess: () => Effect.sync(() => sealer.committed(made!)),
+        onFailure: (cause) => {
+          sealer.doubt()
+          return Effect.fail(failureOf(cause))
+        }
+      }),
+      Effect.onInterrupt(() => Effect.sync(() => sealer.doubt()))
+    )
+  })
 
 /** An upload with its span, if anybody looks at spans: it is a third of the steps between two statements. */
 const spanned = <A, E>(
@@ -524,7 +578,7 @@ const commit = Effect.fnUntraced(function* (
   batch: Omit<Batch, "release">,
   refused: ReadonlyArray<Refusal>,
   batches: number,
-  seal: Head | undefined
+  seal: LastSeal | undefined
 ) {
   const { instruments, settings } = delivery
   yield* settings.queue.commit(batch, refused, seal)

@@ -7,38 +7,116 @@ import * as crypto from "node:crypto"
 /** A text stands for its UTF-8. */
 export type Part = string | Uint8Array
 
-/** The parts of a domain, each behind its length, a big-endian 64-bit number. */
-export const frame = (domain: string, parts: ReadonlyArray<Part>): Buffer => {
-  const bytes = Buffer.allocUnsafe(framedSize(domain, parts))
-  writeFrame(bytes, domain, parts)
-  return bytes
-}
+/** of every hash, and of half a signature */
+export const HASH_BYTES = 32
 
-const framedSize = (domain: string, parts: ReadonlyArray<Part>): number => {
-  let size = LENGTH_BYTES + sizeOf(domain)
-  for (const part of parts) size += LENGTH_BYTES + sizeOf(part)
-  return size
-}
-
-const writeFrame = (bytes: Buffer, domain: string, parts: ReadonlyArray<Part>): void => {
-  let at = write(bytes, 0, domain)
-  for (const part of parts) at = write(bytes, at, part)
-}
-
+/** of a length: a big-endian 64-bit number */
 const LENGTH_BYTES = 8
 
-const sizeOf = (part: Part): number => (typeof part === "string" ? Buffer.byteLength(part) : part.length)
+/** the room that a frame keeps: more than a row or the entries of a seal mostly need */
+const KEPT = 64 * 1024
 
-/** Writes a part behind its length; where the next one stands. */
-const write = (bytes: Buffer, at: number, part: Part): number => {
-  const start = at + LENGTH_BYTES
-  const size = typeof part === "string" ? bytes.write(part, start) : part.length
-  if (typeof part !== "string") bytes.set(part, start)
-  // a length is below 2^53: two halves are faster than a bigint
-  bytes.writeUInt32BE(Math.floor(size / 2 ** 32), at)
-  bytes.writeUInt32BE(size >>> 0, at + 4)
-  return start + size
+/**
+ * Parts behind their lengths, one after the other. Hot path: a row has two hashes of a dozen short parts each, so one
+ * frame is used again and again, and calls nobody for a short text.
+ */
+export class Frame {
+  private bytes = Buffer.alloc(KEPT)
+  private at = 0
+
+  /** Begins anew. */
+  begin(domain: string): this {
+    // one large row is no reason to hold its room for good
+    if (this.bytes.length > KEPT) this.bytes = Buffer.alloc(KEPT)
+    this.at = 0
+    return this.part(domain)
+  }
+
+  part(part: Part): this {
+    if (typeof part === "string") return this.text(part, "")
+    return this.slice(part, 0, part.length)
+  }
+
+  /** Bytes from one place to another of others. */
+  slice(bytes: Uint8Array, from: number, to: number): this {
+    const size = to - from
+    this.reserve(size)
+    const start = this.at + LENGTH_BYTES
+    if (size > SHORT) this.bytes.set(bytes.subarray(from, to), start)
+    else for (let i = 0; i < size; i++) this.bytes[start + i] = bytes[from + i]!
+    return this.end(start + size)
+  }
+
+  /** A text behind a mark, as one part. */
+  text(text: string, mark: "" | "="): this {
+    // no character needs more bytes for each of its units
+    this.reserve(mark.length + 3 * text.length)
+    const { bytes } = this
+    let to = this.at + LENGTH_BYTES
+    if (mark !== "") bytes[to++] = EQUALS
+    if (text.length > SHORT) return this.end(to + bytes.write(text, to))
+    for (let i = 0; i < text.length; i++) {
+      const code = text.charCodeAt(i)
+      if (code > 0x7f) return this.end(to + i + bytes.write(text.slice(i), to + i))
+      bytes[to + i] = code
+    }
+    return this.end(to + text.length)
+  }
+
+  /** Bytes that a text has as its characters, as hashes are made. */
+  latin1(text: string): this {
+    this.reserve(text.length)
+    const to = this.at + LENGTH_BYTES
+    for (let i = 0; i < text.length; i++) this.bytes[to + i] = text.charCodeAt(i)
+    return this.end(to + text.length)
+  }
+
+  /** The bytes that were framed, until another frame begins. */
+  get framed(): Buffer {
+    return this.bytes.subarray(0, this.at)
+  }
+
+  private reserve(size: number): void {
+    const needed = this.at + LENGTH_BYTES + size
+    if (needed <= this.bytes.length) return
+    const larger = Buffer.alloc(Math.max(needed, 2 * this.bytes.length))
+    larger.set(this.framed)
+    this.bytes = larger
+  }
+
+  /** Ends a part before this index. */
+  private end(index: number): this {
+    const { at, bytes } = this
+    const size = index - at - LENGTH_BYTES
+    // no buffer has 2^40 bytes: the first ones stay 0
+    bytes[at] = bytes[at + 1] = bytes[at + 2] = 0
+    bytes[at + 3] = size / 2 ** 32
+    bytes[at + 4] = size >>> 24
+    bytes[at + 5] = size >>> 16
+    bytes[at + 6] = size >>> 8
+    bytes[at + 7] = size
+    this.at = index
+    return this
+  }
 }
+
+const EQUALS = "=".charCodeAt(0)
+
+/** UTF-16 units, or bytes, that are written one by one; a call of the buffer's own takes as long as about so many. */
+const SHORT = 48
+
+/** To be used and done with before anybody else begins. */
+export const framing = new Frame()
+
+const framingOf = (domain: string, parts: ReadonlyArray<Part>): Frame => {
+  framing.begin(domain)
+  for (const part of parts) framing.part(part)
+  return framing
+}
+
+/** The parts of a domain, each behind its length, a big-endian 64-bit number. */
+export const frame = (domain: string, parts: ReadonlyArray<Part>): Buffer =>
+  Buffer.from(framingOf(domain, parts).framed)
 
 /** A number as it is hashed: big-endian, 64 bits. */
 export const u64 = (value: number): Buffer => {
@@ -51,26 +129,17 @@ export const u64 = (value: number): Buffer => {
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
 
 /** The SHA-256 of the parts of a domain. */
-export const digest = (domain: string, parts: ReadonlyArray<Part>): Buffer => {
-  const size = framedSize(domain, parts)
-  // Hot path: bytes of their own for each of a row's hashes would be most of its garbage
-  const bytes = size > scratch.length ? Buffer.allocUnsafe(size) : scratch.subarray(0, size)
-  writeFrame(bytes, domain, parts)
-  return sha256(bytes)
-}
+export const digest = (domain: string, parts: ReadonlyArray<Part>): Buffer =>
+  Buffer.from(hashOf(framingOf(domain, parts)), "latin1")
 
-const scratch = Buffer.allocUnsafeSlow(16 * 1024)
+/** The same of a frame, as a text that has the bytes as its characters. */
+export const hashOf = ({ framed }: Frame): string =>
+  hash === undefined
+    ? crypto.createHash("sha256").update(framed).digest("binary")
+    : hash("sha256", framed, "binary")
 
 /** Hot path: `crypto.hash` takes an eighth of the time for a row, and a text half of that; other runtimes may lack it. */
 const hash = (crypto as { readonly hash?: typeof crypto.hash }).hash
-
-const sha256 = (bytes: Uint8Array): Buffer =>
-  hash === undefined
-    ? crypto.createHash("sha256").update(bytes).digest()
-    : Buffer.from(hash("sha256", bytes, "binary"), "binary")
-
-/** of every hash, and of half a signature */
-export const HASH_BYTES = 32
 
 /** What stands in place of the head before a chain's first seal. */
 export const NO_HEAD: Buffer = Buffer.alloc(HASH_BYTES)

@@ -14,21 +14,24 @@ export interface SealingKey {
 /** Checks signatures of heads. */
 export interface VerifyingKey {
   readonly id: Buffer
+  /** SubjectPublicKeyInfo, DER, as hexadecimal digits */
+  readonly publicKey: string
   readonly verify: (head: Uint8Array, signature: Uint8Array) => boolean
 }
 
 export const MAKE_KEY = "openssl genpkey -algorithm ed25519 -out audit-key.pem"
 export const MAKE_PUBLIC_KEY = "openssl pkey -in audit-key.pem -pubout -out audit-key.pub"
 
+/** Both sides of a key. */
+export interface KeyPair extends SealingKey, VerifyingKey {}
+
 /** The key of a PEM; if it is none, why, and how to make one. Nothing of the PEM is in the reason. */
-export const sealingKey = (pem: Redacted.Redacted): Either.Either<SealingKey & VerifyingKey, string> => {
+export const sealingKey = (pem: Redacted.Redacted): Either.Either<KeyPair, string> => {
   const key = read(() => crypto.createPrivateKey(Redacted.value(pem)))
   if (key === undefined) return Either.left(`the key is no private Ed25519 key in PEM. Make one: ${MAKE_KEY}`)
-  const publicKey = crypto.createPublicKey(key)
   return Either.right({
-    id: idOf(publicKey),
-    sign: (head) => crypto.sign(null, signed(head), key),
-    verify: (head, signature) => crypto.verify(null, signed(head), publicKey, signature)
+    ...verifying(crypto.createPublicKey(key)),
+    sign: (head) => crypto.sign(null, signed(head), key)
   })
 }
 
@@ -39,11 +42,24 @@ export const verifyingKey = (pem: string): Either.Either<VerifyingKey, string> =
     return Either.left(
       `the key is no public Ed25519 key in PEM. Whoever has the private key makes one: ${MAKE_PUBLIC_KEY}`
     )
-  return Either.right({
-    id: idOf(key),
-    verify: (head, signature) => crypto.verify(null, signed(head), key, signature)
-  })
+  return Either.right(verifying(key))
 }
+
+/** The same as a seal has it; undefined if it is none. */
+export const verifyingKeyOf = (publicKey: string): VerifyingKey | undefined => {
+  const key = read(() =>
+    crypto.createPublicKey({ key: Buffer.from(publicKey, "hex"), format: "der", type: "spki" })
+  )
+  return key === undefined ? undefined : verifying(key)
+}
+
+const verifying = (key: crypto.KeyObject): VerifyingKey => ({
+  id: idOf(key),
+  publicKey: derOf(key).toString("hex"),
+  verify: (head, signature) => crypto.verify(null, signed(head), key, signature)
+})
+
+const derOf = (key: crypto.KeyObject): Buffer => key.export({ type: "spki", format: "der" })
 
 const read = (parse: () => crypto.KeyObject): crypto.KeyObject | undefined => {
   try {
@@ -57,6 +73,6 @@ const read = (parse: () => crypto.KeyObject): crypto.KeyObject | undefined => {
 const signed = (head: Uint8Array): Buffer => frame("effect-audit/signature/1", [head])
 
 const idOf = (key: crypto.KeyObject): Buffer =>
-  digest("effect-audit/key/1", [key.export({ type: "spki", format: "der" })]).subarray(0, KEY_ID_BYTES)
+  digest("effect-audit/key/1", [derOf(key)]).subarray(0, KEY_ID_BYTES)
 
 const KEY_ID_BYTES = 8

@@ -16,7 +16,8 @@ export type { Head }
  * - `dead`: the line at this place became a dead letter
  * - `twin`: an event was in its table already, and is another's row
  * - `erase`: the erasable columns of these events may be erased
- * - `purge`: the rows of the chain's seals before this number may be removed
+ * - `purge`: the rows of a chain's seals before this number may be removed
+ * - `key`: from the next seal on the chain is signed by this key
  * - `previous`: why this chain began, and the chain that it goes on from
  * - `witness`: how far another chain had come
  * - `unsealed`: events were delivered without seals between these places
@@ -26,7 +27,8 @@ export type Notice =
   | { readonly word: "dead"; readonly place: Place; readonly eventId: string; readonly code: string }
   | { readonly word: "twin"; readonly kind: string; readonly eventId: string }
   | { readonly word: "erase"; readonly kind: string; readonly eventIds: ReadonlyArray<string> }
-  | { readonly word: "purge"; readonly before: number }
+  | { readonly word: "purge"; readonly chain: string; readonly before: number }
+  | { readonly word: "key"; readonly publicKey: string }
   | ({ readonly word: "previous"; readonly found: string } & Head)
   | ({ readonly word: "witness" } & Head)
   | { readonly word: "unsealed"; readonly from: Place; readonly to: Place }
@@ -46,7 +48,9 @@ const textsOf = (notice: Notice): ReadonlyArray<string> => {
     case "erase":
       return [word, notice.kind, ...notice.eventIds]
     case "purge":
-      return [word, String(notice.before)]
+      return [word, notice.chain, String(notice.before)]
+    case "key":
+      return [word, notice.publicKey]
     case "previous":
       return [word, notice.chain, String(notice.number), notice.head, notice.found]
     case "witness":
@@ -96,7 +100,11 @@ const noticeOf = ([word, ...args]: ReadonlyArray<string | undefined>): Notice | 
     case "erase":
       return texts.length > 0 ? { word, kind: a, eventIds: texts.slice(1) } : undefined
     case "purge":
-      return texts.length === 1 && isNumber(a) ? { word, before: Number(a) } : undefined
+      return texts.length === 2 && isChain(a) && isNumber(b)
+        ? { word, chain: a, before: Number(b) }
+        : undefined
+    case "key":
+      return texts.length === 1 && /^(?:[0-9a-f]{2})+$/.test(a) ? { word, publicKey: a } : undefined
     case "previous":
       return texts.length === 4 && isHead(a, b, c)
         ? { word, chain: a, number: Number(b), head: c, found: d }
@@ -116,8 +124,9 @@ const noticeOf = ([word, ...args]: ReadonlyArray<string | undefined>): Notice | 
 
 const isNumber = (text: string) => /^(?:0|[1-9]\d{0,15})$/.test(text) && Number.isSafeInteger(Number(text))
 const isPlace = (text: string) => /^(?:0|[1-9]\d{0,15}):(?:0|[1-9]\d{0,15})$/.test(text)
+const isChain = (text: string) => /^[0-9a-f]{32}$/.test(text)
 const isHead = (chain: string, number: string, head: string) =>
-  /^[0-9a-f]{32}$/.test(chain) && isNumber(number) && /^[0-9a-f]{64}$/.test(head)
+  isChain(chain) && isNumber(number) && /^[0-9a-f]{64}$/.test(head)
 
 const Manifest = Schema.parseJson(
   Schema.Struct({

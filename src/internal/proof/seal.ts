@@ -8,6 +8,7 @@
  *     └───────┴────────┴────┴───────┴──────┴─────────────────────────────┴─────────┘
  */
 import type { Seal } from "../../services/Sealing.js"
+import { ID_BYTES } from "../../schema/EventId.js"
 import { digest, HASH_BYTES, u64 } from "./bytes.js"
 import type { SealingKey, VerifyingKey } from "./keys.js"
 
@@ -30,21 +31,26 @@ export const SEAL_TABLE = "effect_audit_seal"
 /** The column of each table of events that holds a row's salt, or once erased its hash. */
 export const PROOF_COLUMN = "audit_proof"
 
-const ID_BYTES = 16
 const NUMBER_BYTES = 8
-export const ENTRY_BYTES: number = ID_BYTES + NUMBER_BYTES + HASH_BYTES
+/** where the leaf of an entry stands in it */
+export const LEAF_AT: number = ID_BYTES + NUMBER_BYTES
+export const ENTRY_BYTES: number = LEAF_AT + HASH_BYTES
 
-export const encodeEntries = (entries: ReadonlyArray<Entry>): Buffer => {
-  const bytes = Buffer.allocUnsafe(entries.length * ENTRY_BYTES)
-  let at = 0
-  for (const { eventId, leaf, manifest } of entries) {
-    bytes.set(eventId, at)
-    bytes.writeBigUInt64BE(BigInt(manifest), at + ID_BYTES)
-    bytes.set(leaf, at + ID_BYTES + NUMBER_BYTES)
-    at += ENTRY_BYTES
+/** Entries as they are made, each with this number of their manifest. */
+export const numbered = (entries: Uint8Array, manifest: number): Buffer => {
+  const bytes = Buffer.from(entries)
+  for (let at = ID_BYTES; at < bytes.length; at += ENTRY_BYTES) {
+    bytes.writeUInt32BE(Math.floor(manifest / 2 ** 32), at)
+    bytes.writeUInt32BE(manifest >>> 0, at + 4)
   }
   return bytes
 }
+
+/** The ids of entries. */
+export const idsIn = (entries: Buffer): ReadonlyArray<Uint8Array> =>
+  Array.from({ length: entries.length / ENTRY_BYTES }, (_, index) =>
+    entries.subarray(index * ENTRY_BYTES, index * ENTRY_BYTES + ID_BYTES)
+  )
 
 /** The entries; undefined if the bytes are none. */
 export const decodeEntries = (bytes: Uint8Array): ReadonlyArray<Entry> | undefined => {
@@ -52,7 +58,7 @@ export const decodeEntries = (bytes: Uint8Array): ReadonlyArray<Entry> | undefin
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const entries: Array<Entry> = []
   for (let at = 0; at < buffer.length; at += ENTRY_BYTES) {
-    const leaf = at + ID_BYTES + NUMBER_BYTES
+    const leaf = at + LEAF_AT
     entries.push({
       eventId: buffer.subarray(at, at + ID_BYTES),
       manifest: Number(buffer.readBigUInt64BE(at + ID_BYTES)),

@@ -13,19 +13,25 @@ import { Duration, Effect } from "effect"
 import { randomBytes } from "node:crypto"
 import { UploadError } from "../../schema/Errors.js"
 import { textOf } from "../../schema/EventId.js"
-import { isBefore, type Place, placeOf } from "../../schema/Position.js"
-import type { Head, Manifest, Seal, Sealing, Stored } from "../../services/Sealing.js"
+import { idOf, isBefore, type Place, placeOf } from "../../schema/Position.js"
+import type { LastSeal, Manifest, Seal, Sealing, Stored } from "../../services/Sealing.js"
 import { monotonicMillis } from "../monotonic.js"
-import { hex, NO_HEAD } from "./bytes.js"
-import type { SealingKey, VerifyingKey } from "./keys.js"
+import { digest, hex, NO_HEAD, u64 } from "./bytes.js"
+import type { KeyPair } from "./keys.js"
 import { decodeNotices, encodeNotices, type Notice } from "./notices.js"
-import { decodeEntries, encodeEntries, type Entry, seal, wrongIn } from "./seal.js"
+import { decodeEntries, numbered, seal, wrongIn } from "./seal.js"
 
 export interface Settings {
-  readonly key: SealingKey & VerifyingKey
+  readonly key: KeyPair
+  /** the key before, which signs the seal that names the present one */
+  readonly previousKey?: KeyPair | undefined
   readonly sealing: Sealing
   /** the last seal that the queue's cursor knows of; undefined where there is none */
-  readonly last: Head | undefined
+  readonly last: LastSeal | undefined
+  /** what names the queue, for its first chain */
+  readonly queueId: string
+  /** where the cursor stands */
+  readonly position: Place
   /** how long a chain that is not as it was left is waited for; a minute by default */
   readonly patience?: Duration.Duration | undefined
 }
@@ -51,7 +57,7 @@ export class Sealer {
   /** by whose seals events were stored that the cursor does not know of */
   private readonly fates = new Map<string, Fate>()
   private fatesUntil: Place | undefined
-  private chain: Uint8Array = randomBytes(16)
+  private chain: Uint8Array = NO_HEAD
   /** of the next seal */
   private number = 0
   private prev: Uint8Array = NO_HEAD
@@ -59,20 +65,44 @@ export class Sealer {
   private opening: ReadonlyArray<Notice> = []
   /** numbers of manifests that the chain knows, by their text */
   private told: ReadonlyMap<string, number> = new Map()
-  private last: Head | undefined
-  private pending: { readonly seal: Seal; readonly told: ReadonlyMap<string, number> } | undefined
-  /** one that may have been committed all the same */
-  private unanswered: Seal | undefined
+  private last: LastSeal | undefined
+  /** the place up to which the last seal goes */
+  private until = "0:0"
+  /** whether the next seal tells of events that were delivered without one */
+  private isBare: boolean
+  private isForked: boolean
+  /** signs the next seal */
+  private signer: KeyPair
+  private pending:
+    | {
+        readonly seal: Seal
+        readonly told: ReadonlyMap<string, number>
+        readonly asked: ReadonlyArray<string>
+      }
+    | undefined
+  /** what the next seal is asked to say, by who asks */
+  private readonly asked = new Map<string, Notice>()
+  /** what a seal has said, until it is asked for again */
+  private readonly said = new Set<string>()
   /** `monotonicMillis`; undefined while the chain is as it was left */
   private missedSince: number | undefined
+  private hasWarned = false
 
   constructor(private readonly settings: Settings) {
     this.last = settings.last
+    this.isBare = settings.last?.bare === 1
+    this.isForked = settings.last?.forked === 1
+    this.signer = settings.key
   }
 
   /** The last seal that was committed. */
-  get head(): Head | undefined {
+  get head(): LastSeal | undefined {
     return this.last
+  }
+
+  /** Whether something became of events that the cursor does not know of. */
+  get hasFates(): boolean {
+    return this.fates.size > 0
   }
 
   /** What became of an event already; undefined where nothing did. */
@@ -82,10 +112,26 @@ export class Sealer {
       : undefined
   }
 
+  /** Has a seal say what somebody asks for; whether one has. */
+  say(id: string, notice: Notice): boolean {
+    if (this.said.delete(id)) return true
+    this.asked.set(id, notice)
+    return false
+  }
+
+  /** Whether a seal is to be made although there are no rows. */
+  get isAsked(): boolean {
+    return this.asked.size > 0
+  }
+
+  /** Whether a seal has said what somebody waits for. */
+  get hasSaid(): boolean {
+    return this.said.size > 0
+  }
+
   /** The answer to a seal never came, or something else went wrong: the database is asked before the next one. */
   doubt(): void {
     this.isReady = false
-    this.unanswered = this.pending?.seal ?? this.unanswered
     this.pending = undefined
   }
 
@@ -96,38 +142,33 @@ export class Sealer {
 
   private look(): Effect.Effect<void, UploadError> {
     return Effect.gen(this, function* () {
-      const last = this.last ?? (yield* this.unansweredFirst())
-      if (last === undefined) return yield* this.begin(undefined, undefined)
-      const found = yield* this.follow(last)
-      if (found !== undefined) {
+      const { last } = this
+      const found = last === undefined ? undefined : yield* this.follow(last, false)
+      if (last !== undefined && found !== undefined) {
         const now = monotonicMillis(yield* Effect.clock)
         this.missedSince ??= now
         const patience = this.settings.patience ?? Duration.minutes(1)
         if (now - this.missedSince < Duration.toMillis(patience)) return yield* missed(found)
-        return yield* this.begin(last, found)
+        if (!this.hasWarned)
+          yield* Effect.logWarning(
+            `audit: the chain of seals ${last.chain} is not as it was left (${found}), so a new one begins: the database was ` +
+              `set back or changed; run "effect-audit prove"`
+          )
+        this.hasWarned = true
+        this.isForked = true
       }
-      this.missedSince = undefined
+      if (last === undefined || found !== undefined) yield* this.begin(last, found ?? "")
       this.isReady = true
     })
   }
 
-  /** The first seal of a chain of ours, if it was committed and its answer never came. */
-  private unansweredFirst(): Effect.Effect<Head | undefined, UploadError> {
-    const { unanswered } = this
-    if (unanswered === undefined) return Effect.succeed(undefined)
-    const chain = hex(unanswered.chain)
-    return Effect.map(this.settings.sealing.read(chain, 0), ([first]) => {
-      if (first === undefined || !Buffer.from(first.head).equals(unanswered.head)) return undefined
-      this.remember(first)
-      this.opening = []
-      return { chain, number: first.number, head: hex(first.head) }
-    })
-  }
-
-  /** Reads on from the last seal that is known; why the chain is not as it was left, if so. */
-  private follow(last: Head): Effect.Effect<string | undefined, UploadError> {
+  /** Reads on from a seal, which is known or not; why the chain is not as it was left, if so. */
+  private follow(
+    last: Pick<LastSeal, "chain" | "head" | "number">,
+    isNew: boolean
+  ): Effect.Effect<string | undefined, UploadError> {
     return Effect.gen(this, function* () {
-      const { key, sealing } = this.settings
+      const { sealing } = this.settings
       let before: Seal | undefined
       const later: Array<Seal> = []
       for (let from = last.number; ; from = before!.number + 1) {
@@ -140,20 +181,46 @@ export class Sealer {
             before === undefined ? hex(each.head) !== last.head : !Buffer.from(each.prev).equals(before.head)
           )
             return `seal ${each.number} is another one`
-          if (wrongIn(each, key) !== undefined) return `seal ${each.number} is not ours`
-          if (before !== undefined) later.push(each)
+          if (wrongIn(each, this.keyOf(each)) !== undefined) return `seal ${each.number} is not ours`
+          if (before !== undefined || isNew) later.push(each)
           before = each
         }
+        if (isNew && later.length > MOST_LATER) return `more than ${MOST_LATER} seals have come since`
       }
       if (before === undefined) return `seal ${last.number} is missing`
       for (const each of later) this.remember(each)
-      this.chain = Buffer.from(last.chain, "hex")
-      this.prev = before.head
-      this.number = before.number + 1
-      this.at = before.at
-      this.last = { chain: last.chain, number: before.number, head: hex(before.head) }
+      this.goOnFrom(before)
       return undefined
     })
+  }
+
+  /** The key that a seal names, if it is one of ours. */
+  private keyOf({ keyId }: Seal): KeyPair {
+    const { key, previousKey } = this.settings
+    return previousKey?.id.equals(keyId) === true ? previousKey : key
+  }
+
+  /** The next seal follows this one. */
+  private goOnFrom(seal: Seal): void {
+    const { at, chain, head, number, until } = seal
+    const { key, previousKey } = this.settings
+    const names = (notice: Notice) => notice.word === "key" && notice.publicKey === key.publicKey
+    this.signer =
+      previousKey === undefined || (decodeNotices(seal.notices) ?? []).some(names) ? key : this.keyOf(seal)
+    this.chain = chain
+    this.prev = head
+    this.number = number + 1
+    this.at = at
+    this.until = until
+    this.missedSince = undefined
+    this.hasWarned = false
+    this.last = {
+      chain: hex(chain),
+      number,
+      head: hex(head),
+      ...(this.isForked ? { forked: 1 } : {}),
+      ...(this.isBare ? { bare: 1 } : {})
+    }
   }
 
   /** Keeps what a seal says that the cursor has not heard of. */
@@ -167,42 +234,59 @@ export class Sealer {
     this.fatesUntil = placeOf(until)
   }
 
-  /** Begins a chain, which tells of the one before it and of all others. */
-  private begin(last: Head | undefined, found: string | undefined): Effect.Effect<void, UploadError> {
+  /**
+   * Begins a chain, which tells of the one before it and of all others. Its id follows from where it begins: so one whose
+   * first seal was committed, and whose answer never came, is found, in this life of the program or the next.
+   */
+  private begin(last: LastSeal | undefined, found: string): Effect.Effect<void, UploadError> {
     return Effect.gen(this, function* () {
-      const heads = yield* this.settings.sealing.heads
-      this.chain = randomBytes(16)
+      const { sealing } = this.settings
+      this.told = new Map()
+      const chain = this.chainAfter(last)
+      const [first] = yield* sealing.read(hex(chain), 0)
+      const isBegun =
+        first !== undefined &&
+        (yield* this.follow({ chain: hex(chain), number: 0, head: hex(first.head) }, true)) === undefined
+      if (isBegun) return
+      const heads = yield* sealing.heads
+      this.chain = first === undefined ? chain : randomBytes(16)
       this.number = 0
       this.prev = NO_HEAD
-      this.told = new Map()
-      this.last = undefined
-      this.missedSince = undefined
+      this.until = "0:0"
+      this.at = ""
+      this.signer = this.settings.key
       this.opening = [
-        ...(last === undefined ? [] : [{ word: "previous" as const, ...last, found: found ?? "" }]),
+        ...(last === undefined ? [] : [previous(last, found)]),
         ...heads
           .filter(({ chain }) => chain !== last?.chain)
           .map((head) => ({ word: "witness" as const, ...head }))
       ]
-      this.isReady = true
-      if (found !== undefined)
-        yield* Effect.logWarning(
-          `audit: the chain of seals ${last?.chain ?? ""} is not as it was left (${found}), so a new one begins, ` +
-            `${hex(this.chain)}: the database was set back or changed; run "effect-audit prove"`
-        )
     })
   }
 
+  private chainAfter(last: LastSeal | undefined): Buffer {
+    const { position, queueId } = this.settings
+    const parts =
+      last === undefined
+        ? [queueId, idOf(position)]
+        : [queueId, Buffer.from(last.chain, "hex"), u64(last.number), Buffer.from(last.head, "hex")]
+    return digest("effect-audit/chain/1", parts).subarray(0, CHAIN_BYTES)
+  }
+
   /** The seal of a batch, behind the last one. */
-  seal({ dead, stored, until }: Contents, now: number): Seal {
+  seal({ dead = [], stored = [], until = this.until }: Partial<Contents>, now: number): Seal {
     const told = new Map(this.told)
     const notices: Array<Notice> = [...this.opening]
-    const entries: Array<Entry> = []
+    const entries: Array<Buffer> = []
     for (const { manifest, rows, twins } of stored) {
-      const number = rows.length === 0 ? 0 : tell(told, notices, manifest)
-      for (const { eventId, leaf } of rows) entries.push({ eventId, leaf, manifest: number })
+      if (rows.length > 0) entries.push(numbered(rows, tell(told, notices, manifest)))
       for (const eventId of twins) notices.push({ word: "twin", kind: manifest.kind, eventId })
     }
     for (const { code, eventId, place } of dead) notices.push({ word: "dead", place, eventId, code })
+    notices.push(...this.asked.values())
+    const { key } = this.settings
+    if (this.signer !== key) notices.push({ word: "key", publicKey: key.publicKey })
+    if (this.isBare) notices.push({ word: "unsealed", from: placeOf(this.until), to: this.settings.position })
     const at = timeOf(now)
     const made = seal(
       {
@@ -211,29 +295,44 @@ export class Sealer {
         at: at < this.at ? this.at : at,
         until,
         prev: this.prev,
-        entries: encodeEntries(entries),
+        entries: entries.length === 1 ? entries[0]! : Buffer.concat(entries),
         notices: encodeNotices(notices)
       },
-      this.settings.key
+      this.signer
     )
-    this.pending = { seal: made, told }
+    this.pending = { seal: made, told, asked: [...this.asked.keys()] }
     return made
   }
 
   /** The database has the seal, which was made last: otherwise somebody gave it up, and asks what became of it. */
   committed(made: Seal): void {
     if (this.pending?.seal !== made) return
-    const { told } = this.pending
+    const { asked, told } = this.pending
+    for (const id of asked) {
+      this.asked.delete(id)
+      this.said.add(id)
+    }
     this.pending = undefined
     if (this.fatesUntil !== undefined && !isBefore(placeOf(made.until), this.fatesUntil)) this.fates.clear()
     this.told = told
     this.opening = []
-    this.prev = made.head
-    this.number = made.number + 1
-    this.at = made.at
-    this.last = { chain: hex(made.chain), number: made.number, head: hex(made.head) }
+    this.isBare = false
+    this.goOnFrom(made)
   }
 }
+
+const CHAIN_BYTES = 16
+
+/** Where the cursor was lost, a chain of at most so many seals is read again; each event of it is remembered for a while. */
+const MOST_LATER = 1000
+
+const previous = ({ chain, head, number }: LastSeal, found: string): Notice => ({
+  word: "previous",
+  chain,
+  number,
+  head,
+  found
+})
 
 /** The number of a manifest; one that the chain does not know is told of first. */
 const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manifest): number => {

@@ -8,7 +8,7 @@ import { Effect } from "effect"
 import { textOf } from "../../schema/EventId.js"
 import { ofKind } from "../../schema/Rules.js"
 import { hex, NO_HEAD } from "./bytes.js"
-import type { VerifyingKey } from "./keys.js"
+import { type VerifyingKey, verifyingKeyOf } from "./keys.js"
 import { decodeNotices, type Head, type Notice } from "./notices.js"
 import { erasableHash, leafOf, type Manifest, type RowContent, SALT_BYTES } from "./row.js"
 import { decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
@@ -40,6 +40,10 @@ export interface Source<E> {
   readonly tables: Effect.Effect<ReadonlyArray<string>, E>
   /** How many rows of a table have a proof, how many of these have no id, and how many have none. */
   readonly count: (table: string) => Effect.Effect<Counts, E>
+  /** A name as SQL has it. */
+  readonly quote: (name: string) => string
+  /** What an erased column holds, as SQL: NULL where that is allowed, or else an empty text. */
+  readonly emptied: (table: string, column: string) => Effect.Effect<string, E>
   /** The ids of some of the rows that have a proof, behind an id, in order; none behind the last. */
   readonly provenIds: (table: string, after: Uint8Array) => Effect.Effect<ReadonlyArray<Uint8Array>, E>
 }
@@ -61,6 +65,8 @@ export const mapSource = <E, E2>(source: Source<E>, f: (error: E) => E2): Source
   rows: (...args) => Effect.mapError(source.rows(...args), f),
   tables: Effect.mapError(source.tables, f),
   count: (...args) => Effect.mapError(source.count(...args), f),
+  quote: source.quote,
+  emptied: (...args) => Effect.mapError(source.emptied(...args), f),
   provenIds: (...args) => Effect.mapError(source.provenIds(...args), f)
 })
 
@@ -84,6 +90,7 @@ export interface Finding {
 }
 
 export interface Options {
+  /** the first key: those that follow it are named by seals that the one before has signed */
   readonly key: VerifyingKey
   /** heads that were written down elsewhere */
   readonly anchors: ReadonlyArray<Head>
@@ -115,6 +122,8 @@ export interface Summary {
   readonly rows: number
   /** rows without a proof */
   readonly bare: number
+  /** how often seals tell of events that were delivered without one */
+  readonly unsealed: number
   readonly findings: number
 }
 
@@ -128,7 +137,7 @@ export const verify = <E>(source: Source<E>, options: Options): Effect.Effect<Su
         subject: "the chains",
         text: "there is no seal, so nothing is proved"
       })
-    for (const { chain } of chains) yield* lookAtChain(proof, chain)
+    yield* lookAtChains(proof, chains)
     for (const claim of proof.claims) yield* lookAtClaim(proof, claim)
     for (const { chain } of chains) yield* lookAtRows(proof, chain)
     const tables = new Set([...proof.present.keys(), ...(yield* source.tables)])
@@ -138,6 +147,7 @@ export const verify = <E>(source: Source<E>, options: Options): Effect.Effect<Su
       seals: proof.seals,
       rows: proof.rows,
       bare: proof.bare,
+      unsealed: proof.unsealed,
       findings: proof.findings
     }
   })
@@ -152,6 +162,7 @@ class Proof<E> {
   seals = 0
   rows = 0
   bare = 0
+  unsealed = 0
   findings = 0
   readonly last = new Map<string, Head & { readonly at: string }>()
   readonly anchored = new Map<string, number>()
@@ -160,6 +171,8 @@ class Proof<E> {
   readonly erasures = new Set<string>()
   /** rows of a chain's seals before this number may be gone */
   readonly purges = new Map<string, number>()
+  /** those that may sign the first seal of a chain, by their ids */
+  readonly keys = new Map<string, VerifyingKey>()
   /** how many rows of a table belong to seals */
   readonly present = new Map<string, number>()
 
@@ -167,6 +180,7 @@ class Proof<E> {
     readonly source: Source<E>,
     readonly options: Options
   ) {
+    this.keys.set(hex(options.key.id), options.key)
     this.claims = options.anchors.map((head) => ({ ...head, by: "an anchor", isAnchor: true }))
   }
 
@@ -196,7 +210,7 @@ const nameOf = (chain: string, number: number): string => `seal ${chain}:${numbe
 
 /** Calls a function with each seal of a chain, in order. */
 const forEachSeal = <E>(
-  { source }: Proof<E>,
+  { source }: Pick<Proof<E>, "source">,
   chain: string,
   use: (seal: Seal) => Effect.Effect<void, E>
 ): Effect.Effect<void, E> =>
@@ -210,15 +224,42 @@ const forEachSeal = <E>(
     }
   })
 
+/** Those whose key is known come first: what names the key of another one is in them. */
+const lookAtChains = <E>(
+  proof: Proof<E>,
+  chains: ReadonlyArray<{ readonly chain: string }>
+): Effect.Effect<void, E> =>
+  Effect.gen(function* () {
+    let left: ReadonlyArray<string> = chains.map(({ chain }) => chain)
+    while (left.length > 0) {
+      const rest: Array<string> = []
+      for (const chain of left) {
+        const first = yield* proof.source.seal(chain, 0)
+        if (first === undefined || proof.keys.has(hex(first.keyId))) yield* lookAtChain(proof, chain)
+        else rest.push(chain)
+      }
+      if (rest.length === left.length)
+        return yield* Effect.forEach(rest, (chain) => lookAtChain(proof, chain), { discard: true })
+      left = rest
+    }
+  })
+
 const lookAtChain = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> => {
   let before: Seal | undefined
+  /** that of the chain, once it has begun */
+  let key: VerifyingKey | undefined
   return forEachSeal(proof, chain, (seal) =>
     Effect.gen(function* () {
       const subject = nameOf(chain, seal.number)
-      for (const { kind, text } of faultsOf(seal, before, proof.options.key)) {
-        yield* proof.report({ kind, subject, text })
-      }
+      key ??= proof.keys.get(hex(seal.keyId)) ?? proof.options.key
+      const faults = faultsOf(seal, before, key)
+      for (const { kind, text } of faults) yield* proof.report({ kind, subject, text })
       const notices = decodeNotices(seal.notices)
+      const next = notices?.find(({ word }) => word === "key")
+      if (next?.word === "key" && faults.length === 0) {
+        key = verifyingKeyOf(next.publicKey) ?? key
+        proof.keys.set(hex(key.id), key)
+      }
       if (decodeEntries(seal.entries) === undefined || notices === undefined) {
         const text = "its entries or notices cannot be read: a later version wrote them, or they are damaged"
         yield* proof.report({ kind: "chain", subject, text })
@@ -265,11 +306,12 @@ const note = <E>(proof: Proof<E>, chain: string, seal: Seal, notice: Notice): vo
     const { chain: other, head, number } = notice
     proof.claims.push({ chain: other, number, head, by: nameOf(chain, seal.number), isAnchor: false })
   }
+  if (word === "unsealed") proof.unsealed++
   if (word === "erase") for (const id of notice.eventIds) proof.erasures.add(`${notice.kind} ${id}`)
   if (word === "purge") {
     // a seal can allow nothing about those that come after it
-    const before = Math.min(notice.before, seal.number)
-    proof.purges.set(chain, Math.max(before, proof.purges.get(chain) ?? 0))
+    const before = notice.chain === chain ? Math.min(notice.before, seal.number) : notice.before
+    proof.purges.set(notice.chain, Math.max(before, proof.purges.get(notice.chain) ?? 0))
   }
 }
 
@@ -292,8 +334,8 @@ const lookAtClaim = <E>(proof: Proof<E>, claim: Claim): Effect.Effect<void, E> =
 // ----------------------------------------------------------------------------------------------------- rows
 
 /** The entries of a chain, in order, with their manifests. */
-const forEachGroup = <E>(
-  proof: Proof<E>,
+export const forEachGroup = <E>(
+  proof: Pick<Proof<E>, "renamed" | "source">,
   chain: string,
   use: (seal: Seal, manifest: Manifest | undefined, entries: ReadonlyArray<Entry>) => Effect.Effect<void, E>
 ): Effect.Effect<void, E> => {

@@ -6,7 +6,7 @@
 import { crc32 } from "node:zlib"
 import { isBefore, type Place } from "../../schema/Position.js"
 import type { QueueRecord } from "../../services/QueueFile.js"
-import type { Head } from "../../services/Sealing.js"
+import type { LastSeal } from "../../services/Sealing.js"
 import { isCount } from "./fields.js"
 
 export interface Cursor {
@@ -30,7 +30,7 @@ export interface Cursor {
   readonly repeatedSegment: number
   readonly repeatedOffset: number
   /** the last seal of what was delivered, with the option `proof` alone */
-  readonly seal?: Head | undefined
+  readonly seal?: LastSeal | undefined
 }
 
 /** Invariant: settled + surplus = delivered + refused + torn + missing. */
@@ -95,18 +95,27 @@ export const decodeSlot = (bytes: Uint8Array): (Cursor & { readonly generation: 
     if (!whole || !isBalanced(slot)) return undefined
     const { seal, ...rest } = slot
     // one that is none is none to go on from: the books are whole all the same
-    return isSeal(seal) ? { ...rest, seal } : rest
+    return isSeal(seal) ? { ...rest, seal: sealIn(seal) } : rest
   } catch {
     return undefined
   }
 }
 
-const isSeal = (seal: Cursor["seal"] | null): seal is Head =>
+const isSeal = (seal: Cursor["seal"] | null): seal is LastSeal =>
   typeof seal === "object" &&
   seal !== null &&
   isCount(seal.number) &&
   /^[0-9a-f]{32}$/.test(seal.chain) &&
   /^[0-9a-f]{64}$/.test(seal.head)
+
+/** Only what is known of it, since there is no room for more. */
+const sealIn = ({ bare, chain, forked, head, number }: LastSeal): LastSeal => ({
+  chain,
+  number,
+  head,
+  ...(forked === 1 ? { forked } : {}),
+  ...(bare === 1 ? { bare } : {})
+})
 
 /** The newer of the two slots that is whole; undefined if neither is. */
 export const decode = (

@@ -9,7 +9,7 @@ import type { QueueAccessError } from "../../schema/Errors.js"
 import { RETRY_BYTES } from "../../schema/Line.js"
 import type { Place } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
-import type { DeadLetter } from "../../services/QueueFile.js"
+import type { DeadLetter, Permission } from "../../services/QueueFile.js"
 import { isSettled, type Cursor } from "./cursor.js"
 import { turnEventLoop } from "../turnEventLoop.js"
 import type { DeadLetters, Decision, Entry, Page, Selection } from "./deadLetters.js"
@@ -33,9 +33,14 @@ interface Parts {
   readonly maxLineBytes: number
   readonly segments: Segments
   readonly cursor: () => Cursor
+  /** carries out what is asked about delivered rows; undefined where nobody can */
+  readonly permit: () => Permit | undefined
   /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
   readonly guard: Effect.Semaphore
 }
+
+/** Has a seal say what is asked about delivered rows; whether one has. */
+export type Permit = (file: string, request: Permission) => boolean
 
 /**
  * A batch is decided by one write, and erased by another: so many letters, bytes with their content. So much of the file
@@ -143,7 +148,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
 
     /** two would append a letter twice */
     const oneRun = yield* Effect.makeSemaphore(1)
-    const carryOut = ({ action, by, letters: chosen }: requests.Request) => {
+    const carryOut = ({ action, by, letters: chosen }: requests.Decision) => {
       const meant = chosen === "all" ? chosenBy(() => true) : theseOf(chosen)
       return oneRun.withPermits(1)(action === "retry" ? retry(meant, by) : discard(meant, by))
     }
@@ -159,8 +164,8 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
 
 /** Makes what carries out the requests of other processes, and tells when there may be new ones. */
 const makeRequests = (
-  { directory, disk, lock }: Parts,
-  carryOut: (request: requests.Request) => Effect.Effect<unknown, Failure>
+  { directory, disk, lock, permit }: Parts,
+  carryOut: (request: requests.Decision) => Effect.Effect<unknown, Failure>
 ) =>
   Effect.gen(function* () {
     const setAside = yield* requests.makeSetAside(disk, lock.whileWriting)
@@ -168,12 +173,16 @@ const makeRequests = (
     const oneByOne = yield* Effect.makeSemaphore(1)
     let isAsked = false
 
+    /** Whether it is gone. */
     const carryOutFile = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
       Effect.gen(function* () {
-        yield* carryOut(request)
+        // one that waits for a seal stays
+        if (!requests.isPermission(request)) yield* carryOut(request)
+        else if (permit()?.(file, request) !== true) return false
         yield* lock.whileWriting(disk.remove(file))
         // carried out once more after a power cut, it would be about letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
+        return true
       })
 
     const all = Effect.gen(function* () {
@@ -181,8 +190,8 @@ const makeRequests = (
       for (let hasMore = true; hasMore;) {
         const found = yield* requests.look(disk, directory)
         yield* setAside(found.broken)
-        yield* Effect.forEach(found.open, carryOutFile, { discard: true })
-        hasMore = found.hasMore
+        const gone = yield* Effect.forEach(found.open, carryOutFile)
+        hasMore = found.hasMore && gone.includes(true)
       }
     })
     const serve: Effect.Effect<void, Failure> = oneByOne

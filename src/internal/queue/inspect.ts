@@ -5,6 +5,7 @@
 import { Chunk, Effect, Option, Schema, Stream } from "effect"
 import type { Disk, DiskError, Volume } from "../../services/Disk.js"
 import type { QueueStatus } from "../../services/QueueFile.js"
+import type { LastSeal } from "../../services/Sealing.js"
 import { balanceOf, waitingBytesOf } from "./ledger.js"
 import type { Cursor } from "./cursor.js"
 import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
@@ -70,6 +71,7 @@ export const inspect = (
       waitingBytes: waitingBytesOf(found.cursor, found.segments),
       oldest: Option.getOrUndefined(Option.map(oldest, ({ bytes }) => timeOfLine(objectOf(bytes)))),
       nextSequence: found.next,
+      ...(found.cursor.seal === undefined ? {} : { seal: found.cursor.seal }),
       delivery: Option.getOrUndefined(yield* statusFile.read(disk, directory)),
       volume: yield* disk.volume(directory),
       brokenRequests: (yield* requests.look(disk, directory)).broken.length
@@ -85,6 +87,13 @@ export const ownerOf = (disk: DiskShape, directory: string): Effect.Effect<Owner
       ? undefined
       : { pid: Option.getOrUndefined(Schema.decodeOption(LockFile)(content))?.pid }
   )
+
+/** The last seal of what was delivered from the queue; undefined where nothing is sealed. */
+export const lastSealOf = (
+  disk: DiskShape,
+  directory: string
+): Effect.Effect<LastSeal | undefined, DiskError> =>
+  Effect.map(readCursor(disk, directory), ({ cursor }) => cursor?.seal)
 
 /** Segments, cursor and decisions that belong together: taken again if the owner went on in between. */
 export const snapshot = (

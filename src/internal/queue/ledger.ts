@@ -6,7 +6,7 @@ import { Effect, Iterable, Option } from "effect"
 import type { Position } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import type { Balance, Batch, QueueRecord, Refusal } from "../../services/QueueFile.js"
-import type { Head } from "../../services/Sealing.js"
+import type { LastSeal } from "../../services/Sealing.js"
 import { isCounted, isSettled, type Cursor } from "./cursor.js"
 import type { CursorFile } from "./cursorFile.js"
 import type { DeadLetters } from "./deadLetters.js"
@@ -76,7 +76,7 @@ export interface Ledger {
     batch: Omit<Batch, "release">,
     refusals: ReadonlyArray<Refusal>,
     /** the last seal of what was delivered, if it is sealed */
-    seal?: Head
+    seal?: LastSeal
   ) => Effect.Effect<void, DiskError>
   /** Moves the cursor behind all that is delivered, if nothing waits and no append is under way; whether it has. */
   readonly compact: Effect.Effect<boolean, DiskError>
@@ -120,7 +120,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
   const settle = Effect.fnUntraced(function* (
     batch: Omit<Batch, "release">,
     refusals: ReadonlyArray<Refusal>,
-    sealed: Head | undefined
+    sealed: LastSeal | undefined
   ) {
     if (batch.records.length === 0) return
     const isNew = (record: QueueRecord) => !isCounted(cursor, record)
@@ -140,7 +140,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     // an earlier try may have come as far as the letter
     yield* letters.withdraw(newRecords, kept)
     const to = settled(cursor, batch.end, countNew(newRecords), kept)
-    yield* advance(sealed === undefined ? to : { ...to, seal: sealed })
+    yield* advance(sealed === undefined ? withoutSeal(cursor, to) : { ...to, seal: sealed })
   })
 
   /** Whether nothing can be appended any more to the newest segment, which is delivered. */
@@ -206,6 +206,10 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     forget: segments.dropRemoved
   }
 }
+
+/** The cursor behind a batch without a seal: the next seal is to tell of it, if there ever was one. */
+const withoutSeal = (before: Cursor, to: Cursor): Cursor =>
+  to.seal === undefined || to.delivered === before.delivered ? to : { ...to, seal: { ...to.seal, bare: 1 } }
 
 /** The cursor behind a batch of which so many records are new, and some of these were refused. */
 const settled = (

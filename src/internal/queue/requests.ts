@@ -1,5 +1,5 @@
 /**
- * What another process asks the owner of a queue to do with its dead letters: a file for each request, written whole,
+ * What another process asks the owner of a queue to do, mostly with its dead letters: a file for each request, written whole,
  * removed when it is carried out. Only the owner of the lock writes to the queue itself.
  */
 import { Clock, Effect, Option, Schema, Stream } from "effect"
@@ -8,25 +8,53 @@ import { Either } from "../../schema/Effect3.js"
 import { visible } from "../../schema/Visible.js"
 import { WRONG_TYPE, type Disk, type DiskError } from "../../services/Disk.js"
 import { monotonicMillis } from "../monotonic.js"
-import { IsoTime, Letters } from "./fields.js"
+import { Count, IsoTime, Letters } from "./fields.js"
 import { isAbsent, readText, replace, TOO_LARGE } from "./files.js"
 import { LetterSet } from "./letterSet.js"
 import { CLOSED, type Lock } from "./lock.js"
 
-/** A request: `letters` are their ids, or `all` that wait for a decision. */
-export const Request = Schema.Struct({
-  action: Schema.Literal("retry", "discard"),
-  letters: Schema.Union(Schema.Literal("all"), Letters),
+const asked = {
   /** who asks, for the record */
   by: Schema.String,
   at: IsoTime
+}
+
+/** About dead letters: `letters` are their ids, or `all` that wait for a decision. */
+const Decision = Schema.Struct({
+  action: Schema.Literal("retry", "discard"),
+  letters: Schema.Union(Schema.Literal("all"), Letters),
+  ...asked
 })
+export type Decision = typeof Decision.Type
+
+/** About rows that were delivered: a seal is to say that they may be erased, or removed. */
+const Permission = Schema.Union(
+  Schema.Struct({
+    action: Schema.Literal("erase"),
+    kind: Schema.String,
+    events: Schema.Array(Schema.UUID),
+    ...asked
+  }),
+  Schema.Struct({
+    action: Schema.Literal("purge"),
+    chain: Schema.String.pipe(Schema.pattern(/^[0-9a-f]{32}$/)),
+    before: Count,
+    ...asked
+  })
+)
+export type Permission = typeof Permission.Type
+
+export const Request = Schema.Union(Decision, Permission)
 export type Request = typeof Request.Type
 
-/** A request as it is made. */
-export interface Asked extends Omit<Request, "at" | "letters"> {
-  readonly letters: "all" | Iterable<string>
-}
+/** As it is asked for; the time is added. */
+export type Asked =
+  | (Omit<Decision, "at" | "letters"> & { readonly letters: "all" | Iterable<string> })
+  | DistributiveOmit<Permission, "at">
+type DistributiveOmit<A, K extends PropertyKey> = A extends unknown ? Omit<A, K> : never
+
+export const isPermission = (request: Request): request is Permission =>
+  request.action === "erase" || request.action === "purge"
 
 const MiB = 1024 * 1024
 /** four times what the command writes at most: 100,000 ids of up to 33 letters */
@@ -49,8 +77,12 @@ export const submit = (disk: Disk["Type"], queue: string, request: Asked): Effec
     const now = yield* Clock.currentTimeMillis
     const number = numberAfter(yield* disk.list(directory), now)
     const file = `${directory}/${String(number).padStart(14, "0")}-${randomUUID()}.json`
-    const letters = request.letters === "all" ? ("all" as const) : LetterSet.of(request.letters)
-    const text = Schema.encodeSync(RequestFile)({ ...request, letters, at: new Date(now).toISOString() })
+    const at = new Date(now).toISOString()
+    const text = Schema.encodeSync(RequestFile)(
+      "letters" in request
+        ? { ...request, letters: request.letters === "all" ? "all" : LetterSet.of(request.letters), at }
+        : { ...request, at }
+    )
     yield* replace(disk, directory, file, text)
     return file
   })

@@ -135,8 +135,14 @@ const timeKeeper = ({ declared }: Column, storage: Storage): Kept => {
   if (storage === "dateTime" && places < 3)
     return Either.left("make it DATETIME(3), as its field has milliseconds")
   if (storage !== "dateTime" && storage !== "text") return Either.left(`make it ${INSTEAD[storage]}`)
+  // many events share a millisecond
+  let last: { readonly value: SqlValue; readonly fitted: string | undefined } | undefined
   return Either.right({
-    fit: (value) => (value === null ? null : timeIn(String(value), places)),
+    fit: (value) => {
+      if (value === null) return null
+      if (last?.value !== value) last = { value, fitted: timeIn(String(value), places) }
+      return last.fitted
+    },
     textOf: asText
   })
 }

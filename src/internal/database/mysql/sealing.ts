@@ -7,24 +7,18 @@ import { Effect } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
-import type { StoredEvent } from "../../../schema/Line.js"
-import type { Manifest, Sealing, Stored } from "../../../services/Sealing.js"
-import type { Rejection, UploadBatch } from "../../../services/Uploader.js"
+import type { Manifest, Seal, Sealing, Stored } from "../../../services/Sealing.js"
+import type { UploadBatch, UploadResult } from "../../../services/Uploader.js"
 import { SEAL_TABLE } from "../../proof/seal.js"
-import { type Keepers, manifestOf, prove, storedOf, withProof } from "../proven.js"
+import { type Keepers, manifestOf, prove, type Proven, storedOf, withProof } from "../proven.js"
 import type { Session } from "./connection.js"
-import { classify, DUPLICATE_ENTRY, errnoOf, toUploadError } from "./errors.js"
+import { classify, DUPLICATE_ENTRY, errnoOf, isBroken, toUploadError } from "./errors.js"
 import { provable } from "./provable.js"
 import { insertSeal, selectHeads, selectSeals } from "./seals.js"
-import { makeStoreWithin } from "./store.js"
+import { makeStoreWithin, type Prepared } from "./store.js"
 import { columnsOf, describe, type Table, unusable } from "./table.js"
 
-interface Target {
-  readonly nameOf: (definition: AuditEvent.Any) => string
-  readonly withSession: <A>(
-    use: (session: Session) => Effect.Effect<A, UploadError>
-  ) => Effect.Effect<A, UploadError>
-}
+type Target = Parameters<typeof makeStoreWithin>[0]
 
 /** A table as a session found it. */
 interface Found {
@@ -33,16 +27,43 @@ interface Found {
   readonly manifest: Manifest
 }
 
-export const makeSealing = ({ nameOf, withSession }: Target): Sealing => {
-  const store = makeStoreWithin(nameOf)
-  /** a session is given up whenever something is wrong, and the next one looks again */
-  const found = new WeakMap<Session, Map<AuditEvent.Any, Found>>()
+/** What of a batch is made before it is its turn. */
+interface Ahead {
+  readonly found: Found
+  readonly proven: Proven
+  readonly prepared: Prepared
+}
 
-  const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Found, UploadError | SqlError> =>
-    Effect.gen(function* () {
-      const known = found.get(session)?.get(definition)
-      if (known !== undefined) return known
-      const name = nameOf(definition)
+/** What all batches of an uploader share. */
+class Tables {
+  /** a session is given up whenever something is wrong, and the next one looks again */
+  private readonly found = new WeakMap<Session, Map<AuditEvent.Any, Found>>()
+  /** as they were looked at last: mostly by the session that the next batch has, too */
+  private readonly latest = new Map<AuditEvent.Any, Found>()
+  readonly store: ReturnType<typeof makeStoreWithin>
+
+  constructor(readonly target: Target) {
+    this.store = makeStoreWithin(target)
+  }
+
+  /**
+   * No statement is committed by itself: where the server takes a transaction back, for a deadlock, the next statement
+   * would stand alone otherwise, and its rows without a seal.
+   */
+  begin(session: Session): Effect.Effect<unknown, SqlError> {
+    if (this.found.has(session)) return Effect.void
+    return Effect.tap(session.query("SET SESSION autocommit = 0"), () =>
+      Effect.sync(() => this.found.set(session, new Map()))
+    )
+  }
+
+  known(session: Session, definition: AuditEvent.Any): Found | undefined {
+    return this.found.get(session)?.get(definition)
+  }
+
+  look(session: Session, definition: AuditEvent.Any): Effect.Effect<Found, UploadError | SqlError> {
+    return Effect.gen(this, function* () {
+      const name = this.target.nameOf(definition)
       const table = yield* describe(session, withProof(definition), name, true)
       if (!table.transactional)
         return yield* unusable(
@@ -52,71 +73,148 @@ export const makeSealing = ({ nameOf, withSession }: Target): Sealing => {
       const keepers = provable(definition, name, yield* columnsOf(session, name))
       if (Either.isLeft(keepers)) return yield* unusable("COLUMN_TYPE", keepers.left)
       const looked: Found = { table, keepers: keepers.right, manifest: manifestOf(definition, name) }
-      found.get(session)!.set(definition, looked)
+      this.found.get(session)!.set(definition, looked)
+      this.latest.set(definition, looked)
       return looked
     })
-
-  /**
-   * No statement is committed by itself: where the server takes a transaction back, for a deadlock, the next statement
-   * would stand alone otherwise, and its rows without a seal.
-   */
-  const begin = (session: Session): Effect.Effect<unknown, SqlError> => {
-    if (found.has(session)) return Effect.void
-    return Effect.tap(session.query("SET SESSION autocommit = 0"), () =>
-      Effect.sync(() => found.set(session, new Map()))
-    )
   }
 
-  const storeKind = (session: Session, batch: UploadBatch) =>
-    Effect.gen(function* () {
-      const { keepers, manifest, table } = yield* look(session, batch.definition)
-      const proven = prove(batch.definition, manifest, keepers, batch.events)
-      const twins = new Set<StoredEvent>()
-      const rejected: ReadonlyArray<Rejection> =
-        proven.events.length === 0
-          ? []
-          : (yield* store(
-              session,
-              table,
-              { definition: withProof(batch.definition), events: proven.events },
-              twins
-            )).rejected
-      return storedOf(manifest, proven, rejected, twins)
-    })
+  ahead(batch: UploadBatch): Ahead | undefined {
+    const known = this.latest.get(batch.definition)
+    return known === undefined ? undefined : this.prepare(batch, known)
+  }
 
-  const inTransaction = <A>(use: (session: Session) => Effect.Effect<A, UploadError | SqlError>) =>
-    withSession((session) =>
-      Effect.zipRight(begin(session), use(session)).pipe(
-        Effect.zipLeft(session.query("COMMIT")),
-        Effect.catchTag("SqlError", ({ cause }) => explained(cause, session))
+  prepare({ definition, events: given }: UploadBatch, found: Found): Ahead {
+    const { keepers, manifest, table } = found
+    const proven = prove(definition, manifest, keepers, given, this.store.refusalOf)
+    const prepared = this.store.prepare(table, { definition: withProof(definition), events: proven.events })
+    return { found, proven, prepared }
+  }
+}
+
+/** Batches on their way, which nothing refers to any more once they are stored (bench/README.md#functions-on-properties). */
+class Sending {
+  /** whether a seal was made, which may have been committed however this ends */
+  isSealed = false
+  private aheads: ReadonlyArray<Ahead | undefined>
+
+  constructor(
+    tables: Tables,
+    public batches: ReadonlyArray<UploadBatch>,
+    private readonly makeSeal: (stored: ReadonlyArray<Stored>) => Seal
+  ) {
+    this.aheads = batches.map((batch) => tables.ahead(batch))
+  }
+
+  /** What was made ahead, which is sent once. */
+  takeAhead(): ReadonlyArray<Ahead | undefined> {
+    const { aheads } = this
+    this.aheads = []
+    return aheads
+  }
+
+  seal(stored: ReadonlyArray<Stored>): Seal {
+    const made = this.makeSeal(stored)
+    this.isSealed = true
+    return made
+  }
+
+  release(): void {
+    this.batches = []
+  }
+}
+
+// the generators that run for each batch stand outside of what an uploader makes for itself: see internal/delivery/pipeline.ts
+
+const storeKind = Effect.fnUntraced(function* (
+  tables: Tables,
+  session: Session,
+  batch: UploadBatch,
+  ahead: Ahead | undefined
+) {
+  const found = tables.known(session, batch.definition) ?? (yield* tables.look(session, batch.definition))
+  const { prepared, proven } = ahead?.found === found ? ahead : tables.prepare(batch, found)
+  const { rejected } =
+    proven.events.length === 0 ? NONE_REJECTED : yield* tables.store.send(session, prepared)
+  return storedOf(found.manifest, proven, rejected, prepared.twins)
+})
+
+const transact = Effect.fnUntraced(function* (tables: Tables, session: Session, sending: Sending) {
+  const { batches } = sending
+  yield* tables.begin(session)
+  // what was looked at is no part of the transaction, which would not see what others have stored since
+  if (batches.some(({ definition }) => tables.known(session, definition) === undefined)) {
+    for (const { definition } of batches) yield* tables.look(session, definition)
+    yield* session.query("COMMIT")
+  }
+  const aheads = sending.takeAhead()
+  const stored: Array<Stored> = []
+  for (let index = 0; index < batches.length; index++)
+    stored.push(yield* storeKind(tables, session, batches[index]!, aheads[index]))
+  yield* insertSeal(session, sending.seal(stored))
+  yield* session.query("COMMIT")
+  return stored.map(({ rejected }): UploadResult => ({ rejected }))
+})
+
+/** A connection that broke before there was a seal has left nothing behind. */
+const send = (
+  tables: Tables,
+  sending: Sending,
+  times: number
+): Effect.Effect<ReadonlyArray<UploadResult>, UploadError> => {
+  const { store, target } = tables
+  const rows = store.rows()
+  const sent = target.withSession((session) => explaining(transact(tables, session, sending), session))
+  return Effect.catchAll(sent, (error) => {
+    if (!isBroken(error) || sending.isSealed || times === 0) return error
+    return Effect.flatMap(store.explainBreak(sending.batches, rows), (isExplained) =>
+      isExplained ? send(tables, sending, times - 1) : error
+    )
+  })
+}
+
+/** A batch is begun anew so often, while each time more is known of what its connection breaks under. */
+const MOST_BREAKS = 8
+
+export const makeSealing = (target: Target): Sealing => {
+  const tables = new Tables(target)
+  const reading = <A>(use: (session: Session) => Effect.Effect<A, SqlError>) =>
+    target.withSession((session) =>
+      explaining(
+        Effect.zipRight(tables.begin(session), Effect.zipLeft(use(session), session.query("COMMIT"))),
+        session
       )
     )
-
   return {
     read: (chain, from) =>
-      inTransaction((session) =>
+      reading((session) =>
         selectSeals(session, "AND `number` >= ? ORDER BY `number` LIMIT 20", [
           Buffer.from(chain, "hex"),
           from
         ])
       ),
-    heads: inTransaction(selectHeads),
-    upload: (batches, seal) =>
-      inTransaction((session) =>
-        Effect.gen(function* () {
-          // what was looked at is no part of the transaction, which would not see what others have stored since
-          if (batches.some(({ definition }) => found.get(session)?.has(definition) !== true)) {
-            for (const { definition } of batches) yield* look(session, definition)
-            yield* session.query("COMMIT")
-          }
-          const stored: Array<Stored> = []
-          for (const batch of batches) stored.push(yield* storeKind(session, batch))
-          yield* insertSeal(session, seal(stored))
-          return stored.map(({ rejected }) => ({ rejected }))
-        })
+    heads: reading(selectHeads),
+    upload: (batches, seal) => {
+      const sending = new Sending(tables, batches, seal)
+      return Effect.map(
+        Effect.suspend(() => send(tables, sending, MOST_BREAKS)),
+        (results) => {
+          tables.store.settle()
+          sending.release()
+          return results
+        }
       )
+    }
   }
 }
+
+const NONE_REJECTED: UploadResult = { rejected: [] }
+
+const explaining = <A>(
+  effect: Effect.Effect<A, SqlError | UploadError>,
+  session: Session
+): Effect.Effect<A, UploadError> =>
+  Effect.catchAll(effect, (error) => (error._tag === "SqlError" ? explained(error.cause, session) : error))
 
 const explained = (cause: unknown, { endpoint }: Session): UploadError => {
   const errno = errnoOf(cause)

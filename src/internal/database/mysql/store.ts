@@ -89,8 +89,10 @@ export const makeStore = (
  * Makes what stores a batch within a transaction of the caller's, which commits it or takes it back. An event that is
  * there already is another's, and told of: what a transaction of ours stored before is never sent again.
  */
-export const makeStoreWithin = (nameOf: Target["nameOf"]) => {
+export const makeStoreWithin = ({ nameOf, withSession }: Pick<Target, "nameOf" | "withSession">) => {
   const pace = makePace()
+  /** what broke a connection by its size, until its batch is stored */
+  const tooLarge = new Set<string>()
   const learnt = {
     nameOf,
     guard: makeDriftGuard(),
@@ -102,23 +104,67 @@ export const makeStoreWithin = (nameOf: Target["nameOf"]) => {
         pace.failed(rows, isBroken(error) ? { code: "ETIMEDOUT" } : error)
     }
   }
-  return (
-    session: Session,
-    table: Table,
-    batch: UploadBatch,
-    twins: Set<StoredEvent>
-  ): Effect.Effect<UploadResult, UploadError> => {
-    const rows = new Rows(batch.definition, batch.events, true, twins)
-    const store: Store = {
-      ...learnt,
-      deduplicates: true,
-      withSession: (use) => use(session),
-      withTable: (_, use) => use(table, session),
-      tables: new Map([[batch.definition, table]]),
-      storedInPart: new Set()
-    }
-    return send(store, batch, { rows, table, fitting: table.fitting(batch.events, 0) })
+  const known = new WeakMap<Session, Map<Table, Store>>()
+  const storeIn = (session: Session, definition: AuditEvent.Any, table: Table): Store => ({
+    ...learnt,
+    deduplicates: true,
+    withSession: (use) => use(session),
+    withTable: (_, use) => use(table, session),
+    tables: new Map([[definition, table]]),
+    storedInPart: new Set()
+  })
+  return {
+    /** Makes what can be made of a batch before there is a transaction. */
+    prepare: (table: Table, batch: UploadBatch): Prepared => {
+      const twins = new Set<StoredEvent>()
+      const rows = new Rows(batch.definition, batch.events, true, twins)
+      rows.prepare(table)
+      return { batch, rows, table, twins, fitting: table.fitting(batch.events, 0) }
+    },
+    /** Stores it in the transaction of this session; those that are there already are among `prepared.twins` then. */
+    send: (session: Session, prepared: Prepared): Effect.Effect<UploadResult, UploadError> => {
+      const { batch, table } = prepared
+      const stores = known.get(session) ?? new Map<Table, Store>()
+      known.set(session, stores)
+      const store = stores.get(table) ?? storeIn(session, batch.definition, table)
+      stores.set(table, store)
+      return send(store, batch, prepared)
+    },
+    /** Of an event that is known to be larger than what stands before the server lets through. */
+    refusalOf: ({ eventId }: StoredEvent) => (tooLarge.has(eventId) ? TOO_LARGE : undefined),
+    /** A batch is stored. */
+    settle: (): void => tooLarge.clear(),
+    /**
+     * Finds the events that a connection breaks under, once the transaction is gone; whether there are any, or statements
+     * are smaller from now on.
+     */
+    explainBreak: (
+      batches: ReadonlyArray<UploadBatch>,
+      rows: number
+    ): Effect.Effect<boolean, UploadError> => {
+      const suspects = batches
+        .flatMap(({ events }) => events)
+        .filter((event) => isSuspect([event]) && !tooLarge.has(event.eventId))
+        .sort((a, b) => bytesOf([b]) - bytesOf([a]))
+      return Effect.gen(function* () {
+        const before = tooLarge.size
+        for (const event of suspects) {
+          // a smaller one passes where a larger one does
+          if (!(yield* breaks(withSession, bytesOf([event])))) break
+          tooLarge.add(event.eventId)
+        }
+        return tooLarge.size > before || pace.rows() < rows
+      })
+    },
+    rows: pace.rows
   }
+}
+
+/** A batch for a transaction of the caller's, to be sent once. */
+export interface Prepared extends Ahead {
+  readonly batch: UploadBatch
+  readonly table: Table
+  readonly twins: ReadonlySet<StoredEvent>
 }
 
 /** What of a batch is made before it is its turn. */
@@ -373,15 +419,19 @@ const indexIn =
     index: all.indexOf(left[rejection.index]!)
   })
 
-/**
- * Whether it was for its size that the connection broke under a statement: a proxy may know another limit than
- * the server behind it. Asked with as many bytes of nothing, and thrice, so that no event is blamed for chance.
- */
+/** Whether it was for its size that the connection broke under a statement. */
 const explainBreak = (
   { withSession }: Store,
   refused: Refused,
   bytes: number
 ): Effect.Effect<never, Refused | UploadError> =>
+  Effect.flatMap(breaks(withSession, bytes), (isTooLarge) => (isTooLarge ? new Refused(TOO_LARGE) : refused))
+
+/**
+ * Whether a connection breaks under so many bytes: a proxy may know another limit than the server behind it. Asked with
+ * bytes of nothing, and thrice, so that no event is blamed for chance.
+ */
+const breaks = (withSession: WithSession, bytes: number): Effect.Effect<boolean, UploadError> =>
   withSession((session) =>
     Effect.mapError(session.query("SELECT LENGTH(?)", ["x".repeat(bytes)]), ({ cause }) => {
       const failure = classify(cause, session.endpoint)
@@ -391,8 +441,8 @@ const explainBreak = (
     })
   ).pipe(
     Effect.retry({ while: ({ _tag }) => _tag === "Refused", times: 2 }),
-    Effect.catchTag("Refused", () => new Refused(TOO_LARGE)),
-    Effect.zipRight(refused)
+    Effect.as(false),
+    Effect.catchTag("Refused", () => Effect.succeed(true))
   )
 
 /**
@@ -461,10 +511,10 @@ const insert = (
         return insert(session, table, rows, false)
       }
       if (failure.class !== "delivered") {
-        // whether it hides an event of ours is asked by a transaction of its own
-        return isOwnKey(table, failure) && rows.twins === undefined
+        if (!isOwnKey(table, failure)) return explain(table, rows, error)
+        return rows.twins === undefined
           ? insertHidden(session, table, rows, error)
-          : explain(table, rows, error)
+          : setApart(session, table, rows, rows.twins, error)
       }
       if (rows.twins !== undefined) return setApart(session, table, rows, rows.twins, error)
       // one by one where IGNORE cannot be taken back, and where the server shows too few warnings to know
@@ -475,7 +525,10 @@ const insert = (
   })
 }
 
-/** Of events one of which is there already: which it is. Only asked for: a probe would end the transaction. */
+/**
+ * Of events one of which a key has refused in a transaction of the caller's: which it is, and whether it is there already.
+ * Only asked for: a probe would end the transaction.
+ */
 const setApart = (
   session: Session,
   table: Table,
@@ -483,13 +536,18 @@ const setApart = (
   twins: Set<StoredEvent>,
   error: SqlError
 ): Effect.Effect<number, Refused | Doubted | UploadError> => {
-  const { code, text } = classify(error.cause, table.subject)
+  const failure = classify(error.cause, table.subject)
+  const { code, text } = failure
   if (rows.events.length > 1) return new Refused({ code, reason: text })
+  const isOwn = failure.class !== "delivered"
   const presence: Effect.Effect<Presence, SqlError> =
     table.countIds === undefined ? Effect.succeed("unknown") : presenceOf(session, table, rows.events)
   return presence.pipe(
     Effect.mapError(({ cause }) => toUploadError(classify(cause, table.subject))),
     Effect.flatMap((found) => {
+      // what we have stored is never sent again: it is another event that has the key
+      if (isOwn && found !== "present")
+        return new Refused({ code, reason: found === "unknown" ? untold(table) : text })
       // a table that a trigger fills may have a key of the same name
       if (found === "absent") return explain(table, rows, error)
       twins.add(rows.events[0]!)
@@ -599,7 +657,7 @@ const countUnsuspected = (events: ReadonlyArray<StoredEvent>, from: number, most
   return count
 }
 
-const TOO_LARGE = {
+const TOO_LARGE: Omit<Rejection, "index"> = {
   code: String(PACKET_TOO_LARGE),
   reason: "larger than max_allowed_packet of the server, or of something before it"
 }

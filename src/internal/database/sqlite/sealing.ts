@@ -8,7 +8,7 @@ import { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
 import type { Manifest, Seal, Stored } from "../../../services/Sealing.js"
 import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
-import { PROOF_COLUMN, SEAL_TABLE } from "../../proof/seal.js"
+import { idsIn, PROOF_COLUMN, SEAL_TABLE } from "../../proof/seal.js"
 import { type Attempt, type makeDriftGuard, narrow } from "../narrow.js"
 import { type Keepers, manifestOf, prove, storedOf } from "../proven.js"
 import { EVENT_ID, EVENT_TIME, parameters, placeholders } from "../rows.js"
@@ -77,7 +77,7 @@ const storeKind = (
     const twins = new Set<StoredEvent>()
     const fresh: Array<number> = []
     const step = Math.floor(MAX_VARIABLES / names.length)
-    const taken = yield* presentIds(connection, manifest.table, proven.ids)
+    const taken = yield* presentIds(connection, manifest.table, idsIn(proven.entries))
     for (const [index, event] of proven.events.entries()) {
       if (taken.has(event.eventId)) twins.add(event)
       else fresh.push(index)

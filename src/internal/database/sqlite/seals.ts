@@ -210,6 +210,17 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
         ([counts]) => counts ?? NONE_PROVEN
       )
     }),
+  quote,
+  emptied: (table, column) =>
+    Effect.map(
+      select(
+        connection,
+        Schema.Struct({ required: Schema.Number }),
+        `SELECT "notnull" AS required FROM pragma_table_info(?) WHERE LOWER(name) = LOWER(?)`,
+        [table, column]
+      ),
+      ([found]) => (found?.required === 1 ? "''" : "NULL")
+    ),
   provenIds: (table, after) =>
     Effect.map(
       select(
