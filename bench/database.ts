@@ -20,10 +20,19 @@ export interface Database {
 }
 
 /** A database with our tables: the columns of the reference, our two, and the UNIQUE key. */
-export const withOurTables = (server: Server, name: string): Promise<Database> =>
-  create(server, name, async (url) => {
-    await Effect.runPromise(MysqlUploader.migrate({ url: Redacted.make(url) }))
-  })
+export const withOurTables = (
+  server: Server,
+  name: string,
+  more: MysqlUploader.MigrateOptions = {}
+): Promise<Database> =>
+  create(
+    server,
+    name,
+    async (url) => {
+      await Effect.runPromise(MysqlUploader.migrate({ url: Redacted.make(url) }, undefined, more))
+    },
+    more.proof === true ? ["effect_audit_seal"] : []
+  )
 
 /** A database with the tables of the reference: without our columns, and without the key. */
 export const withReferenceTables = (server: Server, name: string): Promise<Database> =>
@@ -41,7 +50,8 @@ type Query = <Row>(sql: string) => Promise<ReadonlyArray<Row>>
 const create = async (
   server: Server,
   name: string,
-  migrate: (url: string, query: Query) => Promise<void>
+  migrate: (url: string, query: Query) => Promise<void>,
+  others: ReadonlyArray<string> = []
 ): Promise<Database> => {
   const query: Query = async <Row>(sql: string) => {
     const connection = await createConnection({ host: server.host, port: server.port, user: "root" })
@@ -58,7 +68,7 @@ const create = async (
     name,
     url,
     empty: async () => {
-      await query("TRUNCATE TABLE nano_banana_user_use_log")
+      for (const table of ["nano_banana_user_use_log", ...others]) await query(`TRUNCATE TABLE ${table}`)
     },
     fill: async (events, from, length) => {
       await query(

@@ -12,7 +12,7 @@ import type { Row, Settings } from "./measure.js"
 import { findPython } from "./peers.js"
 import { chart, writeReadme } from "./report.js"
 
-const WORKS = ["append", "backlog", "delivery", "million", "reading", "quiet", "dead", "start"]
+const WORKS = ["append", "backlog", "delivery", "million", "proof", "reading", "quiet", "dead", "start"]
 const RESULTS = "bench/results.json"
 
 const quick = process.argv.includes("--quick")
@@ -32,7 +32,7 @@ const start = async (flavour: Flavour) =>
         ]
       })
 const server = await start("mariadb")
-const oracle = works.includes("delivery") ? await start("mysql") : undefined
+const oracle = works.includes("delivery") || works.includes("proof") ? await start("mysql") : undefined
 try {
   const python = await findPython()
   if (server === undefined) console.warn("no MariaDB is installed: its deliveries are left out")

@@ -22,10 +22,11 @@ export interface Ours {
   readonly close: () => Promise<void>
 }
 
-/** Opens an audit log in the directory. */
-export const open = async (directory: string, target = uploader()): Promise<Ours> => {
+/** Opens an audit log in the directory; a private key seals what it delivers. */
+export const open = async (directory: string, target = uploader(), key?: string): Promise<Ours> => {
+  const proof = key === undefined ? undefined : { key: Redacted.make(key) }
   const runtime = ManagedRuntime.make(
-    AuditLayer.layer({ directory }).pipe(
+    AuditLayer.layer({ directory, proof }).pipe(
       Layer.provide(target),
       Layer.provide(Logger.minimumLogLevel(LogLevel.None))
     )
