@@ -39,8 +39,12 @@ export const lining = (
   return (row) => {
     const read = isWhole ? undefined : valuesOf(row.values)
     if (read !== undefined && !(read instanceof Unfit)) {
-      const values = read.map((value, i) => (isMasked[i] === true ? maskValue(plain(value)) : plain(value)))
-      const line = join(row.time === null ? null : new Date(row.time).toISOString(), row.eventId, values)
+      const line = join(
+        row.time === null ? null : new Date(row.time).toISOString(),
+        row.eventId,
+        read,
+        isMasked
+      )
       if (line !== undefined) return line
     }
     const shown = show(makeFound(row))
@@ -101,11 +105,21 @@ const FIRST_BYTES = 256 * 1024
 /** UTF-16 units */
 const PIECE = 2048
 
-type Join = (time: string | null, id: string | null, values: ReadonlyArray<unknown>) => string | undefined
+type Join = (
+  time: string | null,
+  id: string | null,
+  values: ReadonlyArray<unknown>,
+  isMasked: ReadonlyArray<boolean>
+) => string | undefined
 
-const csvLine: Join = (time, id, values) => {
+const shownOf = (value: unknown, isMasked: boolean): unknown => {
+  if (typeof value === "string" && !isMasked) return value
+  return isMasked ? maskValue(plain(value)) : plain(value)
+}
+
+const csvLine: Join = (time, id, values, isMasked) => {
   let line = `${time ?? ""},${csvCell(id)}`
-  for (const value of values) line += `,${csvCell(value)}`
+  for (let i = 0; i < values.length; i++) line += `,${csvCell(shownOf(values[i], isMasked[i]!))}`
   return `${line}\r\n`
 }
 
@@ -113,10 +127,10 @@ const csvLine: Join = (time, id, values) => {
 const jsonLine = (kind: AuditEvent.Any, isText: boolean): Join => {
   const name = visibleJson(JSON.stringify(kind.kind))
   const prefixes = kind.columns.map(({ key }) => `,${visibleJson(JSON.stringify(key))}:`)
-  return (time, id, values) => {
+  return (time, id, values, isMasked) => {
     let line = `{"kind":${name},"event_id":${jsonCell(id)!},"time":${jsonCell(time)!}`
     for (let i = 0; i < values.length; i++) {
-      const cell = jsonCell(values[i])
+      const cell = jsonCell(shownOf(values[i], isMasked[i]!))
       if (cell === undefined) return undefined
       line += prefixes[i]! + cell
     }

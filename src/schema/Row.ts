@@ -74,6 +74,7 @@ export class Unfit {
 
 /**
  * Reads rows of a kind: the values of its fields, in the order of its columns; undefined where an event has none.
+ * The next row comes in the same array.
  *
  * @internal
  */
@@ -86,9 +87,12 @@ export type RestoreValues = (raw: ReadonlyArray<Raw>) => ReadonlyArray<unknown> 
  */
 export const restoringValues = (definition: AuditEvent.Any): RestoreValues => {
   const fields = readersOf(definition)
+  const values = new Array<unknown>(fields.length)
+  let count = 0
+  const take = (_: FieldReader, value: unknown) => void (values[count++] = value)
   return (raw) => {
-    const values: Array<unknown> = []
-    const issues = readFields(fields, raw, (_, value) => values.push(value))
+    count = 0
+    const issues = readFields(fields, raw, take)
     return issues === undefined ? values : new Unfit(issues)
   }
 }

@@ -15,7 +15,7 @@ import type { Endpoint, SslSettings } from "./endpoints.js"
 import { errnoOf } from "./errors.js"
 import { loginsOf } from "./logins.js"
 import { connector } from "./lookup.js"
-import { queryTexts, type Texts } from "./textRows.js"
+import type { Querying } from "./textRows.js"
 import { monotonicMillis } from "../../monotonic.js"
 import * as watchdog from "../../watchdog.js"
 
@@ -51,11 +51,9 @@ export interface Session {
     sql: string,
     params?: ReadonlyArray<unknown>
   ) => Effect.Effect<ReadonlyArray<Row>, SqlError>
-  /** Runs a SELECT of so many columns, all of them texts, and hands on each row as it arrives. */
-  readonly texts: (
-    sql: string,
-    columns: number,
-    take: (texts: Texts, bytes: number) => void
+  /** Runs a statement by the driver's own connection: for those who read the rows of its answer themselves. */
+  readonly withDriver: (
+    run: (connection: Querying, done: (error: Error | null) => void) => void
   ) => Effect.Effect<unknown, SqlError>
   /** false once the server or we have ended it, also while it was idle */
   readonly isOpen: () => boolean
@@ -266,15 +264,13 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
         )
       )
 
-    const texts: Session["texts"] = (sql, columns, take) =>
+    const withDriver: Session["withDriver"] = (run) =>
       bounded(
         Effect.async<void, SqlError>((resume) => {
-          const drivers = wire.connection
+          const { connection: drivers } = wire
           if (drivers === undefined)
             return resume(failed(modules, protocolError("the driver shows no connection")))
-          queryTexts(drivers, sql, columns, take, (error) =>
-            resume(error === null ? Effect.void : failed(modules, error))
-          )
+          run(drivers, (error) => resume(error === null ? Effect.void : failed(modules, error)))
         }),
         (answer) => answer === undefined
       )
@@ -317,7 +313,7 @@ export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope
       query: (sql, params = []) => run(sql, params),
       write: (sql) => bounded(connection.executeUnprepared(sql, [], undefined), isNoRows),
       select,
-      texts,
+      withDriver,
       isOpen: () => wire.isOpen
     }
   })

@@ -30,7 +30,7 @@ import type { ConnectionSettings } from "./endpoints.js"
 import { classify, type Failure, isTimeout, toUploadError } from "./errors.js"
 import { makeSessions } from "./sessions.js"
 import { type Columns, columnsOf, dotted, misnamedColumn, quote } from "./table.js"
-import type { Texts } from "./textRows.js"
+import { queryTexts, type Texts } from "./textRows.js"
 
 export interface ReadingSettings extends ConnectionSettings {
   readonly tables?: TableNames | undefined
@@ -360,7 +360,10 @@ const readerOf = (columns: number, keyLength: number) => {
         const [at = null, shown = null] = [texts[time], texts[id]]
         add(new Row(shown === null ? null : idOf(shown), at === null ? null : timeOf(at), texts))
       }
-      return Effect.map(session.texts(sql, key + keyLength, take), () => {
+      const read = session.withDriver((connection, done) =>
+        queryTexts(connection, sql, key + keyLength, take, done)
+      )
+      return Effect.map(read, () => {
         const end = keyLength === 0 ? last?.slice(time, key) : last?.slice(key)
         return new Made(result(), count, end as Key | undefined, size)
       })
