@@ -5,7 +5,7 @@ import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, type Scope } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
-import { toUploadError } from "../internal/database/sqlite/errors.js"
+import { operator, toUploadError } from "../internal/database/sqlite/errors.js"
 import { typesOf } from "../internal/database/sqlite/proofMigration.js"
 import { sourceOf } from "../internal/database/sqlite/seals.js"
 import { SEAL_TABLE } from "../internal/proof/seal.js"
@@ -27,7 +27,9 @@ export const openSource = (
     const toError = ({ cause }: SqlError) => toUploadError(cause, file)
     return yield* Effect.gen(function* () {
       const client = yield* LibsqlClient.make({ url: pathToFileURL(file) }).pipe(
-        Effect.provide(Reactivity.layer)
+        Effect.provide(Reactivity.layer),
+        // the client throws when it cannot open the file
+        Effect.catchAllDefect((cause) => operator("SQLITE_CANTOPEN", file, cause))
       )
       const connection = yield* client.reserve
       if ((yield* typesOf(connection, SEAL_TABLE)).size === 0)

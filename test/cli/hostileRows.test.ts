@@ -1,6 +1,8 @@
 /** Rows, lines, names and dates that nobody expects: what shows them goes on, and says nothing that is not so. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, FastCheck as fc, Layer, Option, Schema } from "effect"
+import { spawnSync } from "node:child_process"
+import * as fs from "node:fs"
 import * as path from "node:path"
 import { v7 } from "uuid"
 import { Activity, Audit, AuditEvent, AuditLayer, Redact } from "effect-audit"
@@ -13,7 +15,9 @@ import { restoring } from "../../src/schema/Row.js"
 import { Uploader } from "../../src/services/Uploader.js"
 import { effectAudit, fill, useLine } from "../support/cli.js"
 import { stored } from "../support/events.js"
+import { root as program } from "../support/program.js"
 import { temporaryDirectory } from "../support/queue.js"
+import { newKey } from "../support/seals.js"
 import { openSqlite } from "../support/sqlite.js"
 
 const DEEP = 20_000
@@ -205,6 +209,34 @@ describe("a limit", () => {
       const ran = yield* effectAudit(directory, ["dead", "list", "--limit=-1"])
       assert.strictEqual(ran.code, 64)
       assert.notInclude(ran.stdout, "No dead letters")
+    })
+  )
+})
+
+describe("a database file that this user may not read", () => {
+  const under = ["setpriv", "--reuid=1300", "--regid=1300", "--clear-groups"]
+  const looks = [process.execPath, "-e", `fs.readdirSync(${JSON.stringify(program)})`]
+  /** root, with setpriv of util-linux, in a checkout that others may read */
+  const canSwitch =
+    process.getuid?.() === 0 && spawnSync("setpriv", [...under.slice(1), ...looks]).status === 0
+
+  it.scopedLive.skipIf(!canSwitch)("is said to be so by each command (needs root)", () =>
+    Effect.gen(function* () {
+      const root = yield* temporaryDirectory
+      fs.chmodSync(root, 0o755)
+      const [file, key] = [path.join(root, "audit.db"), path.join(root, "key.pub")]
+      fs.writeFileSync(file, "", { mode: 0o600 })
+      fs.writeFileSync(key, newKey().publicPem, { mode: 0o644 })
+      for (const args of [
+        ["prove", "--key", key],
+        ["events", "--kind", "activity"],
+        ["migrate", "--proof"]
+      ]) {
+        const ran = yield* effectAudit(path.join(root, "none"), [...args, "--sqlite", file], {}, under)
+        assert.strictEqual(ran.code, 2, `${args.join(" ")}: ${ran.stderr}`)
+        assert.include(ran.stderr, file)
+        assert.notInclude(ran.stderr, "    at ")
+      }
     })
   )
 })
