@@ -473,6 +473,15 @@ const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed"]
   },
   {
+    name: "a first seal that follows another one",
+    run: async (scene) => {
+      const other = new Sealer(scene.hand, scene.key, KINDS)
+      other.head = randomBytes(32)
+      await other.store([event(scene)])
+    },
+    finds: ["chain"]
+  },
+  {
     name: "a key that goes on after another one has followed it",
     run: async (scene) => {
       const { key, sealer } = scene
