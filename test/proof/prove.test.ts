@@ -473,6 +473,14 @@ const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed"]
   },
   {
+    name: "an event that was erased after a seal allowed it for another kind",
+    run: async (scene) => {
+      await scene.sealer.store([], noticeBytes("erase", "measure", uuid(scene.uses[4]!.id)))
+      await erase(scene)
+    },
+    finds: ["erased"]
+  },
+  {
     name: "a first seal that follows another one",
     run: async (scene) => {
       const other = new Sealer(scene.hand, scene.key, KINDS)
