@@ -137,8 +137,7 @@ const open = (
       timeout: Duration.decode(options.appendTimeout ?? "10 seconds")
     })
     const lettersGuard = yield* Effect.makeSemaphore(1)
-    let permit: decisions.Permit | undefined
-    const { carryOutRequests, changes, retry, tidy } = yield* decisions.make({
+    const { carryOutRequests, changes, onPermission, retry, tidy } = yield* decisions.make({
       disk,
       directory,
       letters,
@@ -152,8 +151,7 @@ const open = (
       maxLineBytes,
       segments,
       cursor: ledger.cursor,
-      guard: lettersGuard,
-      permit: () => permit
+      guard: lettersGuard
     })
 
     const compact = Effect.mapError(lock.whileWriting(ledger.compact), accessError)
@@ -192,18 +190,12 @@ const open = (
       retry: (select, by) => Effect.mapError(retry(select, by), accessError),
       requests: Stream.mapError(changes, accessError),
       carryOutRequests: Effect.mapError(carryOutRequests, accessError),
-      onPermission: (given) =>
-        Effect.sync(() => {
-          permit = given
-        }),
+      onPermission,
       compact,
       writing: (write) => Effect.mapError(lock.whileWriting(write), accessError),
       status: Effect.mapError(statusOf(ledger), accessError),
       progress: Effect.sync(() => ({ settled: ledger.cursor().sequence, next: ledger.next() })),
-      position: Effect.sync(() => {
-        const { offset, segment } = ledger.cursor()
-        return { segment, offset }
-      }),
+      position: Effect.sync(ledger.cursor),
       onAppend: (listener) =>
         Effect.acquireRelease(
           Effect.sync(() => append.listeners.add(listener)),

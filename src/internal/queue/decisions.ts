@@ -33,8 +33,6 @@ interface Parts {
   readonly maxLineBytes: number
   readonly segments: Segments
   readonly cursor: () => Cursor
-  /** carries out what is asked about delivered rows; undefined where nobody can */
-  readonly permit: () => Permit | undefined
   /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
   readonly guard: Effect.Semaphore
 }
@@ -82,6 +80,8 @@ export interface Decisions {
    * looks once more afterwards, and nobody waits for it.
    */
   readonly carryOutRequests: Effect.Effect<void, Failure>
+  /** Names what carries out requests about delivered rows; before that they stay. */
+  readonly onPermission: (permit: Permit) => Effect.Effect<void>
   /** Emits at once, and when there may be a new request. */
   readonly changes: Stream.Stream<void, DiskError>
 }
@@ -152,19 +152,20 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
       const meant = chosen === "all" ? chosenBy(() => true) : theseOf(chosen)
       return oneRun.withPermits(1)(action === "retry" ? retry(meant, by) : discard(meant, by))
     }
-    const { carryOutRequests, changes } = yield* makeRequests(parts, carryOut)
+    const { carryOutRequests, changes, onPermission } = yield* makeRequests(parts, carryOut)
 
     return {
       retry: (select, by) => oneRun.withPermits(1)(retry(chosenBy(select), by)),
       tidy: remains.tidy,
       carryOutRequests,
+      onPermission,
       changes
     }
   })
 
 /** Makes what carries out the requests of other processes, and tells when there may be new ones. */
 const makeRequests = (
-  { directory, disk, lock, permit }: Parts,
+  { directory, disk, lock }: Parts,
   carryOut: (request: requests.Decision) => Effect.Effect<unknown, Failure>
 ) =>
   Effect.gen(function* () {
@@ -172,13 +173,14 @@ const makeRequests = (
     /** held while requests are read, which a disk that hangs may never answer: nobody waits for it */
     const oneByOne = yield* Effect.makeSemaphore(1)
     let isAsked = false
+    let permit: Permit | undefined
 
     /** Whether it is gone. */
     const carryOutFile = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
       Effect.gen(function* () {
         // one that waits for a seal stays
         if (!requests.isPermission(request)) yield* carryOut(request)
-        else if (permit()?.(file, request) !== true) return false
+        else if (permit?.(file, request) !== true) return false
         yield* lock.whileWriting(disk.remove(file))
         // carried out once more after a power cut, it would be about letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
@@ -209,6 +211,10 @@ const makeRequests = (
         isAsked = true
         return serve
       }),
+      onPermission: (given) =>
+        Effect.sync(() => {
+          permit = given
+        }),
       changes: Stream.flatMap(lock.places, () => watch, { switch: true })
     } satisfies Partial<Decisions>
   })
