@@ -1,6 +1,6 @@
 /** The format on disk: a directory of format 1, kept byte for byte, opens in every later version. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Deferred, Effect } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { queueIdOf } from "../../src/internal/queue/directory.js"
@@ -62,8 +62,19 @@ describe("a directory of format 1", () => {
     Effect.gen(function* () {
       const directory = yield* copy
       const database = slowDatabase()
-      const log = yield* openAudit({ directory }, database)
+      const looked = yield* Deferred.make<void>()
+      const { upload } = database.uploader
+      const log = yield* openAudit(
+        { directory },
+        {
+          uploader: {
+            ...database.uploader,
+            upload: (batch) => Effect.zipRight(Deferred.await(looked), upload(batch))
+          }
+        }
+      )
       assert.deepInclude(yield* log.status, BOOKS)
+      yield* Deferred.succeed(looked, undefined)
       const receipt = yield* log.use("of this version")
       yield* log.flush
       assert.deepInclude(yield* log.status, { ...BOOKS, accepted: 16, delivered: 9, waiting: 0 })
