@@ -6,6 +6,19 @@
 import type { UseLogInput } from "effect-audit"
 import { v7 } from "uuid"
 
+/** The columns of its row, without id and time. */
+export const USE_COLUMNS = [
+  "user_name",
+  "device_name",
+  "prompt",
+  "result_path",
+  "status",
+  "error_message",
+  "model",
+  "duration_ms",
+  "finish_reason"
+] as const
+
 export const useLog = (): UseLogInput => ({
   userName: "li.wei",
   deviceName: "studio-3",

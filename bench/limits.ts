@@ -9,6 +9,7 @@ import { StringDecoder } from "node:string_decoder"
 import type { Connection } from "mysql2/promise"
 import { createConnection } from "mysql2/promise"
 import { escape } from "sql-escaper"
+import { USE_COLUMNS } from "./event.js"
 import type { Load, Sample } from "./measure.js"
 import { withCallbacks, withPromises } from "./measure.js"
 
@@ -64,19 +65,7 @@ export const groupCommit = async (
 
 // -------------------------------------------------------------------------------------------------- delivery
 
-const COLUMNS = [
-  "event_id",
-  "event_time",
-  "user_name",
-  "device_name",
-  "prompt",
-  "result_path",
-  "status",
-  "error_message",
-  "model",
-  "duration_ms",
-  "finish_reason"
-] as const
+const COLUMNS = ["event_id", "event_time", ...USE_COLUMNS] as const
 
 /** Rows for each statement: 500, 1000 and 2000 came out alike. */
 const ROWS = 500

@@ -5,18 +5,7 @@
  */
 import { createConnection } from "mysql2"
 import { once } from "node:events"
-
-const COLUMNS = [
-  "user_name",
-  "device_name",
-  "prompt",
-  "result_path",
-  "status",
-  "error_message",
-  "model",
-  "duration_ms",
-  "finish_reason"
-]
+import { USE_COLUMNS } from "../event.js"
 
 interface UseRow {
   readonly event_id: Buffer
@@ -40,7 +29,7 @@ const cellOf = (value: unknown): string => {
 
 const csvOf = (row: UseRow): string => {
   let line = `${row.event_time.toISOString()},${idOf(row.event_id)}`
-  for (const column of COLUMNS) line += `,${cellOf(row[column])}`
+  for (const column of USE_COLUMNS) line += `,${cellOf(row[column])}`
   return `${line}\r\n`
 }
 
@@ -55,11 +44,11 @@ const lineOf = format === "--csv" ? csvOf : jsonOf
 const connection = createConnection({ uri: url!, timezone: "Z" })
 const rows = connection
   .query(
-    `SELECT event_id, event_time, ${COLUMNS.join(", ")} FROM nano_banana_user_use_log ` +
+    `SELECT event_id, event_time, ${USE_COLUMNS.join(", ")} FROM nano_banana_user_use_log ` +
       "ORDER BY event_time DESC, event_id DESC"
   )
   .stream()
-let text = format === "--csv" ? `${["time", "event_id", ...COLUMNS].join(",")}\r\n` : ""
+let text = format === "--csv" ? `${["time", "event_id", ...USE_COLUMNS].join(",")}\r\n` : ""
 for await (const row of rows) {
   text += lineOf(row as UseRow)
   if (text.length < CHUNK) continue

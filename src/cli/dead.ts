@@ -367,6 +367,12 @@ const wait = Options.text("wait").pipe(
   Options.withDescription("How long to wait for a program that owns the queue to carry it out")
 )
 
+/** How long to wait for an owner. */
+export const patienceOf = (wait: string) =>
+  Effect.mapError(Duration.decodeUnknown(wait), () =>
+    usageError(`--wait ${wait} is no duration: say "90 seconds".`)
+  )
+
 const retry = Command.make("retry", { directory, json, ids, all, ofClass, wait }, (options) =>
   decide("retry", options)
 ).pipe(
@@ -399,9 +405,7 @@ const decide = (
   options: Choice & { readonly json: boolean; readonly wait: string }
 ) =>
   Effect.gen(function* () {
-    const patience = Duration.decodeUnknown(options.wait)
-    if (Option.isNone(patience))
-      return yield* usageError(`--wait ${options.wait} is no duration: say "90 seconds".`)
+    const patience = yield* patienceOf(options.wait)
     // what a batch holds lives until its letters are decided: old enough for V8 to let it heap up, four times what is
     // used; and the space of what is young would grow to 48 MiB
     v8.setFlagsFromString("--heap-growing-percent=25 --semi-space-growth-factor=1")
@@ -410,7 +414,7 @@ const decide = (
     let [done, unnamed] = [0, 0]
     const stay: Array<string> = []
     for (const [queue, ids] of chosen) {
-      yield* withProgress(queue, ids.size, carryOut(queue, settings, action, ids, patience.value))
+      yield* withProgress(queue, ids.size, carryOut(queue, settings, action, ids, patience))
       const left = yield* waitingOf(queue, ids)
       for (const id of left) if (options.json || stay.length < NAMED) stay.push(nameOf(queue, id))
       done += ids.size - left.size

@@ -23,7 +23,7 @@ import {
   tablesOf
 } from "./settings.js"
 import { loadSqliteDoctor } from "./sqlite.js"
-import { FORKED } from "./verdict.js"
+import { describeSeal, FORKED } from "./verdict.js"
 import { print, printJson } from "./terminal.js"
 
 export const doctor = Command.make(
@@ -118,10 +118,9 @@ const seals = (directory: string) =>
     const found = yield* Effect.forEach(yield* queuesIn(disk, directory), (queue) => lastSealOf(disk, queue))
     return found.flatMap((seal) => {
       if (seal === undefined) return []
-      const { chain, forked, head, number } = seal
-      const upTo = `up to seal ${chain}:${number}, head ${head}`
+      const upTo = describeSeal(seal)
       return [
-        forked === 1
+        seal.forked === 1
           ? failure("seals", `${FORKED}; run "effect-audit prove". They go ${upTo}`)
           : ok("seals", upTo)
       ]

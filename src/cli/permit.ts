@@ -3,22 +3,22 @@
  * program that owns the queue makes the seal; the command only reads the database.
  */
 import * as FileSystem from "@effect/platform/FileSystem"
-import { Duration, Effect, Option, Stream } from "effect"
+import { Effect, Option, Stream } from "effect"
 import { erasing, purging, sealedRows, sealsBefore } from "../internal/proof/permitted.js"
 import { lastSealOf, ownerOf } from "../internal/queue/inspect.js"
 import * as requests from "../internal/queue/requests.js"
 import { textOf } from "../schema/EventId.js"
+import { sqlDateTime } from "../schema/Line.js"
 import { Disk } from "../services/Disk.js"
 import type { Permission } from "../services/QueueFile.js"
-import { awaitOwner } from "./dead.js"
+import { awaitOwner, patienceOf } from "./dead.js"
 import { Args, Command, Options } from "./effectCli.js"
 import { Ended, ExitCode, usageError } from "./exit.js"
 import { counted } from "./format.js"
 import { momentOf } from "./moment.js"
-import { loadMysqlSource } from "./mysql.js"
 import { operator } from "./owner.js"
-import { database, databaseOf, directory, queuesOf, sqlite } from "./settings.js"
-import { loadSqliteSource } from "./sqlite.js"
+import { database, directory, queuesOf, sqlite } from "./settings.js"
+import { sourceOf } from "./source.js"
 import { print, say } from "./terminal.js"
 
 const wait = Options.text("wait").pipe(
@@ -83,7 +83,7 @@ export const purge = Command.make("purge", { directory, before, wait, sqlite, ..
       const time = named === null ? yield* momentOf("before", Option.some(options.before)) : undefined
       const meant =
         named === null
-          ? yield* sealsBefore(source, new Date(time!).toISOString().replace("T", " ").slice(0, 23))
+          ? yield* sealsBefore(source, sqlDateTime(time!))
           : [{ chain: named[1]!, before: Number(named[2]) }]
       if (meant.length === 0) return yield* say("Nothing was sealed before that.")
       yield* permit(
@@ -122,13 +122,6 @@ const idsOf = (named: ReadonlyArray<string>, file: Option.Option<string>) =>
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
-const sourceOf = (options: Parameters<typeof databaseOf>[0] & { readonly sqlite: Option.Option<string> }) =>
-  Option.match(options.sqlite, {
-    onNone: () =>
-      Effect.flatMap(loadMysqlSource, ({ openSource }) => Effect.flatMap(databaseOf(options), openSource)),
-    onSome: (filename) => Effect.flatMap(loadSqliteSource, ({ openSource }) => openSource(filename))
-  })
-
 /** Has the owner of a queue seal the permissions; those of several instances are the same to a proof. */
 const permit = (
   options: { readonly directory: Option.Option<string>; readonly wait: string },
@@ -136,16 +129,14 @@ const permit = (
 ) =>
   Effect.gen(function* () {
     const disk = yield* Disk
-    const patience = Duration.decodeUnknown(options.wait)
-    if (Option.isNone(patience))
-      return yield* usageError(`--wait ${options.wait} is no duration: say "90 seconds".`)
+    const patience = yield* patienceOf(options.wait)
     for (const queue of yield* queuesOf(options.directory)) {
       const owner = yield* ownerOf(disk, queue.directory)
       if (owner === undefined || (yield* lastSealOf(disk, queue.directory)) === undefined) continue
       const files = yield* Effect.forEach(permissions, (permission) =>
         requests.submit(disk, queue.directory, { ...permission, by: operator() })
       )
-      return yield* awaitOwner({ files, owner }, queue, patience.value)
+      return yield* awaitOwner({ files, owner }, queue, patience)
     }
     return yield* new Ended({
       code: ExitCode.needsOperator,

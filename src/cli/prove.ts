@@ -16,9 +16,8 @@ import { Command, Options } from "./effectCli.js"
 import { endWith, ExitCode, usageError } from "./exit.js"
 import { describeFinding, failure, ok, warning } from "./findings.js"
 import { counted, formatCount } from "./format.js"
-import { loadMysqlSource } from "./mysql.js"
-import { database, databaseOf, json, sqlite, tablesOf } from "./settings.js"
-import { loadSqliteSource } from "./sqlite.js"
+import { database, json, sqlite, tablesOf } from "./settings.js"
+import { sourceOf } from "./source.js"
 import { isTerminal, makeCanvas, print, printJson } from "./terminal.js"
 
 const key = Options.file("key").pipe(
@@ -55,13 +54,7 @@ export const prove = Command.make(
         const heads = Option.isSome(options.anchors) ? yield* anchorsOf(options.anchors.value) : undefined
         const from = Option.isSome(options.since) ? yield* sealOf(options.since.value) : undefined
         const tables = yield* tablesOf(options.tables)
-        const source = yield* Option.match(options.sqlite, {
-          onNone: () =>
-            Effect.flatMap(loadMysqlSource, ({ openSource }) =>
-              Effect.flatMap(databaseOf(options), openSource)
-            ),
-          onSome: (filename) => Effect.flatMap(loadSqliteSource, ({ openSource }) => openSource(filename))
-        })
+        const source = yield* sourceOf(options)
         const summary = yield* verify(source, {
           key: verifying.right,
           anchors: heads ?? [],

@@ -3,7 +3,6 @@ import { Clock, Duration, Effect, Option, Schedule } from "effect"
 import type { Inspection } from "../internal/queue/inspect.js"
 import { inspect } from "../internal/queue/inspect.js"
 import type { Balance } from "../services/QueueFile.js"
-import type { Head } from "../services/Sealing.js"
 import { Disk } from "../services/Disk.js"
 import { Command, Options } from "./effectCli.js"
 import { endWith, type ExitCode, usageError, worst } from "./exit.js"
@@ -11,7 +10,7 @@ import { counted, formatBytes, formatCount, formatSpan } from "./format.js"
 import { directory, json, queuesOf, settingsOf } from "./settings.js"
 import { fit, isTerminal, type Line, makeCanvas, paint, type Part, print, printJson } from "./terminal.js"
 import type { Limits, State, Verdict } from "./verdict.js"
-import { judge, statusOf } from "./verdict.js"
+import { describeSeal, judge, statusOf } from "./verdict.js"
 
 const watch = Options.boolean("watch").pipe(
   Options.withAlias("w"),
@@ -127,8 +126,6 @@ const facts = (queue: Surveyed, now: number): ReadonlyArray<readonly [string, ..
     ["disk", `${formatBytes(volume.freeBytes)} free (${volume.type})`]
   ]
 }
-
-const describeSeal = ({ chain, head, number }: Head): string => `up to seal ${chain}:${number}, head ${head}`
 
 const describeBalance = (balance: Balance): ReadonlyArray<Part> => {
   const { accepted, dead, delivered, discarded, missing, retried, torn, waiting } = balance

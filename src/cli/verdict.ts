@@ -2,6 +2,7 @@
 import type { Inspection } from "../internal/queue/inspect.js"
 import type { StatusFile } from "../internal/queue/statusFile.js"
 import type { Balance } from "../services/QueueFile.js"
+import type { Head } from "../services/Sealing.js"
 import { ExitCode, worst } from "./exit.js"
 import { counted, formatBytes, formatSpan } from "./format.js"
 
@@ -71,6 +72,10 @@ const integrity = (queue: Inspection): ReadonlyArray<Finding> => {
     ? [...found, finding(ExitCode.integrity, "integrity", `${FORKED}; run "effect-audit prove"`)]
     : found
 }
+
+/** How far a queue is sealed. */
+export const describeSeal = ({ chain, head, number }: Head): string =>
+  `up to seal ${chain}:${number}, head ${head}`
 
 /** What is said for ever. */
 export const FORKED =

@@ -9,11 +9,11 @@ import { containedScope, step } from "../internal/contained.js"
 import { adopt } from "../internal/python/adoption.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
 import * as appends from "../internal/queue/append.js"
+import { sealOf } from "../internal/queue/cursor.js"
 import * as cursorFile from "../internal/queue/cursorFile.js"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import * as decisions from "../internal/queue/decisions.js"
 import * as directories from "../internal/queue/directory.js"
-import type { Cursor } from "../internal/queue/cursor.js"
 import { MAX_SEQUENCE } from "../internal/queue/fields.js"
 import * as housekeeping from "../internal/queue/housekeeping.js"
 import * as ledgers from "../internal/queue/ledger.js"
@@ -245,9 +245,6 @@ const recover = (options: Options, directory: string, lock: locks.Lock, withRoom
     const next = Math.min(recovered.next + adopted, MAX_SEQUENCE + 1)
     return { segments, letters, slots, cursor: recovered.cursor, next }
   })
-
-/** Of a queue that is not sealed, nothing. */
-const sealOf = ({ seal }: Cursor): Pick<QueueStatus, "seal"> => (seal === undefined ? {} : { seal })
 
 const statusOf = (ledger: ledgers.Ledger): Effect.Effect<QueueStatus, DiskError> =>
   Effect.gen(function* () {

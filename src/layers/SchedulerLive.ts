@@ -105,7 +105,10 @@ const CLOSED = new Error("the audit log is closed")
 /** How often requests are looked for during a pass, in milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
-/** How long a pass waits for them, so that what a few append again goes with it: many take seconds, and a disk may never answer. */
+/**
+ * How long a pass waits for them, so that what a few append again goes with it. Many take seconds, and a disk may never
+ * answer.
+ */
 const REQUESTS_WAIT = Duration.millis(100)
 
 /**

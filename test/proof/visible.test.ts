@@ -23,13 +23,18 @@ const gaugesOf = (directory: string) =>
       ])
   )
 
+/** An embedded database with tables for a proof, and a place for a queue. */
+const given = Effect.gen(function* () {
+  const [, make] = PROVEN.at(-1)!
+  return { database: yield* make(), directory: path.join(yield* temporaryDirectory, "audit") }
+})
+
+const record = (log: AuditLog["Type"]) =>
+  Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }), log.flush)
+
 it.scopedLive("chain, number and head are shown, and a chain that was not as it was left for ever", () =>
   Effect.gen(function* () {
-    const [, make] = PROVEN.at(-1)!
-    const database = yield* make()
-    const directory = path.join(yield* temporaryDirectory, "audit")
-    const record = (log: AuditLog["Type"]) =>
-      Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }), log.flush)
+    const { database, directory } = yield* given
     const plain = yield* lifeOf(database, directory, (log) => log.status)
     assert.notProperty(plain, "seal")
     const { seal } = yield* lifeOf(database, directory, (log) => Effect.zipRight(record(log), log.status))
@@ -82,11 +87,7 @@ it.scopedLive("chain, number and head are shown, and a chain that was not as it 
 
 it.scopedLive("events that were delivered without a seal are told of by the next one", () =>
   Effect.gen(function* () {
-    const [, make] = PROVEN.at(-1)!
-    const database = yield* make()
-    const directory = path.join(yield* temporaryDirectory, "audit")
-    const record = (log: AuditLog["Type"]) =>
-      Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }), log.flush)
+    const { database, directory } = yield* given
     const textsOf = Effect.map(
       database.query("SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal ORDER BY number"),
       (rows) => rows.map(({ notices }) => String(notices).includes("8:unsealed,"))

@@ -13,6 +13,7 @@ import { Duration, Effect } from "effect"
 import { randomBytes } from "node:crypto"
 import { UploadError } from "../../schema/Errors.js"
 import { textOf } from "../../schema/EventId.js"
+import { sqlDateTime } from "../../schema/Line.js"
 import { idOf, isBefore, type Place, placeOf } from "../../schema/Position.js"
 import type { LastSeal, Manifest, Seal, Sealing, Stored } from "../../services/Sealing.js"
 import { monotonicMillis } from "../monotonic.js"
@@ -346,7 +347,7 @@ const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manif
 }
 
 /** `YYYY-MM-DD HH:MM:SS.ffffff` */
-const timeOf = (now: number): string => `${new Date(now).toISOString().replace("T", " ").slice(0, 23)}000`
+const timeOf = (now: number): string => `${sqlDateTime(now)}000`
 
 const missed = (found: string) =>
   new UploadError({

@@ -108,6 +108,9 @@ const isSeal = (seal: Cursor["seal"] | null): seal is LastSeal =>
   /^[0-9a-f]{32}$/.test(seal.chain) &&
   /^[0-9a-f]{64}$/.test(seal.head)
 
+/** What a status says of the last seal: nothing of a queue that is not sealed. */
+export const sealOf = ({ seal }: Cursor): Pick<Cursor, "seal"> => (seal === undefined ? {} : { seal })
+
 /** Only what is known of it, since there is no room for more. */
 const sealIn = ({ bare, chain, forked, head, number }: LastSeal): LastSeal => ({
   chain,

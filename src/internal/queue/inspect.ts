@@ -8,7 +8,7 @@ import type { QueueStatus } from "../../services/QueueFile.js"
 import type { LastSeal } from "../../services/Sealing.js"
 import { balanceOf, waitingBytesOf } from "./ledger.js"
 import type { Cursor } from "./cursor.js"
-import { decode, decodeSlot, SLOT_BYTES } from "./cursor.js"
+import { decode, decodeSlot, sealOf, SLOT_BYTES } from "./cursor.js"
 import * as deadLetterFile from "./deadLetters.js"
 import { queueIdOf } from "./directory.js"
 import { Pid } from "./fields.js"
@@ -71,7 +71,7 @@ export const inspect = (
       waitingBytes: waitingBytesOf(found.cursor, found.segments),
       oldest: Option.getOrUndefined(Option.map(oldest, ({ bytes }) => timeOfLine(objectOf(bytes)))),
       nextSequence: found.next,
-      ...(found.cursor.seal === undefined ? {} : { seal: found.cursor.seal }),
+      ...sealOf(found.cursor),
       delivery: Option.getOrUndefined(yield* statusFile.read(disk, directory)),
       volume: yield* disk.volume(directory),
       brokenRequests: (yield* requests.look(disk, directory)).broken.length
