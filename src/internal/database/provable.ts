@@ -7,6 +7,8 @@ import type { Storage } from "./columnTypes.js"
 
 /** What a column does with the values of a field. */
 export interface Keeper {
+  /** A text of at most so many UTF-16 units is kept, and shown, as it is; -1 where none is. NULL always is. */
+  readonly plain: number
   /** What to write for a value, so that the column keeps just that; undefined where nobody can tell what it would keep. */
   readonly fit: (value: SqlValue) => SqlValue | undefined
   /** The text by which the database shows what was fitted. */

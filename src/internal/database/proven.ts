@@ -46,6 +46,8 @@ export interface Keepers {
 /** Events as they are written, and what is sealed of them. */
 export interface Proven {
   readonly events: ReadonlyArray<StoredEvent>
+  /** of each of these events, behind one another */
+  readonly salts: Buffer
   /** the entries of these events */
   readonly entries: Buffer
   /** the places of these events among those that were given */
@@ -54,19 +56,20 @@ export interface Proven {
   readonly refused: ReadonlyArray<Rejection>
 }
 
-/** An event with its salt. Hot path: a class, not a literal (bench/README.md#literals). */
-class Salted implements StoredEvent {
+/** An event some of whose values were fitted to their columns. */
+class Fitted implements StoredEvent {
   readonly eventId: string
+  readonly definition: AuditEvent.Any
   readonly time: number | null
   readonly line: StoredEvent["line"]
   readonly retried: boolean
 
   constructor(
     event: StoredEvent,
-    readonly definition: AuditEvent.Any,
     readonly row: ReadonlyArray<SqlValue>
   ) {
     this.eventId = event.eventId
+    this.definition = event.definition
     this.time = event.time
     this.line = event.line
     this.retried = event.retried === true
@@ -84,7 +87,6 @@ export const prove = (
 ): Proven => {
   const salts = randomFillSync(Buffer.allocUnsafeSlow(given.length * SALT_BYTES))
   const entries = Buffer.alloc(given.length * ENTRY_BYTES)
-  const kind = withProof(definition)
   const events: Array<StoredEvent> = []
   const places: Array<number> = []
   const refused: Array<Rejection> = []
@@ -98,14 +100,24 @@ export const prove = (
       refused.push({ index, ...refusal })
       continue
     }
-    const row = new Array<SqlValue>(width + 1)
+    const { row } = event
+    /** another row, if some value is not kept as it is */
+    let other: Array<SqlValue> | undefined
     let unkept: Array<string> | undefined
     for (let i = 0; i < width; i++) {
       const keeper = keepers.columns[i]!
-      const fitted = keeper.fit(event.row[i]!)
+      const value = row[i] ?? null
+      // Hot path: mostly nothing is to be fitted
+      if (value === null || (typeof value === "string" && value.length <= keeper.plain)) {
+        values[i] = value
+        continue
+      }
+      const fitted = keeper.fit(value)
       if (fitted === undefined) (unkept ??= []).push(definition.columns[i]!.name)
-      row[i] = fitted ?? null
-      values[i] = keeper.textOf(fitted ?? null)
+      else {
+        if (!Object.is(fitted, value)) (other ??= [...row])[i] = fitted
+        values[i] = keeper.textOf(fitted)
+      }
     }
     const time = event.time === null ? null : keepers.eventTime.fit(sqlDateTime(event.time))
     if (time === undefined) (unkept ??= []).push("event_time")
@@ -113,17 +125,19 @@ export const prove = (
       refused.push({ index, ...unprovable(unkept.join(", "), manifest) })
       continue
     }
-    const at = events.length * ENTRY_BYTES
-    writeId(event.eventId, entries, at)
-    const salt = salts.subarray(index * SALT_BYTES, (index + 1) * SALT_BYTES)
-    // the entry holds the id already
-    writeLeaf(entries, at, manifest, { eventTime: keepers.eventTime.textOf(time ?? null), values }, salt)
-    // drivers take bytes for bytes; no other column holds any
-    row[width] = salt as unknown as SqlValue
-    events.push(new Salted(event, kind, row))
+    writeId(event.eventId, entries, events.length * ENTRY_BYTES)
+    const eventTime = keepers.eventTime.textOf(time ?? null)
+    writeLeaf(entries, salts, events.length, manifest, { eventTime, values })
+    events.push(other === undefined ? event : new Fitted(event, other))
     places.push(index)
   }
-  return { events, entries: entries.subarray(0, events.length * ENTRY_BYTES), places, refused }
+  return {
+    events,
+    salts: salts.subarray(0, events.length * SALT_BYTES),
+    entries: entries.subarray(0, events.length * ENTRY_BYTES),
+    places,
+    refused
+  }
 }
 
 /** Of an event that no column would keep as it is. */

@@ -6,6 +6,7 @@ import type { SqlValue, StoredEvent } from "../../schema/Line.js"
 import { sqlDateTime } from "../../schema/Line.js"
 import { ofKind } from "../../schema/Rules.js"
 import { ID_BYTES, writeId } from "../../schema/EventId.js"
+import { saltAt } from "../proof/row.js"
 
 /** Our own columns: the event's id, 16 bytes, and its time in UTC. */
 export const EVENT_ID = "event_id"
@@ -60,19 +61,23 @@ export const parameters = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean,
   /** those of the columns of the kind */
-  forms?: ReadonlyArray<Form>
+  forms?: ReadonlyArray<Form>,
+  /** for one column more: that of each event, behind one another */
+  salts?: Buffer
 ): Array<SqlValue | Buffer> => {
   const params: Array<SqlValue | Buffer> = []
   // one buffer for all ids: a small one for each would cost more than the id
   const ids = Buffer.allocUnsafeSlow(withIdentity ? events.length * ID_BYTES : 0)
-  let at = 0
-  for (const { eventId, row, time } of events) {
+  for (let index = 0; index < events.length; index++) {
+    const { eventId, row, time } = events[index]!
     if (withIdentity) {
+      const at = index * ID_BYTES
       writeId(eventId, ids, at)
-      params.push(ids.subarray(at, (at += ID_BYTES)), time === null ? null : sqlDateTime(time))
+      params.push(ids.subarray(at, at + ID_BYTES), time === null ? null : sqlDateTime(time))
     }
     if (forms === undefined) for (const value of row) params.push(value)
     else for (let i = 0; i < row.length; i++) params.push(parameterOf(row[i]!, forms[i]))
+    if (salts !== undefined) params.push(saltAt(salts, index))
   }
   return params
 }

@@ -17,23 +17,33 @@ const LENGTH_BYTES = 8
 const KEPT = 64 * 1024
 
 /**
- * Parts behind their lengths, one after the other. Hot path: a row has two hashes of a dozen short parts each, so one
- * frame is used again and again, and calls nobody for a short text.
+ * Parts behind their lengths, one after the other; the first ones are those of every frame of its kind. Hot path: a row
+ * has two hashes of a dozen short parts each, so one frame is used again and again, and calls nobody for a short text
+ * (bench/README.md#proof).
  */
 export class Frame {
-  private bytes = Buffer.alloc(KEPT)
+  private bytes = Buffer.alloc(1024)
   private at = 0
+  /** behind the parts of every frame */
+  private readonly start: number
+  /** by length: the frames so far, while the bytes stay where they are */
+  private views: Array<Buffer | undefined> = []
+
+  constructor(...parts: ReadonlyArray<Part>) {
+    for (const part of parts) this.part(part)
+    this.start = this.at
+  }
 
   /** Begins anew. */
-  begin(domain: string): this {
+  begin(): this {
+    this.at = this.start
     // one large row is no reason to hold its room for good
-    if (this.bytes.length > KEPT) this.bytes = Buffer.alloc(KEPT)
-    this.at = 0
-    return this.part(domain)
+    if (this.bytes.length > KEPT) this.move(KEPT)
+    return this
   }
 
   part(part: Part): this {
-    if (typeof part === "string") return this.text(part, "")
+    if (typeof part === "string") return this.text(part, false)
     return this.slice(part, 0, part.length)
   }
 
@@ -47,13 +57,20 @@ export class Frame {
     return this.end(start + size)
   }
 
-  /** A text behind a mark, as one part. */
-  text(text: string, mark: "" | "="): this {
+  /** A value of a row, as one part: NULL is no text, the empty one neither. */
+  value(value: string | null): this {
+    if (value !== null) return this.text(value, true)
+    this.reserve(0)
+    return this.end(this.at + LENGTH_BYTES)
+  }
+
+  /** A text as one part, behind a mark if it is a value. */
+  private text(text: string, isMarked: boolean): this {
     // no character needs more bytes for each of its units
-    this.reserve(mark.length + 3 * text.length)
+    this.reserve(1 + 3 * text.length)
     const { bytes } = this
     let to = this.at + LENGTH_BYTES
-    if (mark !== "") bytes[to++] = EQUALS
+    if (isMarked) bytes[to++] = EQUALS
     if (text.length > SHORT) return this.end(to + bytes.write(text, to))
     for (let i = 0; i < text.length; i++) {
       const code = text.charCodeAt(i)
@@ -73,15 +90,20 @@ export class Frame {
 
   /** The bytes that were framed, until another frame begins. */
   get framed(): Buffer {
-    return this.bytes.subarray(0, this.at)
+    const { at, bytes, views } = this
+    return at < SHORT_FRAME ? (views[at] ??= bytes.subarray(0, at)) : bytes.subarray(0, at)
   }
 
   private reserve(size: number): void {
     const needed = this.at + LENGTH_BYTES + size
-    if (needed <= this.bytes.length) return
-    const larger = Buffer.alloc(Math.max(needed, 2 * this.bytes.length))
-    larger.set(this.framed)
-    this.bytes = larger
+    if (needed > this.bytes.length) this.move(Math.max(needed, 2 * this.bytes.length))
+  }
+
+  private move(room: number): void {
+    const bytes = Buffer.alloc(room)
+    bytes.set(this.bytes.subarray(0, this.at))
+    this.bytes = bytes
+    this.views = []
   }
 
   /** Ends a part before this index. */
@@ -105,11 +127,14 @@ const EQUALS = "=".charCodeAt(0)
 /** UTF-16 units, or bytes, that are written one by one; a call of the buffer's own takes as long as about so many. */
 const SHORT = 48
 
+/** bytes of a frame whose view is kept: to make one takes a tenth of the time of its hash */
+const SHORT_FRAME = 1024
+
 /** To be used and done with before anybody else begins. */
-export const framing = new Frame()
+const framing = new Frame()
 
 const framingOf = (domain: string, parts: ReadonlyArray<Part>): Frame => {
-  framing.begin(domain)
+  framing.begin().part(domain)
   for (const part of parts) framing.part(part)
   return framing
 }

@@ -4,8 +4,8 @@
  */
 import type { Manifest } from "../../services/Sealing.js"
 import { ID_BYTES } from "../../schema/EventId.js"
-import { framing, hashOf } from "./bytes.js"
-import { LEAF_AT } from "./seal.js"
+import { Frame, hashOf } from "./bytes.js"
+import { ENTRY_BYTES, LEAF_AT } from "./seal.js"
 
 export type { Manifest }
 
@@ -21,66 +21,80 @@ export interface RowContent {
 /** Random bytes of each row: without them nobody can guess at what was erased. */
 export const SALT_BYTES = 16
 
+/** One of salts that stand behind one another. */
+export const saltAt = (salts: Buffer, index: number): Buffer =>
+  salts.subarray(index * SALT_BYTES, (index + 1) * SALT_BYTES)
+
 /** The hash over the erasable columns, which takes the place of the salt when they are erased. */
 export const erasableHash = (manifest: Manifest, { values }: RowContent, salt: Uint8Array): Buffer =>
-  Buffer.from(hashErasable(manifest, values, salt), "latin1")
+  Buffer.from(hashErasable(formOf(manifest), values, salt, 0, salt.length), "latin1")
 
 /** The leaf of a row whose erasable columns have this hash. */
 export const leafOf = (manifest: Manifest, row: RowContent, erasedTo: Uint8Array): Buffer => {
-  framing.begin("effect-audit/row/1").part(manifest.kind).part(row.eventId)
-  return Buffer.from(hashRest(manifest, row, Buffer.from(erasedTo).toString("latin1")), "latin1")
+  const form = formOf(manifest)
+  form.frame.begin().part(row.eventId)
+  return Buffer.from(hashRest(form, row, Buffer.from(erasedTo).toString("latin1")), "latin1")
 }
 
-/** Writes the leaf of a row with this salt into its entry, which begins with its id. */
+/** Writes the leaf of a row into its entry, which begins with its id; entries and salts stand behind one another. */
 export const writeLeaf = (
   entries: Buffer,
-  at: number,
+  salts: Buffer,
+  index: number,
   manifest: Manifest,
-  row: Omit<RowContent, "eventId">,
-  salt: Uint8Array
+  row: Omit<RowContent, "eventId">
 ): void => {
-  const erasedTo = hashErasable(manifest, row.values, salt)
-  framing
-    .begin("effect-audit/row/1")
-    .part(manifest.kind)
-    .slice(entries, at, at + ID_BYTES)
-  entries.write(hashRest(manifest, row, erasedTo), at + LEAF_AT, "latin1")
+  const form = formOf(manifest)
+  const salt = index * SALT_BYTES
+  const erasedTo = hashErasable(form, row.values, salts, salt, salt + SALT_BYTES)
+  const at = index * ENTRY_BYTES
+  form.frame.begin().slice(entries, at, at + ID_BYTES)
+  entries.write(hashRest(form, row, erasedTo), at + LEAF_AT, "latin1")
 }
 
-const hashErasable = (manifest: Manifest, values: RowContent["values"], salt: Uint8Array): string => {
-  const isErasable = erasabilityOf(manifest)
-  framing.begin("effect-audit/erasable/1").part(salt)
-  for (let i = 0; i < isErasable.length; i++) if (isErasable[i]!) addValue(values[i]!)
-  return hashOf(framing)
+const hashErasable = (
+  { erasable }: Form,
+  values: RowContent["values"],
+  salts: Uint8Array,
+  from: number,
+  to: number
+): string => {
+  ERASABLE.begin().slice(salts, from, to)
+  for (let i = 0; i < erasable.length; i++) ERASABLE.value(values[erasable[i]!]!)
+  return hashOf(ERASABLE)
 }
 
 /** Hashes a row whose kind and id are framed. */
 const hashRest = (
-  manifest: Manifest,
+  { frame, kept }: Form,
   { eventTime, values }: Omit<RowContent, "eventId">,
   erasedTo: string
 ): string => {
-  const isErasable = erasabilityOf(manifest)
-  addValue(eventTime)
-  framing.latin1(erasedTo)
-  for (let i = 0; i < isErasable.length; i++) if (!isErasable[i]!) addValue(values[i]!)
-  return hashOf(framing)
+  frame.value(eventTime).latin1(erasedTo)
+  for (let i = 0; i < kept.length; i++) frame.value(values[kept[i]!]!)
+  return hashOf(frame)
 }
 
-/** NULL is no text, the empty one neither. */
-const addValue = (value: string | null): void => {
-  if (value === null) framing.text("", "")
-  else framing.text(value, "=")
+/** The rows of a manifest: the places of their columns, and how what is hashed of them begins. */
+class Form {
+  readonly erasable: Array<number> = []
+  readonly kept: Array<number> = []
+  readonly frame: Frame
+
+  constructor({ columns, erasable, kind }: Manifest) {
+    columns.forEach((name, place) => (erasable.includes(name) ? this.erasable : this.kept).push(place))
+    this.frame = new Frame("effect-audit/row/1", kind)
+  }
 }
 
-/** Whether each of its columns is erasable. */
-const erasabilityOf = (manifest: Manifest): ReadonlyArray<boolean> => {
-  const known = erasability.get(manifest)
+const ERASABLE = new Frame("effect-audit/erasable/1")
+
+const formOf = (manifest: Manifest): Form => {
+  const known = forms.get(manifest)
   if (known !== undefined) return known
-  const { columns, erasable } = manifest
-  const made = columns.map((name) => erasable.includes(name))
-  erasability.set(manifest, made)
+  const made = new Form(manifest)
+  forms.set(manifest, made)
   return made
 }
 
-const erasability = new WeakMap<Manifest, ReadonlyArray<boolean>>()
+const forms = new WeakMap<Manifest, Form>()

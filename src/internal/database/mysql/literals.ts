@@ -5,6 +5,7 @@
 import { escape } from "sql-escaper"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
 import { sqlDateTime } from "../../../schema/Line.js"
+import { saltAt } from "../../proof/row.js"
 import { type Form, literalOf } from "../rows.js"
 
 /** A row for each event, in parentheses, its columns in the order of `parameters`. */
@@ -12,10 +13,13 @@ export const rowsAsText = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean,
   /** those of the columns of the kind */
-  forms: ReadonlyArray<Form>
+  forms: ReadonlyArray<Form>,
+  /** for one column more, as for `parameters` */
+  salts?: Buffer
 ): Array<string> => {
   const rows: Array<string> = []
-  for (const event of events) {
+  for (let index = 0; index < events.length; index++) {
+    const event = events[index]!
     const { row } = event
     let text = withIdentity ? `(${identityOf(event)}` : "("
     for (let i = 0; i < row.length; i++) {
@@ -23,7 +27,7 @@ export const rowsAsText = (
       if (i > 0 || withIdentity) text += ","
       text += literal(literalOf(value, forms[i]))
     }
-    rows.push(`${text})`)
+    rows.push(salts === undefined ? `${text})` : `${text},${bytesAsText(saltAt(salts, index))})`)
   }
   return rows
 }
@@ -34,8 +38,10 @@ const identityOf = ({ eventId, time }: StoredEvent): string =>
 const literal = (value: SqlValue | Buffer): string => {
   if (value === null) return "NULL"
   if (typeof value === "string") return escape(value)
-  return Buffer.isBuffer(value) ? `x'${value.toString("hex")}'` : String(value)
+  return Buffer.isBuffer(value) ? bytesAsText(value) : String(value)
 }
+
+const bytesAsText = (bytes: Buffer): string => `x'${bytes.toString("hex")}'`
 
 /**
  * The row of an event that is too large to be escaped: its long texts as parameters, the rest as in every other row, since
@@ -44,7 +50,8 @@ const literal = (value: SqlValue | Buffer): string => {
 export const rowWithParameters = (
   event: StoredEvent,
   withIdentity: boolean,
-  forms: ReadonlyArray<Form>
+  forms: ReadonlyArray<Form>,
+  salts?: Buffer
 ): { readonly row: string; readonly long: ReadonlyArray<string> } => {
   const long: Array<string> = []
   const isLong = (value: SqlValue): value is string => typeof value === "string" && value.length > LONG
@@ -52,7 +59,9 @@ export const rowWithParameters = (
   const values = event.row.map((value, index) =>
     isLong(value) ? "?" : literal(literalOf(value, forms[index]))
   )
-  return { row: `(${[...(withIdentity ? [identityOf(event)] : []), ...values].join(",")})`, long }
+  const identity = withIdentity ? [identityOf(event)] : []
+  const salt = salts === undefined ? [] : [bytesAsText(saltAt(salts, 0))]
+  return { row: `(${[...identity, ...values, ...salt].join(",")})`, long }
 }
 
 /** UTF-16 units */

@@ -87,8 +87,15 @@ const textKeeper = ({ charset, length, type }: Column): Kept => {
   if (!CHARSETS.has(charset ?? "")) return Either.left("CONVERT the table TO CHARACTER SET utf8mb4")
   const room = length ?? Number.POSITIVE_INFINITY
   const inBytes = type !== "varchar" && charset !== "latin1" && charset !== "ascii"
+  // no character has more bytes, and none more units
+  const plain = Math.floor(room / (inBytes ? 3 : 1))
   return Either.right({
-    fit: (value) => (value === null ? null : withoutExcess(String(value), room, inBytes)),
+    plain,
+    fit: (value) => {
+      if (value === null) return null
+      const text = String(value)
+      return text.length <= plain ? text : withoutExcess(text, room, inBytes)
+    },
     textOf: asText
   })
 }
@@ -98,8 +105,6 @@ const textKeeper = ({ charset, length, type }: Column): Kept => {
  * beyond it is refused by the server.
  */
 const withoutExcess = (text: string, room: number, inBytes: boolean): string => {
-  // most texts: no character has more bytes, and none more units
-  if (text.length * (inBytes ? 3 : 1) <= room) return text
   const bare = text.replace(BLANKS_AT_END, "")
   if (bare.length === text.length) return text
   const excess = sizeOf(text, inBytes) - Math.max(room, sizeOf(bare, inBytes))
@@ -120,9 +125,14 @@ const asText = (value: SqlValue): string | null => (value === null ? null : Stri
 
 // -------------------------------------------------------------------------------------------------- numbers
 
-const WHOLE: Keeper = { fit: (value) => (typeof value === "number" ? wholeOf(value) : value), textOf: asText }
+const WHOLE: Keeper = {
+  plain: -1,
+  fit: (value) => (typeof value === "number" ? wholeOf(value) : value),
+  textOf: asText
+}
 
 const NUMBER: Keeper = {
+  plain: -1,
   // no zero is negative: as a text it would not be
   fit: (value) => (value === null ? null : Number(value) + 0),
   textOf: (value) => (value === null ? null : numberText(Number(value)))
@@ -138,6 +148,7 @@ const timeKeeper = ({ declared }: Column, storage: Storage): Kept => {
   // many events share a millisecond
   let last: { readonly value: SqlValue; readonly fitted: string | undefined } | undefined
   return Either.right({
+    plain: -1,
     fit: (value) => {
       if (value === null) return null
       if (last?.value !== value) last = { value, fitted: timeIn(String(value), places) }

@@ -87,7 +87,8 @@ class Tables {
   prepare({ definition, events: given }: UploadBatch, found: Found): Ahead {
     const { keepers, manifest, table } = found
     const proven = prove(definition, manifest, keepers, given, this.store.refusalOf)
-    const prepared = this.store.prepare(table, { definition: withProof(definition), events: proven.events })
+    const { events, salts } = proven
+    const prepared = this.store.prepare(table, { definition: withProof(definition), events }, salts)
     return { found, proven, prepared }
   }
 }

@@ -10,6 +10,7 @@ import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
 import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
+import { SALT_BYTES } from "../../proof/row.js"
 import { Doubted, ill, makeDoubts, type Trial } from "../doubt.js"
 import { makeDriftGuard, narrow, Refused } from "../narrow.js"
 import { isSameForms, parameters, widthOf } from "../rows.js"
@@ -115,9 +116,9 @@ export const makeStoreWithin = ({ nameOf, withSession }: Pick<Target, "nameOf" |
   })
   return {
     /** Makes what can be made of a batch before there is a transaction. */
-    prepare: (table: Table, batch: UploadBatch): Prepared => {
+    prepare: (table: Table, batch: UploadBatch, salts: Buffer): Prepared => {
       const twins = new Set<StoredEvent>()
-      const rows = new Rows(batch.definition, batch.events, true, twins)
+      const rows = new Rows(batch.definition, batch.events, true, { twins, salts })
       rows.prepare(table)
       return { batch, rows, table, twins, fitting: table.fitting(batch.events, 0) }
     },
@@ -175,6 +176,14 @@ interface Ahead {
   readonly fitting: number
 }
 
+/** What events have within a transaction of the caller's. */
+interface Within {
+  /** those that were there already */
+  readonly twins: Set<StoredEvent>
+  /** of each, behind one another, for the column behind those of the kind */
+  readonly salts: Buffer
+}
+
 /** Events, and their rows in the form in which the server takes them fastest. */
 class Rows {
   private params: ReturnType<typeof parameters> = []
@@ -186,8 +195,7 @@ class Rows {
     private readonly definition: AuditEvent.Any,
     public events: ReadonlyArray<StoredEvent>,
     private readonly withIdentity: boolean,
-    /** within a transaction of the caller's: those that were there already */
-    readonly twins?: Set<StoredEvent>
+    readonly within?: Within
   ) {}
 
   /** Makes the form that a statement of all of them has. */
@@ -198,13 +206,15 @@ class Rows {
 
   parameters(table: Table): ReturnType<typeof parameters> {
     this.fit(table)
-    if (this.params.length === 0) this.params = parameters(this.events, this.withIdentity, table.forms)
+    if (this.params.length === 0)
+      this.params = parameters(this.events, this.withIdentity, table.forms, this.within?.salts)
     return this.params
   }
 
   asText(table: Table): ReadonlyArray<string> {
     this.fit(table)
-    if (this.texts.length === 0) this.texts = rowsAsText(this.events, this.withIdentity, table.forms)
+    if (this.texts.length === 0)
+      this.texts = rowsAsText(this.events, this.withIdentity, table.forms, this.within?.salts)
     return this.texts
   }
 
@@ -215,13 +225,17 @@ class Rows {
 
   /** The first of them, of which only the long texts are parameters. */
   withParameters(table: Table): ReturnType<typeof rowWithParameters> {
-    return rowWithParameters(this.events[0]!, this.withIdentity, table.forms)
+    return rowWithParameters(this.events[0]!, this.withIdentity, table.forms, this.within?.salts)
   }
 
   /** Those from an index to before another one; what was made for all of them is used again. */
   part(from: number, to: number): Rows {
     if (from === 0 && to === this.events.length) return this
-    const part = new Rows(this.definition, this.events.slice(from, to), this.withIdentity, this.twins)
+    const within =
+      this.within === undefined
+        ? undefined
+        : { ...this.within, salts: this.within.salts.subarray(from * SALT_BYTES, to * SALT_BYTES) }
+    const part = new Rows(this.definition, this.events.slice(from, to), this.withIdentity, within)
     const width = widthOf(this.definition, this.withIdentity)
     part.params = this.params.slice(from * width, to * width)
     part.texts = this.texts.slice(from, to)
@@ -512,11 +526,11 @@ const insert = (
       }
       if (failure.class !== "delivered") {
         if (!isOwnKey(table, failure)) return explain(table, rows, error)
-        return rows.twins === undefined
+        return rows.within === undefined
           ? insertHidden(session, table, rows, error)
-          : setApart(session, table, rows, rows.twins, error)
+          : setApart(session, table, rows, rows.within.twins, error)
       }
-      if (rows.twins !== undefined) return setApart(session, table, rows, rows.twins, error)
+      if (rows.within !== undefined) return setApart(session, table, rows, rows.within.twins, error)
       // one by one where IGNORE cannot be taken back, and where the server shows too few warnings to know
       return count > 1 && (!table.transactional || session.maxWarnings < 2)
         ? new Refused({ code: failure.code, reason: failure.text })

@@ -40,9 +40,10 @@ const NO_TEXT: Kept = Either.left("make it TEXT, as its field is a text")
 
 const asText = (value: SqlValue): string | null => (value === null ? null : String(value))
 
-const TEXT: Keeper = { fit: asText, textOf: asText }
+const TEXT: Keeper = { plain: Number.POSITIVE_INFINITY, fit: asText, textOf: asText }
 
 const INTEGER: Keeper = {
+  plain: -1,
   fit: (value) => {
     if (typeof value !== "number") return value
     return Number.isInteger(value) && !Number.isSafeInteger(value) && isOf64Bits(value)
@@ -60,6 +61,7 @@ const whole = (value: SqlValue): string | null =>
 const isOf64Bits = (value: number): boolean => value > -(2 ** 63) && value < 2 ** 63
 
 const REAL: Keeper = {
+  plain: -1,
   fit: (value) => (value === null ? null : Number(value) + 0),
   textOf: (value) => (value === null ? null : numberText(Number(value)))
 }

@@ -8,6 +8,7 @@ import { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
 import type { Manifest, Seal, Stored } from "../../../services/Sealing.js"
 import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
+import { SALT_BYTES, saltAt } from "../../proof/row.js"
 import { idsIn, PROOF_COLUMN, SEAL_TABLE } from "../../proof/seal.js"
 import { type Attempt, type makeDriftGuard, narrow } from "../narrow.js"
 import { type Keepers, manifestOf, prove, storedOf } from "../proven.js"
@@ -56,7 +57,11 @@ const look = (
     const looked: Found = {
       // SQLite's times are texts
       keepers: {
-        eventTime: { fit: (value) => value, textOf: (value) => (value === null ? null : String(value)) },
+        eventTime: {
+          plain: Number.POSITIVE_INFINITY,
+          fit: (value) => value,
+          textOf: (value) => (value === null ? null : String(value))
+        },
         columns: columns.right
       },
       manifest: manifestOf(definition, name)
@@ -84,12 +89,18 @@ const storeKind = (
       taken.add(event.eventId)
     }
     const some = fresh.map((index) => proven.events[index]!)
+    const salts = Buffer.concat(fresh.map((index) => saltAt(proven.salts, index)))
     const watch = guard.watch(manifest.table, some)
     const attempt: Attempt<UploadError> = (from, to) =>
       connection
         .executeRaw(
           `INSERT INTO ${quote(manifest.table)} (${names.map(quote).join(",")}) VALUES ${placeholders(to - from, names.length)}`,
-          parameters(some.slice(from, to), true)
+          parameters(
+            some.slice(from, to),
+            true,
+            undefined,
+            salts.subarray(from * SALT_BYTES, to * SALT_BYTES)
+          )
         )
         .pipe(
           Effect.asVoid,
