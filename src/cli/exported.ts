@@ -8,6 +8,7 @@ import type * as AuditEvent from "../schema/AuditEvent.js"
 import { restoringValues, Unfit } from "../schema/Row.js"
 import { visibleJson } from "../schema/Visible.js"
 import type { Query } from "../services/Trail.js"
+import { type Form, kindsOf, LineWriter, marked, Output } from "./byteLines.js"
 import { jsonOf } from "./format.js"
 import { maskValue } from "./mask.js"
 import { asCsv, asJson, csvCell, plain, sensitiveOf, type Shown, showing } from "./shown.js"
@@ -29,10 +30,8 @@ export const lining = (
   foundOf: OpenTrail["foundOf"]
 ): ((row: Row) => string | UnfitLine) => {
   const valuesOf = restoringValues(kind)
-  const isConstructed = hasConstructor(kind)
-  const sensitive = isRevealed ? [] : sensitiveOf(kind)
-  const isMasked = kind.columns.map(({ field }) => sensitive.includes(field))
-  const isWhole = isConstructed || (format !== "csv" && !hasPlainKeys(kind))
+  const isMasked = masks(kind, isRevealed)
+  const isWhole = isMadeWhole(kind, format)
   const join = format === "csv" ? csvLine : jsonLine(kind, format === "text")
   const makeFound = foundOf(kind)
   const show = showing(kind, isRevealed)
@@ -67,43 +66,76 @@ export const linesOf = (
   query: Query<AuditEvent.Any>,
   isRevealed: boolean,
   format: Format
-) => search(kind, query, inBytes(lining(kind, isRevealed, format, foundOf)))
+) => search(kind, query, collecting(kind, isRevealed, format, foundOf))
 
-/** Bytes as soon as there are some lines: texts that wait for the end of a page would be copied by V8 meanwhile. */
-const inBytes =
-  (lineOf: (row: Row) => string | UnfitLine): Collect<Lines> =>
-  () => {
-    let bytes = Buffer.allocUnsafe(FIRST_BYTES)
-    let used = 0
-    let text = ""
+/** Collects the lines of a page. */
+export const collecting = (
+  kind: AuditEvent.Any,
+  isRevealed: boolean,
+  format: Format,
+  foundOf: OpenTrail["foundOf"]
+): Collect<Lines> => {
+  const lineOf = lining(kind, isRevealed, format, foundOf)
+  const form = format === "csv" ? csv(kind) : json(kind)
+  const writer =
+    format === "text" || isMadeWhole(kind, format)
+      ? undefined
+      : new LineWriter(kind, form, masks(kind, isRevealed))
+  return () => {
+    const output = new Output()
     let unfit = 0
-    const encode = () => {
-      const most = used + 3 * text.length
-      if (most > bytes.length) {
-        const larger = Buffer.allocUnsafe(2 * most)
-        bytes.copy(larger, 0, 0, used)
-        bytes = larger
-      }
-      used += bytes.write(text, used)
-      text = ""
-    }
     return {
       add: (row) => {
+        const { cells } = row
+        if (cells !== undefined && writer?.write(cells, output) === true) return
         const line = lineOf(row)
         if (line instanceof UnfitLine) unfit++
-        text += line instanceof UnfitLine ? line.text : line
-        if (text.length > PIECE) encode()
+        output.later(line instanceof UnfitLine ? line.text : line)
       },
-      result: () => {
-        encode()
-        return Chunk.of({ bytes: bytes.subarray(0, used), unfit })
-      }
+      result: () => Chunk.of({ bytes: output.written, unfit })
     }
   }
+}
 
-const FIRST_BYTES = 256 * 1024
-/** UTF-16 units */
-const PIECE = 2048
+/** Whether only the event itself says what its line is. */
+const isMadeWhole = (kind: AuditEvent.Any, format: Format): boolean =>
+  hasConstructor(kind) || (format !== "csv" && !hasPlainKeys(kind))
+
+const masks = (kind: AuditEvent.Any, isRevealed: boolean): ReadonlyArray<boolean> => {
+  const sensitive = isRevealed ? [] : sensitiveOf(kind)
+  return kind.columns.map(({ field }) => sensitive.includes(field))
+}
+
+const csv = ({ columns }: AuditEvent.Any): Form => ({
+  isIdFirst: false,
+  beforeTime: "",
+  beforeId: ",",
+  before: columns.map(() => ","),
+  behind: "\r\n",
+  quote: "",
+  nothing: "",
+  kindOf: kindsOf('"', ","),
+  edge: marked(" =+-@"),
+  cell: (value, isMasked) => csvCell(shownOf(value, isMasked))
+})
+
+const json = (kind: AuditEvent.Any): Form => ({
+  isIdFirst: true,
+  beforeId: `{"kind":${nameOf(kind.kind)},"event_id":`,
+  beforeTime: ',"time":',
+  before: keysOf(kind),
+  behind: "}\n",
+  quote: '"',
+  nothing: "null",
+  kindOf: kindsOf('"\\', ""),
+  edge: marked(""),
+  cell: (value, isMasked) => jsonCell(shownOf(value, isMasked))
+})
+
+const nameOf = (name: string): string => visibleJson(JSON.stringify(name))
+
+const keysOf = ({ columns }: AuditEvent.Any): ReadonlyArray<string> =>
+  columns.map(({ key }) => `,${nameOf(key)}:`)
 
 type Join = (
   time: string | null,
@@ -125,8 +157,8 @@ const csvLine: Join = (time, id, values, isMasked) => {
 
 /** A line of JSON; undefined where a value is an object, of which the depth is to be bounded. */
 const jsonLine = (kind: AuditEvent.Any, isText: boolean): Join => {
-  const name = visibleJson(JSON.stringify(kind.kind))
-  const prefixes = kind.columns.map(({ key }) => `,${visibleJson(JSON.stringify(key))}:`)
+  const name = nameOf(kind.kind)
+  const prefixes = keysOf(kind)
   return (time, id, values, isMasked) => {
     let line = `{"kind":${name},"event_id":${jsonCell(id)!},"time":${jsonCell(time)!}`
     for (let i = 0; i < values.length; i++) {

@@ -97,7 +97,12 @@ export const restoringValues = (definition: AuditEvent.Any): RestoreValues => {
   }
 }
 
-const readersOf = (definition: AuditEvent.Any): ReadonlyArray<FieldReader> =>
+/**
+ * What reads the values of each column of a kind.
+ *
+ * @internal
+ */
+export const readersOf = (definition: AuditEvent.Any): ReadonlyArray<FieldReader> =>
   definition.columns.map(({ field }) => new FieldReader(field, definition.fields[field]!))
 
 /** Reads all fields, and hands each value on; says which do not fit. */
@@ -122,14 +127,21 @@ const readFields = (
   return issues
 }
 
-/** Hot path: a class, not closures, and most values are read without their Schema (bench/README.md#reading). */
-class FieldReader {
+/**
+ * Hot path: a class, not closures, and most values are read without their Schema (bench/README.md#reading).
+ *
+ * @internal
+ */
+export class FieldReader {
   readonly expected: string
   readonly hasDefault: boolean
-  private readonly isText: boolean
-  private readonly isNumber: boolean
+  /** whether a text is the value itself */
+  readonly isText: boolean
+  /** whether whole digits are the value itself */
+  readonly isNumber: boolean
   private readonly isBigInt: boolean
-  private readonly isNullable: boolean
+  /** whether NULL is null */
+  readonly isNullable: boolean
   private readonly restore: (raw: Raw) => unknown
 
   constructor(
@@ -147,6 +159,7 @@ class FieldReader {
     this.restore = restoringField(schema)
   }
 
+  /** The value; INVALID where it does not fit. May throw what a Schema of the program throws. */
   read(raw: Raw): unknown {
     if (raw === null) return this.isNullable ? null : this.restore(null)
     if (typeof raw === "string") {
@@ -338,8 +351,10 @@ export const millisOf = (text: string): number => {
 /**
  * As MySQL shows a DATETIME, and SQLite has it; NaN where it is written in another way, or at the end of
  * a month. Hot path: Date.parse of a new text costs as much as the rest of a row (bench/README.md#reading).
+ *
+ * @internal
  */
-const plainMillis = (text: string): number => {
+export const plainMillis = (text: string): number => {
   const { length } = text
   const hasFraction = length >= 23 && length <= 26
   if (!hasFraction && length !== 19) return Number.NaN

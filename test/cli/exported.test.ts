@@ -1,14 +1,15 @@
 /** The lines of an export are those of events that were made whole. */
 import { assert, describe, it } from "@effect/vitest"
-import { FastCheck as fc, Schema } from "effect"
+import { Chunk, FastCheck as fc, Schema } from "effect"
 import { Activity } from "effect-audit"
-import { lining, UnfitLine } from "../../src/cli/exported.js"
+import { collecting, lining, UnfitLine } from "../../src/cli/exported.js"
 import { jsonOf } from "../../src/cli/format.js"
 import { asCsv, asJson, showing } from "../../src/cli/shown.js"
 import { kindOfTable } from "../../src/cli/trail.js"
-import { Row } from "../../src/internal/database/walk.js"
+import { type Cells, ReadRow, type Row } from "../../src/internal/database/walk.js"
 import { foundOf } from "../../src/layers/TrailLive.js"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
+import { sqlDateTime } from "../../src/schema/Line.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { Maybe } from "../support/kinds.js"
@@ -65,6 +66,14 @@ const raws = fc.oneof(
     '["a\u202e"]',
     "{}",
     "未知",
+    "未知用户 a, b",
+    "狐狸",
+    "é狐",
+    "狐 ",
+    "12",
+    "-12",
+    "123456789012345",
+    "1234567890123456",
     "\ud83e"
   ),
   fc.constantFrom("2026-01-31 08:00:00.000", "\u0000", "\u007f", "\u200b", "a\\b", "x".repeat(1500)),
@@ -80,7 +89,33 @@ const rowsOf = (kind: AuditEvent.Any) =>
       fc.option(fc.oneof(fc.constant("01890a5d-ac96-774b-bcce-b302099a8057"), fc.string())),
       fc.array(raws, { minLength: kind.columns.length, maxLength: kind.columns.length })
     )
-    .map(([time, id, values]) => new Row(id, time, values))
+    .map(([time, id, values]) => new ReadRow(id, time, values))
+
+/** A text as a server keeps it: whole characters. */
+const stored = (value: Row["values"][number]) => (value === null ? null : String(value).toWellFormed())
+
+/** The row as MySQL sends it. */
+const sent = ({ eventId, time, values }: Row, digits: string): Row => {
+  const id = eventId === null ? null : eventId.replaceAll("-", "").toUpperCase()
+  const texts = [...values.map(stored), time === null ? null : sqlDateTime(time) + digits, id]
+  const buffers = texts.map((text) => (text === null ? null : Buffer.from(text)))
+  const cells: Cells = {
+    // between bytes of others
+    buffer: Buffer.concat([
+      Buffer.from("before"),
+      ...buffers.map((bytes) => bytes ?? Buffer.alloc(0)),
+      Buffer.from("after")
+    ]),
+    starts: buffers.map((_, index) => offsetOf(buffers, index)),
+    ends: buffers.map((bytes, index) => (bytes === null ? -1 : offsetOf(buffers, index) + bytes.length))
+  }
+  return new ReadRow(eventId, time, texts.slice(0, -2), cells)
+}
+
+const offsetOf = (buffers: ReadonlyArray<Buffer | null>, index: number): number =>
+  buffers.slice(0, index).reduce((total, bytes) => total + (bytes?.length ?? 0), "before".length)
+
+const ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 const KINDS: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog, Activity, Maybe, Odd, Values, Own, table]
 
@@ -105,6 +140,33 @@ describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s"
         }),
         { numRuns: runs }
       )
+    }
+  })
+
+  it("has the same lines of rows as bytes", () => {
+    const sentRows = fc.array(
+      fc
+        .tuple(rowsOf(kind), fc.constantFrom(ID, null), fc.constantFrom("", "000", "999"))
+        .map(([row, id, digits]) => sent(new ReadRow(id, row.time, row.values), digits)),
+      { maxLength: 4 }
+    )
+    for (const isRevealed of [true, false]) {
+      for (const format of ["csv", "json", "text"] as const) {
+        const lineOf = lining(kind, isRevealed, format, foundOf)
+        const collect = collecting(kind, isRevealed, format, foundOf)
+        fc.assert(
+          fc.property(sentRows, (rows) => {
+            const lines = rows.map(lineOf)
+            const { add, result } = collect()
+            for (const row of rows) add(row)
+            const { bytes, unfit } = Chunk.unsafeHead(result())
+            const text = lines.map((line) => (line instanceof UnfitLine ? line.text : line)).join("")
+            assert.strictEqual(Buffer.from(bytes).toString(), text.toWellFormed())
+            assert.strictEqual(unfit, lines.filter((line) => line instanceof UnfitLine).length)
+          }),
+          { numRuns: runs }
+        )
+      }
     }
   })
 })

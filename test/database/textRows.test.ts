@@ -1,12 +1,13 @@
 /** Rows of texts in packets: what the server put there, or a failure, and nothing beyond the row. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck as fc } from "effect"
-import { type Querying, queryTexts, readTexts } from "../../src/internal/database/mysql/textRows.js"
+import { type Querying, queryTexts, TextRow } from "../../src/internal/database/mysql/textRows.js"
 
-const textsOf = (packet: Parameters<typeof readTexts>[0], columns: number) => {
-  const texts = new Array<string | null>(columns).fill("before")
-  readTexts(packet, texts)
-  return texts
+const textsOf = (packet: Parameters<TextRow["read"]>[0], columns: number) => {
+  const row = new TextRow(columns)
+  row.take(new Array<string>(columns).fill("before"))
+  row.read(packet)
+  return row.all
 }
 
 const runs = process.env.AUDIT_LONG === "1" ? 20_000 : 1000
@@ -94,7 +95,7 @@ it("are taken from a driver that reads them itself, if they are texts", () => {
         { query: byDriver(rows) },
         "SELECT",
         2,
-        (texts) => found.push(texts),
+        (row) => found.push(row.all),
         (error) => (error === null ? resolve(found) : reject(error))
       )
     })

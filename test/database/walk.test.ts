@@ -5,7 +5,7 @@ import {
   eachRow,
   type Key,
   Made,
-  Row,
+  ReadRow,
   TooMuch,
   walk,
   type Walkable
@@ -59,7 +59,7 @@ const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) =>
             last = keyOf(row)
             size += row.time % 7
             count++
-            add(new Row(row.id, row.time, ["x".repeat(row.time % 7)]))
+            add(new ReadRow(row.id, row.time, ["x".repeat(row.time % 7)]))
           }
         }
         yield* examined(at - from)

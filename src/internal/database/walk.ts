@@ -16,16 +16,35 @@ import type { Test } from "./conditions.js"
 /** The values of a row's key, as the database shows them. */
 export type Key = ReadonlyArray<string>
 
-/** A row, as it was read. Hot path: a class, not a literal (bench/README.md#literals). */
-export class Row {
+/** A row, as it was read. */
+export interface Row {
+  /** a UUID, lower case */
+  readonly eventId: string | null
+  /** milliseconds since 1970 UTC */
+  readonly time: number | null
+  /** first those of the kind's columns, in their order */
+  readonly values: ReadonlyArray<Raw>
+  /** the same as the database sent it, where it sent texts */
+  readonly cells?: Cells | undefined
+}
+
+/** A row of values. Hot path: a class, not a literal (bench/README.md#literals). */
+export class ReadRow implements Row {
   constructor(
-    /** a UUID, lower case */
     readonly eventId: string | null,
-    /** milliseconds since 1970 UTC */
     readonly time: number | null,
-    /** first those of the kind's columns, in their order */
-    readonly values: ReadonlyArray<Raw>
+    readonly values: ReadonlyArray<Raw>,
+    readonly cells?: Cells
   ) {}
+}
+
+/** The texts of a row in UTF-8: those of the kind's columns, the time as `sqlDateTime`, and the digits of the id. */
+export interface Cells {
+  readonly buffer: Buffer
+  /** where each begins */
+  readonly starts: ArrayLike<number>
+  /** where each ends; -1 for NULL */
+  readonly ends: ArrayLike<number>
 }
 
 /** Takes the rows of one page as they arrive: the values of a row are valid until the next one. */

@@ -2,7 +2,7 @@
  * Reads the tables of events, page by page. Every statement is a SELECT that the server itself ends in time.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Chunk, Duration, Effect, identity, Option, Redacted, Schedule, Schema } from "effect"
+import { Chunk, Duration, Effect, Option, Redacted, Schedule, Schema } from "effect"
 import type { Scope } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { TrailError, UploadError } from "../../../schema/Errors.js"
@@ -11,6 +11,7 @@ import { millisOf } from "../../../schema/Row.js"
 import { holdsDates } from "../columnTypes.js"
 import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
 import {
+  type Cells,
   type Collect,
   eachRow,
   type FoundColumn,
@@ -18,7 +19,8 @@ import {
   Made,
   type Range,
   type Reader,
-  Row,
+  ReadRow,
+  type Row,
   type Search,
   TooMuch,
   type Walkable
@@ -30,7 +32,7 @@ import type { ConnectionSettings } from "./endpoints.js"
 import { classify, type Failure, isTimeout, toUploadError } from "./errors.js"
 import { makeSessions } from "./sessions.js"
 import { type Columns, columnsOf, dotted, misnamedColumn, quote } from "./table.js"
-import { queryTexts, type Texts } from "./textRows.js"
+import { queryTexts, type TextRow } from "./textRows.js"
 
 export interface ReadingSettings extends ConnectionSettings {
   readonly tables?: TableNames | undefined
@@ -85,7 +87,7 @@ export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, nev
             const sql = `${selection(shape, [])} WHERE ${isId} LIMIT 1`
             const read = readerOf(shape.columns.length, 0)
             return withReader(
-              (session) => read(session, bounded(sql, limitMillis), eachRow(identity)),
+              (session) => read(session, bounded(sql, limitMillis), eachRow(copied)),
               shape.table
             )
           }),
@@ -111,6 +113,9 @@ export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, nev
         )
     }
   })
+
+/** A row that outlives its packet. */
+const copied = ({ eventId, time, values }: Row): Row => new ReadRow(eventId, time, [...values])
 
 const NOTHING = new Made<Row>(Chunk.empty(), 0, undefined, 0)
 
@@ -345,29 +350,55 @@ const selection = (
 
 /** Reads rows of {@link selection}, of so many columns of the kind; a length of 0 means the key of time and id. */
 const readerOf = (columns: number, keyLength: number) => {
-  const [time, id, key] = [columns, columns + 1, columns + 2]
+  const key = columns + 2
   return <A>(session: Session, sql: string, collect: Collect<A>): Effect.Effect<Made<A>, SqlError> =>
     Effect.suspend(() => {
       const { add, result } = collect()
       let count = 0
       let size = 0
-      let last: Texts | undefined
-      const take = (texts: Texts, bytes: number) => {
+      let row: FoundRow | undefined
+      const take = (texts: TextRow) => {
         count++
-        size += bytes
-        // always the same array, which ends with the last row
-        last = texts
-        const [at = null, shown = null] = [texts[time], texts[id]]
-        add(new Row(shown === null ? null : idOf(shown), at === null ? null : timeOf(at), texts))
+        size += texts.size
+        // the next row comes in the same object
+        add((row ??= new FoundRow(texts, columns)))
       }
       const read = session.withDriver((connection, done) =>
         queryTexts(connection, sql, key + keyLength, take, done)
       )
       return Effect.map(read, () => {
-        const end = keyLength === 0 ? last?.slice(time, key) : last?.slice(key)
+        const last = row?.texts.all
+        const end = keyLength === 0 ? last?.slice(columns, key) : last?.slice(key)
         return new Made(result(), count, end as Key | undefined, size)
       })
     })
+}
+
+/** A row of {@link selection}, whose texts are made when somebody asks for them. */
+class FoundRow implements Row {
+  constructor(
+    readonly texts: TextRow,
+    /** of the kind; behind them come time and id */
+    private readonly columns: number
+  ) {}
+
+  get eventId(): string | null {
+    const shown = this.texts.text(this.columns + 1)
+    return shown === null ? null : idOf(shown)
+  }
+
+  get time(): number | null {
+    const text = this.texts.text(this.columns)
+    return text === null ? null : timeOf(text)
+  }
+
+  get values(): ReadonlyArray<string | null> {
+    return this.texts.all
+  }
+
+  get cells(): Cells | undefined {
+    return this.texts.cells
+  }
 }
 
 const timeOf = (text: string): number | null => {

@@ -2,10 +2,11 @@
  * Rows of texts, as the driver's packets hold them. Hot path: without code that is made at run time, the driver takes
  * most of the time of a search (bench/README.md#reading).
  */
+import type { Cells } from "../walk.js"
 import { protocolError } from "./driver.js"
 
 /** The values of a row; NULL is null. */
-export type Texts = ReadonlyArray<string | null>
+type Texts = ReadonlyArray<string | null>
 
 /** A packet of the driver: a row lies between offset and end. */
 interface Packet {
@@ -30,30 +31,33 @@ export interface Querying {
 
 /**
  * Runs a SELECT of so many columns, all of them texts in UTF-8, and hands on each row as it arrives: the next one comes
- * in the same array. A driver that shows its packets in another way reads the rows itself.
+ * in the same object. A driver that shows its packets in another way reads the rows itself.
  */
 export const queryTexts = (
   connection: Querying,
   sql: string,
   columns: number,
-  take: (texts: Texts, bytes: number) => void,
+  take: (row: TextRow) => void,
   done: (error: Error | null) => void
 ): void => {
+  const found = new TextRow(columns)
   const statement = connection.query({ sql, values: [], rowsAsArray: true }, (error, rows) => {
     if (error !== null) return done(error)
     const others = Array.isArray(rows) ? (rows as ReadonlyArray<unknown>) : []
     if (!others.every((row) => isTexts(row, columns))) {
       return done(protocolError("rows of another kind than those that were asked for"))
     }
-    for (const texts of others) take(texts, texts.join().length)
+    for (const texts of others) {
+      found.take(texts)
+      take(found)
+    }
     done(null)
   })
   const { row: driversRow } = statement
-  const texts = new Array<string | null>(columns).fill(null)
   const row: Statement["row"] = (packet, owner) => {
     if (packet.isEOF() || !Buffer.isBuffer(packet.buffer)) return driversRow.call(statement, packet, owner)
-    readTexts(packet, texts)
-    take(texts, packet.end - packet.offset)
+    found.read(packet)
+    take(found)
     return row
   }
   statement.row = row
@@ -64,31 +68,83 @@ const isTexts = (row: unknown, columns: number): row is Texts =>
   row.length === columns &&
   row.every((value: unknown) => value === null || typeof value === "string")
 
-/**
- * Reads a row into an array of as many values: each stands behind its length (MySQL's protocol, "Text Resultset Row").
- */
-export const readTexts = ({ buffer, end, offset }: Packet, texts: Array<string | null>): void => {
-  let at = offset
-  for (let column = 0; column < texts.length; column++) {
-    let length = buffer[at++]!
-    if (length === NULL) {
-      texts[column] = null
-      continue
-    }
-    if (length > NULL) {
-      const bytes = length === 0xfc ? 2 : length === 0xfd ? 3 : 8
-      // of the longest, 6 bytes are more than any packet has
-      length = at + bytes <= end ? buffer.readUIntLE(at, Math.min(bytes, 6)) : Number.POSITIVE_INFINITY
-      at += bytes
-    }
-    if (at + length > end) throw protocolError("a row that ends before its values do")
-    texts[column] = utf8Of(buffer, at, at + length)
-    at += length
+/** A row: bytes in a packet, which become texts when somebody asks for them. */
+export class TextRow implements Cells {
+  buffer: Buffer = EMPTY
+  /** where each text begins in the buffer */
+  readonly starts: Int32Array
+  /** where each ends; -1 for NULL */
+  readonly ends: Int32Array
+  /** bytes of all of them, about */
+  size = 0
+  private texts: Array<string | null>
+  private isDecoded = false
+
+  constructor(readonly columns: number) {
+    this.starts = new Int32Array(columns)
+    this.ends = new Int32Array(columns)
+    this.texts = new Array<string | null>(columns).fill(null)
   }
-  if (at !== end) throw protocolError("a row of more values than were asked for")
+
+  /** Reads a row, in which each value stands behind its length (MySQL's protocol, "Text Resultset Row"). */
+  read({ buffer, end, offset }: Packet): void {
+    const { columns, ends, starts } = this
+    let at = offset
+    for (let column = 0; column < columns; column++) {
+      let length = buffer[at++]!
+      if (length === NULL) {
+        ends[column] = -1
+        continue
+      }
+      if (length > NULL) {
+        const bytes = length === 0xfc ? 2 : length === 0xfd ? 3 : 8
+        // of the longest, 6 bytes are more than any packet has
+        length = at + bytes <= end ? buffer.readUIntLE(at, Math.min(bytes, 6)) : Number.POSITIVE_INFINITY
+        at += bytes
+      }
+      if (at + length > end) throw protocolError("a row that ends before its values do")
+      starts[column] = at
+      ends[column] = at += length
+    }
+    if (at !== end) throw protocolError("a row of more values than were asked for")
+    this.buffer = buffer
+    this.size = end - offset
+    this.isDecoded = false
+  }
+
+  /** Takes a row that the driver has read. */
+  take(texts: Texts): void {
+    this.buffer = EMPTY
+    this.size = texts.join().length
+    this.texts = [...texts]
+    this.isDecoded = true
+  }
+
+  text(column: number): string | null {
+    const { buffer, ends, isDecoded, starts, texts } = this
+    if (isDecoded) return texts[column]!
+    const end = ends[column]!
+    return end < 0 ? null : utf8Of(buffer, starts[column]!, end)
+  }
+
+  /** The row as bytes; undefined where the driver has read it. */
+  get cells(): Cells | undefined {
+    return this.buffer === EMPTY ? undefined : this
+  }
+
+  /** All texts; the next row comes in the same array. */
+  get all(): Texts {
+    if (!this.isDecoded) {
+      for (let column = 0; column < this.columns; column++) this.texts[column] = this.text(column)
+      this.isDecoded = true
+    }
+    return this.texts
+  }
 }
 
 const NULL = 0xfb
+
+const EMPTY = Buffer.alloc(0)
 
 const { utf8Slice } = Buffer.prototype as { utf8Slice?: (this: Buffer, start: number, end: number) => string }
 

@@ -22,7 +22,8 @@ import {
   Made,
   type Range,
   type Reader,
-  Row,
+  ReadRow,
+  type Row,
   type Search,
   TooMuch,
   type Walkable
@@ -321,7 +322,11 @@ const rowOf = (found: FoundRow): Row => {
   const [time, hex, , ...values] = Object.values(found).map(rawOf) as [Raw, Raw, Raw, ...Array<Raw>]
   const isId = typeof hex === "string" && hex.length === 2 * ID_BYTES
   const millis = typeof time === "string" ? millisOf(time) : Number.NaN
-  return new Row(isId ? textOf(Buffer.from(hex, "hex")) : null, Number.isNaN(millis) ? null : millis, values)
+  return new ReadRow(
+    isId ? textOf(Buffer.from(hex, "hex")) : null,
+    Number.isNaN(millis) ? null : millis,
+    values
+  )
 }
 
 const keyOf = (found: FoundRow, along: Search["along"]): Key => {
