@@ -1,4 +1,7 @@
-/** Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice. */
+/**
+ * Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice, and
+ * with a proof nothing is found.
+ */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
 import * as path from "node:path"
@@ -9,6 +12,7 @@ import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
 import type { Program } from "../support/program.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
+import { openProven, type OpenProven, PROVEN } from "../support/proven.js"
 import { openSqlite } from "../support/sqlite.js"
 
 const worker = "test/support/worker.ts"
@@ -16,10 +20,14 @@ const worker = "test/support/worker.ts"
 const long = process.env.AUDIT_LONG === "1"
 const KILLS = long ? 25 : 6
 const KILLS_SQLITE = long ? 5 : 3
+const KILLS_PROVEN = long ? 110 : 3
 
 interface Database {
   readonly address: string
   readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
+  /** what seals what is delivered, and what `prove` finds, with a proof alone */
+  readonly key?: OpenProven["key"]
+  readonly findings?: OpenProven["findings"]
 }
 
 type Open = (directory: string, context: TestContext) => Promise<Database>
@@ -70,8 +78,12 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   const env = (events: number) => ({
     WORKER_DIRECTORY: directory,
     WORKER_DATABASE: database.address,
-    WORKER_EVENTS: String(events)
+    WORKER_EVENTS: String(events),
+    // the seals of both come in their order
+    WORKER_CONNECTIONS: String(randomInt(1, 3)),
+    ...(database.key === undefined ? {} : { WORKER_PROOF_KEY: database.key })
   })
+  const nothing = database.key === undefined ? undefined : []
   const acknowledged: Array<string> = []
   const evidence = async () => ({
     acknowledged,
@@ -88,6 +100,7 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
     acknowledged.push(...ids(ended.stdout))
     expect(ended, ended.stderr).toMatchObject({ code: null, signal: "SIGKILL" })
     expect(judge(await evidence()), `after kill ${kill}`).toEqual([])
+    expect(await database.findings?.(), `after kill ${kill}`).toEqual(nothing)
   }
   const last = await run(worker, { cwd, env: env(100) })
   expect(last, last.stderr).toMatchObject({ code: 0 })
@@ -96,8 +109,11 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   const { books, rows } = await evidence()
   expect(judge({ acknowledged, books, rows })).toEqual([])
   expect(books).toMatchObject({ waiting: 0, refused: 0, missing: 0, delivered: rows.length })
+  expect(await database.findings?.()).toEqual(nothing)
   // the load was one
   expect(acknowledged.length).toBeGreaterThan(kills * 20)
+  const sealed = database.key === undefined ? "without a proof" : "with a proof"
+  console.log(`${context.task.name}, ${sealed}: ${kills} kills, ${acknowledged.length} events acknowledged`)
 }
 
 describe.concurrent("SIGKILL under load", () => {
@@ -113,3 +129,10 @@ describe.concurrent("SIGKILL under load", () => {
 
 test(`SIGKILL under load, ${KILLS_SQLITE} times, delivering to SQLite`, (context) =>
   ordeal(context, KILLS_SQLITE, sqlite))
+
+describe.concurrent("SIGKILL under load, with a proof", () => {
+  for (const [name, make] of PROVEN)
+    test(`${KILLS_PROVEN} times, delivering to ${name}`, { timeout: KILLS_PROVEN * 60_000 }, (context) =>
+      ordeal(context, KILLS_PROVEN, (_, context) => openProven(make, context))
+    )
+})

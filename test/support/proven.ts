@@ -7,7 +7,7 @@ import { createClient } from "@libsql/client"
 import { Context, Effect, Either, Exit, Layer, Logger, Redacted, Scope } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
-import { inject } from "vitest"
+import { inject, type TestContext } from "vitest"
 import { openSource as openMysql } from "../../src/cli/mysqlSource.js"
 import { openSource as openSqlite } from "../../src/cli/sqliteSource.js"
 import { verifyingKey } from "../../src/internal/proof/keys.js"
@@ -146,6 +146,27 @@ const sqlite: MakeProven = (kinds = [UseLog, LoginLog]) =>
       prove: proving(openSqlite(filename), publicPem)
     }
   })
+
+/** One for tests without a scope: how a program of its own seals, and what is found of it. */
+export interface OpenProven {
+  readonly address: string
+  readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
+  /** the private key, PEM */
+  readonly key: string
+  readonly findings: () => Promise<ReadonlyArray<Finding>>
+}
+
+export const openProven = async (make: MakeProven, { onTestFinished }: TestContext): Promise<OpenProven> => {
+  const scope = await Effect.runPromise(Scope.make())
+  onTestFinished(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const { address, privatePem, prove, query } = await Effect.runPromise(Scope.extend(make(), scope))
+  return {
+    address,
+    query: (sql) => Effect.runPromise(query(sql)),
+    key: privatePem,
+    findings: async () => (await Effect.runPromise(prove({ isExclusive: true }))).findings
+  }
+}
 
 /** The databases of the run. */
 export const PROVEN: ReadonlyArray<readonly [name: string, make: MakeProven]> = [

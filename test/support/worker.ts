@@ -4,7 +4,7 @@
  * outside knows what was acknowledged.
  *
  * WORKER_DATABASE: a MySQL URL, or the name of an SQLite file. WORKER_EVENTS: how many events; 0 for "until killed".
- * WORKER_PROOF_KEY: the private key that seals what is delivered, PEM.
+ * WORKER_PROOF_KEY: the private key that seals what is delivered, PEM. WORKER_CONNECTIONS: to MySQL, 1 by default.
  * WORKER_THEN: `flush` and end (the default), just `end`, or `stay` for a signal.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -17,10 +17,15 @@ const FIBERS = 16
 const SHUTDOWN_TIMEOUT = "2 seconds"
 
 const UploaderLive = Layer.unwrapEffect(
-  Effect.map(Config.string("WORKER_DATABASE"), (address) =>
-    address.startsWith("mysql:")
-      ? MysqlUploader.layer({ url: Redacted.make(address) })
-      : SqliteUploader.layer({ filename: address })
+  Effect.map(
+    Config.all([
+      Config.string("WORKER_DATABASE"),
+      Config.withDefault(Config.integer("WORKER_CONNECTIONS"), 1)
+    ]),
+    ([address, connections]) =>
+      address.startsWith("mysql:")
+        ? MysqlUploader.layer({ url: Redacted.make(address), connections })
+        : SqliteUploader.layer({ filename: address })
   )
 )
 
