@@ -4,10 +4,11 @@
  */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
+import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
-import { describe, expect, inject, test } from "vitest"
+import { describe, expect, inject, test, vi } from "vitest"
 import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
 import type { Program } from "../support/program.js"
@@ -21,6 +22,7 @@ const long = process.env.AUDIT_LONG === "1"
 const KILLS = long ? 25 : 6
 const KILLS_SQLITE = long ? 5 : 3
 const KILLS_PROVEN = long ? 110 : 3
+const KILLS_INSTANCES = long ? 20 : 2
 
 interface Database {
   readonly address: string
@@ -116,6 +118,58 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   console.log(`${context.task.name}, ${sealed}: ${kills} kills, ${acknowledged.length} events acknowledged`)
 }
 
+const INSTANCES = 3
+
+/** Programs that share a directory, one after the other killed and started again, until one is left, which takes over. */
+const instancesOrdeal = async (context: TestContext, kills: number, database: OpenProven) => {
+  const { path: cwd, remove } = temporaryDirectory()
+  context.onTestFinished(remove)
+  const directory = path.join(cwd, "audit")
+  const env = (events: number) => ({
+    WORKER_DIRECTORY: directory,
+    WORKER_DATABASE: database.address,
+    WORKER_PROOF_KEY: database.key,
+    WORKER_INSTANCES: String(INSTANCES),
+    WORKER_EVENTS: String(events)
+  })
+  const acknowledged: Array<string> = []
+  const end = async (program: Program, signal: NodeJS.Signals) => {
+    program.kill(signal)
+    acknowledged.push(...ids((await program.ended).stdout))
+  }
+  const programs: Array<Program> = []
+  for (let kill = 0; kill < kills + INSTANCES; kill++) {
+    const next = kill < kills ? randomInt(INSTANCES) : kill - kills
+    while (kill < kills && programs.length < INSTANCES) programs.push(start(worker, { cwd, env: env(0) }))
+    await programs[next]!.prints(new RegExp(`(?:.+\\n){${randomInt(1, 100)}}`))
+    await end(programs[next]!, "SIGKILL")
+    if (kill < kills) programs[next] = start(worker, { cwd, env: env(0) })
+    // the first one may be killed before it has sealed anything
+    const found = (await database.findings()).filter(({ subject }) => subject !== "the chains")
+    expect(found, `after kill ${kill + 1}`).toEqual([])
+  }
+  const last = start(worker, { cwd, env: { ...env(10), WORKER_THEN: "stay" } })
+  await last.prints(/(?:.+\n){10}/)
+  const missing = async () => {
+    const rows = new Set(await readRows(database.query))
+    return acknowledged.filter((id) => !rows.has(id))
+  }
+  await vi.waitUntil(async () => (await missing()).length === 0, { timeout: 300_000, interval: 500 })
+  await end(last, "SIGTERM")
+
+  const books = Array.from({ length: INSTANCES }, (_, index) => path.join(directory, `instance-${index}`))
+    .filter((instance) => fs.existsSync(instance))
+    .map(readBooks)
+  const rows = await readRows(database.query)
+  expect(await missing()).toEqual([])
+  expect(new Set(rows).size).toBe(rows.length)
+  for (const { accepted, delivered, missing, refused, torn, waiting } of books)
+    expect([waiting, missing, refused, accepted]).toEqual([0, 0, 0, delivered + torn])
+  expect(books.reduce((sum, { delivered }) => sum + delivered, 0)).toBe(rows.length)
+  expect(await database.findings()).toEqual([])
+  console.log(`${context.task.name}: ${acknowledged.length} events acknowledged`)
+}
+
 describe.concurrent("SIGKILL under load", () => {
   test(`${KILLS} times, delivering to MariaDB`, { timeout: 300_000 }, (context) =>
     ordeal(context, KILLS, mariadb)
@@ -134,5 +188,12 @@ describe.concurrent("SIGKILL under load, with a proof", () => {
   for (const [name, make] of PROVEN)
     test(`${KILLS_PROVEN} times, delivering to ${name}`, { timeout: KILLS_PROVEN * 60_000 }, (context) =>
       ordeal(context, KILLS_PROVEN, (_, context) => openProven(make, context))
+    )
+
+  for (const [name, make] of PROVEN)
+    test(
+      `${KILLS_INSTANCES} of ${INSTANCES} instances, delivering to ${name}`,
+      { timeout: (KILLS_INSTANCES + INSTANCES) * 60_000 + 300_000 },
+      async (context) => instancesOrdeal(context, KILLS_INSTANCES, await openProven(make, context))
     )
 })

@@ -169,7 +169,7 @@ export const live = (
 ): Effect.Effect<void> =>
   Effect.gen(function* () {
     const target = yield* makeTarget
-    const { idOf, line, segmentBytes, stored: database } = target
+    const { idOf, line, stored: database } = target
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
     let open:

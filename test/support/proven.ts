@@ -66,7 +66,13 @@ export const verified = (
       ...options
     })
     return { findings, summary }
-  }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(NodeDisk.layer),
+    // the server of a loaded machine is slow to answer
+    Effect.retry({ times: 5 }),
+    Effect.orDie
+  )
 
 /** The same of one database. */
 export const proving =
@@ -89,6 +95,7 @@ export const lifeOf = <A>(
     readonly keys?: { readonly key: Redacted.Redacted; readonly previousKey?: Redacted.Redacted }
     readonly log?: Layer.Layer<never>
     readonly events?: ReadonlyArray<AuditEvent.Any>
+    readonly settings?: Partial<AuditLayer.Settings>
   } = {}
 ) =>
   Effect.gen(function* () {
@@ -99,6 +106,7 @@ export const lifeOf = <A>(
       batchRecords: 20,
       events: options.events ?? [],
       shutdownTimeout: "20 seconds",
+      ...options.settings,
       ...(options.proof === false ? {} : { proof: options.keys ?? { key: database.key } })
     }).pipe(Layer.provide(Layer.succeed(Uploader, options.wrap?.(uploader) ?? uploader)))
     const scope = yield* Scope.make()

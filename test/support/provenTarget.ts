@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { Deferred, Duration, Effect, Either, Redacted, type Scope } from "effect"
+import { Duration, Effect, Either, Redacted, type Scope } from "effect"
 import * as assert from "node:assert/strict"
 import * as fs from "node:fs"
 import * as path from "node:path"
@@ -65,7 +65,7 @@ const makeTarget = (filename: string): Effect.Effect<Target, never, Scope.Scope>
 
     const refresh = Effect.map(query(`SELECT LOWER(HEX(event_id)) AS id FROM ${UseLog.table}`), (rows) => {
       stored.clear()
-      for (const { id } of rows) stored.add(String(id).replace(UUID, "$1-$2-$3-$4-$5"))
+      for (const { id } of rows) stored.add((id as string).replace(UUID, "$1-$2-$3-$4-$5"))
       assert.equal(stored.size, rows.length, "no event is stored twice")
     })
 

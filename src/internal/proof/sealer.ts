@@ -85,8 +85,6 @@ export class Sealer {
   private readonly asked = new Map<string, Notice>()
   /** what a seal has said, until it is asked for again */
   private readonly said = new Set<string>()
-  /** `monotonicMillis`; undefined while the chain is as it was left */
-  private missedSince: number | undefined
   private hasWarned = false
 
   constructor(private readonly settings: Settings) {
@@ -147,9 +145,9 @@ export class Sealer {
       const found = last === undefined ? undefined : yield* this.follow(last, false)
       if (last !== undefined && found !== undefined) {
         const now = monotonicMillis(yield* Effect.clock)
-        this.missedSince ??= now
         const patience = this.settings.patience ?? Duration.minutes(1)
-        if (now - this.missedSince < Duration.toMillis(patience)) return yield* missed(found)
+        if (now - missedSince(this.settings.sealing, last.chain, now) < Duration.toMillis(patience))
+          return yield* missed(found)
         if (!this.hasWarned)
           yield* Effect.logWarning(
             `audit: the chain of seals ${last.chain} is not as it was left (${found}), so a new one begins: the database was ` +
@@ -213,7 +211,7 @@ export class Sealer {
     this.number = number + 1
     this.at = at
     this.until = until
-    this.missedSince = undefined
+    missing.get(this.settings.sealing)?.delete(hex(chain))
     this.hasWarned = false
     this.last = {
       chain: hex(chain),
@@ -322,6 +320,20 @@ export class Sealer {
   }
 }
 
+/**
+ * Since when chains are not as they were left, `monotonicMillis`. By the database and not by the sealer: whoever takes over
+ * the queue of another process makes a sealer for a second or two at a time.
+ */
+const missing = new WeakMap<Sealing, Map<string, number>>()
+
+const missedSince = (sealing: Sealing, chain: string, now: number): number => {
+  let chains = missing.get(sealing)
+  if (chains === undefined) missing.set(sealing, (chains = new Map()))
+  const since = chains.get(chain) ?? now
+  chains.set(chain, since)
+  return since
+}
+
 const CHAIN_BYTES = 16
 
 /** Where the cursor was lost, a chain of at most so many seals is read again; each event of it is remembered for a while. */
@@ -349,10 +361,13 @@ const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manif
 /** `YYYY-MM-DD HH:MM:SS.ffffff` */
 const timeOf = (now: number): string => `${sqlDateTime(now)}000`
 
+/** The code of an upload that waits for a chain which is not as it was left. */
+export const SEAL_MISSING = "SEAL_MISSING"
+
 const missed = (found: string) =>
   new UploadError({
     class: "transient",
-    code: "SEAL_MISSING",
+    code: SEAL_MISSING,
     reason:
       `The chain of seals is not as it was left (${found}): a database that fails over may show it late, so it is looked at ` +
       `again for a minute, and then a new chain begins`
