@@ -118,7 +118,9 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   console.log(`${context.task.name}, ${sealed}: ${kills} kills, ${acknowledged.length} events acknowledged`)
 }
 
-const INSTANCES = 3
+const PROGRAMS = 3
+/** one that is just being replaced included */
+const INSTANCES = PROGRAMS + 1
 
 /** Programs that share a directory, one after the other killed and started again, until one is left, which takes over. */
 const instancesOrdeal = async (context: TestContext, kills: number, database: OpenProven) => {
@@ -130,7 +132,8 @@ const instancesOrdeal = async (context: TestContext, kills: number, database: Op
     WORKER_DATABASE: database.address,
     WORKER_PROOF_KEY: database.key,
     WORKER_INSTANCES: String(INSTANCES),
-    WORKER_EVENTS: String(events)
+    WORKER_EVENTS: String(events),
+    WORKER_THEN: "stay"
   })
   const acknowledged: Array<string> = []
   const end = async (program: Program, signal: NodeJS.Signals) => {
@@ -138,17 +141,17 @@ const instancesOrdeal = async (context: TestContext, kills: number, database: Op
     acknowledged.push(...ids((await program.ended).stdout))
   }
   const programs: Array<Program> = []
-  for (let kill = 0; kill < kills + INSTANCES; kill++) {
-    const next = kill < kills ? randomInt(INSTANCES) : kill - kills
-    while (kill < kills && programs.length < INSTANCES) programs.push(start(worker, { cwd, env: env(0) }))
+  for (let kill = 0; kill < kills + PROGRAMS; kill++) {
+    const next = kill < kills ? randomInt(PROGRAMS) : kill - kills
+    while (kill < kills && programs.length < PROGRAMS) programs.push(start(worker, { cwd, env: env(200) }))
     await programs[next]!.prints(new RegExp(`(?:.+\\n){${randomInt(1, 100)}}`))
     await end(programs[next]!, "SIGKILL")
-    if (kill < kills) programs[next] = start(worker, { cwd, env: env(0) })
+    if (kill < kills) programs[next] = start(worker, { cwd, env: env(200) })
     // the first one may be killed before it has sealed anything
     const found = (await database.findings()).filter(({ subject }) => subject !== "the chains")
     expect(found, `after kill ${kill + 1}`).toEqual([])
   }
-  const last = start(worker, { cwd, env: { ...env(10), WORKER_THEN: "stay" } })
+  const last = start(worker, { cwd, env: env(10) })
   await last.prints(/(?:.+\n){10}/)
   const missing = async () => {
     const rows = new Set(await readRows(database.query))
@@ -192,8 +195,8 @@ describe.concurrent("SIGKILL under load, with a proof", () => {
 
   for (const [name, make] of PROVEN)
     test(
-      `${KILLS_INSTANCES} of ${INSTANCES} instances, delivering to ${name}`,
-      { timeout: (KILLS_INSTANCES + INSTANCES) * 60_000 + 300_000 },
+      `${KILLS_INSTANCES} of ${PROGRAMS} instances, delivering to ${name}`,
+      { timeout: (KILLS_INSTANCES + PROGRAMS) * 60_000 + 300_000 },
       async (context) => instancesOrdeal(context, KILLS_INSTANCES, await openProven(make, context))
     )
 })
