@@ -11,6 +11,7 @@ export default defineConfig({
       "crash",
       "kill",
       "exactlyOnce",
+      "goingOn",
       "lock",
       "adoption",
       "powerLoss",

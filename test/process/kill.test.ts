@@ -21,8 +21,8 @@ const worker = "test/support/worker.ts"
 const long = process.env.AUDIT_LONG === "1"
 const KILLS = long ? 25 : 6
 const KILLS_SQLITE = long ? 5 : 3
-const KILLS_PROVEN = long ? 110 : 3
-const KILLS_INSTANCES = long ? 20 : 2
+const KILLS_PROVEN = long ? 110 : 2
+const KILLS_INSTANCES = long ? 20 : 1
 
 interface Database {
   readonly address: string

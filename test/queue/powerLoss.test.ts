@@ -20,7 +20,7 @@ import * as queues from "../support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
 const runs = long ? 10_000 : 200
-const provenRuns = long ? 5000 : 30
+const provenRuns = long ? 5000 : 10
 const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
 const property = (skip?: Parameters<typeof live>[1], decides = true, target?: Parameters<typeof live>[2]) =>
