@@ -52,9 +52,12 @@ export const idsIn = (entries: Buffer): ReadonlyArray<Uint8Array> =>
     entries.subarray(index * ENTRY_BYTES, index * ENTRY_BYTES + ID_BYTES)
   )
 
+/** Whether bytes can be read as entries. */
+export const areEntries = (bytes: Uint8Array): boolean => bytes.length % ENTRY_BYTES === 0
+
 /** The entries; undefined if the bytes are none. */
 export const decodeEntries = (bytes: Uint8Array): ReadonlyArray<Entry> | undefined => {
-  if (bytes.length % ENTRY_BYTES !== 0) return undefined
+  if (!areEntries(bytes)) return undefined
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const entries: Array<Entry> = []
   for (let at = 0; at < buffer.length; at += ENTRY_BYTES) {

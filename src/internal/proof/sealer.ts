@@ -85,6 +85,8 @@ export class Sealer {
   private readonly asked = new Map<string, Notice>()
   /** what a seal has said, until it is asked for again */
   private readonly said = new Set<string>()
+  /** permissions in seals that were read, since their answers never came, or the program ended behind them */
+  private readonly heard = new Set<string>()
   private hasWarned = false
 
   constructor(private readonly settings: Settings) {
@@ -113,7 +115,7 @@ export class Sealer {
 
   /** Has a seal say what somebody asks for; whether one has. */
   say(id: string, notice: Notice): boolean {
-    if (this.said.delete(id)) return true
+    if (this.said.delete(id) || this.heard.has(textOfNotice(notice))) return true
     this.asked.set(id, notice)
     return false
   }
@@ -169,7 +171,7 @@ export class Sealer {
     return Effect.gen(this, function* () {
       const { sealing } = this.settings
       let before: Seal | undefined
-      const later: Array<Seal> = []
+      const read: Array<Seal> = []
       for (let from = last.number; ; from = before!.number + 1) {
         const seals = yield* sealing.read(last.chain, from)
         if (seals.length === 0) break
@@ -181,13 +183,14 @@ export class Sealer {
           )
             return `seal ${each.number} is another one`
           if (wrongIn(each, this.keyOf(each)) !== undefined) return `seal ${each.number} is not ours`
-          if (before !== undefined || isNew) later.push(each)
+          read.push(each)
           before = each
         }
-        if (isNew && later.length > MOST_LATER) return `more than ${MOST_LATER} seals have come since`
+        if (isNew && read.length > MOST_LATER) return `more than ${MOST_LATER} seals have come since`
       }
       if (before === undefined) return `seal ${last.number} is missing`
-      for (const each of later) this.remember(each)
+      for (const each of read) this.hear(each)
+      for (const each of isNew ? read : read.slice(1)) this.remember(each)
       this.goOnFrom(before)
       return undefined
     })
@@ -219,6 +222,22 @@ export class Sealer {
       head: hex(head),
       ...(this.isForked ? { forked: 1 } : {}),
       ...(this.isBare ? { bare: 1 } : {})
+    }
+  }
+
+  /** Keeps what a seal permits: who asks for that need not ask again. */
+  private hear({ chain, notices, number }: Seal): void {
+    for (const notice of decodeNotices(notices) ?? []) {
+      if (notice.word !== "erase" && notice.word !== "purge") continue
+      // it permits nothing about the seals behind it, which the same words may mean later
+      if (notice.word === "purge" && notice.chain === hex(chain) && notice.before > number) continue
+      const text = textOfNotice(notice)
+      this.heard.add(text)
+      for (const [id, asked] of this.asked) {
+        if (textOfNotice(asked) !== text) continue
+        this.asked.delete(id)
+        this.said.add(id)
+      }
     }
   }
 
@@ -346,6 +365,8 @@ const previous = ({ chain, head, number }: LastSeal, found: string): Notice => (
   head,
   found
 })
+
+const textOfNotice = (notice: Notice): string => encodeNotices([notice]).toString()
 
 /** The number of a manifest; one that the chain does not know is told of first. */
 const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manifest): number => {

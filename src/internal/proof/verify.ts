@@ -11,7 +11,7 @@ import { hex, NO_HEAD } from "./bytes.js"
 import { type VerifyingKey, verifyingKeyOf } from "./keys.js"
 import { decodeNotices, type Head, type Notice } from "./notices.js"
 import { erasableHash, leafOf, type Manifest, type RowContent, SALT_BYTES } from "./row.js"
-import { decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
+import { areEntries, decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
 
 /** A row as the database shows it. */
 export interface ShownRow extends RowContent {
@@ -24,7 +24,7 @@ export interface ShownRow extends RowContent {
 /** One snapshot of a database. */
 export interface Source<E> {
   /** The chains, those that began first in front. */
-  readonly chains: Effect.Effect<ReadonlyArray<{ readonly chain: string; readonly seals: number }>, E>
+  readonly chains: Effect.Effect<ReadonlyArray<Chain>, E>
   /** Some of the seals of a chain, from a number on, in order; none behind the last. */
   readonly seals: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, E>
   /** The seal of a number. */
@@ -46,6 +46,12 @@ export interface Source<E> {
   readonly emptied: (table: string, column: string) => Effect.Effect<string, E>
   /** The ids of some of the rows that have a proof, behind an id, in order; none behind the last. */
   readonly provenIds: (table: string, after: Uint8Array) => Effect.Effect<ReadonlyArray<Uint8Array>, E>
+}
+
+/** A chain, and how many seals name it. */
+export interface Chain {
+  readonly chain: string
+  readonly seals: number
 }
 
 export interface Counts {
@@ -131,13 +137,14 @@ export const verify = <E>(source: Source<E>, options: Options): Effect.Effect<Su
   Effect.gen(function* () {
     const proof = new Proof(source, options)
     const chains = yield* source.chains
-    if (chains.length === 0)
+    yield* lookAtChains(proof, chains)
+    if (proof.seals === 0)
       yield* proof.report({
         kind: "gap",
         subject: "the chains",
         text: "there is no seal, so nothing is proved"
       })
-    yield* lookAtChains(proof, chains)
+    yield* lookAtStart(proof)
     for (const claim of proof.claims) yield* lookAtClaim(proof, claim)
     for (const { chain } of chains) yield* lookAtRows(proof, chain)
     const tables = new Set([...proof.present.keys(), ...(yield* source.tables)])
@@ -225,16 +232,13 @@ const forEachSeal = <E>(
   })
 
 /** Those whose key is known come first: what names the key of another one is in them. */
-const lookAtChains = <E>(
-  proof: Proof<E>,
-  chains: ReadonlyArray<{ readonly chain: string }>
-): Effect.Effect<void, E> =>
+const lookAtChains = <E>(proof: Proof<E>, chains: ReadonlyArray<Chain>): Effect.Effect<void, E> =>
   Effect.gen(function* () {
-    let left: ReadonlyArray<string> = chains.map(({ chain }) => chain)
+    let left = chains
     while (left.length > 0) {
-      const rest: Array<string> = []
+      const rest: Array<Chain> = []
       for (const chain of left) {
-        const first = yield* proof.source.seal(chain, 0)
+        const first = yield* proof.source.seal(chain.chain, 0)
         if (first === undefined || proof.keys.has(hex(first.keyId))) yield* lookAtChain(proof, chain)
         else rest.push(chain)
       }
@@ -244,11 +248,12 @@ const lookAtChains = <E>(
     }
   })
 
-const lookAtChain = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> => {
+const lookAtChain = <E>(proof: Proof<E>, { chain, seals }: Chain): Effect.Effect<void, E> => {
   let before: Seal | undefined
+  let read = 0
   /** that of the chain, once it has begun */
   let key: VerifyingKey | undefined
-  return forEachSeal(proof, chain, (seal) =>
+  const look = forEachSeal(proof, chain, (seal) =>
     Effect.gen(function* () {
       const subject = nameOf(chain, seal.number)
       key ??= proof.keys.get(hex(seal.keyId)) ?? proof.options.key
@@ -260,17 +265,32 @@ const lookAtChain = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> 
         key = verifyingKeyOf(next.publicKey) ?? key
         proof.keys.set(hex(key.id), key)
       }
-      if (decodeEntries(seal.entries) === undefined || notices === undefined) {
+      if (!areEntries(seal.entries) || notices === undefined) {
         const text = "its entries or notices cannot be read: a later version wrote them, or they are damaged"
         yield* proof.report({ kind: "chain", subject, text })
       }
       for (const notice of notices ?? []) note(proof, chain, seal, notice)
       before = seal
+      read++
       proof.seals++
       proof.last.set(chain, { chain, number: seal.number, head: hex(seal.head), at: seal.at })
       yield* proof.progress()
     })
   )
+  const count = Effect.suspend(() => {
+    if (read === seals) return Effect.void
+    const text = `${seals} seals name it, and ${read} of them can be read by their numbers`
+    return proof.report({ kind: "chain", subject: `chain ${chain}`, text })
+  })
+  return Effect.zipRight(look, count)
+}
+
+/** Where rows up to a seal are left out, since an earlier proof came to it, it must be there. */
+const lookAtStart = <E>(proof: Proof<E>): Effect.Effect<void> => {
+  const { since } = proof.options
+  if (since === undefined || since.number <= (proof.last.get(since.chain)?.number ?? -1)) return Effect.void
+  const text = "it is missing, and an earlier proof came to it"
+  return proof.report({ kind: "gap", subject: nameOf(since.chain, since.number), text })
 }
 
 /** What is wrong with a seal, by itself and behind the one before. */
@@ -367,7 +387,8 @@ const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> =
         const text = `no seal before it says which columns ${entries.length} of its rows have`
         return yield* proof.report({ kind: "chain", subject: nameOf(chain, seal.number), text })
       }
-      if (seal.number <= since) return proof.addPresent(manifest.table, entries.length)
+      // none is counted, but its table is looked at
+      if (seal.number <= since) return proof.addPresent(manifest.table, 0)
       const text = JSON.stringify(manifest)
       let isReadable = readable.get(text)
       if (isReadable === undefined) {
@@ -456,11 +477,11 @@ const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | 
 /** ids that are held at once */
 const PART_IDS = 500_000
 
-/** Looks for rows that no seal is about; one by one only if there are more or fewer than the seals are about. */
+/** Looks for rows that no seal is about; one by one only if their number does not say that there are none. */
 const lookForForeign = <E>(
   proof: Proof<E>,
   table: string,
-  chains: ReadonlyArray<{ readonly chain: string }>
+  chains: ReadonlyArray<Chain>
 ): Effect.Effect<void, E> =>
   Effect.gen(function* () {
     const subject = `table ${table}`
@@ -474,7 +495,9 @@ const lookForForeign = <E>(
         subject,
         text: `${nameless} of its rows have a proof and no event_id`
       })
-    if (proven === (proof.present.get(table) ?? 0)) return
+    // rows that were not read may be gone, and others in their place
+    const isCounted = proof.options.since === undefined
+    if (isCounted && proven === (proof.present.get(table) ?? 0)) return
     const parts = Math.ceil(Math.max(proven, 1) / PART_IDS)
     for (let part = 0; part < parts; part++) {
       const isOfPart = (id: Uint8Array) => parts === 1 || lastOf(id) % parts === part

@@ -84,10 +84,13 @@ const SealRow = Schema.Struct({
   sig: Bytes
 })
 
+/** Larger ones are none of ours, and could not be read as a number. */
+const IS_NUMBER = `\`number\` <= ${Number.MAX_SAFE_INTEGER}`
+
 // under names of their own: ORDER BY would sort numbers as the texts that they are selected as
 const SELECT_SEALS =
   "SELECT `chain`, CAST(`number` AS CHAR) AS numbered, CAST(`at` AS CHAR) AS time, `until`, `prev`, `entries`, `notices`, " +
-  `\`head\`, \`key_id\`, \`sig\` FROM ${quote(SEAL_TABLE)} WHERE \`chain\` = ?`
+  `\`head\`, \`key_id\`, \`sig\` FROM ${quote(SEAL_TABLE)} WHERE \`chain\` = ? AND ${IS_NUMBER}`
 
 /** The seals of a chain, the first parameter, of which a condition holds. */
 export const selectSeals = (session: Session, rest: string, params: ReadonlyArray<unknown>) =>
@@ -101,7 +104,7 @@ export const selectHeads = (session: Session): Effect.Effect<ReadonlyArray<Head>
     session.select(
       Schema.Struct({ chain: Bytes, number: Schema.NumberFromString, head: Bytes }),
       `SELECT s.\`chain\`, CAST(s.\`number\` AS CHAR) AS \`number\`, s.\`head\` FROM ${quote(SEAL_TABLE)} s JOIN (` +
-        `SELECT \`chain\`, MAX(\`number\`) AS \`number\` FROM ${quote(SEAL_TABLE)} GROUP BY \`chain\`) newest ` +
+        `SELECT \`chain\`, MAX(\`number\`) AS \`number\` FROM ${quote(SEAL_TABLE)} WHERE ${IS_NUMBER} GROUP BY \`chain\`) newest ` +
         "ON newest.`chain` = s.`chain` AND newest.`number` = s.`number` ORDER BY s.`at` DESC LIMIT 100"
     ),
     (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
@@ -133,7 +136,7 @@ export const sourceOf = (session: Session): Source<SqlError> => {
         const sizes = yield* session.select(
           Size,
           `SELECT LENGTH(\`entries\`) + LENGTH(\`notices\`) AS size FROM ${quote(SEAL_TABLE)} ` +
-            `WHERE \`chain\` = ? AND \`number\` >= ? ORDER BY \`number\` LIMIT ${MOST_SEALS}`,
+            `WHERE \`chain\` = ? AND ${IS_NUMBER} AND \`number\` >= ? ORDER BY \`number\` LIMIT ${MOST_SEALS}`,
           [id, from]
         )
         if (sizes.length === 0) return []

@@ -59,6 +59,9 @@ const Text = Schema.transform(Schema.Unknown, Schema.String, {
   encode: (text) => text
 })
 
+/** Others are none of ours, and could not be read as a number. */
+const IS_NUMBER = `typeof("number") = 'integer' AND "number" <= ${Number.MAX_SAFE_INTEGER}`
+
 const SealRow = Schema.Struct({
   chain: Bytes,
   number: Schema.Number,
@@ -78,7 +81,7 @@ export const selectHeads = (connection: Connection): Effect.Effect<ReadonlyArray
     select(
       connection,
       Schema.Struct({ chain: Bytes, number: Schema.Number, head: Bytes }),
-      `SELECT "chain", MAX("number") AS "number", "head" FROM ${quote(SEAL_TABLE)} GROUP BY "chain" ORDER BY MAX("at") DESC LIMIT 100`
+      `SELECT "chain", MAX("number") AS "number", "head" FROM ${quote(SEAL_TABLE)} WHERE ${IS_NUMBER} GROUP BY "chain" ORDER BY MAX("at") DESC LIMIT 100`
     ),
     (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
   )
@@ -122,7 +125,7 @@ export const selectSeals = (connection: Connection, rest: string, params: Readon
     select(
       connection,
       SealRow,
-      `SELECT ${SEAL_COLUMNS.map(quote).join(", ")} FROM ${quote(SEAL_TABLE)} WHERE "chain" = ? ${rest}`,
+      `SELECT ${SEAL_COLUMNS.map(quote).join(", ")} FROM ${quote(SEAL_TABLE)} WHERE "chain" = ? AND ${IS_NUMBER} ${rest}`,
       params
     ),
     (rows) => rows.map(({ key_id: keyId, ...row }): Seal => ({ ...row, keyId }))
@@ -153,7 +156,7 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
         connection,
         Schema.Struct({ size: Schema.NullOr(Schema.Number) }),
         `SELECT LENGTH("entries") + LENGTH("notices") AS size FROM ${quote(SEAL_TABLE)} ` +
-          `WHERE "chain" = ? AND "number" >= ? ORDER BY "number" LIMIT ${MOST_SEALS}`,
+          `WHERE "chain" = ? AND ${IS_NUMBER} AND "number" >= ? ORDER BY "number" LIMIT ${MOST_SEALS}`,
         [id, from]
       )
       if (sizes.length === 0) return []
