@@ -15,14 +15,13 @@ import { freshDatabase } from "../support/database.js"
 import { stored } from "../support/events.js"
 import { account, connectionOptions, uploaderOf } from "../support/mysql.js"
 import type { MysqlServer } from "../support/mysqlServer.js"
-import { startServer } from "../support/mysqlServer.js"
+import { findServer, startServer } from "../support/mysqlServer.js"
 import { onEachFlavour } from "../support/servers.js"
 
-const SEED = Number(
-  process.env.AUDIT_SEED ?? (process.env.AUDIT_LONG === "1" ? Date.now() % 2 ** 31 : 20_261_129)
-)
+const isLong = process.env.AUDIT_LONG === "1"
+const SEED = Number(process.env.AUDIT_SEED ?? (isLong ? Date.now() % 2 ** 31 : 20_261_129))
 console.log(`values: AUDIT_SEED=${SEED}`)
-const RUNS = process.env.AUDIT_LONG === undefined ? 1 : 50
+const RUNS = isLong ? 2 : 1
 
 // ------------------------------------------------------------------------------------------------- fields
 
@@ -482,11 +481,16 @@ onEachFlavour("values", (flavour) => {
     for (const name of ALL) test(name, check(name, `own_${name}`, ownColumn(name)))
   })
 
-  for (const [columnName, column] of Object.entries(COLUMNS)) {
+  for (const [place, [columnName, column]] of Object.entries(COLUMNS).entries()) {
     describe(columnName, () => {
       // a TIMESTAMP that gets dates and texts is refused by name: see below
       const names = columnName.startsWith("timestamp") ? ALL.filter((name) => name !== "dateOrText") : ALL
-      for (const name of names) test(name, check(name, `t_${columnName}`, column))
+      // the ordinary run tries each pair of a field and a column on one of the servers: like a chessboard
+      const isHere = (_: string, field: number) =>
+        isLong ||
+        (place + field + (flavour === "mysql" ? 1 : 0)) % 2 === 0 ||
+        findServer("mysql") === undefined
+      for (const name of names.filter(isHere)) test(name, check(name, `t_${columnName}`, column))
     })
   }
 

@@ -263,14 +263,18 @@ describe("power loss", () => {
   for (const [name, history] of Object.entries(named)) {
     it.effect(name, () => live(history))
     it.effect(`${name}, with a power cut at every call of the last step`, () =>
-      Effect.forEach(Array.from({ length: 25 }), (_, call) =>
-        live({
-          ...history,
-          steps: history.steps.map((step, index) =>
-            index === history.steps.length - 1 ? { ...step, mishap: power(call) } : step
+      // until one is never reached
+      Effect.iterate(0, {
+        while: (call) => call >= 0,
+        body: (call) =>
+          Effect.map(
+            live({
+              ...history,
+              steps: [...history.steps.slice(0, -1), { ...history.steps.at(-1)!, mishap: power(call) }]
+            }),
+            (calls) => (calls > call ? call + 1 : -1)
           )
-        })
-      )
+      })
     )
   }
 
