@@ -85,7 +85,8 @@ const ordeal = async (
       CRASH_DIRECTORY: directory,
       CRASH_DATABASE: address,
       CRASH_EVENTS: String(events),
-      CRASH_REQUESTS: String(requests),
+      // a life that ends in order leaves nothing: not what is retried while it ends either
+      CRASH_REQUESTS: String(requests && point !== undefined),
       CRASH_FAR: String(adopting === "far"),
       ...(adopting === undefined ? {} : { CRASH_OLD: old }),
       ...(key === undefined ? {} : { CRASH_PROOF_KEY: key }),

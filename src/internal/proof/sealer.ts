@@ -347,7 +347,7 @@ const missing = new WeakMap<Sealing, Map<string, number>>()
 
 const missedSince = (sealing: Sealing, chain: string, now: number): number => {
   let chains = missing.get(sealing)
-  if (chains === undefined) missing.set(sealing, (chains = new Map()))
+  if (chains === undefined) missing.set(sealing, (chains = new Map<string, number>()))
   const since = chains.get(chain) ?? now
   chains.set(chain, since)
   return since
