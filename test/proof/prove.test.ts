@@ -103,6 +103,23 @@ const tests = (get: () => Place, isMysql: boolean) => {
     })
     expect(json.json()[1]).toMatchObject({ level: "summary", rows: 4, seals: 3, bare: 0, findings: 1 })
 
+    const unclear = await run("--since", chain)
+    expect([unclear.code, unclear.stdout]).toEqual([64, ""])
+    expect(unclear.stderr).toContain("names no seal: write CHAIN:NUMBER")
+    const gone = await run("--since", `${chain}:7`)
+    expect(gone.code).toBe(3)
+    expect(gone.stdout).toContain(`seal ${chain}:7: gap: it is missing, and an earlier proof came to it`)
+    fs.writeFileSync(log, "nothing\n")
+    const empty = await run("--anchors", log)
+    expect([empty.code, empty.stdout]).toEqual([64, ""])
+    expect(empty.stderr).toContain("holds no head")
+    fs.writeFileSync(log, `chain=${"00".repeat(16)} number=0 head=${"00".repeat(32)}\n`)
+    const other = await run("--anchors", log)
+    expect(other.code).toBe(3)
+    expect(other.stdout.replaceAll(/\s+/g, " ")).toContain(
+      `no head of chain ${chain} was written down elsewhere`
+    )
+
     fs.writeFileSync(keyFile, scene.key.privatePem)
     const secret = await run()
     expect(secret.code).toBe(64)
