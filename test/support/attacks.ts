@@ -249,6 +249,11 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
+    name: "a view of others that shows the rows and their proofs",
+    run: ({ run }) => run(`CREATE VIEW theirs AS SELECT * FROM ${TABLE}`),
+    finds: []
+  },
+  {
     name: "a column more, with a default",
     run: ({ run }) => run(`ALTER TABLE ${TABLE} ADD COLUMN later VARCHAR(9) DEFAULT 'x'`),
     finds: []
@@ -533,8 +538,9 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["removed", ...Array<"foreign">(9).fill("foreign")]
   },
   {
-    name: "rows with a proof of their own added",
+    name: "rows with a proof of their own added, and one without",
     run: async (scene) => {
+      await scene.sealer.insert(USE, event(scene), null)
       for (let i = 0; i < 5; i++)
         await scene.sealer.insert(USE, { ...event(scene), id: Buffer.alloc(16, i) }, randomBytes(16))
     },
