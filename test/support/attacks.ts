@@ -69,7 +69,7 @@ export interface Scene extends Place {
   readonly run: Hand["run"]
 }
 
-export const EVENTS_EACH = 3
+const EVENTS_EACH = 3
 
 /** Three seals, each of three uses and a measure. */
 export const stage = async (place: Place): Promise<Scene> => {
@@ -131,6 +131,8 @@ export interface Attack {
   readonly run: (scene: Scene) => Promise<unknown>
   readonly finds: ReadonlyArray<Finding["kind"]>
   readonly with?: (scene: Scene) => Partial<Options>
+  /** what the findings have to say, each in one of them */
+  readonly tells?: (scene: Scene) => ReadonlyArray<string>
   /** what the summary has to say */
   readonly says?: (scene: Scene) => Partial<Summary>
   readonly only?: "mysql" | "sqlite"
@@ -159,6 +161,14 @@ const sealUpdate = (
 })
 
 const quoted = ({ hand }: Scene, name: string) => hand.quote(name)
+
+/** The table without the key that keeps ids apart. */
+const withoutKey = async ({ isMysql, run }: Scene) => {
+  if (isMysql) return run(`ALTER TABLE ${TABLE} DROP INDEX effect_audit_event_id`)
+  await run(`CREATE TABLE copied AS SELECT * FROM ${TABLE}`)
+  await run(`DROP TABLE ${TABLE}`)
+  return run(`ALTER TABLE copied RENAME TO ${TABLE}`)
+}
 
 /** Erases an event as the printed SQL does. */
 const erase = async ({ hand, run, uses, where }: Scene, seal = 1, event = 1) => {
@@ -198,13 +208,18 @@ const headOf = ({ heads, sealer }: Scene, number: number) => ({
 })
 
 /** What is said of the chain of the scene. */
-const provedOf = (scene: Scene, anchored: number | undefined) => ({
-  ...headOf(scene, 2),
-  at: "2026-02-01 00:00:00.000002",
-  anchored
-})
+const provedOf = ({ sealer }: Scene, anchored: number | undefined) => {
+  const number = sealer.number - 1
+  return {
+    chain: sealer.chain.toString("hex"),
+    number,
+    head: sealer.head.toString("hex"),
+    at: `2026-02-01 00:00:00.${String(number).padStart(6, "0")}`,
+    anchored
+  }
+}
 
-export const event = ({ isMysql }: Scene): Event => ({
+const event = ({ isMysql }: Scene): Event => ({
   kind: "use_log",
   id: randomBytes(16),
   time: isMysql ? "2026-01-31 08:00:00.000000" : "2026-01-31 08:00:00.000",
@@ -231,6 +246,11 @@ export const LAWFUL: ReadonlyArray<Attack> = [
       await run("CREATE TABLE theirs (audit_proof VARBINARY(32))")
       await run(`INSERT INTO theirs VALUES (${hand.bytes(randomBytes(16))})`)
     },
+    finds: []
+  },
+  {
+    name: "a view of others that shows the rows and their proofs",
+    run: ({ run }) => run(`CREATE VIEW theirs AS SELECT * FROM ${TABLE}`),
     finds: []
   },
   {
@@ -376,6 +396,43 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
+    name: "every row has a proof, where all must have one",
+    run: async () => undefined,
+    finds: [],
+    with: () => ({ isExclusive: true })
+  },
+  {
+    name: "rows that were removed after a seal allowed it that tells of a head, too",
+    run: async (scene) => {
+      const { chain, number, head } = headOf(scene, 2)
+      const witness = noticeBytes("witness", chain, String(number), head)
+      await scene.sealer.store([], witness, noticeBytes("purge", chain, "1"), witness)
+      await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(0)}`)
+    },
+    finds: [],
+    // what stands in the same database is no anchor
+    says: (scene) => ({ chains: [provedOf(scene, undefined)] })
+  },
+  {
+    name: "a seal that names a key that is none, and is followed by its own",
+    run: async (scene) => {
+      await scene.sealer.store([], noticeBytes("key", "00"))
+      await scene.sealer.store([event(scene)])
+    },
+    finds: []
+  },
+  {
+    name: "keys that follow each other, in chains that are looked at in the other order",
+    run: async (scene) => {
+      const { hand, sealer } = scene
+      const [first, next] = [0, 1].map((last) => Buffer.alloc(16).fill(last, 15))
+      const second = new Sealer(hand, await rotate(sealer), KINDS, next)
+      await second.store([event(scene)])
+      await new Sealer(hand, await rotate(second), KINDS, first).store([event(scene)])
+    },
+    finds: []
+  },
+  {
     name: "a chain that begins with a key that a seal of another names, and is looked at before it",
     run: async (scene) => {
       const { hand, sealer } = scene
@@ -395,6 +452,9 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   }
 ]
+
+/** bytes of ids that are none */
+const LENGTHS = [1, 3, 4, 5, 17]
 
 export const ATTACKS: ReadonlyArray<Attack> = [
   update("the case of a letter", "user_name = 'Li 1 e\u0301'"),
@@ -439,6 +499,12 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     only: "sqlite"
   },
   {
+    name: "bytes in place of NULL",
+    run: ({ run, where }) => run(`UPDATE ${TABLE} SET result_path = x'00' WHERE ${where(1)}`),
+    finds: ["changed"],
+    only: "sqlite"
+  },
+  {
     name: "a number made a text",
     run: ({ run }) => run("UPDATE measures SET n = '0.3x'"),
     finds: ["changed", "changed", "changed"],
@@ -456,6 +522,12 @@ export const ATTACKS: ReadonlyArray<Attack> = [
   },
   { name: "the table removed", run: ({ run }) => run(`DROP TABLE ${TABLE}`), finds: ["removed"] },
   {
+    name: "the table removed, and the last seal was proved",
+    run: ({ run }) => run(`DROP TABLE ${TABLE}`),
+    finds: ["removed"],
+    with: proved(2)
+  },
+  {
     name: "a column removed",
     run: ({ run }) => run(`ALTER TABLE ${TABLE} DROP COLUMN model`),
     finds: ["removed"]
@@ -466,9 +538,14 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["removed", ...Array<"foreign">(9).fill("foreign")]
   },
   {
-    name: "a row with a proof of its own added",
-    run: (scene) => scene.sealer.insert(USE, event(scene), randomBytes(16)),
-    finds: ["foreign"]
+    name: "rows with a proof of their own added, and one without",
+    run: async (scene) => {
+      await scene.sealer.insert(USE, event(scene), null)
+      for (let i = 0; i < 5; i++)
+        await scene.sealer.insert(USE, { ...event(scene), id: Buffer.alloc(16, i) }, randomBytes(16))
+    },
+    finds: Array<"foreign">(5).fill("foreign"),
+    tells: () => [` ${uuid(Buffer.alloc(16, 4))} the row has a proof that no seal knows`]
   },
   {
     name: "a row copied under another id",
@@ -488,20 +565,40 @@ export const ATTACKS: ReadonlyArray<Attack> = [
   {
     name: "a second row with the id of another",
     run: async (scene) => {
-      await scene.run(`ALTER TABLE ${TABLE} DROP INDEX effect_audit_event_id`)
+      await withoutKey(scene)
       await scene.sealer.insert(USE, { ...event(scene), id: scene.uses[0]!.id }, null)
     },
     finds: ["foreign"],
-    only: "mysql"
+    tells: ({ uses }) => [`${uuid(uses[0]!.id)} another row has its event_id`]
   },
   {
-    name: "a row whose id is longer than an id, added with a proof",
-    run: async ({ hand, isMysql, run }) => {
-      if (isMysql) await run("ALTER TABLE measures MODIFY event_id VARBINARY(17)")
-      const values = `'x', ${hand.bytes(randomBytes(16))}, ${hand.bytes(randomBytes(17))}`
-      await run(`INSERT INTO measures (text, audit_proof, event_id) VALUES (${values})`)
+    name: "a second row with the id of another, and a proof",
+    run: async (scene) => {
+      await withoutKey(scene)
+      await scene.sealer.insert(USE, { ...event(scene), id: scene.uses[0]!.id }, randomBytes(16))
     },
     finds: ["foreign"]
+  },
+  {
+    name: "a proof taken from a row and given to one of their own",
+    run: async (scene) => {
+      const [row] = await scene.run(`SELECT audit_proof FROM ${TABLE} WHERE ${scene.where(0)}`)
+      await scene.run(`UPDATE ${TABLE} SET audit_proof = NULL WHERE ${scene.where(0)}`)
+      await scene.sealer.insert(USE, event(scene), Buffer.from(row!.audit_proof as Uint8Array))
+    },
+    finds: ["changed", "foreign"]
+  },
+  {
+    name: "rows whose ids are longer and shorter than an id, added with a proof",
+    run: async ({ hand, isMysql, run }) => {
+      if (isMysql) await run("ALTER TABLE measures MODIFY event_id VARBINARY(17)")
+      for (const id of LENGTHS.map((length) => Buffer.alloc(length, 1))) {
+        const values = `'x', ${hand.bytes(randomBytes(16))}, ${hand.bytes(id)}`
+        await run(`INSERT INTO measures (text, audit_proof, event_id) VALUES (${values})`)
+      }
+    },
+    finds: LENGTHS.map(() => "foreign"),
+    tells: () => LENGTHS.map((length) => ` ${"01".repeat(length)} the row has a proof`)
   },
   {
     name: "a row with a text for an id added, with a proof",
@@ -557,6 +654,17 @@ export const ATTACKS: ReadonlyArray<Attack> = [
       await scene.run(`DELETE FROM effect_audit_seal WHERE ${quoted(scene, "number")} = 2`)
       for (let i = 0; i < EVENTS_EACH; i++) await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(2, i)}`)
       await scene.run(`DELETE FROM measures WHERE event_id = ${scene.hand.bytes(scene.measures[2]!.id)}`)
+    },
+    finds: ["gap"],
+    with: proved(2)
+  },
+  {
+    name: "a whole chain dropped, up to whose end it was proved",
+    run: async (s) => {
+      await s.run("DELETE FROM effect_audit_seal")
+      await s.run(`DELETE FROM ${TABLE}`)
+      await s.run("DELETE FROM measures")
+      await new Sealer(s.hand, s.key, KINDS).store([event(s)])
     },
     finds: ["gap"],
     with: proved(2)
@@ -724,9 +832,16 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     ]
   },
   {
+    name: "several seals removed",
+    run: (s) => s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} < 2`),
+    finds: [...Array<"foreign">(12).fill("foreign"), "chain", "chain", "gap"],
+    tells: () => ["before it the seals 0 to 1 are missing"]
+  },
+  {
     name: "a seal in the middle removed",
     run: (s) => s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} = 1`),
-    finds: ["foreign", "foreign", "foreign", "foreign", "gap"]
+    finds: ["foreign", "foreign", "foreign", "foreign", "gap"],
+    tells: () => ["before it seal 1 is missing"]
   },
   {
     name: "the last seal removed",
@@ -878,10 +993,17 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     only: "sqlite"
   },
   {
-    name: "a seal whose number is none",
-    run: (s) =>
-      s.run(`UPDATE effect_audit_seal SET ${quoted(s, "number")} = 'x' WHERE ${quoted(s, "number")} = 2`),
-    finds: ["chain", "foreign", "foreign", "foreign", "foreign"],
+    name: "seals whose numbers are none",
+    run: async (s) => {
+      for (const [number, text] of [
+        [1, "1.5"],
+        [2, "'x'"]
+      ] as const)
+        await s.run(
+          `UPDATE effect_audit_seal SET ${quoted(s, "number")} = ${text} WHERE ${quoted(s, "number")} = ${number}`
+        )
+    },
+    finds: ["chain", ...Array<"foreign">(8).fill("foreign")],
     only: "sqlite"
   },
   {
@@ -965,12 +1087,14 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["anchor"],
     with: ({ sealer }) => ({
       anchors: [{ chain: sealer.chain.toString("hex"), number: 1, head: "00".repeat(32) }]
-    })
+    }),
+    tells: () => [":1  it has another head"]
   },
   {
     name: "an anchor of a chain that is not there",
     run: async () => undefined,
     finds: ["anchor"],
-    with: () => ({ anchors: [{ chain: "00".repeat(16), number: 1, head: "00".repeat(32) }] })
+    with: () => ({ anchors: [{ chain: "00".repeat(16), number: 1, head: "00".repeat(32) }] }),
+    tells: () => [`seal ${"00".repeat(16)}:1  it is missing`]
   }
 ]

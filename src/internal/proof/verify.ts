@@ -13,12 +13,17 @@ import { decodeNotices, type Head, type Notice } from "./notices.js"
 import { erasableHash, leafOf, type Manifest, type RowContent, SALT_BYTES } from "./row.js"
 import { areEntries, decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
 
-/** A row as the database shows it. */
-export interface ShownRow extends RowContent {
-  /** the salt, or 32 bytes once the row is erased */
-  readonly proof: Uint8Array | null
-  /** whether a column holds what no event puts there, bytes in place of a text */
-  readonly isStrange: boolean
+/** A row as the database shows it. Hot path: a class, not a literal (bench/README.md#literals). */
+export class ShownRow implements RowContent {
+  constructor(
+    readonly eventId: Uint8Array,
+    readonly eventTime: string | null,
+    readonly values: ReadonlyArray<string | null>,
+    /** the salt, or 32 bytes once the row is erased */
+    readonly proof: Uint8Array | null,
+    /** whether a column holds what no event puts there, bytes in place of a text */
+    readonly isStrange: boolean
+  ) {}
 }
 
 /** One snapshot of a database. */
@@ -104,6 +109,8 @@ export interface Options {
   readonly since?: { readonly chain: string; readonly number: number } | undefined
   /** whether every row must have a proof */
   readonly isExclusive: boolean
+  /** so many ids are held at once, if rows are looked for that no seal is about */
+  readonly partIds?: number | undefined
   /** the tables of kinds that were renamed since */
   readonly tables: Readonly<Record<string, string | undefined>>
   readonly report: (finding: Finding) => Effect.Effect<void>
@@ -180,7 +187,7 @@ class Proof<E> {
   readonly purges = new Map<string, number>()
   /** those that may sign the first seal of a chain, by their ids */
   readonly keys = new Map<string, VerifyingKey>()
-  /** how many rows of a table belong to seals */
+  /** how many of the rows of a table that have a proof belong to seals */
   readonly present = new Map<string, number>()
 
   constructor(
@@ -288,7 +295,8 @@ const lookAtChain = <E>(proof: Proof<E>, { chain, seals }: Chain): Effect.Effect
 /** Where rows up to a seal are left out, since an earlier proof came to it, it must be there. */
 const lookAtStart = <E>(proof: Proof<E>): Effect.Effect<void> => {
   const { since } = proof.options
-  if (since === undefined || since.number <= (proof.last.get(since.chain)?.number ?? -1)) return Effect.void
+  const last = since === undefined ? undefined : proof.last.get(since.chain)
+  if (since === undefined || (last !== undefined && since.number <= last.number)) return Effect.void
   const text = "it is missing, and an earlier proof came to it"
   return proof.report({ kind: "gap", subject: nameOf(since.chain, since.number), text })
 }
@@ -387,8 +395,6 @@ const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> =
         const text = `no seal before it says which columns ${entries.length} of its rows have`
         return yield* proof.report({ kind: "chain", subject: nameOf(chain, seal.number), text })
       }
-      // none is counted, but its table is looked at
-      if (seal.number <= since) return proof.addPresent(manifest.table, 0)
       const text = JSON.stringify(manifest)
       let isReadable = readable.get(text)
       if (isReadable === undefined) {
@@ -399,6 +405,8 @@ const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> =
           yield* proof.report({ kind: "removed", subject: `table ${manifest.table}`, text: lack })
       }
       if (!isReadable) return
+      // what is not read may be gone, and others in its place
+      if (seal.number <= since) return proof.addPresent(manifest.table, 0)
       for (let from = 0; from < entries.length;) {
         const page = entries.slice(from, from + MOST_IDS)
         const { ids, rows } = yield* source.rows(
@@ -436,7 +444,7 @@ const compare = <E>(
         })
       else byId.set(id, row)
     }
-    proof.addPresent(manifest.table, byId.size)
+    proof.addPresent(manifest.table, [...byId.values()].filter((row) => row.proof !== null).length)
     const isPurged = number < (proof.purges.get(hex(chain)) ?? 0)
     for (const entry of entries) {
       const row = byId.get(hex(entry.eventId))
@@ -477,7 +485,7 @@ const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | 
 /** ids that are held at once */
 const PART_IDS = 500_000
 
-/** Looks for rows that no seal is about; one by one only if their number does not say that there are none. */
+/** Looks for rows that no seal is about; one by one only if there are more than those that were read and belong to seals. */
 const lookForForeign = <E>(
   proof: Proof<E>,
   table: string,
@@ -495,12 +503,10 @@ const lookForForeign = <E>(
         subject,
         text: `${nameless} of its rows have a proof and no event_id`
       })
-    // rows that were not read may be gone, and others in their place
-    const isCounted = proof.options.since === undefined
-    if (isCounted && proven === (proof.present.get(table) ?? 0)) return
-    const parts = Math.ceil(Math.max(proven, 1) / PART_IDS)
+    if (proven === (proof.present.get(table) ?? 0)) return
+    const parts = Math.ceil(proven / (proof.options.partIds ?? PART_IDS))
     for (let part = 0; part < parts; part++) {
-      const isOfPart = (id: Uint8Array) => parts === 1 || lastOf(id) % parts === part
+      const isOfPart = (id: Uint8Array) => lastOf(id) % parts === part
       const known = new Set<string>()
       for (const { chain } of chains) {
         yield* forEachGroup(proof, chain, (_, manifest, entries) =>

@@ -6,7 +6,7 @@ import { textOf as idText } from "../../../schema/EventId.js"
 import type { Head, Manifest } from "../../../services/Sealing.js"
 import { hex } from "../../proof/bytes.js"
 import { PROOF_COLUMN, type Seal, SEAL_TABLE } from "../../proof/seal.js"
-import { MOST_IDS, type ShownRow, type Source } from "../../proof/verify.js"
+import { MOST_IDS, ShownRow, type Source } from "../../proof/verify.js"
 import {
   fittingRows,
   fittingSeals,
@@ -200,19 +200,15 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
     (rows) => rows.map(({ name }) => name)
   ),
   count: (table) =>
-    Effect.flatMap(columnsOf(connection, table), (present) => {
-      // a table that a seal names may be gone
-      if (!present.has(PROOF_COLUMN)) return Effect.succeed(NONE_PROVEN)
-      return Effect.map(
-        select(
-          connection,
-          Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
-          `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN typeof(${EVENT_ID}) <> 'blob' THEN ${PROOF_COLUMN} END) ` +
-            `AS nameless, COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
-        ),
-        ([counts]) => counts ?? NONE_PROVEN
-      )
-    }),
+    Effect.map(
+      select(
+        connection,
+        Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
+        `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN typeof(${EVENT_ID}) <> 'blob' THEN ${PROOF_COLUMN} END) ` +
+          `AS nameless, COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
+      ),
+      ([counts]) => counts ?? NONE_PROVEN
+    ),
   quote,
   emptied: (table, column) =>
     Effect.map(
@@ -267,13 +263,8 @@ export const selectRows = (
       rows.map(({ id, proof, ...row }): ShownRow => {
         const texts = list.map((_, index) => textOf(String(row[`t${index}`]), row[`v${index}`]))
         const [eventTime = null, ...values] = texts.map((text) => text ?? null)
-        return {
-          eventId: id,
-          eventTime,
-          proof: proof instanceof ArrayBuffer ? new Uint8Array(proof) : null,
-          values,
-          isStrange: texts.includes(undefined)
-        }
+        const shownProof = proof instanceof ArrayBuffer ? new Uint8Array(proof) : null
+        return new ShownRow(id, eventTime, values, shownProof, texts.includes(undefined))
       })
   )
 }
