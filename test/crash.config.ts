@@ -17,6 +17,7 @@ export default defineConfig({
       "damage",
       "bits",
       "migrate",
+      "migrateTables",
       "badPeers",
       "fullServer",
       "values",
