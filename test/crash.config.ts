@@ -18,6 +18,7 @@ export default defineConfig({
       "damage",
       "bits",
       "migrate",
+      "migrateTables",
       "badPeers",
       "fullServer",
       "values",

@@ -15,8 +15,8 @@ import { freshDatabase } from "../support/database.js"
 import { stored } from "../support/events.js"
 import { account, connectionOptions, uploaderOf } from "../support/mysql.js"
 import type { MysqlServer } from "../support/mysqlServer.js"
-import { findServer, startServer } from "../support/mysqlServer.js"
-import { onEachFlavour } from "../support/servers.js"
+import { startServer } from "../support/mysqlServer.js"
+import { isTurnOf, onEachFlavour } from "../support/servers.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
 const SEED = Number(process.env.AUDIT_SEED ?? (isLong ? Date.now() % 2 ** 31 : 20_261_129))
@@ -485,11 +485,8 @@ onEachFlavour("values", (flavour) => {
     describe(columnName, () => {
       // a TIMESTAMP that gets dates and texts is refused by name: see below
       const names = columnName.startsWith("timestamp") ? ALL.filter((name) => name !== "dateOrText") : ALL
-      // the ordinary run tries each pair of a field and a column on one of the servers: like a chessboard
-      const isHere = (_: string, field: number) =>
-        isLong ||
-        (place + field + (flavour === "mysql" ? 1 : 0)) % 2 === 0 ||
-        findServer("mysql") === undefined
+      // field and column like the squares of a chessboard: each of both meets both servers
+      const isHere = (_: string, field: number) => isTurnOf(flavour, place + field)
       for (const name of names.filter(isHere)) test(name, check(name, `t_${columnName}`, column))
     })
   }

@@ -365,7 +365,7 @@ describe.concurrent("a hook that throws", () => {
             })
           )
         ),
-        { numRuns: isLong ? 100 : 4 }
+        { numRuns: isLong ? 20 : 4 }
       )
     })
   }
@@ -425,7 +425,7 @@ describe.concurrent("an uploader of one's own", () => {
               })
             )
         ),
-        { numRuns: isLong ? 50 : 3 }
+        { numRuns: isLong ? 10 : 3 }
       )
     })
 

@@ -439,13 +439,6 @@ testAtLength("docs/testing.md, as it is written", { timeout: 600_000 }, async ()
   expect(output).toMatch(/Tests +3 passed/)
 })
 
-/** Lends a folder our esbuild, which is what the document installs. */
-const linkBundler = (folder: string) => {
-  const packages = path.join(folder, "node_modules")
-  fs.symlinkSync(path.join(root, "node_modules/esbuild"), path.join(packages, "esbuild"), "junction")
-  fs.symlinkSync("../esbuild/bin/esbuild", path.join(packages, ".bin/esbuild"))
-}
-
 test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, async () => {
   const place = await installed()
   const database = await withDatabase()
@@ -454,8 +447,8 @@ test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, as
     if (step.command === undefined) await place.step(step, path.basename)
     else if (step.command.includes("migrate")) await place.follow(step.command)
   for (const line of commandsOf("docs/deploying.md"))
+    // tsx has brought an esbuild along
     if (isLong || !INSTALLS.test(line)) await place.follow(line)
-    else linkBundler(place.folder)
   expect(await database.query(USE)).toMatchObject([{ user_name: "li", prompt: "a red fox" }])
   // nothing of it is needed any more but the two native packages
   const bundled = fs.readFileSync(path.join(place.folder, "bundled.mjs"), "utf8")
