@@ -7,6 +7,7 @@ import * as fs from "node:fs"
 import { spawnSync } from "node:child_process"
 import * as net from "node:net"
 import * as path from "node:path"
+import { gunzipSync } from "node:zlib"
 import { jsonOf, visible } from "../../src/cli/format.js"
 import { maskEvent } from "../../src/cli/mask.js"
 import { eventsOf, makeServer } from "../../src/cli/server.js"
@@ -15,7 +16,7 @@ import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { openAudit } from "../support/auditHere.js"
 import { effectAudit, fill, hasPty, inTerminal, startEffectAudit, useLine } from "../support/cli.js"
 import { refusingPort } from "../support/net.js"
-import { temporaryDirectory } from "../support/queue.js"
+import { nodeDisk, temporaryDirectory, withQueue } from "../support/queue.js"
 
 /** What may stand nowhere but behind --reveal. */
 const MARKER = "MARKER"
@@ -445,6 +446,61 @@ describe("what is too much", () => {
         assert.strictEqual(ended.code, 0, ended.stderr)
         assert.include(ended.stdout, args.includes("show") ? "600 MB are too large to be shown" : "0:0")
       }
+    })
+  )
+
+  it.scopedLive("a hole of 700 MB in a segment is a small letter, and discarding it takes no room", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const segment = path.join(directory, `${"".padStart(20, "0")}.ndjson`)
+      const handle = fs.openSync(segment, "a")
+      const hole = 700 * 1024 * 1024
+      fs.ftruncateSync(handle, fs.statSync(segment).size + hole)
+      const rest = `{"prompt":"${MARKER}`
+      fs.writeSync(handle, `${rest}\n${useLine({}).line}`)
+      fs.closeSync(handle)
+      const disk = yield* nodeDisk
+      yield* withQueue(disk, { directory }, (queue) =>
+        Effect.gen(function* () {
+          yield* queue.commit(yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 }), [])
+          const batch = yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 })
+          const record = batch.records.at(0)!
+          assert.deepInclude(record, { length: hole + rest.length, problem: "oversize" })
+          yield* queue.commit(batch, [{ record, class: "oversize", reason: "it is too long" }])
+        })
+      )
+      const letters = path.join(directory, "dead-letter.ndjson")
+      assert.isBelow(fs.statSync(letters).size, hole / 100)
+      const [listed] = (yield* effectAudit(directory, ["dead", "list", "--json"])).json()
+      assert.deepInclude(listed, { class: "oversize", length: hole + rest.length })
+      const id = String(listed!.id)
+      for (const args of [
+        ["dead", "list"],
+        ["dead", "show", id],
+        ["dead", "show", id, "--reveal"],
+        ["dead", "show", id, "--json"],
+        ["verify"],
+        ["status"]
+      ]) {
+        const ended = yield* effectAudit(directory, args)
+        judge(args, ended, false)
+        if (args.includes("show")) assert.include(ended.stdout, "734 MB are too large to be shown")
+      }
+      const [exported] = (yield* effectAudit(directory, ["dead", "export"])).json()
+      assert.deepInclude(exported, { id, encoding: "gzip" })
+      const bytes = gunzipSync(Buffer.from(String(exported!.base64), "base64"))
+      assert.isTrue(bytes.equals(Buffer.concat([Buffer.alloc(hole), Buffer.from(rest)])))
+
+      const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
+      assert.include(retried.stderr, "Only lines that are JSON objects of a fitting size")
+      const discarded = yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
+      assert.deepInclude(discarded, { code: 0, stdout: "1 dead letter discarded.\n" }, discarded.stderr)
+      assert.isFalse(fs.readFileSync(segment).subarray(-1000).includes(MARKER))
+      assert.isBelow(fs.statSync(segment).blocks * 512, 4 * 1024 * 1024)
+      const [status] = (yield* effectAudit(directory, ["status", "--json"])).json()
+      const [books] = status!.queues as ReadonlyArray<Record<string, unknown>>
+      assert.deepInclude(books, { accepted: 3, delivered: 1, waiting: 1, dead: 0, discarded: 1, missing: 0 })
     })
   )
 
