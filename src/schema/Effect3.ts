@@ -26,19 +26,6 @@ const versionOf = (found: Namespace): string | undefined =>
   (found.Effect.void as Record<symbol, { readonly _V?: string } | undefined>)[Symbol.for("effect/Effect")]
     ?._V ?? found.Version?.getCurrentVersion()
 
-/**
- * What is wrong with a runtime, by one of its fibers: parts of two Effects that are more than a patch apart do not fit, and
- * a program would die of that somewhere ("Not a valid effect: undefined").
- */
-export const strangeRuntime = (fiber: object): string | undefined => {
-  const found = versionOf({ Effect: { void: fiber } })
-  const minorOf = (version = "") => version.split(".", 2).join(".")
-  return minorOf(found) === minorOf(version)
-    ? undefined
-    : `this program runs by Effect ${found ?? "of another kind"}, and effect-audit was loaded with Effect ${version}: ` +
-        `have one of them (npm dedupe, or overrides), or leave effect-audit out of the bundle that holds the other.`
-}
-
 const isOurs = (version: string): boolean => {
   const parts = version.split(/[.-]/).map(Number)
   const oldest = OLDEST.split(".").map(Number)
@@ -52,6 +39,19 @@ if (version === undefined || !isOurs(version)) {
   throw new Error(
     `effect-audit needs Effect 3, ${OLDEST} or later, but found ${version ?? "an Effect that does not say its version"}: install ${PACKAGES}`
   )
+}
+
+/**
+ * What is wrong with a runtime, by one of its fibers: parts of two Effects that are more than a patch apart do not fit, and
+ * a program would die of that somewhere ("Not a valid effect: undefined").
+ */
+export const strangeRuntime = (fiber: object): string | undefined => {
+  const found = versionOf({ Effect: { void: fiber } })
+  const minorOf = (version = "") => version.split(".", 2).join(".")
+  return minorOf(found) === minorOf(version)
+    ? undefined
+    : `this program runs by Effect ${found ?? "of another kind"}, and effect-audit was loaded with Effect ${version}: ` +
+        `have one of them (npm dedupe, or overrides), or leave effect-audit out of the bundle that holds the other.`
 }
 
 export import DefaultServices = effect.DefaultServices
