@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Logger, LogLevel, Schema } from "effect"
 import {
   AuditEvent,
+  type AuditLayer,
   openAuditLogger,
   QueueLocked,
   Redact,
@@ -16,6 +17,7 @@ import * as fs from "node:fs"
 import { createRequire } from "node:module"
 import * as os from "node:os"
 import * as path from "node:path"
+import { inspect } from "node:util"
 import { onTestFinished } from "vitest"
 import { makeMemoryUploader } from "../../src/layers/MemoryUploader.js"
 import { UploadError } from "../../src/schema/Errors.js"
@@ -229,6 +231,49 @@ describe("a directory by other names", () => {
     await using second = await openAuditLogger({ ...options, directory: mount! })
     await second.logUse({ status: "s" })
     assert.strictEqual((await first.status()).accepted, 1)
+  })
+})
+
+describe("what is no event", () => {
+  it("goes to onAppendFailure without a word of it, or is rejected, and nothing is thrown", async () => {
+    const SECRET = "SECRET"
+    const fail = () => {
+      throw new Error(SECRET)
+    }
+    const failing = new Proxy({}, { get: fail, has: fail, ownKeys: fail, getPrototypeOf: fail })
+    const seen: Array<AuditLayer.AppendFailure> = []
+    const { options } = setUp()
+    await using audit = await openAuditLogger({
+      ...options,
+      events: [],
+      redact: { use_log: { prompt: Redact.mask } },
+      onAppendFailure: (failure) => void seen.push(failure)
+    })
+    const nothings: ReadonlyArray<unknown> = [
+      null,
+      undefined,
+      7,
+      1n,
+      SECRET,
+      Symbol(SECRET),
+      () => SECRET,
+      { prompt: SECRET },
+      [SECRET],
+      { [AuditEvent.TypeId]: { kind: SECRET } },
+      failing,
+      // of a kind that the log does not carry
+      Object.assign(new Payment({ cents: 1 }), { prompt: SECRET })
+    ]
+    for (const nothing of nothings) {
+      await audit.log(nothing as never)
+      assert.propertyVal(await rejection(audit.record(nothing as never)), "_tag", "InvalidEvent")
+    }
+    assert.lengthOf(seen, nothings.length)
+    for (const { error, input } of seen) {
+      assert.isUndefined(input)
+      assert.notInclude(inspect(error, { depth: 9, showHidden: true }), SECRET)
+    }
+    assert.include(seen[0]!.error.message, "expected an event, made by its class")
   })
 })
 
