@@ -424,8 +424,7 @@ const compileField = (
   }
 }
 
-/** @internal */
-export const orInvalid =
+const orInvalid =
   (coding: (value: unknown) => Either.Either<unknown, unknown>) =>
   (value: unknown): unknown => {
     const result = coding(value)

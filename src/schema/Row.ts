@@ -9,7 +9,7 @@
 import { Option, Schema, SchemaAST as AST } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 import { Either, ParseResult } from "./Effect3.js"
-import { decoderOf, guard, INVALID, type Invalid, type Issue, orInvalid, signatureOf } from "./Line.js"
+import { decoderOf, guard, INVALID, type Invalid, type Issue, signatureOf } from "./Line.js"
 
 /**
  * A value as a database shows it: a text, a number of SQLite, or NULL.
