@@ -549,6 +549,60 @@ describe("what an operator gives away by accident", () => {
     })
   )
 
+  it.scopedLive(
+    "a password that is not encoded, or stands where none is read, is not repeated in any part",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        yield* fill(directory, [useLine({})])
+        const encode = /write % as %25, \/ as %2F, \? as %3F, # as %23 and @ as %40/
+        const passwords = [
+          "12/SECRET",
+          "12?SECRET",
+          "12#SECRET",
+          "/SECRET",
+          "SEC%RET",
+          "SEC%4RET",
+          "12/a@SECRET"
+        ]
+        const urls = passwords.map((password) => `mysql://app:${password}@127.0.0.1:1/app`)
+        const ends = yield* Effect.forEach(
+          [
+            ...urls.map((url): readonly [ReadonlyArray<string>, string] => [["doctor"], url]),
+            ...[["migrate"], ["migrate", "--print"], ["events"], ["flush"], ["prove", "--key", "x"]].map(
+              (args): readonly [ReadonlyArray<string>, string] => [args, urls[0]!]
+            )
+          ],
+          ([args, url]) =>
+            Effect.map(effectAudit(directory, args, { AUDIT_MYSQL_URL: url }), (ended) => ({
+              args,
+              url,
+              ended
+            })),
+          { concurrency: 2 }
+        )
+        for (const { args, ended, url } of ends) {
+          const said = ended.stdout + ended.stderr
+          assert.notMatch(said, /SEC|RET|app:12|\b12\b/, url)
+          if (!args.includes("--print") && !args.includes("prove")) assert.match(said, encode, url)
+        }
+        for (const args of [
+          ["doctor", "mysql://app:SECRET@127.0.0.1:1/app"],
+          ["mysql://app:SECRET@127.0.0.1:1/app"],
+          ["doctor", "-pSECRET"],
+          ["doctor", "-p", "SECRET"],
+          ["doctor", "--json", "-p", "SECRET"],
+          ["doctor", "--password=SECRET"]
+        ]) {
+          const ended = yield* effectAudit(directory, args)
+          assert.strictEqual(ended.code, 64)
+          assert.notInclude(ended.stdout + ended.stderr, "SECRET", args.join(" "))
+        }
+        const warned = yield* effectAudit(directory, ["doctor", "--url", urls[0]!])
+        assert.include(warned.stderr, "the command line shows the password")
+      })
+  )
+
   const canBecome =
     process.getuid?.() === 0 &&
     spawnSync("python3", ["-c", "import os; os.setuid(54321); os.listdir('.')"]).status === 0
