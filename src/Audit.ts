@@ -33,7 +33,7 @@ export const record = <K extends string>(
   event: AuditEvent.Instance<K>,
   options?: RecordOptions
 ): Effect.Effect<Receipt, AppendError, AuditLog | AuditEvent.Kind<K>> =>
-  withLog((log) => log.record(event[AuditEvent.TypeId], event, options))
+  withLog((log) => log.record(AuditEvent.kindOf(event), event, options))
 
 /**
  * Records that somebody used an AI model; like {@link record}.
@@ -91,7 +91,7 @@ export const recordActivity = (
 export const log = <K extends string>(
   event: AuditEvent.Instance<K>
 ): Effect.Effect<void, never, AuditLog | AuditEvent.Kind<K>> =>
-  withLog((log) => log.log(event[AuditEvent.TypeId], event))
+  withLog((log) => log.log(AuditEvent.kindOf(event), event))
 
 /**
  * Records that somebody used an AI model; it is on disk, fsynced, when it returns. It does not fail: a failure goes to

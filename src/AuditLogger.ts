@@ -209,10 +209,10 @@ const handleOf = (log: Log, { audit, run }: Opened): AuditLogger<string> => {
   return {
     logUse: (input) => run(audit.log(UseLog.kind, input)),
     logLogin: (input) => run(audit.log(LoginLog.kind, input)),
-    log: (event) => run(audit.log(event[AuditEvent.TypeId], event)),
+    log: (event) => run(audit.log(AuditEvent.kindOf(event), event)),
     recordUse: (input, options) => run(audit.record(UseLog.kind, input, options)),
     recordLogin: (input, options) => run(audit.record(LoginLog.kind, input, options)),
-    record: (event, options) => run(audit.record(event[AuditEvent.TypeId], event, options)),
+    record: (event, options) => run(audit.record(AuditEvent.kindOf(event), event, options)),
     flush: () => run(Effect.suspend(() => (log.closing === undefined ? audit.flush : tooLate(audit)))),
     status: () => run(audit.status),
     shutdown: async (timeout) => {

@@ -1,4 +1,4 @@
-/** `npm run test:crash`: the tests of what must never be lost, at full length. */
+/** `npm run test:crash`: the tests of what must never be lost, and others that take long, at full length. */
 import { defineConfig } from "vitest/config"
 import base from "../vitest.config.js"
 
@@ -11,14 +11,20 @@ export default defineConfig({
       "crash",
       "kill",
       "exactlyOnce",
+      "goingOn",
       "lock",
       "adoption",
       "powerLoss",
       "damage",
       "bits",
       "migrate",
+      "migrateTables",
       "badPeers",
-      "fullServer"
+      "fullServer",
+      "values",
+      "owners",
+      "screens",
+      "defects"
     ].map((name) => `test/*/${name}.test.ts`),
     typecheck: { enabled: false },
     testTimeout: 3_600_000

@@ -99,7 +99,8 @@ const wrongFlag = (args: ReadonlyArray<string>, own: ReadonlyArray<string>) => {
 
 const misspelt = (word: string, before: ReadonlyArray<string>, names: ReadonlyArray<string>) => {
   const near = nearest(word, names)
-  const said = [...before, word].join(" ")
+  // anything else may be a URL with a password
+  const said = [...before, /^[\w-]{1,40}$/.test(word) ? word : "..."].join(" ")
   const advice =
     near === undefined
       ? `say one of ${[...names].sort().join(", ")}`

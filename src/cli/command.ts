@@ -24,7 +24,7 @@ import { erase, purge } from "./permit.js"
 import { prove } from "./prove.js"
 import { serve } from "./serve.js"
 import { status } from "./status.js"
-import { isJson, logger, print, sayError, withPlainConsole } from "./terminal.js"
+import { isJson, logger, print, sayError, withoutArgument, withPlainConsole } from "./terminal.js"
 import { verify } from "./verify.js"
 
 const { version } = createRequire(import.meta.url)("../../package.json") as { readonly version: string }
@@ -88,7 +88,7 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Dis
     return error.message === "" ? Effect.succeed(error.code) : failing(error.code, error.message)
   if (ValidationError.isValidationError(error)) {
     // @effect/cli has printed it where people read
-    const text = stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim()
+    const text = withoutArgument(stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim())
     return isJson ? failing(ExitCode.usage, text) : Effect.succeed(ExitCode.usage)
   }
   if (ConfigError.isConfigError(error)) return failing(ExitCode.usage, Cause.pretty(cause))

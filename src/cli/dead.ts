@@ -329,15 +329,17 @@ const show = Command.make("show", { directory, json, reveal, id }, (options) =>
 const LARGE_BYTES = 1024 * 1024
 
 /** What is said in place of a content that is too large to be shown. */
-export const leftOut = ({ base64, length, line }: Letter): string | undefined =>
-  line === undefined && base64 === undefined && length > LARGE_BYTES
-    ? `[${formatBytes(length)} are too large to be shown: they stand in ${LETTERS}]`
+export const leftOut = (letter: Letter): string | undefined =>
+  letter.length > LARGE_BYTES && contentOf(letter).length === 0
+    ? `[${formatBytes(letter.length)} are too large to be shown: they stand in ${LETTERS}]`
     : undefined
 
-/** The line, byte for byte; nothing if the entry holds none that is a text. */
-export const contentOf = ({ base64, line }: Letter): Buffer => {
+/** The line, byte for byte; nothing if the entry holds none that is a text, or one that is too large to be held. */
+export const contentOf = ({ base64, encoding, line }: Letter): Buffer => {
   if (typeof line === "string") return Buffer.from(line)
-  return typeof base64 === "string" ? Buffer.from(base64, "base64") : Buffer.alloc(0)
+  return typeof base64 === "string" && encoding === undefined
+    ? Buffer.from(base64, "base64")
+    : Buffer.alloc(0)
 }
 
 const exportAll = Command.make("export", { directory, reveal, all, ids, ofClass }, (options) =>

@@ -1,7 +1,8 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
-import { Duration, Effect, Either, Exit, Fiber, Layer, Option } from "effect"
+import { Duration, Effect, Either, Exit, Fiber, Layer, Option, Schedule } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
 import { sealingKey } from "../internal/proof/keys.js"
+import { SEAL_MISSING } from "../internal/proof/sealer.js"
 import { objectOf } from "../internal/queue/lines.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
@@ -163,7 +164,12 @@ const deliver = (target: Queue) =>
     const scheduler = yield* Scheduler
     const before = yield* queue.status
     const progress = yield* Effect.fork(drawProgress(queue, target))
-    const exit = yield* Effect.exit(scheduler.flush)
+    // a chain that is not as it was left is waited for: a minute, in which every other try fails
+    const flushed = Effect.retry(scheduler.flush, {
+      while: isSealMissing,
+      schedule: Schedule.spaced("2 seconds")
+    })
+    const exit = yield* Effect.exit(flushed)
     yield* Fiber.interrupt(progress)
     const after = yield* queue.status
     return {
@@ -173,6 +179,9 @@ const deliver = (target: Queue) =>
       failure: Exit.isSuccess(exit) ? undefined : yield* failureOf(exit)
     } satisfies Outcome
   })
+
+const isSealMissing = ({ cause }: FlushError): boolean =>
+  cause instanceof UploadError && cause.code === SEAL_MISSING
 
 const failureOf = (exit: Exit.Failure<void, FlushError>) =>
   Effect.flip(exit).pipe(

@@ -9,7 +9,7 @@ import { protocolError } from "../internal/database/mysql/driver.js"
 import type { Endpoint } from "../internal/database/mysql/endpoints.js"
 import { endpointsOf, TRUST, unknownParameters } from "../internal/database/mysql/endpoints.js"
 import { isLoopback } from "../internal/database/mysql/logins.js"
-import { addressesOf } from "../internal/database/mysql/lookup.js"
+import { addressesOf, silentOf } from "../internal/database/mysql/lookup.js"
 import { classify } from "../internal/database/mysql/errors.js"
 import {
   columnsOf,
@@ -114,7 +114,15 @@ const examineServer = (
 ) =>
   Effect.gen(function* () {
     const session = yield* open(endpoint)
-    const { database, username } = endpoint
+    const { address, database, username } = endpoint
+    for (const silent of silentOf(address.host)) {
+      yield* report(
+        warning(
+          "connect",
+          `${silent}, an address of ${address.host}, takes connections and stays silent: mend it`
+        )
+      )
+    }
     yield* report(ok("login", `${username} to ${database}`))
     for (const finding of yield* examineSettings(session, limits)) yield* report(finding)
     for (const kind of kinds) {

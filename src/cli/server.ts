@@ -54,6 +54,9 @@ export const runServer = (given: Option.Option<string>, port: number, source: Ev
       const built = yield* Effect.mapError(Layer.build(server), ({ cause }) => cannotListen(port, cause))
       // an open page would be waited for at the end
       yield* Effect.addFinalizer(() => Effect.sync(() => listener.closeAllConnections()))
+      // a socket that is upgraded has nobody who hears its errors, and any web page may ask for that (WebSocket): without
+      // these it is a request like others
+      listener.removeAllListeners("upgrade")
       const { address } = Context.get(built, HttpServer.HttpServer)
       // behind the hash it is sent to no server, and stands in no log
       if (address._tag === "TcpAddress") yield* print([`http://127.0.0.1:${address.port}/#${token}`])

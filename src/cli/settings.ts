@@ -315,7 +315,8 @@ const warnOfPassword = (given: Redacted.Redacted) =>
   Effect.suspend(() => {
     const url = Redacted.value(given)
     const isFlag = process.argv.some((argument) => argument === url || argument === `--url=${url}`)
-    if (!isFlag || !URL.canParse(url) || new URL(url).password === "") return Effect.void
+    // also one that is not encoded, of which a URL keeps a part or none
+    if (!isFlag || !/:\/\/[^@]*:.+@/s.test(url)) return Effect.void
     return say(
       "warning: the command line shows the password of --url to everybody on this machine: use --ask-password, " +
         "AUDIT_MYSQL_PASSWORD or AUDIT_MYSQL_URL."

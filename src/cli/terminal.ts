@@ -115,6 +115,10 @@ const textOf = (line: Line): string =>
 /** One value in one line; escaped as JSON does it, so that a program reads the same value. */
 export const printJson = (value: unknown): Effect.Effect<void> => Console.log(jsonOf(value))
 
+/** What @effect/cli says of a call, without an argument that it does not know: it may be a password. */
+export const withoutArgument = (text: string): string =>
+  text.replace(/(unknown argument): '(?!--[a-z-]+').*'/s, "$1, which may be a password: it is not repeated")
+
 /**
  * Without the colours of @effect/cli where nobody sees them, and without what it says of errors where programs read:
  * {@link sayError} says that.
@@ -128,7 +132,14 @@ export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effec
     return Effect.withConsole(effect, {
       ...console,
       log: (...args) => console.log(...plain(process.stdout, args)),
-      error: (...args) => (isJson ? Effect.void : console.error(...plain(process.stderr, args)))
+      error: (...args) =>
+        isJson
+          ? Effect.void
+          : console.error(
+              ...plain(process.stderr, args).map((arg) =>
+                typeof arg === "string" ? withoutArgument(arg) : arg
+              )
+            )
     })
   })
 

@@ -7,7 +7,7 @@ import { Config, Context, DateTime, Duration, Effect, Layer, Option, Stream } fr
 import type { ConfigError } from "effect"
 import { makeTally } from "../internal/metrics.js"
 import { sealingKey } from "../internal/proof/keys.js"
-import { Either } from "../schema/Effect3.js"
+import { Either, strangeRuntime } from "../schema/Effect3.js"
 import { checkRules } from "../schema/Rules.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -123,6 +123,7 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
   Layer.unwrapEffect(
     Effect.gen(function* () {
       const events = [UseLog, LoginLog, ...(options.events ?? [])]
+      yield* checkRuntime(options)
       yield* check(options, events)
       if (options.proof !== undefined) yield* checkProof(options, options.proof, yield* Uploader)
       const shutdown = yield* makeShutdown(options.shutdownTimeout ?? "5 seconds")
@@ -141,6 +142,12 @@ export const layerDisk = <const E extends ReadonlyArray<AuditEvent.Any> = readon
       )
     })
   ) as unknown as Layer.Layer<Provided<E>, QueueOpenError | QueueLocked, Uploader | Disk>
+
+const checkRuntime = ({ directory }: Settings): Effect.Effect<void, QueueOpenError> =>
+  Effect.withFiberRuntime((fiber) => {
+    const reason = strangeRuntime(fiber)
+    return reason === undefined ? Effect.void : new QueueOpenError({ directory, reason })
+  })
 
 const check = (
   options: Settings & Pick<AuditLogLayer.Options, "redact" | "limits">,

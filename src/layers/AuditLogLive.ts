@@ -38,7 +38,10 @@ export type OnAppendFailure = "log" | "die" | ((failure: AppendFailure) => Effec
 export interface AppendFailure {
   readonly error: AppendError
   readonly kind: string
-  /** the event as it would have been written, after redaction: what is left of it may still be personal data */
+  /**
+   * the event as it would have been written, after redaction: what is left of it may still be personal data; undefined if
+   * nothing of it would have been
+   */
   readonly input: unknown
 }
 
@@ -86,8 +89,11 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       const context = fiber.currentContext.unsafeMap
       const actor = context.get(CurrentActor.key) as CurrentActor["Type"] | undefined
       const span = context.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined
+      const known = kinds.get(kind)
+      // nothing of it would be written, and nobody said what of it is to be hidden
+      if (known === undefined) return { input: undefined, issues: NONE }
       try {
-        return kinds.get(kind)?.prepare(input, actor, span) ?? { input, issues: NONE }
+        return known.prepare(input, actor, span) ?? { input, issues: NONE }
       } catch {
         // a getter of the input, or `fromActor` or `fromSpan` of its kind, threw
         return { input: undefined, issues: UNREADABLE }
@@ -114,7 +120,9 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       const codec = kinds.get(kind)
       if (codec === undefined) {
         return invalid([
-          { field: "kind", expected: `one of ${[...kinds.keys()].join(", ")}; add it to \`events\`` }
+          kind === ""
+            ? { field: "event", expected: "an event, made by its class" }
+            : { field: "kind", expected: `one of ${[...kinds.keys()].join(", ")}; add it to \`events\`` }
         ])
       }
       if (issues.length > 0) return invalid(issues)

@@ -44,6 +44,20 @@ export interface Instance<K extends string = string> {
 }
 
 /**
+ * The kind of an event; an empty text of what is none, whatever it is.
+ *
+ * @internal
+ */
+export const kindOf = (event: unknown): string => {
+  try {
+    const kind: unknown = (event as Partial<Instance> | null | undefined)?.[TypeId]
+    return typeof kind === "string" ? kind : ""
+  } catch {
+    return ""
+  }
+}
+
+/**
  * The moment of an event, as {@link Options.fromTime} receives it.
  *
  * @category models

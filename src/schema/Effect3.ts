@@ -41,6 +41,19 @@ if (version === undefined || !isOurs(version)) {
   )
 }
 
+/**
+ * What is wrong with a runtime, by one of its fibers: parts of two Effects that are more than a patch apart do not fit, and
+ * a program would die of that somewhere ("Not a valid effect: undefined").
+ */
+export const strangeRuntime = (fiber: object): string | undefined => {
+  const found = versionOf({ Effect: { void: fiber } })
+  const minorOf = (version = "") => version.split(".", 2).join(".")
+  return minorOf(found) === minorOf(version)
+    ? undefined
+    : `this program runs by Effect ${found ?? "of another kind"}, and effect-audit was loaded with Effect ${version}: ` +
+        `have one of them (npm dedupe, or overrides), or leave effect-audit out of the bundle that holds the other.`
+}
+
 export import DefaultServices = effect.DefaultServices
 export import Either = effect.Either
 export import ExecutionStrategy = effect.ExecutionStrategy

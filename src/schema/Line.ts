@@ -359,9 +359,9 @@ const compileField = (
   const readable = guard(AST.encodedAST(from))
   const unchanged = AST.typeAST(from) === from
   // an object that the Schema does not change may still have keys that it does not know, and drops
-  const scalar = unchanged && isScalar(from)
-  const encodeFrom = scalar ? identity : orInvalid(ParseResult.encodeUnknownEither(Schema.make(from)))
-  const decodeFrom = scalar ? identity : orInvalid(ParseResult.decodeUnknownEither(Schema.make(from)))
+  const kept = unchanged && isKeptWhole(from)
+  const encodeFrom = kept ? identity : orInvalid(ParseResult.encodeUnknownEither(Schema.make(from)))
+  const decodeFrom = decoderOf(from)
 
   const encode = (value: unknown): unknown => {
     let given = value
@@ -424,8 +424,7 @@ const compileField = (
   }
 }
 
-/** @internal */
-export const orInvalid =
+const orInvalid =
   (coding: (value: unknown) => Either.Either<unknown, unknown>) =>
   (value: unknown): unknown => {
     const result = coding(value)
@@ -498,8 +497,24 @@ export const guard = (ast: AST.AST): ((value: unknown) => boolean) => {
   return ParseResult.is(Schema.make(ast))
 }
 
-const isScalar = (ast: AST.AST): boolean => {
+/**
+ * What the Schema makes of a value that it can read.
+ *
+ * @internal
+ */
+export const decoderOf = (from: AST.AST): ((value: unknown) => unknown) =>
+  AST.typeAST(from) === from && isKeptWhole(from)
+    ? identity
+    : orInvalid(ParseResult.decodeUnknownEither(Schema.make(from)))
+
+/**
+ * Whether the Schema keeps all of a value that it takes. So do records of such values; but a Schema's own copy of one
+ * lacks a key `__proto__`, which assigns a prototype there.
+ */
+const isKeptWhole = (ast: AST.AST): boolean => {
   switch (ast._tag) {
+    case "UnknownKeyword":
+    case "AnyKeyword":
     case "StringKeyword":
     case "NumberKeyword":
     case "BooleanKeyword":
@@ -507,9 +522,17 @@ const isScalar = (ast: AST.AST): boolean => {
     case "Literal":
       return true
     case "Union":
-      return ast.types.every(isScalar)
+      return ast.types.every(isKeptWhole)
     case "Refinement":
-      return isScalar(ast.from)
+      return isKeptWhole(ast.from)
+    case "TypeLiteral":
+      return (
+        ast.propertySignatures.length === 0 &&
+        ast.indexSignatures.length === 1 &&
+        ast.indexSignatures.every(
+          ({ parameter, type }) => parameter._tag === "StringKeyword" && isKeptWhole(type)
+        )
+      )
   }
   return false
 }

@@ -21,8 +21,8 @@
  *
  * @since 0.1.0
  */
-import { Redacted } from "effect"
-import { createHmac } from "node:crypto"
+import { Option, Redacted } from "effect"
+import { createHmac, createSecretKey, type KeyObject } from "node:crypto"
 import type * as AuditEvent from "./AuditEvent.js"
 
 /**
@@ -95,7 +95,7 @@ export const omit = (_value: unknown): null => null
 export const mask = (_value: string): string => "***"
 
 /**
- * The shortest key of {@link hash}, in bytes of UTF-8: 128 bits, if it is random.
+ * The shortest key of {@link hash}, in bytes, of a text those of its UTF-8: 128 bits, if it is random.
  *
  * @category constants
  * @since 0.1.0
@@ -108,27 +108,38 @@ const Problem: unique symbol = Symbol.for("effect-audit/Redact/Problem") as neve
 /**
  * HMAC-SHA256 with a secret key, 64 hexadecimal digits: equal texts stay equal, so that a user's events can still be
  * found together by those who have the key, and cannot be guessed by those who have not. Keep the key out of the
- * database, and keep it: with another one the same user gets another name.
+ * database, and keep it: with another one the same user gets another name. The key is a text or bytes, which are copied.
  *
- * A key of less than {@link MIN_KEY_BYTES} bytes can be guessed: the layer fails with `QueueOpenError`. Within a
- * function of your own it throws, and the event is `InvalidEvent`.
+ * A key of less than {@link MIN_KEY_BYTES} bytes can be guessed: the layer fails with `QueueOpenError`, as it does if the
+ * key is none. Within a function of your own it throws, and the event is `InvalidEvent`.
  *
  * @category redactions
  * @since 0.1.0
  */
-export const hash = (key: Redacted.Redacted): ((value: string) => string) => {
-  const bytes = Buffer.byteLength(Redacted.value(key))
-  const problem =
-    bytes < MIN_KEY_BYTES
-      ? `the key of Redact.hash has ${bytes} bytes, so it can be guessed. Use at least ${MIN_KEY_BYTES} random ones, ` +
-        "for example the output of: openssl rand -hex 32"
-      : undefined
+export const hash = (key: Redacted.Redacted<string | Uint8Array>): ((value: string) => string) => {
+  const secret = keyOf(key)
   const redaction = (value: string) => {
-    if (problem !== undefined) throw new Error(problem)
-    return createHmac("sha256", Redacted.value(key)).update(value, "utf8").digest("hex")
+    if (typeof secret === "string") throw new Error(secret)
+    return createHmac("sha256", secret).update(value, "utf8").digest("hex")
   }
-  return Object.assign(redaction, { [Problem]: problem })
+  return Object.assign(redaction, { [Problem]: typeof secret === "string" ? secret : undefined })
 }
+
+/** The key as it is now, whatever becomes of what was given, and shown by nothing; or what is wrong with it. */
+const keyOf = (key: unknown): KeyObject | string => {
+  const given = Redacted.isRedacted(key) ? Option.getOrUndefined(valueOf(key)) : undefined
+  if (typeof given !== "string" && !(given instanceof Uint8Array)) {
+    return "the key of Redact.hash is neither a text nor bytes. Give Redacted.make(key)."
+  }
+  const bytes = typeof given === "string" ? Buffer.from(given) : Buffer.from(given)
+  return bytes.length < MIN_KEY_BYTES
+    ? `the key of Redact.hash has ${bytes.length} bytes, so it can be guessed. Use at least ${MIN_KEY_BYTES} random ones, ` +
+        "for example the output of: openssl rand -hex 32"
+    : createSecretKey(bytes)
+}
+
+/** none if it was wiped */
+const valueOf = Option.liftThrowable((key: Redacted.Redacted<unknown>) => Redacted.value(key))
 
 /**
  * What is wrong with a redaction, if anything is known to be.

@@ -9,7 +9,7 @@
 import { Option, Schema, SchemaAST as AST } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 import { Either, ParseResult } from "./Effect3.js"
-import { guard, INVALID, type Invalid, type Issue, orInvalid, signatureOf } from "./Line.js"
+import { decoderOf, guard, INVALID, type Invalid, type Issue, signatureOf } from "./Line.js"
 
 /**
  * A value as a database shows it: a text, a number of SQLite, or NULL.
@@ -207,7 +207,7 @@ export const restoringField = (field: Schema.Struct.Field): ((raw: Raw) => unkno
   const readings = readingsOf(to)
   const hasOthers = readings.includes(undefined)
   const readable = guard(AST.encodedAST(from))
-  const decodeFrom = orInvalid(ParseResult.decodeUnknownEither(Schema.make(from)))
+  const decodeFrom = decoderOf(from)
 
   /** What a line would make of it. */
   const fromWire = (wire: unknown): unknown => {

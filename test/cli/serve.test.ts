@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fs from "node:fs"
+import * as net from "node:net"
 import * as path from "node:path"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import type { UploadBatch } from "../../src/services/Uploader.js"
@@ -16,6 +17,32 @@ import { temporaryDirectory } from "../support/queue.js"
 const HOSTILE = `<img src=x onerror="document.title='broken'"><script>document.title='broken'</script>`
 
 describe("the server", () => {
+  it.scopedLive("outlives those who ask it for another protocol, as every web page may, and leave", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const { address, origin } = yield* serve(directory)
+      const leave = (file: string, protocol: string) =>
+        Effect.async<void>((resume) => {
+          const socket = net.connect(Number(address.port), "127.0.0.1", () =>
+            socket.write(
+              `GET ${file} HTTP/1.1\r\nHost: evil.example\r\nUpgrade: ${protocol}\r\nConnection: Upgrade\r\n\r\n`
+            )
+          )
+          // the answer is on its way, and nobody takes it
+          socket.once("data", () => socket.resetAndDestroy())
+          socket.on("error", () => undefined).on("close", () => resume(Effect.void))
+        })
+      for (const file of ["/", "/api/changes", "/none"]) {
+        yield* Effect.all(
+          Array.from({ length: 20 }, (_, index) => leave(file, index % 2 === 0 ? "websocket" : "h2c")),
+          { concurrency: 5 }
+        )
+      }
+      assert.strictEqual((yield* Effect.promise(() => fetch(origin))).status, 200)
+    })
+  )
+
   it.scopedLive("answers on loopback, to whoever has the token", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory

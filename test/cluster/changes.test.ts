@@ -7,6 +7,7 @@ import * as path from "node:path"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { auditProcess } from "../support/auditProcess.js"
 import { temporaryDirectory } from "../support/queue.js"
+import { newKey } from "../support/seals.js"
 import { type Group, startGroup } from "./group.js"
 import { prepare, startLoad } from "./load.js"
 import type { Node } from "./node.js"
@@ -20,12 +21,15 @@ afterAll(() => group.stop())
 
 const EVENTS_PER_SECOND = 500
 
+/** What operators do leaves nothing to be found either. */
+const key = newKey()
+
 /** An audit log under load, over the hosts, or over all members. */
 const underLoad = (hosts?: ReadonlyArray<string>) =>
   Effect.gen(function* () {
     const primary = yield* Effect.promise(group.primary)
-    const options = yield* Effect.promise(() => prepare(primary, group.members))
-    const load = yield* startLoad({ ...options, hosts: hosts ?? options.hosts }, EVENTS_PER_SECOND)
+    const options = yield* Effect.promise(() => prepare(primary, group.members, key))
+    const load = yield* startLoad({ ...options, hosts: hosts ?? options.hosts }, EVENTS_PER_SECOND, key)
     yield* Effect.sleep("3 seconds")
     return { primary, ...load, finish: load.finish(0, group.members) }
   })

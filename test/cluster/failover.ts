@@ -6,17 +6,18 @@
  */
 import { assert } from "@effect/vitest"
 import { Effect, Schedule } from "effect"
+import type { KeyPair } from "../support/seals.js"
 import { prepare, startLoad } from "./load.js"
 import { FAULTS, type Node } from "./node.js"
 
 const EVENTS = 100_000
 const EVENTS_PER_SECOND = 1250
 
-/** Harms each node in use, and judges; `first` takes writes at the beginning. */
-export const survives = (nodes: ReadonlyArray<Node>, first: Node) =>
+/** Harms each node in use, and judges; `first` takes writes at the beginning. With a key the rows are proved. */
+export const survives = (nodes: ReadonlyArray<Node>, first: Node, key?: KeyPair) =>
   Effect.gen(function* () {
-    const options = yield* Effect.promise(() => prepare(first, nodes))
-    const load = yield* startLoad(options, EVENTS_PER_SECOND)
+    const options = yield* Effect.promise(() => prepare(first, nodes, key))
+    const load = yield* startLoad(options, EVENTS_PER_SECOND, key)
     const sessionsOn = (node: Node) =>
       Effect.promise(() =>
         node.query(`SELECT 1 FROM information_schema.processlist WHERE user = '${options.username}'`)

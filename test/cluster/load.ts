@@ -8,9 +8,13 @@ import { Clock, Effect, Fiber, Redacted, Schedule } from "effect"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import type { Uploader } from "../../src/services/Uploader.js"
+import { openSource } from "../../src/cli/mysqlSource.js"
+import type { UploadError } from "../../src/schema/Errors.js"
 import { openAudit } from "../support/auditHere.js"
 import { uploaderOf } from "../support/mysql.js"
+import { proving } from "../support/proven.js"
 import { temporaryDirectory } from "../support/queue.js"
+import type { KeyPair } from "../support/seals.js"
 import { type Node, until } from "./node.js"
 
 /** What was seen between two moments. */
@@ -34,22 +38,32 @@ const percentile = (values: ReadonlyArray<number>, share: number) =>
 
 const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
 
-/** Records so many events a second until it is told to finish; the scope closes the audit log. */
-export const startLoad = (options: MysqlUploader.Options, perSecond: number) =>
+/** Records so many events a second until it is told to finish; the scope closes the audit log. Sealed by a key, if any. */
+export const startLoad = (options: MysqlUploader.Options, perSecond: number, key?: KeyPair) =>
   Effect.gen(function* () {
     const phases: Array<Phase> = []
     const enter = (name: string) =>
       Effect.sync(() => void phases.push({ name, appends: [], codes: [], gap: 0, appendedInGap: 0 }))
     yield* enter("before")
     const uploader = yield* uploaderOf(options)
+    const observing = <A>(upload: Effect.Effect<A, UploadError>) =>
+      Effect.tapError(upload, ({ code }) => Effect.sync(() => void phases.at(-1)!.codes.push(code)))
+    const { sealing } = uploader
     const observed: Uploader["Type"] = {
       ...uploader,
-      upload: (batch) =>
-        Effect.tapError(uploader.upload(batch), ({ code }) =>
-          Effect.sync(() => void phases.at(-1)!.codes.push(code))
-        )
+      upload: (batch) => observing(uploader.upload(batch)),
+      sealing: sealing && {
+        ...sealing,
+        upload: (batches, seal) => observing(sealing.upload(batches, seal))
+      }
     }
-    const audit = yield* openAudit({ directory: yield* temporaryDirectory }, { uploader: observed })
+    const audit = yield* openAudit(
+      {
+        directory: yield* temporaryDirectory,
+        ...(key === undefined ? {} : { proof: { key: Redacted.make(key.privatePem) } })
+      },
+      { uploader: observed }
+    )
 
     const ids = new Set<string>()
     let least = Number.POSITIVE_INFINITY
@@ -109,6 +123,7 @@ export const startLoad = (options: MysqlUploader.Options, perSecond: number) =>
           }))
         )
         yield* Effect.promise(() => eachOnceOn(nodes, options.database!, ids))
+        if (key !== undefined) yield* provenOn(nodes, options.database!, key, ids.size)
         const { accepted, dead, failure, missing, state, waiting } = yield* audit.status
         assert.deepStrictEqual(
           { accepted, dead, failure, missing, state, waiting },
@@ -125,10 +140,11 @@ export const startLoad = (options: MysqlUploader.Options, perSecond: number) =>
 let databases = 0
 
 /**
- * A database with the tables, made on a node that takes writes, and how an account with the right to INSERT connects.
+ * A database with the tables, made on a node that takes writes, and how an account with the right to INSERT connects; with
+ * a key the rows are to be proved.
  * Nothing is dropped: the servers are not kept.
  */
-export const prepare = async (node: Node, nodes: ReadonlyArray<Node>) => {
+export const prepare = async (node: Node, nodes: ReadonlyArray<Node>, key?: KeyPair) => {
   const database = `audit_${++databases}`
   const username = `writer_${databases}`
   const password = "secret"
@@ -138,7 +154,11 @@ export const prepare = async (node: Node, nodes: ReadonlyArray<Node>) => {
     `GRANT INSERT ON ${database}.* TO ${username}@'%'`
   )
   const { host, port } = node.server
-  await Effect.runPromise(MysqlUploader.migrate({ host, port, username: "root", database }))
+  const proof = key !== undefined
+  await Effect.runPromise(
+    MysqlUploader.migrate({ host, port, username: "root", database }, undefined, { proof })
+  )
+  if (proof) await node.query(`GRANT SELECT ON ${database}.effect_audit_seal TO ${username}@'%'`)
   return {
     database,
     username,
@@ -171,3 +191,14 @@ export const eachOnceOn = async (
     )
   }
 }
+
+/** Each node shows one chain, and nothing is found. */
+const provenOn = (nodes: ReadonlyArray<Node>, database: string, { publicPem }: KeyPair, events: number) =>
+  Effect.forEach(nodes, ({ name, server: { host, port } }) =>
+    Effect.gen(function* () {
+      const prove = proving(openSource({ host, port, username: "root", database }), publicPem)
+      const { chains, findings, rows, seals } = yield* prove({ isExclusive: true })
+      console.log(`${name}: ${rows} rows and ${seals} seals proved`)
+      assert.deepStrictEqual([findings, rows, chains.length], [[], events, 1])
+    })
+  )

@@ -24,14 +24,9 @@ const targetOf = (file: string): Target => {
   return "other"
 }
 
-/** Kills this process at the given occurrence of a call; `far`: the old file is on another file system. */
-export const layer = (options: {
-  readonly call: string
-  readonly occurrence: number
-  readonly far: boolean
-}) => {
-  let left = options.occurrence
-  const isNow = (call: string) => call === options.call && --left === 0
+/** Kills this process when `isNow` says so; `far`: the old file is on another file system. */
+export const layer = (options: { readonly isNow: (call: string) => boolean; readonly far: boolean }) => {
+  const { isNow } = options
   const die = (): never => {
     process.kill(process.pid, "SIGKILL")
     for (;;);

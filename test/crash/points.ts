@@ -1,6 +1,6 @@
 /**
- * The moments at which a process is killed: a call to the disk, by what it does and to which file, and how far it
- * has come.
+ * The moments at which a process is killed: a call to the disk, by what it does and to which file, or a statement to the
+ * database, and how far it has come.
  *
  * @module
  */
@@ -8,7 +8,7 @@
 /** How far the call has come: `half` of its bytes are written, or all of them but not fsynced. */
 export type Phase = "before" | "half" | "written" | "after"
 
-/** The kinds of files in a queue's directory, and of the old file beside it. */
+/** The kinds of files in a queue's directory, and of the old file beside it; and of statements that store a batch. */
 export type Target =
   | "segment"
   | "cursor"
@@ -20,12 +20,15 @@ export type Target =
   | "old"
   | "aside"
   | "directory"
+  | "rows"
+  | "seal"
+  | "commit"
   | "other"
 
 /** A moment. */
 export interface Point {
   readonly name: string
-  /** the call, as `hit` in disk.ts names it */
+  /** the call, as `hit` in disk.ts and drivers.ts names it */
   readonly call: `${string} ${Target} ${Phase}`
   /** the kill comes at one of so many first calls, at random */
   readonly among: number
@@ -73,4 +76,11 @@ export const points: ReadonlyArray<Point> = [
   ...each("adopt by copy, old file aside", "rename aside", 1, around),
   ...each("adopt by copy, copy's place", "rename segment", 1, around),
   ...each("adopt by copy, record's removal", "remove record", 1, around)
+]
+
+/** What can be under way in the database, where rows and their seal are one transaction. */
+export const databasePoints: ReadonlyArray<Point> = [
+  ...each("store rows", "send rows", 6, around),
+  ...each("store a seal", "send seal", 6, around),
+  ...each("commit", "send commit", 6, around)
 ]

@@ -3,17 +3,20 @@
  * has dead letters retried and discarded, and a disk that kills the process at a moment of the list.
  *
  * CRASH_DIRECTORY, CRASH_DATABASE (a MySQL URL, or the name of an SQLite file), CRASH_EVENTS (0 for "until killed"),
- * CRASH_CALL and CRASH_OCCURRENCE (see points.ts), CRASH_OLD (the file to adopt), CRASH_FAR, CRASH_REQUESTS.
+ * CRASH_CALL and CRASH_OCCURRENCE (see points.ts), CRASH_OLD (the file to adopt), CRASH_FAR, CRASH_REQUESTS,
+ * CRASH_PROOF_KEY (what seals what is delivered, PEM).
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import { Config, Effect, Layer, Logger, Redacted, Schedule } from "effect"
-import { Audit, AuditLayer, Uploader, type UploadBatch } from "effect-audit"
+import { Config, Effect, Layer, Logger, Option, Redacted, Schedule } from "effect"
+import { Audit, AuditLayer, Uploader } from "effect-audit"
 import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
 import * as fs from "node:fs"
 import * as requests from "../../src/internal/queue/requests.js"
 import { Disk } from "../../src/services/Disk.js"
+import { refusing } from "../support/refusing.js"
 import * as CrashDisk from "./disk.js"
+import * as CrashDrivers from "./drivers.js"
 
 const FIBERS = 8
 
@@ -24,6 +27,7 @@ const settings = Config.all({
   call: Config.withDefault(Config.string("CALL"), ""),
   occurrence: Config.withDefault(Config.integer("OCCURRENCE"), 1),
   old: Config.option(Config.string("OLD")),
+  proofKey: Config.option(Config.redacted("PROOF_KEY")),
   far: Config.withDefault(Config.boolean("FAR"), false),
   requests: Config.withDefault(Config.boolean("REQUESTS"), false)
 }).pipe(Config.nested("CRASH"))
@@ -32,26 +36,16 @@ const settings = Config.all({
  * The database refuses every event that asks for it, once; a file outlives the process, since no database refuses what
  * it has stored.
  */
-const refusing = (uploader: Uploader["Type"], memory: string): Uploader["Type"] => {
+const refusingOnce = (uploader: Uploader["Type"], memory: string): Uploader["Type"] => {
   const refused = new Set(fs.existsSync(memory) ? fs.readFileSync(memory, "utf8").split("\n") : [])
-  const isRefused = ({ eventId, line }: UploadBatch["events"][number]) =>
-    line.prompt === "refuse me" && !refused.has(eventId)
-  return {
-    concurrency: uploader.concurrency,
-    upload: ({ definition, events }) =>
-      Effect.gen(function* () {
-        const rejected = events.flatMap((event, index) =>
-          isRefused(event) ? [{ index, code: "1", reason: "as it asked" }] : []
-        )
-        const accepted = events.filter((event) => !isRefused(event))
-        if (accepted.length > 0) yield* uploader.upload({ definition, events: accepted })
-        for (const { index } of rejected) {
-          refused.add(events[index]!.eventId)
-          fs.appendFileSync(memory, `${events[index]!.eventId}\n`)
-        }
-        return { rejected }
-      })
-  }
+  return refusing(
+    uploader,
+    ({ eventId, line }) => line.prompt === "refuse me" && !refused.has(eventId),
+    ({ eventId }) => {
+      refused.add(eventId)
+      fs.appendFileSync(memory, `${eventId}\n`)
+    }
+  )
 }
 
 const recordOne = (index: number, pause: number) =>
@@ -124,19 +118,23 @@ const program = Effect.gen(function* () {
   const database = options.database.startsWith("mysql:")
     ? MysqlUploader.layer({ url: Redacted.make(options.database) })
     : SqliteUploader.layer({ filename: options.database })
-  const disk = CrashDisk.layer(options)
+  let left = options.occurrence
+  const isNow = (call: string) => call === options.call && --left === 0
+  const disk = CrashDisk.layer({ isNow, far: options.far })
+  CrashDrivers.hook(isNow)
   const audit = AuditLayer.layerDisk({
     directory: options.directory,
     segmentBytes: 4 * 1024,
     batchRecords: 20,
     pollInterval: "50 millis",
     minFreeBytes: 0,
-    adopt: options.old._tag === "Some" ? { path: options.old.value } : undefined
+    adopt: Option.isSome(options.old) ? { path: options.old.value } : undefined,
+    proof: Option.isSome(options.proofKey) ? { key: options.proofKey.value } : undefined
   }).pipe(
     Layer.provide(
       Layer.effect(
         Uploader,
-        Effect.map(Uploader, (uploader) => refusing(uploader, `${options.directory}.refused`))
+        Effect.map(Uploader, (uploader) => refusingOnce(uploader, `${options.directory}.refused`))
       )
     ),
     Layer.provide(database)

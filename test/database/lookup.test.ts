@@ -9,7 +9,7 @@ import * as path from "node:path"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { auditProcess } from "../support/auditProcess.js"
-import { effectAudit } from "../support/cli.js"
+import { effectAudit, fill, useLine } from "../support/cli.js"
 import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
 import { temporaryDirectory } from "../support/queue.js"
 
@@ -248,10 +248,25 @@ describe.skipIf(!canTry)(
         const hosts = path.join(files, "hosts")
         fs.writeFileSync(
           hosts,
-          `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n`
+          `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n` +
+            `127.0.0.94 half\n127.0.0.92 half\n`
         )
         const { port } = proxy.address() as net.AddressInfo
         const under = ["unshare", "-m", "sh", "-c", `mount --bind ${hosts} /etc/hosts && exec "$@"`, "sh"]
+        const silent = net.createServer(() => undefined)
+        yield* Effect.acquireRelease(
+          Effect.promise(() => new Promise<void>((resolve) => silent.listen(port, "127.0.0.94", resolve))),
+          () => Effect.sync(() => silent.close())
+        )
+        yield* fill(files, [useLine({})])
+        {
+          const url = `mysql://${found.config.username}@half:${port}/${found.config.database}`
+          const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
+          assert.include(stdout, "127.0.0.94, an address of half, takes connections and stays silent")
+          assert.include(stdout, "all columns are there")
+          const flushed = yield* effectAudit(files, ["flush", "--json", "--url", url], {}, under)
+          assert.deepInclude(flushed, { code: 0 }, flushed.stderr)
+        }
         for (const name of ["one", "another"]) {
           const url = `mysql://${found.config.username}@${name}:${port}/${found.config.database}`
           const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)

@@ -41,6 +41,7 @@ import { Disk } from "../../src/services/Disk.js"
 import { QueueFile } from "../../src/services/QueueFile.js"
 import { Uploader, type UploadBatch, type UploadResult } from "../../src/services/Uploader.js"
 
+const isLong = process.env.AUDIT_LONG === "1"
 const UPLOAD_TIMEOUT = 60
 
 /** Whether the n-th call misbehaves, from 1 on, until the hook is mended. */
@@ -364,7 +365,7 @@ describe.concurrent("a hook that throws", () => {
             })
           )
         ),
-        { numRuns: 8 }
+        { numRuns: isLong ? 20 : 4 }
       )
     })
   }
@@ -424,7 +425,7 @@ describe.concurrent("an uploader of one's own", () => {
               })
             )
         ),
-        { numRuns: 5 }
+        { numRuns: isLong ? 10 : 3 }
       )
     })
 

@@ -1,14 +1,17 @@
 /** The whole audit log over a real server: what was committed, and did not reach the cursor, is not stored twice. */
 import { assert, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Logger, Schedule } from "effect"
+import { Duration, Effect, Exit, Fiber, Logger, Redacted, Schedule } from "effect"
 import * as fs from "node:fs"
+import { openSource } from "../../src/cli/mysqlSource.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { openAudit } from "../support/auditHere.js"
 import type { TestDatabase } from "../support/database.js"
-import { account, mysqlDatabase, uploaderOf } from "../support/mysql.js"
+import { account, connectionOptions, mysqlDatabase, uploaderOf } from "../support/mysql.js"
 import { tcpProxy } from "../support/net.js"
+import { proving } from "../support/proven.js"
 import { temporaryDirectory } from "../support/queue.js"
+import { newKey } from "../support/seals.js"
 import { onEachServer } from "../support/servers.js"
 
 const migrated = (rootUrl: string) =>
@@ -98,6 +101,45 @@ onEachServer("an event whose commit was not heard of", ({ name, rootUrl }) => {
           }
         )
       }).pipe(Effect.provide(quiet))
+  )
+
+  it.scopedLive(`and sealed once: ${ROUNDS} answers to a COMMIT, lost on their way`, () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase(rootUrl)
+      const options = connectionOptions(database)
+      yield* MysqlUploader.migrate(options, [UseLog], { proof: true })
+      const { privatePem, publicPem } = newKey()
+      const proxy = yield* Effect.acquireRelease(
+        Effect.promise(() => tcpProxy({ target: { host: options.host!, port: options.port! } })),
+        (proxy) => Effect.promise(proxy.close)
+      )
+      const audit = yield* openAudit(
+        { directory: yield* temporaryDirectory, proof: { key: Redacted.make(privatePem) } },
+        { uploader: yield* uploaderOf({ ...options, host: proxy.host, port: proxy.port }) }
+      )
+      for (let round = 0; round < ROUNDS; round++) {
+        // a new connection looks at the table first: from here on a COMMIT is one of rows and their seal
+        yield* Effect.zipRight(audit.use("before it"), Effect.retry(audit.flush, { times: 20 }))
+        const before = yield* rows(database)
+        proxy.whenAsked("COMMIT", proxy.dropReplies)
+        yield* Effect.replicateEffect(audit.use(`of round ${round}`), (round % 7) + 1, {
+          concurrency: "unbounded"
+        })
+        const unheard = yield* Effect.fork(Effect.exit(audit.flush))
+        yield* committedBeyond(database, before)
+        proxy.cut()
+        proxy.resume()
+        yield* Fiber.join(unheard)
+      }
+      yield* Effect.retry(audit.flush, { times: 20 })
+      const { accepted, delivered } = yield* audit.status
+      assert.strictEqual(delivered, accepted)
+      const proved = yield* proving(openSource(options), publicPem)({ isExclusive: true })
+      assert.deepStrictEqual(
+        [proved.findings, proved.rows, yield* rows(database), proved.chains.length],
+        [[], accepted, accepted, 1]
+      )
+    }).pipe(Effect.provide(quiet))
   )
 
   it.scopedLive(

@@ -1,7 +1,7 @@
 /**
- * The first hour, by the book: each document that says how to install is followed line by line in an empty folder, with
- * the packed tarball in the place of the package. On another Effect the import says what to do. `npm run test:install`
- * follows them by the other package managers and on older Effects, too.
+ * The first hour, by the book: getting started is followed line by line in an empty folder, with the packed tarball in
+ * the place of the package, and then bundled as docs/deploying.md says. On Effect 4 the import says what to do.
+ * `npm run test:install` follows each document that installs, by each package manager, and on older Effects.
  */
 import * as fs from "node:fs"
 import { isBuiltin } from "node:module"
@@ -14,6 +14,8 @@ import { pack, run, shell, unreachableIn } from "../support/packed.js"
 import { root } from "../support/program.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
+/** A test of `npm run test:install` alone. */
+const testAtLength = test.runIf(isLong)
 
 const work = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), "audit-install-")))
 let tarball: string
@@ -37,6 +39,10 @@ beforeAll(async () => {
   const authority = await setting("cafile")
   registry = {
     npm_config_registry: url,
+    // what is in npm's cache is not asked for again
+    npm_config_prefer_offline: "true",
+    npm_config_audit: "false",
+    npm_config_fund: "false",
     YARN_REGISTRY: url,
     YARN_NPM_REGISTRY_SERVER: url,
     ...(url.startsWith("http:") ? { YARN_UNSAFE_HTTP_WHITELIST: new URL(url).hostname } : {}),
@@ -286,14 +292,15 @@ const withDatabase = async () => {
 describe("getting started, as it is written", () => {
   test("npm", { timeout: 600_000 }, async () => {
     const { folder } = await followTheFirst(npm, await withDatabase())
-    for (const name of INSTALLATION) copy(path.join(folder, name), path.join(kept, name))
+    fs.mkdirSync(kept)
+    for (const name of INSTALLATION) fs.renameSync(path.join(folder, name), path.join(kept, name))
   })
 
-  test("npm, with the oldest packages that have drivers", { timeout: 600_000 }, async () => {
+  testAtLength("npm, with the oldest packages that have drivers", { timeout: 600_000 }, async () => {
     await followTheFirst(npm, await withDatabase(), (line) => withVersions(line, OLDEST_WITH_DRIVERS))
   })
 
-  test.for(isLong ? others : [])("$name", { timeout: 600_000 }, async (manager) => {
+  testAtLength.for(others)("$name", { timeout: 600_000 }, async (manager) => {
     await followTheFirst(manager, await withDatabase())
   })
 })
@@ -324,7 +331,7 @@ const OWN_UPLOADER = `
   await Effect.runPromise(Effect.provide(program, AuditLive))
 `
 
-test(
+testAtLength(
   "the oldest packages of the peer ranges, with an uploader of one's own",
   { timeout: 600_000 },
   async () => {
@@ -370,9 +377,9 @@ const installedIn = (folder: string) => {
   return { packages: packages.length, bytes: bytes.reduce((sum, each) => sum + each, 0) }
 }
 
-test.for([
+testAtLength.for([
   { name: "newest", versions: undefined },
-  ...(isLong ? [{ name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }] : [])
+  { name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }
 ])(
   "a program without @effect/platform-node, with the $name packages: all commands work",
   { timeout: 600_000 },
@@ -416,17 +423,16 @@ test.for([
 const kept = path.join(work, "kept")
 const INSTALLATION = ["package.json", "package-lock.json", "node_modules"]
 
-const copy = (from: string, to: string) => fs.cpSync(from, to, { recursive: true, verbatimSymlinks: true })
-
 /** A folder in which getting started was followed as far as its installation. */
 const installed = async (tool?: string) => {
   const place = await workplace({ ...npm, ...(tool === undefined ? {} : { tool }) })
-  if (fs.existsSync(kept)) copy(kept, place.folder)
+  if (fs.existsSync(kept)) fs.cpSync(kept, place.folder, { recursive: true, verbatimSymlinks: true })
   else for (const line of commandsOf(FIRST)) if (/^npm /.test(line)) await place.follow(line)
   return place
 }
 
-test("docs/testing.md, as it is written", { timeout: 600_000 }, async () => {
+// its test runs among ours, too: test/studio.test.ts
+testAtLength("docs/testing.md, as it is written", { timeout: 600_000 }, async () => {
   const place = await installed()
   let output = ""
   for (const step of stepsOf("docs/testing.md")) output = await place.step(step)
@@ -440,7 +446,9 @@ test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, as
   for (const step of stepsOf(FIRST))
     if (step.command === undefined) await place.step(step, path.basename)
     else if (step.command.includes("migrate")) await place.follow(step.command)
-  for (const line of commandsOf("docs/deploying.md")) await place.follow(line)
+  for (const line of commandsOf("docs/deploying.md"))
+    // tsx has brought an esbuild along
+    if (isLong || !INSTALLS.test(line)) await place.follow(line)
   expect(await database.query(USE)).toMatchObject([{ user_name: "li", prompt: "a red fox" }])
   // nothing of it is needed any more but the two native packages
   const bundled = fs.readFileSync(path.join(place.folder, "bundled.mjs"), "utf8")
@@ -452,7 +460,8 @@ test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, as
   expect(outside.filter((name) => !["fs-native-extensions", "@libsql/client"].includes(name))).toEqual([])
 })
 
-test("README.md, as it is written, in an empty folder", { timeout: 600_000 }, async () => {
+// its program runs among ours, too: test/docs/examples.test.ts
+testAtLength("README.md, as it is written, in an empty folder", { timeout: 600_000 }, async () => {
   const place = await workplace(npm)
   let program = ""
   for (const step of stepsOf("README.md")) {

@@ -177,6 +177,15 @@ describe("in an empty project", () => {
     expect(compile(options)).toEqual([])
   })
 
+  let lastDelivered: string | undefined
+  /** A directory in which the program has recorded and delivered. */
+  const delivered = async () => {
+    if (lastDelivered !== undefined) return lastDelivered
+    const cwd = fs.mkdtempSync(path.join(project, "run-"))
+    await run(process.execPath, ["../program.js"], cwd)
+    return (lastDelivered = cwd)
+  }
+
   const works = async (node: string) => {
     const cwd = fs.mkdtempSync(path.join(project, "run-"))
     const output = await run(node, ["../program.js"], cwd)
@@ -249,10 +258,8 @@ describe("in an empty project", () => {
     needsProject(context)
     const list = path.join(project, "loaded-by-command.txt")
     fs.rmSync(list, { force: true })
-    const cwd = fs.mkdtempSync(path.join(project, "run-"))
-    await run(process.execPath, ["../program.js"], cwd)
     const bin = path.join(project, "node_modules/effect-audit/dist/cli/main.js")
-    await run(process.execPath, ["--import", "../hooks.mjs", bin, ...args], cwd, {
+    await run(process.execPath, ["--import", "../hooks.mjs", bin, ...args], await delivered(), {
       LOADED: list
     })
     const files = fs.readFileSync(list, "utf8").split("\n")
@@ -315,6 +322,18 @@ describe("in an empty project", () => {
     } finally {
       fs.renameSync(`${addon}.away`, addon)
     }
+  })
+
+  test("without @effect/platform-node a program and the command work", async (context) => {
+    needsProject(context)
+    const scope = path.join(project, "node_modules/@effect")
+    for (const name of ["platform-node", "platform-node-shared", "cluster", "rpc", "workflow"])
+      fs.rmSync(path.join(scope, name), { recursive: true, force: true })
+    await works(process.execPath)
+    const bin = path.join(project, "node_modules/effect-audit/dist/cli/main.js")
+    const cwd = await delivered()
+    const doctor = ["doctor", "--directory", "audit", "--sqlite", "audit.db"]
+    expect(await run(process.execPath, [bin, ...doctor], cwd)).toContain("ok")
   })
 
   // the last one: it takes the drivers away

@@ -1,8 +1,9 @@
 /** The audit log on promises. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Schema } from "effect"
+import { Effect, Layer, Logger, LogLevel, Schema } from "effect"
 import {
   AuditEvent,
+  type AuditLayer,
   openAuditLogger,
   QueueLocked,
   Redact,
@@ -16,6 +17,7 @@ import * as fs from "node:fs"
 import { createRequire } from "node:module"
 import * as os from "node:os"
 import * as path from "node:path"
+import { inspect } from "node:util"
 import { onTestFinished } from "vitest"
 import { makeMemoryUploader } from "../../src/layers/MemoryUploader.js"
 import { UploadError } from "../../src/schema/Errors.js"
@@ -232,31 +234,109 @@ describe("a directory by other names", () => {
   })
 })
 
-describe("two copies of the package in one process", () => {
-  it("share it though one is a CommonJS bundle, which closes while the other one writes", async () => {
-    const home = temporaryDirectory()
-    // beside the packages that stay outside
-    const file = path.join(root, "node_modules", `.audit-copy-${process.pid}.cjs`)
-    onTestFinished(() => fs.rmSync(file, { force: true }))
-    await build({
-      entryPoints: [path.join(root, "test/support/copy.ts")],
-      tsconfig: path.join(root, "tsconfig.json"),
-      outfile: file,
-      bundle: true,
-      platform: "node",
-      format: "cjs",
-      external: ["fs-native-extensions", "mysql2", "@libsql/client"],
-      logLevel: "error"
+describe("what is no event", () => {
+  it("goes to onAppendFailure without a word of it, or is rejected, and nothing is thrown", async () => {
+    const SECRET = "SECRET"
+    const fail = () => {
+      throw new Error(SECRET)
+    }
+    const failing = new Proxy({}, { get: fail, has: fail, ownKeys: fail, getPrototypeOf: fail })
+    const seen: Array<AuditLayer.AppendFailure> = []
+    const { options } = setUp()
+    await using audit = await openAuditLogger({
+      ...options,
+      events: [],
+      redact: { use_log: { prompt: Redact.mask } },
+      onAppendFailure: (failure) => void seen.push(failure)
     })
-    const bundled = createRequire(import.meta.url)(file) as typeof Copy
-    assert.notStrictEqual(bundled.openAuditLogger, openAuditLogger)
+    const nothings: ReadonlyArray<unknown> = [
+      null,
+      undefined,
+      7,
+      1n,
+      SECRET,
+      Symbol(SECRET),
+      () => SECRET,
+      { prompt: SECRET },
+      [SECRET],
+      { [AuditEvent.TypeId]: { kind: SECRET } },
+      failing,
+      // of a kind that the log does not carry
+      Object.assign(new Payment({ cents: 1 }), { prompt: SECRET })
+    ]
+    for (const nothing of nothings) {
+      await audit.log(nothing as never)
+      assert.propertyVal(await rejection(audit.record(nothing as never)), "_tag", "InvalidEvent")
+    }
+    assert.lengthOf(seen, nothings.length)
+    for (const { error, input } of seen) {
+      assert.isUndefined(input)
+      assert.notInclude(inspect(error, { depth: 9, showHidden: true }), SECRET)
+    }
+    assert.include(seen[0]!.error.message, "expected an event, made by its class")
+  })
+})
+
+/** Bundles the package with an Effect that says a version, and loads it from beside the packages that stay outside. */
+const bundled = async (version: string): Promise<typeof Copy> => {
+  const file = path.join(root, "node_modules", `.audit-copy-${process.pid}-${version}.cjs`)
+  onTestFinished(() => fs.rmSync(file, { force: true }))
+  await build({
+    entryPoints: [path.join(root, "test/support/copy.ts")],
+    tsconfig: path.join(root, "tsconfig.json"),
+    outfile: file,
+    bundle: true,
+    platform: "node",
+    format: "cjs",
+    external: ["fs-native-extensions", "mysql2", "@libsql/client"],
+    logLevel: "error",
+    plugins: [
+      {
+        name: "version",
+        setup: ({ onLoad }) =>
+          onLoad({ filter: /effect\/.*\/internal\/version\.js$/ }, ({ path: name }) => ({
+            contents: fs.readFileSync(name, "utf8").replace(/(moduleVersion = )".*?"/, `$1"${version}"`)
+          }))
+      }
+    ]
+  })
+  return createRequire(import.meta.url)(file) as typeof Copy
+}
+
+const own = (Effect.void as unknown as Record<symbol, { _V: string }>)[Symbol.for("effect/Effect")]!._V
+const [major, minor] = own.split(".").map(Number)
+const another = `${major!}.${minor! + 1}.0`
+
+describe("two copies of the package in one process", () => {
+  it("do not run by an Effect of another version, and say so", async () => {
+    const open = async (version: string) => {
+      const copy = await bundled(version)
+      const layer = copy.AuditLayer.layer({ directory: temporaryDirectory() })
+      return Effect.runPromise(
+        Layer.build(Layer.provide(layer, copy.makeDatabase().layer)).pipe(
+          Effect.scoped,
+          Effect.as("opened"),
+          Effect.catchTag("QueueOpenError", ({ message }) => Effect.succeed(message)),
+          Logger.withMinimumLogLevel(LogLevel.None)
+        )
+      )
+    }
+    const message = await open(another)
+    assert.include(message, `runs by Effect ${own}, and effect-audit was loaded with Effect ${another}`)
+    assert.strictEqual(await open(`${major!}.${minor!}.999`), "opened")
+  })
+
+  it("share it though one is a CommonJS bundle with another Effect, which closes while the other one writes", async () => {
+    const home = temporaryDirectory()
+    const copy = await bundled(another)
+    assert.notStrictEqual(copy.openAuditLogger, openAuditLogger)
     const directory = path.join(home, "audit")
     fs.symlinkSync("audit", path.join(home, "link"))
     const { options, stored } = setUp()
-    const unused = bundled.makeDatabase()
+    const unused = copy.makeDatabase()
     const [first, second] = await Promise.all([
       openAuditLogger({ ...options, directory }),
-      bundled.openAuditLogger({ directory: path.join(home, "link"), uploader: unused.layer })
+      copy.openAuditLogger({ directory: path.join(home, "link"), uploader: unused.layer })
     ])
     const writing = Promise.all(Array.from({ length: 200 }, () => second.recordUse({ status: "s" })))
     await first.shutdown()

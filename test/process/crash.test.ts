@@ -1,4 +1,7 @@
-/** Killed with SIGKILL at named points, by the disk itself: nothing acknowledged is lost, nothing is stored twice. */
+/**
+ * Killed with SIGKILL at named points, by the disk or the driver itself: nothing acknowledged is lost, nothing is stored
+ * twice, and with a proof nothing is found.
+ */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
 import * as fs from "node:fs"
@@ -6,16 +9,19 @@ import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
 import { afterAll, describe, expect, test } from "vitest"
-import { type Point, points } from "../crash/points.js"
+import { databasePoints, type Point, points } from "../crash/points.js"
 import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
+import { type MakeProven, openProven, type OpenProven, PROVEN } from "../support/proven.js"
 import { openSqlite } from "../support/sqlite.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
 /** how often it is killed at each point, and how often at random under load */
 const ROUNDS = isLong ? 10 : 1
 const RANDOM = isLong ? 100 : 5
+/** the points of the disk once more, on each database with a proof, in the long run */
+const ROUNDS_PROVEN = 3
 
 const program = "test/crash/program.ts"
 
@@ -34,7 +40,7 @@ const figure = (name: string): Figure => {
 }
 
 afterAll(() => {
-  const order = [...points, RANDOM_POINT].map(({ name }) => name)
+  const order = [...points, ...databasePoints, RANDOM_POINT].map(({ name }) => name)
   const rows = [...figures]
     .map(([point, found]) => ({ point, ...found }))
     .sort((a, b) => order.indexOf(a.point) - order.indexOf(b.point))
@@ -59,28 +65,31 @@ interface Ordeal {
   /** dead letters are retried and discarded meanwhile */
   readonly requests?: boolean
   readonly adopting?: "near" | "far"
-  readonly database: "sqlite" | "mysql"
+  /** one whose rows are sealed, or one without a proof */
+  readonly database: "sqlite" | "mysql" | MakeProven
 }
 
 /** One directory, killed at each of the points in turn, judged after each, and a last life that ends in order. */
 const ordeal = async (
   { adopting, database: kind, points, requests = false }: Ordeal,
-  { onTestFinished }: TestContext
+  context: TestContext
 ) => {
   const { path: cwd, remove } = temporaryDirectory()
-  onTestFinished(remove)
+  context.onTestFinished(remove)
   const directory = path.join(cwd, "audit")
   const old = path.join(cwd, "old.ndjson")
-  const { address, query } = await openDatabase(kind, cwd, onTestFinished)
+  const { address, findings, key, query } = await openDatabase(kind, cwd, context)
   const live = (events: number, point?: Point) => ({
     cwd,
     env: {
       CRASH_DIRECTORY: directory,
       CRASH_DATABASE: address,
       CRASH_EVENTS: String(events),
-      CRASH_REQUESTS: String(requests),
+      // a life that ends in order leaves nothing: not what is retried while it ends either
+      CRASH_REQUESTS: String(requests && point !== undefined),
       CRASH_FAR: String(adopting === "far"),
       ...(adopting === undefined ? {} : { CRASH_OLD: old }),
+      ...(key === undefined ? {} : { CRASH_PROOF_KEY: key }),
       ...(point === undefined
         ? {}
         : { CRASH_CALL: point.call, CRASH_OCCURRENCE: String(1 + randomInt(point.among)) })
@@ -141,10 +150,12 @@ const ordeal = async (
     if (verdict.some((claim) => claim.includes("lost") || claim.includes("missing"))) found.lost++
     if (verdict.some((claim) => claim.includes("twice"))) found.doubled++
     expect(verdict, `killed at "${point.name}"`).toEqual([])
+    expect(await findings(), `killed at "${point.name}"`).toEqual([])
   }
   await end(20)
 
   expect(await judgeAll(kills)).toEqual([])
+  expect(await findings()).toEqual([])
   expect(readBooks(directory)).toMatchObject({ waiting: 0, missing: 0 })
   if (adopting !== undefined) {
     const stored = await query("SELECT prompt FROM nano_banana_user_use_log WHERE prompt LIKE 'old %'")
@@ -156,32 +167,38 @@ const ordeal = async (
 
 const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length === 36)
 
+/** Without a proof there is no key, and nothing to find. */
+type Database = Omit<OpenProven, "key"> & Partial<Pick<OpenProven, "key">>
+
 const openDatabase = async (
   kind: Ordeal["database"],
   cwd: string,
-  onTestFinished: TestContext["onTestFinished"]
-): Promise<{
-  readonly address: string
-  readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
-}> => {
+  context: TestContext
+): Promise<Database> => {
+  const findings = () => Promise.resolve([])
   if (kind === "mysql") {
     const database = await migratedDatabase()
-    onTestFinished(database.drop)
-    return { address: database.url, query: database.query }
+    context.onTestFinished(database.drop)
+    return { address: database.url, query: database.query, findings }
   }
+  if (kind !== "sqlite") return openProven(kind, context)
   const address = path.join(cwd, "audit.db")
   return {
     address,
     query: (sql) =>
-      Effect.runPromise(Effect.scoped(Effect.flatMap(openSqlite(address), (query) => query(sql))))
+      Effect.runPromise(Effect.scoped(Effect.flatMap(openSqlite(address), (query) => query(sql)))),
+    findings
   }
 }
 
-const repeated = <A>(items: ReadonlyArray<A>) => Array.from({ length: ROUNDS }, () => items).flat()
+const repeated = <A>(items: ReadonlyArray<A>, rounds = ROUNDS) =>
+  Array.from({ length: rounds }, () => items).flat()
 
 /** The points whose names begin so. */
-const named = (...starts: ReadonlyArray<string>) =>
-  repeated(points.filter(({ name }) => starts.some((start) => name.startsWith(start))))
+const startingWith = (...starts: ReadonlyArray<string>) =>
+  points.filter(({ name }) => starts.some((start) => name.startsWith(start)))
+
+const named = (...starts: ReadonlyArray<string>) => repeated(startingWith(...starts))
 
 describe.concurrent("killed with SIGKILL", { timeout: isLong ? 3_600_000 : 600_000 }, () => {
   test("while it appends", (context) =>
@@ -201,4 +218,29 @@ describe.concurrent("killed with SIGKILL", { timeout: isLong ? 3_600_000 : 600_0
 
   test("at random, delivering to MySQL", (context) =>
     ordeal({ points: Array.from({ length: RANDOM }, () => RANDOM_POINT), database: "mysql" }, context))
+})
+
+describe.concurrent("killed with SIGKILL, with a proof", { timeout: isLong ? 3_600_000 : 600_000 }, () => {
+  for (const [name, make] of PROVEN)
+    test(`while it stores rows and their seal (${name})`, (context) =>
+      ordeal({ points: repeated(databasePoints), database: make }, context))
+
+  if (!isLong) return
+  const some = (...starts: ReadonlyArray<string>) => repeated(startingWith(...starts), ROUNDS_PROVEN)
+  for (const [name, make] of PROVEN) {
+    test(`while it appends and keeps the books (${name})`, (context) =>
+      ordeal(
+        { points: some("append", "seal", "create", "sync", "write", "remove", "fsync"), database: make },
+        context
+      ))
+
+    test(`while it carries out requests (${name})`, (context) =>
+      ordeal({ points: some("carry out"), requests: true, database: make }, context))
+
+    test(`while it adopts a file (${name})`, (context) =>
+      ordeal({ points: some("adopt,"), adopting: "near", database: make }, context))
+
+    test(`while it adopts a file of another file system (${name})`, (context) =>
+      ordeal({ points: some("adopt by copy"), adopting: "far", database: make }, context))
+  }
 })

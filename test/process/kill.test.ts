@@ -1,14 +1,19 @@
-/** Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice. */
+/**
+ * Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice, and
+ * with a proof nothing is found.
+ */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
+import * as fs from "node:fs"
 import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
-import { describe, expect, inject, test } from "vitest"
+import { describe, expect, inject, test, vi } from "vitest"
 import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
 import type { Program } from "../support/program.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
+import { openProven, type OpenProven, PROVEN } from "../support/proven.js"
 import { openSqlite } from "../support/sqlite.js"
 
 const worker = "test/support/worker.ts"
@@ -16,10 +21,15 @@ const worker = "test/support/worker.ts"
 const long = process.env.AUDIT_LONG === "1"
 const KILLS = long ? 25 : 6
 const KILLS_SQLITE = long ? 5 : 3
+const KILLS_PROVEN = long ? 110 : 2
+const KILLS_INSTANCES = long ? 20 : 1
 
 interface Database {
   readonly address: string
   readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
+  /** what seals what is delivered, and what `prove` finds, with a proof alone */
+  readonly key?: OpenProven["key"]
+  readonly findings?: OpenProven["findings"]
 }
 
 type Open = (directory: string, context: TestContext) => Promise<Database>
@@ -70,8 +80,12 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   const env = (events: number) => ({
     WORKER_DIRECTORY: directory,
     WORKER_DATABASE: database.address,
-    WORKER_EVENTS: String(events)
+    WORKER_EVENTS: String(events),
+    // the seals of both come in their order
+    WORKER_CONNECTIONS: String(randomInt(1, 3)),
+    ...(database.key === undefined ? {} : { WORKER_PROOF_KEY: database.key })
   })
+  const nothing = database.key === undefined ? undefined : []
   const acknowledged: Array<string> = []
   const evidence = async () => ({
     acknowledged,
@@ -88,6 +102,7 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
     acknowledged.push(...ids(ended.stdout))
     expect(ended, ended.stderr).toMatchObject({ code: null, signal: "SIGKILL" })
     expect(judge(await evidence()), `after kill ${kill}`).toEqual([])
+    expect(await database.findings?.(), `after kill ${kill}`).toEqual(nothing)
   }
   const last = await run(worker, { cwd, env: env(100) })
   expect(last, last.stderr).toMatchObject({ code: 0 })
@@ -96,8 +111,66 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   const { books, rows } = await evidence()
   expect(judge({ acknowledged, books, rows })).toEqual([])
   expect(books).toMatchObject({ waiting: 0, refused: 0, missing: 0, delivered: rows.length })
+  expect(await database.findings?.()).toEqual(nothing)
   // the load was one
   expect(acknowledged.length).toBeGreaterThan(kills * 20)
+  const sealed = database.key === undefined ? "without a proof" : "with a proof"
+  console.log(`${context.task.name}, ${sealed}: ${kills} kills, ${acknowledged.length} events acknowledged`)
+}
+
+const PROGRAMS = 3
+/** one that is just being replaced included */
+const INSTANCES = PROGRAMS + 1
+
+/** Programs that share a directory, one after the other killed and started again, until one is left, which takes over. */
+const instancesOrdeal = async (context: TestContext, kills: number, database: OpenProven) => {
+  const { path: cwd, remove } = temporaryDirectory()
+  context.onTestFinished(remove)
+  const directory = path.join(cwd, "audit")
+  const env = (events: number) => ({
+    WORKER_DIRECTORY: directory,
+    WORKER_DATABASE: database.address,
+    WORKER_PROOF_KEY: database.key,
+    WORKER_INSTANCES: String(INSTANCES),
+    WORKER_EVENTS: String(events),
+    WORKER_THEN: "stay"
+  })
+  const acknowledged: Array<string> = []
+  const end = async (program: Program, signal: NodeJS.Signals) => {
+    program.kill(signal)
+    acknowledged.push(...ids((await program.ended).stdout))
+  }
+  const programs: Array<Program> = []
+  for (let kill = 0; kill < kills + PROGRAMS; kill++) {
+    const next = kill < kills ? randomInt(PROGRAMS) : kill - kills
+    while (kill < kills && programs.length < PROGRAMS) programs.push(start(worker, { cwd, env: env(200) }))
+    await programs[next]!.prints(new RegExp(`(?:.+\\n){${randomInt(1, 100)}}`))
+    await end(programs[next]!, "SIGKILL")
+    if (kill < kills) programs[next] = start(worker, { cwd, env: env(200) })
+    // the first one may be killed before it has sealed anything
+    const found = (await database.findings()).filter(({ subject }) => subject !== "the chains")
+    expect(found, `after kill ${kill + 1}`).toEqual([])
+  }
+  const last = start(worker, { cwd, env: env(10) })
+  await last.prints(/(?:.+\n){10}/)
+  const missing = async () => {
+    const rows = new Set(await readRows(database.query))
+    return acknowledged.filter((id) => !rows.has(id))
+  }
+  await vi.waitUntil(async () => (await missing()).length === 0, { timeout: 300_000, interval: 500 })
+  await end(last, "SIGTERM")
+
+  const books = Array.from({ length: INSTANCES }, (_, index) => path.join(directory, `instance-${index}`))
+    .filter((instance) => fs.existsSync(instance))
+    .map(readBooks)
+  const rows = await readRows(database.query)
+  expect(await missing()).toEqual([])
+  expect(new Set(rows).size).toBe(rows.length)
+  for (const { accepted, delivered, missing, refused, torn, waiting } of books)
+    expect([waiting, missing, refused, accepted]).toEqual([0, 0, 0, delivered + torn])
+  expect(books.reduce((sum, { delivered }) => sum + delivered, 0)).toBe(rows.length)
+  expect(await database.findings()).toEqual([])
+  console.log(`${context.task.name}: ${acknowledged.length} events acknowledged`)
 }
 
 describe.concurrent("SIGKILL under load", () => {
@@ -113,3 +186,17 @@ describe.concurrent("SIGKILL under load", () => {
 
 test(`SIGKILL under load, ${KILLS_SQLITE} times, delivering to SQLite`, (context) =>
   ordeal(context, KILLS_SQLITE, sqlite))
+
+describe.concurrent("SIGKILL under load, with a proof", () => {
+  for (const [name, make] of PROVEN)
+    test(`${KILLS_PROVEN} times, delivering to ${name}`, { timeout: KILLS_PROVEN * 60_000 }, (context) =>
+      ordeal(context, KILLS_PROVEN, (_, context) => openProven(make, context))
+    )
+
+  for (const [name, make] of PROVEN)
+    test(
+      `${KILLS_INSTANCES} of ${PROGRAMS} instances, delivering to ${name}`,
+      { timeout: (KILLS_INSTANCES + PROGRAMS) * 60_000 + 300_000 },
+      async (context) => instancesOrdeal(context, KILLS_INSTANCES, await openProven(make, context))
+    )
+})

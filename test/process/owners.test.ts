@@ -27,6 +27,11 @@ import { refusingPort } from "../support/net.js"
 import { root } from "../support/program.js"
 import * as q from "../support/queue.js"
 
+const isLong = process.env.AUDIT_LONG === "1"
+/** The ordinary run takes the ways by turns, the long run each of them every time. */
+const oneOf = <A>(ways: ReadonlyArray<A>, turn: number): ReadonlyArray<A> =>
+  isLong ? ways : [ways[turn % ways.length]!]
+
 const SERVICE = 1234
 const OTHER = 1300
 /** a group of the platform, as Kubernetes' fsGroup is */
@@ -368,15 +373,18 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     })
   )
 
-  it.scopedLive.each([...kindsPlanted, "a hard link"] as const)(
+  const kindsPut = [...kindsPlanted, "a hard link"] as const
+  it.scopedLive.each(kindsPut)(
     "%s that is put there while the program runs: what fails says so, the rest goes on, and nothing outside changes",
     (what) =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
         const { assertUntouched, outside } = makeOutside(parent)
         // under the first name of a segment that does not exist yet, and all others
-        for (const name of [...FILES, "00000000000000000003.ndjson", "requests"]) {
+        const names = [...FILES, "00000000000000000003.ndjson", "requests"]
+        for (const [turn, name] of names.entries()) {
           if (what === "a directory" && name === "requests") continue
+          if (!oneOf([0, 1], turn).includes(kindsPut.indexOf(what) % 2)) continue
           const directory = path.join(parent, `of ${name}`)
           const file = path.join(directory, name)
           const put = () =>
@@ -591,12 +599,13 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
         fs.symlinkSync("itself", path.join(parent, "itself"))
         const directory = path.join(parent, "audit")
         yield* fill(directory, [useLine({})])
-        for (const [given, loop] of [
+        const circles = [
           ["one", "one"],
           ["itself", "itself"],
           ["one/old.ndjson", "one"],
           ["itself/deep/old.ndjson", "itself"]
-        ] as const) {
+        ] as const
+        for (const [turn, [given, loop]] of circles.entries()) {
           const named = path.join(parent, given)
           const expected = `${path.join(parent, loop)}: its links lead in a circle`
           const adopting = yield* Effect.flip(Effect.scoped(openAudit({ directory, adopt: { path: named } })))
@@ -605,17 +614,22 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
           const opening = yield* Effect.flip(Effect.scoped(openAudit({ directory: named })))
           assert.instanceOf(opening, QueueOpenError)
           assert.include(opening.message, expected)
-          for (const [place, args] of [
+          const calls = [
             [directory, ["adopt", named]],
             [named, ["status"]],
             [named, ["doctor"]],
             [named, ["dead", "list"]]
-          ] as const) {
-            const ended = yield* effectAudit(parent, args, { AUDIT_DIRECTORY: place })
-            assert.include(ended.stderr, expected, args.join(" "))
-            assert.strictEqual(ended.code, 2)
-            const flag = yield* effectAudit(parent, [...args, "--directory", place])
-            assert.include(flag.stderr, expected, args.join(" "))
+          ] as const
+          for (const [index, [place, args]] of calls.entries()) {
+            const ways = [
+              effectAudit(parent, args, { AUDIT_DIRECTORY: place }),
+              effectAudit(parent, [...args, "--directory", place])
+            ]
+            for (const way of oneOf(ways, turn + index)) {
+              const ended = yield* way
+              assert.include(ended.stderr, expected, args.join(" "))
+              assert.strictEqual(ended.code, 2)
+            }
           }
         }
         yield* Effect.scoped(Effect.flatMap(openAudit({ directory }), (log) => log.use("after")))
@@ -822,9 +836,10 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
           ["setpriv", "--bounding-set=-setuid"],
           as(OTHER)
         ]
-        for (const under of unable) {
-          for (const [args] of commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)) {
-            if (args[0] === "doctor") continue
+        const all = commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)
+        for (const [turn, [args]] of all.entries()) {
+          if (args[0] === "doctor") continue
+          for (const under of oneOf(unable, turn)) {
             const { code, stderr } = yield* effectAudit(directory, args, {}, under)
             assert.strictEqual(code, 2, `${args.join(" ")}: ${stderr}`)
             assert.include(stderr, `sudo -u '#${SERVICE}' effect-audit`)
@@ -842,14 +857,17 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
         const { directory, ids, old } = yield* serviceQueue
         const { port } = yield* Effect.promise(refusingPort)
         const parent = path.dirname(directory)
-        for (const owner of [SERVICE, 0]) {
+        for (const [place, owner] of [SERVICE, 0].entries()) {
           fs.chownSync(parent, owner, owner)
           fs.chmodSync(parent, 0o700)
-          for (const [args] of commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)) {
-            for (const ended of [
-              yield* effectAudit(directory, args, {}, as(OTHER)),
-              yield* effectAudit("/nowhere", [...args, "--directory", directory], {}, as(OTHER))
-            ]) {
+          const all = commands(ids, old, `mysql://audit@127.0.0.1:${port}/audit`)
+          for (const [turn, [args]] of all.entries()) {
+            const ways = [
+              effectAudit(directory, args, {}, as(OTHER)),
+              effectAudit("/nowhere", [...args, "--directory", directory], {}, as(OTHER))
+            ]
+            for (const way of oneOf(ways, turn + place)) {
+              const ended = yield* way
               assert.strictEqual(ended.code, 2, `${args.join(" ")}: ${ended.stderr}`)
               assert.include(ended.stderr, `${parent} belongs to uid ${owner}`, args.join(" "))
               assert.include(ended.stderr, `sudo -u '#${owner}' effect-audit`)
@@ -1026,12 +1044,13 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
       Effect.gen(function* () {
         const { directory, ids } = yield* serviceQueue
         const { assertUntouched, outside } = makeOutside(path.dirname(directory))
-        for (const name of ["lock", "cursor", "dead-letter.ndjson", "status.json", "requests"]) {
+        const names = ["lock", "cursor", "dead-letter.ndjson", "status.json", "requests"]
+        for (const [turn, name] of names.entries()) {
           const file = path.join(directory, name)
           const kept = `${file}.kept`
           if (fs.existsSync(file)) fs.renameSync(file, kept)
           fs.symlinkSync(name === "requests" ? outside : `${outside}/victim`, file)
-          for (const args of [["dead", "retry", ids[0]!], ["status"], ["verify"]]) {
+          for (const args of [["dead", "retry", ids[0]!], ...oneOf([["status"], ["verify"]], turn)]) {
             yield* effectAudit(directory, args)
             assertUntouched()
           }

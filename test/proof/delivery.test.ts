@@ -412,6 +412,31 @@ describe("flush by the command", () => {
   )
 })
 
+describe("flush by the command, of a database that was set back", () => {
+  it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")("waits for the missing seals, and goes on", () =>
+    Effect.gen(function* () {
+      const [, make] = PROVEN.at(-1)!
+      const database = yield* make(KINDS)
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const uses = (log: AuditLog["Type"]) =>
+        Effect.forEach([1, 2, 3], (n) => log.record("use_log", { prompt: String(n), status: "success" }))
+      yield* life(database, directory, (log) => Effect.zipRight(uses(log), log.flush))
+      yield* life(database, directory, (log) => Effect.zipRight(uses(log), Effect.ignore(log.flush)), {
+        wrap: failingAtTheSeal(1000)
+      })
+      yield* database.query("DELETE FROM effect_audit_seal")
+      const { code, stderr } = yield* effectAudit(directory, ["flush", "--sqlite", database.address], {
+        AUDIT_PROOF_KEY: database.privatePem
+      })
+      assert.strictEqual(code, 0, stderr)
+      assert.include(
+        (yield* database.prove()).findings.map(({ kind }) => kind),
+        "gap"
+      )
+    })
+  )
+})
+
 describe("the option", () => {
   it.scopedLive("a key that is none, and an uploader that seals nothing, are refused at the start", () =>
     Effect.gen(function* () {

@@ -1,10 +1,9 @@
 /**
  * What `prove` finds, and what it has to leave alone: rows and seals by another hand (test/support/seals.ts), then one
- * attack at a time, on each database.
+ * attack at a time (test/support/attacks.ts), on each database.
  */
 import { createClient } from "@libsql/client"
-import { Effect, Schema, type Scope } from "effect"
-import { randomBytes } from "node:crypto"
+import { Effect } from "effect"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -13,738 +12,41 @@ import { createConnection } from "mysql2/promise"
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { openSource as openMysql } from "../../src/cli/mysqlSource.js"
 import { openSource as openSqliteSource } from "../../src/cli/sqliteSource.js"
-import { anchorsIn, type Finding, type Options, type Source } from "../../src/internal/proof/verify.js"
+import type { Options, Progress } from "../../src/internal/proof/verify.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import * as SqliteUploader from "../../src/layers/SqliteUploader.js"
-import * as AuditEvent from "../../src/schema/AuditEvent.js"
 import { UseLog } from "../../src/schema/UseLog.js"
-import type { Disk } from "../../src/services/Disk.js"
+import {
+  type Attack,
+  ATTACKS,
+  LAWFUL,
+  Measure,
+  type Place,
+  type Scene,
+  stage,
+  TABLE,
+  uuid
+} from "../support/attacks.js"
 import { effectAudit } from "../support/cli.js"
 import { freshDatabase, type TestDatabase } from "../support/database.js"
 import { connectionOptions } from "../support/mysql.js"
-import {
-  type Event,
-  type Hand,
-  handOf,
-  hashErasable,
-  type KeyPair,
-  type KindTable,
-  newKey,
-  noticeBytes,
-  Sealer
-} from "../support/seals.js"
 import { verified } from "../support/proven.js"
+import { handOf, newKey } from "../support/seals.js"
 import { onEachServer } from "../support/servers.js"
 
-class Measure extends AuditEvent.Class<Measure>()("measure", {
-  table: "measures",
-  fields: {
-    text: AuditEvent.optional(Schema.String),
-    n: AuditEvent.optional(Schema.Number),
-    at: AuditEvent.optional(Schema.Date)
-  }
-}) {}
-
-const USE: KindTable = {
-  kind: "use_log",
-  table: "nano_banana_user_use_log",
-  columns: [
-    ...["user_name", "device_name", "prompt", "result_path", "status"],
-    ...["error_message", "model", "duration_ms", "finish_reason"]
-  ],
-  erasable: ["prompt", "error_message"]
-}
-const MEASURE: KindTable = { kind: "measure", table: "measures", columns: ["text", "n", "at"], erasable: [] }
-const KINDS = [USE, MEASURE]
-
-type Open = Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>
-
-/** A database with the tables, and the flags by which the command finds it. */
-interface Place {
-  readonly hand: Hand
-  readonly open: Open
-  readonly args: ReadonlyArray<string>
-  readonly isMysql: boolean
-}
-
-interface Scene extends Place {
-  readonly key: KeyPair
-  readonly sealer: Sealer
-  readonly uses: ReadonlyArray<Event>
-  readonly measures: ReadonlyArray<Event>
-  /** the first event of a seal, as a condition */
-  readonly where: (seal: number, event?: number) => string
-  readonly run: Hand["run"]
-}
-
-const EVENTS_EACH = 3
-
-/** Three seals, each of three uses and a measure. */
-const stage = async (place: Place): Promise<Scene> => {
-  const { hand } = place
-  const { run } = hand
-  const tables = await run(
-    place.isMysql
-      ? "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = DATABASE()"
-      : "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+const prove = async (scene: Pick<Scene, "open" | "key">, options: Partial<Options> = {}) => {
+  let last: Progress = { seals: 0, rows: 0 }
+  const progress = (done: Progress) => Effect.sync(() => void (last = done))
+  const { findings, summary } = await Effect.runPromise(
+    verified(scene.open, scene.key.publicPem, { progress, ...options })
   )
-  for (const { name } of tables) await run(`DROP TABLE ${hand.quote(String(name))}`)
-  await place.hand.run("SELECT 1")
-  await migrations.get(place)!()
-  const key = newKey()
-  const sealer = new Sealer(hand, key, KINDS)
-  const uses: Array<Event> = []
-  const measures: Array<Event> = []
-  for (let seal = 0; seal < 3; seal++) {
-    const some = Array.from({ length: EVENTS_EACH }, (_, i): Event => ({
-      kind: "use_log",
-      id: randomBytes(16),
-      time: place.isMysql ? `2026-01-31 08:00:0${i}.123000` : `2026-01-31 08:00:0${i}.123`,
-      columns: {
-        user_name: `li ${seal} e\u0301`,
-        device_name: "phone",
-        prompt: `a prompt ${i}`,
-        result_path: null,
-        status: "success",
-        error_message: i === 0 ? null : "no",
-        model: `model ${i}`,
-        duration_ms: String(1000 + i),
-        finish_reason: ""
-      }
-    }))
-    const measure: Event = {
-      kind: "measure",
-      id: randomBytes(16),
-      time: null,
-      columns: {
-        text: "x",
-        n: "0.30000000000000004",
-        at: place.isMysql ? "2026-01-31 08:00:00.123" : "2026-01-31 08:00:00.123"
-      }
-    }
-    await sealer.store([...some, measure])
-    uses.push(...some)
-    measures.push(measure)
-  }
-  const where = (seal: number, event = 0) => `event_id = ${hand.bytes(uses[seal * EVENTS_EACH + event]!.id)}`
-  return { ...place, key, sealer, uses, measures, where, run }
-}
-
-const migrations = new Map<Place, () => Promise<void>>()
-
-const prove = (scene: Pick<Scene, "open" | "key">, options: Partial<Options> = {}) =>
-  Effect.runPromise(
-    Effect.map(verified(scene.open, scene.key.publicPem, options), ({ findings, summary }) => {
-      expect(summary.findings).toBe(findings.length)
-      return { findings, summary, kinds: findings.map(({ kind }) => kind).sort() }
-    })
+  expect(summary.findings).toBe(findings.length)
+  expect(last).toEqual({ seals: summary.seals, rows: summary.rows })
+  const lines = findings.map(
+    ({ eventId, kind, subject, text }) => `${kind}: ${subject} ${eventId ?? ""} ${text}`
   )
-
-interface Attack {
-  readonly name: string
-  readonly run: (scene: Scene) => Promise<unknown>
-  readonly finds: ReadonlyArray<Finding["kind"]>
-  readonly with?: (scene: Scene) => Partial<Options>
-  readonly only?: "mysql" | "sqlite"
+  return { summary, lines, kinds: findings.map(({ kind }) => kind).sort() }
 }
-
-const TABLE = USE.table
-
-const update = (name: string, change: string, finds: Attack["finds"] = ["changed"]): Attack => ({
-  name,
-  run: ({ run, where }) => run(`UPDATE ${TABLE} SET ${change} WHERE ${where(1, 1)}`),
-  finds
-})
-
-const sealUpdate = (
-  name: string,
-  change: (scene: Scene) => string,
-  finds: Attack["finds"],
-  number = 1
-): Attack => ({
-  name,
-  run: (scene) =>
-    scene.run(
-      `UPDATE effect_audit_seal SET ${change(scene)} WHERE ${scene.hand.quote("number")} = ${number}`
-    ),
-  finds
-})
-
-const quoted = ({ hand }: Scene, name: string) => hand.quote(name)
-
-/** Erases an event as the printed SQL does. */
-const erase = async ({ hand, run, uses, where }: Scene, seal = 1, event = 1) => {
-  const [row] = await run(`SELECT audit_proof FROM ${TABLE} WHERE ${where(seal, event)}`)
-  const salt = Buffer.from(row!.audit_proof as Uint8Array)
-  const hash = hashErasable(USE, uses[seal * EVENTS_EACH + event]!, salt)
-  await run(
-    `UPDATE ${TABLE} SET audit_proof = ${hand.bytes(hash)}, prompt = '', error_message = NULL WHERE ${where(seal, event)}`
-  )
-}
-
-const uuid = (id: Buffer) => id.toString("hex").replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5")
-
-const allowErasure = ({ sealer, uses }: Scene, ...events: ReadonlyArray<number>) =>
-  sealer.store([], noticeBytes("erase", "use_log", ...events.map((index) => uuid(uses[index]!.id))))
-
-/** A seal names the next key, which signs those that follow. */
-const rotate = async (sealer: Sealer): Promise<KeyPair> => {
-  const next = newKey()
-  await sealer.store([], noticeBytes("key", next.named))
-  sealer.key = next
-  return next
-}
-
-const anchored = ({ sealer }: Scene): Partial<Options> => ({ anchors: anchorsIn(sealer.anchor) })
-
-const event = ({ isMysql }: Scene): Event => ({
-  kind: "use_log",
-  id: randomBytes(16),
-  time: isMysql ? "2026-01-31 08:00:00.000000" : "2026-01-31 08:00:00.000",
-  columns: { user_name: "x", device_name: "x", prompt: "x", status: "x" }
-})
-
-/** Nothing was done that a proof is about. */
-const LAWFUL: ReadonlyArray<Attack> = [
-  { name: "nothing", run: async () => undefined, finds: [] },
-  {
-    name: "a row of others, without a proof",
-    run: (scene) => scene.sealer.insert(USE, event(scene), null),
-    finds: []
-  },
-  {
-    name: "a column more, with a default",
-    run: ({ run }) => run(`ALTER TABLE ${TABLE} ADD COLUMN later VARCHAR(9) DEFAULT 'x'`),
-    finds: []
-  },
-  {
-    name: "a column of theirs changed",
-    run: ({ run }) => run(`UPDATE ${TABLE} SET created_at = '2020-01-01 00:00:00'`),
-    finds: []
-  },
-  {
-    name: "a longer column, an index, another collation",
-    run: ({ run }) =>
-      run(
-        `ALTER TABLE ${TABLE} MODIFY user_name VARCHAR(1000) COLLATE utf8mb4_bin NOT NULL, ADD INDEX (status)`
-      ),
-    finds: [],
-    only: "mysql"
-  },
-  {
-    name: "a table that was renamed, if it is named",
-    run: ({ run }) => run(`ALTER TABLE ${TABLE} RENAME TO moved`),
-    finds: [],
-    with: () => ({ tables: { use_log: "moved" } })
-  },
-  {
-    name: "an event that was erased after a seal allowed it",
-    run: async (scene) => {
-      await allowErasure(scene, 4)
-      await erase(scene)
-    },
-    finds: []
-  },
-  {
-    name: "rows that were removed after a seal allowed it",
-    run: async ({ run, sealer, where }) => {
-      await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
-      for (let i = 0; i < EVENTS_EACH; i++) await run(`DELETE FROM ${TABLE} WHERE ${where(0, i)}`)
-    },
-    finds: []
-  },
-  {
-    name: "rows that were removed after a seal of another chain allowed it",
-    run: async ({ hand, key, run, sealer, where }) => {
-      await new Sealer(hand, key, KINDS).store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
-      for (let i = 0; i < EVENTS_EACH; i++) await run(`DELETE FROM ${TABLE} WHERE ${where(0, i)}`)
-    },
-    finds: []
-  },
-  {
-    name: "a key that follows another one, and a chain that begins with it",
-    run: async (scene) => {
-      const { hand, sealer } = scene
-      await rotate(sealer)
-      await sealer.store([event(scene)])
-      await new Sealer(hand, await rotate(sealer), KINDS).store([event(scene)])
-    },
-    finds: []
-  },
-  {
-    name: "another chain that goes on from the first, and an event that two seals are about",
-    run: async ({ hand, key, sealer, uses, run }) => {
-      const other = new Sealer(hand, key, KINDS)
-      const head = [sealer.chain.toString("hex"), "2", sealer.head.toString("hex")]
-      await other.store(
-        [],
-        noticeBytes("previous", ...head, "the cursor was lost"),
-        noticeBytes("witness", ...head)
-      )
-      await run(`DELETE FROM ${TABLE} WHERE event_id = ${hand.bytes(uses[8]!.id)}`)
-      await other.store([uses[8]!])
-      // the row of the later seal has another salt, so the earlier one finds it changed
-    },
-    finds: ["changed"]
-  },
-  {
-    name: "so many seals that their numbers have several digits, and come in several pages",
-    run: async ({ sealer }) => {
-      for (let i = 0; i < 220; i++) await sealer.seal(Buffer.alloc(0), Buffer.alloc(0))
-    },
-    finds: []
-  },
-  { name: "an anchor", run: async () => undefined, finds: [], with: anchored },
-  {
-    name: "dead letters and twins",
-    run: ({ sealer }) =>
-      sealer.store(
-        [],
-        noticeBytes("dead", "0:1", uuid(randomBytes(16)), "1406"),
-        noticeBytes("twin", "use_log", uuid(randomBytes(16)))
-      ),
-    finds: []
-  }
-]
-
-const ATTACKS: ReadonlyArray<Attack> = [
-  update("the case of a letter", "user_name = 'Li 1 e\u0301'"),
-  update("NFD to NFC", "user_name = 'li 1 \u00e9'"),
-  update("a blank at the end", "status = 'success '"),
-  update("a text to another", "model = 'model 2'"),
-  update("NULL to the empty text", "result_path = ''"),
-  update("the empty text to NULL", "finish_reason = NULL"),
-  update("a value moved to the next column", "model = NULL, finish_reason = 'model 1'"),
-  update("a number by one", "duration_ms = 1002"),
-  update("a prompt, which may be erased", "prompt = 'another'"),
-  update("a prompt blanked, and its salt left", "prompt = ''"),
-  update("the time by a millisecond", "event_time = '2026-01-31 08:00:01.124'"),
-  update("no time", "event_time = NULL"),
-  update("no proof", "audit_proof = NULL"),
-  {
-    name: "another salt",
-    run: ({ hand, run, where }) =>
-      run(`UPDATE ${TABLE} SET audit_proof = ${hand.bytes(randomBytes(16))} WHERE ${where(0)}`),
-    finds: ["changed"]
-  },
-  {
-    name: "a salt made a hash",
-    run: ({ hand, run, where }) =>
-      run(`UPDATE ${TABLE} SET audit_proof = ${hand.bytes(randomBytes(32))} WHERE ${where(0)}`),
-    finds: ["changed"]
-  },
-  {
-    name: "a DOUBLE by one ulp",
-    run: ({ run }) => run("UPDATE measures SET n = 0.3"),
-    finds: ["changed", "changed", "changed"]
-  },
-  {
-    name: "a Date by a millisecond",
-    run: ({ run }) => run("UPDATE measures SET at = '2026-01-31 08:00:00.124'"),
-    finds: ["changed", "changed", "changed"]
-  },
-  {
-    name: "a text made bytes",
-    run: ({ run, where }) => run(`UPDATE ${TABLE} SET model = CAST(model AS BLOB) WHERE ${where(1)}`),
-    finds: ["changed"],
-    only: "sqlite"
-  },
-  {
-    name: "a number made a text",
-    run: ({ run }) => run("UPDATE measures SET n = '0.3x'"),
-    finds: ["changed", "changed", "changed"],
-    only: "sqlite"
-  },
-  {
-    name: "a row removed",
-    run: ({ run, where }) => run(`DELETE FROM ${TABLE} WHERE ${where(1)}`),
-    finds: ["removed"]
-  },
-  {
-    name: "all rows removed",
-    run: ({ run }) => run(`DELETE FROM ${TABLE}`),
-    finds: Array<"removed">(9).fill("removed")
-  },
-  { name: "the table removed", run: ({ run }) => run(`DROP TABLE ${TABLE}`), finds: ["removed"] },
-  {
-    name: "a column removed",
-    run: ({ run }) => run(`ALTER TABLE ${TABLE} DROP COLUMN model`),
-    finds: ["removed"]
-  },
-  {
-    name: "the table renamed",
-    run: ({ run }) => run(`ALTER TABLE ${TABLE} RENAME TO moved`),
-    finds: ["removed", ...Array<"foreign">(9).fill("foreign")]
-  },
-  {
-    name: "a row with a proof of its own added",
-    run: (scene) => scene.sealer.insert(USE, event(scene), randomBytes(16)),
-    finds: ["foreign"]
-  },
-  {
-    name: "a row copied under another id",
-    run: ({ hand, run, where }) =>
-      run(
-        `INSERT INTO ${TABLE} (${USE.columns.join(", ")}, event_time, audit_proof, event_id) SELECT ${USE.columns.join(", ")}, ` +
-          `event_time, audit_proof, ${hand.bytes(randomBytes(16))} FROM ${TABLE} WHERE ${where(0)}`
-      ),
-    finds: ["foreign"]
-  },
-  {
-    name: "a row without an id added, with a proof",
-    run: ({ hand, run }) =>
-      run(`INSERT INTO measures (text, audit_proof) VALUES ('x', ${hand.bytes(randomBytes(16))})`),
-    finds: ["foreign"]
-  },
-  {
-    name: "a second row with the id of another",
-    run: async (scene) => {
-      await scene.run(`ALTER TABLE ${TABLE} DROP INDEX effect_audit_event_id`)
-      await scene.sealer.insert(USE, { ...event(scene), id: scene.uses[0]!.id }, null)
-    },
-    finds: ["foreign"],
-    only: "mysql"
-  },
-  {
-    name: "a row replaced by another one",
-    run: async (scene) => {
-      await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(0)}`)
-      await scene.sealer.insert(USE, event(scene), randomBytes(16))
-    },
-    finds: ["foreign", "removed"]
-  },
-  {
-    name: "rows copied to another table",
-    run: ({ run }) => run(`CREATE TABLE copy AS SELECT * FROM measures`),
-    finds: ["foreign", "foreign", "foreign"]
-  },
-  {
-    name: "a row moved to the table of another kind",
-    run: async ({ run, hand, measures }) => {
-      const id = hand.bytes(measures[0]!.id)
-      await run(
-        `INSERT INTO ${TABLE} (user_name, device_name, prompt, status, event_id, audit_proof) SELECT 'x', 'x', 'x', 'x', event_id, audit_proof FROM measures WHERE event_id = ${id}`
-      )
-    },
-    finds: ["foreign"]
-  },
-  {
-    name: "two ids exchanged",
-    run: async ({ hand, run, uses, where }) => {
-      await run(`UPDATE ${TABLE} SET event_id = ${hand.bytes(Buffer.alloc(16))} WHERE ${where(0, 0)}`)
-      await run(`UPDATE ${TABLE} SET event_id = ${hand.bytes(uses[0]!.id)} WHERE ${where(0, 1)}`)
-      await run(
-        `UPDATE ${TABLE} SET event_id = ${hand.bytes(uses[1]!.id)} WHERE event_id = ${hand.bytes(Buffer.alloc(16))}`
-      )
-    },
-    finds: ["changed", "changed"]
-  },
-  {
-    name: "a row of others, where there must be none",
-    run: (scene) => scene.sealer.insert(USE, event(scene), null),
-    finds: ["unproved"],
-    with: () => ({ isExclusive: true })
-  },
-  { name: "erased without a seal that allows it", run: (scene) => erase(scene), finds: ["erased"] },
-  {
-    name: "erased, and the seal allows another one",
-    run: async (scene) => {
-      await allowErasure(scene, 0)
-      await erase(scene)
-    },
-    finds: ["erased"]
-  },
-  {
-    name: "another content after an erasure",
-    run: async (scene) => {
-      await allowErasure(scene, 4)
-      await erase(scene)
-      await scene.run(`UPDATE ${TABLE} SET prompt = 'forged' WHERE ${scene.where(1, 1)}`)
-    },
-    finds: ["changed"]
-  },
-  {
-    name: "a field erased that may not be",
-    run: async (scene) => {
-      await allowErasure(scene, 4)
-      await erase(scene)
-      await scene.run(`UPDATE ${TABLE} SET user_name = '' WHERE ${scene.where(1, 1)}`)
-    },
-    finds: ["changed"]
-  },
-  {
-    name: "an event that was erased after a seal allowed it for another kind",
-    run: async (scene) => {
-      await scene.sealer.store([], noticeBytes("erase", "measure", uuid(scene.uses[4]!.id)))
-      await erase(scene)
-    },
-    finds: ["erased"]
-  },
-  {
-    name: "a first seal that follows another one",
-    run: async (scene) => {
-      const other = new Sealer(scene.hand, scene.key, KINDS)
-      other.head = randomBytes(32)
-      await other.store([event(scene)])
-    },
-    finds: ["chain"]
-  },
-  {
-    name: "a key that goes on after another one has followed it",
-    run: async (scene) => {
-      const { key, sealer } = scene
-      await rotate(sealer)
-      await sealer.store([event(scene)])
-      sealer.key = key
-      await sealer.store([event(scene)])
-    },
-    finds: ["key"]
-  },
-  {
-    name: "a key that a seal of nobody's names",
-    run: async (scene) => {
-      const { sealer } = scene
-      sealer.key = newKey()
-      await rotate(sealer)
-      await sealer.store([event(scene)])
-    },
-    finds: ["key", "key"]
-  },
-  {
-    name: "a key that was changed without a word",
-    run: async (scene) => {
-      scene.sealer.key = newKey()
-      await scene.sealer.store([event(scene)])
-    },
-    finds: ["key"]
-  },
-  {
-    name: "rows removed beyond what a seal allows",
-    run: async ({ run, sealer, where }) => {
-      await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
-      await run(`DELETE FROM ${TABLE} WHERE ${where(1)}`)
-    },
-    finds: ["removed"]
-  },
-  {
-    name: "rows removed of a seal that came after the one that allows it",
-    run: async (scene) => {
-      const later = event(scene)
-      await scene.sealer.store([], noticeBytes("purge", scene.sealer.chain.toString("hex"), "1000"))
-      await scene.sealer.store([later])
-      await scene.run(`DELETE FROM ${TABLE}`)
-    },
-    finds: ["removed"]
-  },
-  {
-    name: "the first seal removed",
-    run: (s) => s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} = 0`),
-    finds: [
-      "chain",
-      "chain",
-      "chain",
-      "chain",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "foreign",
-      "gap"
-    ]
-  },
-  {
-    name: "a seal in the middle removed",
-    run: (s) => s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} = 1`),
-    finds: ["foreign", "foreign", "foreign", "foreign", "gap"]
-  },
-  {
-    name: "the last seal removed",
-    run: (s) => s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} = 2`),
-    finds: ["foreign", "foreign", "foreign", "foreign"]
-  },
-  {
-    name: "all seals removed",
-    run: (s) => s.run("DELETE FROM effect_audit_seal"),
-    finds: [...Array<"foreign">(12).fill("foreign"), "gap"]
-  },
-  {
-    name: "rows and seals cut off at the end, with an anchor",
-    run: async (s) => {
-      await s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} = 2`)
-      for (let i = 0; i < EVENTS_EACH; i++) await s.run(`DELETE FROM ${TABLE} WHERE ${s.where(2, i)}`)
-      await s.run(`DELETE FROM measures WHERE event_id = ${s.hand.bytes(s.measures[2]!.id)}`)
-    },
-    finds: ["anchor"],
-    with: anchored
-  },
-  sealUpdate("the time of a seal", (s) => `${quoted(s, "at")} = '2026-02-01 00:00:00.000009'`, [
-    "chain",
-    "chain"
-  ]),
-  sealUpdate("the place of a seal", () => "until = '0:9'", ["chain"]),
-  sealUpdate("what a seal follows", ({ hand }) => `prev = ${hand.bytes(randomBytes(32))}`, [
-    "chain",
-    "chain"
-  ]),
-  sealUpdate(
-    "the notices of a seal",
-    ({ hand }) => `notices = ${hand.bytes(noticeBytes("purge", "00".repeat(16), "1"))}`,
-    ["chain"]
-  ),
-  sealUpdate("a head", ({ hand }) => `head = ${hand.bytes(randomBytes(32))}`, ["chain", "chain"]),
-  sealUpdate("the key that a seal names", ({ hand }) => `key_id = ${hand.bytes(randomBytes(8))}`, ["key"]),
-  sealUpdate("a signature", ({ hand }) => `sig = ${hand.bytes(randomBytes(64))}`, ["key"]),
-  sealUpdate("the number of the last seal", (s) => `${quoted(s, "number")} = 7`, ["chain", "gap"], 2),
-  sealUpdate("notices that nobody can read", ({ hand }) => `notices = ${hand.bytes(Buffer.from("x"))}`, [
-    "chain",
-    "chain"
-  ]),
-  sealUpdate("entries that nobody can read", ({ hand }) => `entries = ${hand.bytes(Buffer.from("x"))}`, [
-    "chain",
-    "chain",
-    "foreign",
-    "foreign",
-    "foreign",
-    "foreign"
-  ]),
-  {
-    name: "entries of two seals exchanged",
-    run: async (s) => {
-      const seals = await s.run(
-        `SELECT ${quoted(s, "number")} AS n, entries FROM effect_audit_seal ORDER BY 1`
-      )
-      for (const [n, from] of [
-        [1, 2],
-        [2, 1]
-      ] as const)
-        await s.run(
-          `UPDATE effect_audit_seal SET entries = ${s.hand.bytes(seals[from]!.entries as Uint8Array)} WHERE ${quoted(s, "number")} = ${n}`
-        )
-    },
-    finds: ["chain", "chain"]
-  },
-  {
-    name: "two seals exchanged",
-    run: async (s) => {
-      for (const [from, to] of [
-        [1, 9],
-        [2, 1],
-        [9, 2]
-      ] as const)
-        await s.run(
-          `UPDATE effect_audit_seal SET ${quoted(s, "number")} = ${to} WHERE ${quoted(s, "number")} = ${from}`
-        )
-    },
-    finds: ["chain", "chain", "chain", "chain", "chain"]
-  },
-  {
-    name: "the chain under another name",
-    run: (s) => s.run(`UPDATE effect_audit_seal SET chain = ${s.hand.bytes(randomBytes(16))}`),
-    finds: ["chain", "chain", "chain"]
-  },
-  {
-    name: "a seal copied behind the last",
-    run: (s) => {
-      const rest = `until, prev, entries, notices, head, key_id, sig`
-      return s.run(
-        `INSERT INTO effect_audit_seal (chain, ${quoted(s, "number")}, ${quoted(s, "at")}, ${rest}) SELECT chain, 3, ${quoted(s, "at")}, ${rest} FROM effect_audit_seal WHERE ${quoted(s, "number")} = 2`
-      )
-    },
-    finds: ["chain", "chain"]
-  },
-  {
-    name: "everything rewritten by another key",
-    run: async (s) => {
-      await s.run("DELETE FROM effect_audit_seal")
-      await s.run(`DELETE FROM ${TABLE}`)
-      await s.run("DELETE FROM measures")
-      await new Sealer(s.hand, newKey(), KINDS, s.sealer.chain).store(s.uses)
-    },
-    finds: ["key"]
-  },
-  {
-    name: "everything rewritten by a stolen key, with an anchor",
-    run: async (s) => {
-      await s.run("DELETE FROM effect_audit_seal")
-      await s.run(`DELETE FROM ${TABLE}`)
-      await s.run("DELETE FROM measures")
-      const forger = new Sealer(s.hand, s.key, KINDS, s.sealer.chain)
-      for (let i = 0; i < 9; i += 3) await forger.store(s.uses.slice(i, i + 3))
-    },
-    finds: ["anchor"],
-    with: anchored
-  },
-  {
-    name: "a seal added without the key",
-    run: (s) => new Sealer(s.hand, newKey(), KINDS).store([event(s)]),
-    finds: ["key"]
-  },
-  {
-    name: "a clock that goes back",
-    run: (s) => s.sealer.seal(Buffer.alloc(0), Buffer.alloc(0), { at: "2026-01-01 00:00:00.000000" }),
-    finds: ["chain"]
-  },
-  {
-    name: "an entry of which no seal says the columns",
-    run: (s) =>
-      s.sealer.seal(
-        Buffer.concat([randomBytes(16), Buffer.from("00000000000000ff", "hex"), randomBytes(32)]),
-        Buffer.alloc(0)
-      ),
-    finds: ["chain"]
-  },
-  {
-    name: "a whole chain dropped that another one tells of",
-    run: async (s) => {
-      const other = new Sealer(s.hand, s.key, KINDS)
-      await other.store(
-        [],
-        noticeBytes("previous", s.sealer.chain.toString("hex"), "2", s.sealer.head.toString("hex"), "lost")
-      )
-      await s.run(`DELETE FROM effect_audit_seal WHERE chain = ${s.hand.bytes(s.sealer.chain)}`)
-      await s.run(`DELETE FROM ${TABLE}`)
-      await s.run("DELETE FROM measures")
-    },
-    finds: ["gap"]
-  },
-  {
-    name: "a chain cut off that another one tells of",
-    run: async (s) => {
-      const other = new Sealer(s.hand, s.key, KINDS)
-      await other.store(
-        [],
-        noticeBytes("witness", s.sealer.chain.toString("hex"), "2", s.sealer.head.toString("hex"))
-      )
-      await s.run(
-        `DELETE FROM effect_audit_seal WHERE chain = ${s.hand.bytes(s.sealer.chain)} AND ${quoted(s, "number")} = 2`
-      )
-      for (let i = 0; i < EVENTS_EACH; i++) await s.run(`DELETE FROM ${TABLE} WHERE ${s.where(2, i)}`)
-      await s.run(`DELETE FROM measures WHERE event_id = ${s.hand.bytes(s.measures[2]!.id)}`)
-    },
-    finds: ["gap"]
-  },
-  {
-    name: "an anchor with another head",
-    run: async () => undefined,
-    finds: ["anchor"],
-    with: ({ sealer }) => ({
-      anchors: [{ chain: sealer.chain.toString("hex"), number: 1, head: "00".repeat(32) }]
-    })
-  },
-  {
-    name: "an anchor of a chain that is not there",
-    run: async () => undefined,
-    finds: ["anchor"],
-    with: () => ({ anchors: [{ chain: "00".repeat(16), number: 1, head: "00".repeat(32) }] })
-  }
-]
 
 const tests = (get: () => Place, isMysql: boolean) => {
   let scene: Scene
@@ -752,30 +54,21 @@ const tests = (get: () => Place, isMysql: boolean) => {
     scene = await stage(get())
   })
   const applies = ({ only }: Attack) => only === undefined || (only === "mysql") === isMysql
-  const check = async ({ finds, run, with: options }: Attack) => {
+  const check = async ({ finds, run, says, tells, with: options }: Attack) => {
     await run(scene)
-    const { findings, kinds } = await prove(scene, options?.(scene))
-    expect(
-      kinds,
-      findings
-        .map(({ eventId, kind, subject, text }) => `${kind}: ${subject} ${eventId ?? ""} ${text}`)
-        .join("\n")
-    ).toEqual([...finds].sort())
+    const { kinds, lines, summary } = await prove(scene, options?.(scene))
+    expect(kinds, lines.join("\n")).toEqual([...finds].sort())
+    expect(summary).toMatchObject(says?.(scene) ?? {})
+    for (const text of tells?.(scene) ?? []) expect(lines.join("\n")).toContain(text)
+    // of a larger table not all ids are held at once
+    if (finds.includes("foreign"))
+      expect((await prove(scene, { ...options?.(scene), partIds: 2 })).kinds).toEqual(kinds)
   }
   describe("leaves alone", () => {
     for (const attack of LAWFUL.filter(applies)) test(attack.name, () => check(attack))
   })
   describe("finds", () => {
     for (const attack of ATTACKS.filter(applies)) test(attack.name, () => check(attack))
-  })
-  test("rows before a seal that was proved are not read again, but none may come to them", async () => {
-    const since = { chain: scene.sealer.chain.toString("hex"), number: 1 }
-    await scene.run(`UPDATE ${TABLE} SET model = 'x' WHERE ${scene.where(0)} OR ${scene.where(2)}`)
-    const { kinds, summary } = await prove(scene, { since })
-    expect(kinds).toEqual(["changed"])
-    expect(summary.rows).toBe(EVENTS_EACH + 1)
-    await scene.sealer.insert(USE, event(scene), randomBytes(16))
-    expect((await prove(scene, { since })).kinds).toEqual(["changed", "foreign"])
   })
   test("the command says what it proved, and ends with 3 where something is wrong", async () => {
     const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-prove-"))
@@ -810,6 +103,23 @@ const tests = (get: () => Place, isMysql: boolean) => {
     })
     expect(json.json()[1]).toMatchObject({ level: "summary", rows: 4, seals: 3, bare: 0, findings: 1 })
 
+    const unclear = await run("--since", chain)
+    expect([unclear.code, unclear.stdout]).toEqual([64, ""])
+    expect(unclear.stderr).toContain("names no seal: write CHAIN:NUMBER")
+    const gone = await run("--since", `${chain}:7`)
+    expect(gone.code).toBe(3)
+    expect(gone.stdout).toContain(`seal ${chain}:7: gap: it is missing, and an earlier proof came to it`)
+    fs.writeFileSync(log, "nothing\n")
+    const empty = await run("--anchors", log)
+    expect([empty.code, empty.stdout]).toEqual([64, ""])
+    expect(empty.stderr).toContain("holds no head")
+    fs.writeFileSync(log, `chain=${"00".repeat(16)} number=0 head=${"00".repeat(32)}\n`)
+    const other = await run("--anchors", log)
+    expect(other.code).toBe(3)
+    expect(other.stdout.replaceAll(/\s+/g, " ")).toContain(
+      `no head of chain ${chain} was written down elsewhere`
+    )
+
     fs.writeFileSync(keyFile, scene.key.privatePem)
     const secret = await run()
     expect(secret.code).toBe(64)
@@ -840,14 +150,13 @@ onEachServer("prove", ({ rootUrl }) => {
         quote: (name) => `\`${name}\``
       },
       open: openMysql(connectionOptions(database)),
+      migrate: () =>
+        Effect.runPromise(
+          MysqlUploader.migrate(connectionOptions(database), [UseLog, Measure], { proof: true })
+        ),
       args: ["--url", url],
       isMysql: true
     }
-    migrations.set(place, () =>
-      Effect.runPromise(
-        MysqlUploader.migrate(connectionOptions(database), [UseLog, Measure], { proof: true })
-      )
-    )
   })
   afterAll(async () => {
     await connection.end()
@@ -863,10 +172,10 @@ describe("prove (SQLite)", () => {
   const place: Place = {
     hand: handOf(client),
     open: openSqliteSource(filename),
+    migrate: () => Effect.runPromise(SqliteUploader.migrateProof({ filename }, [UseLog, Measure])),
     args: ["--sqlite", filename],
     isMysql: false
   }
-  migrations.set(place, () => Effect.runPromise(SqliteUploader.migrateProof({ filename }, [UseLog, Measure])))
   afterAll(() => {
     client.close()
     fs.rmSync(home, { recursive: true })

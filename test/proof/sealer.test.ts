@@ -40,7 +40,9 @@ class Table {
     queueId: string = randomUUID(),
     keys: Pick<Settings, "key" | "previousKey"> = { key }
   ) {
-    return new Sealer({ ...keys, sealing: this.sealing, last, queueId, position: { segment: 3, offset: 70 } })
+    // a life of the program has an uploader of its own
+    const sealing = { ...this.sealing }
+    return new Sealer({ ...keys, sealing, last, queueId, position: { segment: 3, offset: 70 } })
   }
 }
 

@@ -91,6 +91,23 @@ describe("a decision", () => {
     })
   )
 
+  it.scopedLive("erases a letter of several megabytes, and its line", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const queue = yield* q.openQueue(disk, { directory })
+      yield* q.append(queue, "secret", 3_500_000)
+      yield* q.append(queue, "behind")
+      const isRejected = (id: string) => id === "secret"
+      yield* q.deliver(queue, new Set(), { maxRecords: 1, isRejected })
+      yield* requests.submit(disk, directory, { action: "discard", letters: "all", by: "li" })
+      yield* queue.carryOutRequests
+      assert.deepStrictEqual([...holding(directory, "secret"), ...holding(directory, "xx")], [])
+      assert.include(yield* q.books(queue), { dead: 0, discarded: 1, waiting: 1, balanced: true })
+      assert.deepStrictEqual(yield* q.waitingIds(queue), ["behind"])
+    })
+  )
+
   it.scopedLive("lets delivery in between its batches", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`

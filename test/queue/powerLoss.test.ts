@@ -1,25 +1,33 @@
-/** No acknowledged event is lost by a power cut, whatever was not synced; and each sync is needed for that. */
-import { assert, describe, it } from "@effect/vitest"
+/**
+ * No acknowledged event is lost by a power cut, whatever was not synced; each sync is needed for that; and with a proof
+ * nothing is found.
+ */
+import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, TestClock } from "effect"
 import * as fc from "fast-check"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
 import { setImmediate } from "node:timers/promises"
 import { empty, encodeSlot, SLOT_BYTES, type Cursor } from "../../src/internal/queue/cursor.js"
 import * as deadLetters from "../../src/internal/queue/deadLetters.js"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import type { Balance } from "../../src/services/QueueFile.js"
 import { histories, live, type History, type Step } from "../support/histories.js"
-import { foundDecision, mutations, sealedEnd } from "../support/mutations.js"
+import { foundDecision, mutations, removal, sealedEnd } from "../support/mutations.js"
+import { provenTargets } from "../support/provenTarget.js"
 import * as queues from "../support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
 const runs = long ? 10_000 : 200
+const provenRuns = long ? 5000 : 10
 const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
-const property = (skip?: Parameters<typeof live>[1], decides = true) =>
+const property = (skip?: Parameters<typeof live>[1], decides = true, target?: Parameters<typeof live>[2]) =>
   fc.asyncProperty(histories(12, decides), async (history) => {
     // nothing of it waits for the outside world, which would never get a turn
     await setImmediate()
-    await Effect.runPromise(live(history, skip))
+    await Effect.runPromise(live(history, skip, target))
   })
 
 const append = (count: number, mishap?: Step["mishap"]): Step => ({
@@ -49,6 +57,8 @@ const DICE = [
 ]
 
 const BESIDE = "a letter taken back by a killed process, in the page cache, beside one that waits"
+
+const REMOVED = "a letter discarded whose segment was just removed"
 
 /** Found by the property above, or by thought; `dice: []` drops everything that was not synced. */
 const named: Readonly<Record<string, History>> = {
@@ -201,6 +211,18 @@ const named: Readonly<Record<string, History>> = {
     steps: [append(2), deliver(2, true, fail(7)), decide("discard", 1), deliver(2), decide("retry", 1)],
     dice: []
   },
+  [REMOVED]: {
+    steps: [
+      append(3),
+      append(3),
+      append(3),
+      deliver(9, true),
+      deliver(9, true),
+      decide("discard", 1),
+      append(1, power(0))
+    ],
+    dice: []
+  },
   "a second loss while the first is repaired": {
     steps: [append(3), deliver(2), append(2, power(1)), reopen(power(3)), append(1, power(4)), deliver(4)],
     dice: [1, 0, 3, 1, 0, 2, 5]
@@ -218,17 +240,41 @@ describe("power loss", () => {
     () => fc.assert(property(), { numRuns: runs, seed })
   )
 
+  describe("with a proof", () => {
+    let home: string
+    let target: NonNullable<Parameters<typeof live>[2]>
+    beforeAll(async () => {
+      home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-histories-"))
+      target = await provenTargets(home)
+    })
+    afterAll(() => fs.rmSync(home, { recursive: true, force: true }))
+
+    it(
+      `nothing is lost, and nothing found, in ${provenRuns} random histories (AUDIT_SEED=${seed})`,
+      { timeout: long ? 3_600_000 : 600_000 },
+      () => fc.assert(property(undefined, true, target), { numRuns: provenRuns, seed })
+    )
+
+    for (const [name, history] of Object.entries(named)) {
+      it(name, () => Effect.runPromise(live(history, undefined, target)))
+    }
+  })
+
   for (const [name, history] of Object.entries(named)) {
     it.effect(name, () => live(history))
     it.effect(`${name}, with a power cut at every call of the last step`, () =>
-      Effect.forEach(Array.from({ length: 25 }), (_, call) =>
-        live({
-          ...history,
-          steps: history.steps.map((step, index) =>
-            index === history.steps.length - 1 ? { ...step, mishap: power(call) } : step
+      // until one is never reached
+      Effect.iterate(0, {
+        while: (call) => call >= 0,
+        body: (call) =>
+          Effect.map(
+            live({
+              ...history,
+              steps: [...history.steps.slice(0, -1), { ...history.steps.at(-1)!, mishap: power(call) }]
+            }),
+            (calls) => (calls > call ? call + 1 : -1)
           )
-        })
-      )
+      })
     )
   }
 
@@ -386,6 +432,10 @@ describe("power loss", () => {
       }
       assert.fail("nothing notices that it is left out")
     })
+  )
+
+  it.effect('the sync "removal" is needed', () =>
+    Effect.map(Effect.exit(live(named[REMOVED]!, removal())), (exit) => assert.isTrue(Exit.isFailure(exit)))
   )
 
   const withDecisions = Object.values(named).filter(({ steps }) =>

@@ -1,9 +1,14 @@
 /** Activity: what it takes, and what it gets from the region and from the span. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Effect, Either, Fiber } from "effect"
 import * as fc from "fast-check"
 import { Activity, Audit, AuditLog, CurrentActor, logActivity, logUse, UseLog } from "effect-audit"
 import { AuditTest } from "effect-audit/testing"
+import { compile, makeDecoder } from "../../src/schema/Line.js"
+import { restoringField } from "../../src/schema/Row.js"
+
+const ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+const decode = (line: string) => makeDecoder(new Map([[Activity.kind, compile(Activity)]]))(line, () => ID)
 
 const layer = AuditTest.layerWith({ events: [Activity] })
 
@@ -47,6 +52,25 @@ describe("Activity", () => {
       })
     }).pipe(Effect.provide(layer))
   )
+
+  it("keeps every key of its metadata, __proto__ as well, and gives it back from a row", () => {
+    for (const metadata of [
+      '{"__proto__":1,"a":2}',
+      '{"__proto__":{"isAdmin":true},"constructor":{"prototype":null}}',
+      '{"a":{"__proto__":{"x":[1]}}}'
+    ]) {
+      const given = JSON.parse(metadata) as Record<string, unknown>
+      const line = Either.getOrThrow(
+        compile(Activity).encode({ action: "a", outcome: "success", metadata: given }, ID, 0)
+      )
+      assert.include(line, `"metadata":${metadata}`)
+      const { row } = Either.getOrThrow(decode(line))
+      assert.strictEqual(row.at(-1), metadata)
+      const restored = restoringField(Activity.fields.metadata)(metadata)
+      assert.strictEqual(JSON.stringify(restored), metadata)
+    }
+    assert.isUndefined(({} as Record<string, unknown>).isAdmin)
+  })
 
   it.effect("takes the trace from the current span, unless the event or the region gives one", () =>
     Effect.gen(function* () {

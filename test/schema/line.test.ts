@@ -130,7 +130,11 @@ const encodedBySchema = (definition: AuditEvent.Any, input: object): unknown => 
   const encoded = Schema.encodeUnknownEither(struct)(Object.fromEntries(given))
   if (Either.isLeft(encoded) || !isJson(encoded.right)) return undefined
   const fields = encoded.right as Record<string, unknown>
-  return plain(Object.fromEntries(definition.columns.map(({ field, key }) => [key, fields[field]])))
+  // nor does a key of a record vanish, as this one does in a Schema's copy
+  const isCut = (field: string) =>
+    !isChanged(field) && Object.hasOwn(Object(instanceFields[field]) as object, "__proto__")
+  const valueOf = (field: string) => (isCut(field) ? instanceFields[field] : fields[field])
+  return plain(Object.fromEntries(definition.columns.map(({ field, key }) => [key, valueOf(field)])))
 }
 
 /** What the Schema says of a line: the columns, or undefined. */

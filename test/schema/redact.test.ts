@@ -20,6 +20,7 @@ class Payment extends AuditEvent.Class<Payment>()("payment", {
 
 const KEY = "a key of 16 bytes, or more"
 const key = Redacted.make(KEY)
+const BYTES = Uint8Array.from({ length: 64 }, (_, index) => index)
 const hmac = (text: string) => createHmac("sha256", KEY).update(text).digest("hex")
 
 const delivered = <A>(event: AuditTest.EventClass<A>) =>
@@ -142,21 +143,62 @@ describe("redaction", () => {
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()
-      const build = (secret: string) =>
+      const build = (secret: string | Uint8Array) =>
         AuditLayer.layer({
           directory,
           redact: { use_log: { userName: Redact.hash(Redacted.make(secret)) } }
         }).pipe(Layer.provide(Layer.succeed(Uploader, uploader)), Layer.build, Effect.scoped)
-      for (const secret of ["", "short", "x".repeat(15), "早".repeat(5)]) {
+      for (const secret of ["", "short", "x".repeat(15), "早".repeat(5), BYTES.subarray(0, 15)]) {
         const error = yield* Effect.flip(build(secret))
         assert.strictEqual(error._tag, "QueueOpenError")
         assert.include(error.message, "redact.use_log.userName: the key of Redact.hash has")
         assert.include(error.message, "openssl rand -hex 32")
-        if (secret !== "") assert.notInclude(error.message, secret)
+        if (secret !== "") assert.notInclude(error.message, String(secret))
       }
-      for (const secret of ["x".repeat(16), "早".repeat(6)]) yield* build(secret)
+      for (const secret of ["x".repeat(16), "早".repeat(6), BYTES.subarray(0, 16)]) yield* build(secret)
+      const wiped = Redacted.make("x".repeat(16))
+      Redacted.unsafeWipe(wiped)
+      const number = 4_242_424_242_424_242
+      const nones: ReadonlyArray<unknown> = [
+        "x".repeat(16),
+        undefined,
+        null,
+        wiped,
+        ...[number, null, undefined, ["x".repeat(16)], BYTES.buffer, new Date(number)].map(Redacted.make)
+      ]
+      for (const none of nones) {
+        const redact = { use_log: { userName: Redact.hash(none as never) } }
+        const error = yield* AuditLayer.layer({ directory, redact }).pipe(
+          Layer.provide(Layer.succeed(Uploader, uploader)),
+          Layer.build,
+          Effect.scoped,
+          Effect.flip
+        )
+        assert.include(
+          error.message,
+          "the key of Redact.hash is neither a text nor bytes. Give Redacted.make(key)."
+        )
+        assert.notInclude(error.message, String(number))
+      }
     })
   )
+
+  it("a key of bytes is those that it had, whatever becomes of them", () => {
+    const digest = createHmac("sha256", BYTES.subarray(8, 40)).update("li").digest("hex")
+    const own = Uint8Array.from(BYTES)
+    const shared = new Uint8Array(new SharedArrayBuffer(64))
+    shared.set(BYTES)
+    for (const bytes of [own, Buffer.from(BYTES), shared]) {
+      const key = Redacted.make(bytes.subarray(8, 40))
+      const hash = Redact.hash(key)
+      assert.strictEqual(hash("li"), digest)
+      bytes.fill(0)
+      assert.strictEqual(hash("li"), digest)
+      Redacted.unsafeWipe(key)
+      assert.strictEqual(hash("li"), digest)
+      assert.notInclude(inspect(hash, { depth: 9, showHidden: true }), "0809")
+    }
+  })
 
   it.effect("what is no object is redacted whole before onAppendFailure sees it", () => {
     const failures: Array<AuditLayer.AppendFailure> = []

@@ -8,6 +8,7 @@ import { makeMemoryUploader } from "../../src/layers/MemoryUploader.js"
 import { Uploader } from "../../src/services/Uploader.js"
 
 export { openAuditLogger } from "../../src/AuditLogger.js"
+export * as AuditLayer from "../../src/layers/AuditLayer.js"
 
 /** A table in memory, as the layer of an uploader, and how many events are in it. */
 export const makeDatabase = () => {

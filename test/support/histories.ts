@@ -4,7 +4,18 @@
  *
  * @module
  */
-import { Cause, Deferred, Effect, Exit, Logger, LogLevel, Option, TestClock, TestContext } from "effect"
+import {
+  Cause,
+  Deferred,
+  Effect,
+  Exit,
+  Logger,
+  LogLevel,
+  Option,
+  Scope,
+  TestClock,
+  TestContext
+} from "effect"
 import * as fc from "fast-check"
 import * as assert from "node:assert/strict"
 import { setImmediate } from "node:timers/promises"
@@ -14,6 +25,49 @@ import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import type { Call, Fault } from "../../src/layers/MemoryDisk.js"
 import type { Disk } from "../../src/services/Disk.js"
 import * as queues from "./queue.js"
+
+/** Where events are delivered to, and what delivers them. */
+export interface Target {
+  readonly segmentBytes: number
+  /** The id of the event that is the `index`-th of those that are appended when so many were before. */
+  readonly idOf: (appended: number, index: number) => string
+  readonly line: (id: string) => string
+  /** the ids of what has arrived */
+  readonly stored: ReadonlySet<string>
+  /** Begins to deliver from a queue, in a process that may be killed. */
+  readonly start: (queue: queues.Queue) => Effect.Effect<Worker, never, Scope.Scope>
+  /** What the database is asked before each statement, as the disk before each call; replaces the one before. */
+  readonly inject: (fault: () => Fault | undefined) => void
+  /** Fails where something is wrong with what has arrived. */
+  readonly judge: Effect.Effect<void>
+}
+
+export interface Worker {
+  /** Delivers a batch, or more of them. */
+  readonly deliver: (options: {
+    readonly maxRecords: number
+    readonly isRejected: (id: string) => boolean
+  }) => Effect.Effect<unknown, unknown>
+  readonly deliverAll: Effect.Effect<unknown, unknown>
+}
+
+/** A set of ids, which nothing goes wrong with. */
+export const plainTarget: Effect.Effect<Target> = Effect.sync(() => {
+  const stored = new Set<string>()
+  return {
+    segmentBytes: 150,
+    idOf: (appended, index) => `${appended}-${index}`,
+    line: (id) => queues.lineOf(id),
+    stored,
+    start: (queue) =>
+      Effect.succeed({
+        deliver: (options) => queues.deliver(queue, stored, options),
+        deliverAll: queues.deliverAll(queue, stored)
+      }),
+    inject: () => undefined,
+    judge: Effect.void
+  }
+})
 
 /** What is done, and what goes wrong at which call to the disk. */
 export interface Step {
@@ -105,25 +159,38 @@ export const histories = (maxLength = 12, decides = true): fc.Arbitrary<History>
 const DIRECTORY = "/audit"
 const lettersOf = (disk: Disk["Type"]) => deadLetters.make(disk, DIRECTORY)
 
-const OPTIONS = { segmentBytes: 150, appendTimeout: "10 seconds" } as const
+const APPEND_TIMEOUT = "10 seconds"
 
-/** Lives a history; throws when the oracle finds a promise broken. `skip` names calls that are left out. */
-export const live = (history: History, skip?: (call: Call) => boolean): Effect.Effect<void> =>
+/**
+ * Lives a history; throws when the oracle finds a promise broken. `skip` names calls that are left out. Says how many
+ * calls the last step made, up to its mishap and with it.
+ */
+export const live = (
+  history: History,
+  skip?: (call: Call) => boolean,
+  makeTarget: Effect.Effect<Target, never, Scope.Scope> = plainTarget
+): Effect.Effect<number> =>
   Effect.gen(function* () {
+    const target = yield* makeTarget
+    const { idOf, line, stored: database } = target
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
-    let open: { readonly queue: queues.Queue; readonly close: Effect.Effect<void> } | undefined
+    let open:
+      | { readonly queue: queues.Queue; readonly worker: Worker; readonly close: Effect.Effect<void> }
+      | undefined
     let die = 0
     const choose = (bound: number) => (history.dice[die++] ?? 0) % bound
     let appended = 0
 
     // ------------------------------------------------------------------------------- what the world outside knows
     const acknowledged = new Map<string, number>()
-    const database = new Set<string>()
     const rejected = new Set<string>()
     /** somebody wanted them to be given up; `gone` are those of whom it was said that they are */
     const discarding = new Set<string>()
     const gone = new Set<string>()
+    /** they were retried */
+    const repeated = new Set<string>()
+    let isCut = false
     /** lines that retries may have appended */
     let retried = 0
     let queueId: string | undefined
@@ -135,11 +202,16 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
     let doubtful = 0
     let reached = { delivered: 0, torn: 0, refused: 0 }
 
-    const skipping = (call: Call): Fault | undefined => (skip?.(call) === true ? { type: "skip" } : undefined)
-    memory.inject(skipping)
+    const skipping = (call: Call | undefined): Fault | undefined =>
+      call !== undefined && skip?.(call) === true ? { type: "skip" } : undefined
+    const harmless = () => {
+      memory.inject(skipping)
+      target.inject(() => undefined)
+    }
+    harmless()
 
     const ensureOpen = Effect.gen(function* () {
-      open ??= yield* queues.openClosable(disk, OPTIONS)
+      open ??= yield* start(disk, target)
       queueId ??= open.queue.queueId
       return open.queue
     })
@@ -150,10 +222,10 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         const queue = yield* ensureOpen
         switch (action.type) {
           case "append": {
-            const ids = queues.idsOf(`${appended}-`, action.count)
+            const ids = Array.from({ length: action.count }, (_, index) => idOf(appended, index))
             appended += action.count
             const one = (id: string) =>
-              Effect.tap(queues.append(queue, id), (sequence) => {
+              Effect.tap(queue.append(line(id), id), (sequence) => {
                 if (isAlive()) acknowledged.set(id, sequence)
               })
             return yield* Effect.forEach(ids, (id) => Effect.exit(one(id)), { concurrency: "unbounded" })
@@ -165,7 +237,7 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
               if (isRefused) rejected.add(id)
               return isRefused
             }
-            yield* queues.deliver(queue, database, { maxRecords: action.maxRecords, isRejected })
+            yield* open!.worker.deliver({ maxRecords: action.maxRecords, isRejected })
             if (isAlive()) yield* remember(queue)
             return
           }
@@ -183,6 +255,7 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
             const chosen = new Set(letters.map(({ id }) => id))
             if (action.type === "retry") {
               retried += chosen.size
+              for (const { event } of letters) if (event !== undefined) repeated.add(event)
               return yield* queue.retry(({ id }) => chosen.has(id), "operator")
             }
             const events = letters.flatMap(({ event }) => event ?? [])
@@ -213,21 +286,26 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
       })
     })
 
-    /** Nothing that was discarded, as somebody was told, stands in a file, whatever was lost. */
+    /**
+     * Nothing that was discarded, as somebody was told, stands in a file, whatever was lost. A known gap: an event that
+     * was retried before has an older line, which comes back with its removed segment until the next start.
+     */
     const nothingOfTheGone = Effect.gen(function* () {
-      if (gone.size === 0) return
+      const absent = [...gone].filter((id) => !(isCut && repeated.has(id)))
+      if (absent.length === 0) return
       const reader = memory.startProcess()
       for (const name of yield* reader.list(DIRECTORY)) {
         const file = `${DIRECTORY}/${name}`
         if ((yield* reader.info(file))?.type !== "file") continue
         const text = (yield* queues.textOf(reader, file)).replaceAll("\\", "")
-        for (const id of gone)
+        for (const id of absent)
           assert.ok(!text.includes(`"${id}"`), `${id} was discarded, and stands in ${name}`)
       }
     })
 
     /** lets a call be answered whose caller has given up */
     let answerLate: Effect.Effect<unknown> = Effect.void
+    let calls = 0
 
     for (const { action, mishap } of history.steps) {
       let alive = true
@@ -235,17 +313,18 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
       answerLate = Effect.void
       const frozen = yield* Deferred.make<void>()
       const buried = yield* Deferred.make<void>()
-      let calls = 0
+      calls = 0
       let syncFailed = false
       const answer = yield* Deferred.make<void>()
-      memory.inject((call): Fault | undefined => {
-        if (mishap === undefined || calls++ < mishap.call) return skipping(call)
+      const faultOf = (call: Call | undefined): Fault | undefined => {
+        calls++
+        if (mishap === undefined || calls <= mishap.call) return skipping(call)
         if (mishap.type === "fail") {
           const failed = calls - 1 - mishap.call
           if (failed >= mishap.times) return skipping(call)
           // what is tried next is to take the lines back
           if (syncFailed) doubtful++
-          syncFailed ||= call.operation === "append" && call.step === "sync"
+          syncFailed ||= call?.operation === "append" && call.step === "sync"
           return mishap.short === undefined || failed > 0
             ? { type: "fail", code: "EIO" }
             : { type: "short", bytes: mishap.short, code: "EIO" }
@@ -257,8 +336,10 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         }
         alive = false
         Deferred.unsafeDone(frozen, Exit.void)
-        return { type: "wait", until: Deferred.await(buried) }
-      })
+        return { type: "wait", until: Deferred.await(buried), code: "KILLED" }
+      }
+      memory.inject(faultOf)
+      target.inject(() => faultOf(undefined))
       const before = open
       const done = yield* Effect.forkDaemon(Effect.exit(act(action, () => alive)))
       yield* Effect.raceFirst(done.await, Deferred.await(frozen))
@@ -266,18 +347,20 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
         alive = false
         if (mishap.type === "kill") memory.kill()
         else memory.cutPower(choose)
-        memory.inject(skipping)
+        harmless()
+        isCut = mishap.type === "power"
         yield* nothingOfTheGone
+        isCut = false
         yield* Deferred.succeed(buried, undefined)
         yield* answerEarlier
         yield* done.await
-        for (const queue of [before, open]) if (queue !== undefined) yield* queue.close
+        for (const life of [before, open]) if (life !== undefined) yield* life.close
         open = undefined
         disk = memory.startProcess()
       } else {
         if (yield* Deferred.isDone(frozen)) {
           yield* settle
-          yield* TestClock.adjust(OPTIONS.appendTimeout)
+          yield* TestClock.adjust(APPEND_TIMEOUT)
           yield* settle
           const isGivenUp = Option.isSome(yield* done.poll)
           const answered = Effect.zipRight(Deferred.succeed(answer, undefined), settle)
@@ -285,7 +368,7 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
           else yield* answered
         }
         const exit = yield* done.await
-        memory.inject(skipping)
+        harmless()
         yield* answerEarlier
         const result = Exit.flatten(exit)
         assert.ok(Exit.isSuccess(result) || !Cause.isDie(result.cause), String(result))
@@ -299,10 +382,11 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
       yield* judge(judged)
     }
 
+    const lastCalls = calls
     yield* answerLate
     // the last word: everything is delivered, and everything is there
     const queue = yield* ensureOpen
-    yield* queues.deliverAll(queue, database)
+    yield* open!.worker.deliverAll
     yield* judge(queue)
     const end = yield* queues.books(queue)
     if (doubtful === 0) assert.equal(end.waiting, 0, "everything is delivered at last")
@@ -314,6 +398,7 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
     )
     yield* open!.close
     yield* nothingOfTheGone
+    return lastCalls
 
     function judge(queue: queues.Queue) {
       return Effect.gen(function* () {
@@ -344,9 +429,27 @@ export const live = (history: History, skip?: (call: Call) => boolean): Effect.E
           if (rejected.has(id) && !database.has(id))
             assert.ok(waiting.has(id) || dead.has(id), `${id} was refused and is gone`)
         }
+        yield* target.judge
       })
     }
-  }).pipe(Effect.orDie, Effect.provide(TestContext.TestContext), Logger.withMinimumLogLevel(LogLevel.None))
+  }).pipe(
+    Effect.scoped,
+    Effect.orDie,
+    Effect.provide(TestContext.TestContext),
+    Logger.withMinimumLogLevel(LogLevel.None)
+  )
+
+/** A process: its queue, and what delivers from it. */
+const start = (disk: Disk["Type"], { segmentBytes, start }: Target) =>
+  Effect.gen(function* () {
+    const { close, queue } = yield* queues.openClosable(disk, {
+      segmentBytes,
+      appendTimeout: APPEND_TIMEOUT
+    })
+    const scope = yield* Scope.make()
+    const worker = yield* Scope.extend(start(queue), scope)
+    return { queue, worker, close: Effect.zipRight(Scope.close(scope, Exit.void), close) }
+  })
 
 /** Until nothing goes on by itself: the disk answers in microtasks. */
 const settle = Effect.promise(() => setImmediate())

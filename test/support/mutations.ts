@@ -40,3 +40,14 @@ export const sealedEnd = ({ mode, operation, path }: Call): boolean =>
 /** What a process that died has decided, or taken back. */
 export const foundDecision = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "append" && isLetters(path)
+
+/** Of the entry of the first segment: its removal, which comes behind its making. */
+export const removal = (): ((call: Call) => boolean) => {
+  let isMade = false
+  return ({ operation, unsynced }) => {
+    const isOfFirst = operation === "syncDirectory" && unsynced.some((name) => /^0{20}\.ndjson$/.test(name))
+    const isRemoval = isOfFirst && isMade
+    isMade ||= isOfFirst
+    return isRemoval
+  }
+}

@@ -7,7 +7,7 @@ import { createClient } from "@libsql/client"
 import { Context, Effect, Either, Exit, Layer, Logger, Redacted, Scope } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
-import { inject } from "vitest"
+import { inject, type TestContext } from "vitest"
 import { openSource as openMysql } from "../../src/cli/mysqlSource.js"
 import { openSource as openSqlite } from "../../src/cli/sqliteSource.js"
 import { verifyingKey } from "../../src/internal/proof/keys.js"
@@ -66,7 +66,13 @@ export const verified = (
       ...options
     })
     return { findings, summary }
-  }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
+  }).pipe(
+    Effect.scoped,
+    Effect.provide(NodeDisk.layer),
+    // the server of a loaded machine is slow to answer
+    Effect.retry({ times: 5 }),
+    Effect.orDie
+  )
 
 /** The same of one database. */
 export const proving =
@@ -89,6 +95,7 @@ export const lifeOf = <A>(
     readonly keys?: { readonly key: Redacted.Redacted; readonly previousKey?: Redacted.Redacted }
     readonly log?: Layer.Layer<never>
     readonly events?: ReadonlyArray<AuditEvent.Any>
+    readonly settings?: Partial<AuditLayer.Settings>
   } = {}
 ) =>
   Effect.gen(function* () {
@@ -99,6 +106,7 @@ export const lifeOf = <A>(
       batchRecords: 20,
       events: options.events ?? [],
       shutdownTimeout: "20 seconds",
+      ...options.settings,
       ...(options.proof === false ? {} : { proof: options.keys ?? { key: database.key } })
     }).pipe(Layer.provide(Layer.succeed(Uploader, options.wrap?.(uploader) ?? uploader)))
     const scope = yield* Scope.make()
@@ -146,6 +154,27 @@ const sqlite: MakeProven = (kinds = [UseLog, LoginLog]) =>
       prove: proving(openSqlite(filename), publicPem)
     }
   })
+
+/** One for tests without a scope: how a program of its own seals, and what is found of it. */
+export interface OpenProven {
+  readonly address: string
+  readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
+  /** the private key, PEM */
+  readonly key: string
+  readonly findings: () => Promise<ReadonlyArray<Finding>>
+}
+
+export const openProven = async (make: MakeProven, { onTestFinished }: TestContext): Promise<OpenProven> => {
+  const scope = await Effect.runPromise(Scope.make())
+  onTestFinished(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const { address, privatePem, prove, query } = await Effect.runPromise(Scope.extend(make(), scope))
+  return {
+    address,
+    query: (sql) => Effect.runPromise(query(sql)),
+    key: privatePem,
+    findings: async () => (await Effect.runPromise(prove({ isExclusive: true }))).findings
+  }
+}
 
 /** The databases of the run. */
 export const PROVEN: ReadonlyArray<readonly [name: string, make: MakeProven]> = [

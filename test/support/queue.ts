@@ -7,6 +7,7 @@ import { Effect, Exit, Scope } from "effect"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import { gunzipSync } from "node:zlib"
 import * as NodeDisk from "../../src/layers/NodeDisk.js"
 import * as QueueFileLayer from "../../src/layers/QueueFileLive.js"
 import { Disk } from "../../src/services/Disk.js"
@@ -146,11 +147,17 @@ export const lettersIn = (text: string): ReadonlyArray<LetterInFile> => {
   let letters: ReadonlyArray<LetterInFile> = []
   for (const line of text.split("\n").slice(0, -1)) {
     try {
-      const letter = JSON.parse(line) as LetterInFile & { type: string; line?: string; base64?: string }
+      const letter = JSON.parse(line) as LetterInFile & {
+        type: string
+        line?: string
+        base64?: string
+        encoding?: string
+      }
       if (letter.type === "delivered") letters = letters.filter(({ id }) => id !== letter.id)
       if (letter.type !== "letter") continue
-      const bytes =
+      const kept =
         letter.line === undefined ? Buffer.from(letter.base64!, "base64") : Buffer.from(letter.line, "utf8")
+      const bytes = letter.encoding === "gzip" ? gunzipSync(kept) : kept
       letters = [...letters, { id: letter.id, class: letter.class, reason: letter.reason, bytes }]
     } catch {
       // a torn entry: its letter was written again

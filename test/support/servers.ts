@@ -29,6 +29,16 @@ export const onEachServer = (what: string, tests: (server: RunServer) => void): 
   }
 }
 
+/**
+ * Whether a case is for this server: the ordinary run tries each of many on one of the two, by turns, and the long run on
+ * both.
+ */
+export const isTurnOf = (flavour: Flavour, turn: number): boolean =>
+  process.env.AUDIT_LONG === "1" ||
+  inject("oracleRootUrl") === undefined ||
+  findServer("mysql") === undefined ||
+  FLAVOURS[turn % 2] === flavour
+
 /** Runs the tests for each flavour of which they can start servers of their own. */
 export const onEachFlavour = (what: string, tests: (flavour: Flavour) => void): void => {
   for (const flavour of FLAVOURS) {

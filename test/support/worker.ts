@@ -4,7 +4,8 @@
  * outside knows what was acknowledged.
  *
  * WORKER_DATABASE: a MySQL URL, or the name of an SQLite file. WORKER_EVENTS: how many events; 0 for "until killed".
- * WORKER_PROOF_KEY: the private key that seals what is delivered, PEM.
+ * WORKER_PROOF_KEY: the private key that seals what is delivered, PEM. WORKER_CONNECTIONS: to MySQL, 1 by default.
+ * WORKER_INSTANCES: how many of them share the directory; by default one has it for itself.
  * WORKER_THEN: `flush` and end (the default), just `end`, or `stay` for a signal.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -17,10 +18,15 @@ const FIBERS = 16
 const SHUTDOWN_TIMEOUT = "2 seconds"
 
 const UploaderLive = Layer.unwrapEffect(
-  Effect.map(Config.string("WORKER_DATABASE"), (address) =>
-    address.startsWith("mysql:")
-      ? MysqlUploader.layer({ url: Redacted.make(address) })
-      : SqliteUploader.layer({ filename: address })
+  Effect.map(
+    Config.all([
+      Config.string("WORKER_DATABASE"),
+      Config.withDefault(Config.integer("WORKER_CONNECTIONS"), 1)
+    ]),
+    ([address, connections]) =>
+      address.startsWith("mysql:")
+        ? MysqlUploader.layer({ url: Redacted.make(address), connections })
+        : SqliteUploader.layer({ filename: address })
   )
 )
 
@@ -30,6 +36,8 @@ const AuditLive = AuditLayer.layerConfig({
   segmentBytes: Config.succeed(32 * 1024),
   batchRecords: Config.succeed(100),
   shutdownTimeout: Config.succeed(SHUTDOWN_TIMEOUT),
+  instances: Config.map(Config.option(Config.integer("WORKER_INSTANCES")), Option.getOrUndefined),
+  pollInterval: Config.succeed("1 second"),
   proof: Config.map(Config.option(Config.redacted("WORKER_PROOF_KEY")), (key) =>
     Option.isSome(key) ? { key: key.value } : undefined
   )

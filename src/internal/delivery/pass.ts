@@ -462,13 +462,19 @@ const sealAsked = ({ instruments }: Delivery, { sealer, sealing }: Proof): Effec
   Effect.suspend(() => {
     if (!sealer.isAsked) return Effect.void
     let made: Seal | undefined
-    const send = sealing.upload(
-      [],
-      () => (made = sealer.seal({}, instruments.clock.unsafeCurrentTimeMillis()))
+    // not if a seal has said it whose answer never came
+    const send = Effect.when(
+      Effect.suspend(() =>
+        sealing.upload([], () => (made = sealer.seal({}, instruments.clock.unsafeCurrentTimeMillis())))
+      ),
+      () => sealer.isAsked
     )
     return Effect.zipRight(sealer.resume, send).pipe(
       Effect.matchCauseEffect({
-        onSuccess: () => Effect.sync(() => sealer.committed(made!)),
+        onSuccess: () =>
+          Effect.sync(() => {
+            if (made !== undefined) sealer.committed(made)
+          }),
         onFailure: (cause) => {
           sealer.doubt()
           return Effect.fail(failureOf(cause))

@@ -85,8 +85,8 @@ export class Sealer {
   private readonly asked = new Map<string, Notice>()
   /** what a seal has said, until it is asked for again */
   private readonly said = new Set<string>()
-  /** `monotonicMillis`; undefined while the chain is as it was left */
-  private missedSince: number | undefined
+  /** permissions in seals that were read, since their answers never came, or the program ended behind them */
+  private readonly heard = new Set<string>()
   private hasWarned = false
 
   constructor(private readonly settings: Settings) {
@@ -115,7 +115,7 @@ export class Sealer {
 
   /** Has a seal say what somebody asks for; whether one has. */
   say(id: string, notice: Notice): boolean {
-    if (this.said.delete(id)) return true
+    if (this.said.delete(id) || this.heard.has(textOfNotice(notice))) return true
     this.asked.set(id, notice)
     return false
   }
@@ -147,9 +147,9 @@ export class Sealer {
       const found = last === undefined ? undefined : yield* this.follow(last, false)
       if (last !== undefined && found !== undefined) {
         const now = monotonicMillis(yield* Effect.clock)
-        this.missedSince ??= now
         const patience = this.settings.patience ?? Duration.minutes(1)
-        if (now - this.missedSince < Duration.toMillis(patience)) return yield* missed(found)
+        if (now - missedSince(this.settings.sealing, last.chain, now) < Duration.toMillis(patience))
+          return yield* missed(found)
         if (!this.hasWarned)
           yield* Effect.logWarning(
             `audit: the chain of seals ${last.chain} is not as it was left (${found}), so a new one begins: the database was ` +
@@ -171,7 +171,7 @@ export class Sealer {
     return Effect.gen(this, function* () {
       const { sealing } = this.settings
       let before: Seal | undefined
-      const later: Array<Seal> = []
+      const read: Array<Seal> = []
       for (let from = last.number; ; from = before!.number + 1) {
         const seals = yield* sealing.read(last.chain, from)
         if (seals.length === 0) break
@@ -183,13 +183,14 @@ export class Sealer {
           )
             return `seal ${each.number} is another one`
           if (wrongIn(each, this.keyOf(each)) !== undefined) return `seal ${each.number} is not ours`
-          if (before !== undefined || isNew) later.push(each)
+          read.push(each)
           before = each
         }
-        if (isNew && later.length > MOST_LATER) return `more than ${MOST_LATER} seals have come since`
+        if (isNew && read.length > MOST_LATER) return `more than ${MOST_LATER} seals have come since`
       }
       if (before === undefined) return `seal ${last.number} is missing`
-      for (const each of later) this.remember(each)
+      for (const each of read) this.hear(each)
+      for (const each of isNew ? read : read.slice(1)) this.remember(each)
       this.goOnFrom(before)
       return undefined
     })
@@ -213,7 +214,7 @@ export class Sealer {
     this.number = number + 1
     this.at = at
     this.until = until
-    this.missedSince = undefined
+    missing.get(this.settings.sealing)?.delete(hex(chain))
     this.hasWarned = false
     this.last = {
       chain: hex(chain),
@@ -221,6 +222,22 @@ export class Sealer {
       head: hex(head),
       ...(this.isForked ? { forked: 1 } : {}),
       ...(this.isBare ? { bare: 1 } : {})
+    }
+  }
+
+  /** Keeps what a seal permits: who asks for that need not ask again. */
+  private hear({ chain, notices, number }: Seal): void {
+    for (const notice of decodeNotices(notices) ?? []) {
+      if (notice.word !== "erase" && notice.word !== "purge") continue
+      // it permits nothing about the seals behind it, which the same words may mean later
+      if (notice.word === "purge" && notice.chain === hex(chain) && notice.before > number) continue
+      const text = textOfNotice(notice)
+      this.heard.add(text)
+      for (const [id, asked] of this.asked) {
+        if (textOfNotice(asked) !== text) continue
+        this.asked.delete(id)
+        this.said.add(id)
+      }
     }
   }
 
@@ -322,6 +339,20 @@ export class Sealer {
   }
 }
 
+/**
+ * Since when chains are not as they were left, `monotonicMillis`. By the database and not by the sealer: whoever takes over
+ * the queue of another process makes a sealer for a second or two at a time.
+ */
+const missing = new WeakMap<Sealing, Map<string, number>>()
+
+const missedSince = (sealing: Sealing, chain: string, now: number): number => {
+  let chains = missing.get(sealing)
+  if (chains === undefined) missing.set(sealing, (chains = new Map<string, number>()))
+  const since = chains.get(chain) ?? now
+  chains.set(chain, since)
+  return since
+}
+
 const CHAIN_BYTES = 16
 
 /** Where the cursor was lost, a chain of at most so many seals is read again; each event of it is remembered for a while. */
@@ -334,6 +365,8 @@ const previous = ({ chain, head, number }: LastSeal, found: string): Notice => (
   head,
   found
 })
+
+const textOfNotice = (notice: Notice): string => encodeNotices([notice]).toString()
 
 /** The number of a manifest; one that the chain does not know is told of first. */
 const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manifest): number => {
@@ -349,10 +382,13 @@ const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manif
 /** `YYYY-MM-DD HH:MM:SS.ffffff` */
 const timeOf = (now: number): string => `${sqlDateTime(now)}000`
 
+/** The code of an upload that waits for a chain which is not as it was left. */
+export const SEAL_MISSING = "SEAL_MISSING"
+
 const missed = (found: string) =>
   new UploadError({
     class: "transient",
-    code: "SEAL_MISSING",
+    code: SEAL_MISSING,
     reason:
       `The chain of seals is not as it was left (${found}): a database that fails over may show it late, so it is looked at ` +
       `again for a minute, and then a new chain begins`

@@ -11,20 +11,25 @@ import { hex, NO_HEAD } from "./bytes.js"
 import { type VerifyingKey, verifyingKeyOf } from "./keys.js"
 import { decodeNotices, type Head, type Notice } from "./notices.js"
 import { erasableHash, leafOf, type Manifest, type RowContent, SALT_BYTES } from "./row.js"
-import { decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
+import { areEntries, decodeEntries, type Entry, type Seal, wrongIn } from "./seal.js"
 
-/** A row as the database shows it. */
-export interface ShownRow extends RowContent {
-  /** the salt, or 32 bytes once the row is erased */
-  readonly proof: Uint8Array | null
-  /** whether a column holds what no event puts there, bytes in place of a text */
-  readonly isStrange: boolean
+/** A row as the database shows it. Hot path: a class, not a literal (bench/README.md#literals). */
+export class ShownRow implements RowContent {
+  constructor(
+    readonly eventId: Uint8Array,
+    readonly eventTime: string | null,
+    readonly values: ReadonlyArray<string | null>,
+    /** the salt, or 32 bytes once the row is erased */
+    readonly proof: Uint8Array | null,
+    /** whether a column holds what no event puts there, bytes in place of a text */
+    readonly isStrange: boolean
+  ) {}
 }
 
 /** One snapshot of a database. */
 export interface Source<E> {
   /** The chains, those that began first in front. */
-  readonly chains: Effect.Effect<ReadonlyArray<{ readonly chain: string; readonly seals: number }>, E>
+  readonly chains: Effect.Effect<ReadonlyArray<Chain>, E>
   /** Some of the seals of a chain, from a number on, in order; none behind the last. */
   readonly seals: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, E>
   /** The seal of a number. */
@@ -46,6 +51,12 @@ export interface Source<E> {
   readonly emptied: (table: string, column: string) => Effect.Effect<string, E>
   /** The ids of some of the rows that have a proof, behind an id, in order; none behind the last. */
   readonly provenIds: (table: string, after: Uint8Array) => Effect.Effect<ReadonlyArray<Uint8Array>, E>
+}
+
+/** A chain, and how many seals name it. */
+export interface Chain {
+  readonly chain: string
+  readonly seals: number
 }
 
 export interface Counts {
@@ -98,6 +109,8 @@ export interface Options {
   readonly since?: { readonly chain: string; readonly number: number } | undefined
   /** whether every row must have a proof */
   readonly isExclusive: boolean
+  /** so many ids are held at once, if rows are looked for that no seal is about */
+  readonly partIds?: number | undefined
   /** the tables of kinds that were renamed since */
   readonly tables: Readonly<Record<string, string | undefined>>
   readonly report: (finding: Finding) => Effect.Effect<void>
@@ -131,13 +144,14 @@ export const verify = <E>(source: Source<E>, options: Options): Effect.Effect<Su
   Effect.gen(function* () {
     const proof = new Proof(source, options)
     const chains = yield* source.chains
-    if (chains.length === 0)
+    yield* lookAtChains(proof, chains)
+    if (proof.seals === 0)
       yield* proof.report({
         kind: "gap",
         subject: "the chains",
         text: "there is no seal, so nothing is proved"
       })
-    yield* lookAtChains(proof, chains)
+    yield* lookAtStart(proof)
     for (const claim of proof.claims) yield* lookAtClaim(proof, claim)
     for (const { chain } of chains) yield* lookAtRows(proof, chain)
     const tables = new Set([...proof.present.keys(), ...(yield* source.tables)])
@@ -173,7 +187,7 @@ class Proof<E> {
   readonly purges = new Map<string, number>()
   /** those that may sign the first seal of a chain, by their ids */
   readonly keys = new Map<string, VerifyingKey>()
-  /** how many rows of a table belong to seals */
+  /** how many of the rows of a table that have a proof belong to seals */
   readonly present = new Map<string, number>()
 
   constructor(
@@ -225,16 +239,13 @@ const forEachSeal = <E>(
   })
 
 /** Those whose key is known come first: what names the key of another one is in them. */
-const lookAtChains = <E>(
-  proof: Proof<E>,
-  chains: ReadonlyArray<{ readonly chain: string }>
-): Effect.Effect<void, E> =>
+const lookAtChains = <E>(proof: Proof<E>, chains: ReadonlyArray<Chain>): Effect.Effect<void, E> =>
   Effect.gen(function* () {
-    let left: ReadonlyArray<string> = chains.map(({ chain }) => chain)
+    let left = chains
     while (left.length > 0) {
-      const rest: Array<string> = []
+      const rest: Array<Chain> = []
       for (const chain of left) {
-        const first = yield* proof.source.seal(chain, 0)
+        const first = yield* proof.source.seal(chain.chain, 0)
         if (first === undefined || proof.keys.has(hex(first.keyId))) yield* lookAtChain(proof, chain)
         else rest.push(chain)
       }
@@ -244,11 +255,12 @@ const lookAtChains = <E>(
     }
   })
 
-const lookAtChain = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> => {
+const lookAtChain = <E>(proof: Proof<E>, { chain, seals }: Chain): Effect.Effect<void, E> => {
   let before: Seal | undefined
+  let read = 0
   /** that of the chain, once it has begun */
   let key: VerifyingKey | undefined
-  return forEachSeal(proof, chain, (seal) =>
+  const look = forEachSeal(proof, chain, (seal) =>
     Effect.gen(function* () {
       const subject = nameOf(chain, seal.number)
       key ??= proof.keys.get(hex(seal.keyId)) ?? proof.options.key
@@ -260,17 +272,33 @@ const lookAtChain = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> 
         key = verifyingKeyOf(next.publicKey) ?? key
         proof.keys.set(hex(key.id), key)
       }
-      if (decodeEntries(seal.entries) === undefined || notices === undefined) {
+      if (!areEntries(seal.entries) || notices === undefined) {
         const text = "its entries or notices cannot be read: a later version wrote them, or they are damaged"
         yield* proof.report({ kind: "chain", subject, text })
       }
       for (const notice of notices ?? []) note(proof, chain, seal, notice)
       before = seal
+      read++
       proof.seals++
       proof.last.set(chain, { chain, number: seal.number, head: hex(seal.head), at: seal.at })
       yield* proof.progress()
     })
   )
+  const count = Effect.suspend(() => {
+    if (read === seals) return Effect.void
+    const text = `${seals} seals name it, and ${read} of them can be read by their numbers`
+    return proof.report({ kind: "chain", subject: `chain ${chain}`, text })
+  })
+  return Effect.zipRight(look, count)
+}
+
+/** Where rows up to a seal are left out, since an earlier proof came to it, it must be there. */
+const lookAtStart = <E>(proof: Proof<E>): Effect.Effect<void> => {
+  const { since } = proof.options
+  const last = since === undefined ? undefined : proof.last.get(since.chain)
+  if (since === undefined || (last !== undefined && since.number <= last.number)) return Effect.void
+  const text = "it is missing, and an earlier proof came to it"
+  return proof.report({ kind: "gap", subject: nameOf(since.chain, since.number), text })
 }
 
 /** What is wrong with a seal, by itself and behind the one before. */
@@ -367,7 +395,6 @@ const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> =
         const text = `no seal before it says which columns ${entries.length} of its rows have`
         return yield* proof.report({ kind: "chain", subject: nameOf(chain, seal.number), text })
       }
-      if (seal.number <= since) return proof.addPresent(manifest.table, entries.length)
       const text = JSON.stringify(manifest)
       let isReadable = readable.get(text)
       if (isReadable === undefined) {
@@ -378,6 +405,8 @@ const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> =
           yield* proof.report({ kind: "removed", subject: `table ${manifest.table}`, text: lack })
       }
       if (!isReadable) return
+      // what is not read may be gone, and others in its place
+      if (seal.number <= since) return proof.addPresent(manifest.table, 0)
       for (let from = 0; from < entries.length;) {
         const page = entries.slice(from, from + MOST_IDS)
         const { ids, rows } = yield* source.rows(
@@ -415,7 +444,7 @@ const compare = <E>(
         })
       else byId.set(id, row)
     }
-    proof.addPresent(manifest.table, byId.size)
+    proof.addPresent(manifest.table, [...byId.values()].filter((row) => row.proof !== null).length)
     const isPurged = number < (proof.purges.get(hex(chain)) ?? 0)
     for (const entry of entries) {
       const row = byId.get(hex(entry.eventId))
@@ -456,11 +485,11 @@ const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | 
 /** ids that are held at once */
 const PART_IDS = 500_000
 
-/** Looks for rows that no seal is about; one by one only if there are more or fewer than the seals are about. */
+/** Looks for rows that no seal is about; one by one only if there are more than those that were read and belong to seals. */
 const lookForForeign = <E>(
   proof: Proof<E>,
   table: string,
-  chains: ReadonlyArray<{ readonly chain: string }>
+  chains: ReadonlyArray<Chain>
 ): Effect.Effect<void, E> =>
   Effect.gen(function* () {
     const subject = `table ${table}`
@@ -475,9 +504,9 @@ const lookForForeign = <E>(
         text: `${nameless} of its rows have a proof and no event_id`
       })
     if (proven === (proof.present.get(table) ?? 0)) return
-    const parts = Math.ceil(Math.max(proven, 1) / PART_IDS)
+    const parts = Math.ceil(proven / (proof.options.partIds ?? PART_IDS))
     for (let part = 0; part < parts; part++) {
-      const isOfPart = (id: Uint8Array) => parts === 1 || lastOf(id) % parts === part
+      const isOfPart = (id: Uint8Array) => lastOf(id) % parts === part
       const known = new Set<string>()
       for (const { chain } of chains) {
         yield* forEachGroup(proof, chain, (_, manifest, entries) =>

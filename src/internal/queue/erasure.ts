@@ -95,6 +95,8 @@ const eraseOne = (file: File, entry: Remains) =>
     const erased = erasedForm(entry)
     for (let from = 0; from < length; from += PIECE_BYTES) {
       const to = Math.min(length, from + PIECE_BYTES)
+      const isMiddle = from >= erased.beginning.length && to <= length - erased.end.length
+      if (isMiddle && isBlank(yield* file.readAt(at + from, to - from))) continue
       yield* file.overwrite(erasedBytes(erased, length, from, to), at + from)
     }
   })

@@ -41,7 +41,12 @@ export interface Letter extends Position, Head {
   /** the line, if it is UTF-8; else `base64` */
   readonly line?: string | undefined
   readonly base64?: string | undefined
+  /** what `base64` is besides: the line, compressed */
+  readonly encoding?: Encoding | undefined
 }
+
+/** Members of gzip, one behind the other (RFC 1952, section 2.2). */
+export type Encoding = "gzip"
 
 /**
  * What became of a letter: an operator decided it (`retried`, `discarded`), its line was `delivered` after all, or its
@@ -109,6 +114,7 @@ const letterOf = (fields: Fields): Letter | undefined => {
     base64,
     class: cls,
     code,
+    encoding,
     id,
     kind,
     length,
@@ -138,7 +144,9 @@ const letterOf = (fields: Fields): Letter | undefined => {
     reason: optionalText(reason) ?? "the reason is damaged",
     at: timeOf(at),
     line,
-    base64
+    base64,
+    // the only one that there is, also where a bit of the word is damaged
+    encoding: encoding === undefined ? undefined : "gzip"
   }
 }
 
@@ -210,7 +218,11 @@ const bounded = (text: string, most: number): string => {
 }
 
 /** A letter's entry up to its content. */
-export const encodeHead = ({ class: cls, code, kind, reason, record }: Refusal, at: string): string => {
+export const encodeHead = (
+  { class: cls, code, kind, reason, record }: Refusal,
+  at: string,
+  encoding?: Encoding
+): string => {
   const letter: Letter = {
     type: "letter",
     id: idOf(record),
@@ -223,13 +235,21 @@ export const encodeHead = ({ class: cls, code, kind, reason, record }: Refusal, 
     kind: kind === undefined ? undefined : bounded(kind, KIND_BYTES),
     code: code === undefined ? undefined : bounded(code, CODE_BYTES),
     reason: bounded(reason, REASON_BYTES),
-    at
+    at,
+    encoding
   }
   return JSON.stringify(letter).slice(0, -1)
 }
 
-/** What a letter holds, as the end of its entry: the line as text where that is what it is, and not much longer. */
-export const encodeContent = ({ bytes }: Pick<QueueRecord, "bytes">): string => {
+/**
+ * What a letter holds, as the end of its entry: the line as text where that is what it is, and not much longer. Undefined
+ * if it is to be compressed: one that is oversize, or no text and long, may be a hole in a file that lost its blocks.
+ */
+export const encodeContent = ({
+  bytes,
+  problem
+}: Pick<QueueRecord, "bytes" | "problem">): string | undefined => {
+  if (problem === "oversize") return undefined
   const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const line = content.toString("utf8")
   if (Buffer.from(line, "utf8").equals(content)) {
@@ -237,8 +257,11 @@ export const encodeContent = ({ bytes }: Pick<QueueRecord, "bytes">): string => 
     // six bytes for a NUL: a reserve would have to be as large
     if (Buffer.byteLength(text) <= MOST_ESCAPED * content.length + 2) return `,"line":${text}}`
   }
-  return `,"base64":"${content.toString("base64")}"}`
+  return content.length > MOST_PLAIN ? undefined : `,"base64":"${content.toString("base64")}"}`
 }
+
+/** What is no text is compressed from here on, bytes. */
+const MOST_PLAIN = 16 * 1024
 
 /** So many times as long as the line its text may be: JSON in JSON is at most that. */
 const MOST_ESCAPED = 2
@@ -322,7 +345,12 @@ export const isErased = ({ beginning, end }: Erased, bytes: Buffer, length: numb
   return isBlank(bytes.subarray(from, to))
 }
 
-export const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => byte === BLANK)
+/** Blanks and NULs hold nothing: to overwrite a hole would take the room that it has not. */
+export const isBlank = (bytes: Uint8Array): boolean => {
+  // not by `every`: a hole may have hundreds of megabytes
+  for (let at = 0; at < bytes.length; at++) if (bytes[at] !== BLANK && bytes[at] !== 0) return false
+  return true
+}
 
 /** Makes it of the bytes of an entry. */
 export const fillErased = ({ beginning, end }: Erased, entry: Buffer): void => {
@@ -334,7 +362,7 @@ export const fillErased = ({ beginning, end }: Erased, entry: Buffer): void => {
 /** The bytes from one place of an erased entry to another. */
 export const erasedBytes = ({ beginning, end }: Erased, length: number, from: number, to: number): Buffer => {
   const bytes = Buffer.alloc(to - from, BLANK)
-  beginning.copy(bytes, Math.max(0, -from), from)
+  beginning.subarray(from, to).copy(bytes)
   const endsAt = length - end.length
   end.copy(bytes, Math.max(0, endsAt - from), Math.max(0, from - endsAt))
   return bytes

@@ -1,5 +1,6 @@
 /** The dead-letter file, as it grows: entries are added at its end, whole or not at all. */
 import { Clock, Effect, type Scope } from "effect"
+import * as zlib from "node:zlib"
 import type { Disk, DiskError, File } from "../../services/Disk.js"
 import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
 import { encodeContent, encodeHead, encodeOutcome, type Outcome } from "./letter.js"
@@ -14,7 +15,7 @@ export interface LetterFile {
   /** Writes what became of letters, durably. */
   readonly end: (outcomes: Iterable<Outcome>) => Effect.Effect<void, DiskError>
   /**
-   * Writes letters, durably; oversize lines are read from `source`. If that fails and may have left something, then
+   * Writes letters, durably; what is compressed is read from `source`. If that fails and may have left something, then
    * `left` is called.
    */
   readonly keep: (
@@ -31,8 +32,8 @@ export interface LetterFile {
 }
 
 const NEWLINE = Buffer.from("\n")
-/** a multiple of three, so that pieces of base64 can be joined */
-const PIECE_BYTES = 3 << 18
+/** a line is compressed in pieces, so that memory does not grow with it, bytes */
+const PIECE_BYTES = 1 << 20
 /** letters are written in pieces of about this many bytes */
 const WRITE_BYTES = 1 << 20
 
@@ -108,13 +109,13 @@ const writeLetters = (
       return joined.length === 0 ? Effect.void : file.write(joined)
     })
     for (const refusal of refusals) {
-      const head = encodeHead(refusal, at)
-      if (refusal.record.problem === "oversize") {
+      const content = encodeContent(refusal.record)
+      if (content === undefined) {
         yield* flush
-        yield* writeOversize(file, head, refusal.record, source)
+        yield* writeCompressed(file, encodeHead(refusal, at, "gzip"), refusal.record, source)
         continue
       }
-      const entry = Buffer.from(`${head}${encodeContent(refusal.record)}\n`)
+      const entry = Buffer.from(`${encodeHead(refusal, at)}${content}\n`)
       pieces.push(entry)
       bytes += entry.length
       if (bytes >= WRITE_BYTES) yield* flush
@@ -122,7 +123,7 @@ const writeLetters = (
     yield* flush
   })
 
-const writeOversize = (
+const writeCompressed = (
   file: File,
   head: string,
   { length, offset }: QueueRecord,
@@ -131,11 +132,23 @@ const writeOversize = (
   Effect.gen(function* () {
     const from = yield* source
     yield* file.write(Buffer.from(`${head},"base64":"`))
+    let rest: Uint8Array = new Uint8Array()
     for (let done = 0; done < length;) {
       const piece = yield* from.readAt(offset + done, Math.min(PIECE_BYTES, length - done))
       if (piece.length === 0) break
-      yield* file.write(Buffer.from(Buffer.from(piece).toString("base64")))
+      const bytes = Buffer.concat([rest, yield* compress(piece)])
+      // base64 takes three bytes at a time
+      const whole = bytes.length - (bytes.length % 3)
+      yield* file.write(Buffer.from(bytes.toString("base64", 0, whole)))
+      rest = bytes.subarray(whole)
       done += piece.length
     }
-    yield* file.write(Buffer.from('"}\n'))
+    yield* file.write(Buffer.from(`${Buffer.from(rest).toString("base64")}"}\n`))
   }).pipe(Effect.scoped)
+
+const compress = (bytes: Uint8Array) =>
+  Effect.async<Buffer>((resume) => {
+    zlib.gzip(bytes, { level: zlib.constants.Z_BEST_SPEED }, (error, compressed) =>
+      resume(error === null ? Effect.succeed(compressed) : Effect.die(error))
+    )
+  })

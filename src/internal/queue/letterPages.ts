@@ -1,5 +1,7 @@
 /** Pages of dead letters: some at a time, in the order of the file, so that neither memory nor a step grows with it. */
 import { Effect } from "effect"
+import { isUtf8 } from "node:buffer"
+import * as zlib from "node:zlib"
 import { type Disk, DiskError, type File } from "../../services/Disk.js"
 import { isAbsent, withFile } from "./files.js"
 import { parse, type Letter } from "./letter.js"
@@ -67,9 +69,9 @@ export const readPage = (
           const it = register.get(entry.id)
           if (it === undefined || !(it.isOpen || (torn && it.isTorn)) || !select(entry)) continue
           if (isFull()) return page(at)
-          bytes += length
           const letter =
             contentBytes === undefined ? withoutContent(entry) : yield* withContent(file, line, entry)
+          bytes += Math.max(length, (letter.line ?? letter.base64 ?? "").length)
           found.set(entry.id, { letter, at, length })
         }
         start = next
@@ -110,7 +112,7 @@ const MAX_SHOWN_BYTES = 64 * 1024 * 1024
 
 /**
  * A letter with its content, or without one that is too large to be held; fails with {@link DAMAGED} if it is no JSON any
- * more.
+ * more. One that is too large when it is no longer compressed stays so.
  */
 export const readLetter = (
   { file: { disk, path } }: Pick<Letters, "file">,
@@ -122,7 +124,7 @@ export const readLetter = (
         withFile(disk, path, (file) => file.readAt(at, length)),
         (bytes) => {
           const letter = parse(Buffer.from(bytes).toString("utf8"))
-          if (letter?.type === "letter" && letter.id === entry.id) return Effect.succeed(letter)
+          if (letter?.type === "letter" && letter.id === entry.id) return expanded(letter)
           const cause = new Error("the letter is damaged")
           return new DiskError({ operation: "read", path, code: DAMAGED, cause })
         }
@@ -137,7 +139,20 @@ const withoutContent = (letter: Letter): Letter =>
 const withContent = (file: File, { at, bytes, isCut, length }: EntryLine, letter: Letter) =>
   isCut && length > MAX_SHOWN_BYTES
     ? Effect.succeed(letter)
-    : Effect.map(isCut ? file.readAt(at, length) : Effect.succeed(bytes), (bytes) => {
+    : Effect.flatMap(isCut ? file.readAt(at, length) : Effect.succeed(bytes), (bytes) => {
         const whole = parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("utf8"))
-        return whole?.type === "letter" && whole.id === letter.id ? whole : letter
+        return whole?.type === "letter" && whole.id === letter.id ? expanded(whole) : Effect.succeed(letter)
       })
+
+/** The letter with its line as it was; as it is, if that is too large, or damaged. */
+const expanded = (letter: Letter): Effect.Effect<Letter> => {
+  const { base64, encoding } = letter
+  if (encoding === undefined || base64 === undefined) return Effect.succeed(letter)
+  return Effect.async((resume) => {
+    zlib.gunzip(Buffer.from(base64, "base64"), { maxOutputLength: MAX_SHOWN_BYTES }, (error, bytes) => {
+      if (error !== null) return resume(Effect.succeed(letter))
+      const content = isUtf8(bytes) ? { line: bytes.toString("utf8") } : { base64: bytes.toString("base64") }
+      resume(Effect.succeed({ ...letter, base64: undefined, encoding: undefined, ...content }))
+    })
+  })
+}

@@ -22,7 +22,7 @@ interface Parts {
 }
 
 export interface Remains {
-  /** Discards letters, then erases their lines, where their segments are still there. */
+  /** Discards letters, then erases their lines, where their segments are still there; those that are gone stay gone. */
   readonly discarding: <A>(
     entries: ReadonlyArray<Entry>,
     decision: Effect.Effect<A, DiskError>
@@ -105,7 +105,12 @@ export const make = ({
       discarding: (entries, decision) =>
         Effect.suspend(() => {
           hasLines = true
-          return Effect.zipLeft(decision, erasingLines(eraseLines(entries.map(({ letter }) => letter))))
+          const erased = Effect.zipRight(
+            eraseLines(entries.map(({ letter }) => letter)),
+            // one that was just removed is whole
+            guarded(segments.syncRemovals)
+          )
+          return Effect.zipLeft(decision, erasingLines(erased))
         }),
       tidy
     }

@@ -77,7 +77,8 @@ export const make = (parts: Parts): ((entries: ReadonlyArray<Entry>) => Effect.E
  * As a text, since a number that JavaScript cannot hold would not come back.
  */
 const lineOf = ({ eventIdOf, maxLineBytes }: Parts, letter: Letter) => {
-  const text = letter.line ?? (letter.base64 === undefined ? undefined : textOf(letter.base64))
+  const { base64, encoding } = letter
+  const text = letter.line ?? (base64 === undefined || encoding !== undefined ? undefined : textOf(base64))
   if (text === undefined) return undefined
   const bytes = Buffer.from(text)
   const event = objectOf(bytes)

@@ -50,6 +50,8 @@ export interface Segments {
   /** A handle for reading, kept while the same segment is read. */
   readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
   readonly remove: (segment: Segment) => Effect.Effect<void, DiskError>
+  /** Makes sure that no power cut brings those back that were removed. */
+  readonly syncRemovals: Effect.Effect<void, DiskError>
   /**
    * Leaves out those whose files were removed, but for one that is still open to be read. The others may be copies: they
    * are opened anew, and the live one is given up.
@@ -360,6 +362,8 @@ export const make = (
 ): Effect.Effect<Segments, DiskError, Scope.Scope> =>
   Effect.gen(function* () {
     const files = new Files(disk, directory, keepDirectory, yield* segmentsIn(disk, directory))
+    /** an earlier process may have removed some and died */
+    let hasRemoved = true
     const { all } = files
     const appender = makeAppender(files, segmentBytes)
     const { close: closeReader, isOpen, markSynced, reader } = makeReader(files)
@@ -384,8 +388,14 @@ export const make = (
           if (appender.isLive(segment)) yield* appender.seal
           yield* closeReader((read) => read === segment)
           yield* Effect.catchIf(disk.remove(segment.path), isAbsent, () => Effect.void)
+          hasRemoved = true
           files.forget(segment)
         }),
+      syncRemovals: Effect.suspend(() => {
+        if (!hasRemoved) return Effect.void
+        hasRemoved = false
+        return Effect.tapError(disk.syncDirectory(directory), () => Effect.sync(() => (hasRemoved = true)))
+      }),
       dropRemoved: Effect.gen(function* () {
         yield* appender.replace
         for (const segment of [...all]) {

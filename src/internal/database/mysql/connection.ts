@@ -14,7 +14,7 @@ import { guard, protocolError } from "./driver.js"
 import type { Endpoint, SslSettings } from "./endpoints.js"
 import { errnoOf } from "./errors.js"
 import { loginsOf } from "./logins.js"
-import { connector } from "./lookup.js"
+import { connector, hasOther, noteSilence } from "./lookup.js"
 import type { Querying } from "./textRows.js"
 import { monotonicMillis } from "../../monotonic.js"
 import * as watchdog from "../../watchdog.js"
@@ -113,6 +113,11 @@ class Wire {
     return this.guarded?.connection()
   }
 
+  /** Whether it is connected, and nothing was received: a server speaks first. */
+  get isSilent(): boolean {
+    return this.remoteAddress !== undefined && [...this.sockets].every(({ bytesRead }) => bytesRead === 0)
+  }
+
   get isOpen(): boolean {
     return !this.isCut && this.broken === undefined && this.sockets.size > 0
   }
@@ -178,6 +183,7 @@ const connect = (
     Effect.flatMap((client) => client.reserve),
     // it is uninterruptible until its first query is answered: leave it, and cut its socket
     Effect.disconnect,
+    Effect.raceFirst(silence(driver, wire, endpoint)),
     Effect.timeoutFail({
       duration: connectTimeout,
       onTimeout: () => timedOut(driver, "Connecting", connectTimeout)
@@ -192,6 +198,18 @@ type Bounded = <A>(
   statement: Effect.Effect<unknown, SqlError>,
   isAnswer: (answer: unknown) => answer is A
 ) => Effect.Effect<A, SqlError>
+
+/** Fails after half of the time if nothing was received, and the name has another address. */
+const silence = (driver: Driver, wire: Wire, { address: { host }, connectTimeout }: Endpoint) =>
+  Effect.suspend(() => {
+    if (!wire.isSilent || !hasOther(host, wire.remoteAddress)) return Effect.never
+    noteSilence(wire.remoteAddress, true)
+    return failed(driver, Object.assign(new Error("the server stays silent"), { code: SILENT }))
+  }).pipe(Effect.delay(halfOf(connectTimeout)), Effect.interruptible)
+
+const SILENT = "SILENT"
+const isSilence = ({ cause }: SqlError) => cause instanceof Error && "code" in cause && cause.code === SILENT
+const halfOf = (duration: Duration.Duration) => Duration.times(duration, 0.5)
 
 /** One statement after the other. What takes too long loses its socket. */
 const makeBounded = (
@@ -247,11 +265,17 @@ const makeBounded = (
  * Neither waits for the server, nor leaves anything that would keep the process alive.
  */
 export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
+  Effect.catchIf(openOnce(endpoint), isSilence, () =>
+    open({ ...endpoint, connectTimeout: halfOf(endpoint.connectTimeout) })
+  )
+
+const openOnce = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
   Effect.gen(function* () {
     const modules = yield* driver
     const wire = new Wire(yield* connector)
     yield* Effect.addFinalizer(() => wire.leave)
     const connection = yield* connect(modules, wire, endpoint)
+    noteSilence(wire.remoteAddress, false)
     const bounded = yield* makeBounded(modules, wire, endpoint.statementTimeout)
 
     const run = (sql: string, params: ReadonlyArray<unknown>) =>

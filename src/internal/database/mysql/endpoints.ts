@@ -228,8 +228,10 @@ type Parameter = readonly [name: string, value: string]
 const readUrl = (text: Redacted.Redacted) =>
   Effect.try({
     try: () => {
-      const url = new URL(Redacted.value(text))
+      const given = Redacted.value(text)
+      const url = new URL(given)
       if (!/^(mysql|mariadb):$/.test(url.protocol) || url.hostname === "") throw new Error("refused")
+      if (endsTooEarly(given)) throw new Error("refused")
       return {
         url: {
           hosts: [url.host],
@@ -249,7 +251,15 @@ const readUrl = (text: Redacted.Redacted) =>
     catch: () => misconfigured(FORM)
   })
 
-const FORM = "`url` is not of the form mysql://user:password@host:port/database?ssl=true"
+/**
+ * Whether an `@` stands behind the host: then it ends the account, and a password that is not encoded was cut before it.
+ * Of `mysql://app:12/ab@db/app` the rest would be a port and a database, which messages show.
+ */
+const endsTooEarly = (url: string): boolean => /^[^:]*:\/\/[^/?#]*[/?#].*@/s.test(url)
+
+const FORM =
+  "`url` is not of the form mysql://user:password@host:port/database?ssl=true. In a password write % as %25, / as %2F, " +
+  "? as %3F, # as %23 and @ as %40, or give it apart from the URL: as `password`, to the command by AUDIT_MYSQL_PASSWORD"
 
 const parametersOf = (text: string): ReadonlyArray<Parameter> =>
   text

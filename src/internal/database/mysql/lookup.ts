@@ -25,6 +25,26 @@ type Addresses = ReadonlyArray<dns.LookupAddress>
 /** the last answer for each name */
 const lastGood = new Map<string, Addresses>()
 
+/** addresses that took a connection and said nothing, until they do: others come first */
+const silent = new Set<string>()
+
+/** Notes whether the server at an address speaks. */
+export const noteSilence = (address: string | undefined, isSilent: boolean): void => {
+  if (address === undefined) return
+  if (isSilent) silent.add(address)
+  else silent.delete(address)
+}
+
+/** Whether a name has another address to try: not if this one is known to be silent, since the others came before it. */
+export const hasOther = (hostname: string, address: string | undefined): boolean =>
+  address !== undefined &&
+  !silent.has(address) &&
+  lastGood.get(hostname)?.some((each) => each.address !== address && !silent.has(each.address)) === true
+
+/** The addresses of a name that are known to be silent. */
+export const silentOf = (hostname: string): ReadonlyArray<string> =>
+  (lastGood.get(hostname) ?? []).map(({ address }) => address).filter((address) => silent.has(address))
+
 /** As `dns.lookup` says it, for those who read codes. */
 const notFound = (hostname: string, code: string): NodeJS.ErrnoException =>
   Object.assign(
@@ -143,7 +163,10 @@ export const connector: Effect.Effect<(options: net.TcpNetConnectOpts) => net.So
     const controller = new AbortController()
     const lookup: net.LookupFunction = (hostname, { all }, answer) => {
       resolve(hostname, isClosing, controller.signal).then(
-        (addresses) => {
+        (found) => {
+          const addresses = found.toSorted(
+            (a, b) => Number(silent.has(a.address)) - Number(silent.has(b.address))
+          )
           const [first] = addresses
           if (all === true || first === undefined) answer(null, [...addresses])
           else answer(null, first.address, first.family)

@@ -165,7 +165,10 @@ const send = (
 ): Effect.Effect<ReadonlyArray<UploadResult>, UploadError> => {
   const { store, target } = tables
   const rows = store.rows()
-  const sent = target.withSession((session) => explaining(transact(tables, session, sending), session))
+  const sent = target.withSession((session) => explaining(transact(tables, session, sending), session), {
+    // a server that takes no writes has committed nothing
+    mayRepeat: true
+  })
   return Effect.catchAll(sent, (error) => {
     if (!isBroken(error) || sending.isSealed || times === 0) return error
     return Effect.flatMap(store.explainBreak(sending.batches, rows), (isExplained) =>

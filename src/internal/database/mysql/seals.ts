@@ -3,7 +3,7 @@ import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
 import { SEAL_TABLE, PROOF_COLUMN, type Seal } from "../../proof/seal.js"
 import type { Head, Manifest } from "../../../services/Sealing.js"
-import type { ShownRow, Source } from "../../proof/verify.js"
+import { ShownRow, type Source } from "../../proof/verify.js"
 import { hex } from "../../proof/bytes.js"
 import { numberText } from "../provable.js"
 import {
@@ -84,10 +84,13 @@ const SealRow = Schema.Struct({
   sig: Bytes
 })
 
+/** Larger ones are none of ours, and could not be read as a number. */
+const IS_NUMBER = `\`number\` <= ${Number.MAX_SAFE_INTEGER}`
+
 // under names of their own: ORDER BY would sort numbers as the texts that they are selected as
 const SELECT_SEALS =
   "SELECT `chain`, CAST(`number` AS CHAR) AS numbered, CAST(`at` AS CHAR) AS time, `until`, `prev`, `entries`, `notices`, " +
-  `\`head\`, \`key_id\`, \`sig\` FROM ${quote(SEAL_TABLE)} WHERE \`chain\` = ?`
+  `\`head\`, \`key_id\`, \`sig\` FROM ${quote(SEAL_TABLE)} WHERE \`chain\` = ? AND ${IS_NUMBER}`
 
 /** The seals of a chain, the first parameter, of which a condition holds. */
 export const selectSeals = (session: Session, rest: string, params: ReadonlyArray<unknown>) =>
@@ -101,7 +104,7 @@ export const selectHeads = (session: Session): Effect.Effect<ReadonlyArray<Head>
     session.select(
       Schema.Struct({ chain: Bytes, number: Schema.NumberFromString, head: Bytes }),
       `SELECT s.\`chain\`, CAST(s.\`number\` AS CHAR) AS \`number\`, s.\`head\` FROM ${quote(SEAL_TABLE)} s JOIN (` +
-        `SELECT \`chain\`, MAX(\`number\`) AS \`number\` FROM ${quote(SEAL_TABLE)} GROUP BY \`chain\`) newest ` +
+        `SELECT \`chain\`, MAX(\`number\`) AS \`number\` FROM ${quote(SEAL_TABLE)} WHERE ${IS_NUMBER} GROUP BY \`chain\`) newest ` +
         "ON newest.`chain` = s.`chain` AND newest.`number` = s.`number` ORDER BY s.`at` DESC LIMIT 100"
     ),
     (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
@@ -133,7 +136,7 @@ export const sourceOf = (session: Session): Source<SqlError> => {
         const sizes = yield* session.select(
           Size,
           `SELECT LENGTH(\`entries\`) + LENGTH(\`notices\`) AS size FROM ${quote(SEAL_TABLE)} ` +
-            `WHERE \`chain\` = ? AND \`number\` >= ? ORDER BY \`number\` LIMIT ${MOST_SEALS}`,
+            `WHERE \`chain\` = ? AND ${IS_NUMBER} AND \`number\` >= ? ORDER BY \`number\` LIMIT ${MOST_SEALS}`,
           [id, from]
         )
         if (sizes.length === 0) return []
@@ -181,18 +184,14 @@ export const sourceOf = (session: Session): Source<SqlError> => {
       (rows) => rows.map(({ name }) => name)
     ),
     count: (table) =>
-      Effect.flatMap(columnsIn(table), (present) => {
-        // a table that a seal names may be gone
-        if (!present.has(PROOF_COLUMN)) return Effect.succeed(NONE_PROVEN)
-        return Effect.map(
-          session.select(
-            Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
-            `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN ${EVENT_ID} IS NULL THEN ${PROOF_COLUMN} END) AS nameless, ` +
-              `COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
-          ),
-          ([counts]) => counts ?? NONE_PROVEN
-        )
-      }),
+      Effect.map(
+        session.select(
+          Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
+          `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN ${EVENT_ID} IS NULL THEN ${PROOF_COLUMN} END) AS nameless, ` +
+            `COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
+        ),
+        ([counts]) => counts ?? NONE_PROVEN
+      ),
     quote,
     emptied: (table, column) =>
       Effect.map(columnsIn(table), (present) =>
@@ -211,10 +210,19 @@ export const sourceOf = (session: Session): Source<SqlError> => {
   }
 }
 
-const ShownColumns = Schema.Struct(
-  { id: Bytes, time: Schema.NullOr(Schema.String), proof: Schema.NullOr(Bytes) },
-  Schema.Record({ key: Schema.String, value: Schema.Unknown })
-)
+interface ShownColumns extends Readonly<Record<string, unknown>> {
+  readonly id: Uint8Array
+  readonly time: string | null
+  readonly proof: Uint8Array | null
+}
+
+const isText = (value: unknown): value is string | null => value === null || typeof value === "string"
+
+/** Hot path: checked by hand, since a Schema of a record makes each row anew. */
+const ShownColumns = Schema.declare((row): row is ShownColumns => {
+  const { id, proof, time } = row as Readonly<Record<string, unknown>>
+  return id instanceof Uint8Array && isText(time) && (proof === null || proof instanceof Uint8Array)
+})
 
 /** The columns of a manifest as the server shows them: texts, whatever their types are. */
 export const shown = (columns: ReadonlyArray<string>): string =>
@@ -236,20 +244,18 @@ export const selectRows = (
     session.select(ShownColumns, `SELECT ${shown(columns)} FROM ${quote(table)} WHERE ${where}`),
     (rows) => {
       const isNumber = columns.map((name) => present.get(name.toLowerCase())?.type === "double")
-      return rows.map(({ id, proof, time, ...row }): ShownRow => {
-        const values = columns.map((_, index) => {
-          const value = row[`c${index}`]
+      const names = columns.map((_, index) => `c${index}`)
+      return rows.map((row) => {
+        const values: Array<string | null> = []
+        let isStrange = false
+        for (let i = 0; i < names.length; i++) {
+          const value = row[names[i]!]
+          isStrange ||= !isText(value)
           // the digits are the same on all servers, where the exponent begins is not
-          return isNumber[index] && typeof value === "string" ? numberText(Number(value)) : value
-        })
-        const isText = (value: unknown): value is string | null => value === null || typeof value === "string"
-        return {
-          eventId: id,
-          eventTime: time,
-          proof,
-          values: values.map((value) => (isText(value) ? value : null)),
-          isStrange: !values.every(isText)
+          if (isNumber[i]! && typeof value === "string") values.push(numberText(Number(value)))
+          else values.push(isText(value) ? value : null)
         }
+        return new ShownRow(row.id, row.time, values, row.proof, isStrange)
       })
     }
   )

@@ -6,7 +6,7 @@ import { textOf as idText } from "../../../schema/EventId.js"
 import type { Head, Manifest } from "../../../services/Sealing.js"
 import { hex } from "../../proof/bytes.js"
 import { PROOF_COLUMN, type Seal, SEAL_TABLE } from "../../proof/seal.js"
-import { MOST_IDS, type ShownRow, type Source } from "../../proof/verify.js"
+import { MOST_IDS, ShownRow, type Source } from "../../proof/verify.js"
 import {
   fittingRows,
   fittingSeals,
@@ -59,6 +59,9 @@ const Text = Schema.transform(Schema.Unknown, Schema.String, {
   encode: (text) => text
 })
 
+/** Others are none of ours, and could not be read as a number. */
+const IS_NUMBER = `typeof("number") = 'integer' AND "number" <= ${Number.MAX_SAFE_INTEGER}`
+
 const SealRow = Schema.Struct({
   chain: Bytes,
   number: Schema.Number,
@@ -78,7 +81,7 @@ export const selectHeads = (connection: Connection): Effect.Effect<ReadonlyArray
     select(
       connection,
       Schema.Struct({ chain: Bytes, number: Schema.Number, head: Bytes }),
-      `SELECT "chain", MAX("number") AS "number", "head" FROM ${quote(SEAL_TABLE)} GROUP BY "chain" ORDER BY MAX("at") DESC LIMIT 100`
+      `SELECT "chain", MAX("number") AS "number", "head" FROM ${quote(SEAL_TABLE)} WHERE ${IS_NUMBER} GROUP BY "chain" ORDER BY MAX("at") DESC LIMIT 100`
     ),
     (rows) => rows.map(({ chain, head, number }) => ({ chain: hex(chain), number, head: hex(head) }))
   )
@@ -122,7 +125,7 @@ export const selectSeals = (connection: Connection, rest: string, params: Readon
     select(
       connection,
       SealRow,
-      `SELECT ${SEAL_COLUMNS.map(quote).join(", ")} FROM ${quote(SEAL_TABLE)} WHERE "chain" = ? ${rest}`,
+      `SELECT ${SEAL_COLUMNS.map(quote).join(", ")} FROM ${quote(SEAL_TABLE)} WHERE "chain" = ? AND ${IS_NUMBER} ${rest}`,
       params
     ),
     (rows) => rows.map(({ key_id: keyId, ...row }): Seal => ({ ...row, keyId }))
@@ -153,7 +156,7 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
         connection,
         Schema.Struct({ size: Schema.NullOr(Schema.Number) }),
         `SELECT LENGTH("entries") + LENGTH("notices") AS size FROM ${quote(SEAL_TABLE)} ` +
-          `WHERE "chain" = ? AND "number" >= ? ORDER BY "number" LIMIT ${MOST_SEALS}`,
+          `WHERE "chain" = ? AND ${IS_NUMBER} AND "number" >= ? ORDER BY "number" LIMIT ${MOST_SEALS}`,
         [id, from]
       )
       if (sizes.length === 0) return []
@@ -197,19 +200,15 @@ export const sourceOf = (connection: Connection): Source<SqlError> => ({
     (rows) => rows.map(({ name }) => name)
   ),
   count: (table) =>
-    Effect.flatMap(columnsOf(connection, table), (present) => {
-      // a table that a seal names may be gone
-      if (!present.has(PROOF_COLUMN)) return Effect.succeed(NONE_PROVEN)
-      return Effect.map(
-        select(
-          connection,
-          Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
-          `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN typeof(${EVENT_ID}) <> 'blob' THEN ${PROOF_COLUMN} END) ` +
-            `AS nameless, COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
-        ),
-        ([counts]) => counts ?? NONE_PROVEN
-      )
-    }),
+    Effect.map(
+      select(
+        connection,
+        Schema.Struct({ proven: Schema.Number, nameless: Schema.Number, bare: Schema.Number }),
+        `SELECT COUNT(${PROOF_COLUMN}) AS proven, COUNT(CASE WHEN typeof(${EVENT_ID}) <> 'blob' THEN ${PROOF_COLUMN} END) ` +
+          `AS nameless, COUNT(*) - COUNT(${PROOF_COLUMN}) AS bare FROM ${quote(table)}`
+      ),
+      ([counts]) => counts ?? NONE_PROVEN
+    ),
   quote,
   emptied: (table, column) =>
     Effect.map(
@@ -264,13 +263,8 @@ export const selectRows = (
       rows.map(({ id, proof, ...row }): ShownRow => {
         const texts = list.map((_, index) => textOf(String(row[`t${index}`]), row[`v${index}`]))
         const [eventTime = null, ...values] = texts.map((text) => text ?? null)
-        return {
-          eventId: id,
-          eventTime,
-          proof: proof instanceof ArrayBuffer ? new Uint8Array(proof) : null,
-          values,
-          isStrange: texts.includes(undefined)
-        }
+        const shownProof = proof instanceof ArrayBuffer ? new Uint8Array(proof) : null
+        return new ShownRow(id, eventTime, values, shownProof, texts.includes(undefined))
       })
   )
 }

@@ -1,0 +1,251 @@
+/**
+ * A seal that only permits something, and whose commit breaks or is never answered: the request is neither lost nor said
+ * twice, and `prove` finds nothing.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Redacted, Schedule } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { v7 } from "uuid"
+import * as requests from "../../src/internal/queue/requests.js"
+import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
+import { UploadError } from "../../src/schema/Errors.js"
+import type { AuditLog } from "../../src/services/AuditLog.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { type TcpProxy, tcpProxy } from "../support/net.js"
+import { lifeOf, PROVEN, type ProvenDatabase } from "../support/proven.js"
+import { nodeDisk, temporaryDirectory } from "../support/queue.js"
+
+const EVENT = v7()
+
+/** Asks for a seal that permits to erase the event; the file of the request. */
+const ask = (directory: string) =>
+  Effect.flatMap(nodeDisk, (disk) =>
+    requests.submit(disk, directory, { action: "erase", kind: "use_log", events: [EVENT], by: "a test" })
+  )
+
+const record = (log: AuditLog["Type"], eventId = v7()) =>
+  Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }, { eventId }), log.flush)
+
+/** Tries for as long as the file is there: a flush waits for no backoff. */
+const untilCarriedOut = (log: AuditLog["Type"], file: string) =>
+  Effect.retry(
+    Effect.zipRight(
+      Effect.ignore(log.flush),
+      Effect.suspend(() => (fs.existsSync(file) ? Effect.fail(`${file} waits`) : Effect.void))
+    ),
+    Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(400))
+  )
+
+/** How often seals say it, and that nothing is found. */
+const assertSaidOnce = (database: ProvenDatabase) =>
+  Effect.gen(function* () {
+    const rows = yield* database.query("SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal")
+    const text = rows.map(({ notices }) => String(notices)).join("")
+    assert.strictEqual(text.split(`5:erase,7:use_log,36:${EVENT},`).length - 1, 1)
+    const { chains, findings } = yield* database.prove({ isExclusive: true })
+    assert.deepStrictEqual([findings, chains.length], [[], 1])
+  })
+
+type Sealing = NonNullable<Uploader["Type"]["sealing"]>
+
+/** The first seals without rows are sent in another way. */
+const sealingAlone =
+  (times: number, send: (sealing: Sealing) => Sealing["upload"]) =>
+  (uploader: Uploader["Type"]): Uploader["Type"] => {
+    const sealing = uploader.sealing!
+    let left = times
+    const upload: Sealing["upload"] = (batches, seal) =>
+      batches.length === 0 && left-- > 0 ? send(sealing)(batches, seal) : sealing.upload(batches, seal)
+    return { ...uploader, sealing: { ...sealing, upload } }
+  }
+
+/** It is committed, and its answer never comes. */
+const losing = (times: number) =>
+  sealingAlone(
+    times,
+    (sealing) => (batches, seal) =>
+      Effect.zipRight(
+        sealing.upload(batches, seal),
+        new UploadError({ class: "transient", code: "ECONNRESET", reason: "the answer was lost" })
+      )
+  )
+
+/** The transaction fails before there is a seal in it. */
+const failing = (times: number) =>
+  sealingAlone(
+    times,
+    (sealing) => (batches) =>
+      sealing.upload(batches, () => {
+        throw new Error("the test")
+      })
+  )
+
+/** The database is away from the first seal without rows on, which it has or has not. */
+const cutting =
+  (link: { isCut: boolean }, commits: boolean) =>
+  (uploader: Uploader["Type"]): Uploader["Type"] => {
+    const sealing = uploader.sealing!
+    const away = new UploadError({
+      class: "transient",
+      code: "AWAY",
+      reason: "the database is away for a while"
+    })
+    const unlessCut = <A>(effect: Effect.Effect<A, UploadError>) =>
+      Effect.suspend(() => (link.isCut ? away : effect))
+    const cut = Effect.suspend(() => {
+      link.isCut = true
+      return away
+    })
+    return {
+      ...uploader,
+      sealing: {
+        read: (chain, from) => unlessCut(sealing.read(chain, from)),
+        heads: unlessCut(sealing.heads),
+        upload: (batches, seal) =>
+          batches.length > 0
+            ? unlessCut(sealing.upload(batches, seal))
+            : unlessCut(
+                Effect.zipRight(
+                  Effect.when(sealing.upload(batches, seal), () => commits),
+                  cut
+                )
+              )
+      }
+    }
+  }
+
+/** What happens to the connection when the server is about to hear the seal, or its COMMIT. */
+const BREAKS: ReadonlyArray<readonly [name: string, act: (proxy: TcpProxy) => void]> = [
+  ["breaks at the seal", (proxy) => proxy.whenAsked("5:erase,", proxy.cut)],
+  [
+    "breaks before the COMMIT arrives",
+    (proxy) => proxy.whenAsked("5:erase,", () => proxy.whenAsked("COMMIT", proxy.cut))
+  ],
+  [
+    "breaks before the COMMIT is answered",
+    (proxy) =>
+      proxy.whenAsked("5:erase,", () =>
+        proxy.whenAsked("COMMIT", () => {
+          proxy.dropReplies()
+          setTimeout(() => {
+            proxy.cut()
+            proxy.resume()
+          }, 500)
+        })
+      )
+  ]
+]
+
+for (const [name, make] of PROVEN) {
+  describe(`a seal without rows (${name})`, () => {
+    const given = Effect.gen(function* () {
+      return { database: yield* make(), directory: path.join(yield* temporaryDirectory, "audit") }
+    })
+
+    for (const [what, wrap] of [
+      ["the answer to it is lost, twice", losing(2)],
+      ["it fails before it is committed, twice", failing(2)]
+    ] as const)
+      it.scopedLive(`${what}: it is said once, and the request is gone`, () =>
+        Effect.gen(function* () {
+          const { database, directory } = yield* given
+          yield* lifeOf(
+            database,
+            directory,
+            (log) =>
+              Effect.gen(function* () {
+                yield* record(log, EVENT)
+                const file = yield* ask(directory)
+                yield* untilCarriedOut(log, file)
+                yield* record(log)
+              }),
+            { wrap }
+          )
+          yield* assertSaidOnce(database)
+        })
+      )
+
+    for (const [what, commits] of [
+      ["before it is answered", true],
+      ["before it was committed", false]
+    ] as const)
+      it.scopedLive(`the program ends ${what}: the next life has it said once`, () =>
+        Effect.gen(function* () {
+          const { database, directory } = yield* given
+          const link = { isCut: false }
+          const file = yield* lifeOf(
+            database,
+            directory,
+            (log) =>
+              Effect.gen(function* () {
+                yield* record(log, EVENT)
+                const file = yield* ask(directory)
+                yield* Effect.repeat(Effect.zipRight(Effect.sleep("20 millis"), Effect.ignore(log.flush)), {
+                  until: () => link.isCut
+                })
+                return file
+              }),
+            { wrap: cutting(link, commits) }
+          )
+          assert.isTrue(fs.existsSync(file))
+          yield* lifeOf(database, directory, (log) =>
+            Effect.zipRight(untilCarriedOut(log, file), record(log))
+          )
+          yield* assertSaidOnce(database)
+        })
+      )
+
+    it.scopedLive("the same words about later seals are said again", () =>
+      Effect.gen(function* () {
+        const { database, directory } = yield* given
+        yield* lifeOf(
+          database,
+          directory,
+          (log) =>
+            Effect.gen(function* () {
+              yield* record(log)
+              const disk = yield* nodeDisk
+              const [chain = ""] = (yield* database.prove()).chains
+              for (let time = 0; time < 2; time++) {
+                const asked = { action: "purge", chain, before: 1000, by: "a test" } as const
+                yield* untilCarriedOut(log, yield* requests.submit(disk, directory, asked))
+              }
+            }),
+          { wrap: losing(1) }
+        )
+        const rows = yield* database.query("SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal")
+        const said = rows.filter(({ notices }) => String(notices).includes("5:purge,"))
+        assert.isAtLeast(said.length, 2)
+        assert.deepStrictEqual((yield* database.prove()).findings, [])
+      })
+    )
+
+    if (name === "SQLite") return
+    for (const [what, act] of BREAKS)
+      it.scopedLive(`its connection ${what}: it is said once, and the request is gone`, () =>
+        Effect.gen(function* () {
+          const { database, directory } = yield* given
+          const url = new URL(database.address)
+          const proxy = yield* Effect.acquireRelease(
+            Effect.promise(() => tcpProxy({ target: { host: url.hostname, port: Number(url.port) } })),
+            (proxy) => Effect.promise(proxy.close)
+          )
+          url.hostname = proxy.host
+          url.port = String(proxy.port)
+          const uploader = MysqlUploader.make({ url: Redacted.make(url.href) })
+          yield* lifeOf({ ...database, uploader }, directory, (log) =>
+            Effect.gen(function* () {
+              yield* record(log, EVENT)
+              const { accepted } = proxy
+              act(proxy)
+              yield* untilCarriedOut(log, yield* ask(directory))
+              assert.isAbove(proxy.accepted, accepted)
+              yield* record(log)
+            })
+          )
+          yield* assertSaidOnce(database)
+        })
+      )
+  })
+}

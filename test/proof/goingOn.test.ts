@@ -1,0 +1,284 @@
+/**
+ * Going on after what happens to a database or a directory from outside: where the database was set back, `prove` finds the
+ * gap and nothing else; where directories are moved, copied and taken over, it finds nothing.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Schedule } from "effect"
+import * as fs from "node:fs"
+import * as path from "node:path"
+import { UploadError } from "../../src/schema/Errors.js"
+import { LoginLog } from "../../src/schema/LoginLog.js"
+import { UseLog } from "../../src/schema/UseLog.js"
+import type { AuditLog } from "../../src/services/AuditLog.js"
+import type { Uploader } from "../../src/services/Uploader.js"
+import { ahead } from "../support/clock.js"
+import { lifeOf, PROVEN, type ProvenDatabase } from "../support/proven.js"
+import { temporaryDirectory } from "../support/queue.js"
+
+const TABLES = [UseLog.table, LoginLog.table]
+
+const record = (log: AuditLog["Type"], count: number) =>
+  Effect.forEach(
+    Array.from({ length: count }, (_, index) => index),
+    (index) =>
+      index % 3 === 0
+        ? log.record("login_log", { userName: "li", localIp: "10.0.0.5" })
+        : log.record("use_log", { prompt: `fox ${index}`, status: "success" }),
+    { concurrency: "unbounded" }
+  )
+
+const deliver = (count: number) => (log: AuditLog["Type"]) => Effect.zipRight(record(log, count), log.flush)
+
+const eachTable = <A>(use: (table: string) => Effect.Effect<A>) => Effect.forEach(TABLES, use)
+
+const countRows = ({ query }: ProvenDatabase) =>
+  Effect.map(
+    eachTable((table) => query(`SELECT COUNT(*) AS n FROM ${table}`)),
+    (counts) => counts.reduce((sum, [row]) => sum + Number(row!.n), 0)
+  )
+
+/** A backup of the database, which puts it back as it is now. */
+const backUp = ({ query }: ProvenDatabase) =>
+  Effect.gen(function* () {
+    const last = yield* eachTable((table) => query(`SELECT COALESCE(MAX(id), 0) AS n FROM ${table}`))
+    const [seals] = yield* query("SELECT COALESCE(MAX(number), -1) AS n FROM effect_audit_seal")
+    return Effect.gen(function* () {
+      for (const [at, table] of TABLES.entries())
+        yield* query(`DELETE FROM ${table} WHERE id > ${Number(last[at]![0]!.n)}`)
+      yield* query(`DELETE FROM effect_audit_seal WHERE number > ${Number(seals!.n)}`)
+    })
+  })
+
+/** Runs with a clock that can be put forward: the sealer waits a minute for a chain that is not as it was left. */
+const withClock = <A, E, R>(use: (later: Effect.Effect<void>) => Effect.Effect<A, E, R>) =>
+  Effect.flatMap(Effect.clock, (clock) => {
+    let offset = 0
+    const later = Effect.sync(() => void (offset += 61_000))
+    return Effect.withClock(
+      use(later),
+      ahead(clock, () => offset)
+    )
+  })
+
+/** Delivers although seals are missing: a new chain begins after a minute. */
+const deliverAnew = (log: AuditLog["Type"], later: Effect.Effect<void>) =>
+  Effect.gen(function* () {
+    const { cause } = yield* Effect.flip(deliver(5)(log))
+    assert.strictEqual((cause as UploadError).code, "SEAL_MISSING")
+    yield* later
+    yield* log.flush
+    const { seal, waiting } = yield* log.status
+    assert.deepStrictEqual([waiting, seal?.forked], [0, 1])
+  })
+
+/** One seal is missing, of which the new chain tells; of the rows that are there each has its seal. */
+const assertGap = (database: ProvenDatabase) =>
+  Effect.gen(function* () {
+    const { chains, findings, rows } = yield* database.prove({ isExclusive: true })
+    assert.deepStrictEqual(
+      findings.map(({ kind, subject }) => [kind, subject.replace(/:\d+$/, "")]),
+      [["gap", `seal ${chains[0]!}`]]
+    )
+    assert.lengthOf(chains, 2)
+    assert.strictEqual(rows, yield* countRows(database))
+  })
+
+const assertProven = (database: ProvenDatabase, expected: number) =>
+  Effect.gen(function* () {
+    const { chains, findings, rows } = yield* database.prove({ isExclusive: true })
+    assert.deepStrictEqual([findings, rows, yield* countRows(database)], [[], expected, expected])
+    return chains
+  })
+
+const away: UploadError = new UploadError({ class: "transient", code: "AWAY", reason: "the test" })
+
+/** A database that takes nothing for a while. */
+const awayWhile =
+  (isAway: () => boolean) =>
+  (uploader: Uploader["Type"]): Uploader["Type"] => {
+    const { sealing } = uploader
+    return {
+      ...uploader,
+      sealing: {
+        ...sealing!,
+        upload: (batches, seal) => Effect.suspend(() => (isAway() ? away : sealing!.upload(batches, seal)))
+      }
+    }
+  }
+const nothingArrives = awayWhile(() => true)
+
+for (const [name, make] of PROVEN) {
+  describe(`going on (${name})`, () => {
+    it.scopedLive("a database set back while the program is stopped: a gap is found, and nothing else", () =>
+      withClock((later) =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const directory = path.join(yield* temporaryDirectory, "audit")
+          yield* lifeOf(database, directory, deliver(30))
+          const setBack = yield* backUp(database)
+          yield* lifeOf(database, directory, deliver(30))
+          yield* setBack
+          yield* lifeOf(database, directory, (log) => deliverAnew(log, later))
+          assert.strictEqual(yield* countRows(database), 35)
+          yield* assertGap(database)
+          // for ever
+          yield* lifeOf(database, directory, deliver(10))
+          yield* assertGap(database)
+        })
+      )
+    )
+
+    it.scopedLive("a database set back under a program that runs: a gap is found, and nothing else", () =>
+      Effect.gen(function* () {
+        const database = yield* make()
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        // nothing fails, so nothing makes it look: its next seal does not follow the one before it
+        yield* lifeOf(database, directory, (log) =>
+          Effect.gen(function* () {
+            yield* deliver(30)(log)
+            const setBack = yield* backUp(database)
+            yield* deliver(30)(log)
+            yield* setBack
+            yield* deliver(5)(log)
+          })
+        )
+        yield* lifeOf(database, directory, deliver(5))
+        const { findings, rows } = yield* database.prove({ isExclusive: true })
+        assert.deepStrictEqual(
+          findings.map(({ kind }) => kind),
+          ["gap"]
+        )
+        assert.deepStrictEqual([rows, yield* countRows(database)], [40, 40])
+      })
+    )
+
+    it.scopedLive("the same where it lost its connection: it begins a new chain", () =>
+      withClock((later) =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const directory = path.join(yield* temporaryDirectory, "audit")
+          let isAway = false
+          yield* lifeOf(
+            database,
+            directory,
+            (log) =>
+              Effect.gen(function* () {
+                yield* deliver(30)(log)
+                const setBack = yield* backUp(database)
+                yield* deliver(30)(log)
+                isAway = true
+                yield* Effect.flip(deliver(5)(log))
+                yield* setBack
+                isAway = false
+                yield* deliverAnew(log, later)
+              }),
+            { wrap: awayWhile(() => isAway) }
+          )
+          assert.strictEqual(yield* countRows(database), 40)
+          yield* assertGap(database)
+        })
+      )
+    )
+
+    it.scopedLive(
+      "a database and its directory set back together: an anchor tells, and nothing else does",
+      () =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const home = yield* temporaryDirectory
+          const [directory, copy] = [path.join(home, "audit"), path.join(home, "copy")]
+          yield* lifeOf(database, directory, deliver(30))
+          fs.cpSync(directory, copy, { recursive: true })
+          const setBack = yield* backUp(database)
+          const last = yield* lifeOf(database, directory, (log) =>
+            Effect.zipRight(deliver(30)(log), log.status)
+          )
+          yield* setBack
+          fs.rmSync(directory, { recursive: true })
+          fs.renameSync(copy, directory)
+          yield* lifeOf(database, directory, deliver(5))
+          yield* assertProven(database, 35)
+          const { findings } = yield* database.prove({ anchors: [last.seal!] })
+          assert.deepStrictEqual(
+            findings.map(({ kind }) => kind),
+            ["anchor"]
+          )
+        })
+    )
+
+    it.scopedLive("a directory that is moved goes on with its chain", () =>
+      Effect.gen(function* () {
+        const database = yield* make()
+        const home = yield* temporaryDirectory
+        yield* lifeOf(database, path.join(home, "audit"), deliver(20))
+        yield* lifeOf(database, path.join(home, "audit"), (log) => record(log, 10), { wrap: nothingArrives })
+        fs.renameSync(path.join(home, "audit"), path.join(home, "moved"))
+        yield* lifeOf(database, path.join(home, "moved"), deliver(5))
+        assert.lengthOf(yield* assertProven(database, 35), 1)
+      })
+    )
+
+    it.scopedLive("a directory and its copy deliver at once: each event is stored once, and sealed", () =>
+      Effect.gen(function* () {
+        const database = yield* make()
+        const home = yield* temporaryDirectory
+        const directories = ["audit", "copy"].map((name) => path.join(home, name))
+        yield* lifeOf(database, directories[0]!, deliver(20))
+        // both have these
+        yield* lifeOf(database, directories[0]!, (log) => record(log, 20), { wrap: nothingArrives })
+        fs.cpSync(directories[0]!, directories[1]!, { recursive: true })
+        const some = (log: AuditLog["Type"]) =>
+          Effect.repeatN(
+            Effect.zipRight(
+              record(log, 10),
+              // the other one may have taken the number of the next seal
+              Effect.retry(log.flush, { times: 50, schedule: Schedule.spaced("20 millis") })
+            ),
+            5
+          )
+        yield* Effect.forEach(directories, (directory) => lifeOf(database, directory, some), {
+          concurrency: "unbounded"
+        })
+        yield* assertProven(database, 40 + 2 * 60)
+      })
+    )
+
+    it.scopedLive(
+      "what a process left is taken over with its chain, also where the database was set back",
+      () =>
+        withClock((later) =>
+          Effect.gen(function* () {
+            const database = yield* make()
+            const parent = yield* temporaryDirectory
+            const left = path.join(parent, "instance-1")
+            const setBack = yield* backUp(database)
+            yield* lifeOf(database, left, deliver(20))
+            yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
+            const settings = { instances: 2, pollInterval: "100 millis" } as const
+            const arrive = (rows: number) =>
+              Effect.retry(
+                Effect.filterOrFail(countRows(database), (count) => count === rows),
+                { times: 300, schedule: Schedule.spaced("100 millis") }
+              )
+            yield* lifeOf(database, parent, () => arrive(30), { settings })
+            assert.lengthOf(yield* assertProven(database, 30), 1)
+
+            yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
+            yield* setBack
+            // it looks for a second or two at a time
+            yield* lifeOf(
+              database,
+              parent,
+              () => Effect.zipRight(Effect.delay(later, "2 seconds"), arrive(10)),
+              { settings }
+            )
+            const { findings } = yield* database.prove({ isExclusive: true })
+            assert.deepStrictEqual(
+              findings.map(({ kind }) => kind),
+              ["gap"]
+            )
+          })
+        )
+    )
+  })
+}

@@ -1,0 +1,57 @@
+/**
+ * Databases that refuse the events that a test chooses.
+ *
+ * @module
+ */
+import { Effect } from "effect"
+import type { StoredEvent } from "../../src/schema/Line.js"
+import type { Uploader, UploadBatch } from "../../src/services/Uploader.js"
+
+/** The uploader whose database refuses some events; `onRefused` hears of them before a seal says so. */
+export const refusing = (
+  uploader: Uploader["Type"],
+  isRefused: (event: StoredEvent) => boolean,
+  onRefused: (event: StoredEvent) => void = () => undefined
+): Uploader["Type"] => {
+  const split = ({ definition, events }: UploadBatch) => {
+    const rejected = events.flatMap((event, index) =>
+      isRefused(event) ? [{ index, code: "1", reason: "as it asked" }] : []
+    )
+    return {
+      rejected,
+      accepted: { definition, events: events.filter((_, at) => !rejected.some(({ index }) => index === at)) },
+      tell: () => {
+        for (const { index } of rejected) onRefused(events[index]!)
+      }
+    }
+  }
+  const { sealing } = uploader
+  return {
+    ...uploader,
+    upload: (batch) =>
+      Effect.gen(function* () {
+        const { accepted, rejected, tell } = split(batch)
+        if (accepted.events.length > 0) yield* uploader.upload(accepted)
+        tell()
+        return { rejected }
+      }),
+    sealing: sealing && {
+      ...sealing,
+      upload: (batches, seal) =>
+        Effect.suspend(() => {
+          const parts = batches.map(split)
+          const sent = sealing.upload(
+            parts.map(({ accepted }) => accepted),
+            (stored) => {
+              for (const { tell } of parts) tell()
+              return seal(stored.map((each, at) => ({ ...each, rejected: parts[at]!.rejected })))
+            }
+          )
+          return Effect.as(
+            sent,
+            parts.map(({ rejected }) => ({ rejected }))
+          )
+        })
+    }
+  }
+}
