@@ -1,6 +1,7 @@
 /** `effect-audit prove`: whether every sealed row of a database is as it was delivered; changes nothing. */
 import * as FileSystem from "@effect/platform/FileSystem"
 import { type Clock, Effect, Either, Option } from "effect"
+import * as v8 from "node:v8"
 import { monotonicMillis } from "../internal/monotonic.js"
 import { verifyingKey } from "../internal/proof/keys.js"
 import type { Head } from "../internal/proof/notices.js"
@@ -42,12 +43,19 @@ const exclusive = Options.boolean("exclusive").pipe(
   Options.withDescription("A row without a proof is a finding: nobody else writes to the tables")
 )
 
+/**
+ * V8 lets garbage grow to several times of what lives, and a proof keeps nothing of the rows that it reads: a million took
+ * 270 MB, and take 156 where it is collected earlier.
+ */
+const collectEarly = Effect.sync(() => v8.setFlagsFromString("--heap-growing-percent=50"))
+
 export const prove = Command.make(
   "prove",
   { key, anchors, since, exclusive, json, sqlite, ...database },
   (options) =>
     Effect.scoped(
       Effect.gen(function* () {
+        yield* collectEarly
         const fileSystem = yield* FileSystem.FileSystem
         const verifying = verifyingKey(yield* fileSystem.readFileString(options.key))
         if (Either.isLeft(verifying)) return yield* usageError(`${options.key}: ${verifying.left}`)
