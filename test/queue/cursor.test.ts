@@ -67,6 +67,15 @@ describe("a repaired cursor", () => {
   })
 })
 
+describe("a slot", () => {
+  it("whose number has no next one is damaged: it would be the newest for ever", () => {
+    for (const generation of [2 ** 53 - 1, 2 ** 53 - 2]) {
+      assert.isUndefined(decodeSlot(encodeSlot(generation, empty)))
+    }
+    assert.strictEqual(decodeSlot(encodeSlot(7, empty))?.generation, 7)
+  })
+})
+
 describe("a cursor of what is sealed", () => {
   const seal = { chain: "0f".repeat(16), number: 7, head: "a0".repeat(32) }
 
@@ -80,9 +89,11 @@ describe("a cursor of what is sealed", () => {
       missing: most,
       seal: { ...seal, number: most, forked: 1, bare: 1 }
     } satisfies Cursor
-    const slot = encodeSlot(most, cursor)
+    // of as many digits
+    const generation = 2 ** 52
+    const slot = encodeSlot(generation, cursor)
     assert.lengthOf(slot, SLOT_BYTES)
-    assert.deepStrictEqual(decodeSlot(slot), { generation: most, ...cursor })
+    assert.deepStrictEqual(decodeSlot(slot), { generation, ...cursor })
   })
 
   it("says nothing of seals where there are none", () => {

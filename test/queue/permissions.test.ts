@@ -1,6 +1,6 @@
 /** Who may read the queue, where it may lie, how large it may grow, and what an interrupted caller leaves. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Logger } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Logger } from "effect"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -10,7 +10,7 @@ import { QueueFull, QueueOpenError } from "../../src/schema/Errors.js"
 import type { Disk, Volume } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import { auditProcess } from "../support/auditProcess.js"
-import { nodeDisk, temporaryDirectory } from "../support/queue.js"
+import { nodeDisk, openQueue, temporaryDirectory } from "../support/queue.js"
 import { queueFile } from "../support/reference.js"
 
 /** The permission bits of everything under a directory, itself included. */
@@ -129,6 +129,22 @@ describe("the place of the queue", () => {
       assert.lengthOf(warnings, 1)
       assert.include(warnings[0], `${directory} is on ${type}`)
     })
+  )
+
+  it.scopedLive(
+    "is refused if its identity is damaged, by an error that can be printed however deep that is",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        fs.writeFileSync(
+          `${directory}/queue.json`,
+          `{"format":1,"queueId":${"[".repeat(20_000)}${"]".repeat(20_000)}}`
+        )
+        const disk = yield* nodeDisk
+        const exit = yield* Effect.exit(Effect.scoped(openQueue(disk, { directory })))
+        assert.isTrue(Exit.isFailure(exit))
+        assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", "queue.json is damaged")
+      })
   )
 
   it.scopedLive("is refused on a network file system, unless that is wanted: then it is warned of", () =>

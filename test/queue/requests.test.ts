@@ -18,6 +18,8 @@ const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T0
 const FOREIGN: Readonly<Record<string, (file: string) => Promise<void> | void>> = {
   "no JSON": (file) => fs.writeFileSync(file, "{"),
   "an action of nobody": (file) => fs.writeFileSync(file, JSON.stringify({ ...DISCARD, action: "delete" })),
+  "an action nested 20,000 deep": (file) =>
+    fs.writeFileSync(file, `{"action":${"[".repeat(20_000)}${"]".repeat(20_000)},"letters":"all"}`),
   "ids that are none": (file) =>
     fs.writeFileSync(file, JSON.stringify({ ...DISCARD, letters: ["0:1.5", "-1:0", "00:1"] })),
   "a time that is none": (file) => fs.writeFileSync(file, JSON.stringify({ ...DISCARD, at: "yesterday" })),

@@ -77,6 +77,9 @@ export const encodeSlot = (generation: number, cursor: Cursor): Uint8Array => {
   return Buffer.from(body + checksum(body))
 }
 
+/** One more must be exact: an older slot would be taken for the newest for ever. No queue writes so many. */
+const MAX_GENERATION = 2 ** 52
+
 const CHECKSUM_BYTES = 9 // eight hexadecimal digits and a line's end
 const checksum = (body: string | Uint8Array) => `${crc32(body).toString(16).padStart(8, "0")}\n`
 
@@ -92,7 +95,7 @@ export const decodeSlot = (bytes: Uint8Array): (Cursor & { readonly generation: 
     const whole = [...FIELDS, "generation" as const].every(
       (field) => Number.isSafeInteger(slot[field]) && slot[field] >= 0
     )
-    if (!whole || !isBalanced(slot)) return undefined
+    if (!whole || slot.generation > MAX_GENERATION || !isBalanced(slot)) return undefined
     const { seal, ...rest } = slot
     // one that is none is none to go on from: the books are whole all the same
     return isSeal(seal) ? { ...rest, seal: sealIn(seal) } : rest

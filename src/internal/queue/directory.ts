@@ -263,7 +263,8 @@ export const identify = (
       const text = yield* readRecord(disk, file)
       const found = yield* Effect.mapError(
         Schema.decode(QueueInfo)(text),
-        (cause) =>
+        // without the cause, which repeats the file, and throws where it is nested too deeply
+        () =>
           new QueueOpenError({
             directory,
             reason: Option.match(Schema.decodeOption(Newer)(text), {
@@ -273,8 +274,7 @@ export const identify = (
               onSome: ({ format }) =>
                 `${file} is damaged or, rather, of a newer version of effect-audit (format ${format}, and this one knows ` +
                 `${FORMATS.join(" and ")}); nothing was changed. Use that version, or a later one.`
-            }),
-            cause
+            })
           })
       )
       return found.queueId

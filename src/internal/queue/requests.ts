@@ -149,14 +149,18 @@ export const look = (disk: Disk["Type"], queue: string): Effect.Effect<Found, Di
         if (reason !== undefined) broken.push({ file, reason })
         continue
       }
-      const request = Schema.decodeEither(RequestFile)(text.right)
-      if (Either.isRight(request)) {
-        open.push({ file, request: request.right })
+      const request = requestOf(text.right)
+      if (Option.isSome(request)) {
+        open.push({ file, request: request.value })
         held += text.right.length
       } else broken.push({ file, reason: "its content is none of a request" })
     }
     return { open, hasMore, broken }
   })
+
+/** A Schema looks for the member of a union by the text of its action; that of one nested too deeply throws. */
+const requestOf = (text: string): Option.Option<Request> =>
+  Option.flatten(Option.liftThrowable(Schema.decodeOption(RequestFile))(text))
 
 /** Why a file will never be read; undefined if a later try may succeed. */
 const reasonOf = ({ cause, code }: DiskError): string | undefined => {
