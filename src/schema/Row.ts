@@ -8,7 +8,7 @@
  */
 import { Option, Schema, SchemaAST as AST } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
-import { Either, ParseResult } from "./Effect3.js"
+import { Either } from "./Effect3.js"
 import { decoderOf, guard, INVALID, type Invalid, type Issue, signatureOf } from "./Line.js"
 
 /**

@@ -179,10 +179,10 @@ describe("seals", () => {
       fc.property(fc.array(entry), fc.array(notice), (entries, notices) => {
         const read = decodeEntries(encodeEntries(entries))
         assert.deepStrictEqual(
-          read?.map((each) => ({
-            ...each,
-            eventId: Uint8Array.from(each.eventId),
-            leaf: Uint8Array.from(each.leaf)
+          read?.map(({ eventId, leaf, manifest }) => ({
+            eventId: Uint8Array.from(eventId),
+            manifest,
+            leaf: Uint8Array.from(leaf)
           })),
           entries
         )

@@ -83,7 +83,7 @@ export const prove = (
   keepers: Keepers,
   given: ReadonlyArray<StoredEvent>,
   /** why an event is not to be sent, if so */
-  refusalOf: (event: StoredEvent) => Omit<Rejection, "index"> | undefined = () => undefined
+  refusalOf?: (event: StoredEvent) => Omit<Rejection, "index"> | undefined
 ): Proven => {
   const salts = randomFillSync(Buffer.allocUnsafeSlow(given.length * SALT_BYTES))
   const entries = Buffer.alloc(given.length * ENTRY_BYTES)
@@ -95,7 +95,7 @@ export const prove = (
   const values = new Array<string | null>(width).fill(null)
   for (let index = 0; index < given.length; index++) {
     const event = given[index]!
-    const refusal = refusalOf(event)
+    const refusal = refusalOf?.(event)
     if (refusal !== undefined) {
       refused.push({ index, ...refusal })
       continue

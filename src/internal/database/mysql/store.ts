@@ -131,8 +131,11 @@ export const makeStoreWithin = ({ nameOf, withSession }: Pick<Target, "nameOf" |
       stores.set(table, store)
       return send(store, batch, prepared)
     },
-    /** Of an event that is known to be larger than what stands before the server lets through. */
-    refusalOf: ({ eventId }: StoredEvent) => (tooLarge.has(eventId) ? TOO_LARGE : undefined),
+    /** Of an event that is known to be larger than what stands before the server lets through; mostly there is none. */
+    get refusalOf() {
+      if (tooLarge.size === 0) return undefined
+      return ({ eventId }: StoredEvent) => (tooLarge.has(eventId) ? TOO_LARGE : undefined)
+    },
     /** A batch is stored. */
     settle: (): void => tooLarge.clear(),
     /**
