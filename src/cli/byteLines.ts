@@ -9,10 +9,14 @@ import { type FieldReader, millisOf, plainMillis, readersOf } from "../schema/Ro
 
 /** Bytes that grow. */
 export class Output {
-  bytes = Buffer.allocUnsafe(256 * 1024)
+  bytes: Buffer
   used = 0
   /** texts that are still to be written, together: each write costs as much as a short text */
   private waiting = ""
+
+  constructor(room: number) {
+    this.bytes = Buffer.allocUnsafe(room)
+  }
 
   /** Makes room for so many bytes behind what was written. */
   reserve(size: number): void {
@@ -131,8 +135,14 @@ export class LineWriter {
     const { quote } = this.form
     // as toISOString writes it, which takes as long as the rest of the line
     if (!Number.isNaN(plainMillis(text))) {
-      const fraction = text.length === 19 ? "000" : text.slice(20, 23)
-      output.text(`${quote}${text.slice(0, 10)}T${text.slice(11, 19)}.${fraction}Z${quote}`)
+      if (quote !== "") output.bytes[output.used++] = QUOTE
+      copy(buffer, start, start + 10, output)
+      output.bytes[output.used++] = T
+      copy(buffer, start + 11, start + 19, output)
+      if (text.length === 19) copy(NO_MILLIS, 0, NO_MILLIS.length, output)
+      else copy(buffer, start + 19, start + 23, output)
+      output.bytes[output.used++] = Z
+      if (quote !== "") output.bytes[output.used++] = QUOTE
       return true
     }
     const millis = millisOf(text)
@@ -151,13 +161,14 @@ export class LineWriter {
     const { bytes } = output
     let at = output.used
     if (isQuoted) bytes[at++] = QUOTE
-    for (let i = 0; i < 32; i++) {
-      const code = buffer[start + i]!
-      const isDigit = code >= 0x30 && code <= 0x39
-      if (!isDigit && !(code >= 0x41 && code <= 0x46)) return false
-      if (i === 8 || i === 12 || i === 16 || i === 20) bytes[at++] = DASH
-      // lower case
-      bytes[at++] = isDigit ? code : code | 0x20
+    let from = start
+    for (let part = 0; part < PARTS.length; part++) {
+      if (part > 0) bytes[at++] = DASH
+      for (const to = from + PARTS[part]!; from < to; from++) {
+        const code = LOWER[buffer[from]!]!
+        if (code === 0) return false
+        bytes[at++] = code
+      }
     }
     if (isQuoted) bytes[at++] = QUOTE
     output.used = at
@@ -260,6 +271,17 @@ export const marked = (characters: string): Uint8Array =>
 
 const QUOTE = '"'.charCodeAt(0)
 const DASH = "-".charCodeAt(0)
+const T = "T".charCodeAt(0)
+const Z = "Z".charCodeAt(0)
+const NO_MILLIS = Buffer.from(".000")
+
+/** digits of the parts of a UUID */
+const PARTS = [8, 4, 4, 4, 12]
+/** hexadecimal digits as a UUID has them; 0 for what is none */
+const LOWER = Uint8Array.from({ length: 256 }, (_, code) => {
+  const character = String.fromCharCode(code)
+  return /^[0-9A-F]$/.test(character) ? character.toLowerCase().charCodeAt(0) : 0
+})
 
 /** In UTF-8, which the server has checked, the first of three bytes of U+4000 to U+9FFF: nothing escapes ideographs. */
 const FIRST_IDEOGRAPH = 0xe4

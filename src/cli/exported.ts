@@ -81,8 +81,10 @@ export const collecting = (
     format === "text" || isMadeWhole(kind, format)
       ? undefined
       : new LineWriter(kind, form, masks(kind, isRevealed))
+  let room = 64 * 1024
   return () => {
-    const output = new Output()
+    // a page is mostly as large as the one before
+    const output = new Output(room)
     let unfit = 0
     return {
       add: (row) => {
@@ -92,7 +94,11 @@ export const collecting = (
         if (line instanceof UnfitLine) unfit++
         output.later(line instanceof UnfitLine ? line.text : line)
       },
-      result: () => Chunk.of({ bytes: output.written, unfit })
+      result: () => {
+        const bytes = output.written
+        room = Math.max(room, Math.ceil(1.1 * bytes.length))
+        return Chunk.of({ bytes, unfit })
+      }
     }
   }
 }

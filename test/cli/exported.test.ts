@@ -170,3 +170,13 @@ describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s"
     }
   })
 })
+
+it("copies nothing of the value behind one that ends in the middle of a character", () => {
+  const row = sent(new ReadRow(ID, 0, ["狐", "狐", "狐"]), "")
+  const { buffer, ends, starts } = row.cells!
+  const cut: Cells = { buffer, starts, ends: Array.from(ends, (end, index) => (index === 0 ? end - 1 : end)) }
+  const { add, result } = collecting(Odd, true, "csv", foundOf)()
+  add(new ReadRow(ID, 0, row.values, cut))
+  const [, , first, second] = Buffer.from(Chunk.unsafeHead(result()).bytes).toString().split(",")
+  assert.deepStrictEqual([first, second], ["\ufffd", "狐"])
+})
