@@ -232,7 +232,7 @@ for (const [name, make] of PROVEN) {
             Effect.zipRight(
               record(log, 10),
               // the other one may have taken the number of the next seal
-              Effect.retry(log.flush, { times: 50, schedule: Schedule.spaced("20 millis") })
+              Effect.retry(log.flush, { times: 1000, schedule: Schedule.spaced("20 millis") })
             ),
             5
           )
