@@ -104,7 +104,7 @@ export class LineWriter {
     this.behind = Buffer.from(form.behind)
     this.nothing = Buffer.from(form.nothing)
     const parts = [...this.before, this.beforeTime, this.beforeId, this.behind]
-    this.fixed = parts.reduce((total, { length }) => total + length, 100)
+    this.fixed = parts.reduce((total, { length }) => total + length, IDENTITY_BYTES)
   }
 
   /** Writes the line of a row; whether it could. If not, nothing was written. */
@@ -268,6 +268,9 @@ export const kindsOf = (others: string, quoted: string): Uint8Array =>
 /** Marks these characters. */
 export const marked = (characters: string): Uint8Array =>
   Uint8Array.from({ length: 256 }, (_, code) => (characters.includes(String.fromCharCode(code)) ? 1 : 0))
+
+/** more than a time, an id and their quotes have, with a NULL or the quotes of a value */
+const IDENTITY_BYTES = 100
 
 const QUOTE = '"'.charCodeAt(0)
 const DASH = "-".charCodeAt(0)

@@ -76,11 +76,10 @@ export const collecting = (
   foundOf: OpenTrail["foundOf"]
 ): Collect<Lines> => {
   const lineOf = lining(kind, isRevealed, format, foundOf)
-  const form = format === "csv" ? csv(kind) : json(kind)
   const writer =
     format === "text" || isMadeWhole(kind, format)
       ? undefined
-      : new LineWriter(kind, form, masks(kind, isRevealed))
+      : new LineWriter(kind, format === "csv" ? csv(kind) : json(kind), masks(kind, isRevealed))
   let room = 64 * 1024
   return () => {
     // a page is mostly as large as the one before

@@ -384,18 +384,24 @@ onEachServer("an account that may insert, and read the seals alone", ({ rootUrl 
   )
 })
 
+/** A queue whose first three events were delivered and sealed, while three more wait. */
+const halfDelivered = Effect.gen(function* () {
+  const [, make] = PROVEN.at(-1)!
+  const database = yield* make(KINDS)
+  const directory = path.join(yield* temporaryDirectory, "audit")
+  const uses = (log: AuditLog["Type"]) =>
+    Effect.forEach([1, 2, 3], (n) => log.record("use_log", { prompt: String(n), status: "success" }))
+  yield* life(database, directory, (log) => Effect.zipRight(uses(log), log.flush))
+  yield* life(database, directory, (log) => Effect.zipRight(uses(log), Effect.ignore(log.flush)), {
+    wrap: failingAtTheSeal(1000)
+  })
+  return { database, directory }
+})
+
 describe("flush by the command", () => {
   it.scopedLive("seals with the program's key, and delivers nothing without it", () =>
     Effect.gen(function* () {
-      const [, make] = PROVEN.at(-1)!
-      const database = yield* make(KINDS)
-      const directory = path.join(yield* temporaryDirectory, "audit")
-      const uses = (log: AuditLog["Type"]) =>
-        Effect.forEach([1, 2, 3], (n) => log.record("use_log", { prompt: String(n), status: "success" }))
-      yield* life(database, directory, (log) => Effect.zipRight(uses(log), log.flush))
-      yield* life(database, directory, (log) => Effect.zipRight(uses(log), Effect.ignore(log.flush)), {
-        wrap: failingAtTheSeal(1000)
-      })
+      const { database, directory } = yield* halfDelivered
       const flush = (env: Readonly<Record<string, string>>) =>
         effectAudit(directory, ["flush", "--sqlite", database.address], env)
       const without = yield* flush({})
@@ -415,15 +421,7 @@ describe("flush by the command", () => {
 describe("flush by the command, of a database that was set back", () => {
   it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")("waits for the missing seals, and goes on", () =>
     Effect.gen(function* () {
-      const [, make] = PROVEN.at(-1)!
-      const database = yield* make(KINDS)
-      const directory = path.join(yield* temporaryDirectory, "audit")
-      const uses = (log: AuditLog["Type"]) =>
-        Effect.forEach([1, 2, 3], (n) => log.record("use_log", { prompt: String(n), status: "success" }))
-      yield* life(database, directory, (log) => Effect.zipRight(uses(log), log.flush))
-      yield* life(database, directory, (log) => Effect.zipRight(uses(log), Effect.ignore(log.flush)), {
-        wrap: failingAtTheSeal(1000)
-      })
+      const { database, directory } = yield* halfDelivered
       yield* database.query("DELETE FROM effect_audit_seal")
       const { code, stderr } = yield* effectAudit(directory, ["flush", "--sqlite", database.address], {
         AUDIT_PROOF_KEY: database.privatePem
