@@ -42,7 +42,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   if (server === undefined) return []
   const events = quick ? 100_000 : 1_000_000
   const rounds = quick ? 1 : 9
-  const target = await database.withOurTables(server, "reading")
+  const target = await database.withOurTables(server, "reading", { index: true })
   await target.fill(events, START, 30 * DAY)
   const imported = median(
     (

@@ -15,7 +15,9 @@ const printOnly = Options.boolean("print").pipe(
 )
 
 const index = Options.boolean("index").pipe(
-  Options.withDescription("Give existing tables the indexes for those who read, which new ones always have")
+  Options.withDescription(
+    "Also the indexes for those who read: over time and id, and those that the kinds name"
+  )
 )
 
 const proof = Options.boolean("proof").pipe(

@@ -25,6 +25,7 @@ import {
   hasCreatedAt,
   type Index,
   indexesOf,
+  TIME_INDEX,
   parameters,
   placeholders,
   tableName
@@ -233,7 +234,8 @@ const prepareTable = (
     let columns = yield* look
     if (columns.length === 0) {
       yield* connection.executeRaw(createTable(definition, name), [])
-      for (const index of indexesOf(definition)) yield* connection.executeRaw(createIndex(name, index), [])
+      for (const index of [TIME_INDEX, ...indexesOf(definition)])
+        yield* connection.executeRaw(createIndex(name, index), [])
       columns = yield* look
     }
     const types = new Map(columns.map((column) => [column.name.toLowerCase(), column.type]))

@@ -152,7 +152,7 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   }
   /**
    * indexes for those who search: each names the fields that are searched together, and ends in the time of the event.
-   * New tables get them, others by `migrate --index`. A column of texts needs a `type` that MySQL can index
+   * New tables get them, tables that exist by `migrate --index`. A column of texts needs a `type` that MySQL can index
    */
   readonly indexes?: ReadonlyArray<ReadonlyArray<keyof Fields & string>>
   /** fields that may hold personal data or secrets, which the command shows when it is told to `--reveal` */

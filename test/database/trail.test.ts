@@ -24,7 +24,7 @@ const readable = (rootUrl: string) =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase(rootUrl)
     const options = connectionOptions(database)
-    yield* MysqlUploader.migrate(options, [UseLog, LoginLog, Activity])
+    yield* MysqlUploader.migrate(options, [UseLog, LoginLog, Activity], { index: true })
     const reader = yield* account(database, "SELECT")
     return { database, options, reader, uploader: yield* uploaderOf(options) }
   })

@@ -49,7 +49,7 @@ export const mysqlTarget = (rootUrl: string, kinds: ReadonlyArray<AuditEvent.Any
   Effect.gen(function* () {
     const database = yield* mysqlDatabase(rootUrl)
     const options = connectionOptions(database)
-    yield* MysqlUploader.migrate(options, kinds)
+    yield* MysqlUploader.migrate(options, kinds, { index: true })
     const reader = yield* account(database, "SELECT")
     const uploader = Context.get(yield* Layer.build(MysqlUploader.layer(options)), Uploader)
     return {

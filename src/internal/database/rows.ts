@@ -39,17 +39,18 @@ export interface Index {
   readonly columns: ReadonlyArray<string>
 }
 
-/** The indexes that a new table gets: that of time and id, and those that the kind names. */
+const BY_TIME = [EVENT_TIME, EVENT_ID]
+
+/** The order in which events are read. */
+export const TIME_INDEX: Index = { name: "effect_audit_event_time", columns: BY_TIME }
+
+/** The indexes that a kind names. */
 export const indexesOf = ({ columns, indexes }: AuditEvent.Any): ReadonlyArray<Index> => {
   const nameOf = (field: string) => columns.find((column) => column.field === field)?.name ?? field
-  const byTime = [EVENT_TIME, EVENT_ID]
-  return [
-    { name: "effect_audit_event_time", columns: byTime },
-    ...indexes.map((fields) => {
-      const names = fields.map(nameOf)
-      return { name: `effect_audit_${names.join("_")}`, columns: [...names, ...byTime] }
-    })
-  ]
+  return indexes.map((fields) => {
+    const names = fields.map(nameOf)
+    return { name: `effect_audit_${names.join("_")}`, columns: [...names, ...BY_TIME] }
+  })
 }
 
 /** How many parameters a row has. */

@@ -39,7 +39,9 @@ export const LEAF_AT: number = ID_BYTES + NUMBER_BYTES
 export const ENTRY_BYTES: number = LEAF_AT + HASH_BYTES
 
 /** Entries as they are made, each with this number of their manifest. */
-export const numbered = (entries: Uint8Array, manifest: number): Buffer => {
+export const numbered = (entries: Uint8Array, manifest: number): Uint8Array => {
+  // as they are made
+  if (manifest === 0) return entries
   const bytes = Buffer.from(entries)
   for (let at = ID_BYTES; at < bytes.length; at += ENTRY_BYTES) {
     bytes.writeUInt32BE(Math.floor(manifest / 2 ** 32), at)

@@ -295,7 +295,7 @@ export class Sealer {
   seal({ dead = [], stored = [], until = this.until }: Partial<Contents>, now: number): Seal {
     const told = new Map(this.told)
     const notices: Array<Notice> = [...this.opening]
-    const entries: Array<Buffer> = []
+    const entries: Array<Uint8Array> = []
     for (const { manifest, rows, twins } of stored) {
       if (rows.length > 0) entries.push(numbered(rows, tell(told, notices, manifest)))
       for (const eventId of twins) notices.push({ word: "twin", kind: manifest.kind, eventId })

@@ -134,7 +134,7 @@ const probe = (
       yield* session.query("SET SESSION foreign_key_checks = 0")
       yield* session.query("START TRANSACTION")
       const inserted = yield* Effect.either(
-        session.write(table.insertIgnore + rowsAsText(varied, true, table.forms).join(","))
+        session.write(table.insertIgnore + rowsAsText(varied, true, table.forms))
       )
       const warnings = inserted._tag === "Right" ? yield* session.select(Warning, "SHOW WARNINGS") : []
       yield* session.query("ROLLBACK")

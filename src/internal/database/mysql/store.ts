@@ -79,10 +79,11 @@ export const makeStore = (
   return (batch) => {
     // at once: the database still works on the batch before
     const table = store.tables.get(batch.definition)
-    const ahead =
-      table === undefined ? undefined : new Rows(batch.definition, batch.events, store.deduplicates)
-    if (table !== undefined) ahead?.prepare(table)
-    return send(store, batch, { rows: ahead, table, fitting: table?.fitting(batch.events, 0) ?? 0 })
+    if (table === undefined) return send(store, batch, { rows: undefined, table, fitting: 0 })
+    const rows = new Rows(batch.definition, batch.events, store.deduplicates)
+    const fitting = table.fitting(batch.events, 0)
+    rows.prepare(table, fitting)
+    return send(store, batch, { rows, table, fitting })
   }
 }
 
@@ -119,8 +120,9 @@ export const makeStoreWithin = ({ nameOf, withSession }: Pick<Target, "nameOf" |
     prepare: (table: Table, batch: UploadBatch, salts: Buffer): Prepared => {
       const twins = new Set<StoredEvent>()
       const rows = new Rows(batch.definition, batch.events, true, { twins, salts })
-      rows.prepare(table)
-      return { batch, rows, table, twins, fitting: table.fitting(batch.events, 0) }
+      const fitting = table.fitting(batch.events, 0)
+      rows.prepare(table, fitting)
+      return { batch, rows, table, twins, fitting }
     },
     /** Stores it in the transaction of this session; those that are there already are among `prepared.twins` then. */
     send: (session: Session, prepared: Prepared): Effect.Effect<UploadResult, UploadError> => {
@@ -190,7 +192,7 @@ interface Within {
 /** Events, and their rows in the form in which the server takes them fastest. */
 class Rows {
   private params: ReturnType<typeof parameters> = []
-  private texts: Array<string> = []
+  private text = ""
   /** those that they were made for; the table may be looked at again, and be another one */
   private forms: Table["forms"] = []
 
@@ -201,10 +203,10 @@ class Rows {
     readonly within?: Within
   ) {}
 
-  /** Makes the form that a statement of all of them has. */
-  prepare(table: Table): void {
+  /** Makes the form that a statement of all of them has, if one has room for so many. */
+  prepare(table: Table, fitting: number): void {
     if (table.isPrepared(this.events.length)) this.parameters(table)
-    else this.asText(table)
+    else if (fitting === this.events.length) this.asText(table)
   }
 
   parameters(table: Table): ReturnType<typeof parameters> {
@@ -214,11 +216,11 @@ class Rows {
     return this.params
   }
 
-  asText(table: Table): ReadonlyArray<string> {
+  asText(table: Table): string {
     this.fit(table)
-    if (this.texts.length === 0)
-      this.texts = rowsAsText(this.events, this.withIdentity, table.forms, this.within?.salts)
-    return this.texts
+    if (this.text === "")
+      this.text = rowsAsText(this.events, this.withIdentity, table.forms, this.within?.salts)
+    return this.text
   }
 
   private fit({ forms }: Table): void {
@@ -231,7 +233,7 @@ class Rows {
     return rowWithParameters(this.events[0]!, this.withIdentity, table.forms, this.within?.salts)
   }
 
-  /** Those from an index to before another one; what was made for all of them is used again. */
+  /** Those from an index to before another one; parameters that were made for all of them are used again. */
   part(from: number, to: number): Rows {
     if (from === 0 && to === this.events.length) return this
     const within =
@@ -241,7 +243,6 @@ class Rows {
     const part = new Rows(this.definition, this.events.slice(from, to), this.withIdentity, within)
     const width = widthOf(this.definition, this.withIdentity)
     part.params = this.params.slice(from * width, to * width)
-    part.texts = this.texts.slice(from, to)
     part.forms = this.forms
     return part
   }
@@ -252,7 +253,7 @@ class Rows {
    */
   release(): void {
     this.params.length = 0
-    this.texts.length = 0
+    this.text = ""
   }
 
   releaseAll(): void {
@@ -505,7 +506,7 @@ const prepared = (session: Session, table: Table, rows: Rows) => {
 }
 
 const asText = (session: Session, table: Table, rows: Rows) =>
-  session.write(table.insert + rows.asText(table).join(","))
+  session.write(table.insert + rows.asText(table))
 
 /**
  * Stores the events by one statement, all or none; those that are stored already count as stored. How many of them were
@@ -751,7 +752,7 @@ const insertIgnore = (
 
 /** The INSERT IGNORE of the rows, in the form of the INSERT that was refused. */
 const ignoring = (session: Session, table: Table, rows: Rows): Effect.Effect<unknown, SqlError> => {
-  if (!isLarge(rows.events)) return session.write(table.insertIgnore + rows.asText(table).join(","))
+  if (!isLarge(rows.events)) return session.write(table.insertIgnore + rows.asText(table))
   const { long, row } = rows.withParameters(table)
   return session.execute(table.insertIgnore + row, long)
 }
