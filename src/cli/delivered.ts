@@ -137,7 +137,14 @@ const chosenKinds = (flags: Flags, known: ReadonlyArray<AuditEvent.Any>, open: O
         onFailure: ({ code }) => code !== "1146"
       })
     )
-    return found.length > 0 ? found : known.slice(0, 1)
+    if (found.length === 0) return known.slice(0, 1)
+    const others = known.filter((kind) => !found.includes(kind))
+    // a table that an account may not read looks to it as one that is not there; a file has what was delivered
+    if (others.length > 0 && Option.isNone(flags.sqlite)) {
+      const names = others.map(({ kind }) => kind).join(", ")
+      yield* say(`Without ${names}: there is no such table, or the account may not read it.`)
+    }
+    return found
   })
 
 type AnyQuery = Query<AuditEvent.Any>

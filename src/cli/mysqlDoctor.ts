@@ -23,7 +23,7 @@ import {
   unfit,
   uniqueKeysOf
 } from "../internal/database/mysql/table.js"
-import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
+import { EVENT_ID, EVENT_TIME, migrateCommand, tableName } from "../internal/database/rows.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { Finding } from "./findings.js"
@@ -215,7 +215,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
       return [
         failure(
           name,
-          `${username} sees no such table in ${database}: run "effect-audit migrate", or GRANT INSERT on it`
+          `${username} sees no such table in ${database}: run "${migrateCommand(kind.kind)}", or GRANT INSERT on it`
         )
       ]
     }
@@ -243,7 +243,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
         : []),
       missing.length === 0
         ? ok(name, "all columns are there")
-        : failure(name, `has no column ${missing.join(", ")}: run "effect-audit migrate"`),
+        : failure(name, `has no column ${missing.join(", ")}: run "${migrateCommand(kind.kind)}"`),
       refused.length === 0
         ? ok(name, `${username} may insert`)
         : failure(
@@ -261,7 +261,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
         : keys.length === 0
           ? failure(
               name,
-              `has no unique key over ${EVENT_ID}: run "effect-audit migrate", or set deduplication to "none"`
+              `has no unique key over ${EVENT_ID}: run "${migrateCommand(kind.kind)}", or set deduplication to "none"`
             )
           : ok(name, `unique key ${keys.join(", ")}`),
       ...(isHidden

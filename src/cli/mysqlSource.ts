@@ -3,7 +3,7 @@ import type { SqlError } from "@effect/sql/SqlError"
 import { Array as Arr, Duration, Effect, type Scope } from "effect"
 import { open } from "../internal/database/mysql/connection.js"
 import { type Endpoint, endpointsOf } from "../internal/database/mysql/endpoints.js"
-import { AGAIN, classify } from "../internal/database/mysql/errors.js"
+import { classify } from "../internal/database/mysql/errors.js"
 import { sourceOf } from "../internal/database/mysql/seals.js"
 import { columnsOf } from "../internal/database/mysql/table.js"
 import { SEAL_TABLE } from "../internal/proof/seal.js"
@@ -14,7 +14,7 @@ import { UploadError } from "../schema/Errors.js"
 export const openSource = (
   options: MysqlUploader.Options
 ): Effect.Effect<Source<UploadError>, UploadError, Scope.Scope> =>
-  Effect.flatMap(endpointsOf(options), (endpoints) => {
+  Effect.flatMap(endpointsOf(options, "prove"), (endpoints) => {
     const [first, ...others] = Arr.map(endpoints, openAt)
     return others.reduce(
       (earlier, next) =>
@@ -52,6 +52,6 @@ const toError = ({ cause }: SqlError, endpoint: Endpoint): UploadError => {
   return new UploadError({
     class: cls === "transient" ? "transient" : "operator",
     code,
-    reason: cls === "transient" ? reason.replace(AGAIN, "; prove again once that is over") : reason
+    reason
   })
 }

@@ -178,13 +178,16 @@ export const migrate = (
   events: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog],
   more: MigrateOptions = {}
 ): Effect.Effect<void, UploadError> =>
-  Effect.flatMap(Effect.zipRight(warnOfSpellings(options, OPTIONS), endpointsOf(options)), (endpoints) => {
-    const targets = targetsOf(options, events, more)
-    const [first, ...others] = Arr.map(endpoints, (endpoint) =>
-      Migrate.migrate(endpoint, targets, endpoints.length === 1)
-    )
-    return others.reduce((earlier, next) => Effect.catchIf(earlier, helpsElsewhere, () => next), first)
-  })
+  Effect.flatMap(
+    Effect.zipRight(warnOfSpellings(options, OPTIONS), endpointsOf(options, "migrate")),
+    (endpoints) => {
+      const targets = targetsOf(options, events, more)
+      const [first, ...others] = Arr.map(endpoints, (endpoint) =>
+        Migrate.migrate(endpoint, targets, endpoints.length === 1)
+      )
+      return others.reduce((earlier, next) => Effect.catchIf(earlier, helpsElsewhere, () => next), first)
+    }
+  )
 
 /**
  * What {@link migrate} does, as SQL for an administrator.

@@ -149,10 +149,11 @@ class ReadEvent<A> implements FoundEvent<A, string | null, Date | null> {
 const whereabouts = <A>(
   { directory, disk, reader }: Sources,
   kinds: ReadonlyArray<AuditEvent.Any>,
-  given: string
+  given: unknown
 ): Effect.Effect<Option.Option<Whereabouts<A>>, TrailError> =>
   Effect.gen(function* () {
-    const eventId = given.toLowerCase()
+    // JavaScript may give anything
+    const eventId = typeof given === "string" ? given.toLowerCase() : ""
     if (!UUID.test(eventId)) return yield* misused("The id of an event is a UUID, as its receipt has it")
     const ofKinds = (line: Readonly<Record<string, unknown>>) => kinds.some(({ kind }) => kind === line.kind)
     const inQueue = <B>(find: typeof findWaiting | typeof findLetter) =>

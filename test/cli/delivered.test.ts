@@ -312,6 +312,25 @@ onEachServer("events", ({ flavour, rootUrl }) => {
         ["activity", "login_log", "use_log"]
       )
       assert.strictEqual((yield* run(reader.username!, "--kind", "use_log", "--count")).stdout, "3\n")
+      assert.notInclude(ran.stderr, "Without")
+      const stranger = yield* account(database, "CREATE VIEW")
+      yield* Effect.promise(() =>
+        database.query(`GRANT SELECT ON ${name}.${UseLog.table} TO '${stranger.username}'@'%'`)
+      )
+      const part = yield* run(stranger.username!, "--json")
+      assert.deepStrictEqual([...new Set(part.json().map(({ kind }) => kind))], ["use_log"])
+      assert.include(
+        part.stderr,
+        "Without login_log, activity: there is no such table, or the account may not"
+      )
+      const nobody = yield* account(database, "CREATE VIEW")
+      yield* Effect.promise(() =>
+        database.query(`REVOKE CREATE VIEW ON ${name}.* FROM '${nobody.username}'@'%'`)
+      )
+      const nothing = yield* run(nobody.username!, "--json")
+      assert.strictEqual(nothing.code, 2)
+      assert.include(nothing.stderr, "GRANT SELECT")
+      assert.notInclude(nothing.stderr, "INSERT")
       const writer = yield* account(database, "INSERT")
       const refused = yield* run(writer.username!, "--kind", "use_log")
       assert.strictEqual(refused.code, 2)

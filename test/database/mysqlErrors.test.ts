@@ -202,6 +202,29 @@ describe("classes of failure", () => {
     assert.strictEqual(classify(serverError(1062, "x for key 'PRIMARY'"), withoutKeys).class, "operator")
   })
 
+  it("a reason suits what the statement was for", () => {
+    const connecting = { host: "db1:3306", username: "audit", database: "app" }
+    const causes = [
+      ...[...codes.operator, ...codes.transient, ...codes.busy, 4711].map((errno) => serverError(errno)),
+      ...["ECONNREFUSED", "ENOTFOUND", "ETIMEDOUT", "PROTOCOL_ERROR"].map((code) => systemError(code))
+    ]
+    for (const purpose of ["read", "prove", "migrate"] as const)
+      for (const cause of causes) {
+        const { class: cls, reason } = classify(cause, { ...connecting, purpose })
+        assert.notInclude(reason, "tried again")
+        if (cls === "transient") assert.include(reason, `${purpose} again`)
+        if (purpose !== "migrate") assert.notMatch(reason, /insert|take events/i)
+      }
+    assert.include(classify(serverError(1044), { ...connecting, purpose: "read" }).reason, "GRANT SELECT")
+    assert.include(classify(serverError(1044), connecting).reason, "GRANT INSERT")
+    for (const [kind, command] of [
+      ["use_log", "`effect-audit migrate`"],
+      ["activity", "`effect-audit migrate --activity`"],
+      ["payment", "`effect-audit migrate --events MODULE`"]
+    ] as const)
+      assert.include(classify(serverError(1146), { ...connecting, kind }).reason, command)
+  })
+
   it("a reason says what to do and never what the database said", () => {
     for (const errno of [...codes.operator, ...codes.transient, ...codes.busy, 1062, 4711]) {
       const error = toUploadError(classify(serverError(errno), subject))

@@ -374,8 +374,10 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
           yield* trail.get(Doc, delivered.eventId).pipe(Effect.catchAll(() => Effect.succeedNone))
         )
       )
-      const misused = yield* Effect.flip(trail.get("12"))
-      assert.strictEqual(misused.code, "QUERY")
+      for (const id of ["12", undefined, null, 7, {}, Symbol("id")]) {
+        const misused = yield* Effect.flip(trail.get(id as string))
+        assert.strictEqual(misused.code, "QUERY")
+      }
     }))
 
   test("refuses a search that means nothing", ({ deliver, trail }) =>

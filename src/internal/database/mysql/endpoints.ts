@@ -7,7 +7,7 @@ import * as crypto from "node:crypto"
 import * as tls from "node:tls"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
-import type { Subject } from "./errors.js"
+import type { Purpose, Subject } from "./errors.js"
 import { isSlipOf, lettersOf, nearest } from "../../spelling.js"
 
 /** How a server is reached; the options that the layer and `migrate` share. */
@@ -69,7 +69,8 @@ export interface Endpoint extends Subject {
 
 /** The servers of the settings, in their order; never empty. */
 export const endpointsOf = (
-  settings: ConnectionSettings
+  settings: ConnectionSettings,
+  purpose: Purpose = "deliver"
 ): Effect.Effect<Arr.NonEmptyReadonlyArray<Endpoint>, UploadError> =>
   Effect.gen(function* () {
     const url = settings.url === undefined ? undefined : yield* parseUrl(settings.url)
@@ -83,8 +84,7 @@ export const endpointsOf = (
     }
     const { database, hosts, password, port, serverPublicKey, username } = { ...settings, ...url }
     const ssl = yield* sslOf(settings, url?.ssl)
-    if (database === undefined || database === "")
-      return yield* misconfigured("Name a `database` to deliver to")
+    if (database === undefined || database === "") return yield* misconfigured("Name a `database`")
     if (serverPublicKey !== undefined && serverPublicKey !== TRUST && !isPublicKey(serverPublicKey)) {
       return yield* misconfigured('`serverPublicKey` is neither an RSA public key (PEM) nor "trust"')
     }
@@ -105,6 +105,7 @@ export const endpointsOf = (
         username: username ?? "",
         password: password ?? Redacted.make(""),
         database,
+        purpose,
         ssl,
         serverPublicKey,
         connectTimeout: Duration.decode(settings.connectTimeout ?? "5 seconds"),

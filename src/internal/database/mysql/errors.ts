@@ -8,6 +8,7 @@
 import { Redacted } from "effect"
 import { UploadError } from "../../../schema/Errors.js"
 import { PROTOCOL_ERROR } from "./driver.js"
+import { migrateCommand } from "../rows.js"
 
 /**
  * - `transient`: passes by itself; keep the events, connect again, to the next host if there is one
@@ -35,15 +36,22 @@ export interface Failure {
 }
 
 /** What a statement was about: names for the reasons, and what tells our unique key from others. */
+/** What is wrong is said, and what to do, as it suits who asks. */
+export type Purpose = "deliver" | "read" | "prove" | "migrate"
+
 export interface Subject {
   /** the server as it was configured, for example `db1:3306` */
   readonly host: string
   readonly username: string
   readonly database: string
+  /** what the statements are for; `deliver` by default */
+  readonly purpose?: Purpose
   /** the key under which the password goes to the server, if the settings name one */
   readonly serverPublicKey?: string | undefined
   /** the table of a statement that writes events, which was found to be as it must be; undefined while connecting */
   readonly table?: string
+  /** the kind whose table it is */
+  readonly kind?: string
   /** the names of the table's unique keys over `event_id` alone */
   readonly eventKeys?: ReadonlyArray<string>
   /** the columns that are written */
@@ -228,18 +236,25 @@ type Reason = (subject: Subject, text: string) => string
 
 const tableOf = ({ table }: Subject) => (table === undefined ? "the table" : `the table ${table}`)
 
-/** What delivery does about a failure that passes by itself. */
-export const AGAIN = "; it is tried again"
+/** What is done about a failure that passes by itself: delivery goes on, all else has ended. */
+const again = ({ purpose = "deliver" }: Subject): string =>
+  purpose === "deliver" ? "it is tried again" : `${purpose} again once that is over`
 
-const unreachable: Reason = ({ host }) => `The database at ${host} cannot be reached${AGAIN}`
+/** Whether nothing is written. */
+const reads = ({ purpose }: Subject): boolean => purpose === "read" || purpose === "prove"
 
-const garbled: Reason = ({ host }) =>
-  `What answers at ${host} does not speak MySQL's protocol: check host and port, and what stands between${AGAIN}`
+const unreachable: Reason = (subject) =>
+  `The database at ${subject.host} cannot be reached; ${again(subject)}`
 
-const unavailable: Reason = ({ host }) => `The database at ${host} cannot take events now${AGAIN}`
+const garbled: Reason = (subject) =>
+  `What answers at ${subject.host} does not speak MySQL's protocol: check host and port, and what stands between; ` +
+  again(subject)
+
+const unavailable: Reason = (subject) =>
+  `The database at ${subject.host} cannot ${reads(subject) ? "be read" : "take events"} now; ${again(subject)}`
 
 const unknownOperator: Reason = (subject) =>
-  `${subject.host} refuses to insert into ${tableOf(subject)}: look the code up in its manual`
+  `${subject.host} refuses to ${reads(subject) ? "read" : "insert into"} ${tableOf(subject)}: look the code up in its manual`
 
 const otherUniqueKey: Reason = (subject, text) =>
   subject.counter !== undefined && /[.']PRIMARY'$/.test(text)
@@ -278,14 +293,16 @@ const insertRight: Reason = (subject, text) => {
       `${named ?? "its table"}: GRANT it to the definer, or create the object anew`
     )
   }
-  return `The account ${subject.username} may not insert into ${tableOf(subject)} of ${subject.database}: GRANT INSERT to it`
+  const [what, right] = reads(subject) ? ["read", "SELECT"] : ["insert into", "INSERT"]
+  return `The account ${subject.username} may not ${what} ${tableOf(subject)} of ${subject.database}: GRANT ${right} to it`
 }
 
 const isSame = (a: string, b: string | undefined) => b !== undefined && a.toLowerCase() === b.toLowerCase()
 
 /** The schema is not what the program needs. */
 export const migrate: Reason = (subject) =>
-  `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run \`effect-audit migrate\``
+  `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run ` +
+  `\`${migrateCommand(subject.kind)}\``
 
 /** Our table was found whole before the statement: what is missing is one that a trigger or a view uses, unless it is ours. */
 const missing: Reason = (subject, text) => {
@@ -301,8 +318,8 @@ const missingColumn: Reason = (subject, text) => {
   const { columns, table } = subject
   if (table === undefined || columns === undefined) return migrate(subject, text)
   return columns.some((column) => isSame(column, named))
-    ? `${tableOf(subject)}, or a table that its triggers fill, lacks the column ${named}: run \`effect-audit migrate\`, or mend ` +
-        `the trigger`
+    ? `${tableOf(subject)}, or a table that its triggers fill, lacks the column ${named}: run ` +
+        `\`${migrateCommand(subject.kind)}\`, or mend the trigger`
     : brokenObject(subject, text)
 }
 
@@ -355,9 +372,9 @@ const operator = (reason: Reason, ...codes: ReadonlyArray<number>): ReadonlyArra
 /** What each number means. */
 export const CODES: ReadonlyMap<number, Known> = new Map([
   ...operator(
-    ({ database, username }) =>
-      `The account ${username} may not use ${database}: GRANT INSERT on it, or SET DEFAULT ROLE if a role of the account ` +
-      `has the right`,
+    (subject) =>
+      `The account ${subject.username} may not use ${subject.database}: GRANT ${reads(subject) ? "SELECT" : "INSERT"} on it, ` +
+      `or SET DEFAULT ROLE if a role of the account has the right`,
     1044
   ),
   ...operator(credentials, 1045, 1698),
@@ -366,7 +383,7 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
     1049
   ),
   ...operator(missingColumn, 1054),
-  ...operator(({ host }) => `${host} does not understand an INSERT: is it MySQL or MariaDB?`, 1064),
+  ...operator(({ host }) => `${host} does not understand a statement: is it MySQL or MariaDB?`, 1064),
   ...operator(({ host }) => `${host} blocks this machine after failed connections: FLUSH HOSTS there`, 1129),
   ...operator(
     ({ host, username }) =>
@@ -376,7 +393,8 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
   ...operator(insertRight, 1142, 1143),
   ...operator(missing, 1146),
   ...operator(
-    ({ host, username }) => `${host} denies a privilege to ${username}: it needs INSERT and nothing else`,
+    (subject) =>
+      `${subject.host} denies a privilege to ${subject.username}: it needs ${reads(subject) ? "SELECT" : "INSERT"} and nothing else`,
     1227
   ),
   // a function is gone; a view is broken, or not to be written to; a definer is gone; a trigger writes to its own table

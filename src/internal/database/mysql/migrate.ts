@@ -20,7 +20,7 @@ import { PROOF_COLUMN } from "../../proof/seal.js"
 import type { Session } from "./connection.js"
 import { open } from "./connection.js"
 import type { Endpoint } from "./endpoints.js"
-import { AGAIN, classify, errnoOf, READ_ONLY } from "./errors.js"
+import { classify, errnoOf, READ_ONLY } from "./errors.js"
 import { checkTable, migrateSeals } from "./proofMigration.js"
 import { CREATE_SEAL_TABLE } from "./seals.js"
 import type { Columns } from "./table.js"
@@ -500,7 +500,7 @@ const failed = (cause: unknown, endpoint: Endpoint, target?: MigrationTarget): U
     return error(
       "transient",
       target === undefined
-        ? reason.replace(AGAIN, "; migrate again once that is over")
+        ? reason
         : `The database at ${host} broke off while ${target.table} was changed: migrate again once it can be reached`
     )
   }

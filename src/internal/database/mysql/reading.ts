@@ -9,7 +9,7 @@ import { TrailError, UploadError } from "../../../schema/Errors.js"
 import { sqlDateTime } from "../../../schema/Line.js"
 import { millisOf } from "../../../schema/Row.js"
 import { holdsDates } from "../columnTypes.js"
-import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
+import { EVENT_ID, EVENT_TIME, tableName, type TableNames, migrateCommand } from "../rows.js"
 import {
   type Cells,
   type Collect,
@@ -142,6 +142,7 @@ const bounded = (sql: string, millis: number): string =>
 // ------------------------------------------------------------------------------------------------ the table
 
 interface Shape {
+  readonly kind: string
   readonly table: string
   readonly columns: ReadonlyArray<ReadColumn>
   readonly time: KeyColumn | undefined
@@ -161,17 +162,18 @@ const describe = (
     const wrongName = dotted(table) ?? misnamedColumn(definition)
     if (wrongName !== undefined) return yield* unreadable("CONFIG", wrongName)
     const present = yield* columnsOf(session, table)
-    if (present.size === 0) return yield* noTable(session, table)
+    if (present.size === 0) return yield* noTable(session, table, definition.kind)
     const missing = definition.columns.filter(({ name }) => !present.has(name.toLowerCase()))
     if (missing.length > 0) {
       return yield* unreadable(
         "1054",
         `${table} has no column ${missing.map(({ name }) => name).join(", ")} that ${username} may read: run ` +
-          `\`effect-audit migrate\`, or GRANT SELECT on the whole table`
+          `\`${migrateCommand(definition.kind)}\`, or GRANT SELECT on the whole table`
       )
     }
     const keys = yield* keysOf(session, table)
     return {
+      kind: definition.kind,
       table,
       columns: definition.columns.map(({ field, name }) => ({
         name,
@@ -185,10 +187,11 @@ const describe = (
     }
   })
 
-const noTable = ({ endpoint: { database, username } }: Session, table: string) =>
+const noTable = ({ endpoint: { database, username } }: Session, table: string, kind?: string) =>
   unreadable(
     "1146",
-    `${database} has no table ${table} that ${username} may read: run \`effect-audit migrate\`, or GRANT SELECT on it`
+    `${database} has no table ${table} that ${username} may read: run \`${migrateCommand(kind)}\`, ` +
+      `or GRANT SELECT on it`
   )
 
 const holding = (type: string): FoundColumn["holds"] =>
@@ -260,7 +263,7 @@ const walkable = (
           : undefined,
       hasConditions: tests.length > 0 || !isByTime,
       timeOf: (key) => (isByTime ? millisOf(key[0]!) : null),
-      noWindows: isByTime && index === undefined ? noIndex(table) : undefined,
+      noWindows: isByTime && index === undefined ? noIndex(shape) : undefined,
       page: <A>({ after, isTry, limit, upTo }: Range, collect: Collect<A>) => {
         // an index of another column may know the answer
         const from = `${columns}${isTry && tests.length > 0 ? "" : forced}`
@@ -290,7 +293,7 @@ const keyOfId = ({ text }: KeyColumn, eventId: string): string =>
   text.startsWith("HEX") ? eventId.replaceAll("-", "") : eventId
 
 const keyOf = (
-  { id, primaryKey, table, time }: Shape,
+  { id, kind, primaryKey, table, time }: Shape,
   { along }: Search
 ): Effect.Effect<ReadonlyArray<KeyColumn>, TrailError> => {
   if (along === "time") {
@@ -299,8 +302,8 @@ const keyOf = (
           class: "operator",
           code: "1054",
           reason:
-            `${table} has no ${EVENT_TIME} or no ${EVENT_ID}: run \`effect-audit migrate\`; its rows are read by ` +
-            `\`withoutTime\``
+            `${table} has no ${EVENT_TIME} or no ${EVENT_ID}: run \`${migrateCommand(kind)}\`; its rows are ` +
+            `read by \`withoutTime\``
         })
       : Effect.succeed([time, id])
   }
@@ -327,13 +330,13 @@ const rangeOf = ({ id, time }: Shape, { along, from, to }: Search): ReadonlyArra
   return time === undefined || id === undefined ? [] : [`(${time.name} IS NULL OR ${id.name} IS NULL)`]
 }
 
-const noIndex = (table: string) =>
+const noIndex = ({ kind, table }: Shape) =>
   new TrailError({
     class: "operator",
     code: "NO_INDEX",
     reason:
       `${table} has no index over (${EVENT_TIME}, ${EVENT_ID}), and is too large to be read without: run ` +
-      `\`effect-audit migrate --index\``
+      `\`${migrateCommand(kind, "--index")}\``
   })
 
 /** The columns of the kind, time and id, and the key if it is another one. */
@@ -441,14 +444,14 @@ const understood = (
   return new UploadError({ class: cls, code, reason: reasonOf(failure, session, table), cause: essence })
 }
 
-/** What `classify` says is about writing. */
-const reasonOf = ({ class: cls, code, reason }: Failure, session: Session, table: string): string => {
-  const { database, host, username } = session.endpoint
+/** What `classify` says of a table is about writing. */
+const reasonOf = ({ code, reason }: Failure, session: Session, table: string): string => {
+  const { database, username } = session.endpoint
   if (["1044", "1142", "1143", "1370"].includes(code)) {
     return `The account ${username} may not read ${table} of ${database}: GRANT SELECT on it`
   }
   if (["1054", "1146"].includes(code)) {
     return `${table} of ${database} is missing or lacks a column: run \`effect-audit migrate\``
   }
-  return cls === "operator" ? reason : `The database at ${host} cannot be read now: read again once it can`
+  return reason
 }

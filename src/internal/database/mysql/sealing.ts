@@ -18,6 +18,7 @@ import { provable } from "./provable.js"
 import { insertSeal, selectHeads, selectSeals } from "./seals.js"
 import { makeStoreWithin, type Prepared } from "./store.js"
 import { columnsOf, describe, type Table, unusable } from "./table.js"
+import { migrateCommand } from "../rows.js"
 
 type Target = Parameters<typeof makeStoreWithin>[0]
 
@@ -69,7 +70,8 @@ class Tables {
       if (!table.transactional)
         return yield* unusable(
           "ENGINE",
-          `${name} has an engine without transactions, which a seal needs: run \`effect-audit migrate --proof\``
+          `${name} has an engine without transactions, which a seal needs: run ` +
+            `\`${migrateCommand(definition.kind, "--proof")}\``
         )
       const keepers = provable(definition, name, yield* columnsOf(session, name))
       if (Either.isLeft(keepers)) return yield* unusable("COLUMN_TYPE", keepers.left)

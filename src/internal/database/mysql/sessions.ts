@@ -73,7 +73,7 @@ class Servers {
    */
   readonly connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
     Effect.gen(this, function* () {
-      const endpoints = yield* endpointsOf(this.settings)
+      const endpoints = yield* endpointsOf(this.settings, this.isForReading ? "read" : "deliver")
       const isHung = ({ host }: Endpoint) => this.now() < (this.hungUntil.get(host) ?? 0)
       const [well, hung] = Arr.partition(Arr.rotate(endpoints, -(this.turn % endpoints.length)), isHung)
       const errors: Array<UploadError> = []

@@ -11,7 +11,7 @@ import type { Subject } from "./errors.js"
 import { type OwnKey, variationOf } from "./presence.js"
 import { holdsDates } from "../columnTypes.js"
 import { PROOF_COLUMN } from "../../proof/seal.js"
-import { EVENT_ID, EVENT_TIME, type Form, placeholders } from "../rows.js"
+import { EVENT_ID, EVENT_TIME, type Form, placeholders, migrateCommand } from "../rows.js"
 import { typeNote } from "../summary.js"
 
 /** A table that was found to take the events of a kind. */
@@ -159,7 +159,8 @@ export const describe = (
     if (present.size === 0) {
       return yield* unusable(
         "1146",
-        `${database} has no table ${name} that ${username} may insert into: run \`effect-audit migrate\` or GRANT INSERT`
+        `${database} has no table ${name} that ${username} may insert into: run ` +
+          `\`${migrateCommand(definition.kind)}\` or GRANT INSERT`
       )
     }
 
@@ -171,7 +172,8 @@ export const describe = (
     if (missing.length > 0) {
       return yield* unusable(
         "1054",
-        `${name} has no column ${missing.join(", ")}: run \`effect-audit migrate${missing.includes(PROOF_COLUMN) ? " --proof" : ""}\``
+        `${name} has no column ${missing.join(", ")}: run ` +
+          `\`${migrateCommand(definition.kind, ...(missing.includes(PROOF_COLUMN) ? ["--proof"] : []))}\``
       )
     }
 
@@ -184,7 +186,8 @@ export const describe = (
     if (deduplicate && eventKeys.length === 0) {
       return yield* unusable(
         "NO_UNIQUE_KEY",
-        `${name} has no unique key over ${EVENT_ID}: run \`effect-audit migrate\`, or set deduplication to "none"`
+        `${name} has no unique key over ${EVENT_ID}: run \`${migrateCommand(definition.kind)}\`, ` +
+          `or set deduplication to "none"`
       )
     }
 
@@ -199,6 +202,7 @@ export const describe = (
       subject: {
         ...session.endpoint,
         table: name,
+        kind: definition.kind,
         eventKeys,
         columns,
         counter: counter === undefined || isOurs(counter) ? undefined : counter

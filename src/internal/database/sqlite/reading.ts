@@ -279,7 +279,13 @@ const walkable = (query: Query, shape: Shape, search: Search): Effect.Effect<Wal
 const tooSlow = (table: string) =>
   new TooMuch({
     what: "slow",
-    error: new TrailError({ class: "operator", code: "NO_INDEX", reason: `${table} is too large to be read` })
+    error: new TrailError({
+      class: "operator",
+      code: "NO_INDEX",
+      reason:
+        `${table} has no index over (${EVENT_TIME}, ${EVENT_ID}), and is too large to be read without: run ` +
+        `CREATE INDEX effect_audit_event_time ON ${quote(table)} (${EVENT_TIME}, ${EVENT_ID})`
+    })
   })
 
 /** A condition with its parameters. */
