@@ -23,9 +23,12 @@ import {
   unfit,
   uniqueKeysOf
 } from "../internal/database/mysql/table.js"
-import { EVENT_ID, EVENT_TIME, migrateCommand, tableName } from "../internal/database/rows.js"
+import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
+import { Activity } from "../schema/Activity.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
+import { LoginLog } from "../schema/LoginLog.js"
+import { UseLog } from "../schema/UseLog.js"
 import type { Finding } from "./findings.js"
 import { failure, ok, warning } from "./findings.js"
 import { formatBytes } from "./format.js"
@@ -205,6 +208,12 @@ const tlsOf = ({ endpoint, remoteAddress }: Session, cipher: string): Finding =>
 /** milliseconds */
 const SKEW = 2000
 
+/** The command that makes the table of a kind, or gives it what it lacks. */
+const migrateOf = ({ kind }: AuditEvent.Any): string =>
+  kind === UseLog.kind || kind === LoginLog.kind
+    ? "effect-audit migrate"
+    : `effect-audit migrate ${kind === Activity.kind ? "--activity" : "--events MODULE"}`
+
 const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
   Effect.gen(function* () {
     const { database, username } = session.endpoint
@@ -215,7 +224,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
       return [
         failure(
           name,
-          `${username} sees no such table in ${database}: run "${migrateCommand(kind.kind)}", or GRANT INSERT on it`
+          `${username} sees no such table in ${database}: run "${migrateOf(kind)}", or GRANT INSERT on it`
         )
       ]
     }
@@ -243,7 +252,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
         : []),
       missing.length === 0
         ? ok(name, "all columns are there")
-        : failure(name, `has no column ${missing.join(", ")}: run "${migrateCommand(kind.kind)}"`),
+        : failure(name, `has no column ${missing.join(", ")}: run "${migrateOf(kind)}"`),
       refused.length === 0
         ? ok(name, `${username} may insert`)
         : failure(
@@ -261,7 +270,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
         : keys.length === 0
           ? failure(
               name,
-              `has no unique key over ${EVENT_ID}: run "${migrateCommand(kind.kind)}", or set deduplication to "none"`
+              `has no unique key over ${EVENT_ID}: run "${migrateOf(kind)}", or set deduplication to "none"`
             )
           : ok(name, `unique key ${keys.join(", ")}`),
       ...(isHidden

@@ -315,7 +315,7 @@ onEachServer("events", ({ flavour, rootUrl }) => {
       assert.notInclude(ran.stderr, "Without")
       const stranger = yield* account(database, "CREATE VIEW")
       yield* Effect.promise(() =>
-        database.query(`GRANT SELECT ON ${name}.${UseLog.table} TO '${stranger.username}'@'%'`)
+        database.query(`GRANT SELECT ON ${name}.${UseLog.table} TO '${stranger.username!}'@'%'`)
       )
       const part = yield* run(stranger.username!, "--json")
       assert.deepStrictEqual([...new Set(part.json().map(({ kind }) => kind))], ["use_log"])
@@ -325,7 +325,7 @@ onEachServer("events", ({ flavour, rootUrl }) => {
       )
       const nobody = yield* account(database, "CREATE VIEW")
       yield* Effect.promise(() =>
-        database.query(`REVOKE CREATE VIEW ON ${name}.* FROM '${nobody.username}'@'%'`)
+        database.query(`REVOKE CREATE VIEW ON ${name}.* FROM '${nobody.username!}'@'%'`)
       )
       const nothing = yield* run(nobody.username!, "--json")
       assert.strictEqual(nothing.code, 2)

@@ -217,12 +217,6 @@ describe("classes of failure", () => {
       }
     assert.include(classify(serverError(1044), { ...connecting, purpose: "read" }).reason, "GRANT SELECT")
     assert.include(classify(serverError(1044), connecting).reason, "GRANT INSERT")
-    for (const [kind, command] of [
-      ["use_log", "`effect-audit migrate`"],
-      ["activity", "`effect-audit migrate --activity`"],
-      ["payment", "`effect-audit migrate --events MODULE`"]
-    ] as const)
-      assert.include(classify(serverError(1146), { ...connecting, kind }).reason, command)
   })
 
   it("a reason says what to do and never what the database said", () => {

@@ -5,9 +5,6 @@ import type * as AuditEvent from "../../schema/AuditEvent.js"
 import type { SqlValue, StoredEvent } from "../../schema/Line.js"
 import { sqlDateTime } from "../../schema/Line.js"
 import { ofKind } from "../../schema/Rules.js"
-import { Activity } from "../../schema/Activity.js"
-import { LoginLog } from "../../schema/LoginLog.js"
-import { UseLog } from "../../schema/UseLog.js"
 import { ID_BYTES, writeId } from "../../schema/EventId.js"
 import { saltAt } from "../proof/row.js"
 
@@ -24,14 +21,9 @@ export interface TableNames {
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   ofKind(names, definition.kind) ?? definition.table
 
-/** The command that makes the table of a kind, or gives it what it lacks; without a kind, those of the reference. */
-export const migrateCommand = (kind: string | undefined, ...options: ReadonlyArray<string>): string =>
-  ["effect-audit migrate", ...migrateOptions(kind), ...options].join(" ")
-
-const migrateOptions = (kind: string | undefined): ReadonlyArray<string> => {
-  if (kind === undefined || kind === UseLog.kind || kind === LoginLog.kind) return []
-  return kind === Activity.kind ? ["--activity"] : ["--events MODULE"]
-}
+/** The command that makes a table, or gives it what it lacks, as its usage is written: the kind says which of them. */
+export const migrateCommand = (...options: ReadonlyArray<string>): string =>
+  ["effect-audit migrate", ...options, "[--activity] [--events MODULE]"].join(" ")
 
 /** The name of a table's counter: `id`, or where the kind has that column `row_id`, `row_id_2` ... */
 export const counterName = (columns: ReadonlyArray<string>): string => {

@@ -50,8 +50,6 @@ export interface Subject {
   readonly serverPublicKey?: string | undefined
   /** the table of a statement that writes events, which was found to be as it must be; undefined while connecting */
   readonly table?: string
-  /** the kind whose table it is */
-  readonly kind?: string
   /** the names of the table's unique keys over `event_id` alone */
   readonly eventKeys?: ReadonlyArray<string>
   /** the columns that are written */
@@ -301,8 +299,7 @@ const isSame = (a: string, b: string | undefined) => b !== undefined && a.toLowe
 
 /** The schema is not what the program needs. */
 export const migrate: Reason = (subject) =>
-  `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run ` +
-  `\`${migrateCommand(subject.kind)}\``
+  `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run \`${migrateCommand()}\``
 
 /** Our table was found whole before the statement: what is missing is one that a trigger or a view uses, unless it is ours. */
 const missing: Reason = (subject, text) => {
@@ -319,7 +316,7 @@ const missingColumn: Reason = (subject, text) => {
   if (table === undefined || columns === undefined) return migrate(subject, text)
   return columns.some((column) => isSame(column, named))
     ? `${tableOf(subject)}, or a table that its triggers fill, lacks the column ${named}: run ` +
-        `\`${migrateCommand(subject.kind)}\`, or mend the trigger`
+        `\`${migrateCommand()}\`, or mend the trigger`
     : brokenObject(subject, text)
 }
 

@@ -142,7 +142,6 @@ const bounded = (sql: string, millis: number): string =>
 // ------------------------------------------------------------------------------------------------ the table
 
 interface Shape {
-  readonly kind: string
   readonly table: string
   readonly columns: ReadonlyArray<ReadColumn>
   readonly time: KeyColumn | undefined
@@ -162,18 +161,17 @@ const describe = (
     const wrongName = dotted(table) ?? misnamedColumn(definition)
     if (wrongName !== undefined) return yield* unreadable("CONFIG", wrongName)
     const present = yield* columnsOf(session, table)
-    if (present.size === 0) return yield* noTable(session, table, definition.kind)
+    if (present.size === 0) return yield* noTable(session, table)
     const missing = definition.columns.filter(({ name }) => !present.has(name.toLowerCase()))
     if (missing.length > 0) {
       return yield* unreadable(
         "1054",
         `${table} has no column ${missing.map(({ name }) => name).join(", ")} that ${username} may read: run ` +
-          `\`${migrateCommand(definition.kind)}\`, or GRANT SELECT on the whole table`
+          `\`${migrateCommand()}\`, or GRANT SELECT on the whole table`
       )
     }
     const keys = yield* keysOf(session, table)
     return {
-      kind: definition.kind,
       table,
       columns: definition.columns.map(({ field, name }) => ({
         name,
@@ -187,10 +185,10 @@ const describe = (
     }
   })
 
-const noTable = ({ endpoint: { database, username } }: Session, table: string, kind?: string) =>
+const noTable = ({ endpoint: { database, username } }: Session, table: string) =>
   unreadable(
     "1146",
-    `${database} has no table ${table} that ${username} may read: run \`${migrateCommand(kind)}\`, ` +
+    `${database} has no table ${table} that ${username} may read: run \`${migrateCommand()}\`, ` +
       `or GRANT SELECT on it`
   )
 
@@ -263,7 +261,7 @@ const walkable = (
           : undefined,
       hasConditions: tests.length > 0 || !isByTime,
       timeOf: (key) => (isByTime ? millisOf(key[0]!) : null),
-      noWindows: isByTime && index === undefined ? noIndex(shape) : undefined,
+      noWindows: isByTime && index === undefined ? noIndex(table) : undefined,
       page: <A>({ after, isTry, limit, upTo }: Range, collect: Collect<A>) => {
         // an index of another column may know the answer
         const from = `${columns}${isTry && tests.length > 0 ? "" : forced}`
@@ -293,7 +291,7 @@ const keyOfId = ({ text }: KeyColumn, eventId: string): string =>
   text.startsWith("HEX") ? eventId.replaceAll("-", "") : eventId
 
 const keyOf = (
-  { id, kind, primaryKey, table, time }: Shape,
+  { id, primaryKey, table, time }: Shape,
   { along }: Search
 ): Effect.Effect<ReadonlyArray<KeyColumn>, TrailError> => {
   if (along === "time") {
@@ -302,7 +300,7 @@ const keyOf = (
           class: "operator",
           code: "1054",
           reason:
-            `${table} has no ${EVENT_TIME} or no ${EVENT_ID}: run \`${migrateCommand(kind)}\`; its rows are ` +
+            `${table} has no ${EVENT_TIME} or no ${EVENT_ID}: run \`${migrateCommand()}\`; its rows are ` +
             `read by \`withoutTime\``
         })
       : Effect.succeed([time, id])
@@ -330,13 +328,13 @@ const rangeOf = ({ id, time }: Shape, { along, from, to }: Search): ReadonlyArra
   return time === undefined || id === undefined ? [] : [`(${time.name} IS NULL OR ${id.name} IS NULL)`]
 }
 
-const noIndex = ({ kind, table }: Shape) =>
+const noIndex = (table: string) =>
   new TrailError({
     class: "operator",
     code: "NO_INDEX",
     reason:
       `${table} has no index over (${EVENT_TIME}, ${EVENT_ID}), and is too large to be read without: run ` +
-      `\`${migrateCommand(kind, "--index")}\``
+      `\`${migrateCommand("--index")}\``
   })
 
 /** The columns of the kind, time and id, and the key if it is another one. */

@@ -71,7 +71,7 @@ class Tables {
         return yield* unusable(
           "ENGINE",
           `${name} has an engine without transactions, which a seal needs: run ` +
-            `\`${migrateCommand(definition.kind, "--proof")}\``
+            `\`${migrateCommand("--proof")}\``
         )
       const keepers = provable(definition, name, yield* columnsOf(session, name))
       if (Either.isLeft(keepers)) return yield* unusable("COLUMN_TYPE", keepers.left)

@@ -160,7 +160,7 @@ export const describe = (
       return yield* unusable(
         "1146",
         `${database} has no table ${name} that ${username} may insert into: run ` +
-          `\`${migrateCommand(definition.kind)}\` or GRANT INSERT`
+          `\`${migrateCommand()}\` or GRANT INSERT`
       )
     }
 
@@ -173,7 +173,7 @@ export const describe = (
       return yield* unusable(
         "1054",
         `${name} has no column ${missing.join(", ")}: run ` +
-          `\`${migrateCommand(definition.kind, ...(missing.includes(PROOF_COLUMN) ? ["--proof"] : []))}\``
+          `\`${migrateCommand(...(missing.includes(PROOF_COLUMN) ? ["--proof"] : []))}\``
       )
     }
 
@@ -186,7 +186,7 @@ export const describe = (
     if (deduplicate && eventKeys.length === 0) {
       return yield* unusable(
         "NO_UNIQUE_KEY",
-        `${name} has no unique key over ${EVENT_ID}: run \`${migrateCommand(definition.kind)}\`, ` +
+        `${name} has no unique key over ${EVENT_ID}: run \`${migrateCommand()}\`, ` +
           `or set deduplication to "none"`
       )
     }
@@ -202,7 +202,6 @@ export const describe = (
       subject: {
         ...session.endpoint,
         table: name,
-        kind: definition.kind,
         eventKeys,
         columns,
         counter: counter === undefined || isOurs(counter) ? undefined : counter
