@@ -130,17 +130,22 @@ const chosenKinds = (flags: Flags, known: ReadonlyArray<AuditEvent.Any>, open: O
   Effect.gen(function* () {
     if (flags.kind.length > 0)
       return yield* Effect.forEach(flags.kind, (name) => kindNamed(name, known, open))
-    const found = yield* Effect.filter(known, (kind) =>
-      Effect.match(Stream.runHead(open.trail.find(kind, { limit: 1 })), {
-        onSuccess: () => true,
+    const found = yield* readableOf(flags, known, open)
+    return found.length === 0 ? known.slice(0, 1) : found
+  })
+
+/** The kinds that have a table; the others are named. */
+const readableOf = (flags: Flags, known: ReadonlyArray<AuditEvent.Any>, { trail }: OpenTrail) =>
+  Effect.gen(function* () {
+    const [others, found] = yield* Effect.partition(known, (kind) =>
+      Stream.runHead(trail.find(kind, { limit: 1 })).pipe(
+        Effect.as(kind),
         // whatever else is wrong is said when it is read
-        onFailure: ({ code }) => code !== "1146"
-      })
+        Effect.catchAll(({ code }) => (code === "1146" ? Effect.fail(kind) : Effect.succeed(kind)))
+      )
     )
-    if (found.length === 0) return known.slice(0, 1)
-    const others = known.filter((kind) => !found.includes(kind))
     // a table that an account may not read looks to it as one that is not there; a file has what was delivered
-    if (others.length > 0 && Option.isNone(flags.sqlite)) {
+    if (found.length > 0 && others.length > 0 && Option.isNone(flags.sqlite)) {
       const names = others.map(({ kind }) => kind).join(", ")
       yield* say(`Without ${names}: there is no such table, or the account may not read it.`)
     }
@@ -260,7 +265,7 @@ const makeProgress = (trail: OpenTrail["trail"], kind: AuditEvent.Any, query: An
 const showOne = (
   flags: Flags,
   eventId: string,
-  { trail }: OpenTrail,
+  open: OpenTrail,
   known: ReadonlyArray<AuditEvent.Any>,
   record: Recorder
 ) =>
@@ -268,8 +273,11 @@ const showOne = (
     const isUuid: boolean = isId(eventId)
     if (!isUuid) return yield* usageError(`"${eventId}" is no id of an event: it is a UUID.`)
     yield* record({ action: "audit.get", targets: [eventId.toLowerCase()], asked: { reveal: flags.reveal } })
-    const found = yield* trail.get(eventId)
-    if (Option.isNone(found)) return yield* usageError(`There is no event ${eventId}.`)
+    const found = yield* open.trail.get(eventId)
+    if (Option.isNone(found)) {
+      yield* readableOf(flags, known, open)
+      return yield* usageError(`There is no event ${eventId}.`)
+    }
     const shown = whereaboutsShown(found.value, known, flags.reveal)
     yield* flags.json ? printJson(shown) : print([shown.where, ...fieldsOf(shown.event)])
     yield* sayMasked(isMasked(shown.event))

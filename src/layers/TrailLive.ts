@@ -168,15 +168,14 @@ const whereabouts = <A>(
 
     const waiting = Option.filter(yield* inQueue<Readonly<Record<string, unknown>>>(findWaiting), ofKinds)
     const asWaiting = Option.map(waiting, (line): Whereabouts<A> => ({ _tag: "Waiting", eventId, line }))
-    const found = yield* delivered<A>(reader, kinds, eventId).pipe(
-      // the database may be what it waits for
-      Effect.catchAll((error) =>
-        Option.isSome(asWaiting) && error.class === "transient" ? Effect.succeed(Option.none()) : error
-      )
-    )
-    if (Option.isSome(found)) return found
-    if (Option.isSome(asWaiting)) return asWaiting
-    return Option.map(
+    const found = yield* Effect.either(delivered<A>(reader, kinds, eventId))
+    if (Either.isRight(found) && Option.isSome(found.right)) return found.right
+    const failure = Either.isLeft(found) ? found.left : undefined
+    const isAbsent = failure === undefined || failure.code === NO_TABLE
+    // the database, or its table, may be what it waits for
+    if (Option.isSome(asWaiting) && (isAbsent || failure.class === "transient")) return asWaiting
+    if (!isAbsent) return yield* failure
+    const dead = Option.map(
       Option.filter(yield* inQueue<Letter>(findLetter), ({ line }) => ofKinds(line)),
       ({ letter, line }): Whereabouts<A> => ({
         _tag: "DeadLetter",
@@ -188,29 +187,35 @@ const whereabouts = <A>(
         reason: letter.reason
       })
     )
+    return failure === undefined || Option.isSome(dead) ? dead : yield* failure
   })
 
 type Letter = Option.Option.Value<Effect.Effect.Success<ReturnType<typeof findLetter>>>
 
+/** There is no such table, or the account may not read it. */
+const NO_TABLE = "1146"
+
+/** Kinds without a table are passed over, unless that is all of them. */
 const delivered = <A>(
   reader: Reader,
   kinds: ReadonlyArray<AuditEvent.Any>,
   eventId: string
 ): Effect.Effect<Option.Option<Whereabouts<A>>, TrailError> =>
   Effect.gen(function* () {
+    const absent: Array<TrailError> = []
     for (const definition of kinds) {
       const row = yield* reader.byId(definition, eventId).pipe(
-        // of several kinds not each has its table everywhere
         Effect.catchIf(
-          (error) => kinds.length > 1 && error.code === "1146",
-          () => Effect.succeed(undefined)
+          ({ code }) => code === NO_TABLE,
+          (error) => Effect.sync(() => void absent.push(error))
         )
       )
       if (row === undefined) continue
       const found = foundOf(definition)<A>(row) as Found<A, string, Date | null>
       return Option.some({ _tag: "Delivered", found })
     }
-    return Option.none()
+    const [first] = absent
+    return first !== undefined && absent.length === kinds.length ? yield* first : Option.none()
   })
 
 const queueUnreadable = (error: DiskError) =>

@@ -198,7 +198,10 @@ export class Trail extends Context.Tag("effect-audit/Trail")<
       kind: E,
       query?: Omit<Query<E>, "after" | "limit" | "order">
     ) => Effect.Effect<number, TrailError>
-    /** Where an event is; none if it is nowhere. Without a kind all kinds of the layer are looked through. */
+    /**
+     * Where an event is; none if it is nowhere. Without a kind all kinds of the layer are looked through. Those that have
+     * no table, or none that the account may read, are passed over; it fails if that is all of them.
+     */
     readonly get: {
       <E extends AuditEvent.Any>(
         kind: E,

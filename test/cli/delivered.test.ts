@@ -323,7 +323,24 @@ onEachServer("events", ({ flavour, rootUrl }) => {
         part.stderr,
         "Without login_log, activity: there is no such table, or the account may not"
       )
+      const id = "01936f2a-89ab-7cde-8f01-23456789abcd"
+      const nowhere = yield* run(stranger.username!, "--id", id)
+      assert.strictEqual(nowhere.code, 64)
+      assert.include(nowhere.stderr, `There is no event ${id}.`)
+      assert.include(
+        nowhere.stderr,
+        "Without login_log, activity: there is no such table, or the account may"
+      )
       const nobody = yield* account(database, "CREATE VIEW")
+      // no table was looked through, so nobody knows
+      const unknown = yield* run(nobody.username!, "--id", id)
+      assert.strictEqual(unknown.code, 2, unknown.stderr)
+      // what it names can be pasted
+      const [, command = ""] = /run `effect-audit ([^`]+)`/.exec(unknown.stderr) ?? []
+      const migrated = yield* effectAudit(directory, command.split(" "), {
+        AUDIT_MYSQL_URL: `mysql://root@${host}:${port}/${name}`
+      })
+      assert.strictEqual(migrated.code, 0, migrated.stderr)
       yield* Effect.promise(() =>
         database.query(`REVOKE CREATE VIEW ON ${name}.* FROM '${nobody.username!}'@'%'`)
       )

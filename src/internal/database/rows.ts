@@ -21,9 +21,9 @@ export interface TableNames {
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   ofKind(names, definition.kind) ?? definition.table
 
-/** The command that makes a table, or gives it what it lacks, as its usage is written: the kind says which of them. */
+/** The command that makes a table, or gives it what it lacks. It can be pasted; the kind says whether it needs more. */
 export const migrateCommand = (...options: ReadonlyArray<string>): string =>
-  ["effect-audit migrate", ...options, "[--activity] [--events MODULE]"].join(" ")
+  `\`${["effect-audit migrate", ...options].join(" ")}\` (--activity for activities, --events MODULE for kinds of your own)`
 
 /** The name of a table's counter: `id`, or where the kind has that column `row_id`, `row_id_2` ... */
 export const counterName = (columns: ReadonlyArray<string>): string => {

@@ -299,7 +299,7 @@ const isSame = (a: string, b: string | undefined) => b !== undefined && a.toLowe
 
 /** The schema is not what the program needs. */
 export const migrate: Reason = (subject) =>
-  `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run \`${migrateCommand()}\``
+  `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run ${migrateCommand()}`
 
 /** Our table was found whole before the statement: what is missing is one that a trigger or a view uses, unless it is ours. */
 const missing: Reason = (subject, text) => {
@@ -316,7 +316,7 @@ const missingColumn: Reason = (subject, text) => {
   if (table === undefined || columns === undefined) return migrate(subject, text)
   return columns.some((column) => isSame(column, named))
     ? `${tableOf(subject)}, or a table that its triggers fill, lacks the column ${named}: run ` +
-        `\`${migrateCommand()}\`, or mend the trigger`
+        `${migrateCommand()}, or mend the trigger`
     : brokenObject(subject, text)
 }
 

@@ -167,7 +167,7 @@ const describe = (
       return yield* unreadable(
         "1054",
         `${table} has no column ${missing.map(({ name }) => name).join(", ")} that ${username} may read: run ` +
-          `\`${migrateCommand()}\`, or GRANT SELECT on the whole table`
+          `${migrateCommand()}, or GRANT SELECT on the whole table`
       )
     }
     const keys = yield* keysOf(session, table)
@@ -188,7 +188,7 @@ const describe = (
 const noTable = ({ endpoint: { database, username } }: Session, table: string) =>
   unreadable(
     "1146",
-    `${database} has no table ${table} that ${username} may read: run \`${migrateCommand()}\`, ` +
+    `${database} has no table ${table} that ${username} may read: run ${migrateCommand()}, ` +
       `or GRANT SELECT on it`
   )
 
@@ -300,7 +300,7 @@ const keyOf = (
           class: "operator",
           code: "1054",
           reason:
-            `${table} has no ${EVENT_TIME} or no ${EVENT_ID}: run \`${migrateCommand()}\`; its rows are ` +
+            `${table} has no ${EVENT_TIME} or no ${EVENT_ID}: run ${migrateCommand()}; its rows are ` +
             `read by \`withoutTime\``
         })
       : Effect.succeed([time, id])
@@ -334,7 +334,7 @@ const noIndex = (table: string) =>
     code: "NO_INDEX",
     reason:
       `${table} has no index over (${EVENT_TIME}, ${EVENT_ID}), and is too large to be read without: run ` +
-      `\`${migrateCommand("--index")}\``
+      migrateCommand("--index")
   })
 
 /** The columns of the kind, time and id, and the key if it is another one. */
@@ -449,7 +449,7 @@ const reasonOf = ({ code, reason }: Failure, session: Session, table: string): s
     return `The account ${username} may not read ${table} of ${database}: GRANT SELECT on it`
   }
   if (["1054", "1146"].includes(code)) {
-    return `${table} of ${database} is missing or lacks a column: run \`effect-audit migrate\``
+    return `${table} of ${database} is missing or lacks a column: run ${migrateCommand()}`
   }
   return reason
 }

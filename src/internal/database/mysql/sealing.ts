@@ -70,8 +70,7 @@ class Tables {
       if (!table.transactional)
         return yield* unusable(
           "ENGINE",
-          `${name} has an engine without transactions, which a seal needs: run ` +
-            `\`${migrateCommand("--proof")}\``
+          `${name} has an engine without transactions, which a seal needs: run ` + migrateCommand("--proof")
         )
       const keepers = provable(definition, name, yield* columnsOf(session, name))
       if (Either.isLeft(keepers)) return yield* unusable("COLUMN_TYPE", keepers.left)

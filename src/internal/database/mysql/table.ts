@@ -160,7 +160,7 @@ export const describe = (
       return yield* unusable(
         "1146",
         `${database} has no table ${name} that ${username} may insert into: run ` +
-          `\`${migrateCommand()}\` or GRANT INSERT`
+          `${migrateCommand()}, or GRANT INSERT`
       )
     }
 
@@ -173,7 +173,7 @@ export const describe = (
       return yield* unusable(
         "1054",
         `${name} has no column ${missing.join(", ")}: run ` +
-          `\`${migrateCommand(...(missing.includes(PROOF_COLUMN) ? ["--proof"] : []))}\``
+          migrateCommand(...(missing.includes(PROOF_COLUMN) ? ["--proof"] : []))
       )
     }
 
@@ -186,7 +186,7 @@ export const describe = (
     if (deduplicate && eventKeys.length === 0) {
       return yield* unusable(
         "NO_UNIQUE_KEY",
-        `${name} has no unique key over ${EVENT_ID}: run \`${migrateCommand()}\`, ` +
+        `${name} has no unique key over ${EVENT_ID}: run ${migrateCommand()}, ` +
           `or set deduplication to "none"`
       )
     }
