@@ -15,7 +15,7 @@ import { userFieldOf, whereOf } from "./search.js"
 import { database, directory, events as modules, json, kindsOf, settingsOf, sqlite } from "./settings.js"
 import { asCsv, asJson, csvHead, masks, showing, tableOf, whereaboutsShown } from "./shown.js"
 import { bar, columnsOf, isTerminal, makeCanvas, print, printJson, say, write } from "./terminal.js"
-import { kindNamed, openTrail, type OpenTrail } from "./trail.js"
+import { kindNamed, leftOut, noEvent, openTrail, type OpenTrail, readableOf } from "./trail.js"
 
 const kind = Options.text("kind").pipe(
   Options.withDescription("The kind of events, or a table of one; all that are known by default"),
@@ -130,25 +130,10 @@ const chosenKinds = (flags: Flags, known: ReadonlyArray<AuditEvent.Any>, open: O
   Effect.gen(function* () {
     if (flags.kind.length > 0)
       return yield* Effect.forEach(flags.kind, (name) => kindNamed(name, known, open))
-    const found = yield* readableOf(flags, known, open)
-    return found.length === 0 ? known.slice(0, 1) : found
-  })
-
-/** The kinds that have a table; the others are named. */
-const readableOf = (flags: Flags, known: ReadonlyArray<AuditEvent.Any>, { trail }: OpenTrail) =>
-  Effect.gen(function* () {
-    const [others, found] = yield* Effect.partition(known, (kind) =>
-      Stream.runHead(trail.find(kind, { limit: 1 })).pipe(
-        Effect.as(kind),
-        // whatever else is wrong is said when it is read
-        Effect.catchAll(({ code }) => (code === "1146" ? Effect.fail(kind) : Effect.succeed(kind)))
-      )
-    )
-    // a table that an account may not read looks to it as one that is not there; a file has what was delivered
-    if (found.length > 0 && others.length > 0 && Option.isNone(flags.sqlite)) {
-      const names = others.map(({ kind }) => kind).join(", ")
-      yield* say(`Without ${names}: there is no such table, or the account may not read it.`)
-    }
+    const found = yield* readableOf(known, open)
+    if (found.length === 0) return known.slice(0, 1)
+    const without = leftOut(known, found, open)
+    if (without !== undefined) yield* say(without)
     return found
   })
 
@@ -274,10 +259,7 @@ const showOne = (
     if (!isUuid) return yield* usageError(`"${eventId}" is no id of an event: it is a UUID.`)
     yield* record({ action: "audit.get", targets: [eventId.toLowerCase()], asked: { reveal: flags.reveal } })
     const found = yield* open.trail.get(eventId)
-    if (Option.isNone(found)) {
-      yield* readableOf(flags, known, open)
-      return yield* usageError(`There is no event ${eventId}.`)
-    }
+    if (Option.isNone(found)) return yield* noEvent(eventId, known, open)
     const shown = whereaboutsShown(found.value, known, flags.reveal)
     yield* flags.json ? printJson(shown) : print([shown.where, ...fieldsOf(shown.event)])
     yield* sayMasked(isMasked(shown.event))

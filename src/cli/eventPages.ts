@@ -8,7 +8,7 @@ import { momentOf } from "./moment.js"
 import type { Recorder } from "./readings.js"
 import { userFieldOf, whereOf } from "./search.js"
 import { asJson, csvHead, showing, whereaboutsShown } from "./shown.js"
-import type { OpenTrail } from "./trail.js"
+import { noEvent, type OpenTrail } from "./trail.js"
 
 /** What the page reads from, and who is told of it. */
 export interface EventSource {
@@ -103,7 +103,7 @@ export const oneOf = ({ kinds, open, record }: EventSource, { id, reveal }: type
     const isRevealed = reveal === "yes"
     yield* record({ action: "audit.get", targets: [id.toLowerCase()], asked: { reveal: isRevealed } })
     const found = yield* open.trail.get(id)
-    if (Option.isNone(found)) return yield* usageError(`There is no event ${id}.`)
+    if (Option.isNone(found)) return yield* noEvent(id, kinds, open)
     return whereaboutsShown(found.value, kinds, isRevealed)
   })
 

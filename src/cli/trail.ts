@@ -7,6 +7,7 @@ import * as AuditEvent from "../schema/AuditEvent.js"
 import { Disk } from "../services/Disk.js"
 import type { TrailError } from "../schema/Errors.js"
 import type { Query, Trail } from "../services/Trail.js"
+import { usageError } from "./exit.js"
 import { loadMysql } from "./mysql.js"
 import { type DatabaseFlags, databaseOf, tablesOf } from "./settings.js"
 import type { AnyFound } from "./shown.js"
@@ -15,6 +16,8 @@ import { loadSqlite } from "./sqlite.js"
 export interface OpenTrail {
   readonly trail: Trail["Type"]
   readonly reader: Reader
+  /** Whether a table that is not there may be one that the account may not read. A file has all that was delivered. */
+  readonly mayHide: boolean
   /** What is made of the rows that a search finds. */
   readonly search: <A>(
     kind: AuditEvent.Any,
@@ -40,6 +43,7 @@ export const openTrail = (
     const hasQueue = directory !== undefined && (yield* disk.info(directory))?.type === "directory"
     return {
       reader,
+      mayHide: Option.isNone(flags.sqlite),
       foundOf,
       search: (kind, query, collect) => search(reader, kind, "time", query, collect),
       trail: makeTrail({ reader, kinds, disk, directory: hasQueue ? directory : undefined })
@@ -58,6 +62,38 @@ const sqliteReader = (filename: string, tables: Readonly<Record<string, string>>
     yield* loadSqlite
     const { makeReader } = yield* Effect.promise(() => import("../internal/database/sqlite/reading.js"))
     return yield* makeReader({ filename, tables }, disk)
+  })
+
+/** The kinds that have a table. What else is wrong with it is said when it is read. */
+export const readableOf = (kinds: ReadonlyArray<AuditEvent.Any>, { reader }: OpenTrail) =>
+  Effect.filter(kinds, (kind) =>
+    Effect.match(reader.byId(kind, NO_ID), {
+      onSuccess: () => true,
+      onFailure: ({ code }) => code !== "1146"
+    })
+  )
+
+/** The question costs nothing, since there is a key over the ids. */
+const NO_ID = "00000000-0000-0000-0000-000000000000"
+
+/** What is said of the kinds that are left out. */
+export const leftOut = (
+  kinds: ReadonlyArray<AuditEvent.Any>,
+  found: ReadonlyArray<AuditEvent.Any>,
+  { mayHide }: OpenTrail
+): string | undefined => {
+  const others = kinds.filter((kind) => !found.includes(kind)).map(({ kind }) => kind)
+  return mayHide && others.length > 0
+    ? `Without ${others.join(", ")}: there is no such table, or the account may not read it.`
+    : undefined
+}
+
+/** An event that is nowhere, as far as the account can see. */
+export const noEvent = (eventId: string, kinds: ReadonlyArray<AuditEvent.Any>, open: OpenTrail) =>
+  Effect.gen(function* () {
+    const nowhere = `There is no event ${eventId}.`
+    const without = leftOut(kinds, yield* readableOf(kinds, open), open)
+    return yield* usageError(without === undefined ? nowhere : `${nowhere} ${without}`)
   })
 
 /** A kind that nobody has the class of: what the columns of its table say. All its fields count as sensitive. */

@@ -11,7 +11,7 @@ import type { StoredEvent } from "../../src/schema/Line.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import { Uploader } from "../../src/services/Uploader.js"
-import { effectAudit, fill, hasPty, inTerminal, useLine } from "../support/cli.js"
+import { effectAudit, fill, hasPty, inTerminal, serve, useLine } from "../support/cli.js"
 import { login, stored, use } from "../support/events.js"
 import { account, connectionOptions, mysqlDatabase, PASSWORD } from "../support/mysql.js"
 import { temporaryDirectory } from "../support/queue.js"
@@ -331,6 +331,18 @@ onEachServer("events", ({ flavour, rootUrl }) => {
         nowhere.stderr,
         "Without login_log, activity: there is no such table, or the account may"
       )
+      // the page says the same
+      const queue = path.join(directory, "queue")
+      yield* fill(queue, [useLine({})])
+      const { origin, token } = yield* serve(queue, [
+        "--url",
+        `mysql://${stranger.username!}:${PASSWORD}@${host}:${port}/${name}`
+      ])
+      const answer = yield* Effect.promise(async () => {
+        const headers = { authorization: `Bearer ${token}` }
+        return (await fetch(`${origin}/api/event?id=${id}`, { headers })).text()
+      })
+      assert.include(answer, "Without login_log, activity: there is no such table, or the account may")
       const nobody = yield* account(database, "CREATE VIEW")
       // no table was looked through, so nobody knows
       const unknown = yield* run(nobody.username!, "--id", id)
