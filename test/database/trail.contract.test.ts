@@ -348,7 +348,11 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       assert.lengthOf(odd, 2)
     }))
 
-  test("says where an event is: delivered, waiting, a dead letter, or nowhere", ({ deliver, other }) =>
+  test("says where an event is: delivered, waiting, a dead letter, or nowhere", ({
+    deliver,
+    execute,
+    other
+  }) =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const trail = yield* other({ directory: `${directory}/audit`, events: [UseLog, Doc] })
@@ -378,6 +382,13 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
         const misused = yield* Effect.flip(trail.get(id as string))
         assert.strictEqual(misused.code, "QUERY")
       }
+
+      // the queue knows of an event whose table is not there; of any other nobody does
+      yield* execute(`DROP TABLE ${UseLog.table}`)
+      const own = (eventId: string) => trail.get(UseLog, eventId)
+      assert.strictEqual(Option.getOrThrow(yield* own(waiting.eventId))._tag, "Waiting")
+      assert.strictEqual(Option.getOrThrow(yield* own(dead.eventId))._tag, "DeadLetter")
+      assert.strictEqual((yield* Effect.flip(own(delivered.eventId))).code, "1146")
     }))
 
   test("refuses a search that means nothing", ({ deliver, trail }) =>
