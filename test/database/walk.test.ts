@@ -85,6 +85,30 @@ const tables: fc.Arbitrary<Table> = fc.record({
   hasConditions: fc.boolean()
 })
 
+it.effect("takes few pages where each of them reads the whole table", () =>
+  Effect.gen(function* () {
+    const pagesOf = (noWindows: TrailError | undefined) =>
+      Effect.gen(function* () {
+        const { expected, statements, table } = tableOf({
+          times: Array.from({ length: 100_000 }, (_, index) => index),
+          every: 1,
+          mostRows: Number.POSITIVE_INFINITY,
+          mostFound: Number.POSITIVE_INFINITY,
+          hasConditions: false
+        })
+        const walked = walk(
+          { ...table, noWindows },
+          { limit: Number.POSITIVE_INFINITY, onProgress: () => Effect.void },
+          eachRow(identity)
+        )
+        assert.strictEqual(yield* Stream.runCount(walked), expected.length)
+        return statements()
+      })
+    assert.isAbove(yield* pagesOf(undefined), 90)
+    assert.isBelow(yield* pagesOf(error), 15)
+  })
+)
+
 it("finds each row once, in order, with any bound on statements", () =>
   fc.assert(
     fc.asyncProperty(tables, fc.option(fc.integer({ min: 0, max: 700 })), (given, most) =>

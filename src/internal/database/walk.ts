@@ -125,6 +125,8 @@ const FIRST_PAGE = 64
 const LARGEST_PAGE = 1024
 /** bytes of a page, about */
 const PAGE_SIZE = 1024 * 1024
+/** So many times as large are the pages of a table without an index over the key, each of which reads the whole table. */
+const SCAN_FACTOR = 16
 /** rows of the first window */
 const FIRST_WINDOW = 32_768
 const LARGEST_WINDOW = 1 << 24
@@ -211,11 +213,12 @@ const pageOf = <A>(table: Walkable, state: State, limit: number, collect: Collec
     const upTo = isAtWindow ? yield* table.ahead(after, window) : state.upTo
     const isTry = table.hasConditions && window === undefined
     const made = yield* table.page({ after, upTo, limit, isTry }, collect)
-    return new Step(made.chunk, made.count, nextOf(state, made, upTo, limit, elapsed()))
+    return new Step(made.chunk, made.count, nextOf(table, state, made, upTo, limit, elapsed()))
   })
 
 /** Where to go on after a page; undefined at the end. */
 const nextOf = (
+  table: Walkable,
   state: State,
   made: Made<unknown>,
   upTo: Key | undefined,
@@ -223,7 +226,7 @@ const nextOf = (
   /** milliseconds */
   took: number
 ): State | undefined => {
-  const page = nextPage(state.page, made)
+  const page = nextPage(state.page, made, table.noWindows === undefined ? 1 : SCAN_FACTOR)
   if (made.count === limit) return { ...state, after: made.last, upTo, page }
   if (upTo === undefined) return undefined
   const { window } = state
@@ -232,10 +235,10 @@ const nextOf = (
 }
 
 /** As many rows as make a page of the size that is wanted, if the next are like these. */
-const nextPage = (page: number, { count, size }: Made<unknown>): number => {
+const nextPage = (page: number, { count, size }: Made<unknown>, factor: number): number => {
   if (count === 0) return page
-  const wanted = Math.floor((PAGE_SIZE * count) / Math.max(1, size))
-  return Math.max(1, Math.min(LARGEST_PAGE, 4 * page, wanted))
+  const wanted = Math.floor((factor * PAGE_SIZE * count) / Math.max(1, size))
+  return Math.max(1, Math.min(factor * LARGEST_PAGE, 4 * page, wanted))
 }
 
 /** What to ask for in place of what was too much; the failure if there is nothing smaller. */
