@@ -40,7 +40,7 @@ const LONGEST = [
   "proof/goingOn.slow",
   "queue/bits.slow",
   "database/tls",
-  "cli/usage",
+  "cli/usage.slow",
   "proof/permit.slow",
   "database/badPeers.slow",
   "cli/serve",
