@@ -13,6 +13,7 @@ export default defineConfig({
     ]
   },
   test: {
+    // `npm test` leaves out *.slow.test.ts, and `npm run test:slow` runs those alone
     include: ["test/**/*.test.ts"],
     // Long commands with configurations of their own.
     exclude: ["**/node_modules/**", "test/crash/**", "test/cluster/**"],

@@ -14,6 +14,7 @@ export default defineConfig({
       "goingOn",
       "lock",
       "adoption",
+      "adoptionCrash",
       "powerLoss",
       "damage",
       "bits",
@@ -25,7 +26,7 @@ export default defineConfig({
       "owners",
       "screens",
       "defects"
-    ].map((name) => `test/*/${name}.test.ts`),
+    ].map((name) => `test/*/${name}{,.slow}.test.ts`),
     typecheck: { enabled: false },
     testTimeout: 3_600_000
   }

@@ -7,7 +7,7 @@ export default defineConfig({
   test: {
     ...base.test,
     env: { AUDIT_LONG: "1" },
-    include: ["test/docs/install.test.ts"],
+    include: ["test/docs/install.slow.test.ts"],
     typecheck: { enabled: false }
   }
 })

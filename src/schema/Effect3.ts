@@ -2,7 +2,7 @@
  * Effect 3: a sentence on every other Effect, and what Effect 4 no longer exports.
  *
  * Each entry point imports this module first. A named import that `effect` lacks fails before any code runs, so the
- * sentence would never be said: the names below come from the namespace instead (test/docs/install.test.ts, on Effect 4).
+ * sentence would never be said: the names below come from the namespace instead (test/docs/install.slow.test.ts, on Effect 4).
  *
  * @module
  */

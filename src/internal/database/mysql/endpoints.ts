@@ -84,7 +84,8 @@ export const endpointsOf = (
     }
     const { database, hosts, password, port, serverPublicKey, username } = { ...settings, ...url }
     const ssl = yield* sslOf(settings, url?.ssl)
-    if (database === undefined || database === "") return yield* misconfigured("Name a `database`")
+    if (database === undefined || database === "")
+      return yield* misconfigured("Name a database, by the option `database` or in `url`")
     if (serverPublicKey !== undefined && serverPublicKey !== TRUST && !isPublicKey(serverPublicKey)) {
       return yield* misconfigured('`serverPublicKey` is neither an RSA public key (PEM) nor "trust"')
     }
