@@ -65,9 +65,9 @@ const makeWitness = () => {
           if (Exit.isFailure(exit)) note(Cause.pretty(exit.cause, { renderErrorCause: true }))
         },
         attribute: note,
-        // each line of a log is an event of its span as well
+        // each line of a log is an event of its span as well, but for ours at Debug
         event: (name, _, attributes) => {
-          if (attributes?.["effect.logLevel"] !== "DEBUG") note(name, attributes)
+          note(name, attributes)
         },
         addLinks: note
       }
