@@ -108,6 +108,16 @@ export const findLetter = (queues: ReadonlyArray<Queue>, name: string) =>
     )
   )
 
+/** Those of the names that wait for a decision, by one look at the files. */
+export const findLetters = (queues: ReadonlyArray<Queue>, names: ReadonlySet<string>) => {
+  const ids = new Set(Array.from(names, (name) => name.slice(name.lastIndexOf("/") + 1)))
+  return openLetters(queues, { torn: true, select: ({ id }) => ids.has(id) }).pipe(
+    Stream.filter(({ name }) => names.has(name)),
+    Stream.runCollect,
+    Effect.map(Chunk.toReadonlyArray)
+  )
+}
+
 export const readLetter = ({ entry, queue }: OpenLetter) =>
   Effect.flatMap(lettersOf(queue), (letters) => letters.read(entry))
 

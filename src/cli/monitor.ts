@@ -76,7 +76,11 @@ export const makeMonitor = (directory: Option.Option<string>, lagMillis: number)
         at,
         code,
         queues,
-        history: [...before.history.slice(1 - POINTS), [at, waiting, at - oldest]],
+        // the page plots and finds points by their times: if the clock was set back, then those ahead of it go
+        history: [
+          ...before.history.filter(([past]) => past < at).slice(1 - POINTS),
+          [at, waiting, at - oldest]
+        ],
         failures: queues.reduce((seen, queue) => see(seen, queue, at), before.failures),
         ...letters,
         problem: undefined

@@ -7,8 +7,9 @@ import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
 import * as HttpApp from "@effect/platform/HttpApp"
 import * as HttpMiddleware from "@effect/platform/HttpMiddleware"
 import * as HttpServer from "@effect/platform/HttpServer"
+import type * as HttpServerRequest from "@effect/platform/HttpServerRequest"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
-import { Context, Duration, Effect, Either, Layer, Option, Schema, Stream } from "effect"
+import { Context, Data, Duration, Effect, Either, Layer, Option, Schema, Stream } from "effect"
 import { randomBytes } from "node:crypto"
 import { createServer } from "node:http"
 import { Disk } from "../services/Disk.js"
@@ -18,6 +19,7 @@ import {
   contentOf,
   EXPORT_BYTES,
   findLetter,
+  findLetters,
   leftOut,
   openLetters,
   readLetter,
@@ -106,13 +108,40 @@ export const eventsOf = <E, R>(changes: Stream.Stream<View, E, R>): Stream.Strea
 
 // ----------------------------------------------------------------------------------------------------------- api
 
-class NotFound extends Schema.TaggedError<NotFound>()(
-  "NotFound",
-  {},
-  HttpApiSchema.annotations({ status: 404 })
-) {}
+/** A request that is answered with another status than 200, and why. */
+class Refusal extends Data.TaggedError("Refusal")<{ readonly status: number; readonly message: string }> {}
 
-const Letters = Schema.Struct({ ids: Schema.Array(Schema.String) })
+const notFound = () =>
+  new Refusal({ status: 404, message: "It is gone: no such dead letter waits for a decision." })
+
+/** Which letters are meant; without an id none would be, and the answer would say nothing. */
+const Letters = Schema.parseJson(Schema.Struct({ ids: Schema.NonEmptyArray(Schema.String) }))
+
+/** of a request's body, which is held in memory; room for 20,000 ids and more */
+const MAX_BODY_BYTES = 1024 * 1024
+
+/** What a request asks for. Its words repeat nothing of the body: showing a value that is nested deeply overflows the stack. */
+const lettersAsked = (request: HttpServerRequest.HttpServerRequest) =>
+  Effect.gen(function* () {
+    // Node holds a body to this length; a body without one has no end
+    const length = Number(request.headers["content-length"])
+    if (!(length <= MAX_BODY_BYTES)) {
+      return yield* new Refusal({
+        status: 413,
+        message: `The body has more than ${MAX_BODY_BYTES} bytes, or no Content-Length: ask for fewer letters at a time.`
+      })
+    }
+    return yield* Schema.decodeUnknown(Letters)(yield* request.text)
+  }).pipe(
+    Effect.catchTag("ParseError", "RequestError", () =>
+      Effect.fail(
+        new Refusal({
+          status: 400,
+          message: 'The body is no request: send JSON like {"ids":["0:0"]}, with ids of /api/letters.'
+        })
+      )
+    )
+  )
 
 class QueueApi extends HttpApiGroup.make("queue")
   .add(
@@ -129,14 +158,8 @@ class QueueApi extends HttpApiGroup.make("queue")
     HttpApiEndpoint.get("letter", "/api/letter")
       .setUrlParams(Schema.Struct({ id: Schema.String, reveal: Schema.optional(Schema.Literal("yes")) }))
       .addSuccess(Schema.Unknown)
-      .addError(NotFound)
   )
-  .add(
-    HttpApiEndpoint.post("retry", "/api/retry")
-      .setPayload(Letters)
-      .addSuccess(Schema.Struct({ message: Schema.String }))
-      .addError(NotFound)
-  )
+  .add(HttpApiEndpoint.post("retry", "/api/retry").addSuccess(Schema.Unknown))
   .add(
     HttpApiEndpoint.get("exported", "/api/export").addSuccess(
       HttpApiSchema.Text({ contentType: "application/x-ndjson" })
@@ -166,13 +189,16 @@ const handlers = (given: Option.Option<string>, record: Recorder) =>
       const find = (id: string) =>
         Effect.flatMap(
           Effect.flatMap(queuesOf(given), (queues) => findLetter(queues, id)),
-          Option.match({ onNone: () => new NotFound(), onSome: (found) => Effect.succeed(found) })
+          Option.match({ onNone: notFound, onSome: (found) => Effect.succeed(found) })
         )
-      /** Whatever else goes wrong is the disk's, and the page says that it got no answer. */
-      const orDie = <A, E>(effect: Effect.Effect<A, E, Disk>) =>
-        withDisk(effect).pipe(
-          Effect.catchAll((error) => (error instanceof NotFound ? Effect.fail(error) : Effect.die(error)))
-        )
+      /** What goes wrong is said in words, for the page to show. */
+      const inWords = <E extends { readonly message: string }>(
+        effect: Effect.Effect<HttpServerResponse.HttpServerResponse, E, Disk>
+      ) =>
+        Effect.catchAll(withDisk(effect), (error) => {
+          const status = error instanceof Refusal ? error.status : 409
+          return Effect.succeed(answerOf({ message: error.message }, status))
+        })
 
       return group
         .handleRaw("changes", () =>
@@ -183,16 +209,14 @@ const handlers = (given: Option.Option<string>, record: Recorder) =>
           )
         )
         .handleRaw("letters", ({ urlParams }) =>
-          Effect.orDie(
-            withDisk(
-              Effect.flatMap(queuesOf(given), (queues) =>
-                Effect.map(pageAfter(queues, urlParams.after), answerOf)
-              )
+          inWords(
+            Effect.flatMap(queuesOf(given), (queues) =>
+              Effect.map(pageAfter(queues, urlParams.after), (page) => answerOf(page))
             )
           )
         )
         .handleRaw("letter", ({ urlParams }) =>
-          orDie(
+          inWords(
             Effect.gen(function* () {
               const found = yield* find(urlParams.id)
               const letter = yield* readLetter(found)
@@ -211,10 +235,12 @@ const handlers = (given: Option.Option<string>, record: Recorder) =>
             })
           )
         )
-        .handle("retry", ({ payload }) =>
-          orDie(
+        .handleRaw("retry", ({ request }) =>
+          inWords(
             Effect.gen(function* () {
-              const chosen = yield* Effect.forEach(payload.ids, find)
+              const names = new Set((yield* lettersAsked(request)).ids)
+              const chosen = yield* Effect.flatMap(queuesOf(given), (queues) => findLetters(queues, names))
+              if (chosen.length < names.size) return yield* notFound()
               const settings = yield* settingsOf(given)
               const messages = new Set<string>()
               for (const queue of new Set(chosen.map((letter) => letter.queue))) {
@@ -230,7 +256,7 @@ const handlers = (given: Option.Option<string>, record: Recorder) =>
                     : `Asked process ${owner.pid ?? "unknown"}, which appends it again.`
                 )
               }
-              return { message: [...messages].join(" ") }
+              return answerOf({ message: [...messages].join(" ") })
             })
           )
         )
@@ -268,7 +294,7 @@ const eventHandlers = (source: EventSource) =>
       const answered = <A>(effect: Effect.Effect<A, Error, Disk>) =>
         effect.pipe(
           Effect.catchAll((error) => Effect.succeed({ problem: error.message })),
-          Effect.map(answerOf),
+          Effect.map((answer) => answerOf(answer)),
           Effect.provideService(Disk, disk)
         )
       return group
@@ -290,8 +316,8 @@ const eventHandlers = (source: EventSource) =>
   )
 
 /** As the commands print it: of bounded depth, and without controls. */
-const answerOf = (value: unknown) =>
-  HttpServerResponse.text(jsonOf(value), { contentType: "application/json" })
+const answerOf = (value: unknown, status = 200) =>
+  HttpServerResponse.text(jsonOf(value), { contentType: "application/json", status })
 
 /** five minutes, as `status` has it */
 const LAG = 300_000

@@ -165,6 +165,8 @@ const LOGGERS = FiberRef.currentLoggers as FiberRef.FiberRef<HashSet.HashSet<Log
 
 const loggerOf = once((logger: Logger.Logger<unknown, unknown>) =>
   Logger.make((line) => {
+    // each line is an event of the span that it is said in, too: what may echo a row belongs to the log alone
+    if (logger === Logger.tracerLogger && LogLevel.lessThanEqual(line.logLevel, LogLevel.Debug)) return
     attempt<unknown>(
       () => logger.log({ ...line, message: shownOf(line.message) }),
       () => undefined

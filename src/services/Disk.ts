@@ -49,7 +49,7 @@ const ADVICE: Readonly<Record<string, string | undefined>> = {
   ENFILE: "the system has too many files open: raise its limit",
   ENOSPC: FULL,
   ENOTDIR: "a part of the path is no directory: give another path",
-  EPERM: FORBIDDEN,
+  EPERM: `${FORBIDDEN}, and whether it was made immutable (lsattr)`,
   EROFS: "the file system is mounted for reading only: mount it for writing, or give another path"
 }
 

@@ -16,6 +16,12 @@ import { temporaryDirectory } from "../support/queue.js"
 
 const HOSTILE = `<img src=x onerror="document.title='broken'"><script>document.title='broken'</script>`
 
+const formOf = (fields: Readonly<Record<string, string>>) => {
+  const form = new FormData()
+  for (const [name, value] of Object.entries(fields)) form.set(name, value)
+  return form
+}
+
 describe("the server", () => {
   it.scopedLive("outlives those who ask it for another protocol, as every web page may, and leave", () =>
     Effect.gen(function* () {
@@ -75,6 +81,108 @@ describe("the server", () => {
 
       const page = yield* get("/")
       assert.include(page.headers.get("content-security-policy"), "default-src 'none'; script-src 'sha256-")
+    })
+  )
+})
+
+describe("a request to retry", () => {
+  interface Body {
+    readonly headers?: Readonly<Record<string, string>>
+    readonly body?: string | Uint8Array<ArrayBuffer> | FormData | URLSearchParams
+  }
+  const deep = `${"[".repeat(20_000)}${"]".repeat(20_000)}`
+  const headers = { "content-type": "application/json" }
+  const REQUESTS: ReadonlyArray<readonly [name: string, init: Body]> = [
+    ["nothing", {}],
+    ["no JSON", { headers, body: "{" }],
+    ["bytes that are no text", { headers, body: new Uint8Array([0xff, 0x22]) }],
+    ["nested deeply", { headers, body: deep }],
+    ["ids nested deeply", { headers, body: `{"ids":${deep}}` }],
+    ["an id nested deeply", { headers, body: `{"ids":["0:0",${deep}]}` }],
+    ["ids that are a text", { headers, body: '{"ids":"0:0"}' }],
+    ["no id", { headers, body: '{"ids":[]}' }],
+    ["a form", { body: new URLSearchParams({ ids: "0:0" }) }],
+    ["a form without its boundary", { headers: { "content-type": "multipart/form-data" }, body: "--b" }],
+    ["a form of parts", { body: formOf({ ids: "0:0" }) }]
+  ]
+
+  it.scopedLive("of any content or size is answered, says what is wrong with it, and ends nothing", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(
+        directory,
+        Array.from({ length: 3 }, () => useLine({})),
+        Array.from({ length: 3 }, () => ({ class: "rejected", reason: "Data too long" }) as const)
+      )
+      const { address, origin, token } = yield* serve(directory)
+      const authorization = `Bearer ${token}`
+      const retry = (init: Body) =>
+        Effect.promise(async () => {
+          const answer = await fetch(`${origin}/api/retry`, {
+            ...init,
+            method: "POST",
+            headers: { ...init.headers, authorization }
+          })
+          return { status: answer.status, body: (await answer.json()) as { readonly message?: string } }
+        })
+      for (const [name, init] of REQUESTS) {
+        const { body, status } = yield* retry(init)
+        assert.strictEqual(status, 400, name)
+        assert.include(body.message, "send JSON like", name)
+      }
+
+      // without a length, and with one: neither is read to its end
+      const endless = ["Transfer-Encoding: chunked", "Content-Length: 800000000"].map((length) =>
+        Effect.async<string>((resume) => {
+          const socket = net.connect(Number(address.port), "127.0.0.1", () =>
+            socket.write(
+              `POST /api/retry HTTP/1.1\r\nHost: here\r\nAuthorization: ${authorization}\r\n${length}\r\n\r\n`
+            )
+          )
+          socket.once("data", (answer) => {
+            socket.destroy()
+            resume(Effect.succeed(answer.toString()))
+          })
+        })
+      )
+      for (const answer of yield* Effect.all(endless)) {
+        assert.match(answer, /^HTTP\/1.1 413 /)
+        assert.include(answer, "ask for fewer letters at a time")
+      }
+
+      const missing = yield* retry({ body: '{"ids":["0:0","9:9"]}' })
+      assert.strictEqual(missing.status, 404)
+      const exported = yield* Effect.promise(async () => {
+        const answer = await fetch(`${origin}/api/export`, { headers: { authorization } })
+        return (await answer.text()).trim().split("\n")
+      })
+      const ids = exported.map((line) => (JSON.parse(line) as { readonly id: string }).id)
+      // each is meant once, however often it is named
+      assert.lengthOf(ids, 3)
+      const body = JSON.stringify({ ids: [ids[0], ids[2], ids[0]] })
+      assert.include((yield* retry({ body })).body.message, "Appended again")
+      const letters = fs.readFileSync(path.join(directory, "dead-letter.ndjson"), "utf8")
+      assert.lengthOf(letters.match(/"retried"/g)!, 2)
+    })
+  )
+
+  it.scopedLive("that cannot be carried out is answered in the words of the command", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})], [{ class: "rejected", reason: "Data too long" }])
+      const { origin, token } = yield* serve(directory)
+      fs.rmSync(path.join(directory, "requests"), { recursive: true, force: true })
+      fs.writeFileSync(path.join(directory, "requests"), "")
+      const answer = yield* Effect.promise(() =>
+        fetch(`${origin}/api/retry`, {
+          method: "POST",
+          headers: { authorization: `Bearer ${token}` },
+          body: '{"ids":["0:0"]}'
+        })
+      )
+      assert.strictEqual(answer.status, 409)
+      const { message } = yield* Effect.promise(() => answer.json() as Promise<{ readonly message: string }>)
+      assert.include(message, "requests")
     })
   )
 })

@@ -2,12 +2,28 @@
  * What the audit log says of itself while everything goes wrong, with hostile texts in its events and in the words of
  * the database: each change of state once, no content of an event above Debug, and a password nowhere.
  */
-import { assert, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Inspectable, Logger, LogLevel, Redacted, Tracer } from "effect"
+import { assert, it, vi } from "@effect/vitest"
+import {
+  Cause,
+  Context,
+  Effect,
+  Exit,
+  Inspectable,
+  Layer,
+  Logger,
+  LogLevel,
+  Metric,
+  Redacted,
+  Stream,
+  Tracer
+} from "effect"
 import * as fs from "node:fs"
 import { inspect } from "node:util"
+import { openAuditLogger } from "../../src/AuditLogger.js"
+import * as MysqlTrail from "../../src/layers/MysqlTrail.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UseLog } from "../../src/schema/UseLog.js"
+import { Trail } from "../../src/services/Trail.js"
 import { openAudit } from "../support/auditHere.js"
 import { account, connectionOptions, mysqlDatabase, PASSWORD, uploaderOf } from "../support/mysql.js"
 import { tcpProxy } from "../support/net.js"
@@ -49,9 +65,9 @@ const makeWitness = () => {
           if (Exit.isFailure(exit)) note(Cause.pretty(exit.cause, { renderErrorCause: true }))
         },
         attribute: note,
-        // each line of a log is an event of its span as well
+        // each line of a log is an event of its span as well, but for ours at Debug
         event: (name, _, attributes) => {
-          if (attributes?.["effect.logLevel"] !== "DEBUG") note(name, attributes)
+          note(name, attributes)
         },
         addLinks: note
       }
@@ -171,5 +187,96 @@ it.scopedLive("each change of state is logged once; events and passwords are kep
       /"reason":"[^}]*Incorrect.*PROMPT/
     )
     assert.isTrue(witness.others.some((text) => text.includes("effect-audit.upload")))
+  })
+)
+
+const SECRETS = [PASSWORD, encodeURIComponent(PASSWORD)]
+const WORDS = ["PROMPT", "FATAL", "狐", "Duplicate entry", "Incorrect", "Access denied"]
+
+for (const level of LogLevel.allLevels) {
+  it.scopedLive(`at the level ${level.label} no more is said than there may be`, () =>
+    Effect.gen(function* () {
+      const database = yield* mysqlDatabase()
+      yield* MysqlUploader.migrate(connectionOptions(database))
+      yield* Effect.promise(() =>
+        database.query(
+          `ALTER TABLE ${UseLog.table} ADD COLUMN number INT AS (prompt) VIRTUAL, ADD CHECK (number > 0)`
+        )
+      )
+      const options = yield* account(database, "INSERT")
+      const witness = makeWitness()
+      const directory = yield* temporaryDirectory
+      yield* Effect.gen(function* () {
+        const uploader = yield* uploaderOf(options)
+        const audit = yield* openAudit({ directory }, { uploader })
+        yield* audit.use(PROMPT)
+        yield* audit.use("7")
+        yield* audit.flush
+        witness.tells(yield* audit.status)
+        yield* audit.close
+        // the account may not read
+        const trail = Context.get(yield* Layer.build(MysqlTrail.layer(options)), Trail)
+        const read = yield* Effect.exit(
+          Stream.runCollect(trail.find(UseLog, { where: { prompt: PROMPT }, limit: 1 }))
+        )
+        assert.isTrue(Exit.isFailure(read))
+        witness.tells(read)
+        if (Exit.isFailure(read)) witness.tells(Cause.pretty(read.cause, { renderErrorCause: true }))
+        for (const pair of yield* Metric.snapshot) witness.tells(pair)
+      }).pipe(Logger.withMinimumLogLevel(level), witness.listen)
+
+      const isShownAtDebug = (of: LogLevel.LogLevel) => LogLevel.lessThanEqual(of, LogLevel.Debug)
+      const others = [
+        ...witness.others,
+        ...witness.logs.filter((log) => !isShownAtDebug(log.level)).map(({ text }) => text)
+      ]
+      for (const text of others) for (const word of WORDS) assert.notInclude(text, word)
+      for (const text of [...others, ...witness.logs.map(({ text }) => text)]) {
+        for (const secret of SECRETS) assert.notInclude(text, secret)
+      }
+      // it did listen
+      assert.isTrue(witness.others.some((text) => text.includes("effect-audit.upload")))
+      assert.isTrue(witness.others.some((text) => text.includes("effect_audit")))
+    })
+  )
+}
+
+it.scopedLive("the log on promises prints neither, and its errors show neither", () =>
+  Effect.gen(function* () {
+    const database = yield* mysqlDatabase()
+    yield* MysqlUploader.migrate(connectionOptions(database))
+    const options = yield* account(database, "INSERT")
+    yield* Effect.promise(() => database.query(`ALTER TABLE ${UseLog.table} ADD UNIQUE (prompt(20))`))
+    const directory = yield* temporaryDirectory
+    const printed: Array<unknown> = []
+    const spies = (["log", "info", "warn", "error", "debug"] as const).map((method) =>
+      vi.spyOn(console, method).mockImplementation((...values: ReadonlyArray<unknown>) => {
+        printed.push(...values)
+      })
+    )
+    yield* Effect.addFinalizer(() => Effect.sync(() => spies.forEach((spy) => spy.mockRestore())))
+    const shown: Array<string> = []
+    const note = (value: unknown) =>
+      void shown.push(
+        inspect(value, { depth: 20, showHidden: true, maxStringLength: null }),
+        JSON.stringify(value),
+        value instanceof Error ? (value.stack ?? "") : ""
+      )
+    yield* Effect.promise(async () => {
+      const audit = await openAuditLogger({ directory, uploader: MysqlUploader.layer(options) })
+      await audit.logUse({ prompt: PROMPT, status: "success" })
+      await audit.flush().catch(note)
+      await audit.logUse({ prompt: PROMPT, status: "success" })
+      await audit.flush().catch(note)
+      // no event at all
+      await audit.logUse({ prompt: { PROMPT }, status: PROMPT, more: PASSWORD } as never).catch(note)
+      await audit.recordUse({ prompt: { PROMPT }, status: "success" } as never).catch(note)
+      note(await audit.status())
+      await audit[Symbol.asyncDispose]()
+    })
+    printed.forEach(note)
+    for (const text of shown) for (const word of [...WORDS, ...SECRETS]) assert.notInclude(text, word)
+    assert.isAbove(printed.length, 1)
+    assert.isTrue(shown.some((text) => text.includes("1062")))
   })
 )

@@ -1,6 +1,7 @@
 /** Who may read the queue, where it may lie, how large it may grow, and what an interrupted caller leaves. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Logger } from "effect"
+import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -23,6 +24,40 @@ const modesUnder = (directory: string): ReadonlyArray<readonly [name: string, mo
 }
 
 const isPosix = process.platform !== "win32"
+
+/** acl(5) as Linux stores it: rwx for the owner, for nobody (65534) and as the mask, nothing for group and others. */
+const ACL = Buffer.from(
+  [
+    "02000000",
+    "01000700ffffffff",
+    "02000700feff0000",
+    "04000000ffffffff",
+    "10000700ffffffff",
+    "20000000ffffffff"
+  ].join(""),
+  "hex"
+)
+/** Whether it was set: setfacl is seldom installed. */
+const setAcl = (type: "access" | "default", file: string): boolean =>
+  spawnSync("python3", [
+    "-c",
+    "import os, sys; os.setxattr(sys.argv[1], sys.argv[2], bytes.fromhex(sys.argv[3]))",
+    file,
+    `system.posix_acl_${type}`,
+    ACL.toString("hex")
+  ]).status === 0
+
+const mayNobody = (right: string, file: string): boolean =>
+  spawnSync("setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", "test", right, file]).status === 0
+
+const canSetAcls = (() => {
+  if (process.platform !== "linux" || process.getuid?.() !== 0) return false
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "audit-acl-"))
+  fs.chmodSync(directory, 0o700)
+  const isSet = setAcl("access", directory) && mayNobody("-w", directory)
+  fs.rmSync(directory, { recursive: true })
+  return isSet
+})()
 
 describe.skipIf(!isPosix)("permissions", () => {
   it.scopedLive("are 0700 and 0600, whatever the umask: 0, 022, 0777", () =>
@@ -58,6 +93,26 @@ describe.skipIf(!isPosix)("permissions", () => {
         yield* requests.submit(disk, directory, { action: "discard", letters: [], by: "test" })
         yield* program.close
         check("cursor", "dead-letter.ndjson", "lock", "queue.json", "requests", "status.json")
+      }
+    })
+  )
+
+  it.scopedLive.skipIf(!canSetAcls)("no access control list lets another user in, also by inheritance", () =>
+    Effect.gen(function* () {
+      const parent = yield* temporaryDirectory
+      fs.chmodSync(parent, 0o755)
+      const directory = path.join(parent, "audit")
+      fs.mkdirSync(directory, { mode: 0o700 })
+      setAcl("access", directory)
+      setAcl("default", directory)
+      assert.isTrue(mayNobody("-w", directory), "the list works here")
+      const audit = yield* openAudit({ directory })
+      yield* audit.use("a")
+      yield* requests.submit(yield* nodeDisk, directory, { action: "discard", letters: [], by: "test" })
+      for (const [name, mode] of modesUnder(directory)) {
+        const file = path.join(directory, name)
+        assert.strictEqual(mode, fs.statSync(file).isDirectory() ? "700" : "600", name)
+        for (const right of ["-r", "-w"]) assert.isFalse(mayNobody(right, file), name)
       }
     })
   )

@@ -1,6 +1,6 @@
 /** The queue: append, take, commit, compact, on the disk of this machine and on that in memory. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Stream, TestClock } from "effect"
+import { Deferred, Effect, Exit, Fiber, Logger, Stream, TestClock } from "effect"
 import { setImmediate } from "node:timers/promises"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import * as requests from "../../src/internal/queue/requests.js"
@@ -339,6 +339,44 @@ describe("compaction", () => {
       yield* Deferred.succeed(answer, undefined)
       assert.strictEqual(yield* Fiber.join(append), 1)
       assert.deepStrictEqual(yield* q.waitingIds(queue), ["under way"])
+    })
+  )
+})
+
+describe("a delivered segment that cannot be removed", () => {
+  it.scoped("holds up neither delivery nor the removal of others, is said once, and goes later", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      const disk = memory.startProcess()
+      const logs: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel.label} ${String(message)}`))
+      yield* Effect.gen(function* () {
+        const queue = yield* q.openQueue(disk, { segmentBytes: 1 })
+        const database = new Set<string>()
+        // a segment each
+        yield* q.appendAll(queue, q.idsOf("early", 5))
+        const [first] = yield* q.segmentNames(disk)
+        memory.inject(({ operation, path }) =>
+          operation === "remove" && path.endsWith(first!) ? { type: "fail", code: "EPERM" } : undefined
+        )
+        for (let batch = 0; batch < 5; batch++) yield* q.deliver(queue, database, { maxRecords: 1 })
+        assert.strictEqual(database.size, 5)
+        assert.lengthOf(yield* q.segmentNames(disk), 2)
+        // the writer keeps the guard until the event loop turns
+        yield* Effect.promise(() => setImmediate())
+        assert.strictEqual((yield* Effect.flip(queue.compact))._tag, "QueueAccessError")
+        assert.deepStrictEqual(yield* q.segmentNames(disk), [first])
+        assert.include(yield* q.books(queue), { delivered: 5, waiting: 0, missing: 0 })
+        const warnings = logs.filter((line) => line.startsWith("WARN"))
+        assert.lengthOf(warnings, 1)
+        assert.match(warnings[0]!, /stays on disk: .*immutable \(lsattr\).*tried again/)
+
+        memory.inject(() => undefined)
+        yield* q.appendAll(queue, q.idsOf("late", 2))
+        for (let batch = 0; batch < 2; batch++) yield* q.deliver(queue, database, { maxRecords: 1 })
+        assert.notInclude(yield* q.segmentNames(disk), first)
+        assert.include(yield* q.books(queue), { delivered: 7, waiting: 0, missing: 0 })
+      }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
     })
   )
 })

@@ -221,7 +221,8 @@ dialog.onclose = () => void asked++
 const showIn = async (name, path, isRevealed = false) => {
   const question = ++asked
   const answer = await call(`${path}${isRevealed ? "&reveal=yes" : ""}`)
-  const text = answer.ok ? JSON.stringify(await answer.json(), null, 2) : "It is gone."
+  const said = /** @type {{ message?: string }} */ (await answer.json().catch(() => ({})))
+  const text = answer.ok ? JSON.stringify(said, null, 2) : (said.message ?? "It is gone.")
   if (question !== asked) return
   byId("letterName").textContent = name
   byId("letter").textContent = visible(text)
@@ -241,7 +242,7 @@ const retry = async (id) => {
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ ids: [id] })
   })
-  const { message } = /** @type {{ message?: string }} */ (answer.ok ? await answer.json() : {})
+  const { message } = /** @type {{ message?: string }} */ (await answer.json().catch(() => ({})))
   say(message ?? `The letter ${id} could not be retried (${answer.status}).`)
 }
 

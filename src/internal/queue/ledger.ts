@@ -108,13 +108,42 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
   const read = makeBatchReader({ segments, maxLineBytes: parts.maxLineBytes, next: () => next })
   const take: Ledger["take"] = (from, limits) => Effect.suspend(() => read(from ?? cursor, limits))
 
-  /** Cursor first, then the segments: a crash in between leaves a segment that is delivered, and removed later. */
+  /** how many delivered segments could not be removed when that was tried last, and which of them were spoken of */
+  let stuck = 0
+  const known = new Set<number>()
+  const delivered = () => segments.all.filter(({ first }) => first < cursor.segment)
+
+  const sayStuck = (first: number, error: DiskError) =>
+    Effect.suspend(() => {
+      if (known.has(first)) return Effect.void
+      known.add(first)
+      return Effect.logWarning(
+        `audit queue: a segment that is delivered stays on disk: ${error.message}. ` +
+          `Delivery goes on, and the removal is tried again.`
+      )
+    })
+
+  /** Tries all of them, and fails with the first that stays. */
+  const removeDelivered = Effect.gen(function* () {
+    const [failed] = yield* Effect.partition(delivered(), (segment) =>
+      Effect.tapError(segments.remove(segment), (error) => sayStuck(segment.first, error))
+    )
+    stuck = failed.length
+    if (failed[0] !== undefined) return yield* failed[0]
+  })
+
+  const moveTo = (to: Cursor) =>
+    Effect.map(slots.write(to), () => {
+      cursor = to
+    })
+
+  /**
+   * Cursor first, then the segments: a crash in between leaves a segment that is delivered, and removed later. One that
+   * cannot be removed holds up nothing: it is tried again with the next one, and by `compact`.
+   */
   const advance = Effect.fnUntraced(function* (to: Cursor) {
-    yield* slots.write(to)
-    cursor = to
-    for (const segment of [...segments.all]) {
-      if (segment.first < cursor.segment) yield* segments.remove(segment)
-    }
+    yield* moveTo(to)
+    if (delivered().length > stuck) yield* Effect.ignore(removeDelivered)
   })
 
   const settle = Effect.fnUntraced(function* (
@@ -169,9 +198,9 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
       if (segments.all.at(-1) !== last) return Effect.succeed(false)
       const settled = Math.max(cursor.settled, next)
       const to = { segment: next, offset: 0, sequence: next, settled }
-      return Effect.as(
-        advance({ ...cursor, ...to, missing: cursor.missing + (settled - cursor.settled) }),
-        true
+      return moveTo({ ...cursor, ...to, missing: cursor.missing + (settled - cursor.settled) }).pipe(
+        Effect.zipRight(removeDelivered),
+        Effect.as(true)
       )
     }).pipe(changing.withPermits(1))
   })
