@@ -123,5 +123,15 @@ const FIELDS: Record<FoundColumn["holds"], Schema.Schema.AnyNoContext> = {
 export const kindNamed = (name: string, kinds: ReadonlyArray<AuditEvent.Any>, { reader }: OpenTrail) =>
   Effect.gen(function* () {
     const known = kinds.find(({ kind }) => kind === name) ?? kinds.find(({ table }) => table === name)
-    return known ?? kindOfTable(name, yield* reader.columns(name))
+    if (known !== undefined) return known
+    const columns = yield* Effect.catchIf(
+      reader.columns(name),
+      ({ code }) => code === "1146",
+      () =>
+        usageError(
+          `There is no kind "${name}", and no table ${name} that may be read: say one of ` +
+            `${kinds.map(({ kind }) => kind).join(", ")}, or --events for kinds of your own.`
+        )
+    )
+    return kindOfTable(name, columns)
   })

@@ -126,7 +126,8 @@ describe("events", () => {
         [["--since", "yesterday"], "is no date"],
         [["--csv"], "say one by --kind"],
         [["--id", ""], '"" is no id of an event'],
-        [["--kind", "nowhere"], "no table nowhere"]
+        [["--kind", "nowhere"], "no table nowhere"],
+        [["--kind", "use_logs"], "say one of use_log, login_log, activity"]
       ] as const) {
         const ran = yield* run(...args)
         assert.include(ran.stderr, reason)
