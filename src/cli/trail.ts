@@ -1,7 +1,7 @@
 /** What `events` and the page read from: the database of the flags, and the kinds in it. */
 import { Effect, Option, Schema } from "effect"
 import type { Stream } from "effect"
-import type { Collect, FoundColumn, Reader, Row } from "../internal/database/walk.js"
+import { type Collect, type FoundColumn, NO_TABLE, type Reader, type Row } from "../internal/database/walk.js"
 import { PROOF_COLUMN } from "../internal/proof/seal.js"
 import * as AuditEvent from "../schema/AuditEvent.js"
 import { Disk } from "../services/Disk.js"
@@ -69,7 +69,7 @@ export const readableOf = (kinds: ReadonlyArray<AuditEvent.Any>, { reader }: Ope
   Effect.filter(kinds, (kind) =>
     Effect.match(reader.byId(kind, NO_ID), {
       onSuccess: () => true,
-      onFailure: ({ code }) => code !== "1146"
+      onFailure: ({ code }) => code !== NO_TABLE
     })
   )
 
@@ -126,7 +126,7 @@ export const kindNamed = (name: string, kinds: ReadonlyArray<AuditEvent.Any>, { 
     if (known !== undefined) return known
     const columns = yield* Effect.catchIf(
       reader.columns(name),
-      ({ code }) => code === "1146",
+      ({ code }) => code === NO_TABLE,
       () =>
         usageError(
           `There is no kind "${name}", and no table ${name} that may be read: say one of ` +

@@ -12,7 +12,7 @@ import * as path from "node:path"
 import { sqliteType } from "../internal/database/columnTypes.js"
 import type { Attempt } from "../internal/database/narrow.js"
 import { makeDriftGuard, narrow } from "../internal/database/narrow.js"
-import { driver, isTextType, open, quote } from "../internal/database/sqlite/connection.js"
+import { createIndex, driver, isTextType, open, quote } from "../internal/database/sqlite/connection.js"
 import { explain, operator, toUploadError } from "../internal/database/sqlite/errors.js"
 import { migrateTable } from "../internal/database/sqlite/proofMigration.js"
 import * as Sealing from "../internal/database/sqlite/sealing.js"
@@ -23,12 +23,11 @@ import {
   EVENT_ID,
   EVENT_TIME,
   hasCreatedAt,
-  type Index,
   indexesOf,
-  TIME_INDEX,
   parameters,
   placeholders,
-  tableName
+  tableName,
+  TIME_INDEX
 } from "../internal/database/rows.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { ExecutionStrategy } from "../schema/Effect3.js"
@@ -259,9 +258,6 @@ const createTable = (definition: AuditEvent.Any, table: string): string => {
 }
 
 /** For those who read: SQLite's names of indexes are those of the whole file. */
-const createIndex = (table: string, { columns, name }: Index): string =>
-  `CREATE INDEX IF NOT EXISTS ${quote(`${name}_${table}`)} ON ${quote(table)} (${columns.map(quote).join(", ")})`
-
 const insertInto = (definition: AuditEvent.Any, table: string, count: number): string => {
   const columns = [EVENT_ID, EVENT_TIME, ...definition.columns.map((column) => column.name)]
   return (

@@ -1,7 +1,15 @@
 /** What the trails of all databases have in common: searches, and the way from a row to an event. */
 import { DateTime, Effect, Option, Redacted, Stream } from "effect"
 import { testsOf } from "../internal/database/conditions.js"
-import { type Collect, eachRow, type Reader, type Row, type Search, walk } from "../internal/database/walk.js"
+import {
+  type Collect,
+  eachRow,
+  NO_TABLE,
+  type Reader,
+  type Row,
+  type Search,
+  walk
+} from "../internal/database/walk.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"
 import { findLetter, findWaiting } from "../internal/queue/whereabouts.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -191,9 +199,6 @@ const whereabouts = <A>(
   })
 
 type Letter = Option.Option.Value<Effect.Effect.Success<ReturnType<typeof findLetter>>>
-
-/** There is no such table, or the account may not read it. */
-const NO_TABLE = "1146"
 
 /** Kinds without a table are passed over, unless that is all of them. */
 const delivered = <A>(

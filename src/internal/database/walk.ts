@@ -253,6 +253,9 @@ const narrower = (table: Walkable, state: State, { error, what }: TooMuch): Stat
     : error
 }
 
+/** The code of a failed search where there is no such table, or the account may not read it: MySQL's number. */
+export const NO_TABLE = "1146"
+
 /** What reads the tables of a database. */
 export interface Reader {
   /** A table, to be walked through: by time and id, or by its primary key the rows that lack one of them. */

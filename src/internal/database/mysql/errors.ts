@@ -35,10 +35,10 @@ export interface Failure {
   readonly cause: unknown
 }
 
-/** What a statement was about: names for the reasons, and what tells our unique key from others. */
-/** What is wrong is said, and what to do, as it suits who asks. */
+/** What statements are for: a reason suits who asks. */
 export type Purpose = "deliver" | "read" | "prove" | "migrate"
 
+/** What a statement was about: names for the reasons, and what tells our unique key from others. */
 export interface Subject {
   /** the server as it was configured, for example `db1:3306` */
   readonly host: string

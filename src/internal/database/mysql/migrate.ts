@@ -496,16 +496,14 @@ const failed = (cause: unknown, endpoint: Endpoint, target?: MigrationTarget): U
   const error = (cls: "operator" | "transient", reason: string) =>
     new UploadError({ class: cls, code, reason, cause: Redacted.make(cause) })
   if (advice !== undefined) return error("operator", advice(endpoint, target?.table ?? database))
+  // what was wrong before the first statement says the same as at delivery
+  if (target === undefined && (cls === "transient" || cls === "operator")) return error(cls, reason)
   if (cls === "transient") {
     return error(
       "transient",
-      target === undefined
-        ? reason
-        : `The database at ${host} broke off while ${target.table} was changed: migrate again once it can be reached`
+      `The database at ${host} broke off while ${target!.table} was changed: migrate again once it can be reached`
     )
   }
-  // what was wrong before the first statement says the same as at delivery
-  if (target === undefined && cls === "operator") return error("operator", reason)
   return error(
     "operator",
     `${database} refuses to change ${target?.table ?? "a table"} for ${username}: look the code up in the manual, or ${PRINT}`

@@ -9,7 +9,7 @@ import { TrailError, UploadError } from "../../../schema/Errors.js"
 import { sqlDateTime } from "../../../schema/Line.js"
 import { millisOf } from "../../../schema/Row.js"
 import { holdsDates } from "../columnTypes.js"
-import { EVENT_ID, EVENT_TIME, tableName, type TableNames, migrateCommand } from "../rows.js"
+import { EVENT_ID, EVENT_TIME, migrateCommand, tableName, type TableNames } from "../rows.js"
 import {
   type Cells,
   type Collect,
@@ -17,6 +17,7 @@ import {
   type FoundColumn,
   type Key,
   Made,
+  NO_TABLE,
   type Range,
   type Reader,
   ReadRow,
@@ -187,7 +188,7 @@ const describe = (
 
 const noTable = ({ endpoint: { database, username } }: Session, table: string) =>
   unreadable(
-    "1146",
+    NO_TABLE,
     `${database} has no table ${table} that ${username} may read: run ${migrateCommand()}, ` +
       `or GRANT SELECT on it`
   )
@@ -448,7 +449,7 @@ const reasonOf = ({ code, reason }: Failure, session: Session, table: string): s
   if (["1044", "1142", "1143", "1370"].includes(code)) {
     return `The account ${username} may not read ${table} of ${database}: GRANT SELECT on it`
   }
-  if (["1054", "1146"].includes(code)) {
+  if (["1054", NO_TABLE].includes(code)) {
     return `${table} of ${database} is missing or lacks a column: run ${migrateCommand()}`
   }
   return reason

@@ -11,7 +11,7 @@ import type { Subject } from "./errors.js"
 import { type OwnKey, variationOf } from "./presence.js"
 import { holdsDates } from "../columnTypes.js"
 import { PROOF_COLUMN } from "../../proof/seal.js"
-import { EVENT_ID, EVENT_TIME, type Form, placeholders, migrateCommand } from "../rows.js"
+import { EVENT_ID, EVENT_TIME, type Form, migrateCommand, placeholders } from "../rows.js"
 import { typeNote } from "../summary.js"
 
 /** A table that was found to take the events of a kind. */

@@ -5,6 +5,7 @@ import { Effect } from "effect"
 import type { Scope } from "effect"
 import { pathToFileURL } from "node:url"
 import * as drivers from "../driver.js"
+import type { Index } from "../rows.js"
 
 /** The modules of the driver. */
 export const driver = drivers.load("@effect/sql-libsql@0.42", async () => ({
@@ -30,6 +31,10 @@ export const open = (
 
 /** Quotes an identifier. */
 export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
+
+/** Names of indexes are the whole file's, so each has the table's in it. */
+export const createIndex = (table: string, { columns, name }: Index): string =>
+  `CREATE INDEX IF NOT EXISTS ${quote(`${name}_${table}`)} ON ${quote(table)} (${columns.map(quote).join(", ")})`
 
 /** Whether a column of the type makes texts of numbers: SQLite's "Datatypes", 3.1. */
 export const isTextType = (type: string): boolean => /char|clob|text/i.test(type) && !/int/i.test(type)

@@ -14,12 +14,13 @@ import { sqlDateTime } from "../../../schema/Line.js"
 import { millisOf, type Raw } from "../../../schema/Row.js"
 import type { Disk } from "../../../services/Disk.js"
 import type { Stored, Test } from "../conditions.js"
-import { EVENT_ID, EVENT_TIME, tableName, type TableNames } from "../rows.js"
+import { EVENT_ID, EVENT_TIME, tableName, type TableNames, TIME_INDEX } from "../rows.js"
 import {
   type Collect,
   type FoundColumn,
   type Key,
   Made,
+  NO_TABLE,
   type Range,
   type Reader,
   ReadRow,
@@ -28,7 +29,7 @@ import {
   TooMuch,
   type Walkable
 } from "../walk.js"
-import { isTextType, open, quote } from "./connection.js"
+import { createIndex, isTextType, open, quote } from "./connection.js"
 
 export interface ReadingSettings {
   readonly filename: string
@@ -193,7 +194,7 @@ const tableInfo = (query: Query, table: string, file: string) =>
       () =>
         new TrailError({
           class: "operator",
-          code: "1146",
+          code: NO_TABLE,
           reason: `${file} has no table ${table}: the first delivery makes it`
         })
     )
@@ -284,7 +285,7 @@ const tooSlow = (table: string) =>
       code: "NO_INDEX",
       reason:
         `${table} has no index over (${EVENT_TIME}, ${EVENT_ID}), and is too large to be read without: run ` +
-        `CREATE INDEX effect_audit_event_time ON ${quote(table)} (${EVENT_TIME}, ${EVENT_ID})`
+        createIndex(table, TIME_INDEX)
     })
   })
 
