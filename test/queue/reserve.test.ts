@@ -216,9 +216,10 @@ const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
         if (Exit.isSuccess(result) && isAlive()) acknowledged.add(id)
       }
       count += events
-      // somebody else who takes room that is owed stops delivery
+      // somebody else who takes room that is owed stops delivery; what had no room is made again by the next commit only
       if (isFull && isAlive() && memory.capacity === Number.POSITIVE_INFINITY) {
-        yield* Effect.ignore(Effect.zipRight(awaitReserve(disk), fill(memory, disk)))
+        const whole = Effect.timeout(awaitReserve(disk), "200 millis")
+        yield* Effect.ignore(Effect.zipRight(whole, fill(memory, disk)))
       }
       for (let batch = 0; batch < batches; batch++) {
         const delivered = yield* Effect.exit(q.deliver(open.queue, database, { maxRecords, isRejected }))
