@@ -14,7 +14,7 @@ import { becomeFirstOwner } from "./owner.js"
 import { directory, json, settingsOf } from "./settings.js"
 import { print, printJson } from "./terminal.js"
 
-// not Args.file, which ends in a defect where it cannot look
+// Args.file dies with a defect if it cannot look at the path
 const file = Args.text({ name: "file" }).pipe(
   Args.withDescription("The file of the old program, which must be stopped")
 )
@@ -62,7 +62,7 @@ export const adopt = Command.make("adopt", { directory, json, file }, (options) 
   )
 )
 
-/** The file that is meant: a link is fine. */
+/** The file at a path, and behind a link. */
 const find = (named: string) =>
   Effect.gen(function* () {
     const disk = yield* Disk
@@ -70,7 +70,7 @@ const find = (named: string) =>
     return { path, info: yield* disk.info(path) }
   })
 
-/** The queue that takes it in: of several instances the first, as at a start of the program. */
+/** The queue that adopts the file: the first of several instances, as when the program starts. */
 const queueOf = ({
   directory,
   instances
@@ -84,14 +84,14 @@ const queueOf = ({
     const [first = directory] = isThere ? yield* queuesIn(disk, directory) : []
     return first === directory && instances !== undefined ? `${directory}/instance-0` : first
   }).pipe(
-    // whose it is says who may look into it
+    // the directory's owner is known without a look inside
     Effect.catchIf(
       ({ code }) => code === "EACCES",
       () => Effect.succeed(directory)
     )
   )
 
-/** Whether this user may read the file as its own, and move it out of its directory. */
+/** Whether this user owns the file and may move it out of its directory; root may always. */
 const canMove = (path: string) =>
   Effect.gen(function* () {
     const { uid } = (yield* (yield* Disk).user) ?? { uid: 0 }

@@ -1,43 +1,43 @@
 /**
- * The lines of an export, from the bytes that a database sent to the bytes of the line. Hot path: most values are the same
- * in both, so no text is made of them (bench/README.md#reading). What is not the same is left to exported.ts.
+ * The lines of an export, written from the bytes that a database sent. Hot path: most values are copied, and no string is
+ * made of them (bench/README.md#reading). If a line needs more than that, exported.ts writes it.
  */
 import type { Cells } from "../internal/database/walk.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { INVALID } from "../schema/Line.js"
 import { type FieldReader, millisOf, plainMillis, readersOf } from "../schema/Row.js"
 
-/** Bytes that grow. */
+/** A buffer that grows. */
 export class Output {
   bytes: Buffer
   used = 0
-  /** texts that are still to be written, together: each write costs as much as a short text */
+  /** texts that wait for one common write: each write costs as much as a short text */
   private waiting = ""
 
   constructor(room: number) {
     this.bytes = Buffer.allocUnsafe(room)
   }
 
-  /** Makes room for so many bytes behind what was written. */
+  /** Makes room for `size` more bytes. */
   reserve(size: number): void {
     if (this.waiting !== "") this.flush()
     this.grow(size)
   }
 
-  /** Writes a text at once. */
+  /** Writes a text now. */
   text(text: string): void {
     this.grow(3 * text.length)
     this.used += this.bytes.write(text, this.used)
   }
 
-  /** Writes a text soon. */
+  /** Writes a text together with those that follow. */
   later(text: string): void {
     this.waiting += text
-    // texts that wait for long would be copied by V8 meanwhile
+    // Hot path: V8 would copy a text that waits for long
     if (this.waiting.length > PIECE) this.flush()
   }
 
-  /** What was written. */
+  /** All bytes so far. */
   get written(): Buffer {
     this.flush()
     return this.bytes.subarray(0, this.used)
@@ -73,11 +73,11 @@ export interface Form {
   readonly quote: "" | '"'
   /** NULL */
   readonly nothing: string
-  /** of each byte of a text, how it is written */
+  /** of each byte of a text: OTHER, PLAIN, QUOTED or IDEOGRAPH */
   readonly kindOf: Uint8Array
-  /** of each byte, 1 if a text that begins or ends with it is written in another way */
+  /** of each byte: 1 if no text that begins or ends with it may be copied */
   readonly edge: Uint8Array
-  /** The cell of a value that is no plain text; undefined where the line cannot be written in this way. */
+  /** The cell of a value that is not copied; undefined if exported.ts must write the line. */
   readonly cell: (value: unknown, isMasked: boolean) => string | undefined
 }
 
@@ -89,7 +89,7 @@ export class LineWriter {
   private readonly beforeId: Buffer
   private readonly behind: Buffer
   private readonly nothing: Buffer
-  /** of all that is the same in each line, with time and id */
+  /** bytes of a line apart from its values: the constant parts, time and id */
   private readonly fixed: number
 
   constructor(
@@ -107,7 +107,7 @@ export class LineWriter {
     this.fixed = parts.reduce((total, { length }) => total + length, IDENTITY_BYTES)
   }
 
-  /** Writes the line of a row; whether it could. If not, nothing was written. */
+  /** Writes the line of a row. If it cannot, it returns false and has written nothing. */
   write(cells: Cells, output: Output): boolean {
     output.reserve(this.fixed)
     const start = output.used
@@ -133,7 +133,7 @@ export class LineWriter {
     if (end < 0) return this.null(output)
     const text = buffer.toString("latin1", start, end)
     const { quote } = this.form
-    // as toISOString writes it, which takes as long as the rest of the line
+    // Hot path: toISOString would take as long as the rest of the line
     if (!Number.isNaN(plainMillis(text))) {
       if (quote !== "") output.bytes[output.used++] = QUOTE
       copy(buffer, start, start + 10, output)
@@ -192,7 +192,7 @@ export class LineWriter {
     return true
   }
 
-  /** Writes a value that is its own cell; whether it is. */
+  /** Copies a value whose bytes are its cell; returns false for any other. */
   private plain(reader: FieldReader, buffer: Buffer, start: number, end: number, output: Output): boolean {
     if (end < 0) return reader.isNullable && this.null(output)
     if (reader.isNumber) {
@@ -203,7 +203,7 @@ export class LineWriter {
     return reader.isText && this.text(buffer, start, end, output)
   }
 
-  /** Copies a text, unless something in it is written in another way. */
+  /** Copies a text; returns false if it has bytes that may not be copied. */
   private text(buffer: Buffer, start: number, end: number, output: Output): boolean {
     const { edge, kindOf, quote } = this.form
     if (start < end && (edge[buffer[start]!] === 1 || edge[buffer[end - 1]!] === 1)) return false
@@ -247,16 +247,16 @@ export class LineWriter {
   }
 }
 
-/** written in another way */
+/** not copied */
 const OTHER = 0
-/** stands for itself */
+/** copied */
 const PLAIN = 1
-/** stands for itself between quotes */
+/** copied, and the text is put in quotes */
 const QUOTED = 2
-/** the first of three bytes, all of which stand for themselves */
+/** the first of three bytes that are all copied */
 const IDEOGRAPH = 3
 
-/** Kinds of bytes, where these characters of ASCII are written in another way, and those between quotes. */
+/** The kind of each byte: `others` are not copied, a text with one of `quoted` needs quotes. */
 export const kindsOf = (others: string, quoted: string): Uint8Array =>
   Uint8Array.from({ length: 256 }, (_, code) => {
     if (code >= FIRST_IDEOGRAPH && code <= LAST_IDEOGRAPH) return IDEOGRAPH
@@ -265,11 +265,11 @@ export const kindsOf = (others: string, quoted: string): Uint8Array =>
     return quoted.includes(character) ? QUOTED : PLAIN
   })
 
-/** Marks these characters. */
+/** 1 for each of these characters. */
 export const marked = (characters: string): Uint8Array =>
   Uint8Array.from({ length: 256 }, (_, code) => (characters.includes(String.fromCharCode(code)) ? 1 : 0))
 
-/** more than a time, an id and their quotes have, with a NULL or the quotes of a value */
+/** an upper bound for a time, an id, their quotes, and a NULL or the quotes of a value */
 const IDENTITY_BYTES = 100
 
 const QUOTE = '"'.charCodeAt(0)
@@ -280,13 +280,13 @@ const NO_MILLIS = Buffer.from(".000")
 
 /** digits of the parts of a UUID */
 const PARTS = [8, 4, 4, 4, 12]
-/** hexadecimal digits as a UUID has them; 0 for what is none */
+/** the lowercase digit for each that HEX() writes; 0 for any other byte */
 const LOWER = Uint8Array.from({ length: 256 }, (_, code) => {
   const character = String.fromCharCode(code)
   return /^[0-9A-F]$/.test(character) ? character.toLowerCase().charCodeAt(0) : 0
 })
 
-/** In UTF-8, which the server has checked, the first of three bytes of U+4000 to U+9FFF: nothing escapes ideographs. */
+/** The first bytes, in UTF-8, of U+4000 to U+9FFF: no format escapes ideographs. The server has checked the UTF-8. */
 const FIRST_IDEOGRAPH = 0xe4
 const LAST_IDEOGRAPH = 0xe9
 
@@ -297,7 +297,7 @@ const copy = (from: Buffer, start: number, end: number, output: Output): void =>
   output.used = to
 }
 
-/** Digits that are written as their number is: no zero leads, and none is negative. */
+/** Whether the bytes are a number as JavaScript writes it: at most 15 digits, no leading zero, no -0. */
 const isWhole = (buffer: Buffer, start: number, end: number): boolean => {
   const first = buffer[start] === DASH ? start + 1 : start
   const length = end - first

@@ -1,10 +1,10 @@
-/** A call of the command: which sub-command is meant, with the options of all commands in any place. */
+/** A call of the command: its sub-command, with the common options in any place. */
 import { Effect } from "effect"
 import { distance } from "../internal/spelling.js"
 import { CommandDescriptor, HelpDoc, Span, Usage } from "./effectCli.js"
 import { usageError, type Ended } from "./exit.js"
 
-/** A command with its sub-commands, which @effect/cli does not tell. */
+/** A command with its sub-commands, which @effect/cli does not expose. */
 export interface Node {
   readonly name: string
   readonly descriptor: CommandDescriptor.Command<unknown>
@@ -19,7 +19,7 @@ export const nodeOf = (
   return { name, descriptor, children }
 }
 
-/** A call, understood. */
+/** A parsed call. */
 export interface Call {
   /** the words that name the sub-command: `["dead", "list"]` */
   readonly words: ReadonlyArray<string>
@@ -28,11 +28,11 @@ export interface Call {
   readonly descriptor: Node["descriptor"]
 }
 
-/** Those that may stand before the sub-command. */
+/** Options that may stand before the sub-command. */
 const WITH_VALUE = /^(--directory|-d)$/
 const ALONE = /^(--json|--directory=.*|-d=.*)$/
 
-/** Finds the sub-command, and says which one is meant if there is none of the name. */
+/** Finds the sub-command. If there is none of that name, it suggests the nearest one. */
 export const callOf = (root: Node, argv: ReadonlyArray<string>): Effect.Effect<Call, Ended> =>
   Effect.gen(function* () {
     const rest = [...argv]
@@ -63,7 +63,7 @@ export const callOf = (root: Node, argv: ReadonlyArray<string>): Effect.Effect<C
     return { words, args: [...words, ...front, ...rest], descriptor: node.descriptor }
   })
 
-/** Those of every command. */
+/** The flags of every command. */
 const BUILT_IN = ["--help", "--version", "--wizard", "--completions", "--log-level"]
 
 const flagsOf = (usage: Usage.Usage): ReadonlyArray<string> => {
@@ -81,7 +81,7 @@ const flagsOf = (usage: Usage.Usage): ReadonlyArray<string> => {
   }
 }
 
-/** The first flag that there is not, if it is near to one. */
+/** The first unknown flag that resembles a known one. */
 const wrongFlag = (args: ReadonlyArray<string>, own: ReadonlyArray<string>) => {
   const flags = [...own, ...BUILT_IN]
   const end = args.indexOf("--")
@@ -99,7 +99,7 @@ const wrongFlag = (args: ReadonlyArray<string>, own: ReadonlyArray<string>) => {
 
 const misspelt = (word: string, before: ReadonlyArray<string>, names: ReadonlyArray<string>) => {
   const near = nearest(word, names)
-  // anything else may be a URL with a password
+  // anything else may be a URL with a password, so it is not repeated
   const said = [...before, /^[\w-]{1,40}$/.test(word) ? word : "..."].join(" ")
   const advice =
     near === undefined
@@ -108,7 +108,7 @@ const misspelt = (word: string, before: ReadonlyArray<string>, names: ReadonlyAr
   return usageError(`There is no command "${said}": ${advice}`)
 }
 
-/** The name that is meant by a word, if one is near enough. */
+/** The name nearest to a word, if one is near enough. */
 export const nearest = (word: string, names: ReadonlyArray<string>): string | undefined => {
   const [first] = names
     .map((name) => ({
@@ -120,7 +120,7 @@ export const nearest = (word: string, names: ReadonlyArray<string>): string | un
   return first?.name
 }
 
-/** Whether help is asked for, before what is to be taken as it is. */
+/** Whether --help or -h stands before any "--". */
 export const isHelp = ({ args }: Call): boolean => {
   const end = args.indexOf("--")
   return (end === -1 ? args : args.slice(0, end)).some((each) => each === "--help" || each === "-h")

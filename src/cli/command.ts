@@ -1,4 +1,4 @@
-/** The command `effect-audit`: for whoever looks after a queue. */
+/** The command `effect-audit`, for those who operate a queue. */
 import * as PlatformError from "@effect/platform/Error"
 import { Cause, ConfigError, Console, Effect, Exit, Layer, Logger, LogLevel, Option } from "effect"
 import { createRequire } from "node:module"
@@ -47,7 +47,7 @@ const SUBCOMMANDS = [
 ] as const
 
 const command = Command.make("effect-audit", {}, () => print(overview(version))).pipe(
-  Command.withDescription("Looks at an audit queue, and after it"),
+  Command.withDescription("Shows an audit queue, and works on it"),
   Command.withSubcommands([...SUBCOMMANDS])
 )
 
@@ -60,7 +60,7 @@ const run = Command.run(command, { name: "effect-audit", version })
 
 const program = Effect.gen(function* () {
   const call = yield* callOf(tree, process.argv.slice(2))
-  // the help of @effect/cli repeats all flags of all commands, and names a sub-command alone
+  // the help of @effect/cli repeats all flags of all commands, and omits the parents of a sub-command
   if (isHelp(call)) {
     return yield* call.words.length === 0
       ? print(overview(version))
@@ -80,14 +80,14 @@ const sayUnusable = (target: string, code: string, message: string) =>
     return yield* failing(ExitCode.needsOperator, advice ?? message)
   })
 
-/** What went wrong, in words, and the code to exit with. */
+/** Says what went wrong, and returns the exit code. */
 const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Disk> => {
   if (Cause.isInterruptedOnly(cause)) return Effect.succeed(ExitCode.fine)
   const error = Option.getOrUndefined(Cause.failureOption(cause))
   if (error instanceof Ended)
     return error.message === "" ? Effect.succeed(error.code) : failing(error.code, error.message)
   if (ValidationError.isValidationError(error)) {
-    // @effect/cli has printed it where people read
+    // without --json, @effect/cli has printed it already
     const text = withoutArgument(stripVTControlCharacters(HelpDoc.toAnsiText(error.error)).trim())
     return isJson ? failing(ExitCode.usage, text) : Effect.succeed(ExitCode.usage)
   }
@@ -95,15 +95,15 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Dis
   if (error instanceof UploadError || error instanceof TrailError)
     return failing(error.class === "operator" ? ExitCode.needsOperator : ExitCode.lagging, error.message)
   if (error instanceof DiskError) return sayUnusable(error.path, error.code, error.message)
-  // those of a queue say what to do
+  // a queue's errors say what to do
   if (error instanceof Error) return failing(ExitCode.needsOperator, error.message)
-  // @effect/cli dies of a path that it cannot look at
+  // @effect/cli dies with a defect if it cannot look at a path
   const defect = Cause.squash(cause)
   if (PlatformError.isPlatformError(defect) && defect._tag === "SystemError") {
     const { description, pathOrDescriptor, reason } = defect
     const named = path.resolve(String(pathOrDescriptor))
     const text = `${named} cannot be looked at (${description ?? reason}): see whether the path is right.`
-    // what our disk says of it is more
+    // our Disk has better advice
     return Effect.flatMap(Disk, ({ realPath }) =>
       Effect.matchEffect(realPath(named), {
         onFailure: ({ advice, code, path: place }) => sayUnusable(place, code, advice ?? text),
@@ -114,7 +114,7 @@ const failed = (cause: Cause.Cause<unknown>): Effect.Effect<ExitCode, never, Dis
   return failing(ExitCode.defect, Cause.pretty(cause))
 }
 
-// a reader that has seen enough: `effect-audit tail | head`
+// EPIPE: the reader has seen enough, as in `effect-audit tail | head`
 process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 70))
 
 program.pipe(

@@ -43,7 +43,7 @@ const before = Options.text("before").pipe(
   Options.optional
 )
 
-/** A letter that waits for a decision, and how it is called. */
+/** A letter that waits for a decision, and its name. */
 export interface OpenLetter {
   readonly queue: Queue
   readonly name: string
@@ -55,12 +55,12 @@ const lettersOf = (queue: Queue) => Effect.flatMap(Disk, (disk) => deadLetterFil
 
 const nameOf = ({ name }: Queue, id: string) => (name === undefined ? id : `${name}/${id}`)
 
-/** so many letters are read at once */
+/** letters read at once */
 const PAGE = 1000
 
 /**
- * The letters of the queues that wait for a decision, in order, a page at a time; torn ends as well where asked for. Of
- * the first queue those from a place of its file on.
+ * The letters of the queues that wait for a decision, in order, a page at a time. `torn` adds torn ends; `from` is a place
+ * in the file of the first queue.
  */
 export const openLetters = (
   queues: ReadonlyArray<Queue>,
@@ -83,7 +83,7 @@ export const openLetters = (
     )
   )
 
-/** Those behind the letter of a name, which may be decided by now; none if there never was such a letter. */
+/** The letters after the named one, which may be decided by now. None if there never was such a letter. */
 export const lettersAfter = (
   queues: ReadonlyArray<Queue>,
   name: string,
@@ -99,7 +99,7 @@ export const lettersAfter = (
     )
   })
 
-/** The letter of a name, if it waits for a decision. */
+/** The named letter, if it waits for a decision. */
 export const findLetter = (queues: ReadonlyArray<Queue>, name: string) =>
   Stream.runHead(
     Stream.filter(
@@ -108,7 +108,7 @@ export const findLetter = (queues: ReadonlyArray<Queue>, name: string) =>
     )
   )
 
-/** Those of the names that wait for a decision, by one look at the files. */
+/** The named letters that wait for a decision, found in one pass over the files. */
 export const findLetters = (queues: ReadonlyArray<Queue>, names: ReadonlySet<string>) => {
   const ids = new Set(Array.from(names, (name) => name.slice(name.lastIndexOf("/") + 1)))
   return openLetters(queues, { torn: true, select: ({ id }) => ids.has(id) }).pipe(
@@ -129,7 +129,7 @@ interface Choice {
   readonly before?: Option.Option<string>
 }
 
-/** The ids of the letters that are meant, of each queue that has some; never all of them by an oversight. */
+/** The ids of the chosen letters, by queue. Fails if nothing was chosen, so that an oversight never means all. */
 const choose = (choice: Choice, torn: boolean) =>
   Effect.gen(function* () {
     const time = yield* momentOf("before", choice.before ?? Option.none())
@@ -161,7 +161,7 @@ const choose = (choice: Choice, torn: boolean) =>
     return chosen
   })
 
-/** The ids of the letters that were refused before a time; one whose time is damaged is not. */
+/** The ids of the letters that were refused before a time. A letter with a damaged time is none of them. */
 const idsBefore = (letters: deadLetterFile.DeadLetters, time: number, torn: boolean) =>
   Effect.gen(function* () {
     const ids = new LetterSet()
@@ -265,20 +265,20 @@ const OUR_REASONS: ReadonlySet<unknown> = new Set([
   "blank"
 ])
 
-/** Whether the reason is in our words: those of a database may echo the row. */
+/** Whether the reason is ours: a database's message may repeat the row. */
 const isOurReason = (letter: Letter) => OUR_REASONS.has(letter.class)
 
-/** Why it was refused, without anything of the event. */
+/** Why it was refused, without any content of the event. */
 const reasonOf = (letter: Letter): string =>
   isOurReason(letter) ? letter.reason : (summaryOf(letter.code ?? "", letter.reason) ?? ADVICE)
 
-/** What says which letter it is. By name: what else stands in the entry may be content. */
+/** The fields that identify a letter. A list of names, since any other field may hold content. */
 const HEAD = "type id segment offset sequence surplus length class kind code at".split(" ")
 
-/** of a text about a letter; ours are shorter */
+/** the most of a text in a letter's head; ours are shorter */
 const CHARACTERS = 1000
 
-/** A letter without its content, and without the words of a database. */
+/** A letter without its content, and without the database's message. */
 export const withoutContent = (letter: Letter): Readonly<Record<string, unknown>> => {
   const fields = letter as unknown as Readonly<Record<string, unknown>>
   return Object.fromEntries(
@@ -295,7 +295,7 @@ export const withoutContent = (letter: Letter): Readonly<Record<string, unknown>
   )
 }
 
-/** What is masked of a letter's head if it is not what it should be. */
+/** The fields that `withoutContent` masks if they are damaged. */
 export const revealed = ({ code, kind }: Letter): Readonly<Record<string, unknown>> => ({
   ...(kind === undefined ? {} : { kind }),
   ...(code === undefined ? {} : { code })
@@ -335,16 +335,16 @@ const show = Command.make("show", { directory, json, reveal, id }, (options) =>
   })
 ).pipe(Command.withDescription("One dead letter: why it was refused, and what it says"))
 
-/** The entry of a shorter line is read whole, bytes; one without content is damaged. */
+/** bytes; the entry of a shorter line is read whole, so one without content is damaged */
 const LARGE_BYTES = 1024 * 1024
 
-/** What is said in place of a content that is too large to be shown. */
+/** The text in place of a content that is too large to be shown. */
 export const leftOut = (letter: Letter): string | undefined =>
   letter.length > LARGE_BYTES && contentOf(letter).length === 0
     ? `[${formatBytes(letter.length)} are too large to be shown: they stand in ${LETTERS}]`
     : undefined
 
-/** The line, byte for byte; nothing if the entry holds none that is a text, or one that is too large to be held. */
+/** The line, byte for byte. Empty if the entry holds no text, or left out a line for its size. */
 export const contentOf = ({ base64, encoding, line }: Letter): Buffer => {
   if (typeof line === "string") return Buffer.from(line)
   return typeof base64 === "string" && encoding === undefined
@@ -369,7 +369,7 @@ const exportAll = Command.make("export", { directory, reveal, all, ids, ofClass 
   })
 ).pipe(Command.withDescription("Dead letters with their content, as lines of JSON, to stdout"))
 
-/** so many bytes are read at once */
+/** bytes read at once */
 export const EXPORT_BYTES = 4 * 1024 * 1024
 
 // ---------------------------------------------------------------------------------------------------- decide
@@ -418,8 +418,8 @@ const decide = (
 ) =>
   Effect.gen(function* () {
     const patience = yield* patienceOf(options.wait)
-    // what a batch holds lives until its letters are decided: old enough for V8 to let it heap up, four times what is
-    // used; and the space of what is young would grow to 48 MiB
+    // A batch is garbage only once its letters are decided, in V8's old space. By default V8 lets that grow to four times
+    // what is used, and the young space to 48 MiB.
     v8.setFlagsFromString("--heap-growing-percent=25 --semi-space-growth-factor=1")
     const chosen = yield* choose(options, action === "discard")
     const settings = yield* settingsOf(options.directory)
@@ -448,7 +448,7 @@ const decide = (
     }
   })
 
-/** Which of these letters still wait for a decision: one look at the file, in which most have ended. */
+/** Which of these letters still wait for a decision, in one pass over the file. */
 const waitingOf = (queue: Queue, ids: LetterSet) =>
   Effect.gen(function* () {
     const waiting = new LetterSet()
@@ -461,7 +461,7 @@ const waitingOf = (queue: Queue, ids: LetterSet) =>
     return waiting
   })
 
-/** so many letters are named in a message */
+/** letters named in a message */
 const NAMED = 20
 
 const carryOut = (
@@ -472,7 +472,7 @@ const carryOut = (
   patience: Duration.Duration
 ) =>
   Effect.gen(function* () {
-    // a request that is too large is not read
+    // the owner does not read a request that is too large
     const parts =
       ids.size <= LETTERS_A_REQUEST ? [ids] : Arr.map(Arr.chunksOf(ids, LETTERS_A_REQUEST), LetterSet.of)
     const asked = yield* ask(
@@ -483,7 +483,7 @@ const carryOut = (
     yield* awaitOwner(asked, queue, patience)
   })
 
-/** Shows on a terminal how many letters are decided: the file says so, whoever decides them. */
+/** Shows on a terminal how many letters are decided. It reads the file, whoever decides them. */
 const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     if (!isTerminal(process.stderr) || total < MANY) return yield* work
@@ -497,7 +497,7 @@ const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<
     const look = Effect.scoped(
       Effect.gen(function* () {
         const handle = yield* disk.open(file, "read")
-        // it was replaced: everything is decided
+        // a smaller file has replaced it: everything is decided
         if ((yield* handle.size) < at) done = total
         else {
           at = yield* scan(handle, at, ({ entry }) => {
@@ -514,7 +514,7 @@ const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<
     return result
   })
 
-/** fewer are done in less than a second */
+/** fewer take less than a second */
 const MANY = 1000
 
 const LETTERS_A_REQUEST = 100_000
@@ -522,11 +522,11 @@ const LETTERS_A_REQUEST = 100_000
 /** Requests that were left for the owner of the queue. */
 export interface Asked {
   readonly files: ReadonlyArray<string>
-  /** the owner, who carries them out; undefined if they are done already */
+  /** the owner, which will carry them out; undefined if they are done */
   readonly owner: { readonly pid: number | undefined } | undefined
 }
 
-/** Leaves requests, and carries them out if nobody owns the queue. */
+/** Submits requests, and carries them out if nobody owns the queue. */
 export const ask = (queue: Queue, settings: QueueFileLayer.Options, asked: ReadonlyArray<requests.Asked>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
@@ -543,7 +543,7 @@ export const ask = (queue: Queue, settings: QueueFileLayer.Options, asked: Reado
       Effect.flatMap(own, ({ carryOutRequests }) => Effect.as(carryOutRequests, undefined))
     ).pipe(
       Effect.catchTag("QueueLocked", ({ pid }) => Effect.succeed({ pid })),
-      // what is done is done, and nothing goes on without whoever has asked for it, or was told that it failed
+      // a command that failed or was interrupted leaves no request: nobody expects it to be carried out later
       Effect.onError(() =>
         Effect.forEach(files, (file) => Effect.ignore(disk.remove(file)), { discard: true })
       )
@@ -577,7 +577,7 @@ export const dead = Command.make("dead").pipe(
   Command.withSubcommands([...SUBCOMMANDS])
 )
 
-/** It, and what it can do. */
+/** The command with its sub-commands. */
 export const deadNode = nodeOf(
   dead,
   SUBCOMMANDS.map((each) => nodeOf(each))

@@ -125,7 +125,7 @@ const readingOf = (
   }
 })
 
-/** Those that are named; or all that are known and have a table. */
+/** The kinds that are named, or all known ones that have a table. */
 const chosenKinds = (flags: Flags, known: ReadonlyArray<AuditEvent.Any>, open: OpenTrail) =>
   Effect.gen(function* () {
     if (flags.kind.length > 0)
@@ -174,7 +174,7 @@ const printCounts = (
 
 const TERMINAL_EVENTS = 100
 
-/** The newest of all kinds, a few. */
+/** The newest events of all kinds together. */
 const showNewest = (
   flags: Flags,
   { trail }: OpenTrail,
@@ -199,7 +199,7 @@ const showNewest = (
     yield* sayMasked(newest.length > 0 && kinds.some((kind) => masks(kind, flags.reveal)))
   })
 
-/** All events, as they come. */
+/** All events, kind by kind, streamed. */
 const exportAll = (
   flags: Flags,
   open: OpenTrail,
@@ -225,7 +225,7 @@ const exportAll = (
 
 const sayMasked = (isSo: boolean) => (isSo ? say(REVEAL) : Effect.void)
 
-/** How far an export has come, on a terminal and beside the output, once it has taken a second. */
+/** Shows how far an export has come, after its first second, if stderr alone is a terminal. */
 const makeProgress = (trail: OpenTrail["trail"], kind: AuditEvent.Any, query: AnyQuery) =>
   Effect.gen(function* () {
     if (!isTerminal(process.stderr) || isTerminal(process.stdout)) return () => Effect.void

@@ -1,4 +1,4 @@
-/** `effect-audit doctor`: everything that delivery needs, one line each. */
+/** `effect-audit doctor`: checks everything that delivery needs, one line each. */
 import { Effect, Option } from "effect"
 import { EPHEMERAL } from "../internal/queue/directory.js"
 import { lastSealOf, ownerOf, queuesIn } from "../internal/queue/inspect.js"

@@ -1,8 +1,8 @@
-/** The drivers of databases are optional peers: they are loaded by those commands only that need them. */
+/** The drivers of databases: optional peers, loaded only by the commands that need them. */
 import { Effect } from "effect"
 import { usageError } from "./exit.js"
 
-/** Loads modules that need the driver of a database; without it, says what to install. */
+/** Loads modules that need the driver of a database. If the driver is missing, it says what to install. */
 export const loader =
   (database: string, peer: string, driver: () => Promise<unknown>) =>
   <A>(module: () => Promise<A>) =>

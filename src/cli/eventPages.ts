@@ -10,7 +10,7 @@ import { userFieldOf, whereOf } from "./search.js"
 import { asJson, csvHead, showing, whereaboutsShown } from "./shown.js"
 import { noEvent, type OpenTrail } from "./trail.js"
 
-/** What the page reads from, and who is told of it. */
+/** What the page reads from, and what records each reading. */
 export interface EventSource {
   /** undefined where no database is named */
   readonly open: OpenTrail | undefined
@@ -25,7 +25,7 @@ export const Filters = Schema.Struct({
   user: orEmpty,
   since: orEmpty,
   until: orEmpty,
-  /** conditions as of --where, by semicolons */
+  /** conditions as for --where, separated by semicolons */
   where: orEmpty
 })
 
@@ -50,7 +50,7 @@ export const kindsOf = ({ kinds, open }: EventSource) => ({
   ...(open === undefined ? { problem: NO_DATABASE } : {})
 })
 
-/** What the filters mean. */
+/** The query that the filters describe. */
 const searchOf = (
   { kinds, open }: EventSource,
   { kind: name, since, until, user, where }: typeof Filters.Type

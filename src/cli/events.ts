@@ -89,7 +89,7 @@ const waitingIn = ({ directory, name }: Queue, isRevealed: boolean, { maxLineByt
     })
   )
 
-/** An old line has none of its own; what is no id at all is shown, or masked, with the event. */
+/** An old line has no id, so one is derived. An invalid id is shown, or masked, with the event. */
 const eventIdOf = (event: Masked["event"], derived: string | undefined): string | undefined => {
   if (event === undefined) return undefined
   const own = event.event_id

@@ -7,7 +7,7 @@ export const ExitCode = {
   /** events wait longer than they should, and nobody has to do anything yet */
   lagging: 1,
   needsOperator: 2,
-  /** what the books promise is not what the disk holds */
+  /** the books and the disk disagree */
   integrity: 3,
   usage: 64,
   defect: 70

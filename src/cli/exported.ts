@@ -1,6 +1,6 @@
 /**
- * The lines of an export. Hot path: most values go from the column to the line, without an event or an object between
- * (bench/README.md#reading). A row that does not fit its kind is shown as any other command shows it.
+ * The lines of an export. Hot path: most values go from column to line without an event or an object in between
+ * (bench/README.md#reading). If a row does not fit its kind, its line is what other commands show.
  */
 import { Chunk } from "effect"
 import type { Collect, Row } from "../internal/database/walk.js"
@@ -22,7 +22,7 @@ export class UnfitLine {
   constructor(readonly text: string) {}
 }
 
-/** Makes lines of the rows of a kind. */
+/** Makes the function from a row of the kind to its line. */
 export const lining = (
   kind: AuditEvent.Any,
   isRevealed: boolean,
@@ -82,7 +82,7 @@ export const collecting = (
       : new LineWriter(kind, format === "csv" ? csv(kind) : json(kind), masks(kind, isRevealed))
   let room = 64 * 1024
   return () => {
-    // a page is mostly as large as the one before
+    // most pages are as large as the one before
     const output = new Output(room)
     let unfit = 0
     return {
@@ -102,7 +102,7 @@ export const collecting = (
   }
 }
 
-/** Whether only the event itself says what its line is. */
+/** Whether lines have to be made from whole events. */
 const isMadeWhole = (kind: AuditEvent.Any, format: Format): boolean =>
   hasConstructor(kind) || (format !== "csv" && !hasPlainKeys(kind))
 
@@ -160,7 +160,7 @@ const csvLine: Join = (time, id, values, isMasked) => {
   return `${line}\r\n`
 }
 
-/** A line of JSON; undefined where a value is an object, of which the depth is to be bounded. */
+/** A line of JSON; undefined if a value is an object, whose depth has to be bounded. */
 const jsonLine = (kind: AuditEvent.Any, isText: boolean): Join => {
   const name = nameOf(kind.kind)
   const prefixes = keysOf(kind)
@@ -186,13 +186,13 @@ const jsonCell = (value: unknown): string | undefined => {
 /** ASCII that JSON does not escape. */
 const PLAIN_TEXT = /^[ !#-[\]-~]*$/
 
-/** Whether an object has the keys in the order of the columns, and ours before them. */
+/** Whether an object would have each key once, and in this order: ours, then those of the columns. */
 const hasPlainKeys = ({ columns }: AuditEvent.Any): boolean => {
   const keys = ["kind", "event_id", "time", ...columns.map(({ key }) => key)]
   return new Set(keys).size === keys.length && keys.every((key) => key !== "__proto__" && !/^\d+$/.test(key))
 }
 
-/** Whether the program's own class says what an event is: a constructor of its own takes the input. */
+/** Whether the program's class has a constructor of its own: it takes the input, and may change it. */
 const hasConstructor = (kind: AuditEvent.Any): boolean => {
   let made: object = kind
   while (!Object.hasOwn(made, "columns")) {
@@ -202,7 +202,7 @@ const hasConstructor = (kind: AuditEvent.Any): boolean => {
   return false
 }
 
-/** A line of an event that was made whole. */
+/** The line of a whole event. */
 const WHOLE: Readonly<Record<Format, (shown: Shown) => string>> = {
   csv: asCsv,
   json: (shown) => `${jsonOf(asJson(shown))}\n`,

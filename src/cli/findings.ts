@@ -1,4 +1,4 @@
-/** The lines of `doctor` and `verify`: what was looked at, how it is, and how to mend it. */
+/** The findings of `doctor` and `verify`: what was checked, the result, and how to mend it. */
 import { fit, type Line, paint } from "./terminal.js"
 
 export interface Finding {

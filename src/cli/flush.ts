@@ -100,7 +100,7 @@ export const flush = Command.make("flush", { directory, json, events, sqlite, ..
   )
 )
 
-/** Rows without a seal, among those that have one, would be what a proof counts as another's. */
+/** Among sealed rows, a proof counts a row without a seal as another writer's. */
 const refuseUnsealed = (proof: SchedulerLayer.Options["proof"]) =>
   Effect.gen(function* () {
     const { seal } = yield* QueueFile
@@ -115,7 +115,7 @@ interface Outcome {
   readonly dead: number
   readonly waiting: number
   readonly failure: { readonly class: string; readonly code: string; readonly reason: string } | undefined
-  /** the process that has the queue */
+  /** the process that owns the queue */
   readonly owner?: number | undefined
 }
 
@@ -136,7 +136,7 @@ const describe = (
   return [`${where}${formatCount(delivered)} delivered${refused}${rest}`]
 }
 
-/** Without its class an event would become a dead letter, though nothing is wrong with it. */
+/** Refuses a kind whose class is missing: its events would become dead letters, though nothing is wrong with them. */
 const refuseUnknownKinds = (kinds: ReadonlyArray<AuditEvent.Any>) =>
   Effect.gen(function* () {
     const queue = yield* QueueFile
@@ -164,7 +164,7 @@ const deliver = (target: Queue) =>
     const scheduler = yield* Scheduler
     const before = yield* queue.status
     const progress = yield* Effect.fork(drawProgress(queue, target))
-    // a chain that is not as it was left is waited for: a minute, in which every other try fails
+    // If the last seal is not found, a new chain begins after a minute. Until then a flush fails.
     const flushed = Effect.retry(scheduler.flush, {
       while: isSealMissing,
       schedule: Schedule.spaced("2 seconds")
@@ -193,7 +193,7 @@ const failureOf = (exit: Exit.Failure<void, FlushError>) =>
     Effect.orDie
   )
 
-/** A bar with the rate and the time left, on a terminal. */
+/** On a terminal, draws a bar with the rate and the time left. */
 const drawProgress = (queue: QueueFile["Type"], { name }: Queue) =>
   Effect.gen(function* () {
     if (!isTerminal(process.stderr)) return

@@ -6,10 +6,10 @@ export { visible }
 const LARGE = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 })
 
 export const formatCount = (count: number): string =>
-  // most counts of characters, of each event that is masked
+  // Hot path: masking counts the characters of each value, and most counts are small
   Number.isInteger(count) && count >= 0 && count < 1000 ? String(count) : LARGE.format(count)
 
-/** Whether so many can be shown: after none or fewer the command would say that there are none. */
+/** Whether a limit is 1 or more: with less, the command would report that there are none. */
 export const isCount = (limit: number): boolean => limit >= 1
 
 /** `1 event`, `1,204 events` */
@@ -43,16 +43,16 @@ const UNITS = [
   ["s", 1]
 ] as const
 
-/** A value of a line or letter in one cell; JavaScript's own words for what is no text. */
+/** A value of a line or letter as one cell; JSON if it is no text. */
 export const cellOf = (value: unknown): string => {
   if (typeof value === "string") return value
   return value === undefined || value === null ? "-" : jsonOf(value)
 }
 
-/** How deep a value may be nested to be shown: deeper ones exhaust the stack of whoever writes them. */
+/** Levels of nesting that are shown: writing deeper values exhausts the stack. */
 const DEPTH = 64
 
-/** JSON of anything that stands in a line, in one line; what is nested too deeply is left out, with a word. */
+/** JSON of any value of a line, on one line. A note replaces what is nested too deeply. */
 export const jsonOf = (value: unknown): string => visibleJson(JSON.stringify(shallow(value ?? null, DEPTH)))
 
 const isPlain = (value: unknown): boolean => typeof value !== "object" || value === null
@@ -60,13 +60,13 @@ const isPlain = (value: unknown): boolean => typeof value !== "object" || value 
 const shallow = (value: unknown, depth: number): unknown => {
   if (typeof value !== "object" || value === null) return value
   if (depth === 0) return `[nested deeper than ${DEPTH}, left out]`
-  // most events, and no copy for them
+  // most events are flat, and need no copy
   if (Object.values(value).every(isPlain)) return value
   if (Array.isArray(value)) return value.map((item) => shallow(item, depth - 1))
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, shallow(item, depth - 1)]))
 }
 
-/** How many columns of a terminal a text takes: two for the wide characters of East Asia and for pictures. */
+/** The columns of a terminal that a text takes: two for each wide East Asian character and each pictograph. */
 export const widthOf = (text: string): number => {
   let width = 0
   for (const character of text) width += ZERO_WIDTH.test(character) ? 0 : WIDE.test(character) ? 2 : 1
@@ -108,18 +108,18 @@ const headOf = (text: string, width: number): string => {
   return head
 }
 
-/** The last column is wrapped if it has this much room; if not, the cells of a row stand below each other. */
+/** The room in which the last column is wrapped; with less, the last cell goes below the others. */
 const LEAST_LAST = 24
 
 /**
- * Columns under each other, the lines of each row; the last column is not padded, and fits the width that is given.
- * Cells are what they take on the screen: {@link visible}.
+ * A table: the lines of each row. The last column is not padded, and is wrapped to the given width. Cells must be
+ * {@link visible}: a column is as wide as its cells are on a screen.
  */
 export const formatTable = (
   rows: ReadonlyArray<ReadonlyArray<string>>,
   columns?: number
 ): ReadonlyArray<ReadonlyArray<string>> => {
-  // by hand: there may be more rows than a call takes arguments
+  // not Math.max(...): there may be more rows than a call takes arguments
   const widths = (rows[0] ?? []).map((_, column) =>
     rows.reduce((widest, row) => Math.max(widest, widthOf(row[column] ?? "")), 0)
   )

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * The command `effect-audit`. What needs nothing of the program's comes from `alone.js`, which holds the parts of Effect
- * that it uses and starts twice as fast. Drivers, and classes of --events, need the Effect that they were made with.
+ * The command `effect-audit`. A call that needs nothing from the program runs `alone.js`, which bundles its parts of Effect
+ * and starts twice as fast. Drivers and classes of --events need the Effect that they were made with.
  */
 import { existsSync } from "node:fs"
 
@@ -16,7 +16,7 @@ const isSet = (...variables: ReadonlyArray<string>) =>
 const namesDatabase =
   isNamed("--url", "--database", "--sqlite") ||
   isSet("AUDIT_MYSQL_URL", "AUDIT_MYSQL_DATABASE", "AUDIT_SQLITE_FILE")
-// a value behind it may be "false"
+// a value may follow, as in `--print false`
 const printsOnly = args.some((arg, index) => arg === "--print" && !/^[^-]/.test(args[index + 1] ?? ""))
 const needsDriver =
   args.includes("flush") ||
@@ -26,12 +26,12 @@ const needsDriver =
   (args.includes("migrate") && !printsOnly)
 const sharesEffect = !isHelp && (needsDriver || isNamed("--events") || isSet("AUDIT_EVENTS"))
 
-// the build makes it: the sources have none
+// only the build makes it
 const alone = new URL("./alone.js", import.meta.url)
 
 if (!sharesEffect && existsSync(alone)) await import(alone.href)
 else {
-  // on another Effect than 3 nothing but the sentence about it can be loaded
+  // If Effect is not version 3, only this module can be loaded. It says so.
   try {
     await import("../schema/Effect3.js")
   } catch (error) {

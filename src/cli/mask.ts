@@ -1,6 +1,6 @@
 /**
- * Prompts are masked, unless an operator asks for them. Shown is only what is known to be harmless: a field of a kind
- * that we know, with a value that is no structure. So neither an odd line nor an odd letter gets anything past it.
+ * The mask: shows only what is known to be harmless, unless an operator asks for all. Harmless is a field of a kind that
+ * we know, with a value that is no structure. So an odd line or letter leaks nothing.
  */
 import { objectOf } from "../internal/queue/lines.js"
 import { Activity } from "../schema/Activity.js"
@@ -14,13 +14,13 @@ import { formatBytes, formatCount, jsonOf } from "./format.js"
 const plainKeysOf = ({ columns, sensitive = columns.map(({ field }) => field) }: AuditEvent.Any) =>
   new Set(columns.filter(({ field }) => !sensitive.includes(field)).map(({ key }) => key))
 
-/** By kind; of a kind that is not ours only what says which event it is may be shown. */
+/** The plain keys of our kinds. Of any other kind only {@link ALWAYS} is shown. */
 const PLAIN: ReadonlyMap<unknown, ReadonlySet<string>> = new Map(
   [UseLog, LoginLog, Activity].map((kind) => [kind.kind, plainKeysOf(kind)])
 )
 const NONE: ReadonlySet<string> = new Set()
 
-/** Of any kind, and only if they are what they should be: anybody may have written the line. */
+/** Keys that are shown for any kind, if their value is valid: anybody may have written the line. */
 const ALWAYS: ReadonlyMap<string, (value: unknown) => boolean> = new Map([
   ["kind", (value: unknown) => isKind(value)],
   ["event_id", (value: unknown) => isId(value)],
@@ -30,7 +30,7 @@ const ALWAYS: ReadonlyMap<string, (value: unknown) => boolean> = new Map([
 
 const NAME = /^[\w$.-]{1,64}$/
 
-/** Whether it looks like the name of a kind: a damaged line, or an odd one, may have anything in its place. */
+/** Whether a value looks like the name of a kind: in a damaged or odd line it may be anything. */
 export const isKind = (value: unknown): value is string =>
   typeof value === "string" && /^[A-Za-z_$][\w$.:/-]{0,63}$/.test(value)
 
@@ -68,7 +68,7 @@ export const maskEvent = (
 export const maskFields = (event: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> => {
   const plain = PLAIN.get(event.kind) ?? NONE
   const entries = Object.entries(event).map(([key, value], index) => {
-    // a name may hold what its value should
+    // a damaged line may have its content in a name
     if (!NAME.test(key)) return [`[name of field ${index + 1}, masked]`, maskValue(value)] as const
     const isPlain =
       ALWAYS.get(key)?.(value) ?? (plain.has(key) && (typeof value !== "object" || value === null))
@@ -87,5 +87,5 @@ export const mark = (what: string) => `[${what}, masked]`
 /** Whether something in a value was masked. */
 export const isMasked = (shown: unknown): boolean => jsonOf(shown).includes(", masked]")
 
-/** What to say where something was masked. */
-export const REVEAL = "Masked is what may hold personal data: --reveal shows it."
+/** Said if something was masked. */
+export const REVEAL = "Masked values may hold personal data: --reveal shows them."

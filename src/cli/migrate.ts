@@ -1,4 +1,4 @@
-/** `effect-audit migrate`: the tables, made or fitted. */
+/** `effect-audit migrate`: makes the tables, or fits existing ones. */
 import { Effect, Logger, LogLevel, Option } from "effect"
 import { misnamed, misnamedColumn } from "../internal/database/mysql/table.js"
 import { tableName } from "../internal/database/rows.js"
@@ -73,7 +73,7 @@ export const migrate = Command.make(
             SqliteUploader.migrateProof({ filename, tables }, kinds)
           )
       }).pipe(
-        // that writers will have to wait
+        // shows the warning that writers will have to wait
         Logger.withMinimumLogLevel(LogLevel.Warning),
         Effect.provide(logger)
       )

@@ -1,4 +1,4 @@
-/** Moments, as flags say them: a date, or so long ago. */
+/** Moments in flags: a date, or a duration before now. */
 import { Clock, DateTime, Duration, Effect, Option } from "effect"
 import { usageError } from "./exit.js"
 
@@ -10,7 +10,7 @@ export const momentOf = (flag: string, given: Option.Option<string>) =>
     if (Option.isSome(date)) return date.value
     const age = Option.filter(Duration.decodeUnknown(given.value), () => !given.value.startsWith("-"))
     const moment = (yield* Clock.currentTimeMillis) - Option.match(age, AGE)
-    // of what is before all dates nothing can be said
+    // a duration may reach back beyond all dates
     if (Number.isNaN(new Date(moment).getTime())) {
       return yield* usageError(`--${flag} ${given.value} is no date: say 2026-01-31, or "30 days".`)
     }
@@ -19,7 +19,7 @@ export const momentOf = (flag: string, given: Option.Option<string>) =>
 
 const AGE = { onNone: () => Number.NaN, onSome: Duration.toMillis }
 
-/** A day, with or without a time. The engine takes February 30 for March 2, so the day must be one of its month. */
+/** A day, with or without a time. JavaScript reads February 30 as March 2, so the day must be one of its month. */
 const dateOf = (text: string): Option.Option<number> => {
   const [, day = ""] = /^(\d{4}-\d\d-\d\d)(?:[T ].+)?$/.exec(text) ?? []
   const midnight = Date.parse(day)

@@ -1,11 +1,11 @@
-/** What `serve` shows: looked at once a second or less, with what happened since it began. */
+/** The view that `serve` shows: taken at most once a second, with a history since the start. */
 import { Chunk, Duration, Effect, Option, Stream, SubscriptionRef } from "effect"
 import { lettersAfter, openLetters, withoutContent } from "./dead.js"
 import { queuesOf, type Queue } from "./settings.js"
 import { survey, type Surveyed } from "./status.js"
 import { failureOf } from "./verdict.js"
 
-/** A failure to deliver, as it was seen. */
+/** A failure to deliver, with the times at which it was seen. */
 export interface SeenFailure {
   readonly class: string
   readonly code: string
@@ -21,19 +21,19 @@ export interface View {
   /** time, waiting events, age of the oldest in milliseconds */
   readonly history: ReadonlyArray<readonly [number, number, number]>
   readonly failures: ReadonlyArray<SeenFailure>
-  /** the first page of those that wait for a decision */
+  /** the first page of letters that wait for a decision */
   readonly letters: ReadonlyArray<Readonly<Record<string, unknown>>>
   readonly hasMoreLetters?: boolean
   /** why the last look failed */
   readonly problem: string | undefined
 }
 
-/** an hour */
+/** of the history: one hour at one a second */
 const POINTS = 3600
 /** letters of a page */
 const LETTERS = 100
 
-/** A page of letters: those after the one of the name, or the first ones. */
+/** A page of letters: those after the named one, or the first ones. */
 export const pageAfter = (queues: ReadonlyArray<Queue>, name?: string) =>
   Effect.gen(function* () {
     const letters = name === undefined ? Option.some(openLetters(queues)) : yield* lettersAfter(queues, name)
@@ -60,10 +60,10 @@ const EMPTY: View = {
 }
 
 const PAUSE = Duration.seconds(1)
-/** A pause is so many times as long as the look before it: with 100,000 dead letters one takes a second. */
+/** A pause lasts this many times as long as the look before it, which takes a second with 100,000 dead letters. */
 const PAUSES = 9
 
-/** Looks once a second, or for a tenth of the time, until the scope closes. */
+/** Looks once a second, or for a tenth of the time if looking takes long, until the scope closes. */
 export const makeMonitor = (directory: Option.Option<string>, lagMillis: number) =>
   Effect.gen(function* () {
     const view = yield* SubscriptionRef.make(EMPTY)
@@ -76,7 +76,7 @@ export const makeMonitor = (directory: Option.Option<string>, lagMillis: number)
         at,
         code,
         queues,
-        // the page plots and finds points by their times: if the clock was set back, then those ahead of it go
+        // The page finds points by their times. If the clock was set back, points ahead of it go.
         history: [
           ...before.history.filter(([past]) => past < at).slice(1 - POINTS),
           [at, waiting, at - oldest]

@@ -1,4 +1,4 @@
-/** The uploader for MySQL. */
+/** The loaders of what needs the MySQL driver. */
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect } from "effect"
 import { createRequire } from "node:module"
@@ -11,12 +11,12 @@ const load = loader("MySQL", "@effect/sql-mysql2@0.53", () => import("@effect/sq
 const require = createRequire(import.meta.url)
 
 /**
- * Loads what the driver and Node leave for later: as the owner of a queue the process may not be able to read what
- * root has installed.
+ * Loads what the driver and Node would load later. By then the process may run as the owner of a queue, who may not be able
+ * to read what root has installed.
  */
 const loadWhole = Effect.gen(function* () {
   if (process.geteuid?.() !== 0) return
-  // the authorities, those of NODE_EXTRA_CA_CERTS included
+  // loads the certificate authorities, those of NODE_EXTRA_CA_CERTS included
   tls.createSecureContext()
   const name = path.join("mysql2", "lib", "connection.js")
   const loaded = Object.keys(require.cache).find((file) => file.endsWith(name))
@@ -24,14 +24,14 @@ const loadWhole = Effect.gen(function* () {
   const directory = path.dirname(loaded)
   const files = yield* (yield* FileSystem.FileSystem).readDirectory(directory, { recursive: true })
   for (const file of files.filter((file) => file.endsWith(".js"))) {
-    // one that lacks an optional package of its own is never needed
+    // a file that lacks an optional package is never needed
     yield* Effect.ignore(Effect.try(() => require(path.join(directory, file)) as unknown))
   }
-  // its tables come with the first look for one of them
+  // loads the tables of iconv-lite
   const iconv = createRequire(loaded)("iconv-lite") as { encodingExists: (name: string) => boolean }
   iconv.encodingExists("utf8")
 }).pipe(
-  // whatever is needed and missing fails later, and says so
+  // if something needed is missing, using it fails later and says so
   Effect.catchAllCause(() => Effect.void)
 )
 

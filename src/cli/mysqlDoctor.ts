@@ -1,4 +1,4 @@
-/** What `doctor` asks of MySQL or MariaDB, step by step: the first that fails says where to look. */
+/** The checks of `doctor` on MySQL and MariaDB, step by step: the first that fails says where to look. */
 import { SqlError } from "@effect/sql/SqlError"
 import { Clock, Effect, Either, Schema } from "effect"
 import type * as dns from "node:dns"
@@ -64,7 +64,7 @@ export const examine = (
     }
   })
 
-/** Name and port, by hand: the driver would not say which of them it was. */
+/** Checks name and port apart: the driver would not say which of them failed. */
 const reach = ({ address, host }: Endpoint, report: Report) =>
   Effect.gen(function* () {
     const found = yield* Effect.either(addressesOf(address.host).pipe(Effect.timeout("5 seconds")))
@@ -88,7 +88,7 @@ const reach = ({ address, host }: Endpoint, report: Report) =>
     return Either.isRight(connected)
   })
 
-/** By any of its addresses, as delivery does. */
+/** Connects to any of the addresses, as delivery does. */
 const connect = (
   { host, port }: Endpoint["address"],
   addresses: ReadonlyArray<dns.LookupAddress>
@@ -165,7 +165,7 @@ const examineSettings = (
       return yield* new SqlError({ message: cause.message, cause })
     }
     const { mode, now, packet, version } = server
-    // the clock was read somewhere between the question and the answer
+    // the server read its clock between our two readings
     const skew = now - (before + after) / 2
     const isSkewed = Math.abs(skew) > SKEW + (after - before) / 2
     const cipher = tls?.Value ?? ""
@@ -284,7 +284,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
     ]
   })
 
-/** Of the columns those that the account may not insert into, roles and grants of the database taken together. */
+/** The columns that the account may not insert into, by all its roles and grants. */
 const columnsWithoutInsert = (session: Session, table: string, columns: ReadonlyArray<string>) =>
   Effect.map(
     session.select(

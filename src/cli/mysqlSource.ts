@@ -1,4 +1,4 @@
-/** What `prove` reads of MySQL and MariaDB: one snapshot, of the first server that answers. */
+/** The source of `prove` on MySQL and MariaDB: one snapshot of the first server that answers. */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Array as Arr, Duration, Effect, type Scope } from "effect"
 import { open } from "../internal/database/mysql/connection.js"
@@ -29,7 +29,7 @@ export const openSource = (
 
 const openAt = (endpoint: Endpoint): Effect.Effect<Source<UploadError>, UploadError, Scope.Scope> =>
   Effect.gen(function* () {
-    // to count the rows of a large table takes as long as it takes
+    // counting the rows of a large table may take hours
     const session = yield* open({ ...endpoint, statementTimeout: Duration.hours(24) })
     const columns = yield* columnsOf(session, SEAL_TABLE)
     if (columns.size === 0) return yield* unsealed(endpoint)

@@ -1,4 +1,4 @@
-/** Whose queue it is: as root the command becomes its owner, so that what it writes belongs to the service. */
+/** The owner of a queue: run as root, the command becomes that user, so that its files belong to the service. */
 import { Effect, Option } from "effect"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -8,16 +8,16 @@ import { Ended, ExitCode } from "./exit.js"
 
 const userName = Option.liftThrowable(() => os.userInfo().username)
 
-// when the command starts: later it may run as the owner
+// read at the start: later the command may run as the owner
 const asker =
   process.env.SUDO_USER ?? Option.getOrElse(userName(), () => `uid ${process.geteuid?.() ?? "unknown"}`)
 
-/** Who decides, for the record: who has called sudo, or else the user. */
+/** Who decides, for the record: the user who called sudo, or the current one. */
 export const operator = (): string => `${asker}@${os.hostname()}`
 
 /**
- * Becomes the owner of the queues in these directories, before anything of theirs is touched. Everything that only
- * root may read is to be read before.
+ * Becomes the owner of the queues in these directories. Call it before touching them, and after reading what only root may
+ * read.
  */
 export const becomeOwner = (queues: ReadonlyArray<string>) =>
   Effect.gen(function* () {
@@ -33,8 +33,8 @@ export const becomeOwner = (queues: ReadonlyArray<string>) =>
   })
 
 /**
- * The same for a queue that the command may be the first to use. One that has no identity yet belongs to whoever has
- * the directory, or alone may make it; `source` is what it will take in.
+ * The same for a queue that the command may be the first to use. Without an identity, the queue belongs to the owner of its
+ * directory, or of the nearest one above. `source` is the file that it adopts.
  */
 export const becomeFirstOwner = (directory: string, source: FileInfo) =>
   Effect.gen(function* () {
@@ -54,7 +54,7 @@ export const becomeFirstOwner = (directory: string, source: FileInfo) =>
 
 const MAY_WRITE = { group: 0o020, others: 0o022 }
 
-/** The directory in which one that is missing would be made. */
+/** The nearest directory that exists: a missing one would be made in it. */
 const nearestOf = (directory: string): Effect.Effect<FileInfo, DiskError, Disk> =>
   Effect.flatMap(Disk, (disk) =>
     Effect.flatMap(disk.info(directory), (info) =>
@@ -62,7 +62,7 @@ const nearestOf = (directory: string): Effect.Effect<FileInfo, DiskError, Disk> 
     )
   )
 
-/** What tells whose queue it is; undefined if it has no identity, or nobody else may look into the directory. */
+/** The file that tells who owns the queue; undefined if it does not exist, or this user may not see it. */
 const identityOf = (directory: string) =>
   Effect.flatMap(Disk, (disk) =>
     Effect.catchIf(
@@ -87,12 +87,12 @@ const become = (directory: string, owner: FileInfo, place: FileInfo | undefined)
 /** of Node, and absent from its types */
 const { initgroups } = process as unknown as { readonly initgroups: (user: number, group: number) => void }
 
-/** A directory of root's is the service's by its group, which a platform gives to processes and not to users. */
+/** If root has the directory, the service uses it by its group, which a platform gives to processes and not to users. */
 const switchTo = (
   { gid, uid }: { readonly uid: number; readonly gid: number },
   groups: ReadonlyArray<number>
 ) => {
-  // first the group: `getgroups` shows it among the others, and root's is not to stay there; last what takes the right to the rest
+  // The group first: `getgroups` lists it, and root's must not stay there. The user last: it takes the right to the rest.
   process.setgid!(gid)
   try {
     initgroups(uid, gid)
@@ -105,7 +105,7 @@ const switchTo = (
   process.setuid!(uid)
 }
 
-/** Nothing was touched: the files would belong to somebody whom the service cannot read, or could not be read. */
+/** Refuses before anything is touched: the service could not read our files, or we could not read its files. */
 export const refuse = (directory: string, uid: number) =>
   new Ended({
     code: ExitCode.needsOperator,
@@ -113,7 +113,7 @@ export const refuse = (directory: string, uid: number) =>
   })
 
 /**
- * What to do about a path that this user may not look at, or use: whoever has it, or the private directory above it, may.
+ * What to do about a path that this user may not use: its owner may, or the owner of the nearest directory that can be seen.
  * undefined if that is this user.
  */
 export const adviceOnAccess = (target: string): Effect.Effect<string | undefined, never, Disk> =>
@@ -129,7 +129,7 @@ export const adviceOnAccess = (target: string): Effect.Effect<string | undefined
     return `${target} belongs to uid ${uid}, and this user may not use it. Run the command as that user: sudo -u '#${uid}' effect-audit ...`
   })
 
-/** Nothing was touched: whoever comes first makes the queue his. */
+/** Refuses before anything is touched: the first user of a queue becomes its owner. */
 const refuseFirst = (directory: string, { gid, mode }: FileInfo) => {
   const group = (mode & MAY_WRITE.group) === 0 ? "" : ` -g '#${gid}'`
   return new Ended({

@@ -1,4 +1,4 @@
-/** The page of `serve`: the files in `page/`, as one. */
+/** The page of `serve`: the files in `page/` as one document. */
 import { createHash } from "node:crypto"
 import * as fs from "node:fs"
 
@@ -8,7 +8,7 @@ const SCRIPTS = ["page.js", "events.js"].map((name) => ({ name, text: read(name)
 
 const hash = (text: string) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`
 
-/** Nothing but what stands on the page runs; styles are set by it as well. */
+/** Only the scripts of the page run. Styles may be inline, since the scripts set some. */
 export const POLICY = [
   "default-src 'none'",
   `script-src ${SCRIPTS.map(({ text }) => hash(text)).join(" ")}`,

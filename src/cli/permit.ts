@@ -1,6 +1,6 @@
 /**
- * `effect-audit erase` and `purge`: a seal says what may be erased or removed, then the SQL that does it is printed. The
- * program that owns the queue makes the seal; the command only reads the database.
+ * `effect-audit erase` and `purge`: have a seal permit an erasure or a removal, then print the SQL for it. The program that
+ * owns the queue makes the seal; the command only reads the database.
  */
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect, Option, Stream } from "effect"
@@ -101,7 +101,7 @@ export const purge = Command.make("purge", { directory, before, wait, sqlite, ..
   )
 )
 
-/** so many events a request, which one seal is to hold */
+/** of one request, all of which must fit into one seal */
 const MOST_EVENTS = 10_000
 
 const idsOf = (named: ReadonlyArray<string>, file: Option.Option<string>) =>
@@ -122,7 +122,7 @@ const idsOf = (named: ReadonlyArray<string>, file: Option.Option<string>) =>
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
-/** Has the owner of a queue seal the permissions; those of several instances are the same to a proof. */
+/** Has the owner of one queue seal the permissions: to a proof, any of several instances will do. */
 const permit = (
   options: { readonly directory: Option.Option<string>; readonly wait: string },
   permissions: ReadonlyArray<Permission>

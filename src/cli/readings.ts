@@ -1,4 +1,4 @@
-/** The record of who has read: an Activity in a queue of the command's own, on disk before anything is shown. */
+/** The record of who has read what: an Activity in the command's own queue, on disk before anything is shown. */
 import { Clock, Effect, Either, Exit, Option, RcRef, Scope } from "effect"
 import { v7 } from "uuid"
 import * as QueueFileLayer from "../layers/QueueFileLive.js"
@@ -18,19 +18,19 @@ export const audit = Options.text("audit").pipe(
   Options.optional
 )
 
-/** What was asked. */
+/** What an operator reads. */
 export interface Reading {
   readonly action: "audit.reveal" | "audit.export" | "audit.get"
-  /** kinds, the id of one event, or those of dead letters */
+  /** kinds, the id of one event, or ids of dead letters */
   readonly targets: ReadonlyArray<string>
-  /** what the targets are, where the action does not say it */
+  /** what the targets are, if the action does not say */
   readonly targetType?: "letter"
   readonly asked: Readonly<Record<string, unknown>>
 }
 
 export type Recorder = Effect.Effect.Success<ReturnType<typeof makeRecorder>>
 
-/** Records what is read, one event for each target; nothing where nobody wants it. */
+/** Records each reading, one event for each target. Without a directory it records nothing. */
 export const makeRecorder = (given: Option.Option<string>) =>
   Effect.gen(function* () {
     if (Option.isNone(given)) return () => Effect.void
@@ -39,7 +39,7 @@ export const makeRecorder = (given: Option.Option<string>) =>
     const { directory } = settings
     const info = yield* disk.info(directory)
     const user = yield* disk.user
-    // files that root makes there, its owner could not use
+    // the owner of the directory could not use files that root makes there
     if (user?.uid === 0 && info !== undefined && info.uid !== 0) {
       return yield* usageError(
         `${directory} belongs to uid ${info.uid}: run the command as that user, or give --audit a directory of root's.`
@@ -78,12 +78,12 @@ export const makeRecorder = (given: Option.Option<string>) =>
   })
 
 /**
- * The page's server keeps the queue while readings follow one another, and then leaves it to other commands: they wait
- * twice as long for it.
+ * After so long without a reading, the page's server gives the queue up for other commands. They wait twice as long for
+ * it.
  */
 const IDLE = "5 seconds"
 
-/** Closed where opening fails, since an RcRef does not do that. */
+/** If opening fails, closes what it acquired: an RcRef does not do that. */
 const ownScope = <A, E, R>(open: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     const own = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)

@@ -1,4 +1,4 @@
-/** Conditions, as `--where`, `--user` and the page say them. */
+/** The conditions of `--where`, `--user` and the page, from text to query. */
 import { Effect } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import { INVALID } from "../schema/Line.js"
@@ -28,7 +28,7 @@ export const whereOf = (kind: AuditEvent.Any, texts: ReadonlyArray<string>) =>
       }
       const before = where[field]
       const range = isRange(before) ? before : {}
-      // a text that the field does not know today may stand in an old row
+      // an old row may hold a text that the field does not allow today
       if (operator === "=") where[field] = read === INVALID ? value : read
       else if (operator === "^=") where[field] = { prefix: value }
       else if (operator === ":") where[field] = null
@@ -42,11 +42,11 @@ const CONDITION = /^([\w$.-]+)(\^=|>=|<|=|:(?=null$))([^]*)$/
 const isRange = (value: unknown): value is object =>
   typeof value === "object" && value !== null && ("from" in value || "to" in value)
 
-/** By its name in the program, in a line, or in the table. */
+/** Finds a field by its name in the program, in a line, or in the table. */
 const fieldOf = ({ columns }: AuditEvent.Any, name: string): string | undefined =>
   columns.find(({ field, key, name: column }) => [field, key, column].includes(name))?.field
 
-/** The field that says who it was, if the kind has one of a name that is known. */
+/** The field that names the user, if the kind has one of the usual names. */
 export const userFieldOf = ({ columns }: AuditEvent.Any): string | undefined =>
   ["userName", "actorName", "user_name", "actor_name", "username", "user"].find((name) =>
     columns.some(({ field }) => field === name)

@@ -1,4 +1,4 @@
-/** `effect-audit serve`: one page on this machine, for those who like to look rather than read. */
+/** `effect-audit serve`: a page on this machine that shows the queue, live. */
 import { Effect, Option } from "effect"
 import { Command, Options } from "./effectCli.js"
 import { audit, makeRecorder } from "./readings.js"
@@ -9,7 +9,7 @@ const port = Options.integer("port").pipe(
   Options.withDescription("The port on this machine; a free one by default")
 )
 
-// the port of a database stands in its URL, or behind its host
+// --port is the page's: the port of a database stands in its URL, or behind its host
 const { port: _, ...databaseFlags } = database
 
 export const serve = Command.make(
@@ -21,12 +21,12 @@ export const serve = Command.make(
       const record = yield* makeRecorder(options.audit)
       const kinds = yield* kindsOf(options.events)
       const settings = yield* settingsOf(options.directory)
-      // before the command becomes the owner of the queue, who may not be able to read its files
+      // before queuesOf: the owner of the queue may not be able to read what is installed
       const isNamed = [options.url, options.database, options.sqlite].some((option) => option._tag === "Some")
       const { openTrail } = yield* Effect.promise(() => import("./trail.js"))
       const flags = { ...options, port: Option.none<number>() }
       const open = isNamed ? yield* openTrail(flags, kinds, settings.directory) : undefined
-      // late, since all other commands start without a server
+      // imported late, so that other commands start without a server
       const { runServer } = yield* Effect.promise(() => import("./server.js"))
       yield* queuesOf(options.directory)
       return yield* runServer(options.directory, options.port, { open, kinds, record })

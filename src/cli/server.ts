@@ -1,4 +1,4 @@
-/** The server of `effect-audit serve`: one page, and behind a token the numbers, the letters and what to do with them. */
+/** The server of `effect-audit serve`: the page, and behind a token the queue, its letters and the events. */
 import * as HttpApi from "@effect/platform/HttpApi"
 import * as HttpApiBuilder from "@effect/platform/HttpApiBuilder"
 import * as HttpApiEndpoint from "@effect/platform/HttpApiEndpoint"
@@ -54,22 +54,22 @@ export const runServer = (given: Option.Option<string>, port: number, source: Ev
         Layer.provide(Layer.succeed(Disk, disk))
       )
       const built = yield* Effect.mapError(Layer.build(server), ({ cause }) => cannotListen(port, cause))
-      // an open page would be waited for at the end
+      // otherwise the shutdown would wait for open pages
       yield* Effect.addFinalizer(() => Effect.sync(() => listener.closeAllConnections()))
-      // a socket that is upgraded has nobody who hears its errors, and any web page may ask for that (WebSocket): without
-      // these it is a request like others
+      // Any web page may ask for an upgrade (WebSocket), and nobody handles the errors of the upgraded socket. Without
+      // listeners the upgrade is a request like others.
       listener.removeAllListeners("upgrade")
       const { address } = Context.get(built, HttpServer.HttpServer)
-      // behind the hash it is sent to no server, and stands in no log
+      // browsers send nothing behind the hash to a server, so the token stands in no log
       if (address._tag === "TcpAddress") yield* print([`http://127.0.0.1:${address.port}/#${token}`])
       return yield* Effect.never
     })
   )
 
-/** The state goes out each second, so a connection that takes nothing for this long has a reader that hangs. */
+/** The state goes out each second. If a connection takes nothing for this long, its reader hangs. */
 const STALLED = "1 minute"
 
-/** A server that cuts a connection off on which nothing has moved for so long. */
+/** A server that cuts off a connection on which nothing moves for this long. */
 export const makeServer = (stalled: Duration.DurationInput = STALLED) => {
   const server = createServer()
   server.timeout = Duration.toMillis(stalled)
@@ -85,9 +85,9 @@ const cannotListen = (port: number, cause: unknown) => {
   return usageError(reason)
 }
 
-/** No cache keeps an answer: most of them hold what events say. */
+/** Keeps answers out of caches: most hold content of events. */
 const unstored = HttpMiddleware.make((app) =>
-  // the response has been sent when the app has ended
+  // not behind the app: by then the response has been sent
   HttpApp.withPreResponseHandler(app, (_, response) =>
     Effect.succeed(
       HttpServerResponse.setHeaders(response, {
@@ -99,7 +99,7 @@ const unstored = HttpMiddleware.make((app) =>
   )
 )
 
-/** Server-sent events: whoever reads slowly gets the newest state, and nothing is kept for those who read nothing. */
+/** Server-sent events. A slow reader gets the newest state only, so nothing piles up. */
 export const eventsOf = <E, R>(changes: Stream.Stream<View, E, R>): Stream.Stream<string, E, R> =>
   changes.pipe(
     Stream.buffer({ capacity: 1, strategy: "sliding" }),
@@ -108,22 +108,22 @@ export const eventsOf = <E, R>(changes: Stream.Stream<View, E, R>): Stream.Strea
 
 // ----------------------------------------------------------------------------------------------------------- api
 
-/** A request that is answered with another status than 200, and why. */
+/** A refused request: the status, and why. */
 class Refusal extends Data.TaggedError("Refusal")<{ readonly status: number; readonly message: string }> {}
 
 const notFound = () =>
   new Refusal({ status: 404, message: "It is gone: no such dead letter waits for a decision." })
 
-/** Which letters are meant; without an id none would be, and the answer would say nothing. */
+/** The letters of a request. At least one: the answer to none would say nothing. */
 const Letters = Schema.parseJson(Schema.Struct({ ids: Schema.NonEmptyArray(Schema.String) }))
 
-/** of a request's body, which is held in memory; room for 20,000 ids and more */
+/** the most of a request's body, which is held in memory; enough for 20,000 ids */
 const MAX_BODY_BYTES = 1024 * 1024
 
-/** What a request asks for. Its words repeat nothing of the body: showing a value that is nested deeply overflows the stack. */
+/** The letters of a request. An error repeats nothing of the body: printing a deeply nested value overflows the stack. */
 const lettersAsked = (request: HttpServerRequest.HttpServerRequest) =>
   Effect.gen(function* () {
-    // Node holds a body to this length; a body without one has no end
+    // Node enforces Content-Length; a body without one may be endless
     const length = Number(request.headers["content-length"])
     if (!(length <= MAX_BODY_BYTES)) {
       return yield* new Refusal({
@@ -191,7 +191,7 @@ const handlers = (given: Option.Option<string>, record: Recorder) =>
           Effect.flatMap(queuesOf(given), (queues) => findLetter(queues, id)),
           Option.match({ onNone: notFound, onSome: (found) => Effect.succeed(found) })
         )
-      /** What goes wrong is said in words, for the page to show. */
+      /** Answers a failure with its message, for the page to show. */
       const inWords = <E extends { readonly message: string }>(
         effect: Effect.Effect<HttpServerResponse.HttpServerResponse, E, Disk>
       ) =>
@@ -278,7 +278,7 @@ const handlers = (given: Option.Option<string>, record: Recorder) =>
     })
   )
 
-/** The content of letters is that of events. */
+/** Letters hold events, so reading their content is recorded. */
 const lettersRead = (action: Reading["action"], target: string): Reading => ({
   action,
   targets: [target],
@@ -290,7 +290,7 @@ const eventHandlers = (source: EventSource) =>
   HttpApiBuilder.group(Api, "events", (group) =>
     Effect.gen(function* () {
       const disk = yield* Disk
-      /** What cannot be read is said in words, for the page to show. */
+      /** Answers a failure with its message, for the page to show. */
       const answered = <A>(effect: Effect.Effect<A, Error, Disk>) =>
         effect.pipe(
           Effect.catchAll((error) => Effect.succeed({ problem: error.message })),
@@ -315,11 +315,11 @@ const eventHandlers = (source: EventSource) =>
     })
   )
 
-/** As the commands print it: of bounded depth, and without controls. */
+/** JSON as the commands print it: of bounded depth, control characters escaped. */
 const answerOf = (value: unknown, status = 200) =>
   HttpServerResponse.text(jsonOf(value), { contentType: "application/json", status })
 
-/** five minutes, as `status` has it */
+/** milliseconds: five minutes, the default of `status --lag` */
 const LAG = 300_000
 
 const pageLayer = HttpApiBuilder.Router.use((router) =>

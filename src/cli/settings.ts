@@ -1,4 +1,4 @@
-/** What flags and environment say: which queue, which database, which kinds of events. */
+/** The settings of a call, from flags and environment: the queue, the database, the kinds of events. */
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Config, Effect, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
@@ -40,13 +40,13 @@ export const reveal = Options.boolean("reveal").pipe(
   Options.withDescription("Show prompts, which are masked otherwise")
 )
 
-/** A queue and how it is called among those of its directory: nothing, or `instance-2`. */
+/** A queue, and its name within the directory: `instance-2`, or none if it is the directory itself. */
 export interface Queue {
   readonly directory: string
   readonly name: string | undefined
 }
 
-/** The settings of the environment, which are to be those of the program, for the given directory. */
+/** The settings of the environment, which should be the program's, for the given directory. */
 export const settingsOf = (given: Option.Option<string>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
@@ -111,7 +111,7 @@ export const activity = Options.boolean("activity").pipe(
   Options.withDefault(false)
 )
 
-/** The kinds of this package, `Activity` only if it is wanted, and those that the modules export. */
+/** The kinds of this package, with `Activity` only if wanted, and those that the modules export. */
 export const kindsOf = (files: ReadonlyArray<string>, isActivityWanted = true) =>
   Effect.gen(function* () {
     const more = yield* Config.withDefault(Config.array(Config.nonEmptyString(), "AUDIT_EVENTS"), [])
@@ -125,11 +125,11 @@ export const kindsOf = (files: ReadonlyArray<string>, isActivityWanted = true) =
       if (found.length === 0) return yield* usageError(`${file} exports no class of events.`)
       kinds.push(...found)
     }
-    // a module may export one of ours again, or have a class of its own for it
+    // a module may export one of ours again, or a class of its own in its place
     return [...new Map(kinds.map((kind) => [kind.kind, kind])).values()]
   })
 
-/** Node from 22.18 on reads TypeScript, if it is erasable and names its files as they are. */
+/** Node reads TypeScript from 22.18 on, if the syntax is erasable and imports name files as they are. */
 const importFailure = (cause: unknown): string => {
   const code = typeof cause === "object" && cause !== null && "code" in cause ? String(cause.code) : ""
   const isTypeScript =
@@ -153,7 +153,7 @@ const fromEnvironment =
   (option: Options.Options<A>) =>
     option.pipe(Options.withFallbackConfig(config), Options.optional)
 
-/** The file of the program's SqliteUploader; where it is given, no other database is asked. */
+/** The file of the program's SqliteUploader. If it is given, no server is asked. */
 export const sqlite = Options.text("sqlite").pipe(
   Options.withDescription(
     "The file of a queue that is delivered to SQLite, in place of a server. Or AUDIT_SQLITE_FILE"
@@ -162,7 +162,7 @@ export const sqlite = Options.text("sqlite").pipe(
   Options.optional
 )
 
-/** The flags that name a database; all of them have a variable as well. */
+/** The flags that name a database; each has a variable as well. */
 export const database = {
   url: Options.redacted("url").pipe(
     Options.withDescription(
@@ -223,7 +223,7 @@ export const database = {
 
 type Flags<T> = { readonly [K in keyof T]: T[K] extends Options.Options<infer A> ? A : never }
 
-/** What the flags of {@link database} say. */
+/** The values of the flags in {@link database}. */
 export type DatabaseFlags = Flags<typeof database>
 
 /** The database that the flags and the environment name. */
@@ -264,7 +264,7 @@ export const databaseOf = (flags: DatabaseFlags) =>
     return options
   })
 
-/** A variable that asks for TLS in words of its own would connect in the clear; so would one that is empty by a slip. */
+/** Refuses an empty or misspelt variable about TLS, which would connect in the clear. Warns of any other unknown one. */
 const refuseVariables = Effect.suspend(() => {
   const empty = ["AUDIT_MYSQL_SSL_CA", "AUDIT_MYSQL_SERVER_PUBLIC_KEY"].find(
     (name) => process.env[name] === ""
@@ -301,7 +301,7 @@ const VARIABLES = [
   ...["TABLES", "DEDUPLICATION"]
 ].map((name) => `AUDIT_MYSQL_${name}`)
 
-/** The tables of the kinds that go elsewhere than where they say. */
+/** The tables of kinds that do not go where they say. */
 export const tablesOf = (flag: Option.Option<HashMap.HashMap<string, string>>) =>
   Effect.gen(function* () {
     if (Option.isSome(flag)) return Object.fromEntries(HashMap.toEntries(flag.value))
@@ -310,12 +310,12 @@ export const tablesOf = (flag: Option.Option<HashMap.HashMap<string, string>>) =
     return Object.fromEntries(pairs.map((pair) => pair.split("=", 2) as [kind: string, table: string]))
   })
 
-/** Whoever may list the processes of this machine reads their arguments; history files keep them. */
+/** Anybody who lists the processes of this machine sees their arguments, and history files keep them. */
 const warnOfPassword = (given: Redacted.Redacted) =>
   Effect.suspend(() => {
     const url = Redacted.value(given)
     const isFlag = process.argv.some((argument) => argument === url || argument === `--url=${url}`)
-    // also one that is not encoded, of which a URL keeps a part or none
+    // also finds a password that is not encoded, which a URL would cut short or lose
     if (!isFlag || !/:\/\/[^@]*:.+@/s.test(url)) return Effect.void
     return say(
       "warning: the command line shows the password of --url to everybody on this machine: use --ask-password, " +
@@ -323,7 +323,7 @@ const warnOfPassword = (given: Redacted.Redacted) =>
     )
   })
 
-/** A URL is taken as it is, so the password has to stand in it. */
+/** Puts the password into the URL, since the uploader takes a URL as it is. */
 const withPassword = (url: Redacted.Redacted, password: Option.Option<Redacted.Redacted>) => {
   if (Option.isNone(password) || !URL.canParse(Redacted.value(url))) return url
   const whole = new URL(Redacted.value(url))

@@ -21,7 +21,7 @@ export interface Shown {
   readonly unfit: ReadonlyArray<string> | undefined
 }
 
-/** All fields, where the kind does not say which. */
+/** The sensitive fields of a kind: all of them, if it does not say which. */
 export const sensitiveOf = ({ columns, sensitive }: AuditEvent.Any): ReadonlyArray<string> =>
   sensitive ?? columns.map(({ field }) => field)
 
@@ -29,7 +29,7 @@ export const sensitiveOf = ({ columns, sensitive }: AuditEvent.Any): ReadonlyArr
 export const masks = (kind: AuditEvent.Any, isRevealed: boolean): boolean =>
   !isRevealed && sensitiveOf(kind).length > 0
 
-/** Makes what may be shown of the events of a kind: a field that the kind calls sensitive is masked. */
+/** Makes the function that shows an event of the kind, with its sensitive fields masked. */
 export const showing = (kind: AuditEvent.Any, isRevealed: boolean): ((found: AnyFound) => Shown) => {
   const sensitive = isRevealed ? [] : sensitiveOf(kind)
   const columns = kind.columns.map((column) => ({ ...column, masked: sensitive.includes(column.field) }))
@@ -44,14 +44,14 @@ export const showing = (kind: AuditEvent.Any, isRevealed: boolean): ((found: Any
       kind: found.kind,
       event_id: found.eventId,
       time: found.time === null ? null : found.time.toISOString(),
-      // a column may be called __proto__
+      // not by assignment: a column may be called __proto__
       fields: Object.fromEntries(fields),
       unfit: isEvent ? undefined : found.issues.map(({ field }) => field)
     }
   }
 }
 
-/** What JSON can hold. */
+/** A value as JSON can hold it. */
 export const plain = (value: unknown): unknown => {
   if (value === undefined) return null
   if (typeof value !== "bigint") return value
@@ -66,7 +66,7 @@ export const asJson = ({ fields, unfit, ...identity }: Shown) => ({
   ...(unfit === undefined ? {} : { $unfit: unfit })
 })
 
-/** One event, wherever it is, and what is to be said of that. */
+/** One event, wherever it is, and a text that says where. */
 export const whereaboutsShown = (
   it: Whereabouts<AuditEvent.Instance>,
   known: ReadonlyArray<AuditEvent.Any>,
@@ -101,15 +101,15 @@ export const csvCell = (value: unknown): string => {
   return /[",\r\n]|^\s|\s$/.test(harmless) ? `"${harmless.replaceAll('"', '""')}"` : harmless
 }
 
-/** What is quoted, or might be a formula: most texts are neither, and are looked at once. */
+/** Hot path: one test for most texts, which need no quotes and cannot be formulas. */
 const ODD = /[",\r\n]|^[\s=+\-@\uff1d\uff0b\uff0d\uff20]|\s$/
 
-/** What spreadsheets would run: OWASP, "CSV Injection". An apostrophe before it makes it a text. */
+/** What spreadsheets run as a formula: OWASP, "CSV Injection". An apostrophe before it makes it a text. */
 const FORMULA = /^[\s]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/
 
 // ------------------------------------------------------------------------------------------------------ table
 
-/** A table of events: when, of which kind, who, and the rest of the fields. */
+/** A table of events: time, kind, user, and the other fields. */
 export const tableOf = (
   shown: ReadonlyArray<Shown>,
   kinds: ReadonlyArray<AuditEvent.Any>,

@@ -1,4 +1,4 @@
-/** The uploader for SQLite. */
+/** The loaders of what needs the SQLite driver. */
 import { loader } from "./driver.js"
 
 const load = loader("SQLite", "@effect/sql-libsql@0.42", () => import("@effect/sql-libsql/LibsqlClient"))

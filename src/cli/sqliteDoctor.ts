@@ -1,4 +1,4 @@
-/** What `doctor` asks of an SQLite file, which it does not change. */
+/** The checks of `doctor` on an SQLite file, which they do not change. */
 import * as Reactivity from "@effect/experimental/Reactivity"
 import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
 import { Cause, Effect, Exit, Schema } from "effect"
@@ -28,7 +28,7 @@ export const examine = (
     if (info === undefined)
       return yield* report(warning("file", `${file} does not exist yet: the first delivery makes it`))
     if (info.type !== "file") return yield* report(failure("file", `${file} is no file: give another path`))
-    // SQLite makes files beside it, which would be root's
+    // SQLite would make files beside it that belong to root
     if (process.geteuid?.() === 0 && info.uid !== 0)
       return yield* report(
         warning(

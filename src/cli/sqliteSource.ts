@@ -1,4 +1,4 @@
-/** What `prove` reads of an SQLite file, which it does not change. */
+/** The source of `prove` on an SQLite file, which it does not change. */
 import * as Reactivity from "@effect/experimental/Reactivity"
 import * as LibsqlClient from "@effect/sql-libsql/LibsqlClient"
 import type { SqlError } from "@effect/sql/SqlError"
@@ -21,7 +21,7 @@ export const openSource = (
     const disk = yield* Disk
     const file = path.resolve(filename)
     const info = yield* Effect.orElseSucceed(disk.info(file), () => undefined)
-    // SQLite would make one
+    // SQLite would make a missing file
     if (info?.type !== "file")
       return yield* usageError(`${file} is no file: give that of the SQLite database.`)
     const toError = ({ cause }: SqlError) => toUploadError(cause, file)
@@ -38,7 +38,7 @@ export const openSource = (
           code: "SQLITE_ERROR",
           reason: `${file} has no table ${SEAL_TABLE}, so nothing was sealed there: look whether it is the right file`
         })
-      // from its first SELECT on it shows one snapshot
+      // the transaction shows one snapshot from its first SELECT on
       yield* connection.executeRaw("BEGIN", [])
       return mapSource(sourceOf(connection), toError)
     }).pipe(Effect.catchTag("SqlError", (error) => toError(error)))

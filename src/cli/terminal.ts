@@ -1,6 +1,6 @@
 /**
- * Where the command writes. Everything that reaches a screen goes through {@link render}: a plain text is escaped there,
- * so that no line, letter or server can move the cursor; only what {@link paint} made is in colour.
+ * The output of the command. Everything that reaches a screen goes through {@link render}, which escapes it, so that no
+ * line, letter or server can move the cursor. Only {@link paint} makes colours.
  */
 import { Console, Effect, Logger } from "effect"
 import { stripVTControlCharacters, styleText } from "node:util"
@@ -29,14 +29,14 @@ const hasColours = (stream: Stream) =>
 
 export const isTerminal = (stream: Stream): boolean => stream.isTTY
 
-/** How wide a terminal is; what goes elsewhere stays in one line, for grep. */
+/** The width of a terminal. Other output has none: its lines stay whole, for grep. */
 export const columnsOf = (stream: Stream): number | undefined =>
   stream.isTTY && stream.columns > 0 ? stream.columns : undefined
 
-/** Whether programs read what the command says. */
+/** Whether a program reads the output. */
 export const isJson = process.argv.includes("--json")
 
-/** A text in a style, where it will be seen. */
+/** A text in a style, for streams that show colours. */
 export const paint = (style: Style, text: string): Painted => new Painted(style, text)
 
 const partsOf = (line: Line): ReadonlyArray<Part> =>
@@ -52,7 +52,7 @@ const render = (stream: Stream, line: Line): string =>
     })
     .join("")
 
-/** A line cut between its words, so that it fits the terminal; those after the first are indented. */
+/** Cuts a line between words so that it fits the terminal, and indents all lines but the first. */
 export const fit = (line: Line, indent: number, columns = columnsOf(process.stdout)): ReadonlyArray<Line> => {
   if (columns === undefined) return [line]
   const lines: Array<Array<Part>> = [[]]
@@ -61,7 +61,7 @@ export const fit = (line: Line, indent: number, columns = columnsOf(process.stdo
     const text = visible(typeof part === "string" ? part : part.text)
     for (const word of text.split(/(?<=\s)(?=\S)/)) {
       if (width > indent && width + widthOf(word.trimEnd()) > columns) {
-        // the blank at which it was cut
+        // trims the blank at the cut
         const cut = lines.at(-1)!
         const last = cut.at(-1)
         if (typeof last === "string") cut[cut.length - 1] = last.trimEnd()
@@ -79,10 +79,10 @@ export const fit = (line: Line, indent: number, columns = columnsOf(process.stdo
 export const print = (lines: Iterable<Line>): Effect.Effect<void> =>
   Effect.forEach(lines, (line) => Console.log(render(process.stdout, line)), { discard: true })
 
-// not by the console, which is silent under --json
+// not by the Console, which is silent under --json
 const toStderr = (text: string) => Effect.sync(() => void process.stderr.write(`${text}\n`))
 
-/** What is no result goes to stderr, so that the output can be piped. */
+/** Notes go to stderr, so that results can be piped. */
 export const say = (...lines: ReadonlyArray<Line>): Effect.Effect<void> =>
   isJson
     ? toStderr(jsonOf({ note: lines.map(textOf).join("\n") }))
@@ -97,8 +97,8 @@ export const sayError = (exitCode: number, text: string): Effect.Effect<void> =>
   isJson ? toStderr(jsonOf({ error: text, exitCode })) : say(...text.split("\n"))
 
 /**
- * Writes text as it is to stdout, and waits until it is taken: an export is not to be kept in memory. On a terminal it is
- * escaped, line by line.
+ * Writes text to stdout as it is, and waits until it is taken, so that an export does not fill the memory. On a terminal it
+ * is escaped, line by line.
  */
 export const write = (text: string | Uint8Array): Effect.Effect<void> =>
   process.stdout.isTTY
@@ -112,16 +112,16 @@ const textOf = (line: Line): string =>
     .map((part) => (typeof part === "string" ? part : part.text))
     .join("")
 
-/** One value in one line; escaped as JSON does it, so that a program reads the same value. */
+/** One value on one line, escaped as JSON, so that a program reads the same value. */
 export const printJson = (value: unknown): Effect.Effect<void> => Console.log(jsonOf(value))
 
-/** What @effect/cli says of a call, without an argument that it does not know: it may be a password. */
+/** A message of @effect/cli without an unknown argument, which may be a password. */
 export const withoutArgument = (text: string): string =>
   text.replace(/(unknown argument): '(?!--[a-z-]+').*'/s, "$1, which may be a password: it is not repeated")
 
 /**
- * Without the colours of @effect/cli where nobody sees them, and without what it says of errors where programs read:
- * {@link sayError} says that.
+ * Strips the colours of @effect/cli where nobody sees them. Under --json it drops the errors as well, which
+ * {@link sayError} prints.
  */
 export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Console.consoleWith((console) => {
@@ -143,7 +143,7 @@ export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effec
     })
   })
 
-/** The log, on stderr: at Debug it repeats a database's words, which repeat rows. */
+/** The log, on stderr. At Debug it repeats messages of a database, which may repeat rows. */
 export const logger = Logger.replace(
   Logger.defaultLogger,
   Logger.withConsoleError(Logger.map(Logger.logfmtLogger, visible))
@@ -163,7 +163,7 @@ export const makeCanvas = (stream: Stream) => {
   }
 }
 
-/** A line that is longer than the terminal is wide would take two, and the next drawing would miss one. */
+/** A line wider than the terminal would take two rows, and the next drawing would clear one too few. */
 const clip = (line: string, columns: number): string => {
   if (stripVTControlCharacters(line).length < columns) return line
   return `${stripVTControlCharacters(line).slice(0, columns - 2)}…`
@@ -171,7 +171,7 @@ const clip = (line: string, columns: number): string => {
 
 const BAR = 30
 
-/** How much of something is done, from 0 to 1. */
+/** A bar for a share that is done, from 0 to 1. */
 export const bar = (share: number): ReadonlyArray<Part> => {
   const filled = Math.round(Math.min(1, Math.max(0, share)) * BAR)
   return [paint("green", "█".repeat(filled)), "░".repeat(BAR - filled)]

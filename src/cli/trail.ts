@@ -1,4 +1,4 @@
-/** What `events` and the page read from: the database of the flags, and the kinds in it. */
+/** The source of `events` and the page: the database of the flags, and the kinds in it. */
 import { Effect, Option, Schema } from "effect"
 import type { Stream } from "effect"
 import { type Collect, type FoundColumn, NO_TABLE, type Reader, type Row } from "../internal/database/walk.js"
@@ -16,9 +16,9 @@ import { loadSqlite } from "./sqlite.js"
 export interface OpenTrail {
   readonly trail: Trail["Type"]
   readonly reader: Reader
-  /** Whether a table that is not there may be one that the account may not read. A file has all that was delivered. */
+  /** Whether a missing table may be one that the account may not read. A file hides none. */
   readonly mayHide: boolean
-  /** What is made of the rows that a search finds. */
+  /** What `collect` makes of the rows that a search finds. */
   readonly search: <A>(
     kind: AuditEvent.Any,
     query: Query<AuditEvent.Any>,
@@ -28,7 +28,7 @@ export interface OpenTrail {
   readonly foundOf: (kind: AuditEvent.Any) => (row: Row) => AnyFound
 }
 
-/** Opens the database; the queue of the directory, if there is one, is looked at too. */
+/** Opens the database, and the queue of the directory if there is one. */
 export const openTrail = (
   flags: DatabaseFlags & { readonly sqlite: Option.Option<string> },
   kinds: ReadonlyArray<AuditEvent.Any>,
@@ -64,7 +64,7 @@ const sqliteReader = (filename: string, tables: Readonly<Record<string, string>>
     return yield* makeReader({ filename, tables }, disk)
   })
 
-/** The kinds that have a table. What else is wrong with it is said when it is read. */
+/** The kinds that have a table. Any other fault of a table shows when it is read. */
 export const readableOf = (kinds: ReadonlyArray<AuditEvent.Any>, { reader }: OpenTrail) =>
   Effect.filter(kinds, (kind) =>
     Effect.match(reader.byId(kind, NO_ID), {
@@ -73,10 +73,10 @@ export const readableOf = (kinds: ReadonlyArray<AuditEvent.Any>, { reader }: Ope
     })
   )
 
-/** The question costs nothing, since there is a key over the ids. */
+/** An id that no event has: looking for it costs nothing, since there is a key over the ids. */
 const NO_ID = "00000000-0000-0000-0000-000000000000"
 
-/** What is said of the kinds that are left out. */
+/** The note about kinds that are left out. */
 export const leftOut = (
   kinds: ReadonlyArray<AuditEvent.Any>,
   found: ReadonlyArray<AuditEvent.Any>,
@@ -88,7 +88,7 @@ export const leftOut = (
     : undefined
 }
 
-/** An event that is nowhere, as far as the account can see. */
+/** The error for an event that is nowhere, as far as the account can see. */
 export const noEvent = (eventId: string, kinds: ReadonlyArray<AuditEvent.Any>, open: OpenTrail) =>
   Effect.gen(function* () {
     const nowhere = `There is no event ${eventId}.`
@@ -96,7 +96,7 @@ export const noEvent = (eventId: string, kinds: ReadonlyArray<AuditEvent.Any>, o
     return yield* usageError(without === undefined ? nowhere : `${nowhere} ${without}`)
   })
 
-/** A kind that nobody has the class of: what the columns of its table say. All its fields count as sensitive. */
+/** A kind without a class, made from the columns of its table. All its fields count as sensitive. */
 export const kindOfTable = (table: string, found: ReadonlyArray<FoundColumn>): AuditEvent.Any => {
   const columns = found.filter(({ name }) => name !== PROOF_COLUMN)
   const kind = AuditEvent.Class<AuditEvent.Instance>()(table, {
@@ -109,7 +109,7 @@ export const kindOfTable = (table: string, found: ReadonlyArray<FoundColumn>): A
   return Object.assign(kind, { columns: kind.columns.map((column) => ({ ...column, key: column.name })) })
 }
 
-/** A field cannot have the name of what every object has: `constructor`, `__proto__`. No column has a NUL in its name. */
+/** A field may not have the name of a member of every object, as `constructor`. No column has a NUL in its name. */
 const fieldOf = (column: string): string => (column in Object.prototype ? `\0${column}` : column)
 
 const FIELDS: Record<FoundColumn["holds"], Schema.Schema.AnyNoContext> = {
@@ -119,7 +119,7 @@ const FIELDS: Record<FoundColumn["holds"], Schema.Schema.AnyNoContext> = {
   number: Schema.Number
 }
 
-/** The kind of a name: one that is known, or that of a table. */
+/** The kind of a name: a known one, or one made from the table of that name. */
 export const kindNamed = (name: string, kinds: ReadonlyArray<AuditEvent.Any>, { reader }: OpenTrail) =>
   Effect.gen(function* () {
     const known = kinds.find(({ kind }) => kind === name) ?? kinds.find(({ table }) => table === name)

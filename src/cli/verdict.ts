@@ -1,4 +1,4 @@
-/** What the numbers of a queue mean: a state, what is to be done, and the exit code. */
+/** The verdict on a queue: its state, what is to be done, and the exit code. */
 import type { Inspection } from "../internal/queue/inspect.js"
 import type { StatusFile } from "../internal/queue/statusFile.js"
 import type { Balance } from "../services/QueueFile.js"
@@ -49,7 +49,7 @@ export const judge = (queue: Inspection, now: number, limits: Limits): Verdict =
   }
 }
 
-/** The numbers of a balance that do not add up, or undefined. */
+/** Why a balance does not add up, or undefined. */
 export const imbalance = (balance: Balance): string | undefined => {
   const { accepted, dead, delivered, discarded, missing, retried, torn, waiting } = balance
   const sum = delivered + waiting + dead + retried + discarded + torn
@@ -77,7 +77,7 @@ const integrity = (queue: Inspection): ReadonlyArray<Finding> => {
 export const describeSeal = ({ chain, head, number }: Head): string =>
   `up to seal ${chain}:${number}, head ${head}`
 
-/** What is said for ever. */
+/** Reported for ever, since the cursor keeps the mark. */
 export const FORKED =
   "the chain of seals was not as it was left, and a new one began: the database was set back or changed"
 
@@ -104,7 +104,7 @@ const deadLetters = ({ dead }: Inspection): ReadonlyArray<Finding> =>
         )
       ]
 
-/** What an operator has asked for, and nobody will do. It holds nothing up. */
+/** Requests that nobody will carry out. They hold nothing up. */
 const requests = ({ brokenRequests }: Inspection): ReadonlyArray<Finding> =>
   brokenRequests === 0
     ? []
@@ -120,7 +120,7 @@ const requests = ({ brokenRequests }: Inspection): ReadonlyArray<Finding> =>
 export const statusOf = ({ delivery, owner }: Inspection): StatusFile | undefined =>
   owner !== undefined && delivery?.state !== "closed" && delivery?.pid === owner.pid ? delivery : undefined
 
-/** Why delivery stands still: as the owner says, or as the last one has said, for as long as events wait. */
+/** Why delivery stands still, by the owner's status. Without an owner, by the last one's, while events wait. */
 export const failureOf = (queue: Inspection): StatusFile["failure"] => {
   if (queue.owner !== undefined) return statusOf(queue)?.failure ?? null
   return queue.waiting > 0 ? (queue.delivery?.failure ?? null) : null
@@ -150,7 +150,7 @@ const delivery = (queue: Inspection, now: number, { lag }: Limits): ReadonlyArra
     if (status.state === "needsOperator") {
       return [finding(ExitCode.needsOperator, "needsOperator", `needs an operator: ${reason} (${code})`)]
     }
-    // not longer than it was when it was written: the clock may have been set back since
+    // at most what it was when the owner wrote it: the clock may have been set back since
     const left = status.nextTry === null ? 0 : Math.min(status.nextTry - now, status.nextTry - status.at)
     const next = status.nextTry === null ? "" : `, next try in ${formatSpan(left)}`
     const offline = `offline${next}: ${reason} (${code})`

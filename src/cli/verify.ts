@@ -85,22 +85,22 @@ const cursor = (directory: string, { cursor, repair }: Snapshot, owner: Owner | 
           : ok("cursor", state)
         : failure("cursor", `${state}: the next start delivers again what is on disk`)
     ]
-    // an owner has mended what it found, and goes on while we read
+    // an owner has repaired the cursor, and moves it while we read
     if (repair !== undefined && slots.includes("whole") && owner === undefined) {
       findings.push(failure("cursor", `${repair}: the next start delivers again what is on disk`))
     }
     return findings
   })
 
-/** so many kinds, or letters, are named in a line */
+/** kinds, or letters, named in a line */
 const NAMED = 10
 
-/** What the lines of a segment are. */
+/** Counts of a segment's lines. */
 interface Tally {
   lines: number
   damaged: number
   firstDamage: string
-  /** kinds that nobody has named; of many, some */
+  /** kinds whose class nobody named; of many, some */
   unknown: Set<string>
   unterminated: boolean
 }
@@ -192,7 +192,7 @@ const judge = (
     : [ok(subject, `${counted(lines, "line")} wait${lines === 1 ? "s" : ""} (${bytes} bytes)`)]
 }
 
-/** The ids of open letters that are no JSON any more. */
+/** The ids of open letters that cannot be read any more. */
 const unreadableIn = (letters: deadLetterFile.DeadLetters) =>
   Effect.gen(function* () {
     const open = yield* letters.open(() => true)

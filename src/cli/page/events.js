@@ -59,7 +59,7 @@
     return row
   }
 
-  /** counts the searches: an answer that comes after another search is not shown */
+  /** counts the searches, so that the answer to an earlier one is not shown */
   let searches = 0
 
   /** @type {(last?: DeliveredEvent) => Promise<void>} the newest events, or those before one */

@@ -1,5 +1,5 @@
 /**
- * The script of the page: shows what the server says, and asks it. What comes from the queue is only ever set as text.
+ * The script of the page: shows the queue, and sends requests. Everything from the queue is set as text, never as HTML.
  *
  * @typedef {import("../monitor.js").View} View
  * @typedef {View["queues"][number]} Queue
@@ -19,10 +19,10 @@ const moment = /** @type {HTMLInputElement} */ (byId("moment"))
 const call = (path, options = {}) =>
   fetch(path, { ...options, headers: { authorization: `Bearer ${token}`, ...options.headers } })
 
-// as in schema/Visible.ts, but for the ends of lines
+// as in schema/Visible.ts, but line ends stay
 const UNSEEN = /(?!\n)[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/gu
 
-/** @type {(text: string) => string} as the terminal shows it: nothing turns the direction of what stands behind it */
+/** @type {(text: string) => string} as on a terminal: no character turns the direction of the text after it */
 const visible = (text) =>
   text.replace(UNSEEN, (character) =>
     Array.from({ length: character.length }, (_, unit) => character.charCodeAt(unit))
@@ -46,7 +46,7 @@ const say = (text) => {
 const number = new Intl.NumberFormat("en-US")
 /** @type {(count: number, noun: string) => string} */
 const counted = (count, noun) => `${number.format(count)} ${noun}${count === 1 ? "" : "s"}`
-/** @type {(millis: number) => string} as the sentence at the top says it: "1 min 45 s" */
+/** @type {(millis: number) => string} such as "1 min 45 s", as in the sentence at the top */
 const span = (millis) => {
   const seconds = Math.max(0, Math.round(millis / 1000))
   /** @type {(size: number, unit: string, rest: number, restUnit: string) => string} */
@@ -65,13 +65,13 @@ const time = (at) => new Date(at).toTimeString().slice(0, 8)
 
 const MARGIN = { left: 58, right: 12, top: 10, bottom: 20 }
 
-/** @type {(most: number) => number} the smallest of 1, 2, 5, 10, 20 ... that is not below */
+/** @type {(most: number) => number} the smallest of 1, 2, 5, 10, 20 ... that is at least `most` */
 const roundCount = (most) => {
   const step = 10 ** Math.floor(Math.log10(Math.max(1, most)))
   return [1, 2, 5, 10].map((factor) => factor * step).find((top) => top >= most) ?? 10 * step
 }
 
-/** tops of which the half is short to say */
+/** seconds, of which the half is a short text */
 const ROUND_SECONDS = [10, 20, 60, 120, 240, 600, 1200, 3600, 7200, 14_400, 43_200, 86_400, 172_800]
 
 /** @type {(most: number) => number} the same for milliseconds */
@@ -114,7 +114,7 @@ const drawPlot = ({ id, index, round, unit }, chosen) => {
   const y = (value) => bottom - (value / most) * (bottom - MARGIN.top)
 
   for (const value of [0, most / 2, most]) {
-    // half an event is none
+    // no line for half an event
     if (index === 1 && !Number.isInteger(value)) continue
     draw(svg, "line", { x1: MARGIN.left, x2: right, y1: y(value), y2: y(value) })
     draw(svg, "text", { x: MARGIN.left - 6, y: y(value) + 4, "text-anchor": "end" }, unit(value))
@@ -148,7 +148,7 @@ const drawPlots = () => {
   moment.setAttribute("aria-valuetext", text)
 }
 
-/** @type {(next: View["history"]) => void} the newest moment is followed; another one stays where it is */
+/** @type {(next: View["history"]) => void} if the newest moment is chosen, follows it; another choice stays */
 const keepHistory = (next) => {
   const chosen = history[Number(moment.value)]?.[0]
   const isNewest = Number(moment.value) >= history.length - 1
@@ -213,11 +213,11 @@ const drawBooks = (queues) => {
 
 // ------------------------------------------------------------------------------------------------------- letters
 
-/** counts what was asked for, and what was closed: an answer that comes after that opens nothing */
+/** counts questions and closings, so that a late answer opens nothing */
 let asked = 0
 dialog.onclose = () => void asked++
 
-/** @type {(name: string, path: string, isRevealed?: boolean) => Promise<void>} shows what the server says of something */
+/** @type {(name: string, path: string, isRevealed?: boolean) => Promise<void>} shows the server's answer */
 const showIn = async (name, path, isRevealed = false) => {
   const question = ++asked
   const answer = await call(`${path}${isRevealed ? "&reveal=yes" : ""}`)
@@ -279,7 +279,7 @@ const rowOf = (letter) => {
 }
 
 let shown = ""
-/** @type {Array<string>} the last letters of the pages before the one that is shown */
+/** @type {Array<string>} the last letter of each page before the shown one */
 const before = []
 /** @type {Page} */
 let firstPage = { letters: [] }
@@ -297,7 +297,7 @@ const drawLetters = ({ hasMoreLetters = false, letters }) => {
     document.activeElement?.closest("#letters") && document.activeElement.getAttribute("aria-label")
   byId("letters").replaceChildren(...letters.map(rowOf))
   if (!focused) return
-  // whoever works by keyboard stays at the letter, or at the list if it is gone
+  // the focus of a keyboard user stays at the letter, or goes to the list if the letter is gone
   const again = [...byId("letters").querySelectorAll("button")].find(
     (each) => each.getAttribute("aria-label") === focused
   )
@@ -324,7 +324,7 @@ byId("export").onclick = async () => {
 
 // ------------------------------------------------------------------------------------------------------- state
 
-/** as `effect-audit status` ends */
+/** by exit code of `effect-audit status` */
 const CODES = ["fine", "lagging", "needs an operator", "integrity"]
 
 /** @type {(code: number | undefined) => void} */
@@ -356,7 +356,7 @@ const drawView = (view) => {
   isAway = false
   const hasLooked = view.queues.length > 0
   light(view.problem === undefined ? view.code : 2)
-  // of several instances the one that is worst comes first, as it gives the light
+  // the worst instance comes first, since it sets the light
   const sentences = [...view.queues]
     .sort((a, b) => b.code - a.code)
     .flatMap(({ name, sentences }) =>
@@ -399,7 +399,7 @@ globalThis.auditPage = {
   }
 }
 
-// server-sent events; EventSource cannot send the token but in the address
+// server-sent events by fetch: EventSource can send the token only in the address
 const listen = async () => {
   const answer = await call("/api/changes")
   if (answer.status === 401) {

@@ -1,12 +1,12 @@
-/** What the script of the queue lends to that of the events: both stand on the page by themselves. */
+/** What page.js shares with events.js: scripts on a page have no modules. */
 interface AuditPage {
   readonly byId: (id: string) => HTMLElement
   readonly button: (text: string, name: string, action: () => Promise<void>) => HTMLElement
   readonly call: (path: string) => Promise<Response>
   readonly make: (tag: string, text: string, attributes?: Record<string, string>) => HTMLElement
-  /** Shows in the dialog what the server says of something. */
+  /** Shows the server's answer in the dialog. */
   readonly showIn: (name: string, path: string) => Promise<void>
-  /** A text without what no screen shows. */
+  /** A text with its invisible characters escaped. */
   readonly visible: (text: string) => string
   /** Shows the queue, or hides it. */
   readonly showQueue: (isShown: boolean) => void
