@@ -1,6 +1,6 @@
 /**
- * The lines of an export, written from the bytes that a database sent. Hot path: most values are copied, and no string is
- * made of them (bench/README.md#reading). If a line needs more than that, exported.ts writes it.
+ * The lines of an export, written from the bytes that a database sent. Hot path: most values are copied, and no string
+ * is made of them (bench/README.md#reading). If a line needs more than that, exported.ts writes it.
  */
 import type { Cells } from "../internal/database/walk.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"

@@ -59,8 +59,8 @@ const nameOf = ({ name }: Queue, id: string) => (name === undefined ? id : `${na
 const PAGE = 1000
 
 /**
- * The letters of the queues that wait for a decision, in order, a page at a time. `torn` adds torn ends; `from` is a place
- * in the file of the first queue.
+ * The letters of the queues that wait for a decision, in order, a page at a time. `torn` adds torn ends; `from` is a
+ * place in the file of the first queue.
  */
 export const openLetters = (
   queues: ReadonlyArray<Queue>,
@@ -418,8 +418,8 @@ const decide = (
 ) =>
   Effect.gen(function* () {
     const patience = yield* patienceOf(options.wait)
-    // A batch is garbage only once its letters are decided, in V8's old space. By default V8 lets that grow to four times
-    // what is used, and the young space to 48 MiB.
+    // A batch is garbage only once its letters are decided, in V8's old space. By default V8 lets that grow to four
+    // times what is used, and the young space to 48 MiB.
     v8.setFlagsFromString("--heap-growing-percent=25 --semi-space-growth-factor=1")
     const chosen = yield* choose(options, action === "discard")
     const settings = yield* settingsOf(options.directory)

@@ -1,6 +1,6 @@
 /**
- * The mask: shows only what is known to be harmless, unless an operator asks for all. Harmless is a field of a kind that
- * we know, with a value that is no structure. So an odd line or letter leaks nothing.
+ * The mask: shows only what is known to be harmless, unless an operator asks for all. Harmless is a field of a kind
+ * that we know, with a value that is no structure. So an odd line or letter leaks nothing.
  */
 import { objectOf } from "../internal/queue/lines.js"
 import { Activity } from "../schema/Activity.js"

@@ -16,8 +16,8 @@ const asker =
 export const operator = (): string => `${asker}@${os.hostname()}`
 
 /**
- * Becomes the owner of the queues in these directories. Call it before touching them, and after reading what only root may
- * read.
+ * Becomes the owner of the queues in these directories. Call it before touching them, and after reading what only root
+ * may read.
  */
 export const becomeOwner = (queues: ReadonlyArray<string>) =>
   Effect.gen(function* () {
@@ -33,8 +33,8 @@ export const becomeOwner = (queues: ReadonlyArray<string>) =>
   })
 
 /**
- * The same for a queue that the command may be the first to use. Without an identity, the queue belongs to the owner of its
- * directory, or of the nearest one above. `source` is the file that it adopts.
+ * The same for a queue that the command may be the first to use. Without an identity, the queue belongs to the owner of
+ * its directory, or of the nearest one above. `source` is the file that it adopts.
  */
 export const becomeFirstOwner = (directory: string, source: FileInfo) =>
   Effect.gen(function* () {
@@ -87,12 +87,15 @@ const become = (directory: string, owner: FileInfo, place: FileInfo | undefined)
 /** of Node, and absent from its types */
 const { initgroups } = process as unknown as { readonly initgroups: (user: number, group: number) => void }
 
-/** If root has the directory, the service uses it by its group, which a platform gives to processes and not to users. */
+/**
+ * If root has the directory, the service uses it by its group, which a platform gives to processes and not to users.
+ */
 const switchTo = (
   { gid, uid }: { readonly uid: number; readonly gid: number },
   groups: ReadonlyArray<number>
 ) => {
-  // The group first: `getgroups` lists it, and root's must not stay there. The user last: it takes the right to the rest.
+  // The group first: `getgroups` lists it, and root's must not stay there. The user last: it takes the right to the
+  // rest.
   process.setgid!(gid)
   try {
     initgroups(uid, gid)
@@ -113,8 +116,8 @@ export const refuse = (directory: string, uid: number) =>
   })
 
 /**
- * What to do about a path that this user may not use: its owner may, or the owner of the nearest directory that can be seen.
- * undefined if that is this user.
+ * What to do about a path that this user may not use: its owner may, or the owner of the nearest directory that can be
+ * seen. undefined if that is this user.
  */
 export const adviceOnAccess = (target: string): Effect.Effect<string | undefined, never, Disk> =>
   Effect.gen(function* () {

@@ -1,6 +1,6 @@
 /**
- * `effect-audit erase` and `purge`: have a seal permit an erasure or a removal, then print the SQL for it. The program that
- * owns the queue makes the seal; the command only reads the database.
+ * `effect-audit erase` and `purge`: have a seal permit an erasure or a removal, then print the SQL for it. The program
+ * that owns the queue makes the seal; the command only reads the database.
  */
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect, Option, Stream } from "effect"
