@@ -1,6 +1,6 @@
 /**
- * Bytes that are hashed and signed: each part stands behind its length, and the first part names what the whole is. So
- * no two lists of parts are the same bytes, and no hash of one thing is one of another.
+ * The bytes that are hashed and signed. Each part stands behind its length, and the first part, the domain, says what
+ * the whole is. So no two lists of parts give the same bytes.
  */
 import * as crypto from "node:crypto"
 
@@ -13,20 +13,19 @@ export const HASH_BYTES = 32
 /** of a length: a big-endian 64-bit number */
 const LENGTH_BYTES = 8
 
-/** the room that a frame keeps: more than a row or the entries of a seal mostly need */
+/** bytes that a frame keeps: enough for most rows, and for the entries of a seal */
 const KEPT = 64 * 1024
 
 /**
- * Parts behind their lengths, one after the other; the first ones are those of every frame of its kind. Hot path: a row
- * has two hashes of a dozen short parts each, so one frame is used again and again, and calls nobody for a short text
- * (bench/README.md#proof).
+ * Parts behind their lengths. Those of the constructor begin every frame. Hot path: a row has two hashes of a dozen
+ * short parts each, so one frame is used again and again, and copies short texts itself (bench/README.md#proof).
  */
 export class Frame {
   private bytes = Buffer.alloc(1024)
   private at = 0
   /** behind the parts of every frame */
   private readonly start: number
-  /** by length: the frames so far, while the bytes stay where they are */
+  /** views of `bytes` by length; gone once `bytes` is replaced */
   private views: Array<Buffer | undefined> = []
 
   constructor(...parts: ReadonlyArray<Part>) {
@@ -34,10 +33,10 @@ export class Frame {
     this.start = this.at
   }
 
-  /** Begins anew. */
+  /** Begins a new frame. */
   begin(): this {
     this.at = this.start
-    // one large row is no reason to hold its room for good
+    // one large row must not hold its room for good
     if (this.bytes.length > KEPT) this.move(KEPT)
     return this
   }
@@ -47,7 +46,7 @@ export class Frame {
     return this.slice(part, 0, part.length)
   }
 
-  /** Bytes from one place to another of others. */
+  /** A range of bytes as one part. */
   slice(bytes: Uint8Array, from: number, to: number): this {
     const size = to - from
     this.reserve(size)
@@ -57,16 +56,16 @@ export class Frame {
     return this.end(start + size)
   }
 
-  /** A value of a row, as one part: NULL is no text, the empty one neither. */
+  /** A value of a row as one part. NULL differs from all texts, the empty one too. */
   value(value: string | null): this {
     if (value !== null) return this.text(value, true)
     this.reserve(0)
     return this.end(this.at + LENGTH_BYTES)
   }
 
-  /** A text as one part, behind a mark if it is a value. */
+  /** A text as one part, behind the mark "=" if it is a value. */
   private text(text: string, isMarked: boolean): this {
-    // no character needs more bytes for each of its units
+    // UTF-8 takes at most 3 bytes for a UTF-16 unit
     this.reserve(1 + 3 * text.length)
     const { bytes } = this
     let to = this.at + LENGTH_BYTES
@@ -80,7 +79,7 @@ export class Frame {
     return this.end(to + text.length)
   }
 
-  /** Bytes that a text has as its characters, as hashes are made. */
+  /** A part from a hash as {@link hashOf} makes it: one character for each byte. */
   latin1(text: string): this {
     this.reserve(text.length)
     const to = this.at + LENGTH_BYTES
@@ -88,7 +87,7 @@ export class Frame {
     return this.end(to + text.length)
   }
 
-  /** The bytes that were framed, until another frame begins. */
+  /** The bytes of the frame, until another frame begins. */
   get framed(): Buffer {
     const { at, bytes, views } = this
     return at < SHORT_FRAME ? (views[at] ??= bytes.subarray(0, at)) : bytes.subarray(0, at)
@@ -124,13 +123,13 @@ export class Frame {
 
 const EQUALS = "=".charCodeAt(0)
 
-/** UTF-16 units, or bytes, that are written one by one; a call of the buffer's own takes as long as about so many. */
+/** UTF-16 units, or bytes, up to which a loop is as fast as a call of the buffer */
 const SHORT = 48
 
-/** bytes of a frame whose view is kept: to make one takes a tenth of the time of its hash */
+/** bytes of a frame up to which its view is kept: making one takes a tenth of the time of its hash */
 const SHORT_FRAME = 1024
 
-/** To be used and done with before anybody else begins. */
+/** Shared: a caller is done with it before the next one begins. */
 const framing = new Frame()
 
 const framingOf = (domain: string, parts: ReadonlyArray<Part>): Frame => {
@@ -150,23 +149,26 @@ export const u64 = (value: number): Buffer => {
   return bytes
 }
 
-/** As identifiers and heads are shown. */
+/** Hexadecimal digits, as ids and heads are shown. */
 export const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
 
 /** The SHA-256 of the parts of a domain. */
 export const digest = (domain: string, parts: ReadonlyArray<Part>): Buffer =>
   Buffer.from(hashOf(framingOf(domain, parts)), "latin1")
 
-/** The same of a frame, as a text that has the bytes as its characters. */
+/** The SHA-256 of a frame as a text: one character for each byte. */
 export const hashOf = ({ framed }: Frame): string =>
   hash === undefined
     ? crypto.createHash("sha256").update(framed).digest("binary")
     : hash("sha256", framed, "binary")
 
-/** Hot path: `crypto.hash` takes an eighth of the time for a row, and a text half of that; other runtimes may lack it. */
+/**
+ * Hot path: `crypto.hash` takes an eighth of the time for a row, and half of that for a text. Other runtimes may lack
+ * it.
+ */
 const hash = (crypto as { readonly hash?: typeof crypto.hash }).hash
 
-/** What stands in place of the head before a chain's first seal. */
+/** The `prev` of a chain's first seal. */
 export const NO_HEAD: Buffer = Buffer.alloc(HASH_BYTES)
 
 /** Bytes as netstrings: `5:hello,`. */
@@ -183,7 +185,7 @@ export const netstrings = (bytes: Uint8Array): ReadonlyArray<Buffer> | undefined
   const parts: Array<Buffer> = []
   for (let at = 0; at < buffer.length;) {
     const colon = buffer.indexOf(":", at)
-    // a longer length is none of a part that fits into a column
+    // no column holds a part whose length has more digits
     if (colon <= at || colon - at > 9) return undefined
     const digits = buffer.toString("latin1", at, colon)
     if (!/^(?:0|[1-9]\d*)$/.test(digits)) return undefined

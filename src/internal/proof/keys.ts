@@ -1,4 +1,4 @@
-/** Keys: an Ed25519 pair. Who delivers has the private one, who proves the public one. */
+/** Keys: an Ed25519 pair. The program that delivers has the private one, an auditor the public one. */
 import * as crypto from "node:crypto"
 import { Redacted } from "effect"
 import { Either } from "../../schema/Effect3.js"
@@ -25,7 +25,7 @@ export const MAKE_PUBLIC_KEY = "openssl pkey -in audit-key.pem -pubout -out audi
 /** Both sides of a key. */
 export interface KeyPair extends SealingKey, VerifyingKey {}
 
-/** The key of a PEM; if it is none, why, and how to make one. Nothing of the PEM is in the reason. */
+/** The private key in a PEM. If there is none: why, and how to make one, without a word of the PEM. */
 export const sealingKey = (pem: Redacted.Redacted): Either.Either<KeyPair, string> => {
   const key = read(() => crypto.createPrivateKey(Redacted.value(pem)))
   if (key === undefined) return Either.left(`the key is no private Ed25519 key in PEM. Make one: ${MAKE_KEY}`)
@@ -35,7 +35,7 @@ export const sealingKey = (pem: Redacted.Redacted): Either.Either<KeyPair, strin
   })
 }
 
-/** The same of a public key. A private one is refused: an auditor must not hold it. */
+/** The public key in a PEM. A private one is refused: an auditor must not hold it. */
 export const verifyingKey = (pem: string): Either.Either<VerifyingKey, string> => {
   const key = /PRIVATE KEY/.test(pem) ? undefined : read(() => crypto.createPublicKey(pem))
   if (key === undefined)
@@ -45,7 +45,7 @@ export const verifyingKey = (pem: string): Either.Either<VerifyingKey, string> =
   return Either.right(verifying(key))
 }
 
-/** The same as a seal has it; undefined if it is none. */
+/** The public key in a notice; undefined if it is none. */
 export const verifyingKeyOf = (publicKey: string): VerifyingKey | undefined => {
   const key = read(() =>
     crypto.createPublicKey({ key: Buffer.from(publicKey, "hex"), format: "der", type: "spki" })

@@ -1,6 +1,6 @@
 /**
- * Notices: what a seal says beside its rows. Each is a netstring of netstrings, a word and its texts, so that an auditor
- * reads them without any program.
+ * Notices: what a seal says besides its rows. Each is a netstring of netstrings, a word and its texts, so that an
+ * auditor can read them without any program.
  */
 import { Schema } from "effect"
 import { Either } from "../../schema/Effect3.js"
@@ -12,13 +12,13 @@ import type { Manifest } from "./row.js"
 export type { Head }
 
 /**
- * - `manifest`: from here on entries with this number are of these columns
+ * - `manifest`: from here on, entries with this number have these columns
  * - `dead`: the line at this place became a dead letter
- * - `twin`: an event was in its table already, and is another's row
+ * - `twin`: the id of an event was in its table already, in another writer's row
  * - `erase`: the erasable columns of these events may be erased
  * - `purge`: the rows of a chain's seals before this number may be removed
- * - `key`: from the next seal on the chain is signed by this key
- * - `previous`: why this chain began, and the chain that it goes on from
+ * - `key`: this key signs the chain from the next seal on
+ * - `previous`: why this chain began, and the chain that it continues
  * - `witness`: how far another chain had come
  * - `unsealed`: events were delivered without seals between these places
  */
@@ -60,7 +60,7 @@ const textsOf = (notice: Notice): ReadonlyArray<string> => {
   }
 }
 
-/** The notices; undefined if the bytes are none, or some are of a later version. */
+/** The notices; undefined if the bytes are damaged, or a later version wrote one of them. */
 export const decodeNotices = (bytes: Uint8Array): ReadonlyArray<Notice> | undefined => {
   const notices: Array<Notice> = []
   for (const outer of netstrings(bytes) ?? [undefined]) {

@@ -1,4 +1,4 @@
-/** What a seal has permitted, as SQL: rows whose erasable columns are emptied, and rows that are removed. */
+/** The SQL for what a seal permits: statements that empty erasable columns, and statements that remove rows. */
 import { Effect, Stream } from "effect"
 import { textOf } from "../../schema/EventId.js"
 import { hex } from "./bytes.js"
@@ -6,13 +6,13 @@ import { erasableHash, type Manifest, SALT_BYTES } from "./row.js"
 import { PROOF_COLUMN } from "./seal.js"
 import { forEachGroup, MOST_IDS, type Source } from "./verify.js"
 
-/** Rows of a kind that seals are about. */
+/** Sealed rows of a kind. */
 export interface Sealed {
   readonly manifest: Manifest
   readonly eventIds: ReadonlyArray<Uint8Array>
 }
 
-/** The rows of a kind with these ids, as far as a seal is about them. */
+/** The sealed rows of a kind whose ids are meant. */
 export const sealedRows = <E>(
   source: Source<E>,
   kind: string,
@@ -54,7 +54,9 @@ export const sealsBefore = <E>(
 
 const literal = (bytes: Uint8Array): string => `x'${hex(bytes)}'`
 
-/** Empties the erasable columns of rows, and keeps what they are proved by. Rows that are erased already are left out. */
+/**
+ * SQL that empties the erasable columns of rows, and keeps what proves them. Rows that are erased already are left out.
+ */
 export const erasing = <E>(source: Source<E>, { eventIds, manifest }: Sealed): Stream.Stream<string, E> =>
   pagesOf(eventIds).pipe(
     Stream.mapEffect((page) =>
@@ -84,7 +86,7 @@ export const erasing = <E>(source: Source<E>, { eventIds, manifest }: Sealed): S
     Stream.flattenIterables
   )
 
-/** Removes the rows of a chain's seals before a number. */
+/** SQL that removes the rows of a chain's seals before a number. */
 export const purging = <E>(source: Source<E>, chain: string, before: number): Stream.Stream<string, E> =>
   Stream.unwrap(
     Effect.gen(function* () {

@@ -1,6 +1,6 @@
 /**
- * The leaf of a row: one hash over its kind, its id, its time and its columns. Erasable columns go into a hash of their
- * own with a random salt, so that the leaf outlives their content.
+ * The leaf of a row: one hash over its kind, its id, its time and its columns. Erasable columns go into a separate hash
+ * with a random salt, so that the leaf outlives their content.
  */
 import type { Manifest } from "../../services/Sealing.js"
 import { ID_BYTES } from "../../schema/EventId.js"
@@ -9,7 +9,7 @@ import { ENTRY_BYTES, LEAF_AT } from "./seal.js"
 
 export type { Manifest }
 
-/** What of a row is hashed beside its kind: the texts by which the database shows it. */
+/** What is hashed of a row besides its kind: the texts that the database shows. */
 export interface RowContent {
   /** 16 bytes */
   readonly eventId: Uint8Array
@@ -18,14 +18,14 @@ export interface RowContent {
   readonly values: ReadonlyArray<string | null>
 }
 
-/** Random bytes of each row: without them nobody can guess at what was erased. */
+/** Random bytes of each row: once they are gone, nobody can check a guess at what was erased. */
 export const SALT_BYTES = 16
 
-/** One of salts that stand behind one another. */
+/** One salt out of a buffer of salts. */
 export const saltAt = (salts: Buffer, index: number): Buffer =>
   salts.subarray(index * SALT_BYTES, (index + 1) * SALT_BYTES)
 
-/** The hash over the erasable columns, which takes the place of the salt when they are erased. */
+/** The hash over the erasable columns, which replaces the salt when they are erased. */
 export const erasableHash = (manifest: Manifest, { values }: RowContent, salt: Uint8Array): Buffer =>
   Buffer.from(hashErasable(formOf(manifest), values, salt, 0, salt.length), "latin1")
 
@@ -36,7 +36,7 @@ export const leafOf = (manifest: Manifest, row: RowContent, erasedTo: Uint8Array
   return Buffer.from(hashRest(form, row, Buffer.from(erasedTo).toString("latin1")), "latin1")
 }
 
-/** Writes the leaf of a row into its entry, which begins with its id; entries and salts stand behind one another. */
+/** Writes the leaf of the row at `index` into its entry, which holds the id already. */
 export const writeLeaf = (
   entries: Buffer,
   salts: Buffer,
@@ -75,7 +75,7 @@ const hashRest = (
   return hashOf(frame)
 }
 
-/** The rows of a manifest: the places of their columns, and how what is hashed of them begins. */
+/** A manifest, prepared for hashing: the places of its columns, and a frame that begins with its kind. */
 class Form {
   readonly erasable: Array<number> = []
   readonly kept: Array<number> = []

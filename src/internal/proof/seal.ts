@@ -1,5 +1,5 @@
 /**
- * The seal: the rows of one transaction, in a chain that nobody without the key can go on with.
+ * The seal: the rows of one transaction, in a chain that nobody can continue without the key.
  *
  *     effect_audit_seal
  *     ┌ chain ┬ number ┬ at ┬ until ┬ prev ┬ entries ────────────────────┬ notices ┐
@@ -30,17 +30,17 @@ export type Unsealed = Omit<Seal, "head" | "keyId" | "sig">
 
 export const SEAL_TABLE = "effect_audit_seal"
 
-/** The column of each table of events that holds a row's salt, or once erased its hash. */
+/** The column of each table of events that holds a row's salt, or its hash once it is erased. */
 export const PROOF_COLUMN = "audit_proof"
 
 const NUMBER_BYTES = 8
-/** where the leaf of an entry stands in it */
+/** offset of the leaf in an entry */
 export const LEAF_AT: number = ID_BYTES + NUMBER_BYTES
 export const ENTRY_BYTES: number = LEAF_AT + HASH_BYTES
 
-/** Entries as they are made, each with this number of their manifest. */
+/** The entries, each with this number of a manifest. */
 export const numbered = (entries: Uint8Array, manifest: number): Uint8Array => {
-  // as they are made
+  // entries are made with 0
   if (manifest === 0) return entries
   const bytes = Buffer.from(entries)
   for (let at = ID_BYTES; at < bytes.length; at += ENTRY_BYTES) {
@@ -77,7 +77,7 @@ export const decodeEntries = (bytes: Uint8Array): ReadonlyArray<Entry> | undefin
   return entries
 }
 
-/** The hash that stands for a seal, and for all that were before it. */
+/** The hash of a seal, and so of all seals before it. */
 export const headOf = ({ at, chain, entries, notices, number, prev, until }: Unsealed): Buffer =>
   digest("effect-audit/seal/1", [
     chain,
@@ -94,7 +94,7 @@ export const seal = (unsealed: Unsealed, key: SealingKey): Seal => {
   return { ...unsealed, head, keyId: key.id, sig: key.sign(head) }
 }
 
-/** What is wrong with a seal by itself: whatever it says, and the chain before it, is not looked at. */
+/** What is wrong with a seal by itself. Neither its content nor the chain before it is checked. */
 export const wrongIn = (given: Seal, key: VerifyingKey): "head" | "key" | "signature" | undefined => {
   const head = headOf(given)
   if (!head.equals(given.head)) return "head"

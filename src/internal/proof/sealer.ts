@@ -1,13 +1,12 @@
 /**
- * The sealer of a queue: it goes on with its chain, and begins another one where it cannot.
+ * The sealer of a queue: continues its chain, and begins a new one if it cannot.
  *
  * Responsibilities
  * - makes the seal of each batch, behind the last one that was committed
- * - finds out what became of a seal whose answer never came, before it makes another one
- * - begins a new chain where the old one is not as it was left, and says so in its first seal for ever
+ * - if the answer to a seal never came, finds out what became of it before it makes another one
+ * - if the chain is not as it was left, begins a new one, whose first seal says so for ever
  *
- * Delivery never stops for it: it waits for a minute at most, since a database that fails over may show the last seal
- * late.
+ * Delivery waits a minute at most: a database that fails over may show the last seal late.
  */
 import { Duration, Effect } from "effect"
 import { randomBytes } from "node:crypto"
@@ -24,20 +23,20 @@ import { decodeEntries, numbered, seal, wrongIn } from "./seal.js"
 
 export interface Settings {
   readonly key: KeyPair
-  /** the key before, which signs the seal that names the present one */
+  /** the previous key, which signs the seal that names the present one */
   readonly previousKey?: KeyPair | undefined
   readonly sealing: Sealing
-  /** the last seal that the queue's cursor knows of; undefined where there is none */
+  /** the last seal that the queue's cursor knows of */
   readonly last: LastSeal | undefined
-  /** what names the queue, for its first chain */
+  /** the queue's id: the id of its first chain follows from it */
   readonly queueId: string
   /** where the cursor stands */
   readonly position: Place
-  /** how long a chain that is not as it was left is waited for; a minute by default */
+  /** how long to wait if the chain is not as it was left; a minute by default */
   readonly patience?: Duration.Duration | undefined
 }
 
-/** What a seal is made of, beside what was stored. */
+/** What a seal is made of. */
 export interface Contents {
   /** the place behind the batch, `segment:offset` */
   readonly until: string
@@ -48,14 +47,14 @@ export interface Contents {
 
 /** What became of an event whose seal was committed, although its answer never came. */
 export interface Fate {
-  /** why it was refused; undefined where it was stored */
+  /** why it was refused; undefined if it was stored */
   readonly code: string | undefined
 }
 
 export class Sealer {
   /** whether the database shows the chain as it was left, and nothing has gone wrong since */
   private isReady = false
-  /** by whose seals events were stored that the cursor does not know of */
+  /** by event id: what seals tell that the cursor does not know of */
   private readonly fates = new Map<string, Fate>()
   private fatesUntil: Place | undefined
   private chain: Uint8Array = NO_HEAD
@@ -81,11 +80,11 @@ export class Sealer {
         readonly asked: ReadonlyArray<string>
       }
     | undefined
-  /** what the next seal is asked to say, by who asks */
+  /** notices that the next seal is to hold, by the id of the request */
   private readonly asked = new Map<string, Notice>()
-  /** what a seal has said, until it is asked for again */
+  /** requests whose notice a seal holds, until they are asked again */
   private readonly said = new Set<string>()
-  /** permissions in seals that were read, since their answers never came, or the program ended behind them */
+  /** permissions in seals that were read back, after a lost answer or a new start */
   private readonly heard = new Set<string>()
   private hasWarned = false
 
@@ -101,36 +100,36 @@ export class Sealer {
     return this.last
   }
 
-  /** Whether something became of events that the cursor does not know of. */
+  /** Whether seals tell of events that the cursor does not know of. */
   get hasFates(): boolean {
     return this.fates.size > 0
   }
 
-  /** What became of an event already; undefined where nothing did. */
+  /** What has already become of an event; undefined if no seal tells. */
   fateOf(eventId: string, place: Place): Fate | undefined {
     return this.fatesUntil !== undefined && isBefore(place, this.fatesUntil)
       ? this.fates.get(eventId)
       : undefined
   }
 
-  /** Has a seal say what somebody asks for; whether one has. */
+  /** Asks for a notice in the next seal. Returns whether a seal holds it already. */
   say(id: string, notice: Notice): boolean {
     if (this.said.delete(id) || this.heard.has(textOfNotice(notice))) return true
     this.asked.set(id, notice)
     return false
   }
 
-  /** Whether a seal is to be made although there are no rows. */
+  /** Whether a seal is needed although there are no rows. */
   get isAsked(): boolean {
     return this.asked.size > 0
   }
 
-  /** Whether a seal has said what somebody waits for. */
+  /** Whether a seal holds a notice that somebody waits for. */
   get hasSaid(): boolean {
     return this.said.size > 0
   }
 
-  /** The answer to a seal never came, or something else went wrong: the database is asked before the next one. */
+  /** The answer to a seal never came, or something else failed: the next seal waits until the database was read. */
   doubt(): void {
     this.isReady = false
     this.pending = undefined
@@ -163,7 +162,7 @@ export class Sealer {
     })
   }
 
-  /** Reads on from a seal, which is known or not; why the chain is not as it was left, if so. */
+  /** Reads on from a seal, which `isNew` to the cursor or not. Returns why the chain is not as it was left. */
   private follow(
     last: Pick<LastSeal, "chain" | "head" | "number">,
     isNew: boolean
@@ -202,7 +201,7 @@ export class Sealer {
     return previousKey?.id.equals(keyId) === true ? previousKey : key
   }
 
-  /** The next seal follows this one. */
+  /** Makes the next seal follow this one. */
   private goOnFrom(seal: Seal): void {
     const { at, chain, head, number, until } = seal
     const { key, previousKey } = this.settings
@@ -225,11 +224,11 @@ export class Sealer {
     }
   }
 
-  /** Keeps what a seal permits: who asks for that need not ask again. */
+  /** Keeps what a seal permits, so that no request for it is sealed again. */
   private hear({ chain, notices, number }: Seal): void {
     for (const notice of decodeNotices(notices) ?? []) {
       if (notice.word !== "erase" && notice.word !== "purge") continue
-      // it permits nothing about the seals behind it, which the same words may mean later
+      // it permits nothing about later seals: the same words may be a new request then
       if (notice.word === "purge" && notice.chain === hex(chain) && notice.before > number) continue
       const text = textOfNotice(notice)
       this.heard.add(text)
@@ -241,7 +240,7 @@ export class Sealer {
     }
   }
 
-  /** Keeps what a seal says that the cursor has not heard of. */
+  /** Keeps what a seal tells that the cursor does not know of. */
   private remember({ entries, notices, until }: Seal): void {
     for (const { eventId } of decodeEntries(entries) ?? [])
       this.fates.set(textOf(eventId), { code: undefined })
@@ -253,8 +252,8 @@ export class Sealer {
   }
 
   /**
-   * Begins a chain, which tells of the one before it and of all others. Its id follows from where it begins: so one whose
-   * first seal was committed, and whose answer never came, is found, in this life of the program or the next.
+   * Begins a chain, whose first seal names the one before and all others. Its id follows from where it begins. So if
+   * the answer to its first seal was lost, the chain is found again, after a new start as well.
    */
   private begin(last: LastSeal | undefined, found: string): Effect.Effect<void, UploadError> {
     return Effect.gen(this, function* () {
@@ -322,7 +321,7 @@ export class Sealer {
     return made
   }
 
-  /** The database has the seal, which was made last: otherwise somebody gave it up, and asks what became of it. */
+  /** The database has the seal. If it is not pending any more, it was given up, and is read back. */
   committed(made: Seal): void {
     if (this.pending?.seal !== made) return
     const { asked, told } = this.pending
@@ -340,8 +339,8 @@ export class Sealer {
 }
 
 /**
- * Since when chains are not as they were left, `monotonicMillis`. By the database and not by the sealer: whoever takes over
- * the queue of another process makes a sealer for a second or two at a time.
+ * Since when chains have not been as they were left, `monotonicMillis`. Kept by database: a process that takes over a
+ * queue has a new sealer every second or two.
  */
 const missing = new WeakMap<Sealing, Map<string, number>>()
 
@@ -355,7 +354,7 @@ const missedSince = (sealing: Sealing, chain: string, now: number): number => {
 
 const CHAIN_BYTES = 16
 
-/** Where the cursor was lost, a chain of at most so many seals is read again; each event of it is remembered for a while. */
+/** If the cursor was lost, a chain is read again only up to this many seals: all their events are held in memory. */
 const MOST_LATER = 1000
 
 const previous = ({ chain, head, number }: LastSeal, found: string): Notice => ({
@@ -368,7 +367,7 @@ const previous = ({ chain, head, number }: LastSeal, found: string): Notice => (
 
 const textOfNotice = (notice: Notice): string => encodeNotices([notice]).toString()
 
-/** The number of a manifest; one that the chain does not know is told of first. */
+/** The number of a manifest. If it is new to the chain, a notice tells of it. */
 const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manifest): number => {
   const text = JSON.stringify(manifest)
   const known = told.get(text)
@@ -382,7 +381,7 @@ const tell = (told: Map<string, number>, notices: Array<Notice>, manifest: Manif
 /** `YYYY-MM-DD HH:MM:SS.ffffff` */
 const timeOf = (now: number): string => `${sqlDateTime(now)}000`
 
-/** The code of an upload that waits for a chain which is not as it was left. */
+/** The code of an upload that fails since the chain is not as it was left. */
 export const SEAL_MISSING = "SEAL_MISSING"
 
 const missed = (found: string) =>

@@ -1,8 +1,8 @@
 /**
- * Proving: seals in their order, then the rows that they are about, then the rows that no seal is about.
+ * The proof: checks the seals in order, then the rows that they are about, then looks for rows that no seal is about.
  *
- * It trusts the public key and nothing else: not the program, not its directory, and of the database no more than that
- * one snapshot is shown. It takes no more memory for more rows; only erasures are remembered by their ids.
+ * It trusts the public key, and that the database shows one snapshot. It trusts neither the program nor its directory.
+ * Its memory does not grow with the rows; only the ids of erasures are kept.
  */
 import { Effect } from "effect"
 import { textOf } from "../../schema/EventId.js"
@@ -21,22 +21,22 @@ export class ShownRow implements RowContent {
     readonly values: ReadonlyArray<string | null>,
     /** the salt, or 32 bytes once the row is erased */
     readonly proof: Uint8Array | null,
-    /** whether a column holds what no event puts there, bytes in place of a text */
+    /** whether a column holds what no event puts there: bytes instead of a text */
     readonly isStrange: boolean
   ) {}
 }
 
 /** One snapshot of a database. */
 export interface Source<E> {
-  /** The chains, those that began first in front. */
+  /** The chains, the oldest first. */
   readonly chains: Effect.Effect<ReadonlyArray<Chain>, E>
-  /** Some of the seals of a chain, from a number on, in order; none behind the last. */
+  /** Some of the seals of a chain, from a number on, in order; none after the last. */
   readonly seals: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, E>
   /** The seal of a number. */
   readonly seal: (chain: string, number: number) => Effect.Effect<Seal | undefined, E>
   /** Why the rows of a manifest cannot be read, if its table or a column of it is gone. */
   readonly lacks: (manifest: Manifest) => Effect.Effect<string | undefined, E>
-  /** The rows of the first so many ids, of at most `MOST_IDS`. */
+  /** Rows by their ids, at most `MOST_IDS`. Those of the first `ids` ids are read; ask again for the others. */
   readonly rows: (
     manifest: Manifest,
     eventIds: ReadonlyArray<Uint8Array>
@@ -45,11 +45,11 @@ export interface Source<E> {
   readonly tables: Effect.Effect<ReadonlyArray<string>, E>
   /** How many rows of a table have a proof, how many of these have no id, and how many have none. */
   readonly count: (table: string) => Effect.Effect<Counts, E>
-  /** A name as SQL has it. */
+  /** A name, quoted for SQL. */
   readonly quote: (name: string) => string
   /** What an erased column holds, as SQL: NULL where that is allowed, or else an empty text. */
   readonly emptied: (table: string, column: string) => Effect.Effect<string, E>
-  /** The ids of some of the rows that have a proof, behind an id, in order; none behind the last. */
+  /** Some ids of rows with a proof, in order, those after an id; none after the last. */
   readonly provenIds: (table: string, after: Uint8Array) => Effect.Effect<ReadonlyArray<Uint8Array>, E>
 }
 
@@ -67,7 +67,7 @@ export interface Counts {
 
 export const MOST_IDS = 500
 
-/** The source with other errors. */
+/** A source with its errors mapped. */
 export const mapSource = <E, E2>(source: Source<E>, f: (error: E) => E2): Source<E2> => ({
   chains: Effect.mapError(source.chains, f),
   seals: (...args) => Effect.mapError(source.seals(...args), f),
@@ -86,7 +86,7 @@ export const mapSource = <E, E2>(source: Source<E>, f: (error: E) => E2): Source
  * - `foreign`: a row has a proof, or an id, that belongs to no seal of its table
  * - `erased`: a row was erased, and no seal allows it
  * - `unproved`: rows without a proof, where all must have one
- * - `gap`: seals are missing, or another chain tells of some that are
+ * - `gap`: seals are missing, or another chain names one that is missing
  * - `chain`: a seal is not what was written, or does not follow the one before
  * - `key`: a seal was signed by another key, or by none
  * - `anchor`: a head that was written down elsewhere is not there
@@ -101,15 +101,15 @@ export interface Finding {
 }
 
 export interface Options {
-  /** the first key: those that follow it are named by seals that the one before has signed */
+  /** the first key; a seal that one key signed names the next */
   readonly key: VerifyingKey
   /** heads that were written down elsewhere */
   readonly anchors: ReadonlyArray<Head>
-  /** rows of this chain that were sealed up to this number are not looked at again */
+  /** rows that were sealed in this chain up to this number are not read again */
   readonly since?: { readonly chain: string; readonly number: number } | undefined
   /** whether every row must have a proof */
   readonly isExclusive: boolean
-  /** so many ids are held at once, if rows are looked for that no seal is about */
+  /** ids held at once while looking for rows that no seal is about */
   readonly partIds?: number | undefined
   /** the tables of kinds that were renamed since */
   readonly tables: Readonly<Record<string, string | undefined>>
@@ -125,7 +125,7 @@ export interface Progress {
 /** How far a chain was looked at. */
 export interface Proved extends Head {
   readonly at: string
-  /** how many of its heads were written down elsewhere, and the highest number of one of them */
+  /** the highest number of a seal whose head was written down elsewhere */
   readonly anchored: number | undefined
 }
 
@@ -166,7 +166,7 @@ export const verify = <E>(source: Source<E>, options: Options): Effect.Effect<Su
     }
   })
 
-/** A head that a seal or an anchor tells of. */
+/** A head that a seal or an anchor names. */
 interface Claim extends Head {
   readonly by: string
   readonly isAnchor: boolean
@@ -185,9 +185,9 @@ class Proof<E> {
   readonly erasures = new Set<string>()
   /** rows of a chain's seals before this number may be gone */
   readonly purges = new Map<string, number>()
-  /** those that may sign the first seal of a chain, by their ids */
+  /** keys that may sign the first seal of a chain, by their ids */
   readonly keys = new Map<string, VerifyingKey>()
-  /** how many of the rows of a table that have a proof belong to seals */
+  /** by table: rows that have a proof and belong to seals */
   readonly present = new Map<string, number>()
 
   constructor(
@@ -238,7 +238,7 @@ const forEachSeal = <E>(
     }
   })
 
-/** Those whose key is known come first: what names the key of another one is in them. */
+/** Chains whose key is known come first: their seals name the keys of the others. */
 const lookAtChains = <E>(proof: Proof<E>, chains: ReadonlyArray<Chain>): Effect.Effect<void, E> =>
   Effect.gen(function* () {
     let left = chains
@@ -258,7 +258,7 @@ const lookAtChains = <E>(proof: Proof<E>, chains: ReadonlyArray<Chain>): Effect.
 const lookAtChain = <E>(proof: Proof<E>, { chain, seals }: Chain): Effect.Effect<void, E> => {
   let before: Seal | undefined
   let read = 0
-  /** that of the chain, once it has begun */
+  /** the key of the chain, once its first seal is read */
   let key: VerifyingKey | undefined
   const look = forEachSeal(proof, chain, (seal) =>
     Effect.gen(function* () {
@@ -292,7 +292,7 @@ const lookAtChain = <E>(proof: Proof<E>, { chain, seals }: Chain): Effect.Effect
   return Effect.zipRight(look, count)
 }
 
-/** Where rows up to a seal are left out, since an earlier proof came to it, it must be there. */
+/** If an earlier proof came to a seal, the rows up to it are not read. So that seal must be there. */
 const lookAtStart = <E>(proof: Proof<E>): Effect.Effect<void> => {
   const { since } = proof.options
   const last = since === undefined ? undefined : proof.last.get(since.chain)
@@ -337,7 +337,7 @@ const note = <E>(proof: Proof<E>, chain: string, seal: Seal, notice: Notice): vo
   if (word === "unsealed") proof.unsealed++
   if (word === "erase") for (const id of notice.eventIds) proof.erasures.add(`${notice.kind} ${id}`)
   if (word === "purge") {
-    // a seal can allow nothing about those that come after it
+    // a seal permits nothing about later ones
     const before = notice.chain === chain ? Math.min(notice.before, seal.number) : notice.before
     proof.purges.set(notice.chain, Math.max(before, proof.purges.get(notice.chain) ?? 0))
   }
@@ -405,7 +405,7 @@ const lookAtRows = <E>(proof: Proof<E>, chain: string): Effect.Effect<void, E> =
           yield* proof.report({ kind: "removed", subject: `table ${manifest.table}`, text: lack })
       }
       if (!isReadable) return
-      // what is not read may be gone, and others in its place
+      // counts none as present, so that ids are compared: some rows may be gone, and others in their place
       if (seal.number <= since) return proof.addPresent(manifest.table, 0)
       for (let from = 0; from < entries.length;) {
         const page = entries.slice(from, from + MOST_IDS)
@@ -474,7 +474,7 @@ const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | 
   const hash = isErased ? proof : erasableHash(manifest, row, proof)
   if (!equals(leafOf(manifest, row, hash), leaf)) return "changed"
   if (!isErased) return "same"
-  // nothing is hashed of these columns any more, so anything could be written into them
+  // no hash covers these columns any more, so anything but nothing is a change
   return manifest.columns.every((name, i) => !manifest.erasable.includes(name) || !row.values[i])
     ? "erased"
     : "changed"
@@ -482,10 +482,12 @@ const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | 
 
 // -------------------------------------------------------------------------------------------------- foreign
 
-/** ids that are held at once */
+/** held at once */
 const PART_IDS = 500_000
 
-/** Looks for rows that no seal is about; one by one only if there are more than those that were read and belong to seals. */
+/**
+ * Looks for rows that no seal is about. It reads ids only if rows with a proof are more, or fewer, than those of seals.
+ */
 const lookForForeign = <E>(
   proof: Proof<E>,
   table: string,
@@ -540,7 +542,7 @@ const NOTHING = new Uint8Array(0)
 const lastOf = (id: Uint8Array): number =>
   id.length < 4 ? 0 : Buffer.from(id.buffer, id.byteOffset, id.byteLength).readUInt32BE(id.length - 4)
 
-/** The heads of a log: `chain=… number=… head=…`, whatever stands around them. */
+/** The heads in a log: `chain=… number=… head=…`, with anything around them. */
 export const anchorsIn = (line: string): ReadonlyArray<Head> =>
   [...line.matchAll(/\bchain=([0-9a-f]{32})\s+number=(\d{1,15})\s+head=([0-9a-f]{64})\b/g)].map(
     ([, chain = "", number = "", head = ""]) => ({ chain, number: Number(number), head })
