@@ -1,13 +1,11 @@
-/**
- * The type of a column, as it follows from the schema of its field, for the tables that this package makes.
- */
+/** Column types for the tables that this package makes, from the schemas of the fields. */
 import { Option, Schema, SchemaAST as AST } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 
 /** What a column holds. */
 export type Storage = "text" | "integer" | "number" | "boolean" | "dateTime"
 
-/** The type that MySQL's `CREATE TABLE` gives the column: the kind's own, or one that takes whatever the field may be. */
+/** The type of a column in MySQL: the kind's own, or one that takes every value of the field. */
 export const mysqlType = (definition: AuditEvent.Any, column: AuditEvent.Column): string => {
   if (column.type !== undefined) return column.type
   const type = typeOf(definition.fields[column.field]!)
@@ -15,7 +13,7 @@ export const mysqlType = (definition: AuditEvent.Any, column: AuditEvent.Column)
   return longest === undefined ? `${MYSQL[storage(type)]} NULL` : `VARCHAR(${Math.max(64, 2 * longest)}) NULL`
 }
 
-/** Of a field that takes some texts alone: how many characters the longest has. A later one may be twice as long. */
+/** The characters of the longest text, if a field takes only certain texts. A later one may be twice as long. */
 const longestLiteral = (ast: AST.AST): number | undefined => {
   const types = AST.isUnion(ast) ? withoutNulls(ast) : [ast]
   const texts = types.flatMap((type) =>
@@ -26,7 +24,7 @@ const longestLiteral = (ast: AST.AST): number | undefined => {
   return texts.length > 0 && texts.length === types.length && longest <= 512 ? longest : undefined
 }
 
-/** The type that SQLite's `CREATE TABLE` gives the column. The kind's own is for MySQL, and SQLite checks no types. */
+/** The type of a column in SQLite. The kind's own is for MySQL, and SQLite checks no types. */
 export const sqliteType = (definition: AuditEvent.Any, column: AuditEvent.Column): string =>
   SQLITE[storageOf(definition.fields[column.field]!)]
 
@@ -46,7 +44,7 @@ const SQLITE: Record<Storage, string> = {
   dateTime: "TEXT"
 }
 
-/** Whether the field's values are `Date`s: all of them, those that are null aside, or some. */
+/** Whether the values of a field, null aside, are `Date`s. */
 export const holdsDates = (field: Schema.Struct.Field): "always" | "sometimes" | "never" => {
   const ast = typeOf(field)
   if (storage(ast) === "dateTime") return "always"
@@ -62,7 +60,7 @@ const typeOf = (field: Schema.Struct.Field): AST.AST => {
   return AST.typeAST(ast._tag === "PropertySignatureDeclaration" ? ast.type : ast.to.type)
 }
 
-/** All that a union holds must agree; what is neither a number, a boolean nor a date is stored as text or JSON. */
+/** If the members of a union differ, it is text. So is all but numbers, booleans and dates, as text or JSON. */
 const storage = (ast: AST.AST): Storage => {
   switch (ast._tag) {
     case "NumberKeyword":
@@ -90,7 +88,7 @@ const storage = (ast: AST.AST): Storage => {
   }
 }
 
-/** What a union takes beside null and undefined, which every column is made for. */
+/** The members of a union without null and undefined, which every column takes. */
 const withoutNulls = ({ types }: AST.Union): ReadonlyArray<AST.AST> =>
   types.filter((type) => !(AST.isLiteral(type) && type.literal === null) && !AST.isUndefinedKeyword(type))
 

@@ -1,6 +1,4 @@
-/**
- * The conditions of a search, checked: which column, and which values as they are stored.
- */
+/** The conditions of a search, checked: each names a column, and values as they are stored. */
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import { Either } from "../../schema/Effect3.js"
 import { guard, signatureOf, type SqlValue, toSql } from "../../schema/Line.js"
@@ -20,7 +18,7 @@ export interface Test {
     | { readonly _tag: "range"; readonly from: Stored | undefined; readonly to: Stored | undefined }
 }
 
-/** The tests that the conditions of a `where` are, or what is wrong with them. */
+/** The tests for the conditions of a `where`, or what is wrong with them. */
 export const testsOf = (
   definition: AuditEvent.Any,
   where: Readonly<Record<string, unknown>> | undefined
@@ -49,7 +47,7 @@ const testOf = (
   }
   const accepts = guard(signatureOf(schema).to)
   const value = (given: unknown): Either.Either<Stored, string> => {
-    // a text of a field that has only some is looked for as well: an old row may have it
+    // any text may be searched for, also one that the field does not allow: an old row may have it
     const stored = typeof given === "string" || accepts(given) ? toSql(given, given) : null
     return stored === null
       ? Either.left(`The field ${field} is searched for a value that it cannot have`)

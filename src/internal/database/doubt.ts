@@ -1,17 +1,18 @@
 /**
- * Doubt: what becomes of an event that is refused by a code which may be about it, or about the database.
+ * Doubt: decides whether an event is to blame for a refusal, or the database.
  *
- * A code that nobody knows is such a one; so is each known one, since a trigger may give any number to the refusal of a
- * row. Neither costs a good event. An event is rejected only if, on one connection, it was refused
- * alone, another row of its table was stored after that, and it was refused again; and all this once more in a later
- * pass. If two different events are refused alone and nothing was stored between them, it is the database that is ill.
+ * A code that nobody knows leaves this open. So does each known one, since a trigger may give its refusal any number.
+ * No good event is lost. An event is rejected only if, on one connection, it was refused alone, another row of its
+ * table was stored after that, and it was refused again. A later pass must show all this once more. If two events are
+ * refused alone and nothing is stored between them, the database is ill.
  *
  * Tricky scenarios:
  * - The doubtful event is the last one of its batch: nothing can be stored after it. The next batch is larger.
- * - All others of its batch were stored in the first pass: nothing would be left for the second one. So some are held back.
+ * - The first pass stored all others of its batch: none would be left for the second one. So some are held back.
  * - Two bad events stand side by side: rows from the end of the batch, the witnesses, are stored between them.
- * - An ill server refuses everything: it is asked a dozen times a pass.
- * - An event breaks the connection by its size, and the evidence goes with it. Those as large are settled before the next pass.
+ * - An ill server refuses everything: a pass asks it a dozen times.
+ * - An event breaks the connection by its size, and the evidence is lost. All as large are settled before the next
+ *   pass.
  */
 import { Data, Effect } from "effect"
 import { Either } from "../../schema/Effect3.js"
@@ -23,17 +24,17 @@ import type { Refused } from "./narrow.js"
 /** A statement was refused, and stored nothing. One of its events may be to blame, or the database. */
 export class Doubted extends Data.TaggedError("Doubted")<{
   readonly code: string
-  /** the database's words */
+  /** the database's message */
   readonly reason: string
-  /** the failure, as long as no event is to blame */
+  /** the failure, while no event is to blame */
   readonly error: UploadError
-  /** whether the search begins at once; otherwise only when the code has come again and again, since it may pass by itself */
+  /** whether to search at once; if not, only once the code came several times, since it may pass by itself */
   readonly isLikely: boolean
-  /** whether `error` says what is wrong as long as no event is proven to be bad */
+  /** whether `error` says what is wrong, while no event is proven to be bad */
   readonly isKnown: boolean
 }> {}
 
-/** Stores the events from `from` to before `to`, all or none; how many of them were not in the table before. */
+/** Stores the events from `from` to before `to`, all or none. Returns how many of them were new to the table. */
 export type Trial = (from: number, to: number) => Effect.Effect<number, Doubted | Refused | UploadError>
 
 interface Search {
@@ -41,9 +42,9 @@ interface Search {
   readonly onOneConnection: (
     use: (trial: Trial) => Effect.Effect<void, UploadError>
   ) => Effect.Effect<void, UploadError>
-  /** The events that break a connection if that one does, for its size; none if it is too small for that. */
+  /** The events that break a connection by their size if this one does; none if it is too small for that. */
   readonly asLargeAs: (index: number) => ReadonlyArray<number>
-  /** Stores an event on connections of its own, or finds out why it is rejected. */
+  /** Stores an event on separate connections, or finds out why it is rejected. */
   readonly settleApart: (
     index: number
   ) => Effect.Effect<Omit<Rejection, "index"> | undefined, Doubted | UploadError>
@@ -57,16 +58,16 @@ interface Search {
   readonly onRejected: (rejection: Rejection) => Effect.Effect<void, UploadError>
 }
 
-/** So many times a code that mostly passes by itself is waited for, before events are doubted. */
+/** Times that a code which mostly passes by itself is waited for, before events are doubted. */
 const PATIENCE = 2
 
 /**
- * The same for one that is known to pass: by the backoff two minutes, longer than an idle session of a program that
- * vanished may keep an event locked (60 seconds, mysql/connection.ts).
+ * The same for a known code. By the backoff this is two minutes: longer than the idle session of a program that
+ * vanished keeps an event locked (60 seconds, mysql/connection.ts).
  */
 const PATIENCE_WITH_KNOWN = 6
 
-/** So many events may be doubted in one pass: each costs a handful of statements. */
+/** Events that one pass may doubt: each costs a handful of statements. */
 const MOST_SUSPECTS = 8
 
 /** Witnesses that each suspect needs in the next pass: one between its two trials, one before the next suspect. */
@@ -76,9 +77,9 @@ const WITNESSES = 2
 class Memory {
   /** how often the batch that begins with this event has met the code */
   readonly met = new Map<string, { readonly code: string; readonly times: number }>()
-  /** refused, while others were stored, in an earlier pass */
+  /** refused in an earlier pass, while others were stored */
   readonly suspects = new Set<string>()
-  /** the same in two passes, or too large: rejected, however often its batch must be repeated for the sake of others */
+  /** refused like that in two passes, or too large: rejected whenever its batch is repeated */
   readonly proven = new Map<string, Omit<Rejection, "index">>()
   /** refused in an earlier pass, with no other event to compare it with */
   readonly lonely = new Set<string>()
@@ -96,9 +97,9 @@ class Memory {
 class Pass {
   /** events from here on are stored or rejected: they have served as witnesses */
   private limit: number
-  /** whether an event was proven to be bad: then a batch of the usual size may be complete */
+  /** whether an event was proven to be bad: then a batch need not be larger than usual */
   private isProven = false
-  /** refused alone, and nothing was stored since */
+  /** the event that was refused alone, if nothing was stored since */
   private alone: number | undefined
   private readonly undecided: Array<{
     readonly index: number
@@ -114,11 +115,11 @@ class Pass {
     this.limit = search.to
   }
 
-  /** Stores or rejects the events, the largest parts first; fails as long as some are neither. */
+  /** Stores or rejects the events, in parts as large as possible. Fails while some are neither. */
   readonly run = Effect.gen(this, function* () {
     const { doubted, fitting, from, to } = this.search
     let at = from
-    // of a known code it is mostly the database that is ill: two events tell, and each may wait for a lock
+    // With a known code mostly the database is ill. Two events show that, and each may wait for a lock.
     let size = doubted.isKnown ? 1 : Math.ceil((to - from) / 2)
     while (at < this.end && this.undecided.length < MOST_SUSPECTS) {
       const count = Math.max(1, Math.min(size, this.end - at, fitting(at)))
@@ -129,12 +130,12 @@ class Pass {
     yield* this.conclude
   })
 
-  /** the events before this one are tried in this pass; those behind it are for the next one, if it is needed */
+  /** this pass tries the events before this one; the others are witnesses for the next pass */
   private get end(): number {
     return this.limit - WITNESSES * this.undecided.length
   }
 
-  /** Whether the events, several of them, could be stored by one statement. */
+  /** Stores several events by one statement; returns whether it could. */
   private readonly storePart = (from: number, to: number) =>
     Effect.gen(this, function* () {
       const result = yield* Effect.either(this.trial(from, to))
@@ -157,7 +158,7 @@ class Pass {
       return true
     })
 
-  /** Tries one event; `Doubted` if it is refused once more. */
+  /** Tries one event; returns `Doubted` if it is refused once more. */
   private readonly tryAlone = (index: number) =>
     Effect.gen(this, function* () {
       const result = yield* Effect.either(this.trial(index, index + 1))
@@ -177,7 +178,7 @@ class Pass {
       return error
     })
 
-  /** Stores another event than the one at `index`, from the end of the batch; whether there was one. */
+  /** Stores an event other than the one at `index`, from the end of the batch. Returns whether there was one. */
   private readonly storeWitness = (index: number) =>
     Effect.gen(this, function* () {
       while (this.limit - 1 > index) {
@@ -207,11 +208,11 @@ class Pass {
         this.isProven = true
         yield* this.search.onRejected({ index, code, reason })
       } else {
-        // at once: what is found out is true however the pass ends
+        // noted at once: it is true however the pass ends
         suspects.add(id)
         this.undecided.push({ index, doubted: again, proof: true })
       }
-      // otherwise the next bad event would look like an illness of the database
+      // without a row between them, the next bad event would look like an illness of the database
       if (this.end > index + 1) yield* this.storeWitness(index)
     })
 
@@ -225,11 +226,11 @@ class Pass {
   })
 }
 
-/** Remembers from pass to pass what was found out about events, and searches batches for those that are to blame. */
+/** Remembers from pass to pass what was found out about events, and searches batches for those to blame. */
 export const makeDoubts = () => {
   const memory = new Memory()
 
-  /** A connection may have broken for the size of an event: then the next pass knows, and passes over those as large. */
+  /** If an event broke the connection by its size, settles all that are as large. So the next pass knows of them. */
   const settleLarge = ({ asLargeAs, idOf, settleApart }: Search, broken: number) =>
     Effect.forEach(
       asLargeAs(broken).filter((index) => !memory.proven.has(idOf(index))),
@@ -241,7 +242,7 @@ export const makeDoubts = () => {
     ).pipe(Effect.ignore)
 
   return {
-    /** Whether the batch that begins with this event is to be searched, or rather tried again as it is. */
+    /** Whether to search the batch that begins with this event, or to try it again as it is. */
     isDue: (first: string, { code, isKnown, isLikely }: Doubted): boolean => {
       if (isLikely) return true
       const before = memory.met.get(first)
@@ -255,13 +256,10 @@ export const makeDoubts = () => {
       if (!memory.isEmpty) for (const { eventId } of events) memory.forget(eventId)
     },
 
-    /**
-     * Stores the events from `from` to before `to`, all but those that are rejected. Fails as long as some of them are
-     * neither.
-     */
+    /** Stores the events from `from` to before `to`, except those that are rejected. Fails while some are neither. */
     search: (search: Search): Effect.Effect<void, UploadError> =>
       Effect.suspend(() => {
-        /** the one that is being tried */
+        /** the event that is being tried alone */
         let alone: number | undefined
         const watched =
           (trial: Trial): Trial =>
@@ -280,7 +278,7 @@ export const makeDoubts = () => {
   }
 }
 
-/** It is the database's operator who must look, or somebody who waits: an event cannot be blamed by the evidence that there is. */
+/** The failure while no evidence blames an event: as the known code says, or for the database's operator. */
 export const ill = (doubted: Doubted, wantsMore = true) =>
   inDoubt(doubted, wantsMore, {
     class: "operator",

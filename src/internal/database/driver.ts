@@ -1,11 +1,11 @@
 /**
- * Drivers: optional packages, loaded when an uploader is made. A static import of one that is missing, or that belongs
- * to another Effect, would fail before schema/Effect3.ts can say what is wrong.
+ * Drivers: optional packages, loaded when an uploader is made. If one were imported statically, but is missing or
+ * belongs to another Effect, that would fail before schema/Effect3.ts can say what is wrong.
  */
 import { Effect } from "effect"
 
 /**
- * Loads modules of the packages, or dies with what to install. Once: a process that has given up root's rights since
+ * Loads modules of the packages once, or dies with what to install. A process that gives up root's rights afterwards
  * may not be able to find them again.
  */
 export const load = <A>(packages: string, modules: () => Promise<A>): Effect.Effect<A> => {

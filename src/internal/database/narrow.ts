@@ -1,6 +1,4 @@
-/**
- * Finds the events that a database will never take, when all it says is that one of many is bad.
- */
+/** Narrowing: finds the events that a database will never take, if it only says that one of many is bad. */
 import { Data, Effect } from "effect"
 import { UploadError } from "../../schema/Errors.js"
 import type { StoredEvent } from "../../schema/Line.js"
@@ -9,9 +7,9 @@ import type { Rejection, UploadResult } from "../../services/Uploader.js"
 /** A statement was refused, and stored nothing, because of one of its events. */
 export class Refused extends Data.TaggedError("Refused")<{
   readonly code: string
-  /** the database's words */
+  /** the database's message */
   readonly reason: string
-  /** the failure, if the statement cannot be made any smaller and its event is still not to blame */
+  /** the failure, if the statement is as small as it can be and its event is still not to blame */
   readonly blameless?: UploadError
 }> {}
 
@@ -19,9 +17,9 @@ export class Refused extends Data.TaggedError("Refused")<{
 export type Attempt<E> = (from: number, to: number) => Effect.Effect<unknown, Refused | E>
 
 /**
- * Stores the events from `from` to before `to` in order, all but those that are refused. By halving: one bad event
- * among n costs at most 2 log2 n further statements. An event is rejected only after it was refused alone;
- * `onRejected` hears of it at once and may end the search.
+ * Stores the events from `from` to before `to` in order, except those that are refused. By halving: one bad event among
+ * n costs at most 2 log2 n further statements. An event is rejected only after it was refused alone. `onRejected` hears
+ * of it at once and may end the search.
  */
 export const narrow = <E extends { readonly _tag: string } = UploadError>(
   attempt: Attempt<E>,
@@ -29,7 +27,7 @@ export const narrow = <E extends { readonly _tag: string } = UploadError>(
   to: number,
   onRejected: (rejection: Rejection) => Effect.Effect<void, UploadError>
 ): Effect.Effect<void, E | UploadError> => {
-  /** Whether everything was stored at once. */
+  /** Returns whether everything was stored at once. */
   const store = (from: number, to: number): Effect.Effect<boolean, E | UploadError> =>
     Effect.matchEffect(attempt(from, to), {
       onSuccess: () => Effect.succeed(true),
@@ -41,7 +39,7 @@ export const narrow = <E extends { readonly _tag: string } = UploadError>(
         return Effect.as(onRejected({ index: from, code, reason }), false)
       }
     })
-  /** What is known to hold a bad event: if its first half does not, the second half need not be tried whole. */
+  /** Halves events that hold a bad one. If the first half holds none, the second need not be tried whole. */
   const halve = (from: number, to: number): Effect.Effect<unknown, E | UploadError> => {
     const middle = (from + to) >>> 1
     return Effect.flatMap(store(from, middle), (stored) =>
@@ -52,16 +50,16 @@ export const narrow = <E extends { readonly _tag: string } = UploadError>(
 }
 
 /**
- * Tells bad events from a schema that has drifted. When most of what a table is offered is refused for the same
- * reason, it is the table that no longer fits, and the events must not go to the dead letters: the operator is asked
- * instead. Few events prove nothing, so up to {@link DRIFT_MINIMUM} - 1 may be rejected in a row; they are counted
- * on through batches that store nothing, since a quiet program sends its events one by one. Events that were rejected
- * before, and are retried, prove nothing: they go back to where they can be discarded.
+ * Tells bad events from a schema that has drifted. If a table refuses most events for the same reason, it no longer
+ * fits them. Then they must not become dead letters: the operator is asked instead. Few events prove nothing, so up to
+ * {@link DRIFT_MINIMUM} - 1 may be rejected in a row. The count goes on through batches that store nothing, since a
+ * quiet program sends its events one by one. Retried events, which were rejected before, do not count: as dead letters
+ * they can be discarded.
  */
 export const makeDriftGuard = () => {
   const inARow = new Map<string, { readonly code: string; readonly count: number }>()
   return {
-    /** Watches a batch, or what is left of one of which so many events are stored already. */
+    /** Watches a batch, or the rest of one of which `stored` events are stored already. */
     watch: (table: string, events: ReadonlyArray<Pick<StoredEvent, "retried">>, stored = 0) => {
       const rejected: Array<Rejection> = []
       const size = events.reduce((count, { retried }) => (retried === true ? count : count + 1), stored)
@@ -87,7 +85,7 @@ export const makeDriftGuard = () => {
               )
             : Effect.void
         },
-        /** The result, when every event of the batch is either stored or rejected. */
+        /** The result, once every event of the batch is stored or rejected. */
         done: (): UploadResult => {
           const [most] = [...counts].sort(([, a], [, b]) => b - a)
           if (rejected.length < events.length + stored) inARow.delete(table)

@@ -1,26 +1,26 @@
-/**
- * Values that come back the same: how a column keeps what is written to it, as far as that is known to the last byte.
- */
+/** How a column keeps what is written to it, as far as that is known to the last byte. */
 import type { Either } from "../../schema/Effect3.js"
 import type { SqlValue } from "../../schema/Line.js"
 import type { Storage } from "./columnTypes.js"
 
 /** What a column does with the values of a field. */
 export interface Keeper {
-  /** A text of at most so many UTF-16 units is kept, and shown, as it is; -1 where none is. NULL always is. */
+  /** UTF-16 units of a text up to which it is kept, and shown, as it is; -1 if no text is. NULL always is. */
   readonly plain: number
-  /** What to write for a value, so that the column keeps just that; undefined where nobody can tell what it would keep. */
+  /** What to write for a value so that the column keeps just that; undefined if nobody can tell what it would keep. */
   readonly fit: (value: SqlValue) => SqlValue | undefined
-  /** The text by which the database shows what was fitted. */
+  /** The text that the database shows for a fitted value. */
   readonly textOf: (fitted: SqlValue) => string | null
 }
 
-/** A keeper, or what to make of the column so that it has one. */
+/** A keeper, or how the column must change to have one. */
 export type Kept = Either.Either<Keeper, string>
 
 export const isNumeric = (storage: Storage): boolean => storage !== "text" && storage !== "dateTime"
 
-/** A number as it is hashed: the shortest digits, as MySQL and MariaDB show a DOUBLE; an exponent beyond 15 places. */
+/**
+ * A number as it is hashed: the shortest digits, as MySQL and MariaDB show a DOUBLE; beyond 15 places with an exponent.
+ */
 export const numberText = (value: number): string => {
   const [mantissa = "", exponent = ""] = Math.abs(value).toExponential().split("e")
   const sign = value < 0 || Object.is(value, -0) ? "-" : ""
@@ -32,7 +32,7 @@ export const numberText = (value: number): string => {
   return digits.length > point ? `${sign}${whole}.${digits.slice(point)}` : `${sign}${whole}`
 }
 
-/** A number as whole columns keep it: a half goes away from zero, no zero is negative, and every digit counts. */
+/** A number as whole columns keep it: halves are rounded away from zero, -0 becomes 0, and every digit counts. */
 export const wholeOf = (value: number): number | bigint => {
   const whole = Math.sign(value) * Math.round(Math.abs(value))
   return Number.isSafeInteger(whole) ? whole + 0 : BigInt(whole)

@@ -1,4 +1,4 @@
-/** Events with their proofs: as their table keeps them, each with a salt of its own, and the leaf that a seal says. */
+/** Events with their proofs: each as its table keeps it, with its salt and the leaf for a seal. */
 import { Schema } from "effect"
 import { randomFillSync } from "node:crypto"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
@@ -10,7 +10,7 @@ import { SALT_BYTES, writeLeaf } from "../proof/row.js"
 import { ENTRY_BYTES, PROOF_COLUMN } from "../proof/seal.js"
 import type { Keeper } from "./provable.js"
 
-/** The kind with one column more, for the salts. */
+/** The kind with one more column, for the salts. */
 export const withProof = (definition: AuditEvent.Any): AuditEvent.Any => {
   const known = proven.get(definition)
   if (known !== undefined) return known
@@ -33,30 +33,30 @@ export const withProof = (definition: AuditEvent.Any): AuditEvent.Any => {
 
 const proven = new WeakMap<AuditEvent.Any, AuditEvent.Any>()
 
-/** no field's name: those are names of JavaScript */
+/** a name that no field is likely to have */
 const PROOF = `$${PROOF_COLUMN}`
 
 /** What the columns of a table do with what is written to them. */
 export interface Keepers {
   readonly eventTime: Keeper
-  /** those of the columns of the kind */
+  /** of the kind's columns */
   readonly columns: ReadonlyArray<Keeper>
 }
 
 /** Events as they are written, and what is sealed of them. */
 export interface Proven {
   readonly events: ReadonlyArray<StoredEvent>
-  /** of each of these events, behind one another */
+  /** of these events, one after the other */
   readonly salts: Buffer
   /** the entries of these events */
   readonly entries: Buffer
   /** the places of these events among those that were given */
   readonly places: ReadonlyArray<number>
-  /** those that are not even sent */
+  /** events that are not even sent */
   readonly refused: ReadonlyArray<Rejection>
 }
 
-/** An event some of whose values were fitted to their columns. */
+/** An event, some of whose values were fitted to their columns. */
 class Fitted implements StoredEvent {
   readonly eventId: string
   readonly definition: AuditEvent.Any
@@ -76,7 +76,7 @@ class Fitted implements StoredEvent {
   }
 }
 
-/** Makes of events of a kind what is written, and what is sealed. */
+/** Makes, from events of a kind, what is written and what is sealed. */
 export const prove = (
   definition: AuditEvent.Any,
   manifest: Manifest,
@@ -91,7 +91,7 @@ export const prove = (
   const places: Array<number> = []
   const refused: Array<Rejection> = []
   const width = definition.columns.length
-  /** of one event after the other */
+  /** of the event at hand */
   const values = new Array<string | null>(width).fill(null)
   for (let index = 0; index < given.length; index++) {
     const event = given[index]!
@@ -101,13 +101,13 @@ export const prove = (
       continue
     }
     const { row } = event
-    /** another row, if some value is not kept as it is */
+    /** the row to write, if some value is not kept as it is */
     let other: Array<SqlValue> | undefined
     let unkept: Array<string> | undefined
     for (let i = 0; i < width; i++) {
       const keeper = keepers.columns[i]!
       const value = row[i] ?? null
-      // Hot path: mostly nothing is to be fitted
+      // Hot path: mostly there is nothing to fit
       if (value === null || (typeof value === "string" && value.length <= keeper.plain)) {
         values[i] = value
         continue
@@ -140,7 +140,7 @@ export const prove = (
   }
 }
 
-/** Of an event that no column would keep as it is. */
+/** The rejection of an event that no column would keep as it is. */
 const unprovable = (columns: string, { table }: Manifest) => ({
   code: "UNPROVABLE",
   reason: `nobody can tell in which form ${columns} of ${table} would keep it: give times as YYYY-MM-DD HH:MM:SS`
@@ -154,7 +154,7 @@ export const manifestOf = ({ columns, erasable, kind }: AuditEvent.Any, table: s
   erasable: columns.filter(({ field }) => erasable.includes(field)).map(({ name }) => name)
 })
 
-/** What became of the events: the places of the rejected are those among all that were given. */
+/** What became of the events. Places of rejections count all events that were given. */
 export const storedOf = (
   manifest: Manifest,
   proven: Proven,

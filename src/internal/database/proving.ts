@@ -1,4 +1,4 @@
-/** What a proof reads, in every database: how much of it at once, and what it says of a table that lacks something. */
+/** What proofs read from every database: how much at once, and what a table lacks. */
 import { Effect } from "effect"
 import type { Manifest, Seal } from "../../services/Sealing.js"
 import { hex } from "../proof/bytes.js"
@@ -7,7 +7,7 @@ import { EVENT_ID, EVENT_TIME } from "./rows.js"
 
 /**
  * Bytes of an answer, of which a driver keeps a multiple. V8 frees what lies outside of its heap late, and seals are held
- * while their rows are read: with 8 MiB the proof of a million rows took 283 MB, with 1 MiB 270.
+ * while their rows are read. The proof of a million rows took 283 MB with 8 MiB, and 270 with 1 MiB.
  */
 const ANSWER_BYTES = 1024 * 1024
 export const MOST_SEALS = 200
@@ -19,7 +19,7 @@ export const sealParameters = (seal: Seal): ReadonlyArray<Buffer | number | stri
     ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
     ...[seal.head, seal.keyId, seal.sig]
   ].map((value) =>
-    // drivers know bytes by that
+    // drivers know bytes as Buffers
     typeof value === "object" ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value
   )
 
@@ -42,14 +42,14 @@ export const fittingRows = <E>(
     return count
   })
 
-/** The first of these events. */
+/** The condition for the first of these events. */
 export const whereIn = (eventIds: ReadonlyArray<Uint8Array>, count: number): string =>
   `${EVENT_ID} IN (${eventIds
     .slice(0, count)
     .map((id) => `x'${hex(id)}'`)
     .join(",")})`
 
-/** What a table lacks, whose columns these are, in small letters; `gone` says why it may have none. */
+/** What a table with these columns, in lower case, lacks. `gone` says why there may be none. */
 export const lackOf = (
   { columns }: Manifest,
   present: { readonly size: number; readonly has: (name: string) => boolean },
@@ -62,5 +62,5 @@ export const lackOf = (
   return missing.length === 0 ? undefined : `it has no column ${missing.join(", ")} any more`
 }
 
-/** Of a table that has no proofs. */
+/** The counts of a table without proofs. */
 export const NONE_PROVEN = { proven: 0, nameless: 0, bare: 0 }

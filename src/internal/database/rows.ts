@@ -1,6 +1,4 @@
-/**
- * What the tables of both databases have in common.
- */
+/** What the tables of all databases have in common. */
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import type { SqlValue, StoredEvent } from "../../schema/Line.js"
 import { sqlDateTime } from "../../schema/Line.js"
@@ -12,7 +10,7 @@ import { saltAt } from "../proof/row.js"
 export const EVENT_ID = "event_id"
 export const EVENT_TIME = "event_time"
 
-/** Which tables receive the events, by kind, where it is not the one that the kind names. */
+/** The tables of kinds that do not go to the one that the kind names. */
 export interface TableNames {
   readonly [kind: string]: string | undefined
 }
@@ -21,11 +19,13 @@ export interface TableNames {
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   ofKind(names, definition.kind) ?? definition.table
 
-/** The command that makes a table, or gives it what it lacks. It can be pasted; the kind says whether it needs more. */
+/**
+ * The command that makes a table, or adds what it lacks, ready to be pasted. The kind says whether it needs an option.
+ */
 export const migrateCommand = (...options: ReadonlyArray<string>): string =>
   `\`${["effect-audit migrate", ...options].join(" ")}\` (--activity for activities, --events MODULE for kinds of your own)`
 
-/** The name of a table's counter: `id`, or where the kind has that column `row_id`, `row_id_2` ... */
+/** The name of a table's counter: `id`. If the kind has that column: `row_id`, `row_id_2` ... */
 export const counterName = (columns: ReadonlyArray<string>): string => {
   const taken = new Set(columns.map((name) => name.toLowerCase()))
   let name = "id"
@@ -33,11 +33,11 @@ export const counterName = (columns: ReadonlyArray<string>): string => {
   return name
 }
 
-/** Whether the kind has a column of the name that says when a row was stored. */
+/** Whether the kind has a column `created_at`, which otherwise says when a row was stored. */
 export const hasCreatedAt = (columns: ReadonlyArray<string>): boolean =>
   columns.some((name) => name.toLowerCase() === "created_at")
 
-/** An index of a table, for those who read it. */
+/** An index of a table, for reading. */
 export interface Index {
   readonly name: string
   readonly columns: ReadonlyArray<string>
@@ -45,7 +45,7 @@ export interface Index {
 
 const BY_TIME = [EVENT_TIME, EVENT_ID]
 
-/** The order in which events are read. */
+/** The index of the order in which events are read. */
 export const TIME_INDEX: Index = { name: "effect_audit_event_time", columns: BY_TIME }
 
 /** The indexes that a kind names. */
@@ -61,17 +61,17 @@ export const indexesOf = ({ columns, indexes }: AuditEvent.Any): ReadonlyArray<I
 export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): number =>
   definition.columns.length + (withIdentity ? 2 : 0)
 
-/** The parameters of a multi-row INSERT, row by row; those of {@link EVENT_ID} and {@link EVENT_TIME} come first. */
+/** The parameters of a multi-row INSERT, row by row. Those of {@link EVENT_ID} and {@link EVENT_TIME} come first. */
 export const parameters = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean,
-  /** those of the columns of the kind */
+  /** of the kind's columns */
   forms?: ReadonlyArray<Form>,
-  /** for one column more: that of each event, behind one another */
+  /** for one more column: one for each event, one after the other */
   salts?: Buffer
 ): Array<SqlValue | Buffer> => {
   const params: Array<SqlValue | Buffer> = []
-  // one buffer for all ids: a small one for each would cost more than the id
+  // Hot path: one buffer for all ids, since a small one for each would cost more than the id
   const ids = Buffer.allocUnsafeSlow(withIdentity ? events.length * ID_BYTES : 0)
   for (let index = 0; index < events.length; index++) {
     const { eventId, row, time } = events[index]!
@@ -88,13 +88,13 @@ export const parameters = (
 }
 
 /**
- * How the values of a column are sent, where a plain one would be stored in another way than the same in a text, or as
- * something else altogether.
+ * How the values of a column are sent, if a plain parameter would be stored in another way than a literal, or as
+ * something else.
  *
  * - `digits`: numbers as texts, since a floating-point number would show as `1.23e15`
- * - `whole`: fractions rounded away from zero as literals are; the server rounds parameters to the even neighbour
- * - `bits`: of a BIT column, which takes digits for bytes, and of numbers beyond 64 bits what is left
- * - a type of times, which guesses at what is none: in a YEAR 1 is 2001, in a TIME 130 is 00:01:30, in a DATE 101 is
+ * - `whole`: fractions are rounded away from zero, as literals are; the server rounds parameters to the even neighbour
+ * - `bits`: for a BIT column, which takes digits for bytes, and cuts numbers to 64 bits
+ * - a type of times, which guesses at anything else: in a YEAR 1 is 2001, in a TIME 130 is 00:01:30, in a DATE 101 is
  *   2000-01-01, and 10:11:12 is 2010-11-12
  * - the members of an ENUM or SET, which takes digits that are no member for the place of one
  */
@@ -102,7 +102,7 @@ export type Form = "digits" | "whole" | "bits" | TimeForm | ReadonlySet<string> 
 
 type TimeForm = "year" | "time" | "date" | "datetime" | "timestamp"
 
-/** Whether rows that were made for some forms do for others. */
+/** Whether rows that were made for some forms fit others. */
 export const isSameForms = (some: ReadonlyArray<Form>, others: ReadonlyArray<Form>): boolean =>
   some.length === others.length && some.every((form, index) => isSame(form, others[index]))
 
@@ -134,34 +134,34 @@ export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
 
 const roundAway = (value: number): number => Math.sign(value) * Math.round(Math.abs(value))
 
-/** A number as its digits; one that an ENUM or SET would misunderstand is made what it refuses. */
+/** A number as its digits. Digits that an ENUM or SET would misunderstand become a text that it refuses. */
 const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<string>): string => {
   const text = String(value)
   return form === "digits" || !PLACE.test(text) || form.has(text.trimEnd()) ? text : `${text}\0`
 }
 
-/** What says the time without a guess is sent as it is; the rest as what no column of times takes. */
+/** Sends a time as it is if there is nothing to guess. Anything else becomes what no column of times takes. */
 const timeOf = (value: string | number | bigint, form: TimeForm): string | number | bigint => {
   const text = String(value)
   if (form === "year") {
     const whole = typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
     const years = Number(whole)
     if (typeof whole !== "string") return years === 0 || Math.abs(years) > 99 ? whole : refused(text)
-    // of texts that are zero only that of four digits is the year 0000
+    // of the texts that are zero, only that of four digits is the year 0000
     return Math.abs(years) < 100 && text !== "0000" ? refused(text) : value
   }
   if (form === "time") return Number.isNaN(Number(text)) ? value : refused(text)
-  // the first digits have the year in four digits, or all of the date, or of date and time
+  // the first digits are a year of four digits, a whole date, or a date and time
   const { length } = /^\s*(\d*)/.exec(text)![1]!
   return length === 4 || length === 8 || length >= 14 ? value : refused(text)
 }
 
 const refused = (text: string): string => `?${text}`
 
-/** What the servers take for a place among the members. */
+/** What servers read as a place among the members. */
 const PLACE = /^\s*[+-]?\d+\s*$/
 
-/** The whole number in 64 bits, signed or not; nine bytes, which every BIT column refuses, if it needs more. */
+/** The whole number in 64 bits, signed or not. If it needs more: nine bytes, which every BIT column refuses. */
 const bitsOf = (value: number | bigint): bigint | Buffer => {
   const whole = typeof value === "bigint" ? value : BigInt(roundAway(value))
   return whole === BigInt.asIntN(64, whole) || whole === BigInt.asUintN(64, whole) ? whole : TOO_MANY_BITS
@@ -175,7 +175,7 @@ const bytesOf = (bits: bigint): Buffer => {
   return bytes
 }
 
-/** So many rows of so many placeholders, as they follow VALUES. */
+/** Rows of placeholders, as they follow VALUES. */
 export const placeholders = (rows: number, columns: number): string =>
   Array<string>(rows)
     .fill(`(${Array<string>(columns).fill("?").join(",")})`)

@@ -1,10 +1,12 @@
-/** A row that shows whether a table gives back what is written to it: made up, written, read and taken back. */
+/**
+ * The sample: a made-up row that is written, read and rolled back. It shows whether a table gives back what it gets.
+ */
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import type { SqlValue } from "../../schema/Line.js"
 import { type Storage, storageOf } from "./columnTypes.js"
 import type { Keeper } from "./provable.js"
 
-/** Of each kind of value one that tables like to change, and one that hardly any constraint refuses. */
+/** For each kind of value: one that tables like to change, and one that hardly any constraint refuses. */
 const SAMPLES: Record<Storage, { readonly rich: SqlValue; readonly plain: SqlValue }> = {
   text: { rich: "a \\'\"\0 e\u0301 A \u{1f600}\t ", plain: "a" },
   integer: { rich: 127, plain: 1 },
@@ -13,7 +15,7 @@ const SAMPLES: Record<Storage, { readonly rich: SqlValue; readonly plain: SqlVal
   dateTime: { rich: "2026-01-31 08:00:00.123", plain: "2026-01-31 08:00:00.000" }
 }
 
-/** A text for a column that takes times alone. */
+/** for a text column that takes only times */
 const TIME = "2026-01-31 08:00:00"
 
 /** The values of a sample row, each as its column keeps it. */
@@ -21,7 +23,7 @@ export const sampleRow = (
   definition: AuditEvent.Any,
   keepers: ReadonlyArray<Keeper>,
   which: "rich" | "plain",
-  /** the column's characters, or how many it has room for; undefined where there is no limit */
+  /** whether the column takes ASCII only, and for how many characters it has room */
   roomOf: (column: string) => { readonly isAscii: boolean; readonly characters: number }
 ): ReadonlyArray<SqlValue> =>
   definition.columns.map(({ field, name }, index) => {
@@ -37,7 +39,7 @@ export const sampleRow = (
     return fit(fitting) ?? fit(TIME) ?? null
   })
 
-/** The columns whose texts are others than those that were written; undefined if all are the same. */
+/** The columns that do not show what was written to them; undefined if all do. */
 export const changedIn = (
   columns: ReadonlyArray<string>,
   written: ReadonlyArray<string | null>,

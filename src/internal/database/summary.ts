@@ -1,7 +1,7 @@
 /**
- * Summaries: a database's refusal without what it may repeat of the row, for lists that anybody may see. Only names of
- * the schema are taken from its words, and only where nothing of a row can stand. A trigger may imitate any words, so a
- * column is named only if the uploader has found it in the table and said so behind them.
+ * Summaries: a database's refusal without what it may repeat of the row, for lists that anybody may see. Of its message
+ * only names of the schema are taken, and only from places where no value can stand. A trigger may imitate any message.
+ * So a column is named only if the uploader found it in the table, and appended a note on it.
  */
 
 const NAME = String.raw`[\w$ -]{1,64}`
@@ -10,14 +10,14 @@ const NOTE = new RegExp(String.raw`; (${NAME}) is ([A-Z]+(?:\(\d+(?:,\d+)?\))?(?
 const COLUMN = String.raw`(?:for|in) column (?:\x60[^\x60]*\x60\.){0,2}['\x60](${NAME})['\x60]`
 const AT_COLUMN = new RegExp(String.raw`${COLUMN} at row \d+$`)
 
-/** What a column is, behind the database's words; of a list, whose members may be anything, only that it is one. */
+/** A note on a column, appended to the database's message. A list's members may be anything, so it only says "ENUM". */
 export const typeNote = (column: string, declared: string): string => {
   const type = declared.toUpperCase()
   const notes = [type, type.replace(/\(.*/s, "")].map((type) => `; ${column} is ${type}`)
   return notes.find((note) => NOTE.test(note)) ?? ""
 }
 
-/** Behind the words that a trigger has chosen. */
+/** Appended to a message that a trigger has chosen. */
 export const SIGNALLED = "; a trigger refuses it"
 
 /** The uploader's advice: see `table.ts`. */
@@ -25,7 +25,7 @@ const CHARACTER_SET = new RegExp(
   String.raw`; the character set [\w$-]* of [^;]*\.(${NAME}) cannot hold the text: ALTER TABLE [^;]*$`
 )
 
-/** The column that the words name at their end, as MySQL, MariaDB and TiDB do. */
+/** The column that the message names at its end, as that of MySQL, MariaDB and TiDB does. */
 export const columnIn = (words: string): string | undefined =>
   AT_COLUMN.exec(words)?.[1] ?? /^Column '([\w$ -]{1,64})' cannot be null$/.exec(words)?.[1]
 
@@ -39,7 +39,7 @@ const constraintIn = (words: string): string | undefined =>
     ?.slice(1)
     .find(Boolean)
 
-/** What a code says of a column. */
+/** What a code says about a column. */
 const OF_COLUMN: Readonly<Record<string, string | undefined>> = {
   1048: "NULL in",
   1264: "out of range for",
@@ -62,7 +62,7 @@ const ALONE: Readonly<Record<string, string | undefined>> = {
   4025: "a CHECK refuses it"
 }
 
-/** Why a database refused an event, in words that hold nothing of it; undefined if only its own words say more. */
+/** Why a database refused an event, without any content of it; undefined if only the database's message says more. */
 export const summaryOf = (code: string, reason: string): string | undefined => {
   if (reason.endsWith(SIGNALLED)) return "a trigger refuses it"
   const [, noted, declared] = NOTE.exec(reason) ?? []
@@ -79,7 +79,7 @@ export const summaryOf = (code: string, reason: string): string | undefined => {
 
 const ofSqlite = (code: string, words: string): string | undefined => {
   const [, what, name] = /^(NOT NULL|CHECK) constraint failed: ([\w$.]{1,129})$/.exec(words) ?? []
-  // a trigger's RAISE has a code of its own
+  // a trigger's RAISE has another code
   if (name === undefined || code !== `SQLITE_CONSTRAINT_${what!.replace(" ", "")}`) return undefined
   return what === "CHECK" ? `a CHECK refuses it (${name})` : `NULL in ${name.slice(name.indexOf(".") + 1)}`
 }

@@ -1,10 +1,10 @@
 /**
- * A walk through a table along a key: page by page, each statement bounded.
+ * The walk: reads a table along a key, page by page, with bounded statements.
  *
- * Without conditions a page is the next rows of the key's index. With conditions, the whole rest is asked first, since an
- * index of the table may know the answer. If that takes too long, the walk goes by windows: so many rows of the key's
- * index, of which those that fit are asked for. A rare match then costs many short statements, and each of them makes
- * progress. Windows count rows, not time: a million rows may share a millisecond.
+ * Without conditions a page is the next rows of the key's index. With conditions the whole rest is asked first, since
+ * an index of the table may know the answer. If that takes too long, the walk goes by windows: so many rows of the
+ * key's index, of which those that fit are asked for. Then a rare match costs many short statements, and each of them
+ * makes progress. Windows count rows, not time: a million rows may share a millisecond.
  */
 import { Channel, Chunk, Data, Effect, Fiber, Stream } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
@@ -16,15 +16,15 @@ import type { Test } from "./conditions.js"
 /** The values of a row's key, as the database shows them. */
 export type Key = ReadonlyArray<string>
 
-/** A row, as it was read. */
+/** A row as it was read. */
 export interface Row {
   /** a UUID, lower case */
   readonly eventId: string | null
   /** milliseconds since 1970 UTC */
   readonly time: number | null
-  /** first those of the kind's columns, in their order */
+  /** the kind's columns first, in their order */
   readonly values: ReadonlyArray<Raw>
-  /** the same as the database sent it, where it sent texts */
+  /** the same as bytes, if the database sent texts */
   readonly cells?: Cells | undefined
 }
 
@@ -38,7 +38,7 @@ export class ReadRow implements Row {
   ) {}
 }
 
-/** The texts of a row in UTF-8: those of the kind's columns, the time as `sqlDateTime`, and the digits of the id. */
+/** The texts of a row in UTF-8: the kind's columns, the time as `sqlDateTime`, and the digits of the id. */
 export interface Cells {
   readonly buffer: Buffer
   /** where each begins */
@@ -47,21 +47,21 @@ export interface Cells {
   readonly ends: ArrayLike<number>
 }
 
-/** Takes the rows of one page as they arrive: the values of a row are valid until the next one. */
+/** Takes the rows of a page as they arrive. The values of a row are valid until the next one. */
 export interface Collector<A> {
   readonly add: (row: Row) => void
-  /** what was made of them */
+  /** what was made of the rows */
   readonly result: () => Chunk.Chunk<A>
 }
 
-/** Begins a page; a page that fails is begun again. */
+/** Begins a page. If a page fails, it is begun again. */
 export type Collect<A> = () => Collector<A>
 
 /** Makes each row into something. */
 export const eachRow =
   <A>(make: (row: Row) => A): Collect<A> =>
   () => {
-    // no literal, which V8 would allocate in the old generation (bench/README.md#literals)
+    // Hot path: no literal (bench/README.md#literals)
     const rows = NONE.slice() as Array<A>
     return { add: (row) => void rows.push(make(row)), result: () => Chunk.unsafeFromArray(rows) }
   }
@@ -81,9 +81,9 @@ export class Made<A> {
   ) {}
 }
 
-/** A page is too much for one statement. */
+/** A page that is too much for one statement. */
 export class TooMuch extends Data.TaggedError("TooMuch")<{
-  /** slow: the time-out ended it; large: its rows take too many bytes */
+  /** slow: the time-out ended it; large: its rows have too many bytes */
   readonly what: "slow" | "large"
   readonly error: TrailError
 }> {}
@@ -93,25 +93,25 @@ export interface Range {
   readonly after: Key | undefined
   readonly upTo: Key | undefined
   readonly limit: number
-  /** whether a quick answer is wanted, or none */
+  /** whether to give up early, if no index knows the answer */
   readonly isTry: boolean
 }
 
 /** A table that is read along a key, in an order, within a range. */
 export interface Walkable {
-  /** At most so many rows that fit, behind one key and up to another. */
+  /** At most `limit` rows that fit, after one key and up to another. */
   readonly page: <A>(range: Range, collect: Collect<A>) => Effect.Effect<Made<A>, TooMuch | TrailError>
-  /** The key so many rows behind another, whether they fit or not; undefined if there are fewer. */
+  /** The key so many rows after another, whether they fit or not; undefined if there are fewer. */
   readonly ahead: (
     after: Key | undefined,
     rows: number
   ) => Effect.Effect<Key | undefined, TooMuch | TrailError>
-  /** where it begins, behind this key */
+  /** the key behind which the walk begins */
   readonly start: Key | undefined
   readonly hasConditions: boolean
   /** the time in a key, if it has one */
   readonly timeOf: (key: Key) => number | null
-  /** why windows cannot help, if so: no index knows the key */
+  /** why windows cannot help, if no index knows the key */
   readonly noWindows: TrailError | undefined
 }
 
@@ -120,17 +120,17 @@ export interface Options {
   readonly onProgress: (time: number | null, found: number) => Effect.Effect<void>
 }
 
-/** rows of the first page: a reader who wants a few gets them soon, and nothing is known of their size yet */
+/** rows of the first page: small, since a reader may want few, and nothing is known of their size yet */
 const FIRST_PAGE = 64
 const LARGEST_PAGE = 1024
 /** bytes of a page, about */
 const PAGE_SIZE = 1024 * 1024
-/** So many times as large are the pages of a table without an index over the key, each of which reads the whole table. */
+/** Pages are this many times as large if no index serves the key: each of them reads the whole table. */
 const SCAN_FACTOR = 16
 /** rows of the first window */
 const FIRST_WINDOW = 32_768
 const LARGEST_WINDOW = 1 << 24
-/** a window that took less than this many milliseconds is followed by a larger one */
+/** milliseconds: if a window takes less, the next one is larger */
 const QUICK = 500
 
 interface State {
@@ -138,13 +138,13 @@ interface State {
   /** the end of the window under way */
   readonly upTo: Key | undefined
   readonly page: number
-  /** rows of a window; undefined as long as there are none */
+  /** rows of a window; undefined as long as the walk needs none */
   readonly window: number | undefined
 }
 
 /**
- * What is made of the rows that fit, in order. It is made where the rows arrive, so that the rest of them does not outlive
- * that moment (bench/README.md#reading); a page that fails is made again.
+ * Walks a table, and streams what `collect` makes of the rows that fit. It is made as the rows arrive, so that nothing
+ * else of them is kept (bench/README.md#reading). If a page fails, it is made again.
  */
 export const walk = <A>(
   table: Walkable,
@@ -155,7 +155,7 @@ export const walk = <A>(
     const scope = yield* Effect.scope
     let found = 0
     let ahead: Fiber.Fiber<Step<A>, TrailError> | undefined
-    /** Reads the page at a state, while the one before is worked on. */
+    /** Reads the page of a state while the consumer works on the one before. */
     const readAhead = (state: State | undefined) =>
       state === undefined || found >= limit
         ? Effect.sync(() => void (ahead = undefined))
@@ -164,7 +164,7 @@ export const walk = <A>(
             (fiber) => void (ahead = fiber)
           )
     yield* readAhead({ after: table.start, upTo: undefined, page: FIRST_PAGE, window: undefined })
-    // by variables: what is a page longer than the one before would keep all of them in memory
+    // by variables: what a page hands to the next one would keep all pages in memory
     const pages: Channel.Channel<Chunk.Chunk<A>, unknown, TrailError> = Channel.flatMap(
       Channel.fromEffect(
         Effect.suspend(() => (ahead === undefined ? Effect.succeed(undefined) : Fiber.join(ahead)))
@@ -193,7 +193,7 @@ class Step<A> {
   ) {}
 }
 
-/** One page, and where to go on. */
+/** Reads one page; says where to go on. */
 const step = <A>(
   table: Walkable,
   state: State,
@@ -234,14 +234,14 @@ const nextOf = (
   return { ...state, after: upTo, upTo: undefined, page, window: larger }
 }
 
-/** As many rows as make a page of the size that is wanted, if the next are like these. */
+/** The rows of the next page, so that it has the wanted size if they are like these. */
 const nextPage = (page: number, { count, size }: Made<unknown>, factor: number): number => {
   if (count === 0) return page
   const wanted = Math.floor((factor * PAGE_SIZE * count) / Math.max(1, size))
   return Math.max(1, Math.min(factor * LARGEST_PAGE, 4 * page, wanted))
 }
 
-/** What to ask for in place of what was too much; the failure if there is nothing smaller. */
+/** What to ask for after a page was too much; the failure if there is nothing smaller. */
 const narrower = (table: Walkable, state: State, { error, what }: TooMuch): State | TrailError => {
   if (what === "slow" && table.noWindows !== undefined) return table.noWindows
   if (what === "large" || !table.hasConditions) {
@@ -253,12 +253,12 @@ const narrower = (table: Walkable, state: State, { error, what }: TooMuch): Stat
     : error
 }
 
-/** The code of a failed search where there is no such table, or the account may not read it: MySQL's number. */
+/** The code of a search if there is no such table, or the account may not read it: MySQL's number. */
 export const NO_TABLE = "1146"
 
 /** What reads the tables of a database. */
 export interface Reader {
-  /** A table, to be walked through: by time and id, or by its primary key the rows that lack one of them. */
+  /** A table to walk: by time and id, or, for rows that lack one of them, by its primary key. */
   readonly open: (search: Search) => Effect.Effect<Walkable, TrailError>
   /** The row of an event; undefined if there is none. */
   readonly byId: (definition: AuditEvent.Any, eventId: string) => Effect.Effect<Row | undefined, TrailError>
@@ -266,7 +266,7 @@ export interface Reader {
   readonly columns: (table: string) => Effect.Effect<ReadonlyArray<FoundColumn>, TrailError>
 }
 
-/** A column of a table that belongs to no kind that is known. */
+/** A column of a table whose kind is unknown. */
 export interface FoundColumn {
   readonly name: string
   readonly holds: "text" | "whole" | "number"
@@ -279,10 +279,10 @@ export interface Search {
   readonly keysOnly: boolean
   readonly order: "ascending" | "descending"
   readonly tests: ReadonlyArray<Test>
-  /** milliseconds since 1970, the first that is meant */
+  /** milliseconds since 1970 UTC, inclusive */
   readonly from: number | undefined
-  /** the first behind those that are meant */
+  /** exclusive */
   readonly to: number | undefined
-  /** the event behind which it begins */
+  /** the event after which it begins */
   readonly after: { readonly eventId: string; readonly time: Date } | undefined
 }

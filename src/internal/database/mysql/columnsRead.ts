@@ -1,6 +1,6 @@
 /**
- * SQL of MySQL and MariaDB that reads a column as a text, and compares it exactly: whatever its type and collation. The
- * session's time zone is UTC.
+ * SQL for MySQL and MariaDB that reads a column as text and compares it exactly, whatever its type and collation. It
+ * needs a session in UTC.
  */
 import { escape } from "sql-escaper"
 import type { Stored, Test } from "../conditions.js"
@@ -26,18 +26,18 @@ export const asText = ({ column, isDate, name }: ReadColumn): string => {
   const it = quote(name)
   if (isText(column)) return it
   if (BYTES.test(column.type)) return `CONVERT(${it} USING utf8mb4)`
-  // a text of six digits would not be the number
+  // a FLOAT as text has six digits
   if (column.type === "float") return `CAST(${it} + 0e0 AS CHAR)`
   if (column.type === "bit") return `CAST(${it} + 0 AS CHAR)`
   if (SHAPE.test(column.type)) return `ST_AsText(${it})`
-  // a text was written in the zone of the server
+  // a text was written in the server's zone
   if (column.type === "timestamp" && !isDate) {
     return `CAST(CONVERT_TZ(${it}, '+00:00', @@global.time_zone) AS CHAR)`
   }
   return `CAST(${it} AS CHAR)`
 }
 
-/** The bytes of the text: what tells texts apart that a collation calls equal. */
+/** The bytes of the text. They tell apart texts that a collation calls equal. */
 const asBytes = (column: ReadColumn): string => `CAST(CONVERT(${asText(column)} USING utf8mb4) AS BINARY)`
 
 const bytesOf = (text: string): string => `x'${Buffer.from(text).toString("hex")}'`
@@ -62,7 +62,9 @@ export const condition = (column: ReadColumn, test: Test["is"]): string => {
   }
 }
 
-/** Numbers as numbers, dates as dates; anything else by its bytes, behind a comparison that an index may know. */
+/**
+ * Compares numbers as numbers and dates as dates. Anything else by its bytes, and first in a way that an index serves.
+ */
 const equals = (column: ReadColumn, value: Stored): string => {
   if (isPlain(column, value)) return compares(column, "=", value)
   const text = String(value)
@@ -87,7 +89,7 @@ const compares = (column: ReadColumn, operator: string, value: Stored): string =
   return `${asBytes(column)} ${operator} ${bytesOf(value)}`
 }
 
-/** Whether the server compares the column with the value as we mean it. */
+/** Whether the server's own comparison is exact. */
 const isPlain = ({ column, isDate }: ReadColumn, value: Stored): boolean =>
   typeof value === "string" ? isDate && TIME.test(column.type) : NUMBER.test(column.type)
 
@@ -107,12 +109,12 @@ export const keyColumn = (name: string, column: Column): KeyColumn => {
   return {
     name: it,
     text: isText(column) ? it : `CAST(${it} AS CHAR)`,
-    // digits of a number that the server has shown
+    // a number as the server has shown it
     literal: (text) => (isNumber && /^-?[\d.]+$/.test(text) ? text : escape(text))
   }
 }
 
-/** The rows behind a key in the given order, or up to it. */
+/** The rows beyond a key in the given order, with the key itself if `isWithKey`. */
 export const beyond = (
   columns: ReadonlyArray<KeyColumn>,
   key: ReadonlyArray<string>,
@@ -120,7 +122,7 @@ export const beyond = (
   isWithKey: boolean
 ): string => {
   const literals = columns.map(({ literal }, index) => literal(key[index]!))
-  // an OR of ANDs: the optimizers make ranges of an index of it, and none of `(a, b) > (1, 2)`
+  // the optimizers use an index for an OR of ANDs, and for `(a, b) > (1, 2)` none
   const terms = columns.map(({ name }, index) => {
     const last = isWithKey && index === columns.length - 1 ? `${operator}=` : operator
     const before = columns.slice(0, index).map((column, at) => `${column.name} = ${literals[at]!}`)

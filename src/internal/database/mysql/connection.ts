@@ -1,6 +1,7 @@
 /**
- * A session with MySQL or MariaDB that can be given up at any moment. The driver's calls have no canceller and closing
- * its pool waits for a hung server, so every socket is ours: destroying it ends whatever waits for it.
+ * The session: a connection to MySQL or MariaDB that can be given up at any moment. The driver's calls cannot be
+ * cancelled, and closing its pool waits for a hung server. So every socket is ours: destroying it ends all that waits
+ * for it.
  */
 import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
@@ -19,7 +20,7 @@ import type { Querying } from "./textRows.js"
 import { monotonicMillis } from "../../monotonic.js"
 import * as watchdog from "../../watchdog.js"
 
-/** A connection with our settings, for one statement after the other. */
+/** A connection with our settings, for one statement at a time. */
 export interface Session {
   readonly endpoint: Endpoint
   /** the address that the server was reached by */
@@ -28,15 +29,15 @@ export interface Session {
   readonly maxPacket: number
   /** how many warnings of a statement the server shows, `@@max_error_count` */
   readonly maxWarnings: number
-  /** Whether statements are faster prepared than as text: by the server, and as long as it prepares them. */
+  /** Whether statements go prepared: on MariaDB, which takes them faster, until it prepares no more. */
   readonly prepares: () => boolean
   /** From now on statements go as text. */
   readonly stopPreparing: () => void
-  /** Whether the server says, now, that it takes no writes; a privileged account may write all the same. */
+  /** Whether the server is read-only now; a privileged account may write all the same. */
   readonly isReadOnly: Effect.Effect<boolean, SqlError>
   /** whether the session's time zone is UTC all year round */
   readonly isUtc: boolean
-  /** the session's time zone; undefined is the one that the server gave it */
+  /** the session's time zone; undefined if it is still the server's */
   readonly timeZone: () => string | undefined
   readonly setTimeZone: (zone: string | undefined) => Effect.Effect<void, SqlError>
   /** Runs a prepared statement. */
@@ -45,13 +46,13 @@ export interface Session {
   readonly query: (sql: string, params?: ReadonlyArray<unknown>) => Effect.Effect<unknown, SqlError>
   /** Runs a write as text; fails if the answer has rows. */
   readonly write: (sql: string) => Effect.Effect<unknown, SqlError>
-  /** Runs a statement that has rows; fails if they are none of these. */
+  /** Runs a statement that has rows; fails if they do not fit the schema. */
   readonly select: <Row, I>(
     row: Schema.Schema<Row, I>,
     sql: string,
     params?: ReadonlyArray<unknown>
   ) => Effect.Effect<ReadonlyArray<Row>, SqlError>
-  /** Runs a statement by the driver's own connection: for those who read the rows of its answer themselves. */
+  /** Runs a statement by the driver's own connection, for callers that read the rows of the answer themselves. */
   readonly withDriver: (
     run: (connection: Querying, done: (error: Error | null) => void) => void
   ) => Effect.Effect<unknown, SqlError>
@@ -103,7 +104,7 @@ class Wire {
     return socket
   }
 
-  /** Counts from here what the server sends. */
+  /** Begins to count anew what the server sends. */
   restart(): void {
     this.guarded?.restart()
   }
@@ -124,11 +125,11 @@ class Wire {
 
   readonly cut = Effect.sync(() => {
     this.isCut = true
-    // with an error, so that the driver tells whoever waits for an answer
+    // by the error, the driver fails whatever waits for an answer
     for (const socket of this.sockets) socket.destroy(new Error("the connection was given up"))
   })
 
-  /** The goodbye may still be on its way, and nobody may answer it. */
+  /** Lets the goodbye go out, and waits for no answer. */
   readonly leave = Effect.sync(() => {
     for (const socket of this.sockets) socket.unref().destroySoon()
   })
@@ -144,10 +145,10 @@ const connect = (
   // the name or address that the certificate has to show
   const identity = ssl?.servername ?? address.host
   const verified = ssl === undefined || ssl.rejectUnauthorized === false ? undefined : identity
-  // why we broke off the login: the driver has codes of its own for that
+  // why we broke off the login: the driver would give a code of its own
   let refused: Error | undefined
   return driver.MysqlClient.make({
-    // the socket is ours: the driver needs the name for the certificate only
+    // the driver needs the name for the certificate only, since the socket is ours
     host: identity,
     port: address.port,
     database,
@@ -157,14 +158,14 @@ const connect = (
     poolConfig: {
       // fewer would arm a timer that outlives the pool
       maxIdle: 1,
-      // bounded below, with everything else that connecting takes
+      // bounded below, together with all else that connecting takes
       connectTimeout: 0,
-      // a server may ask for any file of ours, and be told of the wish to send it (LOAD DATA LOCAL)
+      // by LOAD DATA LOCAL a server could ask for any file of ours
       flags: ["-LOCAL_FILES"],
       infileStreamFactory: () => {
         throw protocolError("the server asked for a file")
       },
-      // no code is made from the names of columns; programs may forbid it (--disallow-code-generation-from-strings)
+      // programs may forbid generated code (--disallow-code-generation-from-strings)
       disableEval: true,
       // Hot path: the driver looks for placeholders in a text without parameters (bench/README.md#placeholders)
       queryFormat: (sql, values: Array<SqlValue>) => (values.length === 0 ? sql : format(sql, values)),
@@ -181,7 +182,7 @@ const connect = (
   }).pipe(
     Effect.provide(driver.Reactivity.layer),
     Effect.flatMap((client) => client.reserve),
-    // it is uninterruptible until its first query is answered: leave it, and cut its socket
+    // `make` is uninterruptible until its first query is answered: leave it, and cut its socket
     Effect.disconnect,
     Effect.raceFirst(silence(driver, wire, endpoint)),
     Effect.timeoutFail({
@@ -193,13 +194,13 @@ const connect = (
   )
 }
 
-/** Runs a statement within the time-out, and takes no other answer than one of its kind. */
+/** Runs a statement within the time-out. Fails if the answer is of another kind. */
 type Bounded = <A>(
   statement: Effect.Effect<unknown, SqlError>,
   isAnswer: (answer: unknown) => answer is A
 ) => Effect.Effect<A, SqlError>
 
-/** Fails after half of the time if nothing was received, and the name has another address. */
+/** Fails after half of the time if the server was silent, and the name has another address. */
 const silence = (driver: Driver, wire: Wire, { address: { host }, connectTimeout }: Endpoint) =>
   Effect.suspend(() => {
     if (!wire.isSilent || !hasOther(host, wire.remoteAddress)) return Effect.never
@@ -211,7 +212,7 @@ const SILENT = "SILENT"
 const isSilence = ({ cause }: SqlError) => cause instanceof Error && "code" in cause && cause.code === SILENT
 const halfOf = (duration: Duration.Duration) => Duration.times(duration, 0.5)
 
-/** One statement after the other. What takes too long loses its socket. */
+/** Runs one statement at a time. If one takes too long, its socket is destroyed. */
 const makeBounded = (
   driver: Driver,
   wire: Wire,
@@ -224,7 +225,7 @@ const makeBounded = (
     const watch = yield* watchdog.make({
       current: () => current,
       timeoutMillis: Duration.toMillis(statementTimeout),
-      // the driver fails what it waits for when its socket is closed
+      // once its socket is closed, the driver fails what it waits for
       expire: (statement) =>
         Effect.suspend(() => {
           expired = statement
@@ -241,11 +242,11 @@ const makeBounded = (
         const mine = (current = { startedAt: monotonicMillis(clock) })
         wire.restart()
         watch()
-        // left as it is by an interruption: nobody waits for the answer any more, so the session is cut when it ends
+        // an interruption leaves `current` as it is: nobody waits for the answer, so the session is cut when it ends
         return Effect.matchEffect(statement, {
           onSuccess: (answer) => {
             current = undefined
-            // among packets that nobody asked for, this may be the answer to another statement
+            // after packets that nobody asked for, this may be the answer to another statement
             if (wire.broken !== undefined) return failed(driver, wire.broken)
             return isAnswer(answer)
               ? Effect.succeed(answer)
@@ -261,8 +262,8 @@ const makeBounded = (
   })
 
 /**
- * Connects. The session lives in the scope; closed with a success it says goodbye, closed with a failure it is cut.
- * Neither waits for the server, nor leaves anything that would keep the process alive.
+ * Connects. If its scope closes with a success, the session says goodbye; with a failure, it is cut. Neither waits for
+ * the server, nor keeps the process alive.
  */
 export const open = (endpoint: Endpoint): Effect.Effect<Session, SqlError, Scope.Scope> =>
   Effect.catchIf(openOnce(endpoint), isSilence, () =>
@@ -352,10 +353,10 @@ const Server = Schema.Struct({
 
 const Mode = Schema.Struct({ read_only: Schema.Number })
 
-/** A number, or as of MariaDB 12 a word. */
+/** `read_only` is a number, and a word as of MariaDB 12. */
 const READ_ONLY = "SELECT @@global.read_only NOT IN ('0', 'OFF') AS read_only"
 
-/** What is left of the answer to a write; rows would be another statement's. */
+/** The answer to a write has no rows; any would be another statement's. */
 const isNoRows = (answer: unknown): answer is ReadonlyArray<never> =>
   Array.isArray(answer) && answer.length === 0
 
@@ -363,36 +364,36 @@ const isNoRows = (answer: unknown): answer is ReadonlyArray<never> =>
 const UTC = /^(?:[+-]00:00|(?:Etc\/)?(?:UTC|UCT|Universal|Zulu))$/i
 
 /**
- * An idle session ends after so many seconds. Otherwise a transaction of a program that vanished keeps its events locked
- * for the server's own `wait_timeout`, which is 8 hours by default.
+ * An idle session ends after so many seconds. Otherwise a transaction of a program that vanished would keep its events
+ * locked for the server's own `wait_timeout`, 8 hours by default.
  */
 const IDLE_SECONDS = 60
 
-/** Whatever the defaults of the server are. `time_zone` is left alone: it would shift CURRENT_TIMESTAMP columns. */
+/** Settings in place of the server's defaults. `time_zone` is left alone: it would shift CURRENT_TIMESTAMP columns. */
 const sessionSettings = (statementTimeout: Duration.Duration): ReadonlyArray<string> => [
-  // first, since under NO_BACKSLASH_ESCAPES the driver's escaping is none; strict, or the server truncates silently
+  // first: under NO_BACKSLASH_ESCAPES the driver's escaping is unsafe; strict: otherwise the server truncates silently
   "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
   "SET NAMES utf8mb4",
   [
     "SET SESSION autocommit = 1",
-    // CHAIN would begin a transaction with each COMMIT, and what comes after it would be lost with the connection
+    // with CHAIN each COMMIT would begin a transaction, and the writes after it would be lost with the connection
     "completion_type = 0",
     // the text of 1062 names the key in English only
     "lc_messages = 'en_US'",
-    // what we no longer wait for must not go on waiting there, neither for rows nor behind an ALTER TABLE
+    // a statement that we gave up must not wait on there, neither for rows nor behind an ALTER TABLE
     `innodb_lock_wait_timeout = ${lockWaitSeconds(statementTimeout)}`,
     `lock_wait_timeout = ${lockWaitSeconds(statementTimeout)}`,
     `wait_timeout = ${IDLE_SECONDS}`,
-    // read by MariaDB only: MySQL limits no INSERT in time, and needs a right of its own for max_error_count (1227)
+    // MariaDB only: MySQL limits no INSERT in time, and demands a privilege for max_error_count (1227)
     `unique_checks = 1 /*M! , max_error_count = 65535, max_statement_time = ${Duration.toSeconds(statementTimeout) * 0.9} */`
   ].join(", ")
 ]
 
-/** Shorter than our own limit, so that the server's answer comes first; whole seconds, the least that both servers take. */
+/** Shorter than our own limit, so that the server answers first; whole seconds, at least 1, as both servers demand. */
 const lockWaitSeconds = (statementTimeout: Duration.Duration): number =>
   Math.max(1, Math.floor(Duration.toSeconds(statementTimeout) * 0.8))
 
-/** mysql2 checks the authority by default, and the name only when told to; an address it would take for "localhost". */
+/** mysql2 checks the name only when told to, and takes an address for "localhost"; driver.ts checks both. */
 const sslOptions = ({ ca, cert, key, rejectUnauthorized = true }: SslSettings, identity: string) => ({
   ...(ca === undefined ? {} : { ca }),
   ...(cert === undefined ? {} : { cert }),

@@ -1,8 +1,8 @@
 /**
- * The driver under guard: nothing that a server, a proxy or the network sends is thrown outside of our Effects.
+ * The guard of the driver: nothing that a server, a proxy or the network sends is thrown outside of our Effects.
  *
- * mysql2 parses inside its socket's listeners and reports by `error` events, to which its pool listens once. So what
- * its listeners throw is caught where the sockets emit, and each of its connections gets a listener that stays.
+ * mysql2 parses inside its socket's listeners and reports by `error` events, to which its pool listens once. So errors
+ * of its listeners are caught where the sockets emit, and each of its connections gets a listener that stays.
  */
 import type { EventEmitter } from "node:events"
 import type * as net from "node:net"
@@ -14,12 +14,12 @@ export interface StreamOptions {
   readonly config: { readonly pool?: Pool }
 }
 
-/** Of mysql2's pool, what it shows to nobody: the stream factory is called before any event names a connection. */
+/** A private part of mysql2's pool: the stream factory is called before any event names a connection. */
 interface Pool {
   readonly _allConnections?: { readonly length: number; readonly get: (index: number) => Connection }
 }
 
-/** Of mysql2's connection, what is used and changed here. */
+/** The parts of mysql2's connection that are used and changed here. */
 interface Connection extends EventEmitter, Querying {
   readonly stream: EventEmitter
   protocolError: (message: string, code?: unknown) => void
@@ -27,16 +27,16 @@ interface Connection extends EventEmitter, Querying {
 }
 
 export interface Guard {
-  /** Counts from here what the server sends. */
+  /** Begins to count anew what the server sends. */
   readonly restart: () => void
   /** the driver's connection; undefined as long as it is not known */
   readonly connection: () => Querying | undefined
 }
 
 /**
- * Guards a socket from before the driver listens to it. `onBroken` hears what makes the connection unusable, possibly
- * more than once; the socket is destroyed then, unless the driver can still read the server's answer. The `identity`
- * is the name or address that a certificate has to show before the password is sent.
+ * Guards a socket before the driver listens to it. `onBroken` hears what makes the connection unusable, possibly more
+ * than once. Then the socket is destroyed, unless the driver can still read the server's answer. `identity` is the name
+ * or address that a certificate has to show before the password is sent.
  */
 export const guard = (
   socket: net.Socket,
@@ -49,7 +49,7 @@ export const guard = (
   const fail = (cause: unknown) => {
     const error = cause instanceof Error ? cause : protocolError(String(cause))
     onBroken(error)
-    // with the error, so that the driver tells whoever waits for an answer
+    // by the error, the driver fails whatever waits for an answer
     socket.destroy(error)
   }
   const confine = (emitter: EventEmitter) => {
@@ -78,7 +78,7 @@ export const guard = (
       found = connection
       confineDriver(connection, confine, fail, onBroken, identity)
     }
-    // a driver that hides its connections: nobody would look at the certificate
+    // without the connection nobody would check the certificate
     if (found === undefined && identity !== undefined) fail(protocolError("the driver shows no connection"))
   })
   return { restart: () => void (received = 0), connection: () => found }
@@ -92,9 +92,9 @@ const confineDriver = (
   identity: string | undefined
 ) => {
   connection.on("error", fail)
-  // packets out of order: if it is a refusal, as of a packet that is too large, the driver still tells us
+  // packets out of order; if they are a refusal, as of too large a packet, the driver still reports it
   connection.on("warn", (warning: Error) => onBroken(protocolError(warning.message)))
-  // the driver would drop the statement without a word; what is thrown it tells to whoever waits
+  // the driver would drop the statement silently; an error that is thrown goes to whoever waits
   connection.protocolError = (message, code) => {
     throw protocolError(message, code)
   }
@@ -108,13 +108,15 @@ const confineDriver = (
   }
 }
 
-/** What is wrong with the name in the certificate; the driver compares names, and takes an address for "localhost". */
+/**
+ * What is wrong with the name in the certificate. The driver compares names only, and takes an address for "localhost".
+ */
 const misnamed = (stream: EventEmitter, identity: string): Error | undefined =>
   stream instanceof tls.TLSSocket
     ? tls.checkServerIdentity(identity, stream.getPeerCertificate())
     : protocolError("no TLS where there must be some")
 
-/** An error that means: what answers there does not speak MySQL's protocol. A number is the server's own reason. */
+/** The error for an answer that is not MySQL's protocol. A number is the server's own reason. */
 export const protocolError = (message: string, code?: unknown): Error =>
   Object.assign(new Error(message), typeof code === "number" ? { errno: code } : { code: PROTOCOL_ERROR })
 

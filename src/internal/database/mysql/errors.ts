@@ -1,9 +1,9 @@
 /**
- * The failures of MySQL and MariaDB, and what each means for the events of a statement. One table; nothing else in the
- * package knows a code. docs/operations.md shows the same table, and a test holds them together.
+ * The failures of MySQL and MariaDB: what each means for the events of a statement. docs/operations.md shows the same
+ * table, and a test compares the two.
  *
  * By `errno`, never by mysql2's `code`, which names MariaDB's 4025 (CHECK) `ER_INNODB_AUTOEXTEND_SIZE_OUT_OF_RANGE`.
- * The codes of MySQL, MariaDB, TiDB and ProxySQL share the table, since none of them means two things to an INSERT.
+ * MySQL, MariaDB, TiDB and ProxySQL share the table, since no code means two things to an INSERT.
  */
 import { Redacted } from "effect"
 import { UploadError } from "../../../schema/Errors.js"
@@ -23,19 +23,19 @@ import { migrateCommand } from "../rows.js"
 export type FailureClass =
   "transient" | "busy" | "operator" | "record" | "doubtful" | "unknown" | "tooMany" | "delivered"
 
-/** A failure, understood. */
+/** A failure, classified. */
 export interface Failure {
   readonly class: FailureClass
   /** what the status shows: the errno as text, or a connection's code */
   readonly code: string
-  /** what is wrong and what to do next, in our words; of use where no event is to blame */
+  /** what is wrong and what to do next, in our words; said if no event is to blame */
   readonly reason: string
-  /** the database's words: they may echo the row */
+  /** the database's message, which may repeat the row */
   readonly text: string
   readonly cause: unknown
 }
 
-/** What statements are for: a reason suits who asks. */
+/** What statements are for. The reasons differ by it. */
 export type Purpose = "deliver" | "read" | "prove" | "migrate"
 
 /** What a statement was about: names for the reasons, and what tells our unique key from others. */
@@ -48,7 +48,7 @@ export interface Subject {
   readonly purpose?: Purpose
   /** the key under which the password goes to the server, if the settings name one */
   readonly serverPublicKey?: string | undefined
-  /** the table of a statement that writes events, which was found to be as it must be; undefined while connecting */
+  /** the table of a statement that writes events, which was checked before; undefined while connecting */
   readonly table?: string
   /** the names of the table's unique keys over `event_id` alone */
   readonly eventKeys?: ReadonlyArray<string>
@@ -58,7 +58,7 @@ export interface Subject {
   readonly counter?: string | undefined
 }
 
-/** Understands what mysql2 or Node threw. */
+/** Classifies what mysql2 or Node threw. */
 export const classify = (cause: unknown, subject: Subject): Failure => {
   const { code: name, errno, message: text, sqlState } = asDriverError(cause)
   const failure = (code: string, cls: FailureClass, reason: string): Failure => ({
@@ -84,7 +84,7 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
   }
 
   const code = String(errno)
-  // whatever number and words a trigger's SIGNAL gives itself
+  // a trigger's SIGNAL may have any number and text
   if (isSignal(cause)) return failure(code, "record", unavailable(subject, text))
   if (errno === DUPLICATE_ENTRY) {
     return isEventKey(text, subject)
@@ -97,10 +97,10 @@ export const classify = (cause: unknown, subject: Subject): Failure => {
   return failure(code, cls, reason(subject, text))
 }
 
-/** Whether a trigger raised it to refuse a row: by class 45 (MySQL manual, "SIGNAL Statement"). */
+/** Whether a trigger raised it to refuse a row: SQLSTATE class 45 (MySQL manual, "SIGNAL Statement"). */
 const isSignal = (cause: unknown): boolean => asDriverError(cause).sqlState?.startsWith("45") === true
 
-/** The SQLSTATEs with which a server raises what a summary names a column or a constraint of; MariaDB's last. */
+/** The SQLSTATEs of a server's own errors whose summary names a column or a constraint; MariaDB's last. */
 const OWN_STATES: Readonly<Record<number, ReadonlyArray<string> | undefined>> = {
   1048: ["23000"],
   1216: ["23000"],
@@ -117,14 +117,14 @@ const OWN_STATES: Readonly<Record<number, ReadonlyArray<string> | undefined>> = 
   4025: ["23000"]
 }
 
-/** Whether the words are a trigger's: the SQLSTATE is not the one with which a server raises that number. */
+/** Whether a trigger wrote the message: its SQLSTATE is not the server's for that number. */
 export const isOfTrigger = (cause: unknown): boolean => {
   const { errno, sqlState } = asDriverError(cause)
   const own = errno === undefined ? undefined : OWN_STATES[errno]
   return isSignal(cause) || (own !== undefined && sqlState !== undefined && !own.includes(sqlState))
 }
 
-/** What the standard's classes of SQLSTATE (ISO 9075-2, 24.1) say of a code that the table below lacks. */
+/** The class of a code that the table below lacks, by the class of its SQLSTATE (ISO 9075-2, 24.1). */
 const classOfState = (sqlState: string | undefined): FailureClass => {
   switch (sqlState?.slice(0, 2)) {
     case "22": // data exception
@@ -153,9 +153,9 @@ export const toUploadError = (failure: Failure): UploadError =>
   })
 
 /**
- * Whether a 1062 is about one of our keys. The message ends in the key's name, in MySQL with the table before it;
- * the values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`. The case of a table's name
- * is the server's to choose (`lower_case_table_names`), that of a key's name means nothing (MySQL manual, "Identifier
+ * Whether a 1062 is about one of our keys. The message ends in the key's name, in MySQL with the table before it. The
+ * values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`. Case does not count: for a
+ * table's name the server decides (`lower_case_table_names`), for a key's it means nothing (MySQL manual, "Identifier
  * Case Sensitivity"). A trigger's table may have a key of the same name.
  */
 export const isEventKey = (message: string, subject: Subject): boolean =>
@@ -168,7 +168,7 @@ export const namesKey = (message: string, { table }: Subject, keys: ReadonlyArra
   return keys.some((key) => endsIn(key) || endsIn(`${table ?? ""}.${key}`))
 }
 
-/** The packet was larger than the server, or something before it, takes. */
+/** The packet was larger than the server, or a proxy before it, takes. */
 export const PACKET_TOO_LARGE = 1153
 
 export const DUPLICATE_ENTRY = 1062
@@ -176,19 +176,19 @@ export const DUPLICATE_ENTRY = 1062
 /** No prepared statements are left on the server (`max_prepared_stmt_count`). */
 const NOT_PREPARED = 1461
 
-/** A text that a column cannot hold, refused by what MySQL concluded when it prepared the statement. */
+/** A text does not fit the character set that MySQL chose for its column when it prepared the statement. */
 const NOT_CONVERTIBLE = 3988
 
 /**
- * Whether the statement may do as text. MySQL gives parameters their character sets when it prepares the statement, and
- * keeps to them after an ALTER TABLE.
+ * Whether the statement may succeed as text. MySQL gives parameters their character sets when it prepares the
+ * statement, and keeps them after an ALTER TABLE.
  */
 export const isOfPreparing = ({ code }: { readonly code: string }): boolean =>
   [NOT_PREPARED, NOT_CONVERTIBLE].includes(Number(code))
 
 /**
- * Whether the connection broke in the middle of the statement. A packet that is too large shows like that as well: the
- * server says 1153 and hangs up while we are still sending, which mostly takes its words along.
+ * Whether the connection broke in the middle of the statement. Too large a packet mostly looks the same: the server
+ * says 1153 and hangs up while we are still sending, so its answer is lost.
  */
 export const isBroken = ({ code }: { readonly code: string }): boolean => BROKEN.includes(code)
 
@@ -196,21 +196,21 @@ export const isBroken = ({ code }: { readonly code: string }): boolean => BROKEN
 export const endsConnection = (failure: { readonly code: string }): boolean =>
   Number(failure.code) === PACKET_TOO_LARGE || isBroken(failure)
 
-/** Whether the statement took too long: for us, for MariaDB, for MySQL. */
+/** Whether the statement took too long, by our clock, MariaDB's or MySQL's. */
 export const isTimeout = ({ code }: { readonly code: string }): boolean =>
   ["ETIMEDOUT", "1969", "3024"].includes(code)
 
-/** Whether a group refused the transaction: for its size, if that comes again (MySQL: Group Replication). */
+/** Whether MySQL's Group Replication refused the transaction. If it does so again, the size is to blame. */
 export const isRefusedByGroup = ({ code }: { readonly code: string }): boolean => code === "3100"
 
-/** Whether the server, or a proxy in its name, has answered: the connection works, and the number may be a trigger's choice. */
+/** Whether the server, or a proxy, has answered: the connection works, and a trigger may have chosen the number. */
 export const isServers = ({ cause }: Failure): boolean => errnoOf(cause) > 0
 
-/** Whether a disk or a table is full, in the server's words: small rows may find room where a large one does not. */
+/** Whether the server says that a disk or a table is full. Small rows may find room where a large one does not. */
 export const isFull = ({ code, text }: Failure): boolean =>
   ["1021", "1114"].includes(code) && /\bfull\b/i.test(text)
 
-/** The server takes no writes: by its `read_only`, its transactions', or its start's. */
+/** The codes of a server that takes no writes: by its `read_only`, its transactions', or its start's. */
 export const READ_ONLY: ReadonlyArray<number> = [1290, 1792, 1836]
 
 /** Whether another server may take what this one did not. */
@@ -229,12 +229,12 @@ const BROKEN = ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST", "CONNECTION_L
 
 // ----------------------------------------------------------------------------------------------- the reasons
 
-/** What is wrong and what to do. The database's text serves to find the name of an object in it, never as a whole. */
+/** Says what is wrong and what to do. Of the database's text it uses only the name of an object. */
 type Reason = (subject: Subject, text: string) => string
 
 const tableOf = ({ table }: Subject) => (table === undefined ? "the table" : `the table ${table}`)
 
-/** What is done about a failure that passes by itself: delivery goes on, all else has ended. */
+/** What comes after a failure that passes by itself: delivery goes on, all else has ended. */
 const again = ({ purpose = "deliver" }: Subject): string =>
   purpose === "deliver" ? "it is tried again" : `${purpose} again once that is over`
 
@@ -301,7 +301,10 @@ const isSame = (a: string, b: string | undefined) => b !== undefined && a.toLowe
 export const migrate: Reason = (subject) =>
   `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run ${migrateCommand()}`
 
-/** Our table was found whole before the statement: what is missing is one that a trigger or a view uses, unless it is ours. */
+/**
+ * Our table was checked before the statement. So what is missing is one that a trigger or a view uses, unless it is
+ * ours.
+ */
 const missing: Reason = (subject, text) => {
   const [, named] = /^Table '(?:[^']*\.)?([^'.]+)' doesn't exist/.exec(text) ?? []
   return subject.table === undefined || (named !== undefined && isSame(named, subject.table))
@@ -354,7 +357,7 @@ const noGroup: Reason = (subject) =>
 
 // ------------------------------------------------------------------------------------------------- the table
 
-/** A code's class, and what its reason says where that is more than "it is tried again". */
+/** A code's class, and its reason if that is more than "it is tried again". */
 interface Known {
   readonly class: FailureClass
   readonly reason?: Reason
@@ -468,7 +471,7 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
   ...all("record", 1643, 1644), // SIGNAL
   ...all("record", PACKET_TOO_LARGE, 8025), // 8025: TiDB's limit of an entry
 
-  // what a trigger, a CHECK or a generated column makes of the row's values, or would make of any
+  // errors of a trigger, a CHECK or a generated column, for these values or for any
   ...all("doubtful", 1139, 1172, 1242, 1329, 1339, 3057, 3143, 3149, 3154, 3165, 4041, 4042, 4043, 4163),
   ...all(
     "doubtful",
@@ -494,10 +497,10 @@ export const CODES: ReadonlyMap<number, Known> = new Map([
   ...all("tooMany", 1197, 1390, 4082, 8004, 9500) // binary log's cache, placeholders, memory; TiDB's limits
 ])
 
-/** A login that needs TLS, or a key that somebody vouches for. */
+/** A login that needs TLS, or a key that is trusted. */
 export const SERVER_PUBLIC_KEY = "SERVER_PUBLIC_KEY"
 
-/** What goes wrong before the server has said anything, by the driver's codes, and stays so. */
+/** Failures to connect that stay, by the driver's codes. */
 export const CONNECTING: Readonly<Record<string, Reason>> = {
   HANDSHAKE_NO_SSL_SUPPORT: ({ host }) => `${host} does not offer TLS: enable it there, or leave \`ssl\` out`,
   HANDSHAKE_SSL_ERROR: certificate,
@@ -530,7 +533,9 @@ const asDriverError = (cause: unknown): DriverError => {
   }
 }
 
-/** The driver's errors hold the statement with all its rows, and for TLS the server's certificates in a circle. */
+/**
+ * An error without the driver's additions: the statement with all its rows, and for TLS the certificates in a circle.
+ */
 const essence = (cause: unknown): unknown => {
   if (!(cause instanceof Error)) return cause
   const { code, errno, sqlState } = cause as { code?: unknown; errno?: unknown; sqlState?: unknown }
@@ -540,8 +545,8 @@ const essence = (cause: unknown): unknown => {
 }
 
 /**
- * Whether the answer made no sense to the driver: so it says, or Node does, which reads beyond the end of a packet then.
- * What Node says of TLS has a code beginning in ERR_SSL or ERR_TLS.
+ * Whether the driver could not understand the answer. It says so, or Node does, when it reads beyond the end of a
+ * packet. Node's codes about TLS begin with ERR_SSL or ERR_TLS.
  */
 const isGarbled = (cause: unknown, code: string | undefined) =>
   code === undefined
@@ -552,6 +557,6 @@ const isGarbled = (cause: unknown, code: string | undefined) =>
 
 const GARBLED = [PROTOCOL_ERROR, "PROTOCOL_UNEXPECTED_PACKET", "HANDSHAKE_UNKNOWN_ERROR"]
 
-/** mysql2 calls every end of a TLS handshake `HANDSHAKE_SSL_ERROR`, also that of a server which goes down. */
+/** mysql2 calls every end of a TLS handshake `HANDSHAKE_SSL_ERROR`, also when a server goes down. */
 const isDisconnection = (errno: number | undefined, text: string) =>
   (errno !== undefined && errno < 0) || text.includes("disconnected before secure TLS connection")

@@ -1,6 +1,6 @@
 /**
- * The rows of an INSERT as text, which MySQL takes faster than the parameters of a prepared statement. Safe under the
- * session's own sql_mode only, in which a backslash escapes.
+ * The rows of an INSERT as text, which MySQL takes faster than the parameters of a prepared statement. Safe only under
+ * the session's own sql_mode, in which a backslash escapes.
  */
 import { escape } from "sql-escaper"
 import type { SqlValue, StoredEvent } from "../../../schema/Line.js"
@@ -9,15 +9,15 @@ import { saltAt } from "../../proof/row.js"
 import { type Form, literalOf } from "../rows.js"
 
 /**
- * A row for each event, in parentheses and behind commas, its columns in the order of `parameters`. Hot path: one text,
- * since the parts of a row that is not joined yet are two dozen objects (bench/README.md#proof).
+ * A row for each event, in parentheses, separated by commas, with its columns in the order of `parameters`. Hot path:
+ * rows are joined one by one, since the parts of a row are two dozen objects (bench/README.md#proof).
  */
 export const rowsAsText = (
   events: ReadonlyArray<StoredEvent>,
   withIdentity: boolean,
-  /** those of the columns of the kind */
+  /** of the kind's columns */
   forms: ReadonlyArray<Form>,
-  /** for one column more, as for `parameters` */
+  /** for one more column, as for `parameters` */
   salts?: Buffer
 ): string => {
   const rows: Array<string> = []
@@ -47,8 +47,8 @@ const literal = (value: SqlValue | Buffer): string => {
 const bytesAsText = (bytes: Buffer): string => `x'${bytes.toString("hex")}'`
 
 /**
- * The row of an event that is too large to be escaped: its long texts as parameters, the rest as in every other row, since
- * MySQL gives a parameter the type of its column and converts it in another way than a literal.
+ * The row of an event that is too large to be escaped: its long texts are parameters. The rest is as in every other
+ * row, since MySQL converts a parameter to the type of its column, and that in another way than a literal.
  */
 export const rowWithParameters = (
   event: StoredEvent,

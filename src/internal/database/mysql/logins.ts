@@ -1,6 +1,6 @@
 /**
- * Logging in without TLS: the password goes under a key that somebody vouches for, or not at all. The driver would
- * encrypt it with whatever key it is shown, and whoever stands between can show one of his own.
+ * Logins without TLS: the password goes under a key that is trusted, or not at all. The driver would encrypt it with
+ * any key that it is shown, and a man in the middle can show his own.
  */
 import { Redacted } from "effect"
 import * as crypto from "node:crypto"
@@ -9,12 +9,12 @@ import type { Endpoint } from "./endpoints.js"
 import { TRUST } from "./endpoints.js"
 import { SERVER_PUBLIC_KEY } from "./errors.js"
 
-/** What the driver asks for an answer to each of the server's messages; null sends nothing. */
+/** Answers each of the server's messages; null sends nothing. */
 type Login = (data: Buffer) => Buffer | null
 
 /**
- * The ways of logging in that replace the driver's, by their names. `remoteAddress` is that of the socket, once it is
- * connected; `onRefusal` hears why a login broke off.
+ * The login methods that replace the driver's, by name. `remoteAddress` is the socket's, once it is connected;
+ * `onRefusal` hears why a login broke off.
  */
 export const loginsOf = (
   { password, serverPublicKey, ssl }: Endpoint,
@@ -26,12 +26,12 @@ export const loginsOf = (
     onRefusal(error)
     throw error
   }
-  // a server, or whoever answers in its name, may ask for it at any time
+  // a server, or an impostor, may ask for it at any time
   const mysql_clear_password = () => () =>
     refuse("AUTH_SWITCH_PLUGIN_ERROR", "the server asks for the password in clear text")
   if (ssl !== undefined) return { mysql_clear_password }
 
-  /** Answers with the password under the key, which is asked for first if any will do. */
+  /** Answers with the password under the key. If any key will do, it asks the server for one first. */
   const encrypted = (scramble: Buffer, keyRequest: number): readonly [Buffer, Login] => {
     const nothing: Login = () => refuse("AUTH_SWITCH_PLUGIN_ERROR", "the server asks twice for the password")
     const secret = Redacted.value(password)
@@ -106,14 +106,14 @@ const sha256 = (...parts: ReadonlyArray<crypto.BinaryLike>) => {
   return hash.digest()
 }
 
-/** Proves the password to a server that has a digest of it, and shows it to nobody. */
+/** Proves the password to a server that has a digest of it, without showing it. */
 const proof = (password: string, scramble: Buffer): Buffer => {
   if (password === "") return Buffer.alloc(0)
   const digest = sha256(password)
   return xor(digest, sha256(sha256(digest), scramble))
 }
 
-/** The scramble keeps what is recorded from being replayed. */
+/** The scramble prevents that a recorded login is replayed. */
 const encrypt = (password: string, scramble: Buffer, key: crypto.KeyLike): Buffer =>
   crypto.publicEncrypt(
     { key, padding: crypto.constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha1" },

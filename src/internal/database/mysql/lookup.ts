@@ -1,12 +1,12 @@
 /**
- * Names of servers, looked up so that the process can end. `dns.lookup` holds a thread until the name service answers,
- * 10 to 26 seconds if it does not, and the process cannot exit before. It alone knows hosts files, search domains and
- * VPNs, so the answers are its own; but it is asked only when an answer will come:
+ * The lookup of servers' names, during which the process can end. `dns.lookup` holds a thread until the name service
+ * answers, 10 to 26 seconds if it does not, and the process cannot exit before. Only `dns.lookup` knows hosts files,
+ * search domains and VPNs, so it gives the addresses. But it is called only when an answer will come:
  *
- * - a name of the hosts file, or `localhost`: nothing is asked of a name service;
- * - else c-ares, which can be cancelled, first asks what `dns.lookup` would ask, and any reply will do, or that nobody
- *   listens: the name may be one of LDAP or NIS;
- * - a name that was found before is not looked up again during a shutdown.
+ * - a name of the hosts file, or `localhost`: no name service is asked;
+ * - any other name: c-ares, which can be cancelled, first asks what `dns.lookup` would ask. Any reply will do. So does
+ *   a port on which nobody listens: the name may be one of LDAP or NIS;
+ * - during a shutdown, a name that was found before is not looked up again.
  */
 import { type Cause, Effect } from "effect"
 import { FiberRef } from "../../../schema/Effect3.js"
@@ -25,7 +25,7 @@ type Addresses = ReadonlyArray<dns.LookupAddress>
 /** the last answer for each name */
 const lastGood = new Map<string, Addresses>()
 
-/** addresses that took a connection and said nothing, until they do: others come first */
+/** addresses that took a connection and stay silent: others come first */
 const silent = new Set<string>()
 
 /** Notes whether the server at an address speaks. */
@@ -35,7 +35,7 @@ export const noteSilence = (address: string | undefined, isSilent: boolean): voi
   else silent.delete(address)
 }
 
-/** Whether a name has another address to try: not if this one is known to be silent, since the others came before it. */
+/** Whether a name has another address to try. If this one is known to be silent, the others came before it. */
 export const hasOther = (hostname: string, address: string | undefined): boolean =>
   address !== undefined &&
   !silent.has(address) &&
@@ -45,7 +45,7 @@ export const hasOther = (hostname: string, address: string | undefined): boolean
 export const silentOf = (hostname: string): ReadonlyArray<string> =>
   (lastGood.get(hostname) ?? []).map(({ address }) => address).filter((address) => silent.has(address))
 
-/** As `dns.lookup` says it, for those who read codes. */
+/** The error of `dns.lookup`, with its codes. */
 const notFound = (hostname: string, code: string): NodeJS.ErrnoException =>
   Object.assign(
     new Error(
@@ -61,7 +61,7 @@ const HOSTS = windows
   ? path.join(process.env.SystemRoot ?? "C:\\Windows", "System32", "drivers", "etc", "hosts")
   : "/etc/hosts"
 
-/** The lines of a file of the system, without comments; none if it cannot be read. */
+/** The lines of a system file, without comments; none if it cannot be read. */
 const readLines = async (file: string): Promise<ReadonlyArray<ReadonlyArray<string>>> => {
   const text = await fs.readFile(file, "utf8").catch(() => "")
   return text.split("\n").map((line) =>
@@ -80,7 +80,7 @@ const isInHosts = async (hostname: string): Promise<boolean> => {
   return false
 }
 
-/** The name that `dns.lookup` asks first (resolv.conf(5)): the last search list counts, and the last `ndots`. */
+/** The name that `dns.lookup` asks for first (resolv.conf(5)): the last search list counts, and the last `ndots`. */
 const firstQuestion = async (hostname: string): Promise<string> => {
   if (windows || hostname.endsWith(".")) return hostname
   let domain: string | undefined
@@ -94,7 +94,7 @@ const firstQuestion = async (hostname: string): Promise<string> => {
   return isQualified || domain === undefined || domain === "." ? hostname : `${hostname}.${domain}`
 }
 
-/** No answer came; all other codes are answers. */
+/** Codes that are no answer; all others are. */
 const SILENCE = new Set(["ETIMEOUT", "ECANCELLED"])
 
 /** Whether a name service replies at all, to both questions of `dns.lookup`. */
@@ -106,7 +106,7 @@ const replies = async (hostname: string, signal: AbortSignal): Promise<boolean> 
   const timer = setTimeout(cancel, TIMEOUT)
   signal.addEventListener("abort", cancel)
   const start = performance.now()
-  // one server refuses, but another one may have been silent: then it took its time
+  // a late refusal means that another server was silent before
   const isAnswer = (code: string) =>
     code === "ECONNREFUSED" ? performance.now() - start < SERVER_TIMEOUT : !SILENCE.has(code)
   const isReplied = (answer: Promise<unknown>) =>
@@ -156,7 +156,7 @@ export const addressesOf = (hostname: string): Effect.Effect<Addresses, Cause.Un
       : Effect.succeed([{ address: hostname, family: net.isIP(hostname) }])
   )
 
-/** What makes sockets; their names are looked up as above, and no longer than they live. */
+/** Makes sockets, whose names are looked up as above, and no longer than the socket lives. */
 export const connector: Effect.Effect<(options: net.TcpNetConnectOpts) => net.Socket> = Effect.map(
   FiberRef.get(isShuttingDown),
   (isClosing) => (options) => {

@@ -1,6 +1,6 @@
 /**
- * Makes the tables of the events, or fits tables that exist, while other programs go on writing to them. It may run
- * twice, or twice at once.
+ * The migration: makes the tables of events, or fits existing ones, while other programs write to them. It may be
+ * repeated, and run twice at once.
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Duration, Effect, Redacted, Schedule, Schema } from "effect"
@@ -41,17 +41,17 @@ import {
 export interface MigrationTarget {
   readonly definition: AuditEvent.Any
   readonly table: string
-  /** false where the table gets neither our columns nor the key */
+  /** false if the table gets neither our columns nor the key */
   readonly deduplicate: boolean
-  /** whether a table that exists gets the indexes for those who read; a new one always does */
+  /** whether a table gets the indexes for reading; a new one gets those of its kind in any case */
   readonly index: boolean
   /** whether its rows are to be proved */
   readonly proof?: boolean | undefined
 }
 
 /**
- * Brings the tables of one server's database into shape. Of several servers (`isOnly` is false) one that says it is
- * read-only is refused: what a privileged account changes there, the others never get.
+ * Migrates the tables of one server. If there are several servers (`isOnly` is false), a read-only one is refused: what
+ * a privileged account changes there never reaches the others.
  */
 export const migrate = (
   endpoint: Endpoint,
@@ -66,7 +66,7 @@ export const migrate = (
         if (wrongName !== undefined) return yield* unusable("CONFIG", wrongName)
         if (isUnkeyed(target)) return yield* unusable("CONFIG", UNKEYED)
       }
-      // an index over a large table takes as long as it takes
+      // an index over a large table may take hours
       const session = yield* open({ ...endpoint, statementTimeout: Duration.hours(24) })
       if (!isOnly && (yield* session.isReadOnly)) {
         return yield* unusable("1290", readOnly(endpoint, targets[0]?.table ?? endpoint.database))
@@ -86,7 +86,7 @@ const isUnkeyed = ({ deduplicate, proof }: MigrationTarget): boolean => proof ==
 
 const UNKEYED = `A proof finds each event by its id, so deduplication "none" has none: leave it out, or leave the proof out`
 
-/** The same as text, for a database's administrator. */
+/** The migration as text, for a database's administrator. */
 export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
   [...tablesSql(targets), ...(targets.some(({ proof }) => proof) ? [`${CREATE_SEAL_TABLE};\n`] : [])].join(
     "\n"
@@ -94,7 +94,7 @@ export const migrationSql = (targets: ReadonlyArray<MigrationTarget>): string =>
 
 const tablesSql = (targets: ReadonlyArray<MigrationTarget>): ReadonlyArray<string> =>
   targets.map((target) => {
-    // the server refuses any other name that is none
+    // the server refuses all other bad names
     const wrongName = dotted(target.table)
     if (wrongName !== undefined) return comment(wrongName)
     const create = `${createTable(target)};\n`
@@ -110,7 +110,7 @@ const tablesSql = (targets: ReadonlyArray<MigrationTarget>): ReadonlyArray<strin
     return `${create}-- if the table was there before, with ours missing:\n${statements.map((sql) => comment(`${sql};`)).join("")}`
   })
 
-/** Each line: a name may hold a line's end, and what follows it would be run. */
+/** Comments each line out: after a line's end in a name, the rest would be run. */
 const comment = (sql: string): string =>
   sql
     .split(/\r\n|[\n\r]/)
@@ -118,14 +118,14 @@ const comment = (sql: string): string =>
     .join("")
 
 /**
- * An ALTER that waits for a reader makes every writer wait behind it: wait for moments, and often. MariaDB changes a table
- * WITH SYSTEM VERSIONING if its history may stay as it is, without the columns (4119).
+ * An ALTER that waits for a reader blocks every writer behind it, so it waits for moments, and often. MariaDB changes a
+ * table WITH SYSTEM VERSIONING only if its history may stay without the columns (4119).
  */
 const sessionSettings = (lockWaitSeconds: number) =>
   `SET SESSION lock_wait_timeout = ${lockWaitSeconds} /*M!100303 , system_versioning_alter_history = KEEP */`
 
 const LOCK_WAIT_SECONDS = 2
-/** nobody runs the printed SQL a hundred times */
+/** longer, since nobody runs the printed SQL a hundred times */
 const PRINTED_LOCK_WAIT_SECONDS = 20
 
 // --------------------------------------------------------------------------------------------- one table
@@ -142,13 +142,13 @@ const migrateTable = (
     if (wrongEngine !== undefined) return yield* unusable("ENGINE", wrongEngine)
     const isPartitioned = /\bpartitioned\b/i.test(before?.options ?? "")
 
-    // others may change the table between our look and our statement: look again
+    // others may change the table between our look and our statement, so it looks again
     for (let looks = 0; looks < LOOKS; looks++) {
       const columns = yield* columnsOf(session, table)
       const wrongColumns = target.deduplicate ? misfit(table, columns) : undefined
       if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
       const missing = missingColumns(target, columns)
-      // first, since another migration may make the key meanwhile
+      // before the look at keys, since another migration may make ours meanwhile
       const names = target.deduplicate ? yield* keyNamesOf(session, table) : []
       const needsKey = target.deduplicate && (yield* eventKeysOf(session, table)).length === 0
       if (needsKey && names.includes(EVENT_KEY)) return yield* unusable("NO_UNIQUE_KEY", nameTaken(table))
@@ -160,7 +160,7 @@ const migrateTable = (
         needsKey &&
         (isPartitioned ||
           names.length >= MOST_KEYS - 1 ||
-          // its ids may be there twice
+          // its ids may not be unique
           columns.has(EVENT_ID) ||
           (yield* isNameOfConstraint(session, table)))
       yield* change(session, target, { missing, needsKey, isAtOnce })
@@ -213,7 +213,7 @@ const isNameOfConstraint = (session: Session, table: string) =>
     (found) => found.length > 0
   )
 
-/** From a moment's work to a copy of the table. */
+/** The ways to change a table, from a moment's work to a copy of it. */
 const WAYS = [
   { clause: "ALGORITHM=INSTANT", blocks: false },
   { clause: "ALGORITHM=INPLACE, LOCK=NONE", blocks: false },
@@ -224,7 +224,7 @@ const WAYS = [
 interface Change {
   readonly missing: ReadonlyArray<ColumnOf>
   readonly needsKey: boolean
-  /** whether the server may refuse the key: then the table gets no columns either */
+  /** whether columns and key go together, since the server may refuse the key: then no columns are added either */
   readonly isAtOnce: boolean
 }
 
@@ -237,7 +237,7 @@ const change = (session: Session, target: MigrationTarget, { isAtOnce, missing, 
     return [...(missing.length > 0 ? [addColumns(missing)] : []), ...(withKey ? [ADD_KEY] : [])]
   })
 
-/** Adds the indexes for those who read, unless others do what they would. */
+/** Adds the indexes for reading, unless others serve as well. */
 const addIndexes = (session: Session, target: MigrationTarget) =>
   Effect.gen(function* () {
     const present = yield* indexedColumns(session, target.table)
@@ -248,7 +248,7 @@ const addIndexes = (session: Session, target: MigrationTarget) =>
     }
   })
 
-/** The indexes for those who read. */
+/** The indexes for reading. */
 const readingIndexes = ({ definition }: MigrationTarget): ReadonlyArray<Index> => [
   TIME_INDEX,
   ...indexesOf(definition)
@@ -259,7 +259,7 @@ const indexedColumns = (session: Session, table: string) =>
   Effect.map(
     session.select(
       Schema.Struct({ columns: Schema.NullOr(Schema.String) }),
-      // an expression, or the beginning of a column, is none
+      // an expression, or a prefix of a column, counts as no column
       "SELECT GROUP_CONCAT(IF(sub_part IS NULL, LOWER(COALESCE(column_name, '')), '') ORDER BY seq_in_index) AS columns " +
         "FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = ? GROUP BY index_name",
       [table]
@@ -267,7 +267,7 @@ const indexedColumns = (session: Session, table: string) =>
     (found) => found.map(({ columns }) => columns ?? "")
   )
 
-/** Changes the table in the first way that the server can do; one without additions is passed over. */
+/** Changes the table in the first way that the server can do. A way without additions is skipped. */
 const alter = (
   session: Session,
   target: MigrationTarget,
@@ -296,12 +296,12 @@ const alter = (
   })
 
 /**
- * The server cannot do it in this way: ALGORITHM or LOCK not supported, or not known; no more changes without a rebuild
- * (MySQL: 255 row versions 4092, row size 4157).
+ * The server cannot do it in this way: ALGORITHM or LOCK is not supported, or unknown; or the table needs a rebuild
+ * first (MySQL: 255 row versions 4092, row size 4157).
  */
 const UNSUPPORTED = [1221, 1800, 1801, 1845, 1846, 4092, 4157]
 
-/** Runs a statement again while others hold the table; that another migration was faster is a success. */
+/** Repeats a statement while others hold the table. If another migration was faster, that is a success. */
 const run = (session: Session, sql: string): Effect.Effect<void, SqlError> =>
   Effect.asVoid(session.query(sql)).pipe(
     Effect.retry({
@@ -345,8 +345,8 @@ const missingColumns = (target: MigrationTarget, present: Columns): ReadonlyArra
   [...theirColumns(target), ...ourColumns(target)].filter(([name]) => !present.has(name.toLowerCase()))
 
 /**
- * The indexes of a new table. The one over time and id takes a tenth of the rate at which a backlog is delivered
- * (bench/README.md#index), so it is there for those who ask for it.
+ * The indexes of a new table. The one over time and id costs a tenth of the rate at which a backlog is delivered
+ * (bench/README.md#index), so it comes only if it is asked for.
  */
 const newIndexes = (target: MigrationTarget): ReadonlyArray<Index> =>
   target.index ? readingIndexes(target) : indexesOf(target.definition)
@@ -372,7 +372,7 @@ const createTable = (target: MigrationTarget): string => {
   )
 }
 
-/** Whether the kind's own type makes the column the primary key, or counts by it, of which a table has one. */
+/** Whether the kind's own type makes the column the primary key or the counter, of which a table has one. */
 const isKey = ([, type]: ColumnOf): boolean =>
   /\bAUTO_INCREMENT\b|\bSERIAL\b|(?<!\bUNIQUE\s+)\bKEY\b/i.test(
     type.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"/g, "")
@@ -381,7 +381,7 @@ const isKey = ([, type]: ColumnOf): boolean =>
 const alterTable = ({ table }: MigrationTarget, ...additions: ReadonlyArray<string>): string =>
   `ALTER TABLE ${quote(table)} ${additions.join(", ")}`
 
-/** The columns take NULL whatever their type says, since the other writers of the table do not know them. */
+/** The columns take NULL, whatever their type says: the other writers of the table do not know them. */
 const addColumns = (columns: ReadonlyArray<ColumnOf>): string =>
   columns
     .map(
@@ -390,7 +390,7 @@ const addColumns = (columns: ReadonlyArray<ColumnOf>): string =>
     )
     .join(", ")
 
-/** Also the texts of the type, in which the words mean nothing. */
+/** Matches quoted texts as well, since these words mean nothing in them. */
 const NOT_NULL = /'(?:[^']|'')*'|"(?:[^"]|"")*"|\bNOT\s+NULL\b/gi
 
 const ADD_KEY = `ADD UNIQUE KEY ${quote(EVENT_KEY)} (${quote(EVENT_ID)})`
@@ -462,10 +462,10 @@ const busyWriters: Advice = (_, table) =>
   `Others write to ${table} faster than the server can index it: migrate at a quieter hour, or raise ` +
   `innodb_online_alter_log_max_size`
 
-/** What to do about the refusals of CREATE and ALTER TABLE, where delivery would say something else, or nothing. */
+/** Advice for refusals of CREATE and ALTER TABLE, if delivery would give other advice, or none. */
 const ADVICE: ReadonlyMap<number, Advice> = new Map<number, Advice>([
   ...[1044, 1142, 1143, 1227].map((code) => [code, rights] as const),
-  // partitions; engines without keys, or tables with all that they can have (1069); keys of NULL (1121), or without ALTER (1031)
+  // partitions (1503); no keys, or all keys that a table can have (1069); no keys over NULL (1121); no ALTER (1031)
   ...[1031, 1069, 1121, 1503].map((code) => [code, noKey] as const),
   // no long texts (MEMORY), no columns of NULL (CSV)
   ...[1163, 1178].map((code) => [code, noColumns] as const),
@@ -496,7 +496,7 @@ const failed = (cause: unknown, endpoint: Endpoint, target?: MigrationTarget): U
   const error = (cls: "operator" | "transient", reason: string) =>
     new UploadError({ class: cls, code, reason, cause: Redacted.make(cause) })
   if (advice !== undefined) return error("operator", advice(endpoint, target?.table ?? database))
-  // what was wrong before the first statement says the same as at delivery
+  // before the first statement, delivery's reasons hold here as well
   if (target === undefined && (cls === "transient" || cls === "operator")) return error(cls, reason)
   if (cls === "transient") {
     return error(

@@ -1,9 +1,9 @@
 /**
- * Presence: whether events are in their table already, where the server names a unique key of the table's own before ours.
+ * Presence: tells whether events are in their table already, if the server names a unique key of the table before ours.
  *
- * The server checks the primary key first, so a repeated event of such a table looks like another event with the same key.
- * An account that may read `event_id` asks. Without that right the events are inserted once more, with other values in the
- * columns of those keys, and taken back: what is there already is refused by our key then.
+ * The server checks the primary key first, so a repeated event looks like another event with the same key. An account
+ * that may read `event_id` asks. Without that right the events are inserted once more, with other values in the columns
+ * of those keys, and rolled back: our key refuses what is there already.
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
@@ -16,16 +16,16 @@ import type { Column, Table } from "./table.js"
 
 /**
  * - `present`: all of the events are in the table
- * - `absent`: not all of them are; of a single one: it is not
+ * - `absent`: at least one of them is not
  * - `unknown`: nothing tells
- * - `elsewhere`: it is a table that a trigger fills which refuses the event
+ * - `elsewhere`: a table that a trigger fills refuses the event
  */
 export type Presence = "present" | "absent" | "unknown" | "elsewhere"
 
-/** A unique key of the table's own. */
+/** A unique key of the table other than ours. */
 export interface OwnKey {
   readonly name: string
-  /** the place of one of its columns in the rows of the kind, and a value for it that no row has; undefined if there is none */
+  /** how to give one of its columns a value that no row has; undefined if there is none */
   readonly variation: Variation | undefined
 }
 
@@ -34,7 +34,7 @@ interface Variation {
   readonly value: () => SqlValue
 }
 
-/** How to vary a key over these columns, `index` being their places in the rows of the kind, or -1. */
+/** How to vary a key over these columns. `index` is a column's place in the rows of the kind, or -1. */
 export const variationOf = (
   columns: ReadonlyArray<{ readonly index: number; readonly column: Column | undefined }>
 ): Variation | undefined =>
@@ -45,12 +45,12 @@ export const variationOf = (
     })
     .sort((a, b) => b.rank - a.rank)[0]
 
-/** Random values for a column; of a higher rank where they are less likely to be taken. */
+/** Random values for a column. The higher the rank, the less likely they are taken. */
 const freshValue = (
   column: Column
 ): { readonly rank: number; readonly value: () => SqlValue } | undefined => {
   const { declared, extra, length, nullable, type } = column
-  // no two NULLs are the same to a key; a counter takes it for its next number
+  // NULLs are never the same to a key; a counter takes NULL for its next number
   if (nullable === "YES" || /auto_increment/i.test(extra ?? "")) return { rank: 3, value: () => null }
   if (type === "uuid") return { rank: 2, value: () => crypto.randomUUID() }
   if (/char$|text$|binary$|blob$/.test(type)) {
@@ -90,7 +90,7 @@ const INTEGERS: Readonly<Record<string, number>> = {
   bigint: 64
 }
 
-/** Whether the events are in the table, of which one was refused by a key of its own. */
+/** Whether the events are in the table, one of which a key other than ours refused. */
 export const presenceOf = (
   session: Session,
   table: Table,
@@ -109,7 +109,7 @@ const ask = (session: Session, countIds: string, events: ReadonlyArray<StoredEve
 
 const Warning = Schema.Struct({ Code: Schema.Number, Message: Schema.String })
 
-/** A value may be taken by chance. */
+/** a random value may be taken */
 const TRIES = 4
 
 const probe = (
@@ -120,7 +120,7 @@ const probe = (
   Effect.gen(function* () {
     const { ownKeys, subject, transactional } = table
     const variations = ownKeys.flatMap(({ variation }) => (variation === undefined ? [] : [variation]))
-    // what is inserted without transactions stays, and a warning that is not shown tells nothing
+    // without transactions the rows would stay, and a warning that is not shown tells nothing
     if (!transactional || variations.length < ownKeys.length || session.maxWarnings < events.length) {
       return "unknown"
     }
@@ -130,7 +130,7 @@ const probe = (
         for (const { index, value } of variations) row[index] = value()
         return { ...event, row }
       })
-      // the rows that a foreign key points to do not matter
+      // the new values need not point to any row
       yield* session.query("SET SESSION foreign_key_checks = 0")
       yield* session.query("START TRANSACTION")
       const inserted = yield* Effect.either(
@@ -144,11 +144,11 @@ const probe = (
       }
       const ours = warnings.filter((_) => _.Code === DUPLICATE_ENTRY && isEventKey(_.Message, subject))
       if (ours.length === events.length) return "present"
-      // more of them are made one by one
+      // several events are narrowed down, and asked about again
       if (events.length > 1 || warnings.every(({ Code }) => SHORTENED.includes(Code))) return "absent"
     }
     return "unknown"
   })
 
-/** The row went in, with less of the new values. */
+/** Warnings of a row that went in with shortened values. */
 const SHORTENED = [1264, 1265, 1406]

@@ -1,4 +1,4 @@
-/** What a table needs so that its rows can be proved: transactions, columns that change nothing, and no trigger that does. */
+/** What a table needs for a proof: transactions, columns that change no value, and no trigger that does. */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect } from "effect"
 import * as crypto from "node:crypto"
@@ -17,7 +17,7 @@ import { columnsOf, type Columns, engineOf, quote, unusable } from "./table.js"
 
 type Checked = Effect.Effect<void, SqlError | UploadError>
 
-/** Makes the table of seals, or looks at one that is there. */
+/** Makes the table of seals, or checks one that is there. */
 export const migrateSeals = (
   session: Session,
   run: (session: Session, sql: string) => Effect.Effect<void, SqlError>
@@ -37,7 +37,7 @@ export const migrateSeals = (
     yield* checkEngine(session, SEAL_TABLE)
   })
 
-/** Looks at a table that has got its columns, and tries it with a row that is taken back. */
+/** Checks a table that has its columns, and tries it with a row that is rolled back. */
 export const checkTable = (session: Session, { definition, table }: MigrationTarget): Checked =>
   Effect.gen(function* () {
     yield* checkEngine(session, table)
@@ -66,7 +66,7 @@ const checkEngine = (session: Session, table: string): Checked =>
         )
   )
 
-/** Why the table refuses the row, if it does; fails if the row comes back as another one. */
+/** Returns why the table refuses the row, if it does. Fails if the row comes back changed. */
 const trySample = (
   session: Session,
   { definition, table }: Pick<MigrationTarget, "definition" | "table">,
@@ -96,7 +96,7 @@ const trySample = (
     if (Either.isLeft(written)) {
       yield* session.query("ROLLBACK")
       const failure = classify(written.left.cause, session.endpoint)
-      // what is refused for what it is, by a constraint or a trigger, says nothing of the rows that will come
+      // if a constraint or a trigger refuses this row, that says nothing of real ones
       return failure.class === "transient" ? yield* written.left : failure.code
     }
     const [shown] = yield* selectRows(

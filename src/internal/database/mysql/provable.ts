@@ -1,6 +1,6 @@
 /**
- * Columns of MySQL and MariaDB that give back what was written, to the last byte. Others pad, round, sort, rewrite or
- * shift it; what would come back then is not guessed at, but refused by name and type.
+ * The columns of MySQL and MariaDB that give back what was written, to the last byte. Others pad, round, sort, rewrite
+ * or shift it. Nobody guesses what would come back from these: they are refused by name and type.
  */
 import { Either } from "../../../schema/Effect3.js"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
@@ -14,11 +14,11 @@ import type { Column, Columns } from "./table.js"
 /** A table whose rows can be proved. */
 export interface Provable {
   readonly eventTime: Keeper
-  /** those of the columns of the kind */
+  /** of the kind's columns */
   readonly columns: ReadonlyArray<Keeper>
 }
 
-/** What the columns of a table do with the values of a kind; if some change them, which, and what to do. */
+/** What the columns of a table do with the values of a kind. If some change them: which, and what to do. */
 export const provable = (
   definition: AuditEvent.Any,
   table: string,
@@ -80,14 +80,14 @@ const INSTEAD: Record<Storage, string> = {
 
 // ---------------------------------------------------------------------------------------------------- texts
 
-/** The bytes of a character in these sets, and the way back, are the same on all servers. */
+/** Character sets whose bytes are the same on all servers, both ways. */
 const CHARSETS = new Set(["utf8mb4", "utf8mb3", "utf8", "latin1", "ascii"])
 
 const textKeeper = ({ charset, length, type }: Column): Kept => {
   if (!CHARSETS.has(charset ?? "")) return Either.left("CONVERT the table TO CHARACTER SET utf8mb4")
   const room = length ?? Number.POSITIVE_INFINITY
   const inBytes = type !== "varchar" && charset !== "latin1" && charset !== "ascii"
-  // no character has more bytes, and none more units
+  // a UTF-16 unit is at most three bytes, and at most one character
   const plain = Math.floor(room / (inBytes ? 3 : 1))
   return Either.right({
     plain,
@@ -101,8 +101,8 @@ const textKeeper = ({ charset, length, type }: Column): Kept => {
 }
 
 /**
- * Blanks beyond the column's length, which the server cuts off without a word however strict it is; anything else
- * beyond it is refused by the server.
+ * The text without blanks beyond the column's length, which the server cuts off silently, however strict it is. It
+ * refuses anything else that is too long.
  */
 const withoutExcess = (text: string, room: number, inBytes: boolean): string => {
   const bare = text.replace(BLANKS_AT_END, "")
@@ -133,7 +133,7 @@ const WHOLE: Keeper = {
 
 const NUMBER: Keeper = {
   plain: -1,
-  // no zero is negative: as a text it would not be
+  // -0 becomes 0, as its text is
   fit: (value) => (value === null ? null : Number(value) + 0),
   textOf: (value) => (value === null ? null : numberText(Number(value)))
 }
@@ -158,7 +158,7 @@ const timeKeeper = ({ declared }: Column, storage: Storage): Kept => {
   })
 }
 
-/** A time in the one form in which the server shows it; undefined if the server would have to guess, or round. */
+/** A time in the form in which the server shows it; undefined if the server would have to guess, or round. */
 const timeIn = (text: string, places: number): string | undefined => {
   const found = TIME.exec(text)
   if (found === null) return undefined

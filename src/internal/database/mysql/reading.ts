@@ -1,5 +1,5 @@
 /**
- * Reads the tables of events, page by page. Every statement is a SELECT that the server itself ends in time.
+ * The reader of the tables of events, page by page. Every statement is a SELECT that the server itself ends in time.
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Chunk, Duration, Effect, Option, Redacted, Schedule, Schema } from "effect"
@@ -39,13 +39,13 @@ export interface ReadingSettings extends ConnectionSettings {
   readonly tables?: TableNames | undefined
 }
 
-/** Reads by sessions of its own, which end with the scope. It connects with the first search. */
+/** Reads by separate sessions, which end with the scope. The first search connects. */
 export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, never, Scope.Scope> =>
   Effect.map(makeSessions(settings, SESSIONS, true), (withSession) => {
     const statementMillis = Duration.toMillis(settings.statementTimeout ?? "10 seconds")
     const limitMillis = Math.max(1, Math.floor(statementMillis * SERVERS_SHARE))
 
-    /** Runs an effect with a session in UTC, and again where the server was away for a moment. */
+    /** Runs an effect with a session in UTC. If the server was away for a moment, runs it again. */
     const withReader = <A>(
       use: (session: Session) => Effect.Effect<A, SqlError | TooMuch | UploadError>,
       table: string
@@ -53,7 +53,7 @@ export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, nev
       withSession((session) =>
         Effect.zipRight(inUtc(session), use(session)).pipe(
           Effect.catchTag("SqlError", ({ cause }) => understood(cause, session, table, statementMillis)),
-          // the session is as good as before
+          // the session is as good as before, so it is kept
           Effect.catchIf(isServersTimeout, (slow) => Effect.succeed(slow))
         )
       ).pipe(
@@ -115,15 +115,15 @@ export const makeReader = (settings: ReadingSettings): Effect.Effect<Reader, nev
     }
   })
 
-/** A row that outlives its packet. */
+/** A copy of a row, which outlives its packet. */
 const copied = ({ eventId, time, values }: Row): Row => new ReadRow(eventId, time, [...values])
 
 const NOTHING = new Made<Row>(Chunk.empty(), 0, undefined, 0)
 
-/** The page that is read ahead, and another search */
+/** one for the page that is read ahead, one for another search */
 const SESSIONS = 2
 const RETRIES = 2
-/** of our own time-out, so that the server's answer comes first */
+/** of our own time-out, so that the server ends the statement first */
 const SERVERS_SHARE = 0.8
 /** milliseconds for the question whether an index knows the answer */
 const TRY_MILLIS = 1000
@@ -136,7 +136,7 @@ const UTC = "+00:00"
 const isServersTimeout = (error: unknown): error is TooMuch =>
   error instanceof TooMuch && error.what === "slow" && error.error.code !== "ETIMEDOUT"
 
-/** MariaDB runs what stands in the first comment, MySQL takes the second for a hint. */
+/** MariaDB runs the text of the first comment, MySQL takes the second for a hint. */
 const bounded = (sql: string, millis: number): string =>
   `/*M! SET STATEMENT max_statement_time=${millis / 1000} FOR */ SELECT /*+ MAX_EXECUTION_TIME(${millis}) */ ${sql}`
 
@@ -201,7 +201,7 @@ const keyColumnOf = (present: Columns, name: string): KeyColumn | undefined => {
   return column === undefined ? undefined : keyColumn(name, column)
 }
 
-/** The columns of each index, in lower case; an expression, or a part of a column, is none. */
+/** The columns of each index, in lower case; empty for an expression, or a part of a column. */
 const keysOf = (
   session: Session,
   table: string
@@ -264,7 +264,7 @@ const walkable = (
       timeOf: (key) => (isByTime ? millisOf(key[0]!) : null),
       noWindows: isByTime && index === undefined ? noIndex(table) : undefined,
       page: <A>({ after, isTry, limit, upTo }: Range, collect: Collect<A>) => {
-        // an index of another column may know the answer
+        // without the hint: the index of another column may know the answer
         const from = `${columns}${isTry && tests.length > 0 ? "" : forced}`
         const sql = `${from}${where([...within(after, upTo), ...tests])}${orderBy} LIMIT ${limit}`
         const millis = isTry && index !== undefined ? Math.min(TRY_MILLIS, limitMillis) : limitMillis
@@ -274,7 +274,7 @@ const walkable = (
         const texts = key.map(({ text }, column) => `${text} AS k${column}`).join(", ")
         const sql =
           `${texts} FROM ${quote(table)}${forced}` +
-          // those that have a time, and those that have none, alike
+          // without the filters of the time: rows without a time are among those that are counted
           where(isByTime ? within(after, undefined) : within(after, undefined).slice(filters.length)) +
           `${orderBy} LIMIT 1 OFFSET ${rows - 1}`
         return withReader((session) => session.query(bounded(sql, limitMillis)), table).pipe(
@@ -287,7 +287,7 @@ const walkable = (
     }
   })
 
-/** An id as the column shows it: its bytes, or in a UUID of MariaDB as it is written. */
+/** An id as the column shows it: its digits, or for MariaDB's type UUID with dashes. */
 const keyOfId = ({ text }: KeyColumn, eventId: string): string =>
   text.startsWith("HEX") ? eventId.replaceAll("-", "") : eventId
 
@@ -325,7 +325,7 @@ const rangeOf = ({ id, time }: Shape, { along, from, to }: Search): ReadonlyArra
       `${id!.name} IS NOT NULL`
     ]
   }
-  // where a column is missing, all rows lack it
+  // if a column is missing, all rows lack it
   return time === undefined || id === undefined ? [] : [`(${time.name} IS NULL OR ${id.name} IS NULL)`]
 }
 
@@ -350,7 +350,7 @@ const selection = (
   )
 }
 
-/** Reads rows of {@link selection}, of so many columns of the kind; a length of 0 means the key of time and id. */
+/** Reads rows of {@link selection} with so many columns of the kind. A length of 0 means the key of time and id. */
 const readerOf = (columns: number, keyLength: number) => {
   const key = columns + 2
   return <A>(session: Session, sql: string, collect: Collect<A>): Effect.Effect<Made<A>, SqlError> =>
@@ -376,7 +376,7 @@ const readerOf = (columns: number, keyLength: number) => {
     })
 }
 
-/** A row of {@link selection}, whose texts are made when somebody asks for them. */
+/** A row of {@link selection}, whose texts are made on demand. */
 class FoundRow implements Row {
   constructor(
     readonly texts: TextRow,
@@ -408,7 +408,7 @@ const timeOf = (text: string): number | null => {
   return Number.isNaN(millis) ? null : millis
 }
 
-/** A UUID of its digits. MariaDB shows a column of type UUID as one. */
+/** A UUID from its digits. MariaDB shows a column of type UUID with dashes. */
 const idOf = (shown: string): string => {
   const hex = shown.toLowerCase()
   if (hex[8] === "-" || hex.length < 32) return hex
@@ -443,7 +443,7 @@ const understood = (
   return new UploadError({ class: cls, code, reason: reasonOf(failure, session, table), cause: essence })
 }
 
-/** What `classify` says of a table is about writing. */
+/** Reasons about reading, in place of those that `classify` has about writing. */
 const reasonOf = ({ code, reason }: Failure, session: Session, table: string): string => {
   const { database, username } = session.endpoint
   if (["1044", "1142", "1143", "1370"].includes(code)) {

@@ -21,7 +21,7 @@ import type { Session } from "./connection.js"
 import { classify, isOfPreparing } from "./errors.js"
 import { type Columns, columnsOf, quote } from "./table.js"
 
-/** The table of seals, if it is not there. */
+/** Makes the table of seals. */
 export const CREATE_SEAL_TABLE: string = `CREATE TABLE IF NOT EXISTS ${quote(SEAL_TABLE)} (
   \`chain\` BINARY(16) NOT NULL,
   \`number\` BIGINT UNSIGNED NOT NULL,
@@ -52,7 +52,7 @@ export const SEAL_COLUMNS: ReadonlyArray<readonly [name: string, type: RegExp]> 
 
 const INTO = `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(([name]) => quote(name)).join(", ")}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
-/** Writes a seal; as text its bytes would be twice as many, and looked through for placeholders. */
+/** Writes a seal. As text it would have twice the bytes, all of them searched for placeholders. */
 export const insertSeal = (session: Session, seal: Seal): Effect.Effect<unknown, SqlError> => {
   const parameters = sealParameters(seal)
   if (unprepared.has(session)) return session.query(INTO, parameters)
@@ -84,15 +84,15 @@ const SealRow = Schema.Struct({
   sig: Bytes
 })
 
-/** Larger ones are none of ours, and could not be read as a number. */
+/** Larger numbers are none of ours, and JavaScript cannot hold them. */
 const IS_NUMBER = `\`number\` <= ${Number.MAX_SAFE_INTEGER}`
 
-// under names of their own: ORDER BY would sort numbers as the texts that they are selected as
+// by aliases: ORDER BY would sort the numbers as texts
 const SELECT_SEALS =
   "SELECT `chain`, CAST(`number` AS CHAR) AS numbered, CAST(`at` AS CHAR) AS time, `until`, `prev`, `entries`, `notices`, " +
   `\`head\`, \`key_id\`, \`sig\` FROM ${quote(SEAL_TABLE)} WHERE \`chain\` = ? AND ${IS_NUMBER}`
 
-/** The seals of a chain, the first parameter, of which a condition holds. */
+/** The seals of a chain, the first parameter, that fulfil a condition. */
 export const selectSeals = (session: Session, rest: string, params: ReadonlyArray<unknown>) =>
   Effect.map(session.select(SealRow, `${SELECT_SEALS} ${rest}`, params), (rows) =>
     rows.map(({ key_id: keyId, numbered: number, time: at, ...row }): Seal => ({ ...row, number, at, keyId }))
@@ -112,9 +112,9 @@ export const selectHeads = (session: Session): Effect.Effect<ReadonlyArray<Head>
 
 const Size = Schema.Struct({ size: Schema.NullOr(Schema.Union(Schema.Number, Schema.NumberFromString)) })
 
-/** What there is to prove; the session shows one snapshot. */
+/** The source of a proof; the session must show one snapshot. */
 export const sourceOf = (session: Session): Source<SqlError> => {
-  /** by their names, since manifests repeat */
+  /** columns by table, since manifests repeat */
   const known = new Map<string, Columns>()
   const columnsIn = (table: string) =>
     Effect.suspend(() => {
@@ -224,7 +224,7 @@ const ShownColumns = Schema.declare((row): row is ShownColumns => {
   return id instanceof Uint8Array && isText(time) && (proof === null || proof instanceof Uint8Array)
 })
 
-/** The columns of a manifest as the server shows them: texts, whatever their types are. */
+/** The columns of a manifest as texts, whatever their types are. */
 export const shown = (columns: ReadonlyArray<string>): string =>
   [
     `${EVENT_ID} AS id`,
@@ -251,7 +251,7 @@ export const selectRows = (
         for (let i = 0; i < names.length; i++) {
           const value = row[names[i]!]
           isStrange ||= !isText(value)
-          // the digits are the same on all servers, where the exponent begins is not
+          // all servers show the same digits, but begin the exponent in different places
           if (isNumber[i]! && typeof value === "string") values.push(numberText(Number(value)))
           else values.push(isText(value) ? value : null)
         }

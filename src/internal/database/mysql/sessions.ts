@@ -1,6 +1,4 @@
-/**
- * Sessions that are opened when they are needed, kept while they are good, and given up when they are not.
- */
+/** Sessions: opened when they are needed, kept while they are good, and given up when they are not. */
 import { Array as Arr, Cause, type Clock, Duration, Effect, Exit, Option, Random, Scope } from "effect"
 import { ExecutionStrategy } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
@@ -25,8 +23,8 @@ interface Kept {
 /** How a session is used. */
 export interface Use {
   /**
-   * Whether to begin once more, with another session, where the server turns out to take no writes any more: a planned
-   * switch-over then costs no backoff. What was begun must be harmless to begin again.
+   * Whether to begin again with another session if the server has stopped taking writes: then a planned switch-over
+   * costs no backoff. The use must be safe to repeat.
    */
   readonly mayRepeat?: boolean
 }
@@ -35,15 +33,15 @@ export interface Use {
 const HUNG_MILLIS = 30_000
 
 /**
- * Milliseconds before those that are read-only are asked again. A group takes some 7 seconds to elect a primary (measured;
+ * Milliseconds before read-only servers are asked again. A group takes some 7 seconds to elect a primary (measured;
  * docs/beyond-one-machine.md). Each delay is up to a half shorter, so that many programs do not ask at once.
  */
 const ELECTION_POLL = { first: 500, factor: 1.5, last: 2000 }
 
-/** The servers of the settings: whose turn it is, and who hung a moment ago. */
+/** The servers of the settings: which one is next, and which hung a moment ago. */
 class Servers {
   private turn = 0
-  /** those that hung, and have stored nothing since, by their names: when they are as good as any other again */
+  /** by host: until when a server that hung comes after the others, unless it stores something before */
   private readonly hungUntil = new Map<string, number>()
 
   constructor(
@@ -65,11 +63,11 @@ class Servers {
   }
 
   /**
-   * Connects to a server that takes writes, beginning with the one whose turn it is. Those that hung a moment ago come
-   * last: a primary that has lost its group takes connections, and answers no INSERT. If the others are read-only, a
-   * new primary may be on its way, and is waited for. Connections to them are kept meanwhile: a fleet that connects
-   * again and again keeps a group from electing one. In the end the INSERT tells: privileged accounts may write to a
-   * read-only server.
+   * Connects to a server that takes writes, beginning with the one whose turn it is. Servers that hung a moment ago
+   * come last: a primary that lost its group takes connections, and answers no INSERT. If the others are read-only, a
+   * new primary may be on its way, so it waits. It keeps their connections meanwhile: a fleet that connects again and
+   * again keeps a group from electing one. In the end the INSERT tells: a privileged account may write to a read-only
+   * server.
    */
   readonly connect = (restore: Restore): Effect.Effect<Kept, UploadError> =>
     Effect.gen(this, function* () {
@@ -82,7 +80,7 @@ class Servers {
         Effect.forEach(secondaries.values(), ({ scope }) => Scope.close(scope, exit), { discard: true })
       )
 
-      /** The session with a server, an old or a new one, if it takes writes now. */
+      /** A session with a server, kept or new, if the server takes writes now. */
       const ask = (endpoint: Endpoint): Effect.Effect<Kept | undefined> =>
         Effect.gen(this, function* () {
           const kept = secondaries.get(endpoint) ?? (yield* this.connectTo(endpoint, restore))
@@ -113,7 +111,7 @@ class Servers {
       found ??= yield* firstOf(hung, ask)
       if (found === undefined) {
         const [secondary] = secondaries.values()
-        // as long as one of them may come back by itself, no operator is needed
+        // while one of them may come back by itself, no operator is needed
         if (secondary === undefined) {
           return yield* errors.find((error) => error.class === "transient") ?? errors[0]!
         }
@@ -125,7 +123,7 @@ class Servers {
       return found
     }).pipe(Effect.scoped)
 
-  /** Only connecting itself can be interrupted: nobody would close a session that was lost on its way. */
+  /** Only connecting can be interrupted: a session that got lost on its way would never be closed. */
   private readonly connectTo = (endpoint: Endpoint, restore: Restore): Effect.Effect<Kept, UploadError> =>
     Effect.gen(this, function* () {
       const scope = yield* Scope.fork(this.scope, ExecutionStrategy.sequential)
@@ -136,7 +134,7 @@ class Servers {
       return { session, scope, isLastResort: false }
     })
 
-  /** Whether the server hangs: where one did, locks may be those of our own statement, which hangs there still. */
+  /** Whether the server hangs. If it did before, a lock may be that of our own statement, which still hangs there. */
   private hangs({ host }: Endpoint, error: UploadError): boolean {
     return error.code === "ETIMEDOUT" || (isBusy(error) && this.hungUntil.has(host))
   }
@@ -169,9 +167,9 @@ const firstOf = (
   })
 
 /**
- * Makes what runs an effect with a session: one that is idle, or a new one, to the first server in turn that answers;
- * at most so many at once. The session is kept afterwards, unless something is wrong with it. All sessions end with the
- * scope. Those for reading may be with a server that takes no writes.
+ * Makes the function that runs an effect with a session, at most so many at once. The session is an idle one, or a new
+ * one with the first server in turn that answers. It is kept afterwards, unless something is wrong with it, and ends
+ * with the scope. A session for reading may be with a server that takes no writes.
  */
 export const makeSessions = (settings: ConnectionSettings, most: number, isForReading = false) =>
   Effect.map(Effect.all([Effect.scope, Effect.clock]), ([scope, clock]) => {
@@ -183,7 +181,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
       Effect.suspend(() => {
         const kept = idle.pop()
         if (kept === undefined) return servers.connect(restore)
-        // servers and proxies end connections that are idle: that is no failure
+        // servers and proxies end idle connections: that is no failure
         return kept.session.isOpen()
           ? Effect.succeed(kept)
           : Effect.zipRight(Scope.close(kept.scope, Exit.void), idleOrNew(restore))
@@ -191,7 +189,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
 
     const giveBack = (kept: Kept, cause: Cause.Cause<unknown>): Effect.Effect<void> => {
       const failure = Option.getOrUndefined(Cause.failureOption(cause))
-      // what the code means is not known yet: the search goes on here
+      // the search for the event to blame goes on with this session
       const isOpenQuestion = failure instanceof Doubted && failure.isLikely && !failure.isKnown
       if (isOpenQuestion || (failure instanceof Refused && !endsConnection(failure))) {
         return Effect.sync(() => idle.push(kept))
@@ -201,7 +199,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
       return Scope.close(kept.scope, Exit.failCause(cause))
     }
 
-    // few steps, since all of them lie between an answer of the server and its next statement
+    // Hot path: all these steps lie between an answer of the server and its next statement
     const run = <A, E>(
       use: (session: Session) => Effect.Effect<A, E | UploadError>,
       restore: Restore,
@@ -224,7 +222,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
         })
       )
 
-    /** They are with the same server. */
+    /** Idle sessions are with the same server. */
     const closeIdle = Effect.suspend(() =>
       Effect.forEach(idle.splice(0), ({ scope }) => Scope.close(scope, Exit.void), { discard: true })
     )
@@ -244,13 +242,13 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
       )
   })
 
-/** What ended the use of a session, as long as no event is to blame. */
+/** The failure that ended the use of a session, if no event is to blame. */
 const errorIn = (failure: unknown): UploadError | undefined => {
   const error = failure instanceof Doubted ? failure.error : failure
   return error instanceof UploadError ? error : undefined
 }
 
-/** Whether a server that took writes takes none any more. */
+/** Whether the server has stopped taking writes. */
 const hasSwitched = ({ isLastResort }: Kept, cause: Cause.Cause<unknown>): boolean => {
   const error = errorIn(Option.getOrUndefined(Cause.failureOption(cause)))
   return !isLastResort && error?.class === "transient" && READ_ONLY.includes(Number(error.code))

@@ -1,6 +1,4 @@
-/**
- * The table of a kind of events, as an INSERT needs to know it.
- */
+/** The table of a kind of events, as an INSERT needs to know it. */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
@@ -14,22 +12,22 @@ import { PROOF_COLUMN } from "../../proof/seal.js"
 import { EVENT_ID, EVENT_TIME, type Form, migrateCommand, placeholders } from "../rows.js"
 import { typeNote } from "../summary.js"
 
-/** A table that was found to take the events of a kind. */
+/** A table that was checked, and takes the events of a kind. */
 export interface Table {
   /** for reasons, and to tell its keys from others */
   readonly subject: Subject
-  /** whether a statement that fails leaves nothing behind: MyISAM and Aria keep the rows before the bad one */
+  /** whether a failed statement leaves nothing behind: MyISAM and Aria keep the rows before the bad one */
   readonly transactional: boolean
-  /** what to know of the table's engine */
+  /** a warning about the table's engine */
   readonly engineNote: string | undefined
-  /** how the values of the columns of the kind are sent */
+  /** how the values of the kind's columns are sent */
   readonly forms: ReadonlyArray<Form>
   /** the time zone in which the table's columns keep what is written to them; undefined for the server's */
   readonly timeZone: string | undefined
   /** an INSERT up to its VALUES; `insertIgnore` leaves out what is there already */
   readonly insert: string
   readonly insertIgnore: string
-  /** The INSERT of so many events with placeholders for their parameters. */
+  /** The INSERT of so many events, with placeholders. */
   readonly prepared: (count: number) => string
   /** Whether so many events are worth a prepared statement. */
   readonly isPrepared: (count: number) => boolean
@@ -37,18 +35,18 @@ export interface Table {
   readonly fitting: (events: ReadonlyArray<StoredEvent>, from: number) => number
   /** the table's own unique keys, which the server may name before ours */
   readonly ownKeys: ReadonlyArray<OwnKey>
-  /** counts which of the ids that follow are there; undefined where the account may not read them */
+  /** a SELECT that counts the ids behind it in the table; undefined if the account may not read them */
   readonly countIds: string | undefined
   /** What to do if a column's character set cannot hold the text of the event. */
   readonly advice: (event: StoredEvent) => string | undefined
-  /** What a column is, to be said behind the words that name it; nothing if it is none of ours. */
+  /** A note to follow a text that names a column; empty if the column is none of ours. */
   readonly note: (column: string | undefined) => string
 }
 
 /** Quotes an identifier. */
 export const quote = (name: string): string => `\`${name.replaceAll("`", "``")}\``
 
-/** Why a name is none of a table, if it is none. */
+/** Why a name cannot be that of a table, if so. */
 export const misnamed = (name: string): string | undefined => {
   const reason = dotted(name)
   if (reason !== undefined) return reason
@@ -57,7 +55,7 @@ export const misnamed = (name: string): string | undefined => {
   return `${name === "" ? "An empty text" : name} is not the name of a table: ${wrong}`
 }
 
-/** Quoted, `db.table` is a table of that name in our own database. */
+/** Why a name with a dot is refused: quoted, `db.table` is a table of that name in our own database. */
 export const dotted = (name: string): string | undefined =>
   name.includes(".")
     ? `${name} is not the name of a table: write it without its database, which is that of the connection ` +
@@ -80,7 +78,7 @@ const impossible = (name: string): string | undefined => {
 /** characters */
 const MAX_NAME = 64
 
-/** The same of the columns that a kind names. */
+/** The same for the columns of a kind. */
 export const misnamedColumn = (definition: AuditEvent.Any): string | undefined => {
   for (const { name } of definition.columns) {
     const wrong = impossible(name)
@@ -103,13 +101,13 @@ export const unfit = (name: string, engine: string | null, deduplicate: boolean)
     : undefined
 }
 
-/** What to do where a table can have no unique key. */
+/** What to do if a table can have no unique key. */
 export const WAY_OUT = `name another table in \`tables\`, or set deduplication to "none" and each event is stored at least once`
 
-/** The key of a MERGE table holds for none of its parts, and that of a FEDERATED one is another server's. */
+/** A MERGE table enforces no key over its parts, and the key of a FEDERATED one is another server's. */
 const WITHOUT_KEYS = new Set(["MRG_MYISAM", "FEDERATED", "CSV", "ARCHIVE"])
 
-/** What to know of a table of this engine that receives events all the same. */
+/** A warning about an engine that receives events all the same. */
 export const engineNote = (name: string, engine: string | null): string | undefined =>
   engine?.toUpperCase() === "MEMORY"
     ? `${name} has the engine MEMORY: its events are gone when the server is restarted`
@@ -134,7 +132,7 @@ export const misfit = (name: string, present: Columns): string | undefined => {
         `\`effect-audit migrate\`, name another table in \`tables\`, or set deduplication to "none"`
 }
 
-/** A shorter column refuses ids, and one of a greater fixed length pads them. UUID is MariaDB's. */
+/** A shorter column refuses ids, and a longer one of fixed length pads them. UUID is MariaDB's. */
 const holdsIds = ({ length, type }: Column): boolean =>
   type === "uuid" || (type === "binary" && length === 16) || (type === "varbinary" && (length ?? 0) >= 16)
 
@@ -142,7 +140,7 @@ const holdsIds = ({ length, type }: Column): boolean =>
 const holdsTimes = ({ length, type }: Column): boolean =>
   /^(?:datetime|timestamp)$/.test(type) || (/char$|text$/.test(type) && (length ?? 0) >= 23)
 
-/** Looks at the table; it is an operator's matter if it is not as it must be. */
+/** Checks the table. If it is not as it must be, an operator has to mend it. */
 export const describe = (
   session: Session,
   definition: AuditEvent.Any,
@@ -164,7 +162,7 @@ export const describe = (
       )
     }
 
-    // first: migrate, which is the advice for what is missing, refuses them
+    // before missing columns: migrate, which is the advice for those, refuses a misfit
     const wrongColumns = deduplicate ? misfit(name, present) : undefined
     if (wrongColumns !== undefined) return yield* unusable("COLUMN_TYPE", wrongColumns)
     const columns = [...(deduplicate ? [EVENT_ID, EVENT_TIME] : []), ...definition.columns.map((_) => _.name)]
@@ -208,7 +206,7 @@ export const describe = (
       },
       transactional,
       engineNote: engineNote(name, engine),
-      // what is proved is bytes already
+      // a salt is bytes already
       forms: definition.columns.map(({ name }) =>
         name === PROOF_COLUMN ? undefined : formOf(columnOf(name))
       ),
@@ -232,7 +230,7 @@ export const describe = (
         const room = session.maxPacket - STATEMENT_BYTES
         const most = Math.min(maxRows, events.length - from)
         const count = atMostBytes(events, from, most) <= room ? most : countFitting(events, from, most, room)
-        // the hundreds are prepared, what is left is text: two statements, and faster than one as text
+        // Hot path: hundreds of rows go prepared and the rest as text, which is faster than all of them as text
         return session.prepares() && count > PREPARED_STEP ? count - (count % PREPARED_STEP) : count
       },
       note: (column = "") => {
@@ -260,26 +258,27 @@ const formOf = (column: Column | undefined): Form => {
   return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
 }
 
-/** A POINT ends in the same letters, and is none. */
+/** Anchored, since POINT ends in `int` as well. */
 const WHOLE = /^(?:tiny|small|medium|big)?int$/
 
-/** Of `enum('a','it''s')`; only those that are numbers matter, and they have nothing else to unescape. */
+/** The members of `enum('a','it''s')`. Only numbers among them matter, so no other escape does. */
 const membersOf = (declared: string): ReadonlySet<string> =>
   new Set(Array.from(declared.matchAll(/'((?:[^']|'')*)'/g), ([, member]) => member!.replaceAll("''", "'")))
 
 const TIMES = new Set(["year", "time", "date", "datetime", "timestamp"])
 
 /**
- * MySQL's JSON has no character set, and refuses a number that is no text. MariaDB refuses numbers for addresses, UUIDs and
- * shapes by 4078, which nobody knows, and texts by what is the row's fault.
+ * Types that take a number as its digits. MySQL's JSON has no character set, and refuses a number that is no text. For
+ * an address, a UUID or a shape, MariaDB refuses a number by 4078, a code that nobody knows, and a text by one that
+ * blames the row.
  */
 const DIGITS =
   /^(?:decimal|json|(?:var)?binary|(?:tiny|medium|long)?blob|uuid|inet[46]|geometry|(?:multi)?(?:point|linestring|polygon)|geom(?:etry)?collection)$/
 
 /**
- * In which time zone a table is written. Our times are UTC; a TIMESTAMP column takes them for the session's zone, which
+ * The time zone in which a table is written. Our times are UTC. A TIMESTAMP column reads them in the session's zone: it
  * shifts them, and refuses those in the hour that a change of the clock leaves out. A session in UTC helps, unless it
- * would shift something else: a TIMESTAMP that the program gives as text, or what the server makes by the session's clock.
+ * shifts something else: a TIMESTAMP that the program gives as text, or what the server makes by the session's clock.
  */
 const timeZoneOf = (
   session: Session,
@@ -307,8 +306,8 @@ const timeZoneOf = (
   })
 
 /**
- * Whether the server makes the column's value by the session's clock: by a default, or by a stored column that is generated
- * from a TIMESTAMP. A TIMESTAMP keeps its moment in every zone.
+ * Whether the server makes the column's value by the session's clock: by a default, or in a stored column that is
+ * generated from a TIMESTAMP. A TIMESTAMP itself keeps its moment in every zone.
  */
 const isMadeInZone = (
   { expression, extra, standard, type }: Column,
@@ -320,14 +319,16 @@ const isMadeInZone = (
   const generated = withoutTexts(expression ?? "").toLowerCase()
   return timestamps.some((name) => {
     const column = quote(name.toLowerCase())
-    // whether it is NULL, and which moment it is, is the same in every zone
+    // NULL, and the moment itself, are the same in every zone
     return [`isnull(${column})`, `${column} is null`, `${column} is not null`, `unix_timestamp(${column})`]
       .reduce((rest, harmless) => rest.replaceAll(harmless, ""), generated)
       .includes(column)
   })
 }
 
-/** An expression without its texts, which are no functions and no columns. MySQL escapes their quotes: `_utf8mb4\'at\'`. */
+/**
+ * An expression without its texts, which name no functions or columns. MySQL escapes their quotes: `_utf8mb4\'at\'`.
+ */
 const withoutTexts = (expression: string): string =>
   expression.replaceAll("\\'", "'").replaceAll(/'(?:[^'\\]|''|\\.)*'/g, "")
 
@@ -340,7 +341,7 @@ export const unusable = (code: string, reason: string): UploadError =>
 
 /** A column, as information_schema shows it. */
 const Column = Schema.Struct({
-  /** null where it holds no text */
+  /** null if it holds no text */
   charset: Schema.NullOr(Schema.String),
   /** without its length, in lower case: `varchar`, `timestamp` */
   type: Schema.String,
@@ -360,7 +361,7 @@ const Column = Schema.Struct({
 
 export type Column = typeof Column.Type
 
-/** By their names, in lower case. */
+/** By name, in lower case. */
 export type Columns = ReadonlyMap<string, Column>
 
 /** The columns of a table that the account may see. */
@@ -381,13 +382,13 @@ interface UniqueKey {
   readonly name: string
   /** null for an expression */
   readonly columns: ReadonlyArray<string | null>
-  /** whether it is over the beginning of a column only */
+  /** whether it covers only the beginning of a column */
   readonly isPartial: boolean
 }
 
 /**
- * The unique keys. Where MariaDB keeps old versions of rows, it adds the end of a row's life to each: among the rows that
- * live, such a key is as unique as without it.
+ * The unique keys. For tables that keep old versions of rows, MariaDB adds the end of a row's life to each key. It is
+ * left out here: among living rows such a key is as unique without it.
  */
 export const uniqueKeysOf = (
   session: Session,
@@ -427,7 +428,7 @@ export const eventKeysOf = (
 ): Effect.Effect<ReadonlyArray<string>, SqlError> =>
   Effect.map(uniqueKeysOf(session, table), (keys) => keys.filter(isOverEventId).map(({ name }) => name))
 
-/** The unique keys over columns that the kind writes; another one's refusal is never about what an event says. */
+/** The unique keys over columns that the kind writes. Any other key's refusal is never about an event's content. */
 const ownKeysOf = (
   definition: AuditEvent.Any,
   keys: ReadonlyArray<UniqueKey>,
@@ -452,7 +453,7 @@ const ownKeysOf = (
 
 const readsIds = (present: Columns): boolean => /\bselect\b/i.test(present.get(EVENT_ID)?.rights ?? "")
 
-/** Whether an event that is there already is told from another one with the same key. */
+/** Whether an event that is there already can be told from another one with the same key. */
 export const isTellable = (
   definition: AuditEvent.Any,
   keys: ReadonlyArray<UniqueKey>,
@@ -467,7 +468,7 @@ export const isTellable = (
   )
 }
 
-/** The engine of a table; null of a view. Some servers do not say whether it has transactions. */
+/** The engine of a table; null for a view. Some servers do not say whether it has transactions. */
 export const engineOf = (
   session: Session,
   table: string
@@ -483,17 +484,17 @@ export const engineOf = (
     ([found]) => ({ engine: found?.engine ?? null, transactional: found?.transactions !== "NO" })
   )
 
-/** The server's limit; above it 1390. */
+/** The server's limit; above it the server fails with 1390. */
 const MAX_PLACEHOLDERS = 65_535
 
-/** A statement without its rows: header, table and columns. */
+/** bytes of a statement without its rows: header, table and columns */
 const STATEMENT_BYTES = 8192
 
-// measured: prepared is a quarter faster than text, but preparing costs as much, so only few sizes are worth it
+// measured: prepared is a quarter faster than text, but preparing costs as much, so it pays for few sizes only
 const PREPARED_STEP = 100
 const isPrepared = (count: number) => count === 1 || count % PREPARED_STEP === 0
 
-/** More bytes than the events need in any form: three for each UTF-16 unit, which escaping may double. */
+/** An upper bound of the events' bytes in any form: three for each UTF-16 unit, which escaping may double. */
 const atMostBytes = (events: ReadonlyArray<StoredEvent>, from: number, count: number): number => {
   let units = 0
   let values = 0
@@ -505,7 +506,7 @@ const atMostBytes = (events: ReadonlyArray<StoredEvent>, from: number, count: nu
   return 6 * units + values * VALUE_BYTES + count * IDENTITY_BYTES
 }
 
-/** How many events fit if it must be known exactly; a single one is prepared, and then nothing is escaped. */
+/** How many events fit, exactly. A single one goes prepared, so nothing of it is escaped. */
 const countFitting = (
   events: ReadonlyArray<StoredEvent>,
   from: number,
@@ -524,7 +525,7 @@ const countFitting = (
   return most
 }
 
-/** No fewer bytes than the statement of an event has that is stored alone. */
+/** An upper bound of the bytes of a statement, if the events are stored alone. */
 export const bytesOf = (events: ReadonlyArray<StoredEvent>): number =>
   events.reduce((total, event) => total + IDENTITY_BYTES + bytesOfRow(event), STATEMENT_BYTES)
 
@@ -534,14 +535,14 @@ const bytesOfRow = ({ row }: StoredEvent): number =>
     0
   )
 
-/** event_id and event_time */
+/** bytes of event_id and event_time, an upper bound */
 const IDENTITY_BYTES = 128
-/** a number; or of a text the quotes and the comma, or its type and length */
+/** bytes of a number; or of what a text has besides its content: quotes and comma, or type and length */
 const VALUE_BYTES = 32
 
 /**
- * Asked only after the server has refused a text, since a narrow column may well hold everything it is ever given.
- * Characters outside ASCII are beyond some sets and not others; in utf8mb3 it is those outside the first plane.
+ * Whether a character set cannot hold a text. Asked only after the server refused it, since a narrow column may well
+ * hold everything it is ever given. What lies beyond ASCII differs by set; in utf8mb3 it is all beyond the first plane.
  */
 const cannotHold = (charset: string | null | undefined, value: SqlValue | undefined): boolean => {
   if (typeof charset !== "string" || typeof value !== "string" || /^utf8mb4$|^utf(16|32)/.test(charset))

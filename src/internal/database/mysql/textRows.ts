@@ -1,5 +1,5 @@
 /**
- * Rows of texts, as the driver's packets hold them. Hot path: without code that is made at run time, the driver takes
+ * Rows of texts, read from the driver's packets. Hot path: without code that is made at run time, the driver would take
  * most of the time of a search (bench/README.md#reading).
  */
 import type { Cells } from "../walk.js"
@@ -8,7 +8,7 @@ import { protocolError } from "./driver.js"
 /** The values of a row; NULL is null. */
 type Texts = ReadonlyArray<string | null>
 
-/** A packet of the driver: a row lies between offset and end. */
+/** A packet of the driver. A row lies between offset and end. */
 interface Packet {
   readonly buffer: Buffer
   readonly offset: number
@@ -16,12 +16,12 @@ interface Packet {
   readonly isEOF: () => boolean
 }
 
-/** A statement of the driver, which calls `row` for each packet, and goes on with what that returns. */
+/** A statement of the driver. It calls `row` for each packet, and goes on with what that returns. */
 interface Statement {
   row: (this: Statement, packet: Packet, connection: unknown) => unknown
 }
 
-/** Of the driver's connection, what runs a statement. */
+/** The part of the driver's connection that runs a statement. */
 export interface Querying {
   readonly query: (
     options: { readonly sql: string; readonly values: ReadonlyArray<never>; readonly rowsAsArray: true },
@@ -30,8 +30,8 @@ export interface Querying {
 }
 
 /**
- * Runs a SELECT of so many columns, all of them texts in UTF-8, and hands on each row as it arrives: the next one comes
- * in the same object. A driver that shows its packets in another way reads the rows itself.
+ * Runs a SELECT of so many columns, all of them texts in UTF-8, and hands on each row as it arrives, always in the same
+ * object. If a driver shows its packets in another way, it reads the rows itself.
  */
 export const queryTexts = (
   connection: Querying,
@@ -68,14 +68,14 @@ const isTexts = (row: unknown, columns: number): row is Texts =>
   row.length === columns &&
   row.every((value: unknown) => value === null || typeof value === "string")
 
-/** A row: bytes in a packet, which become texts when somebody asks for them. */
+/** A row: bytes in a packet, which become texts on demand. */
 export class TextRow implements Cells {
   buffer: Buffer = EMPTY
   /** where each text begins in the buffer */
   readonly starts: Int32Array
   /** where each ends; -1 for NULL */
   readonly ends: Int32Array
-  /** bytes of all of them, about */
+  /** bytes of all texts, about */
   size = 0
   private texts: Array<string | null>
   private isDecoded = false
@@ -86,7 +86,7 @@ export class TextRow implements Cells {
     this.texts = new Array<string | null>(columns).fill(null)
   }
 
-  /** Reads a row, in which each value stands behind its length (MySQL's protocol, "Text Resultset Row"). */
+  /** Reads a row, in which each value follows its length (MySQL's protocol, "Text Resultset Row"). */
   read({ buffer, end, offset }: Packet): void {
     const { columns, ends, starts } = this
     let at = offset
@@ -98,7 +98,7 @@ export class TextRow implements Cells {
       }
       if (length > NULL) {
         const bytes = length === 0xfc ? 2 : length === 0xfd ? 3 : 8
-        // of the longest, 6 bytes are more than any packet has
+        // 6 of 8 bytes are enough for any packet
         length = at + bytes <= end ? buffer.readUIntLE(at, Math.min(bytes, 6)) : Number.POSITIVE_INFINITY
         at += bytes
       }
@@ -127,7 +127,7 @@ export class TextRow implements Cells {
     return end < 0 ? null : utf8Of(buffer, starts[column]!, end)
   }
 
-  /** The row as bytes; undefined where the driver has read it. */
+  /** The row as bytes; undefined if the driver has read it. */
   get cells(): Cells | undefined {
     return this.buffer === EMPTY ? undefined : this
   }
@@ -148,7 +148,7 @@ const EMPTY = Buffer.alloc(0)
 
 const { utf8Slice } = Buffer.prototype as { utf8Slice?: (this: Buffer, start: number, end: number) => string }
 
-/** By Node's own function under `toString`, as the driver does it: the way there costs as much as a short text. */
+/** By Node's own function under `toString`, as in the driver: calling `toString` costs as much as a short text. */
 const utf8Of: (buffer: Buffer, start: number, end: number) => string =
   utf8Slice === undefined
     ? (buffer, start, end) => buffer.toString("utf8", start, end)

@@ -1,4 +1,4 @@
-/** A connection to an SQLite file. */
+/** The connection to an SQLite file. */
 import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect } from "effect"
@@ -13,7 +13,7 @@ export const driver = drivers.load("@effect/sql-libsql@0.42", async () => ({
   Reactivity: await import("@effect/experimental/Reactivity")
 }))
 
-/** Opens the file, and makes it if it is not there. Dies if it cannot be opened. */
+/** Opens the file, and makes it if it does not exist. Dies if it cannot be opened. */
 export const open = (
   file: string,
   pragmas: ReadonlyArray<string>,
@@ -32,9 +32,9 @@ export const open = (
 /** Quotes an identifier. */
 export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
 
-/** Names of indexes are the whole file's, so each has the table's in it. */
+/** Names of indexes are unique within the whole file, so each contains the table's name. */
 export const createIndex = (table: string, { columns, name }: Index): string =>
   `CREATE INDEX IF NOT EXISTS ${quote(`${name}_${table}`)} ON ${quote(table)} (${columns.map(quote).join(", ")})`
 
-/** Whether a column of the type makes texts of numbers: SQLite's "Datatypes", 3.1. */
+/** Whether a column of the type turns numbers into texts (SQLite's "Datatypes", 3.1). */
 export const isTextType = (type: string): boolean => /char|clob|text/i.test(type) && !/int/i.test(type)

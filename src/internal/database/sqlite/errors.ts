@@ -1,6 +1,6 @@
 /**
- * What a failure of SQLite means for the events of a statement, by the primary result code
- * (https://sqlite.org/rescode.html). What is not listed, such as a locked file or a full disk, passes by itself.
+ * The failures of SQLite: what each means for the events of a statement, by the primary result code
+ * (https://sqlite.org/rescode.html). A code that is not listed, such as a locked file or a full disk, passes by itself.
  */
 import { Redacted } from "effect"
 import { UploadError } from "../../../schema/Errors.js"
@@ -9,7 +9,7 @@ import { Refused } from "../narrow.js"
 /** The database will never take one of the statement's events. */
 export const RECORD: Codes = { 18: "SQLITE_TOOBIG", 19: "SQLITE_CONSTRAINT", 20: "SQLITE_MISMATCH" }
 
-/** Stays until somebody mends it. */
+/** Codes that stay until somebody mends the cause. */
 export const OPERATOR: Codes = {
   1: "SQLITE_ERROR",
   3: "SQLITE_PERM",
@@ -24,10 +24,10 @@ export const OPERATOR: Codes = {
 
 type Codes = Readonly<Record<number, string>>
 
-/** Extended codes: a unique key other than ours, an operator's matter. */
+/** Extended codes of a unique key other than ours, which an operator has to drop. */
 const UNIQUE = [1555, 2067]
 
-/** Understands a failed INSERT. */
+/** Classifies the failure of an INSERT. */
 export const explain = (cause: unknown, file: string): Refused | UploadError => {
   // thrown before SQLite was asked: an integer of more than 64 bits
   if (cause instanceof RangeError) return new Refused({ code: "RangeError", reason: cause.message })
@@ -48,13 +48,13 @@ export const explain = (cause: unknown, file: string): Refused | UploadError => 
       })
 }
 
-/** Understands the failure of a statement that holds no event. */
+/** Classifies the failure of a statement without events. */
 export const toUploadError = (cause: unknown, file: string): UploadError => {
   const error = explain(cause, file)
   return error instanceof Refused ? operator(error.code, file, cause) : error
 }
 
-/** Somebody has to mend the file. */
+/** The failure if somebody has to mend the file. */
 export const operator = (code: string, file: string, cause: unknown) =>
   new UploadError({
     class: "operator",

@@ -1,4 +1,4 @@
-/** What a table needs so that its rows can be proved: columns that change nothing, and no trigger that does. */
+/** What a table needs for a proof: columns that change no value, and no trigger that does. */
 import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
@@ -21,7 +21,7 @@ const refuse = (code: string, reason: string) => new UploadError({ class: "opera
 
 const TableInfo = Schema.Array(Schema.Struct({ name: Schema.String, type: Schema.String }))
 
-/** The declared types of a table's columns, by their names in lower case. */
+/** The declared types of a table's columns, by name in lower case. */
 export const typesOf = (
   connection: Connection,
   table: string
@@ -32,7 +32,7 @@ export const typesOf = (
     Effect.map((columns) => new Map(columns.map(({ name, type }) => [name.toLowerCase(), type])))
   )
 
-/** Gives a table its column for proofs, and tries it with a row that is taken back. */
+/** Gives a table its column for proofs, and tries it with a row that is rolled back. */
 export const migrateTable = (
   connection: Connection,
   definition: AuditEvent.Any,
@@ -56,7 +56,7 @@ export const migrateTable = (
     }
   })
 
-/** Why the table refuses the row, if it does; fails if the row comes back as another one. */
+/** Returns why the table refuses the row, if it does. Fails if the row comes back changed. */
 const trySample = (
   connection: Connection,
   definition: AuditEvent.Any,
@@ -80,7 +80,7 @@ const trySample = (
     if (Either.isLeft(written)) {
       yield* connection.executeRaw("ROLLBACK", [])
       const refused = explain(written.left.cause, file)
-      // what is refused for what it is, by a constraint or a trigger, says nothing of the rows that will come
+      // if a constraint or a trigger refuses this row, that says nothing of real ones
       return refused instanceof Refused ? refused.code : yield* refused
     }
     const [shown] = yield* selectRows(

@@ -1,15 +1,17 @@
-/** Columns of SQLite that give back what was written: by their affinity (https://sqlite.org/datatype3.html, 3.1). */
+/**
+ * The columns of SQLite that give back what was written, by their affinity (https://sqlite.org/datatype3.html, 3.1).
+ */
 import { Either } from "../../../schema/Effect3.js"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import type { SqlValue } from "../../../schema/Line.js"
 import { type Storage, storageOf } from "../columnTypes.js"
 import { isNumeric, type Kept, type Keeper, numberText } from "../provable.js"
 
-/** What the columns of a table do with the values of a kind; if some change them, which, and what to do. */
+/** What the columns of a table do with the values of a kind. If some change them: which, and what to do. */
 export const provable = (
   definition: AuditEvent.Any,
   table: string,
-  /** the declared types of the columns, by their names in lower case */
+  /** the declared types of the columns, by name in lower case */
   types: ReadonlyMap<string, string>
 ): Either.Either<ReadonlyArray<Keeper>, string> => {
   const keepers: Array<Keeper> = []
@@ -54,7 +56,7 @@ const INTEGER: Keeper = {
     typeof value === "number" && !Number.isInteger(value) ? numberText(value) : whole(value)
 }
 
-/** A whole number that needs more than 64 bits is kept as a fraction would be. */
+/** The text of a whole number. One of more than 64 bits is kept as a fraction is. */
 const whole = (value: SqlValue): string | null =>
   typeof value === "number" && !isOf64Bits(value) ? numberText(value) : asText(value)
 
@@ -66,10 +68,7 @@ const REAL: Keeper = {
   textOf: (value) => (value === null ? null : numberText(Number(value)))
 }
 
-/**
- * The text of a value, by its storage class: of a text from its bytes, of a whole number from its digits. Undefined of
- * bytes, which none of ours is.
- */
+/** The text of a value, by its storage class: texts come as bytes, whole numbers as digits. Undefined for a BLOB. */
 export const textOf = (storageClass: string, value: unknown): string | null | undefined => {
   switch (storageClass) {
     case "null":

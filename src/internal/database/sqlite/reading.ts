@@ -1,5 +1,5 @@
 /**
- * Reads the tables of an SQLite file, page by page. Its statements run in the thread of the program and nothing ends
+ * The reader of the tables of an SQLite file, page by page. Its statements run in the program's thread and nothing ends
  * them, so each of them looks at a bounded number of rows.
  */
 import type { Connection } from "@effect/sql/SqlConnection"
@@ -42,7 +42,7 @@ type Query = (
 ) => Effect.Effect<ReadonlyArray<FoundRow>, TrailError>
 type FoundRow = Readonly<Record<string, string | number | ArrayBuffer | null>>
 
-/** Reads by a connection that lives as long as the scope. The file is opened by the first search. */
+/** Reads by a connection that lives as long as the scope. The first search opens the file. */
 export const makeReader = (
   { filename, tables }: ReadingSettings,
   disk: Disk["Type"]
@@ -91,7 +91,7 @@ export const makeReader = (
     }
   })
 
-/** Opening a file that is not there would make it. */
+/** Opening a missing file would make it, so that is refused. */
 const openFile = (file: string, disk: Disk["Type"]): Effect.Effect<Connection, TrailError, Scope.Scope> =>
   Effect.gen(function* () {
     const info = yield* Effect.mapError(disk.info(file), (error) => failed(error, file))
@@ -132,7 +132,7 @@ const failed = (cause: unknown, file: string): TrailError => {
 
 interface ReadColumn {
   readonly name: string
-  /** whether numbers stand in it as their digits */
+  /** whether numbers are stored in it as their digits */
   readonly isText: boolean
 }
 
@@ -183,7 +183,7 @@ const describe = (
 const look = (query: Query, sql: string, of: string) =>
   Effect.flatMap(query(sql, [of]), (rows) => Effect.orDie(Schema.decodeUnknown(Found)(rows)))
 
-/** The types of a table's columns, by their names in lower case. */
+/** The types of a table's columns, by name in lower case. */
 const tableInfo = (query: Query, table: string, file: string) =>
   look(query, "SELECT name, type FROM pragma_table_info(?)", table).pipe(
     Effect.map(
@@ -253,7 +253,7 @@ const walkable = (query: Query, shape: Shape, search: Search): Effect.Effect<Wal
       timeOf: (key) => (isByTime ? millisOf(key[0]!) : null),
       noWindows: undefined,
       page: <A>({ after, isTry, limit, upTo }: Range, collect: Collect<A>) => {
-        // nothing would end it
+        // nothing would end this statement
         if (isTry && (isIndexed || !isByTime)) return tooSlow(table)
         const clauses = [...filters, ...beyond(forward, after), ...beyond(back, upTo), ...tests]
         return Effect.map(run(columns, clauses, `${orderBy} LIMIT ${limit}`), (found) => {
@@ -276,7 +276,7 @@ const walkable = (query: Query, shape: Shape, search: Search): Effect.Effect<Wal
     }
   })
 
-/** Begins with windows. */
+/** Makes the walk go by windows. */
 const tooSlow = (table: string) =>
   new TooMuch({
     what: "slow",
@@ -309,7 +309,7 @@ const rangeOf = ({ hasId, hasTime }: Shape, { along, from, to }: Search): Readon
   ]
 }
 
-/** Texts as their bytes: the driver ends a text at its first NUL. */
+/** Texts are read as bytes: the driver ends a text at its first NUL. */
 const asRead = (name: string): string => {
   const it = quote(name)
   return `CASE typeof(${it}) WHEN 'text' THEN CAST(${it} AS BLOB) ELSE ${it} END`
@@ -359,7 +359,7 @@ const bytesOfId = (eventId: string): Buffer => {
   return bytes
 }
 
-/** By the bytes of a text, whatever the collation of the column. */
+/** Compares the bytes of a text, whatever the collation of the column. */
 const condition = ({ isText, name }: ReadColumn, test: Test["is"]): Clause => {
   const it = `${quote(name)} COLLATE BINARY`
   switch (test._tag) {
@@ -373,7 +373,7 @@ const condition = ({ isText, name }: ReadColumn, test: Test["is"]): Clause => {
     case "prefix": {
       const bytes = Buffer.from(test.text)
       if (bytes.length === 0) return { sql: `${quote(name)} IS NOT NULL`, params: [] }
-      // the first can be looked up in an index
+      // an index can serve the first comparison
       return {
         sql: `(${it} >= ? AND substr(CAST(${quote(name)} AS BLOB), 1, ${bytes.length}) = ?)`,
         params: [test.text, bytes]

@@ -1,4 +1,4 @@
-/** Rows and their seal in one transaction of SQLite. */
+/** Sealing: stores rows and their seal in one transaction of SQLite. */
 import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect } from "effect"
@@ -27,7 +27,7 @@ export interface Found {
 
 export interface Target {
   readonly connection: Connection
-  /** the tables that this connection has looked at */
+  /** the tables that this connection has checked */
   readonly found: Map<AuditEvent.Any, Found>
   readonly nameOf: (definition: AuditEvent.Any) => string
   readonly guard: ReturnType<typeof makeDriftGuard>
@@ -116,7 +116,7 @@ const storeKind = (
     return storedOf(manifest, proven, rejected, twins)
   })
 
-/** A trigger may take the whole transaction back (RAISE(ROLLBACK)): what came after it would stand without a seal. */
+/** If a trigger rolled the whole transaction back (RAISE(ROLLBACK)), the next rows would be stored without a seal. */
 const stillInTransaction = (connection: Connection): Effect.Effect<void, UploadError> =>
   Effect.matchEffect(connection.executeRaw("BEGIN", []), {
     onFailure: () => Effect.void,
@@ -126,7 +126,7 @@ const stillInTransaction = (connection: Connection): Effect.Effect<void, UploadE
       )
   })
 
-/** Stores events of several kinds and the seal that is made of what became of them. */
+/** Stores events of several kinds, and the seal of what became of them. */
 export const upload = (
   target: Target,
   batches: ReadonlyArray<UploadBatch>,
@@ -142,7 +142,7 @@ export const upload = (
       yield* connection.executeRaw("COMMIT", [])
       return stored.map(({ rejected }) => ({ rejected }))
     }).pipe(
-      // a connection that is closed in the middle keeps the file locked
+      // a connection that is closed within a transaction keeps the file locked
       Effect.onError(() => Effect.ignore(connection.executeRaw("ROLLBACK", [])))
     )
   }).pipe(Effect.catchTag("SqlError", ({ cause }) => toUploadError(cause, target.file)))

@@ -21,7 +21,7 @@ import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import { quote } from "./connection.js"
 import { textOf } from "./provable.js"
 
-/** The table of seals, if it is not there. */
+/** Makes the table of seals. */
 export const CREATE_SEAL_TABLE: string = `CREATE TABLE IF NOT EXISTS ${quote(SEAL_TABLE)} (
   "chain" BLOB NOT NULL,
   "number" INTEGER NOT NULL,
@@ -45,21 +45,21 @@ export const insertSeal = (connection: Connection, seal: Seal): Effect.Effect<un
     sealParameters(seal)
   )
 
-/** libsql hands out bytes as an ArrayBuffer; anything else than bytes is none of ours, and no bytes stand for it. */
+/** libsql gives bytes as an ArrayBuffer. Anything else is none of ours, and becomes no bytes. */
 const Bytes = Schema.transform(Schema.Unknown, Schema.Uint8ArrayFromSelf, {
   strict: true,
   decode: (value) => (value instanceof ArrayBuffer ? new Uint8Array(value) : new Uint8Array(0)),
   encode: (bytes) => bytes
 })
 
-/** The same of a text, which somebody may have replaced by something else. */
+/** The same for a text, in place of which somebody may have written something else. */
 const Text = Schema.transform(Schema.Unknown, Schema.String, {
   strict: true,
   decode: (value) => (typeof value === "string" ? value : ""),
   encode: (text) => text
 })
 
-/** Others are none of ours, and could not be read as a number. */
+/** Other numbers are none of ours, and JavaScript cannot hold them. */
 const IS_NUMBER = `typeof("number") = 'integer' AND "number" <= ${Number.MAX_SAFE_INTEGER}`
 
 const SealRow = Schema.Struct({
@@ -119,7 +119,7 @@ const select = <Row, I>(
     Effect.catchTag("ParseError", Effect.die)
   )
 
-/** The seals of a chain, the first parameter, of which a condition holds. */
+/** The seals of a chain, the first parameter, that fulfil a condition. */
 export const selectSeals = (connection: Connection, rest: string, params: ReadonlyArray<unknown>) =>
   Effect.map(
     select(
@@ -139,7 +139,7 @@ const columnsOf = (connection: Connection, table: string): Effect.Effect<Readonl
     (columns) => new Set(columns.map(({ name }) => name.toLowerCase()))
   )
 
-/** What there is to prove; the connection shows one snapshot. */
+/** The source of a proof; the connection must show one snapshot. */
 export const sourceOf = (connection: Connection): Source<SqlError> => ({
   chains: Effect.map(
     select(
@@ -239,8 +239,8 @@ const ShownColumns = Schema.Struct(
 )
 
 /**
- * A value with its storage class. A whole number as its digits, since it may have more than a number of JavaScript; a text
- * as its bytes, since libsql ends it at a NUL.
+ * A value with its storage class. A whole number comes as its digits, since it may be too large for JavaScript. A text
+ * comes as its bytes, since libsql ends it at a NUL.
  */
 const shown = (column: string, as: string): string =>
   `typeof(${column}) AS t${as}, CASE typeof(${column}) WHEN 'integer' THEN CAST(${column} AS TEXT) ` +
