@@ -483,7 +483,7 @@ const carryOut = (
     yield* awaitOwner(asked, queue, patience)
   })
 
-/** Shows on a terminal how many letters are decided. It reads the file, whoever decides them. */
+/** Shows on a terminal how many letters are decided. It reads the file, so it does not matter who decides them. */
 const withProgress = <A, E, R>(queue: Queue, total: number, work: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     if (!isTerminal(process.stderr) || total < MANY) return yield* work

@@ -1,4 +1,4 @@
-/** `effect-audit events`: what was delivered, as it stands in the database. */
+/** `effect-audit events`: shows what was delivered, as the database has it. */
 import { Chunk, Effect, Option, Stream } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"

@@ -1,4 +1,4 @@
-/** `effect-audit tail` and `show`: events as they stand in the queue. */
+/** `effect-audit tail` and `show`: show events that wait in the queue. */
 import { Effect, Option, Stream } from "effect"
 import * as deadLetterFile from "../internal/queue/deadLetters.js"
 import { eventIdOfLine } from "../internal/python/oldLines.js"

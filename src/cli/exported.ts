@@ -192,7 +192,7 @@ const hasPlainKeys = ({ columns }: AuditEvent.Any): boolean => {
   return new Set(keys).size === keys.length && keys.every((key) => key !== "__proto__" && !/^\d+$/.test(key))
 }
 
-/** Whether the program's class has a constructor of its own: it takes the input, and may change it. */
+/** Whether the program's class declares a constructor, which may change the input. */
 const hasConstructor = (kind: AuditEvent.Any): boolean => {
   let made: object = kind
   while (!Object.hasOwn(made, "columns")) {

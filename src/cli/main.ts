@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * The command `effect-audit`. A call that needs nothing from the program runs `alone.js`, which bundles its parts of
- * Effect and starts twice as fast. Drivers and classes of --events need the Effect that they were made with.
+ * The command `effect-audit`. A call that needs nothing from the program runs `alone.js`, which bundles Effect and
+ * starts twice as fast. Drivers and classes of --events need the Effect that they were made with.
  */
 import { existsSync } from "node:fs"
 

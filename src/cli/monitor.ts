@@ -60,7 +60,7 @@ const EMPTY: View = {
 }
 
 const PAUSE = Duration.seconds(1)
-/** A pause lasts this many times as long as the look before it, which takes a second with 100,000 dead letters. */
+/** A pause lasts this many times as long as the look before it: a second with 100,000 dead letters. */
 const PAUSES = 9
 
 /** Looks once a second, or for a tenth of the time if looking takes long, until the scope closes. */

@@ -11,8 +11,8 @@ const load = loader("MySQL", "@effect/sql-mysql2@0.53", () => import("@effect/sq
 const require = createRequire(import.meta.url)
 
 /**
- * Loads what the driver and Node would load later. By then the process may run as the owner of a queue, who may not be
- * able to read what root has installed.
+ * Loads what the driver and Node would load later. By then the process may run as the owner of a queue, who cannot
+ * always read what root installed.
  */
 const loadWhole = Effect.gen(function* () {
   if (process.geteuid?.() !== 0) return

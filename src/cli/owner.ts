@@ -1,4 +1,4 @@
-/** The owner of a queue: run as root, the command becomes that user, so that its files belong to the service. */
+/** The owner of a queue: as root, the command becomes that user, so that its files belong to the service. */
 import { Effect, Option } from "effect"
 import * as os from "node:os"
 import * as path from "node:path"
@@ -88,7 +88,7 @@ const become = (directory: string, owner: FileInfo, place: FileInfo | undefined)
 const { initgroups } = process as unknown as { readonly initgroups: (user: number, group: number) => void }
 
 /**
- * If root has the directory, the service uses it by its group, which a platform gives to processes and not to users.
+ * If root owns the directory, the service uses it by its group. A platform gives that group to processes, not to users.
  */
 const switchTo = (
   { gid, uid }: { readonly uid: number; readonly gid: number },
@@ -116,8 +116,8 @@ export const refuse = (directory: string, uid: number) =>
   })
 
 /**
- * What to do about a path that this user may not use: its owner may, or the owner of the nearest directory that can be
- * seen. undefined if that is this user.
+ * What to do about a path that this user may not use. Its owner may, or the owner of the nearest directory in sight.
+ * undefined if that is this user.
  */
 export const adviceOnAccess = (target: string): Effect.Effect<string | undefined, never, Disk> =>
   Effect.gen(function* () {

@@ -101,7 +101,7 @@ export const purge = Command.make("purge", { directory, before, wait, sqlite, ..
   )
 )
 
-/** of one request, all of which must fit into one seal */
+/** of one request, since one seal must hold them all */
 const MOST_EVENTS = 10_000
 
 const idsOf = (named: ReadonlyArray<string>, file: Option.Option<string>) =>

@@ -125,7 +125,7 @@ export const kindsOf = (files: ReadonlyArray<string>, isActivityWanted = true) =
       if (found.length === 0) return yield* usageError(`${file} exports no class of events.`)
       kinds.push(...found)
     }
-    // a module may export one of ours again, or a class of its own in its place
+    // a module may export one of our kinds again, or replace it
     return [...new Map(kinds.map((kind) => [kind.kind, kind])).values()]
   })
 

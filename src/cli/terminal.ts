@@ -1,6 +1,6 @@
 /**
- * The output of the command. Everything that reaches a screen goes through {@link render}, which escapes it, so that no
- * line, letter or server can move the cursor. Only {@link paint} makes colours.
+ * The output of the command. Everything that reaches a screen is escaped by {@link render}: no line, letter or server
+ * can move the cursor. Only {@link paint} makes colours.
  */
 import { Console, Effect, Logger } from "effect"
 import { stripVTControlCharacters, styleText } from "node:util"
@@ -97,8 +97,8 @@ export const sayError = (exitCode: number, text: string): Effect.Effect<void> =>
   isJson ? toStderr(jsonOf({ error: text, exitCode })) : say(...text.split("\n"))
 
 /**
- * Writes text to stdout as it is, and waits until it is taken, so that an export does not fill the memory. On a
- * terminal it is escaped, line by line.
+ * Writes text to stdout as it is. Waits until it is taken, so that an export does not fill the memory. On a terminal it
+ * is escaped, line by line.
  */
 export const write = (text: string | Uint8Array): Effect.Effect<void> =>
   process.stdout.isTTY

@@ -71,7 +71,7 @@ const roundCount = (most) => {
   return [1, 2, 5, 10].map((factor) => factor * step).find((top) => top >= most) ?? 10 * step
 }
 
-/** seconds, of which the half is a short text */
+/** seconds; half of each is a short text */
 const ROUND_SECONDS = [10, 20, 60, 120, 240, 600, 1200, 3600, 7200, 14_400, 43_200, 86_400, 172_800]
 
 /** @type {(most: number) => number} the same for milliseconds */

@@ -2,9 +2,9 @@
  * Doubt: decides whether an event is to blame for a refusal, or the database.
  *
  * A code that nobody knows leaves this open. So does each known one, since a trigger may give its refusal any number.
- * No good event is lost. An event is rejected only if, on one connection, it was refused alone, another row of its
- * table was stored after that, and it was refused again. A later pass must show all this once more. If two events are
- * refused alone and nothing is stored between them, the database is ill.
+ * No good event is lost. An event is rejected only if one connection refused it alone, then stored another row of its
+ * table, then refused it again. A later pass must show all this once more. If two events are refused alone and nothing
+ * is stored between them, the database is ill.
  *
  * Tricky scenarios:
  * - The doubtful event is the last one of its batch: nothing can be stored after it. The next batch is larger.
@@ -62,8 +62,8 @@ interface Search {
 const PATIENCE = 2
 
 /**
- * The same for a known code. By the backoff this is two minutes: longer than the idle session of a program that
- * vanished keeps an event locked (60 seconds, mysql/connection.ts).
+ * The same for a known code. By the backoff this is two minutes. The idle session of a program that vanished locks an
+ * event for less (60 seconds, mysql/connection.ts).
  */
 const PATIENCE_WITH_KNOWN = 6
 

@@ -1,6 +1,6 @@
 /**
- * Drivers: optional packages, loaded when an uploader is made. If one were imported statically, but is missing or
- * belongs to another Effect, that would fail before schema/Effect3.ts can say what is wrong.
+ * Drivers: optional packages, loaded when an uploader is made. One may be missing, or belong to another Effect. A
+ * static import would then fail before schema/Effect3.ts can say so.
  */
 import { Effect } from "effect"
 

@@ -59,7 +59,7 @@ export const narrow = <E extends { readonly _tag: string } = UploadError>(
 export const makeDriftGuard = () => {
   const inARow = new Map<string, { readonly code: string; readonly count: number }>()
   return {
-    /** Watches a batch, or the rest of one of which `stored` events are stored already. */
+    /** Watches a batch, or the rest of one after `stored` of its events are stored. */
     watch: (table: string, events: ReadonlyArray<Pick<StoredEvent, "retried">>, stored = 0) => {
       const rejected: Array<Rejection> = []
       const size = events.reduce((count, { retried }) => (retried === true ? count : count + 1), stored)

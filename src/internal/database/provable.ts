@@ -5,7 +5,7 @@ import type { Storage } from "./columnTypes.js"
 
 /** What a column does with the values of a field. */
 export interface Keeper {
-  /** UTF-16 units of a text up to which it is kept, and shown, as it is; -1 if no text is. NULL always is. */
+  /** The UTF-16 units up to which a text is kept and shown as it is; -1 for none. NULL always is. */
   readonly plain: number
   /** What to write for a value so that the column keeps just that; undefined if nobody can tell what it would keep. */
   readonly fit: (value: SqlValue) => SqlValue | undefined

@@ -88,8 +88,7 @@ export const parameters = (
 }
 
 /**
- * How the values of a column are sent, if a plain parameter would be stored in another way than a literal, or as
- * something else.
+ * How the values of a column are sent, if a plain parameter would be stored as another value than a literal.
  *
  * - `digits`: numbers as texts, since a floating-point number would show as `1.23e15`
  * - `whole`: fractions are rounded away from zero, as literals are; the server rounds parameters to the even neighbour

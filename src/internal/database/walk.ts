@@ -2,9 +2,9 @@
  * The walk: reads a table along a key, page by page, with bounded statements.
  *
  * Without conditions a page is the next rows of the key's index. With conditions the whole rest is asked first, since
- * an index of the table may know the answer. If that takes too long, the walk goes by windows: so many rows of the
- * key's index, of which those that fit are asked for. Then a rare match costs many short statements, and each of them
- * makes progress. Windows count rows, not time: a million rows may share a millisecond.
+ * an index of the table may know the answer. If that takes too long, the walk goes by windows: ranges of the key's
+ * index, searched one by one. Then a rare match costs many short statements, and each of them makes progress. Windows
+ * count rows, not time: a million rows may share a millisecond.
  */
 import { Channel, Chunk, Data, Effect, Fiber, Stream } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"

@@ -18,7 +18,7 @@ const KEPT = 64 * 1024
 
 /**
  * Parts behind their lengths. Those of the constructor begin every frame. Hot path: a row has two hashes of a dozen
- * short parts each, so one frame is used again and again, and copies short texts itself (bench/README.md#proof).
+ * short parts each. So one frame serves many rows, and copies short texts itself (bench/README.md#proof).
  */
 export class Frame {
   private bytes = Buffer.alloc(1024)
@@ -126,7 +126,7 @@ const EQUALS = "=".charCodeAt(0)
 /** UTF-16 units, or bytes, up to which a loop is as fast as a call of the buffer */
 const SHORT = 48
 
-/** bytes of a frame up to which its view is kept: making one takes a tenth of the time of its hash */
+/** bytes of a frame up to which its view is kept: making one takes a tenth of its hash's time */
 const SHORT_FRAME = 1024
 
 /** Shared: a caller is done with it before the next one begins. */

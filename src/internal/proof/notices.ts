@@ -1,6 +1,6 @@
 /**
- * Notices: what a seal says besides its rows. Each is a netstring of netstrings, a word and its texts, so that an
- * auditor can read them without any program.
+ * Notices: what a seal says besides its rows. Each is a netstring of netstrings, a word and its texts: an auditor can
+ * read them without any program.
  */
 import { Schema } from "effect"
 import { Either } from "../../schema/Effect3.js"

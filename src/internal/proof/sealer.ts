@@ -253,7 +253,7 @@ export class Sealer {
 
   /**
    * Begins a chain, whose first seal names the one before and all others. Its id follows from where it begins. So if
-   * the answer to its first seal was lost, the chain is found again, after a new start as well.
+   * the answer to its first seal was lost, the chain is found again, even after a new start.
    */
   private begin(last: LastSeal | undefined, found: string): Effect.Effect<void, UploadError> {
     return Effect.gen(this, function* () {
@@ -354,7 +354,7 @@ const missedSince = (sealing: Sealing, chain: string, now: number): number => {
 
 const CHAIN_BYTES = 16
 
-/** If the cursor was lost, a chain is read again only up to this many seals: all their events are held in memory. */
+/** If the cursor was lost, at most this many seals are read again: all their events are held in memory. */
 const MOST_LATER = 1000
 
 const previous = ({ chain, head, number }: LastSeal, found: string): Notice => ({

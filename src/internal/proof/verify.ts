@@ -1,5 +1,5 @@
 /**
- * The proof: checks the seals in order, then the rows that they are about, then looks for rows that no seal is about.
+ * The proof: checks the seals in order, then their rows, then looks for rows that no seal is about.
  *
  * It trusts the public key, and that the database shows one snapshot. It trusts neither the program nor its directory.
  * Its memory does not grow with the rows; only the ids of erasures are kept.
@@ -43,7 +43,7 @@ export interface Source<E> {
   ) => Effect.Effect<{ readonly rows: ReadonlyArray<ShownRow>; readonly ids: number }, E>
   /** The tables that have a column for proofs. */
   readonly tables: Effect.Effect<ReadonlyArray<string>, E>
-  /** How many rows of a table have a proof, how many of these have no id, and how many have none. */
+  /** How many rows of a table have a proof, how many of these no id, and how many no proof. */
   readonly count: (table: string) => Effect.Effect<Counts, E>
   /** A name, quoted for SQL. */
   readonly quote: (name: string) => string

@@ -104,7 +104,7 @@ class Wire {
     return socket
   }
 
-  /** Begins to count anew what the server sends. */
+  /** Resets the count of bytes that the server sent. */
   restart(): void {
     this.guarded?.restart()
   }
@@ -145,7 +145,7 @@ const connect = (
   // the name or address that the certificate has to show
   const identity = ssl?.servername ?? address.host
   const verified = ssl === undefined || ssl.rejectUnauthorized === false ? undefined : identity
-  // why we broke off the login: the driver would give a code of its own
+  // why we broke off the login: the driver would give another code
   let refused: Error | undefined
   return driver.MysqlClient.make({
     // the driver needs the name for the certificate only, since the socket is ours
@@ -364,8 +364,8 @@ const isNoRows = (answer: unknown): answer is ReadonlyArray<never> =>
 const UTC = /^(?:[+-]00:00|(?:Etc\/)?(?:UTC|UCT|Universal|Zulu))$/i
 
 /**
- * An idle session ends after so many seconds. Otherwise a transaction of a program that vanished would keep its events
- * locked for the server's own `wait_timeout`, 8 hours by default.
+ * An idle session ends after so many seconds. Otherwise a transaction of a program that vanished would lock its events
+ * for the server's `wait_timeout`, by default 8 hours.
  */
 const IDLE_SECONDS = 60
 

@@ -1,8 +1,8 @@
 /**
- * The guard of the driver: nothing that a server, a proxy or the network sends is thrown outside of our Effects.
+ * The guard of the driver: nothing that a server, a proxy or the network sends throws outside our Effects.
  *
- * mysql2 parses inside its socket's listeners and reports by `error` events, to which its pool listens once. So errors
- * of its listeners are caught where the sockets emit, and each of its connections gets a listener that stays.
+ * mysql2 parses inside its socket's listeners and reports by `error` events, to which its pool listens once. So the
+ * guard catches errors of listeners where the sockets emit. Each connection gets a listener that stays.
  */
 import type { EventEmitter } from "node:events"
 import type * as net from "node:net"
@@ -27,7 +27,7 @@ interface Connection extends EventEmitter, Querying {
 }
 
 export interface Guard {
-  /** Begins to count anew what the server sends. */
+  /** Resets the count of bytes that the server sent. */
   readonly restart: () => void
   /** the driver's connection; undefined as long as it is not known */
   readonly connection: () => Querying | undefined
@@ -94,7 +94,7 @@ const confineDriver = (
   connection.on("error", fail)
   // packets out of order; if they are a refusal, as of too large a packet, the driver still reports it
   connection.on("warn", (warning: Error) => onBroken(protocolError(warning.message)))
-  // the driver would drop the statement silently; an error that is thrown goes to whoever waits
+  // the driver would drop the statement silently; it passes on an error that is thrown
   connection.protocolError = (message, code) => {
     throw protocolError(message, code)
   }

@@ -154,8 +154,8 @@ export const toUploadError = (failure: Failure): UploadError =>
 
 /**
  * Whether a 1062 is about one of our keys. The message ends in the key's name, in MySQL with the table before it. The
- * values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`. Case does not count: for a
- * table's name the server decides (`lower_case_table_names`), for a key's it means nothing (MySQL manual, "Identifier
+ * values of the row stand earlier, so they cannot imitate it. Needs `lc_messages='en_US'`. Case does not count: in a
+ * table's name the server decides (`lower_case_table_names`). In a key's it means nothing (MySQL manual, "Identifier
  * Case Sensitivity"). A trigger's table may have a key of the same name.
  */
 export const isEventKey = (message: string, subject: Subject): boolean =>
@@ -187,8 +187,8 @@ export const isOfPreparing = ({ code }: { readonly code: string }): boolean =>
   [NOT_PREPARED, NOT_CONVERTIBLE].includes(Number(code))
 
 /**
- * Whether the connection broke in the middle of the statement. Too large a packet mostly looks the same: the server
- * says 1153 and hangs up while we are still sending, so its answer is lost.
+ * Whether the connection broke in the middle of the statement. Too large a packet mostly looks the same. The server
+ * says 1153 and hangs up while we still send, so its answer is lost.
  */
 export const isBroken = ({ code }: { readonly code: string }): boolean => BROKEN.includes(code)
 
@@ -323,7 +323,7 @@ const missingColumn: Reason = (subject, text) => {
     : brokenObject(subject, text)
 }
 
-/** Names the object where the server does. These texts hold names of the schema and nothing of a row. */
+/** Names the object if the server does. These texts hold names of the schema and nothing of a row. */
 const brokenObject: Reason = (subject, text) => {
   const [object] =
     /^Table '[^']+' doesn't exist|(?:FUNCTION|PROCEDURE) \S+ does not exist|View '[^']+'|definer \('[^']*'@'[^']*'\)|(?:Unknown )?[Cc]olumn '[^']+'|table '[^']+'/.exec(

@@ -48,7 +48,7 @@ const bytesAsText = (bytes: Buffer): string => `x'${bytes.toString("hex")}'`
 
 /**
  * The row of an event that is too large to be escaped: its long texts are parameters. The rest is as in every other
- * row, since MySQL converts a parameter to the type of its column, and that in another way than a literal.
+ * row: MySQL converts parameters in another way than literals.
  */
 export const rowWithParameters = (
   event: StoredEvent,

@@ -1,6 +1,6 @@
 /**
  * Logins without TLS: the password goes under a key that is trusted, or not at all. The driver would encrypt it with
- * any key that it is shown, and a man in the middle can show his own.
+ * any key that it is shown, even that of a man in the middle.
  */
 import { Redacted } from "effect"
 import * as crypto from "node:crypto"

@@ -1,7 +1,7 @@
 /**
  * The lookup of servers' names, during which the process can end. `dns.lookup` holds a thread until the name service
- * answers, 10 to 26 seconds if it does not, and the process cannot exit before. Only `dns.lookup` knows hosts files,
- * search domains and VPNs, so it gives the addresses. But it is called only when an answer will come:
+ * answers, or 10 to 26 seconds. The process cannot exit before. Only `dns.lookup` knows hosts files, search domains and
+ * VPNs, so it gives the addresses. But it is called only when an answer will come:
  *
  * - a name of the hosts file, or `localhost`: no name service is asked;
  * - any other name: c-ares, which can be cancelled, first asks what `dns.lookup` would ask. Any reply will do. So does

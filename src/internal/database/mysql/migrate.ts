@@ -50,8 +50,8 @@ export interface MigrationTarget {
 }
 
 /**
- * Migrates the tables of one server. If there are several servers (`isOnly` is false), a read-only one is refused: what
- * a privileged account changes there never reaches the others.
+ * Migrates the tables of one server. One of several (`isOnly` is false) is refused if it is read-only: changes by a
+ * privileged account would not reach the others.
  */
 export const migrate = (
   endpoint: Endpoint,
@@ -345,8 +345,8 @@ const missingColumns = (target: MigrationTarget, present: Columns): ReadonlyArra
   [...theirColumns(target), ...ourColumns(target)].filter(([name]) => !present.has(name.toLowerCase()))
 
 /**
- * The indexes of a new table. The one over time and id costs a tenth of the rate at which a backlog is delivered
- * (bench/README.md#index), so it comes only if it is asked for.
+ * The indexes of a new table. The one over time and id costs a tenth of the delivery rate (bench/README.md#index), so
+ * it comes only on request.
  */
 const newIndexes = (target: MigrationTarget): ReadonlyArray<Index> =>
   target.index ? readingIndexes(target) : indexesOf(target.definition)

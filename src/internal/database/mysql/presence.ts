@@ -1,9 +1,9 @@
 /**
- * Presence: tells whether events are in their table already, if the server names a unique key of the table before ours.
+ * Presence: tells whether events are in their table already, if the server names another unique key before ours.
  *
  * The server checks the primary key first, so a repeated event looks like another event with the same key. An account
- * that may read `event_id` asks. Without that right the events are inserted once more, with other values in the columns
- * of those keys, and rolled back: our key refuses what is there already.
+ * that may read `event_id` asks. Without that right the events are inserted once more, with other values for those
+ * keys, and rolled back. Our key refuses what is there already.
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect, Schema } from "effect"
@@ -90,7 +90,7 @@ const INTEGERS: Readonly<Record<string, number>> = {
   bigint: 64
 }
 
-/** Whether the events are in the table, one of which a key other than ours refused. */
+/** Whether the events are in the table, after a key other than ours refused one of them. */
 export const presenceOf = (
   session: Session,
   table: Table,

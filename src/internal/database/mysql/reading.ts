@@ -123,7 +123,7 @@ const NOTHING = new Made<Row>(Chunk.empty(), 0, undefined, 0)
 /** one for the page that is read ahead, one for another search */
 const SESSIONS = 2
 const RETRIES = 2
-/** of our own time-out, so that the server ends the statement first */
+/** share of our time-out, so that the server ends the statement first */
 const SERVERS_SHARE = 0.8
 /** milliseconds for the question whether an index knows the answer */
 const TRY_MILLIS = 1000

@@ -23,8 +23,8 @@ interface Kept {
 /** How a session is used. */
 export interface Use {
   /**
-   * Whether to begin again with another session if the server has stopped taking writes: then a planned switch-over
-   * costs no backoff. The use must be safe to repeat.
+   * Whether to begin again with another session if the server has stopped taking writes. So a planned switch-over costs
+   * no backoff. The use must be safe to repeat.
    */
   readonly mayRepeat?: boolean
 }

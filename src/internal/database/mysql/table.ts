@@ -31,7 +31,7 @@ export interface Table {
   readonly prepared: (count: number) => string
   /** Whether so many events are worth a prepared statement. */
   readonly isPrepared: (count: number) => boolean
-  /** How many events, from the one at `from` on, make one statement; 0 if that one alone is larger than a packet. */
+  /** How many events from `from` on make one statement; 0 if the first one alone is larger than a packet. */
   readonly fitting: (events: ReadonlyArray<StoredEvent>, from: number) => number
   /** the table's own unique keys, which the server may name before ours */
   readonly ownKeys: ReadonlyArray<OwnKey>
@@ -230,7 +230,7 @@ export const describe = (
         const room = session.maxPacket - STATEMENT_BYTES
         const most = Math.min(maxRows, events.length - from)
         const count = atMostBytes(events, from, most) <= room ? most : countFitting(events, from, most, room)
-        // Hot path: hundreds of rows go prepared and the rest as text, which is faster than all of them as text
+        // Hot path: hundreds of rows go prepared, the rest as text; all of them as text would be slower
         return session.prepares() && count > PREPARED_STEP ? count - (count % PREPARED_STEP) : count
       },
       note: (column = "") => {
@@ -269,7 +269,7 @@ const TIMES = new Set(["year", "time", "date", "datetime", "timestamp"])
 
 /**
  * Types that take a number as its digits. MySQL's JSON has no character set, and refuses a number that is no text. For
- * an address, a UUID or a shape, MariaDB refuses a number by 4078, a code that nobody knows, and a text by one that
+ * an address, a UUID or a shape, MariaDB refuses a number by 4078, which nobody knows. It refuses a text by a code that
  * blames the row.
  */
 const DIGITS =
@@ -277,8 +277,8 @@ const DIGITS =
 
 /**
  * The time zone in which a table is written. Our times are UTC. A TIMESTAMP column reads them in the session's zone: it
- * shifts them, and refuses those in the hour that a change of the clock leaves out. A session in UTC helps, unless it
- * shifts something else: a TIMESTAMP that the program gives as text, or what the server makes by the session's clock.
+ * shifts them, and refuses an hour that a clock change skips. A session in UTC helps, unless it shifts something else.
+ * That is a TIMESTAMP that the program gives as text, or what the server makes by the session's clock.
  */
 const timeZoneOf = (
   session: Session,
@@ -306,8 +306,8 @@ const timeZoneOf = (
   })
 
 /**
- * Whether the server makes the column's value by the session's clock: by a default, or in a stored column that is
- * generated from a TIMESTAMP. A TIMESTAMP itself keeps its moment in every zone.
+ * Whether the server makes the column's value by the session's clock: by a default, or generated from a TIMESTAMP and
+ * stored. A TIMESTAMP itself keeps its moment in every zone.
  */
 const isMadeInZone = (
   { expression, extra, standard, type }: Column,

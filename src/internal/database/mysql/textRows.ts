@@ -1,6 +1,6 @@
 /**
- * Rows of texts, read from the driver's packets. Hot path: without code that is made at run time, the driver would take
- * most of the time of a search (bench/README.md#reading).
+ * Rows of texts, read from the driver's packets. Hot path: without generated code, the driver would take most of the
+ * time of a search (bench/README.md#reading).
  */
 import type { Cells } from "../walk.js"
 import { protocolError } from "./driver.js"
@@ -30,8 +30,8 @@ export interface Querying {
 }
 
 /**
- * Runs a SELECT of so many columns, all of them texts in UTF-8, and hands on each row as it arrives, always in the same
- * object. If a driver shows its packets in another way, it reads the rows itself.
+ * Runs a SELECT of so many columns, all texts in UTF-8. Hands on each row as it arrives, always in the same object. If
+ * a driver shows its packets in another way, it reads the rows itself.
  */
 export const queryTexts = (
   connection: Querying,

@@ -1,6 +1,6 @@
 /**
- * The reader of the tables of an SQLite file, page by page. Its statements run in the program's thread and nothing ends
- * them, so each of them looks at a bounded number of rows.
+ * The reader of the tables of an SQLite file, page by page. Its statements run in the program's thread, and nothing
+ * ends them. So each looks at a bounded number of rows.
  */
 import type { Connection } from "@effect/sql/SqlConnection"
 import type { SqlError } from "@effect/sql/SqlError"
