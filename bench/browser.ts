@@ -1,5 +1,5 @@
 /**
- * The page of `serve` in a real browser: how long the events take to be seen.
+ * The page of `serve` in a real browser: how long events take to appear.
  *
  * @module
  */
@@ -21,7 +21,7 @@ export interface Look {
   readonly rows: number
 }
 
-/** Tells in the page when rows were painted: after the second frame that follows them. */
+/** Notes in the page when rows were painted: after the second frame that follows them. */
 const WATCH = `
 addEventListener("DOMContentLoaded", () =>
   new MutationObserver(() => {
@@ -30,7 +30,7 @@ addEventListener("DOMContentLoaded", () =>
   }).observe(document.getElementById("events"), { childList: true })
 )`
 
-/** Waits in the page, whose policy forbids what Playwright polls with. */
+/** Waits within the page, whose policy forbids what Playwright polls with. */
 const LOOK = `(async () => {
   while (window.paintedAt === undefined) await new Promise((resolve) => setTimeout(resolve, 5))
   const answers = performance.getEntriesByType("resource").filter(({ name }) => name.includes("/api/events?"))
@@ -38,7 +38,7 @@ const LOOK = `(async () => {
   return { answer: responseEnd - startTime, painted: window.paintedAt - responseEnd, rows: document.querySelectorAll("#events li").length }
 })()`
 
-/** Opens the page so many times, and looks at the newest events. */
+/** Opens the page so many times, and looks at the newest events each time. */
 export const lookAtEvents = async (
   directory: string,
   url: string,

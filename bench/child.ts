@@ -1,5 +1,5 @@
 /**
- * Processes of their own, so that no work sees what another one left in memory.
+ * Child processes: no work sees what another one left in memory.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The other side of child.ts.
+ * The process that child.ts starts: runs one module.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Databases of the bench's own, on the server of the run.
+ * The bench's databases, on the server of the run.
  *
  * @module
  */
@@ -13,7 +13,7 @@ export interface Database {
   readonly url: string
   /** Empties the tables, which also gives their files back. */
   readonly empty: () => Promise<void>
-  /** Stores so many uses, as MariaDB makes them, at even distances from a time on; both are milliseconds. */
+  /** Stores so many uses, made by MariaDB, at even distances from a time on; `from` and `length` are milliseconds. */
   readonly fill: (events: number, from: number, length: number) => Promise<void>
   /** Fails unless so many different events are there. */
   readonly expect: (events: number) => Promise<void>

@@ -1,5 +1,5 @@
 /**
- * The event that everybody records: 380 bytes as a line.
+ * The event that every subject records: 380 bytes as a line.
  *
  * @module
  */

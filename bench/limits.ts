@@ -1,6 +1,5 @@
 /**
- * The limits: bare loops without anything that a real log needs beside them (no rotation, no checks, no short writes,
- * no errors, no recovery).
+ * The limits: bare loops, without rotation, checks, short writes, errors or recovery, which a real log needs.
  *
  * @module
  */
@@ -24,7 +23,7 @@ export const writeEach = async (load: Load, file: string, line: Buffer): Promise
   return sample
 }
 
-/** A group commit of plain callbacks: whoever comes while a write is under way shares the next one. */
+/** A group commit of plain callbacks: callers that come during a write share the next one. */
 export const groupCommit = async (
   load: Load,
   file: string,
@@ -67,7 +66,7 @@ export const groupCommit = async (
 
 const COLUMNS = ["event_id", "event_time", ...USE_COLUMNS] as const
 
-/** Rows for each statement: 500, 1000 and 2000 came out alike. */
+/** Rows for each statement: 500, 1000 and 2000 were equally fast. */
 const ROWS = 500
 
 const insertSql = (rows: number) =>
@@ -85,7 +84,7 @@ const literal = (value: Value) =>
         ? escape(value)
         : String(value)
 
-/** The same as text. */
+/** The same statement as text, with its values. */
 const insertText = (values: ReadonlyArray<Value>): string => {
   let rows = ""
   for (let at = 0; at < values.length; at += COLUMNS.length) {
@@ -138,8 +137,8 @@ function* batchesOf(files: ReadonlyArray<string>): Generator<Array<Value>> {
 }
 
 /**
- * mysql2 alone: prepared INSERTs of a fixed size, the next one read and parsed while the server works on this one.
- * `ready`: the rows lie in memory, nothing is read or parsed while the clock runs.
+ * mysql2 alone: INSERTs of a fixed size, prepared by default. The next one is read and parsed while the server works on
+ * this one. `ready`: the rows lie in memory, so nothing is read or parsed while the clock runs.
  */
 export const insertAll = async (
   url: string,

@@ -1,5 +1,5 @@
 /**
- * Runs every work in a process of its own, one after the other, and writes what came of it.
+ * The bench: runs every work in a separate process, one after the other, and writes the results.
  *
  * @module
  */
@@ -51,13 +51,13 @@ try {
       console.log(`\n${work} (${Math.round((performance.now() - startedAt) / 1000)} s)`)
       for (const row of rows) console.log(describe(row))
     } catch (error) {
-      // the others are still worth their time
+      // the other works still run
       console.error(error)
       process.exitCode = 1
     }
   }
 
-  // a part of the bench leaves the other results as they are
+  // if only a part was measured, the other results stay
   const others =
     works.length === WORKS.length ? [] : (JSON.parse(fs.readFileSync(RESULTS, "utf8")) as Array<Row>)
   const rows = [...others.filter(({ work }) => !found.some((row) => row.work === work)), ...found]

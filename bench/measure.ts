@@ -1,5 +1,5 @@
 /**
- * What all measurements share: who is measured, interleaved rounds, medians, and rows of the results.
+ * What all measurements share: subjects, interleaved rounds, medians, and rows of the results.
  *
  * @module
  */
@@ -10,9 +10,9 @@ export interface Settings {
   readonly quick: boolean
   /** a new directory on the disk that is measured */
   readonly directory: string
-  /** MariaDB; undefined where it is not installed */
+  /** MariaDB; undefined if it is not installed */
   readonly database: Server | undefined
-  /** Oracle's MySQL; undefined where there is none */
+  /** Oracle's MySQL; undefined if there is none */
   readonly oracle: Server | undefined
   /** a python3 that can run the reference */
   readonly python: string | undefined
@@ -37,7 +37,7 @@ export interface Row {
   readonly met: boolean | null
   /** the lowest and the highest round, in the unit of the row's figure */
   readonly spread: readonly [number, number] | null
-  /** the figure, where it is not a rate */
+  /** the figure, if it is not a rate */
   readonly measured: string | null
 }
 
@@ -62,7 +62,7 @@ export interface Sample {
   readonly cpuMicros?: number | undefined
 }
 
-/** Somebody who does the work. */
+/** A contestant that does the work. */
 export interface Subject<A = Sample> {
   readonly name: string
   readonly run: (round: number) => Promise<A>
@@ -70,9 +70,9 @@ export interface Subject<A = Sample> {
 
 /**
  * Lets the subjects do the work in turn, so that what happens to the machine happens to all of them. Each round starts
- * with another one, and goes on in other steps, so that nobody always follows the same one: whoever runs after a peer
- * in a process of its own, for which this one was idle, is a tenth slower. The first round warms up and is not counted,
- * but where each subject starts in a process of its own, which has no code that could be warm.
+ * with another subject and goes on in other steps, so that none always follows the same one. After a peer that ran in a
+ * separate process, while this one was idle, a subject is a tenth slower. The first round warms up and is not counted.
+ * Subjects that start in a separate process have none: no code of theirs could be warm.
  */
 export const interleaved = async <A>(
   subjects: ReadonlyArray<Subject<A>>,
@@ -93,10 +93,10 @@ export const interleaved = async <A>(
   return samples
 }
 
-/** Each subject starts in a process of its own. */
+/** For subjects that each start in a separate process. */
 export const COLD = { warmUp: false }
 
-/** Only steps that have no divisor in common with the number of subjects come to all of them. */
+/** Only steps without a divisor in common with the number of subjects reach all of them. */
 const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b))
 
 export const now = (): number => performance.now()
@@ -147,9 +147,7 @@ export const round = (value: number, digits = 2): number => Number(value.toFixed
 
 // --------------------------------------------------------------------------------------------------- callers
 
-/**
- * Callers that append without pause until the time is up. Each event costs one look at the clock, whoever appends it.
- */
+/** Callers that append without pause until the time is up. Each event costs every subject one look at the clock. */
 export class Load {
   private readonly latencies = new Float32Array(MAX_SAMPLES)
   private count = 0
@@ -175,7 +173,7 @@ export class Load {
     }
   }
 
-  /** To be taken when the last caller has returned. */
+  /** Call it when the last caller has returned. */
   sample(): Sample {
     const latencies = this.latencies.subarray(0, Math.min(this.count, MAX_SAMPLES))
     return {

@@ -1,5 +1,5 @@
 /**
- * Our side, through the public API, as a program would use it.
+ * effect-audit through its public API, as a program uses it.
  *
  * @module
  */
@@ -41,7 +41,7 @@ export const append = (load: Load): Effect.Effect<Sample, never, AuditLog> =>
 
 const CONCURRENTLY = { concurrency: "unbounded", discard: true } as const
 
-/** Appends so many events, as fast as it goes. */
+/** Appends so many events, as fast as possible. */
 export const fill = (events: number): Effect.Effect<void, never, AuditLog> =>
   Effect.replicateEffect(Effect.replicateEffect(logUse(useLog()), 1000, CONCURRENTLY), events / 1000, {
     discard: true
@@ -50,7 +50,7 @@ export const fill = (events: number): Effect.Effect<void, never, AuditLog> =>
 /** Waits until what was appended before is delivered, or refused. */
 export const flush: Effect.Effect<void, never, AuditLog> = Effect.asVoid(Effect.orDie(Audit.flush))
 
-/** Delivers what was appended before; fails if anything of it went another way. */
+/** Delivers what was appended before. Fails if an event is dead or missing. */
 export const deliver: Effect.Effect<void, never, AuditLog> = Effect.gen(function* () {
   yield* flush
   const { dead, missing } = yield* Effect.orDie(Audit.status)

@@ -13,7 +13,9 @@ import { withBlocking, withPromises } from "./measure.js"
 
 const run = promisify(execFile)
 
-/** By a name that the compiler does not see: the peers are installed by the bench alone, and checked without. */
+/**
+ * Imports by a name that the compiler does not see: only the bench installs the peers, and types are checked without.
+ */
 const load = async <A>(name: string): Promise<A> => (await import(name)) as A
 
 export interface Peer {
@@ -61,7 +63,7 @@ export const classicLevel = async (directory: string, line: Buffer): Promise<Pee
   }
 }
 
-/** SQLite, WAL, synchronous=FULL; all who call at once share a transaction, which blocks the event loop. */
+/** SQLite, WAL, synchronous=FULL; all callers at once share a transaction, which blocks the event loop. */
 export const sqlite = async (directory: string, line: Buffer): Promise<Peer> => {
   interface Database {
     readonly pragma: (text: string) => void
@@ -112,10 +114,10 @@ export const pino = async (directory: string): Promise<Peer> => {
 
 // ---------------------------------------------------------------------------------------------- the reference
 
-/** The Python class that this package replaces. It is not ours, so it lies where the tests look for it, too. */
+/** The Python class that this package replaces. It is not ours, so it lies outside, where the tests look for it too. */
 const REFERENCE = process.env.AUDIT_REFERENCE ?? path.join("..", "shared", "reference", "audit_logger.py")
 
-/** Runs the class in a process of its own. */
+/** Runs the class in a separate process. */
 export const reference = async <A>(
   python: string,
   task:
@@ -133,7 +135,7 @@ export const reference = async <A>(
   return JSON.parse(stdout) as A
 }
 
-/** A python3 that can run the class: one that has pymysql, where the class is at hand. */
+/** A python3 with pymysql; undefined if there is none, or no class to run. */
 export const findPython = async (): Promise<string | undefined> => {
   if (!fs.existsSync(REFERENCE)) return undefined
   for (const python of ["python3", "/usr/bin/python3"]) {
@@ -146,7 +148,7 @@ export const findPython = async (): Promise<string | undefined> => {
   return undefined
 }
 
-/** LOAD DATA by the client of MariaDB, from lines that are tab-separated already: no JSON work in it. */
+/** LOAD DATA by the client of MariaDB, from lines that are tab-separated already, without JSON work. */
 export const loadData = async (server: Server, database: string, file: string): Promise<number> => {
   const sql =
     `LOAD DATA LOCAL INFILE '${file}' INTO TABLE nano_banana_user_use_log CHARACTER SET utf8mb4 ` +
@@ -164,7 +166,7 @@ export const loadData = async (server: Server, database: string, file: string): 
   return performance.now() - startedAt
 }
 
-/** Whether the client of MariaDB is there. */
+/** Whether the client of MariaDB is installed. */
 export const hasClient = (): Promise<boolean> =>
   run("mariadb", ["--version"]).then(
     () => true,

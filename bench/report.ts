@@ -1,5 +1,5 @@
 /**
- * The results for people: tables and a picture in README.md, between marks; what stands outside them is left alone.
+ * The report: tables in README.md, between marks, and a picture. What stands outside the marks is left alone.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import type { Row } from "./measure.js"
 
 const MARKS = /(<!-- results -->\n)([^]*)(\n<!-- end of results -->)/
 
-/** Where a part of the works was measured again, the line about the others stays as it is. */
+/** If only a part of the works was measured, the lines about the others stay as they are. */
 const machines = (before: string, machine: string, part: ReadonlyArray<string>): ReadonlyArray<string> => {
   if (part.length === 0) return [machine]
   const [said = ""] = before.split("### Goals", 1)

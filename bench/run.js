@@ -1,5 +1,5 @@
 /**
- * `npm run bench`: installs the peers if they are missing, builds the package and the bench, and runs the bench
+ * `npm run bench`: installs the peers if they are missing, and builds the package and the bench. Then it runs the bench
  * against the build by plain node, as a user's program would run.
  */
 import { spawn } from "node:child_process"
@@ -20,11 +20,11 @@ const run = async (command, ...args) => {
 if (!fs.existsSync(path.join(bench, "node_modules", "better-sqlite3")))
   await run("npm", "ci", "--prefix", "bench")
 
-// the bench is a program that uses the package; a dependency on "file:.." would make npm install into the root
+// a link: with a dependency on "file:.." npm would install into the root
 const link = path.join(bench, "node_modules", "effect-audit")
 if (!fs.existsSync(link)) fs.symlinkSync(root, link, "junction")
 
-// types are what `npm run types` checks, and would take most of this time
+// without types, which `npm run types` checks, and which would take most of this time
 const compile = (project) => run("npx", "tsc", "-p", project, "--noCheck")
 
 await Promise.all(["tsconfig.build.json", "bench/tsconfig.build.json"].map(compile))

@@ -80,7 +80,7 @@ const showBacklog = (directory: string) =>
     }
   })
 
-/** Starts again on the same directory, and shows how the backlog goes. */
+/** Starts again on the same directory, and shows how the backlog is delivered. */
 const deliver = (directory: string, database: Database.Database) =>
   Effect.gen(function* () {
     yield* Audit.changes.pipe(
@@ -94,7 +94,7 @@ const deliver = (directory: string, database: Database.Database) =>
     return yield* Audit.status
   }).pipe(
     Effect.provide(
-      // small batches, for something to see
+      // small batches, so that there is something to see
       AuditLayer.layer({ directory, batchRecords: 20 }).pipe(Layer.provide(database.uploader))
     )
   )
@@ -133,7 +133,7 @@ const demo = Effect.gen(function* () {
   )
 
   yield* step("1. The database cannot be reached, and a program logs")
-  // SQLite's stands on a drive that is not mounted yet
+  // the SQLite file is on a drive that is not mounted yet
   const database = Database.at(url ?? `${home}/drive/audit.db`)
   const acknowledged = yield* logAndKill(
     directory,

@@ -1,5 +1,5 @@
 /**
- * A desktop-like program: its callbacks are no Effects, its network comes and goes, and quitting must not hang.
+ * A desktop-like program: its callbacks are not Effects, its network comes and goes, and quitting must not hang.
  *
  *     npx tsx examples/desktop.ts
  *
@@ -17,7 +17,7 @@ const AuditLive = AuditLayer.layer({ directory: "./audit", shutdownTimeout: "2 s
   Layer.provide(SqliteUploader.layer({ filename: "./server/audit.db" }))
 )
 
-// one runtime for the whole program: what its callbacks share
+// one runtime for the whole program, shared by its callbacks
 const runtime = ManagedRuntime.make(AuditLive)
 const user = { userName: userInfo().username, deviceName: hostname() }
 

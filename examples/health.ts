@@ -4,8 +4,8 @@
  *     npx tsx examples/health.ts
  *     curl -i localhost:3000/live localhost:3000/ready
  *
- * A database that is away is no reason to restart a program, or to take it out of service: its events wait on disk. An
- * answer of 503 says that somebody has to act.
+ * If the database is away, do not restart the program or take it out of service: its events wait on disk. An answer of
+ * 503 says that somebody has to act.
  */
 import { HttpRouter, HttpServer, HttpServerResponse } from "@effect/platform"
 import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
@@ -20,7 +20,7 @@ const ready = Audit.status.pipe(
     const body = { state, reason: failure?.reason, waiting, oldest, dead, missing }
     return HttpServerResponse.json(body, { status: needsSomebody ? 503 : 200 })
   }),
-  // the directory cannot be looked at: then it can hardly be written to
+  // if the directory cannot be read, it can hardly be written to
   Effect.catchTag("QueueAccessError", ({ message }) =>
     HttpServerResponse.json({ reason: message }, { status: 503 })
   )

@@ -1,6 +1,6 @@
 /**
- * An HttpApi that says once who is acting, from where and in which request: its authentication provides the actor, and
- * every event below it, in any handler or fiber, carries what its kind asks for.
+ * An HttpApi that says once who is acting, from where and in which request. Its authentication provides the actor.
+ * Every event below it, in any handler or fiber, carries what its kind asks for.
  *
  *     npx tsx examples/http-api-actor.ts
  *     curl -X POST localhost:3000/images -H 'authorization: Bearer li-studio-3' \
@@ -32,7 +32,7 @@ class Authentication extends HttpApiMiddleware.Tag<Authentication>()("Authentica
   security: { bearer: HttpApiSecurity.bearer }
 }) {}
 
-/** Stands for your own check: a token is `<user>-<device>`. */
+/** In place of your own check: a token is `<user>-<device>`. */
 const AuthenticationLive = Layer.succeed(Authentication, {
   bearer: (token) =>
     Effect.gen(function* () {

@@ -1,5 +1,5 @@
 /**
- * An HTTP server that logs who used it, for what, and how that ended: one middleware, and no handler knows of it.
+ * An HTTP server that logs who used it, for what, and how that ended. One middleware does it, and no handler knows.
  *
  *     npx tsx examples/http-server.ts
  *     curl -X POST localhost:3000/images -H 'x-user: li' -H 'content-type: application/json' -d '{"prompt":"a red fox"}'
@@ -61,7 +61,7 @@ const ServerLive = NodeHttpServer.layerConfig(createServer, {
   port: Config.withDefault(Config.port("PORT"), 3000)
 })
 
-// not as the middleware of `serve`, which runs around the sending: the response would be out before the event is on disk
+// not as the middleware of `serve`, which would send the response before the event is on disk
 audited(router).pipe(
   HttpServer.serve(),
   HttpServer.withLogAddress,

@@ -10,7 +10,7 @@ import { Console, Effect, Layer } from "effect"
 import { AuditLayer, logUse, Redact } from "effect-audit"
 import { SqliteUploader } from "effect-audit/sqlite"
 
-/** Stands for a pager, a second log, a counter: whatever must not miss it. */
+/** In place of a pager, a second log or a counter. */
 const call: AuditLayer.OnAppendFailure = ({ error, input, kind }) =>
   Console.log(`PAGER: ${kind} ${error.eventId} was not recorded (${error._tag}): ${JSON.stringify(input)}`)
 

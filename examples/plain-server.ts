@@ -1,6 +1,6 @@
 /**
- * A server without Effect: node:http, and the audit log on promises. Express and Fastify use it in the same way: one
- * log for the process, opened before the server listens, closed after the last response.
+ * A server without Effect: node:http, and the audit log on promises. Express and Fastify use it in the same way. The
+ * process has one log, opened before the server listens, closed after the last response.
  *
  *     npx tsx examples/plain-server.ts
  *     curl -X POST localhost:3000/images -H 'x-user: li' -d 'a red fox'
@@ -31,7 +31,7 @@ const server = createServer((request, response) => {
     })
     response.writeHead(status).end(`${status === 200 ? "painted" : "no prompt"}\n`)
   }
-  // a client that hangs up in the middle of its request
+  // if the client hangs up in the middle of its request
   handle().catch(() => response.destroy())
 })
 

@@ -1,5 +1,5 @@
 /**
- * Bundles what the command needs into dist/cli, with the licenses of what it holds:
+ * Bundles what the command needs into dist/cli, with the licenses of all that is bundled:
  *
  * - effectCli.js: @effect/cli, its printers and their parsers; platformNode.js and platformServer.js: what the command
  *   uses of @effect/platform-node. Effect and its platform stay outside, so that there is one copy of each beside
@@ -29,7 +29,7 @@ const bundle = (options) =>
     preserveSymlinks: true,
     logLevel: "error",
     metafile: true,
-    // for the modules of CommonJS within
+    // for the CommonJS modules within
     banner: {
       js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
     },
@@ -38,10 +38,10 @@ const bundle = (options) =>
 
 const bundles = await Promise.all([
   bundle({
-    // not dist: what is bundled already would be bundled again
+    // not from dist, where they may be bundled already
     entryPoints: ["src/cli/effectCli.ts", "src/cli/platformNode.ts", "src/cli/platformServer.ts"],
     minify: true,
-    // names of classes are those of errors and tags
+    // errors and tags use the names of classes
     keepNames: true,
     external: ["effect", "@effect/platform"]
   }),
@@ -51,7 +51,7 @@ const bundles = await Promise.all([
     splitting: true,
     minify: true,
     keepNames: true,
-    // native, or of the user's: what loads them is not called by this file
+    // native, or drivers, which only calls beside the program's Effect load
     external: ["fs-native-extensions", "@effect/sql-mysql2", "@effect/sql-libsql"]
   })
 ])

@@ -40,7 +40,7 @@ export default async (input: {
   readonly directory: string
   readonly events: number
   readonly url: string
-  /** the segments, where the bare loop is to deliver them */
+  /** the segments, if the bare loop delivers them */
   readonly bare: ReadonlyArray<string> | null
 }): Promise<Delivery> => {
   const { onDelivered, result } = watch(input.events)

@@ -15,7 +15,7 @@ export default async (input: {
   /** null: the database is down */
   readonly url: string | null
   readonly millis: number
-  /** the segments, where the bare loop is to deliver them */
+  /** the segments, if the bare loop delivers them */
   readonly bare: ReadonlyArray<string> | null
 }): Promise<number> => {
   const delay = monitorEventLoopDelay({ resolution: 1 })
@@ -25,7 +25,7 @@ export default async (input: {
     delay.disable()
     return delay.percentile(99.9) / 1e6
   }
-  // delivery starts with it, so it is watched from its first, cold batch on
+  // delivery starts when the log opens, so this sees its first, cold batch
   const log = await ours.open(input.directory, ours.uploader(input.url ?? undefined))
   if (input.work === "append") await log.run(ours.append(new Load(256, 500)))
   delay.enable()

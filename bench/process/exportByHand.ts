@@ -18,7 +18,7 @@ const idOf = (bytes: Buffer): string => {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`
 }
 
-/** quoted where it must be, and no formula */
+/** in quotes if necessary, and never a formula */
 const cellOf = (value: unknown): string => {
   if (value === null) return ""
   if (typeof value !== "string") return JSON.stringify(value)

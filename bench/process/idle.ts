@@ -1,5 +1,5 @@
 /**
- * A process that has delivered what it had, and then does nothing.
+ * A process that has delivered everything, and then does nothing.
  *
  * @module
  */
@@ -41,12 +41,12 @@ export default async (input: {
       if (timeouts.has(id)) timers++
     }
   })
-  // timers that are armed already are unknown to the hook: each of them, if it is often, arms itself again
+  // the hook does not know timers that are armed already; a frequent one arms itself again
   hook.enable()
   await sleep(input.millis)
   hook.disable()
 
   await log?.close()
-  // one was ours
+  // one is our sleep
   return { cpu: (system + user) / input.millis, timers: timers - 1 }
 }

@@ -11,14 +11,14 @@ import { useLog } from "../event.js"
 import { now } from "../measure.js"
 import * as ours from "../ours.js"
 
-/** An event is recorded so often, milliseconds. */
+/** Milliseconds between two events that are recorded. */
 const PROBE_MILLIS = 50
 const PROBE = "probe-"
-/** so many of them before there is a command, five seconds */
+/** events before the command starts: five seconds */
 const QUIET_PROBES = 100
 
 export interface Owner {
-  /** of events, from the record to the database, milliseconds: before the command, and beside it */
+  /** milliseconds from the record of an event to the database: before the command, and beside it */
   readonly quiet: ReadonlyArray<number>
   readonly delays: ReadonlyArray<number>
   readonly peakMiB: number
@@ -89,7 +89,7 @@ const takingAll = Layer.succeed(Uploader, {
   upload: () => Effect.succeed({ rejected: [] })
 })
 
-/** Calls a function with the name of the user of each probe that is stored. */
+/** Calls a function with the user of each probe that is stored. */
 const watched = (url: string | undefined, stored: (userName: string) => void) =>
   Layer.map(url === undefined ? takingAll : ours.uploader(url), (context) => {
     const uploader = context.unsafeMap.get(Uploader.key) as Uploader["Type"]

@@ -112,7 +112,7 @@ const readBare = async ({
   return found
 }
 
-/** The time from here on. */
+/** Starts the clock. */
 const start = () => {
   const startedAt = now()
   const usage = process.cpuUsage()

@@ -1,6 +1,6 @@
 /**
- * Durable appends by 1, 16 and 256 callers: ours, the limits, the peers. Our database is down, as for most of the
- * others there is none; once more with delivery going on beside it.
+ * Durable appends by 1, 16 and 256 callers: ours, the limits, the peers. Our database is down, since most of the others
+ * have none; once more while delivery goes on.
  *
  * @module
  */
@@ -29,14 +29,14 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
 }
 
 const append = async (settings: Settings, callers: number): Promise<ReadonlyArray<Row>> => {
-  // by one caller a few hundred appends go by until its code is in the caches again that others have used meanwhile
+  // one caller needs a few hundred appends until its code is back in the caches that others have used meanwhile
   const millis = settings.quick ? 80 : callers === 1 ? 1000 : 400
   const rounds = settings.quick ? 1 : 9
   const directory = fs.mkdtempSync(path.join(settings.directory, `append-${callers}-`))
   const line = makeLine()
   const limit = callers === 1 ? WRITE_EACH : GROUP_COMMIT
   const closing: Array<() => Promise<void>> = []
-  // a program that audits has run for longer than this: by one caller it takes seconds until V8 has compiled its code
+  // a real program is warm: with one caller it takes seconds until V8 has compiled its code
   const millisOf = (round: number) => (round === 0 && !settings.quick ? 2500 : millis)
   const load = (round: number) => new Load(callers, millisOf(round))
 
@@ -51,7 +51,7 @@ const append = async (settings: Settings, callers: number): Promise<ReadonlyArra
       name,
       run: async (round) => {
         const sample = await log.run(ours.append(load(round)))
-        // not into the next subject's time
+        // so that it does not run into the next subject's time
         if (url !== undefined) await log.run(ours.deliver)
         return sample
       }
@@ -84,7 +84,7 @@ const append = async (settings: Settings, callers: number): Promise<ReadonlyArra
       await peers.sqlite(directory, line)
     )
   ]
-  // one write after the other, however many call
+  // with more callers it would still write one event after the other
   if (callers > 1) subjects.splice(1, 1)
   else subjects.push(subject("pino, fsync", await peers.pino(directory)))
 
@@ -106,13 +106,13 @@ const append = async (settings: Settings, callers: number): Promise<ReadonlyArra
     subjects.push(reference(REFERENCE_UP, server.port), reference(REFERENCE_DOWN, 1))
   }
 
-  // a look warms up by one caller only, since the others use the same code
+  // a quick run warms up by one caller only, since the others use the same code
   const samples = await interleaved(subjects, rounds, { warmUp: !settings.quick || callers === 1 })
   for (const close of closing) await close()
   return [...rowsOf("append", callers, samples, limit), ...goals(callers, samples, limit)]
 }
 
-/** A row for each goal: its ratio is to what the goal names. */
+/** A row for each goal, with the ratio to what the goal names. */
 const goals = (
   callers: number,
   samples: ReadonlyMap<string, ReadonlyArray<Sample>>,

@@ -14,7 +14,7 @@ import type { Row, Settings } from "../measure.js"
 import { median, now, round, row } from "../measure.js"
 import type { Owner } from "../process/letters.js"
 
-/** To decide all of them; more memory than `--help`; and until an event is delivered that was recorded meanwhile. */
+/** Seconds for all of them; memory above `--help`; milliseconds that an event waits longer if recorded meanwhile. */
 const GOAL_SECONDS = 10
 const GOAL_MIB = 50
 const GOAL_MILLIS = 250

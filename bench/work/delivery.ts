@@ -28,7 +28,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => [
 const LIMIT_TEXT = "limit: bare mysql2, text made by hand"
 const LIMIT_TEXT_2 = "limit: bare mysql2, text made by hand, 2 connections"
 
-/** To Oracle's MySQL, which takes text faster than what is prepared. */
+/** To Oracle's MySQL, which takes text faster than prepared statements. */
 const toMySQL = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const { oracle } = settings
   if (oracle === undefined) return []
@@ -125,8 +125,8 @@ const toMariaDB = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   const target = await database.withOurTables(server, "delivery")
   const { bare, own, subject } = subjectsOf(queue, target)
 
-  // ours and the limits by themselves, in many rounds: a round differs from the next by a tenth, a peer in a process
-  // of its own makes whoever follows it slower, and rows in memory make a full collection that takes compiled code
+  // Ours and the limits without the peers, in many rounds: one round differs from the next by a tenth. A peer in a
+  // separate process makes the next subject slower. Rows in memory cause a full collection, which drops compiled code.
   const limited = [own(OURS, 1), bare(LIMIT, 1, false), own(OURS_2, 2), bare(LIMIT_2, 2, false)]
   const samples = await interleaved(limited, settings.quick ? 1 : 30)
 
@@ -143,7 +143,7 @@ const toMariaDB = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   if (python !== undefined) {
     const file = path.join(settings.directory, "reference.ndjson")
     const copy = path.join(settings.directory, "reference-copy.ndjson")
-    // it takes its time: a look has it deliver fewer
+    // the reference is slow: a quick run has it deliver fewer
     const part = settings.quick ? await backlog(settings.directory, 2000) : queue
     asReferenceFile(part, file)
     const old = await database.withReferenceTables(server, "delivery_reference")
@@ -156,7 +156,7 @@ const toMariaDB = async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     }
     subjects.push(subject(REFERENCE, deliver, old, part.events))
   }
-  // in a look, ours and the limits are warm already, and the peers' own time is short
+  // in a quick run, ours and the limits are warm already, and the peers' own time is short
   const besidePeers = await interleaved(subjects, settings.quick ? 1 : 5, { warmUp: !settings.quick })
 
   const work = `delivery of ${events.toLocaleString("en")}`

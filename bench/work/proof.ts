@@ -42,7 +42,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
   return rows
 }
 
-/** Delivers the queue; how long it took, in milliseconds. */
+/** Delivers the queue; returns the milliseconds that it took. */
 const deliver = async (
   queue: Awaited<ReturnType<typeof backlog>>,
   target: database.Database,

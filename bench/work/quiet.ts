@@ -14,7 +14,7 @@ import type { Idle } from "../process/idle.js"
 
 const BARE = "delivery by bare mysql2"
 
-/** Of the options, the default. */
+/** the default of the option */
 const POLL_MILLIS = 60_000
 
 export default async (settings: Settings): Promise<ReadonlyArray<Row>> => [

@@ -1,6 +1,6 @@
 /**
- * Reading 1,000,000 delivered events: by a program (the newest, the events of an hour, all of them) and by the command
- * (an export), beside programs that do the same by a stream of bare mysql2.
+ * Reading 1,000,000 delivered events, beside programs that do the same by a stream of bare mysql2. A program reads the
+ * newest, those of an hour, and all of them; the command exports them.
  *
  * @module
  */
@@ -28,7 +28,7 @@ const PAGE_MILLIS = 300
 const COMMAND = path.join(process.cwd(), "dist", "cli", "main.js")
 const BY_HAND = path.join(import.meta.dirname, "..", "process", "exportByHand.js")
 
-/** Leaves the processor's time and the peak memory of its process in a file. */
+/** At its end, a process writes its processor's time and peak memory into a file. */
 const CLOCK = `
 process.on("exit", () => {
   const { system, user } = process.cpuUsage()
@@ -138,7 +138,7 @@ const rowsOf = (
   })
 }
 
-/** A program that writes an export, start and end included; its output goes nowhere, or is compared. */
+/** Runs a program that writes an export, start and end included. Its output goes nowhere, or is compared. */
 const exported =
   (settings: Settings, url: string, format: string, events: number, bare: boolean) =>
   async (sink: "time" | "hash"): Promise<Reading & { readonly hash: string }> => {

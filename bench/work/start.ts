@@ -53,7 +53,7 @@ import { AuditEvent } from "effect-audit"
 export class Payment extends AuditEvent.Class()("payment", { table: "payments", fields: { account: Schema.String } }) {}
 `
 
-/** Leaves the processor's time of its process in a file. */
+/** At its end, a process writes its processor's time into a file. */
 const CLOCK = `
 process.on("exit", () => {
   const { system, user } = process.cpuUsage()
@@ -84,7 +84,7 @@ export default async (settings: Settings): Promise<ReadonlyArray<Row>> => {
     name,
     run: async (): Promise<Start> => {
       const startedAt = now()
-      // a check that finds something is a start as well
+      // code 2, of a check that found something, counts as a start too
       await exec(process.execPath, ["--require", clock, ...args], {
         env: { ...process.env, AUDIT_DIRECTORY: queue, BENCH_CPU: cpu }
       }).catch((error: unknown) => {

@@ -1,6 +1,6 @@
 /**
- * The program of the demo that is going to be killed. It prints the id of each event after `record` has returned,
- * and never ends by itself.
+ * The program of the demo that is killed. It prints the id of each event once `record` has returned, and never ends by
+ * itself.
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { Config, Console, Effect, Layer, Logger, LogLevel } from "effect"

@@ -10,7 +10,7 @@ export interface Evidence {
   readonly stored: ReadonlyArray<string>
 }
 
-/** What does not agree; nothing if all is well. */
+/** What does not agree; empty if all is well. */
 export const verify = ({ acknowledged, balance, stored }: Evidence): ReadonlyArray<string> => {
   const rows = new Set(stored)
   const lost = acknowledged.filter((id) => !rows.has(id))

@@ -418,8 +418,7 @@ const decide = (
 ) =>
   Effect.gen(function* () {
     const patience = yield* patienceOf(options.wait)
-    // A batch is garbage only once its letters are decided, in V8's old space. By default V8 lets that grow to four
-    // times what is used, and the young space to 48 MiB.
+    // Hot path: by V8's defaults, decided batches would pile up (bench/README.md#dead-letters)
     v8.setFlagsFromString("--heap-growing-percent=25 --semi-space-growth-factor=1")
     const chosen = yield* choose(options, action === "discard")
     const settings = yield* settingsOf(options.directory)

@@ -43,7 +43,7 @@ const exclusive = Options.boolean("exclusive").pipe(
   Options.withDescription("A row without a proof is a finding: nobody else writes to the tables")
 )
 
-/** Proving a million rows takes 156 MB with this, and 270 MB by V8's default, which lets garbage pile up. */
+/** By V8's default, garbage would pile up: a million rows took 270 MB, and take 156 (bench/README.md#proof). */
 const collectEarly = Effect.sync(() => v8.setFlagsFromString("--heap-growing-percent=50"))
 
 export const prove = Command.make(
