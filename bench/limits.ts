@@ -96,7 +96,6 @@ const insertText = (values: ReadonlyArray<Value>): string => {
   return `INSERT INTO nano_banana_user_use_log (${COLUMNS.join(",")}) VALUES ${rows}`
 }
 
-/** Reads lines in chunks of 256 KiB. */
 function* linesOf(files: ReadonlyArray<string>): Generator<string> {
   const chunk = Buffer.alloc(256 * 1024)
   const decoder = new StringDecoder("utf8")
@@ -114,7 +113,6 @@ function* linesOf(files: ReadonlyArray<string>): Generator<string> {
 
 export type Value = string | number | null | Buffer
 
-/** The values of an event's row. */
 export const valuesOf = (line: string): Array<Value> => {
   const event = JSON.parse(line) as Record<string, string | number | null>
   return [

@@ -5,7 +5,6 @@
  */
 import { Effect } from "effect"
 
-/** How large the bench is. */
 export interface Settings {
   readonly quick: boolean
   /** a new directory on the disk that is measured */

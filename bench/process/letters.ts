@@ -71,7 +71,6 @@ export default async (input: Input): Promise<Owner> => {
   return { quiet, delays, peakMiB: process.resourceUsage().maxRSS / 1024 }
 }
 
-/** A database that refuses every event. */
 const refusing = Layer.succeed(Uploader, {
   concurrency: 1,
   upload: ({ events }) =>

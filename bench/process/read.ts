@@ -112,7 +112,6 @@ const readBare = async ({
   return found
 }
 
-/** Starts the clock. */
 const start = () => {
   const startedAt = now()
   const usage = process.cpuUsage()

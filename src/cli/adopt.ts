@@ -62,7 +62,7 @@ export const adopt = Command.make("adopt", { directory, json, file }, (options) 
   )
 )
 
-/** The file at a path, and behind a link. */
+/** The file at a path; a link is followed. */
 const find = (named: string) =>
   Effect.gen(function* () {
     const disk = yield* Disk

@@ -18,7 +18,6 @@ export class Output {
     this.bytes = Buffer.allocUnsafe(room)
   }
 
-  /** Makes room for `size` more bytes. */
   reserve(size: number): void {
     if (this.waiting !== "") this.flush()
     this.grow(size)
@@ -37,7 +36,6 @@ export class Output {
     if (this.waiting.length > PIECE) this.flush()
   }
 
-  /** All bytes so far. */
   get written(): Buffer {
     this.flush()
     return this.bytes.subarray(0, this.used)
@@ -81,7 +79,6 @@ export interface Form {
   readonly cell: (value: unknown, isMasked: boolean) => string | undefined
 }
 
-/** Writes the lines of a kind. */
 export class LineWriter {
   private readonly readers: ReadonlyArray<FieldReader>
   private readonly before: ReadonlyArray<Buffer>

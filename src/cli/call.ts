@@ -19,7 +19,6 @@ export const nodeOf = (
   return { name, descriptor, children }
 }
 
-/** A parsed call. */
 export interface Call {
   /** the words that name the sub-command: `["dead", "list"]` */
   readonly words: ReadonlyArray<string>

@@ -379,7 +379,6 @@ const wait = Options.text("wait").pipe(
   Options.withDescription("How long to wait for a program that owns the queue to carry it out")
 )
 
-/** How long to wait for an owner. */
 export const patienceOf = (wait: string) =>
   Effect.mapError(Duration.decodeUnknown(wait), () =>
     usageError(`--wait ${wait} is no duration: say "90 seconds".`)
@@ -550,7 +549,6 @@ export const ask = (queue: Queue, settings: QueueFileLayer.Options, asked: Reado
     return { files, owner } satisfies Asked
   })
 
-/** Waits until the owner has done what was asked. */
 export const awaitOwner = ({ files, owner }: Asked, { directory }: Queue, patience: Duration.Duration) =>
   Effect.gen(function* () {
     if (owner === undefined) return
@@ -576,7 +574,6 @@ export const dead = Command.make("dead").pipe(
   Command.withSubcommands([...SUBCOMMANDS])
 )
 
-/** The command with its sub-commands. */
 export const deadNode = nodeOf(
   dead,
   SUBCOMMANDS.map((each) => nodeOf(each))

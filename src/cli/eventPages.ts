@@ -44,13 +44,11 @@ const PAGE = 100
 const NO_DATABASE =
   'Events are read from the database: start "effect-audit serve" with --url, or --sqlite FILE, for an account that may SELECT.'
 
-/** The kinds to choose from. */
 export const kindsOf = ({ kinds, open }: EventSource) => ({
   kinds: kinds.map(({ columns, kind }) => ({ kind, fields: columns.map(({ key }) => key) })),
   ...(open === undefined ? { problem: NO_DATABASE } : {})
 })
 
-/** The query that the filters describe. */
 const searchOf = (
   { kinds, open }: EventSource,
   { kind: name, since, until, user, where }: typeof Filters.Type
@@ -107,7 +105,6 @@ export const oneOf = ({ kinds, open, record }: EventSource, { id, reveal }: type
     return whereaboutsShown(found.value, kinds, isRevealed)
   })
 
-/** All events that fit, as CSV. */
 export const csvOf = (source: EventSource, filters: typeof Filters.Type) =>
   Effect.gen(function* () {
     const { kind, open, query } = yield* searchOf(source, filters)

@@ -68,7 +68,6 @@ export const linesOf = (
   format: Format
 ) => search(kind, query, collecting(kind, isRevealed, format, foundOf))
 
-/** Collects the lines of a page. */
 export const collecting = (
   kind: AuditEvent.Any,
   isRevealed: boolean,

@@ -37,7 +37,6 @@ export const isKind = (value: unknown): value is string =>
 /** A kind as it may be shown. */
 export const kindOf = (value: unknown): string => (isKind(value) ? value : String(maskValue(value)))
 
-/** Whether it looks like the code of an error. */
 export const isCode = (value: unknown): value is string =>
   typeof value === "string" && /^[\w.:-]{1,64}$/.test(value)
 
@@ -84,8 +83,6 @@ export const maskValue = (value: unknown): unknown => {
 
 export const mark = (what: string) => `[${what}, masked]`
 
-/** Whether something in a value was masked. */
 export const isMasked = (shown: unknown): boolean => jsonOf(shown).includes(", masked]")
 
-/** Said if something was masked. */
 export const REVEAL = "Masked values may hold personal data: --reveal shows them."

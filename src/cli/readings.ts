@@ -18,7 +18,6 @@ export const audit = Options.text("audit").pipe(
   Options.optional
 )
 
-/** What an operator reads. */
 export interface Reading {
   readonly action: "audit.reveal" | "audit.export" | "audit.get"
   /** kinds, the id of one event, or ids of dead letters */

@@ -223,10 +223,8 @@ export const database = {
 
 type Flags<T> = { readonly [K in keyof T]: T[K] extends Options.Options<infer A> ? A : never }
 
-/** The values of the flags in {@link database}. */
 export type DatabaseFlags = Flags<typeof database>
 
-/** The database that the flags and the environment name. */
 export const databaseOf = (flags: DatabaseFlags) =>
   Effect.gen(function* () {
     if (Option.isNone(flags.url) && Option.isNone(flags.database)) {

@@ -25,7 +25,6 @@ export interface Shown {
 export const sensitiveOf = ({ columns, sensitive }: AuditEvent.Any): ReadonlyArray<string> =>
   sensitive ?? columns.map(({ field }) => field)
 
-/** Whether something of the kind is masked. */
 export const masks = (kind: AuditEvent.Any, isRevealed: boolean): boolean =>
   !isRevealed && sensitiveOf(kind).length > 0
 

@@ -12,7 +12,6 @@ import type { Finding } from "./findings.js"
 import { failure, ok, warning } from "./findings.js"
 import { formatBytes } from "./format.js"
 
-/** Examines the file and the tables of the kinds. */
 export const examine = (
   { filename, tables }: SqliteUploader.Options,
   kinds: ReadonlyArray<AuditEvent.Any>,

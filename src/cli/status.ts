@@ -50,19 +50,16 @@ export const status = Command.make("status", { directory, json, lag, watch }, (o
   )
 )
 
-/** A queue, judged. */
 export interface Surveyed extends Inspection, Verdict {
   readonly name: string | undefined
 }
 
-/** All queues of a directory, judged. */
 export interface Survey {
   readonly code: ExitCode
   readonly at: number
   readonly queues: ReadonlyArray<Surveyed>
 }
 
-/** Looks at the queues of the given directory. */
 export const survey = (given: Option.Option<string>, lagMillis: number) =>
   Effect.gen(function* () {
     const disk = yield* Disk

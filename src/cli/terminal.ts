@@ -9,7 +9,6 @@ import { jsonOf, visible, widthOf } from "./format.js"
 type Stream = typeof process.stdout | typeof process.stderr
 type Style = Parameters<typeof styleText>[0]
 
-/** A text in a style. */
 class Painted {
   constructor(
     readonly style: Style,
@@ -20,7 +19,6 @@ class Painted {
 /** A piece of a line: a text of any origin, or one in a style. */
 export type Part = string | Painted
 
-/** One line of output. */
 export type Line = Part | ReadonlyArray<Part>
 
 /** https://no-color.org */

@@ -24,7 +24,6 @@ export interface OpenTrail {
     query: Query<AuditEvent.Any>,
     collect: Collect<A>
   ) => Stream.Stream<A, TrailError>
-  /** Makes events of rows. */
   readonly foundOf: (kind: AuditEvent.Any) => (row: Row) => AnyFound
 }
 

@@ -73,7 +73,6 @@ const integrity = (queue: Inspection): ReadonlyArray<Finding> => {
     : found
 }
 
-/** How far a queue is sealed. */
 export const describeSeal = ({ chain, head, number }: Head): string =>
   `up to seal ${chain}:${number}, head ${head}`
 

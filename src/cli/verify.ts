@@ -95,7 +95,6 @@ const cursor = (directory: string, { cursor, repair }: Snapshot, owner: Owner | 
 /** kinds, or letters, named in a line */
 const NAMED = 10
 
-/** Counts of a segment's lines. */
 interface Tally {
   lines: number
   damaged: number

@@ -2,7 +2,6 @@
 import { Option, Schema, SchemaAST as AST } from "effect"
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 
-/** What a column holds. */
 export type Storage = "text" | "integer" | "number" | "boolean" | "dateTime"
 
 /** The type of a column in MySQL: the kind's own, or one that takes every value of the field. */
@@ -51,7 +50,6 @@ export const holdsDates = (field: Schema.Struct.Field): "always" | "sometimes" |
   return AST.isUnion(ast) && ast.types.some((type) => storage(type) === "dateTime") ? "sometimes" : "never"
 }
 
-/** What a column for the field holds. */
 export const storageOf = (field: Schema.Struct.Field): Storage => storage(typeOf(field))
 
 const typeOf = (field: Schema.Struct.Field): AST.AST => {

@@ -38,7 +38,6 @@ export class Doubted extends Data.TaggedError("Doubted")<{
 export type Trial = (from: number, to: number) => Effect.Effect<number, Doubted | Refused | UploadError>
 
 interface Search {
-  /** Runs the search on one connection. */
   readonly onOneConnection: (
     use: (trial: Trial) => Effect.Effect<void, UploadError>
   ) => Effect.Effect<void, UploadError>
@@ -50,7 +49,6 @@ interface Search {
   ) => Effect.Effect<Omit<Rejection, "index"> | undefined, Doubted | UploadError>
   readonly from: number
   readonly to: number
-  /** what the search is about */
   readonly doubted: Doubted
   /** how many events, from an index on, one statement may have; at least 1 */
   readonly fitting: (from: number) => number

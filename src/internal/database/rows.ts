@@ -15,7 +15,6 @@ export interface TableNames {
   readonly [kind: string]: string | undefined
 }
 
-/** The table of a kind. */
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   ofKind(names, definition.kind) ?? definition.table
 
@@ -48,7 +47,6 @@ const BY_TIME = [EVENT_TIME, EVENT_ID]
 /** The index of the order in which events are read. */
 export const TIME_INDEX: Index = { name: "effect_audit_event_time", columns: BY_TIME }
 
-/** The indexes that a kind names. */
 export const indexesOf = ({ columns, indexes }: AuditEvent.Any): ReadonlyArray<Index> => {
   const nameOf = (field: string) => columns.find((column) => column.field === field)?.name ?? field
   return indexes.map((fields) => {
@@ -57,7 +55,6 @@ export const indexesOf = ({ columns, indexes }: AuditEvent.Any): ReadonlyArray<I
   })
 }
 
-/** How many parameters a row has. */
 export const widthOf = (definition: AuditEvent.Any, withIdentity: boolean): number =>
   definition.columns.length + (withIdentity ? 2 : 0)
 
@@ -124,7 +121,6 @@ const parameterOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
   return typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
 }
 
-/** A value for a literal. */
 export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
   if (form === undefined || form === "whole" || value === null) return value
   if (form === "bits") return typeof value === "string" ? value : bitsOf(value)

@@ -16,7 +16,6 @@ import type { Test } from "./conditions.js"
 /** The values of a row's key, as the database shows them. */
 export type Key = ReadonlyArray<string>
 
-/** A row as it was read. */
 export interface Row {
   /** a UUID, lower case */
   readonly eventId: string | null
@@ -57,7 +56,6 @@ export interface Collector<A> {
 /** Begins a page. If a page fails, it is begun again. */
 export type Collect<A> = () => Collector<A>
 
-/** Makes each row into something. */
 export const eachRow =
   <A>(make: (row: Row) => A): Collect<A> =>
   () => {
@@ -72,9 +70,7 @@ const NONE: ReadonlyArray<never> = []
 export class Made<A> {
   constructor(
     readonly chunk: Chunk.Chunk<A>,
-    /** how many rows there were */
     readonly count: number,
-    /** the key of the last row */
     readonly last: Key | undefined,
     /** bytes of all rows, about */
     readonly size: number
@@ -88,7 +84,6 @@ export class TooMuch extends Data.TaggedError("TooMuch")<{
   readonly error: TrailError
 }> {}
 
-/** What a page is to hold. */
 export interface Range {
   readonly after: Key | undefined
   readonly upTo: Key | undefined
@@ -256,7 +251,6 @@ const narrower = (table: Walkable, state: State, { error, what }: TooMuch): Stat
 /** The code of a search if there is no such table, or the account may not read it: MySQL's number. */
 export const NO_TABLE = "1146"
 
-/** What reads the tables of a database. */
 export interface Reader {
   /** A table to walk: by time and id, or, for rows that lack one of them, by its primary key. */
   readonly open: (search: Search) => Effect.Effect<Walkable, TrailError>

@@ -33,7 +33,6 @@ export class Frame {
     this.start = this.at
   }
 
-  /** Begins a new frame. */
   begin(): this {
     this.at = this.start
     // one large row must not hold its room for good

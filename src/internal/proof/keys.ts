@@ -4,14 +4,12 @@ import { Redacted } from "effect"
 import { Either } from "../../schema/Effect3.js"
 import { digest, frame } from "./bytes.js"
 
-/** Signs heads. */
 export interface SealingKey {
   /** 8 bytes, by which a seal names its key */
   readonly id: Buffer
   readonly sign: (head: Uint8Array) => Buffer
 }
 
-/** Checks signatures of heads. */
 export interface VerifyingKey {
   readonly id: Buffer
   /** SubjectPublicKeyInfo, DER, as hexadecimal digits */

@@ -50,13 +50,11 @@ export const numbered = (entries: Uint8Array, manifest: number): Uint8Array => {
   return bytes
 }
 
-/** The ids of entries. */
 export const idsIn = (entries: Buffer): ReadonlyArray<Uint8Array> =>
   Array.from({ length: entries.length / ENTRY_BYTES }, (_, index) =>
     entries.subarray(index * ENTRY_BYTES, index * ENTRY_BYTES + ID_BYTES)
   )
 
-/** Whether bytes can be read as entries. */
 export const areEntries = (bytes: Uint8Array): boolean => bytes.length % ENTRY_BYTES === 0
 
 /** The entries; undefined if the bytes are none. */

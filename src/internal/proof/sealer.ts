@@ -36,7 +36,6 @@ export interface Settings {
   readonly patience?: Duration.Duration | undefined
 }
 
-/** What a seal is made of. */
 export interface Contents {
   /** the place behind the batch, `segment:offset` */
   readonly until: string

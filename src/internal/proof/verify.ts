@@ -32,7 +32,6 @@ export interface Source<E> {
   readonly chains: Effect.Effect<ReadonlyArray<Chain>, E>
   /** Some of the seals of a chain, from a number on, in order; none after the last. */
   readonly seals: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, E>
-  /** The seal of a number. */
   readonly seal: (chain: string, number: number) => Effect.Effect<Seal | undefined, E>
   /** Why the rows of a manifest cannot be read, if its table or a column of it is gone. */
   readonly lacks: (manifest: Manifest) => Effect.Effect<string | undefined, E>
@@ -67,7 +66,6 @@ export interface Counts {
 
 export const MOST_IDS = 500
 
-/** A source with its errors mapped. */
 export const mapSource = <E, E2>(source: Source<E>, f: (error: E) => E2): Source<E2> => ({
   chains: Effect.mapError(source.chains, f),
   seals: (...args) => Effect.mapError(source.seals(...args), f),

@@ -42,7 +42,6 @@ const asBytes = (column: ReadColumn): string => `CAST(CONVERT(${asText(column)} 
 
 const bytesOf = (text: string): string => `x'${Buffer.from(text).toString("hex")}'`
 
-/** The condition that the column passes the test. */
 export const condition = (column: ReadColumn, test: Test["is"]): string => {
   const it = quote(column.name)
   switch (test._tag) {

@@ -40,7 +40,6 @@ export interface Session {
   /** the session's time zone; undefined if it is still the server's */
   readonly timeZone: () => string | undefined
   readonly setTimeZone: (zone: string | undefined) => Effect.Effect<void, SqlError>
-  /** Runs a prepared statement. */
   readonly execute: (sql: string, params: ReadonlyArray<unknown>) => Effect.Effect<ResultHeader, SqlError>
   /** Runs a statement as text; parameters are escaped by the driver, which the session's sql_mode makes safe. */
   readonly query: (sql: string, params?: ReadonlyArray<unknown>) => Effect.Effect<unknown, SqlError>
@@ -60,12 +59,10 @@ export interface Session {
   readonly isOpen: () => boolean
 }
 
-/** What the server says of a write. */
 export interface ResultHeader {
   readonly affectedRows: number
 }
 
-/** The modules of the driver. */
 export const driver = drivers.load("@effect/sql-mysql2@0.53", async () => ({
   MysqlClient: await import("@effect/sql-mysql2/MysqlClient"),
   Reactivity: await import("@effect/experimental/Reactivity"),
@@ -109,7 +106,6 @@ class Wire {
     this.guarded?.restart()
   }
 
-  /** The driver's connection over the socket. */
   get connection() {
     return this.guarded?.connection()
   }

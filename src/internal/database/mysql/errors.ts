@@ -23,7 +23,6 @@ import { migrateCommand } from "../rows.js"
 export type FailureClass =
   "transient" | "busy" | "operator" | "record" | "doubtful" | "unknown" | "tooMany" | "delivered"
 
-/** A failure, classified. */
 export interface Failure {
   readonly class: FailureClass
   /** what the status shows: the errno as text, or a connection's code */
@@ -369,7 +368,6 @@ const all = (cls: FailureClass, ...codes: ReadonlyArray<number>): ReadonlyArray<
 const operator = (reason: Reason, ...codes: ReadonlyArray<number>): ReadonlyArray<readonly [number, Known]> =>
   codes.map((code) => [code, { class: "operator", reason }])
 
-/** What each number means. */
 export const CODES: ReadonlyMap<number, Known> = new Map([
   ...operator(
     (subject) =>

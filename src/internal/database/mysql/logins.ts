@@ -113,7 +113,7 @@ const proof = (password: string, scramble: Buffer): Buffer => {
   return xor(digest, sha256(sha256(digest), scramble))
 }
 
-/** The scramble prevents that a recorded login is replayed. */
+/** The scramble prevents the replay of a recorded login. */
 const encrypt = (password: string, scramble: Buffer, key: crypto.KeyLike): Buffer =>
   crypto.publicEncrypt(
     { key, padding: crypto.constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha1" },

@@ -28,7 +28,6 @@ const lastGood = new Map<string, Addresses>()
 /** addresses that took a connection and stay silent: others come first */
 const silent = new Set<string>()
 
-/** Notes whether the server at an address speaks. */
 export const noteSilence = (address: string | undefined, isSilent: boolean): void => {
   if (address === undefined) return
   if (isSilent) silent.add(address)

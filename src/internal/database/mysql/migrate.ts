@@ -228,7 +228,6 @@ interface Change {
   readonly isAtOnce: boolean
 }
 
-/** Adds what is missing. */
 const change = (session: Session, target: MigrationTarget, { isAtOnce, missing, needsKey }: Change) =>
   alter(session, target, (clause) => {
     // one copy serves both
@@ -248,7 +247,6 @@ const addIndexes = (session: Session, target: MigrationTarget) =>
     }
   })
 
-/** The indexes for reading. */
 const readingIndexes = ({ definition }: MigrationTarget): ReadonlyArray<Index> => [
   TIME_INDEX,
   ...indexesOf(definition)

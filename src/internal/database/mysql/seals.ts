@@ -21,7 +21,6 @@ import type { Session } from "./connection.js"
 import { classify, isOfPreparing } from "./errors.js"
 import { type Columns, columnsOf, quote } from "./table.js"
 
-/** Makes the table of seals. */
 export const CREATE_SEAL_TABLE: string = `CREATE TABLE IF NOT EXISTS ${quote(SEAL_TABLE)} (
   \`chain\` BINARY(16) NOT NULL,
   \`number\` BIGINT UNSIGNED NOT NULL,

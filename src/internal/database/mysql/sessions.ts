@@ -20,7 +20,6 @@ interface Kept {
   isLastResort: boolean
 }
 
-/** How a session is used. */
 export interface Use {
   /**
    * Whether to begin again with another session if the server has stopped taking writes. So a planned switch-over costs

@@ -43,7 +43,6 @@ export interface Table {
   readonly note: (column: string | undefined) => string
 }
 
-/** Quotes an identifier. */
 export const quote = (name: string): string => `\`${name.replaceAll("`", "``")}\``
 
 /** Why a name cannot be that of a table, if so. */

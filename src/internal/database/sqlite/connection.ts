@@ -7,7 +7,6 @@ import { pathToFileURL } from "node:url"
 import * as drivers from "../driver.js"
 import type { Index } from "../rows.js"
 
-/** The modules of the driver. */
 export const driver = drivers.load("@effect/sql-libsql@0.42", async () => ({
   LibsqlClient: await import("@effect/sql-libsql/LibsqlClient"),
   Reactivity: await import("@effect/experimental/Reactivity")
@@ -29,7 +28,6 @@ export const open = (
     return connection
   })
 
-/** Quotes an identifier. */
 export const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
 
 /** Names of indexes are unique within the whole file, so each contains the table's name. */

@@ -289,7 +289,6 @@ const tooSlow = (table: string) =>
     })
   })
 
-/** A condition with its parameters. */
 interface Clause {
   readonly sql: string
   readonly params: ReadonlyArray<unknown>

@@ -21,7 +21,6 @@ import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import { quote } from "./connection.js"
 import { textOf } from "./provable.js"
 
-/** Makes the table of seals. */
 export const CREATE_SEAL_TABLE: string = `CREATE TABLE IF NOT EXISTS ${quote(SEAL_TABLE)} (
   "chain" BLOB NOT NULL,
   "number" INTEGER NOT NULL,
@@ -38,7 +37,6 @@ export const CREATE_SEAL_TABLE: string = `CREATE TABLE IF NOT EXISTS ${quote(SEA
 
 const SEAL_COLUMNS = ["chain", "number", "at", "until", "prev", "entries", "notices", "head", "key_id", "sig"]
 
-/** Writes a seal. */
 export const insertSeal = (connection: Connection, seal: Seal): Effect.Effect<unknown, SqlError> =>
   connection.executeRaw(
     `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(quote).join(", ")}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
