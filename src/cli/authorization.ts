@@ -1,4 +1,4 @@
-/** The token of the page: who has it may see everything that the page shows. */
+/** The token of the page: anybody who has it may see everything that the page shows. */
 import * as HttpApiMiddleware from "@effect/platform/HttpApiMiddleware"
 import * as HttpApiSchema from "@effect/platform/HttpApiSchema"
 import * as HttpApiSecurity from "@effect/platform/HttpApiSecurity"

@@ -1,4 +1,4 @@
-/** What page.js shares with events.js: scripts on a page have no modules. */
+/** What page.js shares with events.js: classic scripts share no modules. */
 interface AuditPage {
   readonly byId: (id: string) => HTMLElement
   readonly button: (text: string, name: string, action: () => Promise<void>) => HTMLElement

@@ -10,7 +10,7 @@ const NOTE = new RegExp(String.raw`; (${NAME}) is ([A-Z]+(?:\(\d+(?:,\d+)?\))?(?
 const COLUMN = String.raw`(?:for|in) column (?:\x60[^\x60]*\x60\.){0,2}['\x60](${NAME})['\x60]`
 const AT_COLUMN = new RegExp(String.raw`${COLUMN} at row \d+$`)
 
-/** A note on a column, appended to the database's message. A list's members may be anything, so it only says "ENUM". */
+/** A note on a column, appended to the database's message. A list's members may be anything, so they are left out. */
 export const typeNote = (column: string, declared: string): string => {
   const type = declared.toUpperCase()
   const notes = [type, type.replace(/\(.*/s, "")].map((type) => `; ${column} is ${type}`)

@@ -532,7 +532,7 @@ const asDriverError = (cause: unknown): DriverError => {
 }
 
 /**
- * An error without the driver's additions: the statement with all its rows, and for TLS the certificates in a circle.
+ * An error without the driver's additions: the statement with all its rows, and for TLS the certificates in a cycle.
  */
 const essence = (cause: unknown): unknown => {
   if (!(cause instanceof Error)) return cause
