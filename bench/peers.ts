@@ -13,9 +13,7 @@ import { withBlocking, withPromises } from "./measure.js"
 
 const run = promisify(execFile)
 
-/**
- * Imports by a name that the compiler does not see: only the bench installs the peers, and types are checked without.
- */
+/** Imports by a name that the compiler does not see: types are checked without the peers. */
 const load = async <A>(name: string): Promise<A> => (await import(name)) as A
 
 export interface Peer {

@@ -58,10 +58,7 @@ const nameOf = ({ name }: Queue, id: string) => (name === undefined ? id : `${na
 /** letters read at once */
 const PAGE = 1000
 
-/**
- * The letters of the queues that wait for a decision, in order, a page at a time. `torn` adds torn ends; `from` is a
- * place in the file of the first queue.
- */
+/** The letters that wait for a decision, in order. `torn` adds torn ends; `from` is a place in the first file. */
 export const openLetters = (
   queues: ReadonlyArray<Queue>,
   options: Partial<Pick<deadLetterFile.Selection, "contentBytes" | "from" | "select" | "torn">> = {}

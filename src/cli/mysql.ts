@@ -10,10 +10,7 @@ const load = loader("MySQL", "@effect/sql-mysql2@0.53", () => import("@effect/sq
 
 const require = createRequire(import.meta.url)
 
-/**
- * Loads what the driver and Node would load later. By then the process may run as the owner of a queue, who cannot
- * always read what root installed.
- */
+/** Loads all files of the driver and of Node now: as the owner of a queue, the process may not be able to read them. */
 const loadWhole = Effect.gen(function* () {
   if (process.geteuid?.() !== 0) return
   // loads the certificate authorities, those of NODE_EXTRA_CA_CERTS included

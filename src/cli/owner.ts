@@ -15,10 +15,7 @@ const asker =
 /** Who decides, for the record: the user who called sudo, or the current one. */
 export const operator = (): string => `${asker}@${os.hostname()}`
 
-/**
- * Becomes the owner of the queues in these directories. Call it before touching them, and after reading what only root
- * may read.
- */
+/** Becomes the owner of these queues. Call it before touching them, and after reading what only root may read. */
 export const becomeOwner = (queues: ReadonlyArray<string>) =>
   Effect.gen(function* () {
     const disk = yield* Disk
@@ -87,15 +84,12 @@ const become = (directory: string, owner: FileInfo, place: FileInfo | undefined)
 /** of Node, and absent from its types */
 const { initgroups } = process as unknown as { readonly initgroups: (user: number, group: number) => void }
 
-/**
- * If root owns the directory, the service uses it by its group. A platform gives that group to processes, not to users.
- */
+/** If root owns the directory, the service uses it by a group that the platform gives to processes, not to users. */
 const switchTo = (
   { gid, uid }: { readonly uid: number; readonly gid: number },
   groups: ReadonlyArray<number>
 ) => {
-  // The group first: `getgroups` lists it, and root's must not stay there. The user last: it takes the right to the
-  // rest.
+  // The group first, so that `getgroups` does not list root's. The user last: it takes the right to the rest.
   process.setgid!(gid)
   try {
     initgroups(uid, gid)
@@ -115,10 +109,7 @@ export const refuse = (directory: string, uid: number) =>
     message: `The queue in ${directory} belongs to uid ${uid}. Run the command as that user: sudo -u '#${uid}' effect-audit ...`
   })
 
-/**
- * What to do about a path that this user may not use. Its owner may, or the owner of the nearest directory in sight.
- * undefined if that is this user.
- */
+/** Advice on a path that belongs to another user, or is in a private directory of one; undefined otherwise. */
 export const adviceOnAccess = (target: string): Effect.Effect<string | undefined, never, Disk> =>
   Effect.gen(function* () {
     const disk = yield* Disk

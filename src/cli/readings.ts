@@ -76,10 +76,7 @@ export const makeRecorder = (given: Option.Option<string>) =>
       }).pipe(Effect.scoped)
   })
 
-/**
- * After so long without a reading, the page's server gives the queue up for other commands. They wait twice as long for
- * it.
- */
+/** After so long without a reading, the page gives the queue up for other commands, which wait twice as long. */
 const IDLE = "5 seconds"
 
 /** If opening fails, closes what it acquired: an RcRef does not do that. */

@@ -120,9 +120,7 @@ const Letters = Schema.parseJson(Schema.Struct({ ids: Schema.NonEmptyArray(Schem
 /** the most of a request's body, which is held in memory; enough for 20,000 ids */
 const MAX_BODY_BYTES = 1024 * 1024
 
-/**
- * The letters of a request. An error repeats nothing of the body: printing a deeply nested value overflows the stack.
- */
+/** The letters of a request. Errors do not repeat the body: printing a deeply nested value overflows the stack. */
 const lettersAsked = (request: HttpServerRequest.HttpServerRequest) =>
   Effect.gen(function* () {
     // Node enforces Content-Length; a body without one may be endless

@@ -262,9 +262,7 @@ export const databaseOf = (flags: DatabaseFlags) =>
     return options
   })
 
-/**
- * Refuses an empty or misspelt variable about TLS, which would connect in the clear. Warns of any other unknown one.
- */
+/** Refuses an empty or misspelt variable about TLS, which would connect in the clear. Warns of other unknown ones. */
 const refuseVariables = Effect.suspend(() => {
   const empty = ["AUDIT_MYSQL_SSL_CA", "AUDIT_MYSQL_SERVER_PUBLIC_KEY"].find(
     (name) => process.env[name] === ""

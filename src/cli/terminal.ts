@@ -94,10 +94,7 @@ export const say = (...lines: ReadonlyArray<Line>): Effect.Effect<void> =>
 export const sayError = (exitCode: number, text: string): Effect.Effect<void> =>
   isJson ? toStderr(jsonOf({ error: text, exitCode })) : say(...text.split("\n"))
 
-/**
- * Writes text to stdout as it is. Waits until it is taken, so that an export does not fill the memory. On a terminal it
- * is escaped, line by line.
- */
+/** Writes text to stdout, and waits until it is taken, to keep no export in memory. A terminal gets it escaped. */
 export const write = (text: string | Uint8Array): Effect.Effect<void> =>
   process.stdout.isTTY
     ? print((typeof text === "string" ? text : Buffer.from(text).toString()).split(/\r?\n/).slice(0, -1))
@@ -117,10 +114,7 @@ export const printJson = (value: unknown): Effect.Effect<void> => Console.log(js
 export const withoutArgument = (text: string): string =>
   text.replace(/(unknown argument): '(?!--[a-z-]+').*'/s, "$1, which may be a password: it is not repeated")
 
-/**
- * Strips the colours of @effect/cli where nobody sees them. Under --json it drops the errors as well, which
- * {@link sayError} prints.
- */
+/** Strips @effect/cli's colours where nobody sees them, and under --json its errors, which {@link sayError} prints. */
 export const withPlainConsole = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Console.consoleWith((console) => {
     const plain = (stream: Stream, args: ReadonlyArray<unknown>) =>

@@ -4,10 +4,7 @@
  */
 import { Effect } from "effect"
 
-/**
- * Loads modules of the packages once, or dies with what to install. A process that gives up root's rights afterwards
- * may not be able to find them again.
- */
+/** Loads modules once, or dies with what to install: a process may lose the right to read them. */
 export const load = <A>(packages: string, modules: () => Promise<A>): Effect.Effect<A> => {
   let loaded: Promise<A> | undefined
   return Effect.promise(

@@ -18,9 +18,7 @@ export type Kept = Either.Either<Keeper, string>
 
 export const isNumeric = (storage: Storage): boolean => storage !== "text" && storage !== "dateTime"
 
-/**
- * A number as it is hashed: the shortest digits, as MySQL and MariaDB show a DOUBLE; beyond 15 places with an exponent.
- */
+/** A number as it is hashed: the shortest digits, as servers show a DOUBLE; beyond 15 places with an exponent. */
 export const numberText = (value: number): string => {
   const [mantissa = "", exponent = ""] = Math.abs(value).toExponential().split("e")
   const sign = value < 0 || Object.is(value, -0) ? "-" : ""

@@ -18,9 +18,7 @@ export interface TableNames {
 export const tableName = (definition: AuditEvent.Any, names: TableNames | undefined): string =>
   ofKind(names, definition.kind) ?? definition.table
 
-/**
- * The command that makes a table, or adds what it lacks, ready to be pasted. The kind says whether it needs an option.
- */
+/** The command that makes a table, or adds what it lacks. It can be pasted; the kind says whether it needs an option. */
 export const migrateCommand = (...options: ReadonlyArray<string>): string =>
   `\`${["effect-audit migrate", ...options].join(" ")}\` (--activity for activities, --events MODULE for kinds of your own)`
 

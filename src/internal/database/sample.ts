@@ -1,6 +1,4 @@
-/**
- * The sample: a made-up row that is written, read and rolled back. It shows whether a table gives back what it gets.
- */
+/** The sample: a made-up row that is written, read and rolled back, to see whether a table gives back what it gets. */
 import type * as AuditEvent from "../../schema/AuditEvent.js"
 import type { SqlValue } from "../../schema/Line.js"
 import { type Storage, storageOf } from "./columnTypes.js"

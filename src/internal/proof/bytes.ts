@@ -161,10 +161,7 @@ export const hashOf = ({ framed }: Frame): string =>
     ? crypto.createHash("sha256").update(framed).digest("binary")
     : hash("sha256", framed, "binary")
 
-/**
- * Hot path: `crypto.hash` takes an eighth of the time for a row, and half of that for a text. Other runtimes may lack
- * it.
- */
+/** Hot path: `crypto.hash` takes an eighth of the time, half of that for a text. Other runtimes may lack it. */
 const hash = (crypto as { readonly hash?: typeof crypto.hash }).hash
 
 /** The `prev` of a chain's first seal. */

@@ -54,9 +54,7 @@ export const sealsBefore = <E>(
 
 const literal = (bytes: Uint8Array): string => `x'${hex(bytes)}'`
 
-/**
- * SQL that empties the erasable columns of rows, and keeps what proves them. Rows that are erased already are left out.
- */
+/** SQL that empties the erasable columns of rows, and keeps what proves them. Leaves out rows that are erased. */
 export const erasing = <E>(source: Source<E>, { eventIds, manifest }: Sealed): Stream.Stream<string, E> =>
   pagesOf(eventIds).pipe(
     Stream.mapEffect((page) =>

@@ -483,9 +483,7 @@ const stateOf = (manifest: Manifest, row: ShownRow, leaf: Uint8Array): "same" | 
 /** held at once */
 const PART_IDS = 500_000
 
-/**
- * Looks for rows that no seal is about. It reads ids only if rows with a proof are more, or fewer, than those of seals.
- */
+/** Looks for rows that no seal is about. Reads ids only if the counts differ: rows with a proof, and rows of seals. */
 const lookForForeign = <E>(
   proof: Proof<E>,
   table: string,

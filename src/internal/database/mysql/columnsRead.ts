@@ -61,9 +61,7 @@ export const condition = (column: ReadColumn, test: Test["is"]): string => {
   }
 }
 
-/**
- * Compares numbers as numbers and dates as dates. Anything else by its bytes, and first in a way that an index serves.
- */
+/** Compares numbers and dates as such. Anything else by its bytes, and first in a way that an index serves. */
 const equals = (column: ReadColumn, value: Stored): string => {
   if (isPlain(column, value)) return compares(column, "=", value)
   const text = String(value)

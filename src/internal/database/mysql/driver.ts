@@ -108,9 +108,7 @@ const confineDriver = (
   }
 }
 
-/**
- * What is wrong with the name in the certificate. The driver compares names only, and takes an address for "localhost".
- */
+/** What is wrong with the name in the certificate. The driver's own check takes an address for "localhost". */
 const misnamed = (stream: EventEmitter, identity: string): Error | undefined =>
   stream instanceof tls.TLSSocket
     ? tls.checkServerIdentity(identity, stream.getPeerCertificate())

@@ -300,10 +300,7 @@ const isSame = (a: string, b: string | undefined) => b !== undefined && a.toLowe
 export const migrate: Reason = (subject) =>
   `${tableOf(subject)} of ${subject.database} is missing or lacks a column: run ${migrateCommand()}`
 
-/**
- * Our table was checked before the statement. So what is missing is one that a trigger or a view uses, unless it is
- * ours.
- */
+/** Our table was checked before. So unless it is ours, the missing table is one that a trigger or a view uses. */
 const missing: Reason = (subject, text) => {
   const [, named] = /^Table '(?:[^']*\.)?([^'.]+)' doesn't exist/.exec(text) ?? []
   return subject.table === undefined || (named !== undefined && isSame(named, subject.table))
@@ -531,9 +528,7 @@ const asDriverError = (cause: unknown): DriverError => {
   }
 }
 
-/**
- * An error without the driver's additions: the statement with all its rows, and for TLS the certificates in a cycle.
- */
+/** An error without the driver's additions: the statement with all its rows, and for TLS a cycle of certificates. */
 const essence = (cause: unknown): unknown => {
   if (!(cause instanceof Error)) return cause
   const { code, errno, sqlState } = cause as { code?: unknown; errno?: unknown; sqlState?: unknown }

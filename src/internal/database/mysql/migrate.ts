@@ -342,10 +342,7 @@ const ourColumns = ({ deduplicate, proof }: MigrationTarget): ReadonlyArray<Colu
 const missingColumns = (target: MigrationTarget, present: Columns): ReadonlyArray<ColumnOf> =>
   [...theirColumns(target), ...ourColumns(target)].filter(([name]) => !present.has(name.toLowerCase()))
 
-/**
- * The indexes of a new table. The one over time and id costs a tenth of the delivery rate (bench/README.md#index), so
- * it comes only on request.
- */
+/** The indexes of a new table: that over time and id on request, since it slows delivery (bench/README.md#index). */
 const newIndexes = (target: MigrationTarget): ReadonlyArray<Index> =>
   target.index ? readingIndexes(target) : indexesOf(target.definition)
 

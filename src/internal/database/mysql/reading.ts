@@ -1,6 +1,4 @@
-/**
- * The reader of the tables of events, page by page. Every statement is a SELECT that the server itself ends in time.
- */
+/** The reader of the tables of events, page by page. Every statement is a SELECT that the server ends in time. */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Chunk, Duration, Effect, Option, Redacted, Schedule, Schema } from "effect"
 import type { Scope } from "effect"

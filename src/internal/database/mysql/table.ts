@@ -325,9 +325,7 @@ const isMadeInZone = (
   })
 }
 
-/**
- * An expression without its texts, which name no functions or columns. MySQL escapes their quotes: `_utf8mb4\'at\'`.
- */
+/** An expression without its texts, which name no functions or columns. MySQL escapes quotes: `_utf8mb4\'at\'`. */
 const withoutTexts = (expression: string): string =>
   expression.replaceAll("\\'", "'").replaceAll(/'(?:[^'\\]|''|\\.)*'/g, "")
 

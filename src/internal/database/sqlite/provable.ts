@@ -1,6 +1,4 @@
-/**
- * The columns of SQLite that give back what was written, by their affinity (https://sqlite.org/datatype3.html, 3.1).
- */
+/** The columns of SQLite that give back what was written, by affinity (https://sqlite.org/datatype3.html, 3.1). */
 import { Either } from "../../../schema/Effect3.js"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import type { SqlValue } from "../../../schema/Line.js"
