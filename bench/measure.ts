@@ -40,7 +40,7 @@ export interface Row {
   readonly measured: string | null
 }
 
-/** A row, of which everything but the work and the subject may be left out. */
+/** A row; everything but the work and the subject may be left out. */
 export const row = (row: Partial<Row> & Pick<Row, "work" | "subject">): Row => ({
   callers: null,
   eventsPerSecond: null,

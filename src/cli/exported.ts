@@ -14,7 +14,7 @@ import { maskValue } from "./mask.js"
 import { asCsv, asJson, csvCell, plain, sensitiveOf, type Shown, showing } from "./shown.js"
 import type { OpenTrail } from "./trail.js"
 
-/** How an export is written: `text` is JSON behind the time and the kind. */
+/** How an export is written: `text` is JSON after the time and the kind. */
 export type Format = "csv" | "json" | "text"
 
 /** The line of a row that does not fit its kind. */

@@ -81,7 +81,7 @@ const become = (directory: string, owner: FileInfo, place: FileInfo | undefined)
     return Effect.zipRight(loadLocks, become)
   })
 
-/** of Node, and absent from its types */
+/** Node has it, and its types do not */
 const { initgroups } = process as unknown as { readonly initgroups: (user: number, group: number) => void }
 
 /** If root owns the directory, the service uses it by a group that the platform gives to processes, not to users. */

@@ -6,8 +6,8 @@ import { PROOF_COLUMN } from "../proof/seal.js"
 import { EVENT_ID, EVENT_TIME } from "./rows.js"
 
 /**
- * Bytes of an answer, of which a driver keeps a multiple. V8 frees what lies outside of its heap late, and seals are held
- * while their rows are read. The proof of a million rows took 283 MB with 8 MiB, and 270 with 1 MiB.
+ * Bytes of an answer; a driver keeps a multiple of them. V8 frees what lies outside of its heap late, and seals are
+ * held while their rows are read. The proof of a million rows took 283 MB with 8 MiB, and 270 with 1 MiB.
  */
 const ANSWER_BYTES = 1024 * 1024
 export const MOST_SEALS = 200

@@ -4,7 +4,7 @@
  */
 import * as crypto from "node:crypto"
 
-/** A text stands for its UTF-8. */
+/** A text is hashed as its UTF-8. */
 export type Part = string | Uint8Array
 
 /** of every hash, and of half a signature */

@@ -46,7 +46,7 @@ export interface Source<E> {
   readonly count: (table: string) => Effect.Effect<Counts, E>
   /** A name, quoted for SQL. */
   readonly quote: (name: string) => string
-  /** What an erased column holds, as SQL: NULL where that is allowed, or else an empty text. */
+  /** What an erased column holds, as SQL: NULL if that is allowed, otherwise an empty text. */
   readonly emptied: (table: string, column: string) => Effect.Effect<string, E>
   /** Some ids of rows with a proof, in order, those after an id; none after the last. */
   readonly provenIds: (table: string, after: Uint8Array) => Effect.Effect<ReadonlyArray<Uint8Array>, E>
@@ -83,7 +83,7 @@ export const mapSource = <E, E2>(source: Source<E>, f: (error: E) => E2): Source
  * - `changed`, `removed`: a row is not what was sealed, or is gone
  * - `foreign`: a row has a proof, or an id, that belongs to no seal of its table
  * - `erased`: a row was erased, and no seal allows it
- * - `unproved`: rows without a proof, where all must have one
+ * - `unproved`: rows without a proof, although all must have one
  * - `gap`: seals are missing, or another chain names one that is missing
  * - `chain`: a seal is not what was written, or does not follow the one before
  * - `key`: a seal was signed by another key, or by none

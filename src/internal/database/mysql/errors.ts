@@ -513,7 +513,7 @@ interface DriverError {
   readonly sqlState: string | undefined
 }
 
-/** The server's number of an error; 0 if it is none of the server's. */
+/** The server's number of an error; 0 for any other error. */
 export const errnoOf = (cause: unknown): number => Math.max(0, asDriverError(cause).errno ?? 0)
 
 const asDriverError = (cause: unknown): DriverError => {

@@ -55,7 +55,7 @@ export const loginsOf = (
       let next: Login | undefined
       return (data) => {
         if (next !== undefined) return next(data)
-        // an empty password is none, and needs no key
+        // an empty password is sent without a key
         if (Redacted.value(password) === "") return Buffer.from([0])
         const [answer, then] = encrypted(data.subarray(0, SCRAMBLE_BYTES), SHA256_KEY_REQUEST)
         next = then

@@ -252,7 +252,7 @@ const readingIndexes = ({ definition }: MigrationTarget): ReadonlyArray<Index> =
   ...indexesOf(definition)
 ]
 
-/** The columns of each index, in lower case, by commas. */
+/** The columns of each index, in lower case, separated by commas. */
 const indexedColumns = (session: Session, table: string) =>
   Effect.map(
     session.select(

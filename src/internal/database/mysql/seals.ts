@@ -217,7 +217,7 @@ interface ShownColumns extends Readonly<Record<string, unknown>> {
 
 const isText = (value: unknown): value is string | null => value === null || typeof value === "string"
 
-/** Hot path: checked by hand, since a Schema of a record makes each row anew. */
+/** Hot path: checked by hand, since a Schema of a record copies each row. */
 const ShownColumns = Schema.declare((row): row is ShownColumns => {
   const { id, proof, time } = row as Readonly<Record<string, unknown>>
   return id instanceof Uint8Array && isText(time) && (proof === null || proof instanceof Uint8Array)
