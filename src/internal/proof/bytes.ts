@@ -22,6 +22,7 @@ const KEPT = 64 * 1024
  */
 export class Frame {
   private bytes = Buffer.alloc(1024)
+  private view = viewOf(this.bytes)
   private at = 0
   /** behind the parts of every frame */
   private readonly start: number
@@ -101,24 +102,23 @@ export class Frame {
     const bytes = Buffer.alloc(room)
     bytes.set(this.bytes.subarray(0, this.at))
     this.bytes = bytes
+    this.view = viewOf(bytes)
     this.views = []
   }
 
   /** Ends a part before this index. */
   private end(index: number): this {
-    const { at, bytes } = this
-    const size = index - at - LENGTH_BYTES
-    // no buffer has 2^40 bytes: the first ones stay 0
-    bytes[at] = bytes[at + 1] = bytes[at + 2] = 0
-    bytes[at + 3] = size / 2 ** 32
-    bytes[at + 4] = size >>> 24
-    bytes[at + 5] = size >>> 16
-    bytes[at + 6] = size >>> 8
-    bytes[at + 7] = size
+    const { at, view } = this
+    // fits into 32 bits: a text has fewer than 2^29 units, and no column holds 4 GiB
+    view.setUint32(at, 0)
+    view.setUint32(at + 4, index - at - LENGTH_BYTES)
     this.at = index
     return this
   }
 }
+
+const viewOf = ({ buffer, byteLength, byteOffset }: Buffer): DataView =>
+  new DataView(buffer, byteOffset, byteLength)
 
 const EQUALS = "=".charCodeAt(0)
 

@@ -4,7 +4,7 @@
  */
 import type { Manifest } from "../../services/Sealing.js"
 import { ID_BYTES } from "../../schema/EventId.js"
-import { Frame, hashOf } from "./bytes.js"
+import { Frame, HASH_BYTES, hashOf } from "./bytes.js"
 import { ENTRY_BYTES, LEAF_AT } from "./seal.js"
 
 export type { Manifest }
@@ -49,7 +49,9 @@ export const writeLeaf = (
   const erasedTo = hashErasable(form, row.values, salts, salt, salt + SALT_BYTES)
   const at = index * ENTRY_BYTES
   form.frame.begin().slice(entries, at, at + ID_BYTES)
-  entries.write(hashRest(form, row, erasedTo), at + LEAF_AT, "latin1")
+  const leaf = hashRest(form, row, erasedTo)
+  // Hot path: a call of the buffer's own takes three times as long
+  for (let i = 0; i < HASH_BYTES; i++) entries[at + LEAF_AT + i] = leaf.charCodeAt(i)
 }
 
 const hashErasable = (
