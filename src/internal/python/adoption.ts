@@ -1,10 +1,9 @@
 /**
- * Taking over the queue file of the Python class: it becomes a segment.
+ * Adoption: the queue file of the Python class becomes a segment.
  *
- * On the queue's own file system a rename does it. From another one the content is copied beside the segments, and so is
- * that of a file with two names; then
- * a record, durable before the old file is touched, makes any later start finish what a crash has interrupted. Ids
- * are derived from the segment's number and bytes, and nothing is delivered before both are durable.
+ * On the queue's file system it is renamed. A file on another one, or with a second hard link, is copied beside the
+ * segments. A record is durable before the old file is touched: if a crash comes in between, then the next start
+ * finishes the adoption. Ids are derived from the segment's number and bytes, and both are durable before delivery.
  */
 import { Effect, Option, Schema } from "effect"
 import * as path from "node:path"
@@ -15,30 +14,30 @@ import { hasNoRoom, isAbsent, readRecord, replace } from "../queue/files.js"
 import { countLines } from "../queue/lines.js"
 import type { Segments } from "../queue/segments.js"
 
-/** A copy is whole: once the old file is put aside, it becomes a segment. */
+/** The record of a whole copy: once the old file is put aside, the copy becomes a segment. */
 const Adoption = Schema.Struct({ source: Schema.String, aside: Schema.String }).pipe(
-  // said twice: a damaged path could be that of another file
+  // the record says the path twice: a damaged one could be that of another file
   Schema.filter(({ aside, source }) => path.isAbsolute(source) && asideOf(source, numberIn(aside)) === aside)
 )
 const AdoptionFile = Schema.parseJson(Adoption)
 
-/** What the old file is called once its copy is whole. */
+/** The name of the old file once its copy is whole. */
 const asideOf = (source: string, number: number | string) => `${source}.${number}.adopted`
 const numberIn = (aside: string) => /\.(\d{1,16})\.adopted$/.exec(aside)?.[1] ?? ""
 
 const COPY_BYTES = 1 << 20
 
-/** Where a file is taken in. */
+/** The queue that adopts a file. */
 interface Target {
   readonly disk: Disk["Type"]
   readonly directory: string
   readonly segments: Segments
-  /** says what is being copied, durable before the old file is touched */
+  /** the path of the record */
   readonly record: string
   readonly copied: string
 }
 
-/** Counts the lines of the segment that was put there. */
+/** Adds the new segment, and counts its lines. */
 const takeIn = ({ disk, segments }: Target, number: number, source: string) =>
   Effect.scoped(
     Effect.gen(function* () {
@@ -51,7 +50,7 @@ const takeIn = ({ disk, segments }: Target, number: number, source: string) =>
     })
   )
 
-/** What is left of a copy of a file that still stands in its place. */
+/** Removes the copy and the record, while the old file is still in its place. */
 const discardCopy = ({ copied, disk, record }: Target) =>
   Effect.forEach(
     [`${record}.new`, record, copied],
@@ -59,7 +58,7 @@ const discardCopy = ({ copied, disk, record }: Target) =>
     { discard: true }
   )
 
-/** The copy becomes a segment, if a copy was being adopted. */
+/** If there is a whole copy, then makes it a segment; returns how many lines it has. */
 const finish = (target: Target, number: number, old: string | undefined) =>
   Effect.gen(function* () {
     const { copied, directory, disk, record, segments } = target
@@ -68,11 +67,11 @@ const finish = (target: Target, number: number, old: string | undefined) =>
       return 0
     }
     const said = yield* adoptionIn(disk, record)
-    // a record is written whole: one that cannot be read was damaged later, and may have named another file
+    // records are written whole: an unreadable one was damaged later, and may have named another file
     const names = said ?? (old === undefined ? undefined : { source: old, aside: asideOf(old, number) })
     const isCopied = (yield* disk.info(copied)) !== undefined
     if (isCopied && names !== undefined && (yield* isBeginning(disk, copied, names.source))) {
-      // the old file still stands in its place, and may even have grown: it is copied anew
+      // the old file is still in its place, and may even have grown: copy it again
       yield* discardCopy(target)
       return 0
     }
@@ -88,12 +87,12 @@ const finish = (target: Target, number: number, old: string | undefined) =>
     if (isCopied) yield* disk.rename(copied, segments.pathOf(number))
     yield* disk.syncDirectory(directory)
     const lines = isCopied ? yield* takeIn(target, number, names?.source ?? copied) : 0
-    // not synced: if it comes back, it is found to be done
+    // not synced: if a power cut brings it back, then the next start finds nothing to do
     yield* disk.remove(record)
     return lines
   })
 
-/** Puts the file among the segments; how many lines it has, or nothing where it lies on another file system. */
+/** Renames the file to a segment. Returns how many lines it has; undefined if it is on another file system. */
 const move = (target: Target, source: string, number: number) =>
   Effect.gen(function* () {
     const { directory, disk, segments } = target
@@ -114,7 +113,7 @@ const copy = (target: Target, source: string, number: number) =>
     const { copied, directory, disk, record } = target
     const aside = asideOf(source, number)
     const isWhole = yield* copyFile(disk, source, copied).pipe(
-      // this syncs the entry of the copy, too
+      // `replace` syncs the directory, and so the name of the copy, too
       Effect.zipRight(replace(disk, directory, record, Schema.encodeSync(AdoptionFile)({ source, aside }))),
       Effect.as(true),
       Effect.catchIf(hasNoRoom, ({ code }) =>
@@ -133,7 +132,7 @@ const copy = (target: Target, source: string, number: number) =>
     return yield* finish(target, number, source)
   })
 
-/** Adopts the file, if there is one, as the segment `next`; how many lines were taken in. */
+/** Adopts the file, if there is one, as segment `next`; returns how many lines it has. */
 export const adopt = (
   disk: Disk["Type"],
   directory: string,
@@ -149,13 +148,13 @@ export const adopt = (
     copied: `${directory}/adoption.copy`
   }
   return Effect.gen(function* () {
-    // the user may name a link: what it leads to is adopted
+    // if the user names a symbolic link, then its target is adopted
     const named = file === undefined ? undefined : disk.resolve(file)
     const meant =
       named === undefined
         ? undefined
         : yield* Effect.catchIf(disk.realPath(named), isAbsent, () => Effect.succeed(named))
-    // its lines would count twice, and what was decided about dead letters would be forgotten
+    // adopting a queue's file would count its lines twice, and forget decisions about dead letters
     const isOurs = meant !== undefined && (yield* isPartOfQueue(disk, meant))
     if (isOurs && (yield* disk.info(meant)) !== undefined) {
       yield* Effect.logWarning(
@@ -164,16 +163,16 @@ export const adopt = (
     }
     const source = isOurs ? undefined : meant
     const finished = yield* finish(target, next, source)
-    // a damaged record and its copy stay, until somebody has looked
+    // a damaged record and its copy stay until an operator has looked
     if (source === undefined || (yield* disk.info(target.record)) !== undefined) return finished
-    // a process that was killed may have moved it and not made that durable: it would come back, and be doubled
+    // a process that was killed may not have synced its rename: a power cut would bring the file back, and double it
     yield* disk.syncDirectory(directory)
     yield* syncParent(disk, source)
     const info = yield* disk.info(source)
     const number = next + finished
     if (info?.type !== "file" || info.size === 0 || number > MAX_SEQUENCE) return finished
 
-    // one that has another name, outside, would change there with the queue
+    // a second hard link would change with the queue
     const isOnlyOne = info.links === 1
     // the old program may have been killed between its write and its fsync
     yield* Effect.scoped(
@@ -184,13 +183,13 @@ export const adopt = (
   })
 }
 
-/** What a copy was made of; undefined if the record is damaged. */
+/** The content of the record; undefined if it is damaged. */
 const adoptionIn = (disk: Disk["Type"], record: string) =>
   Effect.map(readRecord(disk, record), (text) =>
     Option.getOrUndefined(Schema.decodeOption(AdoptionFile)(text))
   )
 
-/** Whether a file has, from its beginning on, what stands in the copy. */
+/** Whether the copy is a beginning of the file. */
 const isBeginning = (disk: Disk["Type"], copy: string, file: string): Effect.Effect<boolean, DiskError> =>
   Effect.gen(function* () {
     if ((yield* disk.info(file))?.type !== "file") return false
@@ -204,7 +203,7 @@ const isBeginning = (disk: Disk["Type"], copy: string, file: string): Effect.Eff
     return true
   }).pipe(Effect.scoped)
 
-/** The directory of the old file; it may be gone with it. */
+/** Syncs the directory of the old file, if it still exists. */
 const syncParent = (disk: Disk["Type"], source: string) =>
   Effect.catchIf(disk.syncDirectory(path.dirname(source)), isAbsent, () => Effect.void)
 

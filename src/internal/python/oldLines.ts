@@ -4,8 +4,8 @@ import { textOf } from "../../schema/EventId.js"
 import type { QueueRecord } from "../../services/QueueFile.js"
 
 /**
- * The id of a line that carries none: a hash of what it is and where it stands, so that equal lines are different
- * events and a replay finds the same id. UUIDv8 (RFC 9562, section 5.8).
+ * The id of a line without one: a hash of its content and place. So equal lines are different events, and a repeated
+ * delivery finds the same id. UUIDv8 (RFC 9562, section 5.8).
  */
 export const eventIdOfLine = (
   queueId: string,

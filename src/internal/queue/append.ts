@@ -1,8 +1,8 @@
 /**
- * Appends: a group of lines to disk, its numbers, and the answer to each of its callers.
+ * Appends: write a group of lines to disk, number them, and answer each caller.
  *
- * A group that takes too long is given up: its callers hear that the outcome is unknown, its segment is sealed, and
- * nobody waits for it. What it still writes is counted when it is read.
+ * If a group takes too long, then it expires: its callers get an unknown outcome, its segment is sealed, and nobody
+ * waits for it. Lines that it still writes are counted when they are read.
  */
 import { Duration, Effect, type Scope } from "effect"
 import { QueueClosed, QueueFull, QueueWriteError } from "../../schema/Errors.js"
@@ -20,7 +20,7 @@ type AppendError = QueueWriteError | QueueFull | QueueClosed
 type Group = writer.Group<number, AppendError>
 
 export interface Appends extends writer.GroupCommit<number, AppendError> {
-  /** called after each group; what it throws is its own */
+  /** called after each group; what a listener throws is ignored */
   readonly listeners: Set<() => void>
 }
 
@@ -42,7 +42,7 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
   Effect.gen(function* () {
     const { directory, guard, ledger, lock, segments, space, timeout } = parts
     const listeners = new Set<() => void>()
-    /** given up: their callers have their answer, and another writer has the guard */
+    /** groups whose callers were answered before the disk was; another writer holds the guard */
     const expired = new WeakSet<Group>()
     const duration = metrics.ofQueue(directory)(metrics.appendDuration)
     const labels = yield* metrics.labels
@@ -65,7 +65,7 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
         refuse(group, (eventId) => new QueueFull({ eventId, outcome: "absent", directory, ...exceeded }))
         return Effect.void
       }
-      // a number that is rounded names another line's segment, and no cursor can hold it
+      // a rounded number would name another line's segment, and no cursor could hold it
       if (ledger.next() + lines > MAX_SEQUENCE + 1) {
         refuse(group, numbersUsedUp(directory))
         return Effect.void
@@ -77,13 +77,13 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
     const append = (group: Group): Effect.Effect<void> => {
       const { bytes, entries, lines } = group
       const started = performance.now()
-      /** whether its callers still wait */
+      /** records the duration; false if the group has expired */
       const isAwaited = () => {
         duration.unsafeUpdate((performance.now() - started) / 1000, labels)
         return !expired.delete(group)
       }
       const once = Effect.suspend(() => segments.append(bytes, lines, ledger.next()))
-      // its segment was removed, and the lines with it
+      // the segment was removed together with its lines, so a second try writes them once
       const again = Effect.catchIf(once, isGone, (failure) => (expired.has(group) ? failure : once))
       return Effect.matchCauseEffect(again, {
         onFailure: (cause) => {
@@ -102,7 +102,7 @@ export const make = (parts: Parts): Effect.Effect<Appends, never, Scope.Scope> =
               entry.done(Effect.succeed(sequence))
               sequence += entry.lines
             }
-            // what one throws is its own: the line is on disk, and the others are to hear of it
+            // the lines are on disk: if one listener throws, then the others must still hear of them
             for (const listener of listeners) attempt(listener, () => undefined)
           }
           return lock.end()

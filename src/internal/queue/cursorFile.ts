@@ -1,24 +1,24 @@
-/** The cursor's file: the newest slot at the start, and every later one written durably in its place. */
+/** The cursor's file: reads the newest slot at the start, and writes each later one durably. */
 import { Effect, type Scope } from "effect"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import { decode, encodeSlot, SLOT_BYTES, type Cursor } from "./cursor.js"
 import { openHandle, replace, type Handle } from "./files.js"
 
 export interface CursorFile {
-  /** the cursor as it was found; undefined if there is none, or both slots are damaged */
+  /** the cursor that was found; undefined if there is none, or both slots are damaged */
   readonly stored: Cursor | undefined
   /** Returns when the cursor is on disk. */
   readonly write: (cursor: Cursor) => Effect.Effect<void, DiskError>
   /**
-   * Writes the cursor anew if the last write failed: what that one would have said may stand in the page cache, and
-   * be what a next process finds.
+   * Writes the cursor again if the last write failed: the failed slot may be in the page cache, where the next process
+   * would find it.
    */
   readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
-  /** Whether the file is there. */
+  /** Whether the file exists. */
   readonly isInPlace: Effect.Effect<boolean, DiskError>
   /**
-   * Writes the cursor anew, to a new file if the old one was removed; false, without asking for the cursor, if somebody
-   * else has written to the file meanwhile.
+   * Writes the cursor again, to a new file if the old one was removed. If another process has written to the file
+   * meanwhile, then it returns false and does not run `cursor`.
    */
   readonly reopen: (cursor: Effect.Effect<Cursor, DiskError>) => Effect.Effect<boolean, DiskError>
 }
@@ -47,7 +47,7 @@ export const open = (
     yield* Effect.addFinalizer(() => close)
     const found = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))
     let generation = found?.generation ?? 0
-    /** whether the last write did not end well: its slot may say what it would have said */
+    /** whether the last write failed, or was interrupted: its slot may have reached the disk all the same */
     let failed = false
     const guard = yield* Effect.makeSemaphore(1)
 
@@ -57,7 +57,7 @@ export const open = (
         handle ??= yield* openFile
         const slot = generation + 1
         yield* handle.file.writeAt(encodeSlot(slot, cursor), (slot % 2) * SLOT_BYTES)
-        // only now: a failed write is repeated in the same slot, so that the other one stays whole
+        // only now: a failed write is repeated in the same slot, so that the other slot stays whole
         generation = slot
         failed = false
       },
@@ -69,7 +69,7 @@ export const open = (
       yield* close
       handle = yield* openFile
       const now = decode(yield* handle.file.readAt(0, 2 * SLOT_BYTES))?.generation
-      // a write that failed may have arrived
+      // a failed write may have reached the disk
       const isOurs = now === undefined || now === generation || (failed && now === generation + 1)
       if (isOurs) yield* write(yield* cursor)
       return isOurs

@@ -1,6 +1,7 @@
 /**
- * The dead letters: lines that cannot be delivered, byte for byte, with the reason; and what became of them. Lines are
- * added to the file (letterFile.ts), and erased in place (tidying.ts, erasure.ts); none moves.
+ * The dead letters: lines that cannot be delivered, byte for byte, with the reason and the decision about each.
+ *
+ * Entries are added to the file (letterFile.ts) and erased in place (tidying.ts, erasure.ts). None moves.
  */
 import { Effect, type Scope } from "effect"
 import type { Disk, DiskError, File } from "../../services/Disk.js"
@@ -22,66 +23,64 @@ export { DAMAGED, type Entry, type Page, type Selection } from "./letterPages.js
 export type Decision = "retried" | "discarded"
 
 export interface DeadLetters {
-  /**
-   * Makes the refusals durable. After a crash a letter is written again: entries of one id are one letter.
-   */
+  /** Makes the refusals durable. After a crash a letter may be written again: entries with one id are one letter. */
   readonly keep: (
     refusals: ReadonlyArray<Refusal>,
     source: Effect.Effect<File, DiskError, Scope.Scope>
   ) => Effect.Effect<void, DiskError>
   /**
-   * Takes back the letters of lines that were not refused this time but delivered: a crash, or a failing disk, had come
-   * between the letter and the cursor, and the next try succeeded.
+   * Takes back the letters of lines that this try has delivered. An earlier try had refused them, but a crash or a
+   * failing disk came between the letter and the cursor.
    */
   readonly withdraw: (
     records: Iterable<QueueRecord>,
     refusals: ReadonlyArray<Refusal>
   ) => Effect.Effect<void, DiskError>
-  /** Some of the letters that wait for a decision. */
+  /** A page of the letters that wait for a decision. */
   readonly page: (selection: pages.Selection) => Effect.Effect<pages.Page, DiskError>
-  /** All that wait for a decision, in the order of the file; torn ends as well where asked for. From memory. */
+  /** All letters that wait for a decision, in the order of the file, with torn ends if `torn`. Reads no file. */
   readonly waiting: (torn: boolean) => Iterable<{ readonly id: string; readonly class: RefusalClass }>
   /** The selected letters that wait for a decision, without their content. */
   readonly open: (select: (letter: Letter) => boolean) => Effect.Effect<ReadonlyArray<pages.Entry>, DiskError>
   /**
-   * A letter with its content, or without one that is too large to be held; fails with {@link DAMAGED} if it is no JSON
-   * any more.
+   * A letter with its content, unless that is too large for memory. If the entry is no longer JSON, then it fails with
+   * {@link DAMAGED}.
    */
   readonly read: (entry: pages.Entry) => Effect.Effect<Letter, DiskError>
-  /** Decides those letters of one page that are still open, and erases them; how many. */
+  /** Decides the letters of one page that are still open, and erases them; returns how many. */
   readonly decide: (
     type: Decision,
     entries: ReadonlyArray<pages.Entry>,
     by: string
   ) => Effect.Effect<number, DiskError>
-  /** Where the lines of letters stood that are discarded, if they stood in segments from the one that is given on. */
+  /** The places of discarded letters in segment `from` and later ones. */
   readonly discarded: (from: number) => ReadonlyArray<Place>
-  /** Whether lines hold what they should not. */
+  /** Whether lines of the file may hold content that should be erased. */
   readonly hasRemains: () => boolean
   /** Whether {@link DeadLetters.tidy} may have something to do. */
   readonly isUntidy: () => boolean
   /**
-   * Erases what a crash, or a failing disk, has left of letters that are none any more, and replaces the file once none
-   * is open and each line can be read. It must not run twice at once. `guarded` runs what must not meet other changes of
-   * the letters, `writing` any other write.
+   * Erases what a crash or a failing disk has left of letters that have ended. Once no letter is open and each line can
+   * be read, it replaces the file. It must not run twice at once. `guarded` runs the steps that must not meet other
+   * changes of the letters, `writing` all other writes.
    */
   readonly tidy: (guarded: Guarded, writing: Guarded) => Effect.Effect<void, DiskError>
-  /** Whether the file is there, if it should be. */
+  /** Whether the file exists, if it should. */
   readonly isWhole: Effect.Effect<boolean, DiskError>
   /**
-   * After the file may have been removed, or replaced by an older one: writes the decisions anew that it lacks, and
-   * forgets the letters that it lacks; how many of these the cursor has counted, and waited for a decision.
+   * Repairs the file after it may have been removed, or replaced by an older one. It writes the decisions that the file
+   * lacks, and forgets the open letters that it lacks. Returns how many of these letters the cursor has counted.
    */
   readonly restore: (isSettled: (place: Place) => boolean) => Effect.Effect<number, DiskError>
-  /** Of all letters, or of those whose lines stood in segments before the one that is given. */
+  /** Counts all letters, or those whose lines stood in segments before `before`. */
   readonly counts: (before?: number) => Counts
-  /** above the number of every letter whose line the disk does not know to have been numbered otherwise */
+  /** A number above that of every letter, except those whose number is known without the letter. */
   readonly nextSequence: (isKnown: (place: Place) => boolean) => number
-  /** how many entries cannot be read: damaged, or cut off by a crash, after which they were written again */
+  /** how many entries could not be read: damaged, or cut off by a crash and then written again */
   readonly damaged: number
 }
 
-/** Opens the dead letters of a directory, and changes nothing; the file is made when the first one is kept. */
+/** Opens the dead letters of a directory without changing it. The first letter makes the file. */
 export const make = (
   disk: Disk["Type"],
   directory: string,
@@ -96,7 +95,7 @@ export const make = (
       yield* withFile(disk, path, (opened) => scan(opened, 0, (line) => register.note(line)))
       register.found()
     }
-    /** a restoration has failed, although there may be a file again */
+    /** whether a restoration has failed: the file may exist, but lacks something */
     let isLacking = false
     const page: DeadLetters["page"] = (selection) => pages.readPage(letters, selection)
 
@@ -141,7 +140,7 @@ const keep = (
   Effect.suspend(() => {
     const fresh = refusals.filter(({ record }) => {
       const it = register.get(idOf(record))
-      // a decision is durable, and about a letter that was: content that comes again would stay
+      // a decided letter is not written again: nothing would erase its content
       return !(it?.isSynced === true || (it?.isKept === true && it.fate !== undefined))
     })
     if (fresh.length === 0) return Effect.void
@@ -168,10 +167,10 @@ const withdraw = Effect.fnUntraced(function* (
   refusals: ReadonlyArray<Refusal>
 ) {
   const { file, register } = letters
-  // before the cursor moves: otherwise a power cut could bring back the letter of an event that is delivered
+  // before the cursor moves: otherwise a power cut could bring back the letter of a delivered event
   yield* tidying.syncFound(letters)
   if (register.isEmpty) return
-  // by their places: a record may have been read anew since it was refused
+  // by place: a record may have been read again since it was refused
   const refused = new Set(refusals.map(({ record }) => idOf(record)))
   const ids = Array.from(records, idOf).filter((id) => register.get(id)?.isKept === true && !refused.has(id))
   if (ids.length === 0) return
@@ -183,7 +182,7 @@ const withdraw = Effect.fnUntraced(function* (
 
 const decide = (letters: Letters, type: Decision, entries: ReadonlyArray<pages.Entry>, by: string) =>
   Effect.suspend(() => {
-    // taken back meanwhile, or decided: one letter may have two entries
+    // one letter may have two entries, and it may have been decided or taken back meanwhile
     const open = entries.filter(({ letter: { id } }) => letters.register.get(id)?.mayHoldContent === true)
     const torn = open.filter(({ letter }) => letter.class === "torn")
     const decided = torn.length === 0 ? open : open.filter(({ letter }) => letter.class !== "torn")
@@ -232,17 +231,17 @@ const restore = ({ file, register }: Letters, isSettled: (place: Place) => boole
       const isOver = it.fate !== undefined || (it.isKept && !it.isOpen && !isThere)
       if (isOver && found?.outcomes.has(id) !== true) outcomes.push(tidying.outcomeOf(id, it, at, by))
     }
-    // heads without their letters: an earlier version would misread them
+    // an earlier version would misread a head without its letter
     if (outcomes.some(({ head }) => head !== undefined)) yield* raiseFormat(disk, directory)
     if (outcomes.length > 0) yield* file.end(outcomes)
-    // only now: what fails above is done again
+    // only now: if a step above fails, then the restoration is repeated
     for (const id of lost) register.forget(id)
-    // the letters of an older file may be decided by now
+    // an older file may hold the content of letters that were decided since
     register.hasRemains = register.isSpent = found !== undefined
     return lost.filter((id) => isSettled(placeOf(id))).length
   })
 
-/** The letters in a file, and those that have ended, by their ids; undefined if there is no file. */
+/** The ids of the letters in a file, and of the decisions; undefined if there is no file. */
 const entriesOf = (disk: Disk["Type"], path: string) =>
   Effect.gen(function* () {
     if ((yield* disk.info(path)) === undefined) return undefined

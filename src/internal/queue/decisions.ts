@@ -1,8 +1,8 @@
 /**
- * Decisions: dead letters are retried or discarded, by their owner's program or on request of another process.
+ * Decisions: the owner retries or discards dead letters, for its program or at the request of another process.
  *
- * A retried letter is appended first, then decided: decision first, then a crash, would lose the event. A crash in
- * between appends it once more, under the same id.
+ * A retried letter is appended first, then decided: decision first, then a crash, would lose the event. If a crash
+ * comes in between, then the letter is appended again, under the same id.
  */
 import { Effect, Option, Stream } from "effect"
 import type { QueueAccessError } from "../../schema/Errors.js"
@@ -33,26 +33,24 @@ interface Parts {
   readonly maxLineBytes: number
   readonly segments: Segments
   readonly cursor: () => Cursor
-  /** held by whoever changes the dead letters: a letter is not decided before it counts, and not twice */
+  /** held while dead letters change: no letter is decided before it counts, and none twice */
   readonly guard: Effect.Semaphore
 }
 
-/** Has a seal say what is asked about delivered rows; whether one has. */
+/** Has a seal record the permission; returns whether one has. Until then the request stays. */
 export type Permit = (file: string, request: Permission) => boolean
 
-/**
- * A batch is decided by one write, and erased by another: so many letters, bytes with their content. So much of the file
- * is looked at before others have their turn.
- */
+/** One write decides a batch, and another one erases it: so many letters, or bytes of content. */
 const BATCH_LETTERS = 1000
 const BATCH_BYTES = 4 * 1024 * 1024
+/** How much of the file one step reads before the guard is released, bytes. */
 const SCAN_BYTES = 1024 * 1024
 
 /** Which letters a run is about, and what comes before their decision. */
 interface Batch {
   readonly selection: Pick<Selection, "contentBytes" | "select" | "torn">
   readonly prepare: (entries: ReadonlyArray<Entry>) => Effect.Effect<Prepared>
-  /** called after each page: whether no other letter can be meant, so that the rest of the file is not read */
+  /** called after each page: whether every selected letter was met, so that the rest of the file is not read */
   readonly isOver: (entries: ReadonlyArray<Entry>) => boolean
 }
 
@@ -61,7 +59,7 @@ type Chosen = Pick<Batch, "isOver"> & { readonly select: (letter: DeadLetter) =>
 
 const chosenBy = (select: Chosen["select"]): Chosen => ({ select, isOver: () => false })
 
-/** Those that are left of a request: a letter that was met leaves it. */
+/** The letters of a request; each one that was met is removed from `left`. */
 const theseOf = (left: LetterSet): Chosen => ({
   select: ({ id }) => left.has(id),
   isOver: (entries) => {
@@ -71,16 +69,16 @@ const theseOf = (left: LetterSet): Chosen => ({
 })
 
 export interface Decisions {
-  /** Appends the selected letters again; how many. */
+  /** Appends the selected letters again; returns how many. */
   readonly retry: (select: (letter: DeadLetter) => boolean, by: string) => Effect.Effect<number, Failure>
-  /** Erases what is left of letters that are none any more, and of what an earlier process has decided. */
+  /** Erases what is left of letters that have ended, also by decisions of an earlier process. */
   readonly tidy: Effect.Effect<void>
   /**
-   * Carries out what other processes have asked for, one request after the other. If that is under way already, then it
-   * looks once more afterwards, and nobody waits for it.
+   * Carries out the requests of other processes, one after the other. If a run is under way, then it returns at once,
+   * and that run looks again at its end.
    */
   readonly carryOutRequests: Effect.Effect<void, Failure>
-  /** Names what carries out requests about delivered rows; before that they stay. */
+  /** Sets what handles requests about delivered rows; before that they stay. */
   readonly onPermission: (permit: Permit) => Effect.Effect<void>
   /** Emits at once, and when there may be a new request. */
   readonly changes: Stream.Stream<void, DiskError>
@@ -90,7 +88,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
   Effect.gen(function* () {
     const { disk, guard, letters, lock, segments } = parts
 
-    /** Steps aside afterwards: a semaphore wakes who waits in a later task, and the guard would be taken again by then. */
+    /** Turns the event loop afterwards: a semaphore wakes its next waiter later, and the guard would be taken by then. */
     const guarded = <A>(step: Effect.Effect<A, DiskError>) =>
       Effect.zipLeft(guard.withPermits(1)(lock.whileWriting(step)), turnEventLoop)
 
@@ -105,15 +103,15 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     })
 
     /**
-     * Decides the selected letters batch by batch, and tidies up; how many. The guard is held for a part of a batch, so
-     * that delivery goes on, and what is done when it is interrupted is done.
+     * Decides the selected letters batch by batch, and tidies up; returns how many. No step holds the guard for long, so
+     * delivery goes on. If it is interrupted, then the batches before it stay decided.
      */
     const decideAll = (type: Decision, batch: Batch, by: string) =>
       Effect.gen(function* () {
         let count = 0
         const select = (letter: Letter) => isCounted(letter) && batch.selection.select(letter)
         const selection = { ...batch.selection, select, limit: BATCH_LETTERS, scanBytes: SCAN_BYTES }
-        // a step of its own: a page would otherwise stay while the next one is read
+        // in a generator of its own: otherwise a page would stay in memory while the next one is read
         const step = (from: number) =>
           Effect.gen(function* () {
             const { entries, next }: Page = yield* guarded(letters.page({ ...selection, from }))
@@ -126,7 +124,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
         return count
       }).pipe(Effect.tapBoth({ onFailure: () => remains.tidy, onSuccess: () => remains.tidy }))
 
-    /** Decides a batch. Not interrupted: a letter that was appended again would be appended once more. */
+    /** Decides a batch. Uninterruptible: a letter that was appended but not decided would be appended again. */
     const decideOne = (type: Decision, batch: Batch, entries: ReadonlyArray<Entry>, by: string) =>
       Effect.gen(function* () {
         const { failure, ready } = yield* batch.prepare(entries)
@@ -146,7 +144,7 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
       return decideAll("discarded", { selection: { select, torn: true }, prepare, isOver }, by)
     }
 
-    /** two would append a letter twice */
+    /** two runs at once would append a letter twice */
     const oneRun = yield* Effect.makeSemaphore(1)
     const carryOut = ({ action, by, letters: chosen }: requests.Decision) => {
       const meant = chosen === "all" ? chosenBy(() => true) : theseOf(chosen)
@@ -163,26 +161,26 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     }
   })
 
-/** Makes what carries out the requests of other processes, and tells when there may be new ones. */
+/** Carries out the requests of other processes, and tells when there may be new ones. */
 const makeRequests = (
   { directory, disk, lock }: Parts,
   carryOut: (request: requests.Decision) => Effect.Effect<unknown, Failure>
 ) =>
   Effect.gen(function* () {
     const setAside = yield* requests.makeSetAside(disk, lock.whileWriting)
-    /** held while requests are read, which a disk that hangs may never answer: nobody waits for it */
+    /** held while requests are read; nobody waits for it, since a disk that hangs may never answer */
     const oneByOne = yield* Effect.makeSemaphore(1)
     let isAsked = false
     let permit: Permit | undefined
 
-    /** Whether it is gone. */
+    /** Returns whether the file was removed. */
     const carryOutFile = ({ file, request }: { readonly file: string; readonly request: requests.Request }) =>
       Effect.gen(function* () {
-        // one that waits for a seal stays
+        // a permission stays until a seal has recorded it
         if (!requests.isPermission(request)) yield* carryOut(request)
         else if (permit?.(file, request) !== true) return false
         yield* lock.whileWriting(disk.remove(file))
-        // carried out once more after a power cut, it would be about letters that nobody has seen
+        // if a power cut brought the request back, then it would decide letters that nobody has seen
         yield* disk.syncDirectory(requests.directoryOf(directory))
         return true
       })
@@ -200,7 +198,7 @@ const makeRequests = (
       .withPermitsIfAvailable(1)(all)
       .pipe(Effect.flatMap((served) => (Option.isSome(served) && isAsked ? serve : Effect.void)))
 
-    /** The directory is gone, or was made anew: whoever removes it is to be done first. */
+    /** The directory is gone: waits until its removal has probably ended, then makes it again. */
     const pause = Stream.drain(
       Stream.fromEffect(Effect.zipRight(Effect.sleep("1 second"), Effect.ignore(lock.keepDirectory)))
     )

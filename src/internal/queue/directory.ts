@@ -1,4 +1,4 @@
-/** The queue's directory: made, checked, locked and given an identity. */
+/** The queue's directory: makes it, checks it and gives it an identity. */
 import { Effect, Option, Schema } from "effect"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
@@ -9,7 +9,7 @@ import { isSegment } from "./segments.js"
 
 type DiskShape = Disk["Type"]
 
-/** Turns a failure of the disk while opening into advice. */
+/** Turns a disk error during opening into advice. */
 export const openError = (directory: string) => (error: DiskError) =>
   new QueueOpenError({
     directory,
@@ -22,14 +22,14 @@ export const openError = (directory: string) => (error: DiskError) =>
 
 /** Where a queue is kept. */
 export interface Place {
-  /** absolute, and without links */
+  /** absolute, without symbolic links */
   readonly directory: string
   readonly volume: Volume
-  /** whether a group may write to it, which the platform that runs the program has arranged so */
+  /** whether a group may write to it, as platforms such as Kubernetes arrange */
   readonly isShared: boolean
 }
 
-/** The path without links of a directory that need not exist yet. */
+/** The path, without symbolic links, of a directory that need not exist yet. */
 export const realPathOf = (disk: DiskShape, given: string): Effect.Effect<string, DiskError> =>
   Effect.catchIf(
     disk.realPath(given),
@@ -38,7 +38,7 @@ export const realPathOf = (disk: DiskShape, given: string): Effect.Effect<string
       Effect.map(realPathOf(disk, path.dirname(given)), (parent) => path.join(parent, path.basename(given)))
   )
 
-/** Creates the directory with its parents, and refuses one that cannot keep the promise. */
+/** Creates the directory with its parents, and refuses one where events would not be safe. */
 export const prepare = (
   disk: DiskShape,
   given: string,
@@ -71,7 +71,7 @@ export const prepare = (
     return { directory, volume, isShared: access.type === "shared" }
   }).pipe(Effect.catchTag("DiskError", (error) => openError(given)(error)))
 
-/** What a directory is to a user: `tooOpen` is mended, `shared` is the platform's wish and warned of. */
+/** A user's access to a directory: `tooOpen` is mended; `shared` is the platform's wish, and logged as a warning. */
 export type Access =
   | { readonly type: "fine" | "tooOpen" | "shared" }
   | { readonly type: "refused"; readonly reason: string; readonly command: string }
@@ -79,7 +79,7 @@ export type Access =
 const GROUP_MAY_WRITE = 0o020
 const OTHERS_MAY_WRITE = 0o002
 
-/** What the directory is to a user; without users, on Windows, every one is fine. */
+/** A user's access to a directory; always fine on Windows, where `user` is undefined. */
 export const accessOf = (
   { gid, mode, uid }: Pick<FileInfo, "gid" | "mode" | "uid">,
   user: User | undefined
@@ -95,7 +95,7 @@ export const accessOf = (
   const isOpenToGroup = (mode & GROUP_MAY_WRITE) !== 0
   if (uid === user.uid) return { type: isOpenToGroup ? "tooOpen" : "fine" }
   if (user.uid === 0) return { type: "fine" }
-  // Kubernetes (fsGroup) and OpenShift hand volumes out like this
+  // Kubernetes (fsGroup) and OpenShift mount volumes like this
   if (uid === 0 && isOpenToGroup && user.gids.includes(gid)) return { type: "shared" }
   return {
     type: "refused",
@@ -106,26 +106,26 @@ export const accessOf = (
 
 const chownTo = ({ gids, uid }: User) => `chown -R ${uid}${gids[0] === undefined ? "" : `:${gids[0]}`}`
 
-/** Room that is kept for a dead letter: see reserve.ts. */
+/** Room for a dead letter on a full disk: see reserve.ts. */
 export const RESERVE = "reserve"
 
 export const LETTERS = "dead-letter.ndjson"
 export const lettersIn = (directory: string): string => `${directory}/${LETTERS}`
 
-/** Files that are opened as they are found; those that are written anew belong to whoever writes them. */
+/** Files that must belong to this user. A file in `REPLACED` belongs to whoever wrote it last. */
 const KEPT: ReadonlyArray<string> = ["lock", "cursor", LETTERS, RESERVE, "queue.json", "adoption.json"]
 const REPLACED: ReadonlyArray<string> = ["status.json", "adoption.copy"]
-/** Those of them that are written to in place: what has another name outside would be overwritten there. */
+/** Files that are written in place: a hard link outside would change with them. */
 const WRITTEN: ReadonlyArray<string> = ["lock", "cursor", LETTERS]
 const DIRECTORY = "requests"
 
-/** Whether a queue keeps a file of this name. */
+/** Whether the name is that of a queue's file. */
 const isKnown = (name: string): boolean => {
   const whole = name.replace(/\.new$/, "")
   return KEPT.includes(whole) || REPLACED.includes(whole) || isSegment(name)
 }
 
-/** Whether a file is a part of a queue, this one or another: it stands in its directory, under a name of its own. */
+/** Whether a file is a part of any queue, by its directory and its name. */
 export const isPartOfQueue = (disk: DiskShape, file: string): Effect.Effect<boolean, DiskError> => {
   const parent = path.dirname(file)
   const isRequest = path.basename(parent) === DIRECTORY
@@ -133,7 +133,7 @@ export const isPartOfQueue = (disk: DiskShape, file: string): Effect.Effect<bool
   return isIdentified(disk, isRequest ? path.dirname(parent) : parent)
 }
 
-/** Refuses a directory in which something else stands under a name of ours, or a file that is not ours. */
+/** Refuses a directory where a name of the queue belongs to something else, or a file to another user. */
 const checkFiles = (
   disk: DiskShape,
   directory: string,
@@ -147,7 +147,7 @@ const checkFiles = (
       const isKept = KEPT.includes(name) || isSegment(name) || name === DIRECTORY
       const file = `${directory}/${name}`
       const info = yield* disk.info(file)
-      // an owner may have removed it meanwhile; a directory that looks like a segment is left alone
+      // an owner may have removed it meanwhile; a directory with the name of a segment is ignored
       if (info === undefined || (info.type === "directory" && isSegment(name))) continue
       if (info.type !== (name === DIRECTORY ? "directory" : "file")) {
         return yield* new QueueOpenError({
@@ -176,7 +176,7 @@ const checkFiles = (
     })
   })
 
-/** Says where the queue is, and warns of a place that is none for it; the owner does so, once. */
+/** Logs where the queue is, and warns if the place is unsafe. The owner does this once. */
 export const announce = (place: Place): Effect.Effect<void> =>
   Effect.gen(function* () {
     const { directory, volume } = place
@@ -196,7 +196,7 @@ export const announce = (place: Place): Effect.Effect<void> =>
     }
   })
 
-/** Warns of a directory that a group may write to. */
+/** Warns if a group may write to the directory. */
 export const warnOfSharing = ({ directory, isShared }: Place): Effect.Effect<void> =>
   isShared
     ? Effect.logWarning(
@@ -205,7 +205,7 @@ export const warnOfSharing = ({ directory, isShared }: Place): Effect.Effect<voi
       )
     : Effect.void
 
-/** How much of the disk is left free, bytes, unless a program says otherwise. */
+/** The default of `minFreeBytes`: what the queue leaves free on the disk. */
 export const MIN_FREE_BYTES = 128 * 1024 * 1024
 
 /** File systems that do not outlive the machine or container. */
@@ -220,28 +220,28 @@ const makeDirectories = (disk: DiskShape, directory: string): Effect.Effect<void
       created = yield* disk.makeDirectory(directory)
     }
     if (parent === directory) return
-    // without it a power cut could take the directory with all that is in it
+    // without this sync a power cut could take the directory and everything in it
     const sync = disk.syncDirectory(parent)
     yield* created ? sync : Effect.ignore(sync)
   })
 
-/** Format 2: letters that are decided may have no entry but their decision, which earlier versions do not count. */
+/** Format 2: the only entry of a decided letter may be its decision, which earlier versions do not count. */
 const FORMATS = [1, 2] as const
 const QueueInfo = Schema.parseJson(
   Schema.Struct({ format: Schema.Literal(...FORMATS), queueId: Schema.UUID })
 )
-/** What every version writes. */
+/** The field that every version writes. */
 const Newer = Schema.parseJson(
   Schema.Struct({ format: Schema.Int.pipe(Schema.greaterThan(FORMATS.at(-1)!)) })
 )
 
 const identityIn = (directory: string) => `${directory}/queue.json`
 
-/** Whether the file with the queue's identity is there. */
+/** Whether the file with the queue's identity exists. */
 export const isIdentified = (disk: DiskShape, directory: string): Effect.Effect<boolean, DiskError> =>
   Effect.map(disk.info(identityIn(directory)), (info) => info !== undefined)
 
-/** The identity of a queue, by which the ids of old lines are derived; none if it has none yet, or a damaged one. */
+/** The identity of a queue, from which ids of old lines are derived; none if it is not made yet, or damaged. */
 export const queueIdOf = (
   disk: DiskShape,
   directory: string
@@ -251,7 +251,7 @@ export const queueIdOf = (
     Effect.catchIf(isAbsent, () => Effect.succeed(Option.none()))
   )
 
-/** Reads the identity of the queue, or gives it one, a new one by default; written once. */
+/** Reads the identity of the queue. If it has none, then it gets the one that is passed, a new one by default. */
 export const identify = (
   disk: DiskShape,
   directory: string,
@@ -263,7 +263,7 @@ export const identify = (
       const text = yield* readRecord(disk, file)
       const found = yield* Effect.mapError(
         Schema.decode(QueueInfo)(text),
-        // without the cause, which repeats the file, and throws where it is nested too deeply
+        // without the cause: it repeats the file, and printing it may throw if the file is nested too deeply
         () =>
           new QueueOpenError({
             directory,
@@ -284,7 +284,7 @@ export const identify = (
     return queueId
   }).pipe(Effect.catchTag("DiskError", (error) => openError(directory)(error)))
 
-/** Says that earlier versions may not open the queue any more. */
+/** Raises the format, so that earlier versions refuse to open the queue. */
 export const raiseFormat = (disk: DiskShape, directory: string): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {
     const file = `${directory}/queue.json`

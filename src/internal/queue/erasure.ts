@@ -1,10 +1,10 @@
 /**
- * Erasure: what is decided is overwritten in place with blanks, which needs no room and moves no offset. Once nothing is
- * open, the file is replaced by one that holds heads alone.
+ * Erasure: overwrites decided letters in place with blanks, which needs no room and moves no offset. Once no letter is
+ * open, a file that holds only heads replaces the old one.
  *
  * Decision first, then the blanks: blanks first, then a crash, would lose an event that nobody has decided. If the power
- * fails in the middle of the blanks, then the entry may be none any more; its decision speaks for it, and the next start
- * blanks the rest.
+ * fails during the blanks, then the entry may be unreadable. Its decision stands for it, and the next start blanks the
+ * rest.
  */
 import { Effect } from "effect"
 import type { Disk, DiskError, File } from "../../services/Disk.js"
@@ -27,21 +27,21 @@ import { scratch } from "./scratch.js"
 
 type DiskShape = Disk["Type"]
 
-/** An entry in the file; without a letter it is a line that is none, or none any more. */
+/** An entry in the file. Without a letter it is a line that cannot be read. */
 export interface Remains {
   readonly letter: Letter | undefined
   readonly at: number
-  /** bytes, the line's end not included */
+  /** bytes, without the newline */
   readonly length: number
 }
 
 const PIECE_BYTES = 1 << 20
-/** so much of the file is looked at before others have their turn */
+/** how much of the file one step reads before the guard is released */
 const SWEEP_BYTES = 1 << 20
 const WINDOW_BYTES = 1 << 18
 const NEWLINE = 0x0a
 
-/** Overwrites entries, which are given in the order of the file, and waits for the disk. */
+/** Overwrites entries, given in the order of the file, and syncs the file. */
 export const erase = (
   disk: DiskShape,
   path: string,
@@ -64,7 +64,7 @@ export const erase = (
         })
       )
 
-/** Neighbours are overwritten at once: between them there is one line's end, or two. */
+/** The last neighbour that one write can overwrite as well: between neighbours there are one or two newlines. */
 const endOfRun = (entries: ReadonlyArray<Remains>, first: number, most: number): number => {
   let last = first
   for (let bytes = entries[first]!.length; last + 1 < entries.length; last++) {
@@ -101,7 +101,7 @@ const eraseOne = (file: File, entry: Remains) =>
     }
   })
 
-/** Overwrites lines, which were counted, in a segment: there they stay for as long as others of it wait. */
+/** Overwrites counted lines in a segment, which stays on disk while other lines of it wait. */
 export const eraseLines = (
   disk: DiskShape,
   path: string,
@@ -117,7 +117,7 @@ export const eraseLines = (
     Effect.catchIf(isAbsent, () => Effect.void)
   )
 
-/** The lines that start there and hold something. By their ends, since a letter's length may be damaged. */
+/** The lines that start at the offsets and are not blank. Newlines end them, since a letter's length may be damaged. */
 const linesAt = (file: File, offsets: ReadonlyArray<number>): Effect.Effect<Array<Remains>, DiskError> =>
   Effect.gen(function* () {
     const found: Array<Remains> = []
@@ -144,15 +144,15 @@ const linesAt = (file: File, offsets: ReadonlyArray<number>): Effect.Effect<Arra
     return found
   })
 
-/** What of an entry's content may stay: that of an open letter, and that of a line which nobody can tell from one. */
+/** Which entries keep their content: open letters, and unreadable lines that may be open letters. */
 export interface Keeping {
-  /** undefined if there is no letter of this id */
+  /** undefined if there is no letter with this id */
   readonly isKept: (id: string) => boolean | undefined
-  /** called for each line that cannot be read and is kept */
+  /** called for each unreadable line that is kept */
   readonly onUnreadable: () => void
 }
 
-/** Looks at some lines from one place of the file up to another, and erases what may not stay. */
+/** Reads lines between two places of the file, and erases what may not stay. Returns where to continue. */
 export const sweep = (
   disk: DiskShape,
   path: string,
@@ -203,8 +203,8 @@ const isRemains = (
 }
 
 /**
- * Whether a line that cannot be read may be an open letter. One without its end was never relied on; one that has it may
- * be a letter of which a bit is damaged.
+ * Whether an unreadable line may be an open letter. If it has its end, then it may be a letter with a damaged bit. If
+ * not, then nobody ever relied on it.
  */
 const mayBeNeeded = ({ bytes, isCut }: EntryLine, isKept: Keeping["isKept"]): boolean => {
   const beginning = bytes.toString("utf8", 0, 256)
@@ -223,24 +223,24 @@ const isBlankFrom = (file: File, from: number, to: number) =>
     return true
   })
 
-/** Runs a step in its turn. */
+/** Runs a step under a guard. */
 export type Guarded = <A>(step: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
 
-/** Writes a file of heads beside the present one, and puts it in its place. */
+/** How a file of heads is made, and put in the place of the present one. */
 export interface Replacement {
-  /** the heads of a line of the present file that is no letter; none if another line has them */
+  /** the heads for a line of the present file that is no letter; empty if another line has them */
   readonly headsOf: (line: EntryLine) => ReadonlyArray<string>
-  /** the heads of letters that no line has told of, once all were read; undefined if the file is to stay as it is */
+  /** called after all lines: the heads that are still missing; undefined if the present file must stay */
   readonly rest: () => ReadonlyArray<string> | undefined
-  /** once it is in its place */
+  /** runs after the rename */
   readonly replaced: Effect.Effect<void, DiskError>
-  /** runs what must not meet other changes of the file */
+  /** runs steps that must not meet other changes of the file */
   readonly guarded: Guarded
-  /** runs a write that meets none: delivery goes on beside it */
+  /** runs a write that may meet other changes: delivery goes on meanwhile */
   readonly writing: Guarded
 }
 
-/** Replaces the file; whether it did. */
+/** Replaces the file; returns whether it did. */
 export const replaceByHeads = (
   disk: DiskShape,
   directory: string,
@@ -252,7 +252,7 @@ export const replaceByHeads = (
       const temporary = `${path}.new`
       yield* Effect.ignore(guarded(disk.remove(temporary)))
       const from = yield* disk.open(path, "read")
-      // written by `overwrite`, since each `write` to a new file may wait for the disk
+      // with `overwrite`, since each `write` to a new file may wait for the disk
       yield* Effect.scoped(disk.open(temporary, "create"))
       const to = yield* disk.open(temporary, "patch")
       const read = yield* entriesOf(from, (line) => !beginsLetter(line))
@@ -271,11 +271,11 @@ export const replaceByHeads = (
         })
       const size = yield* from.size
       for (let at: number | undefined = 0; at !== undefined && at < size;) at = yield* guarded(copy(at, size))
-      // most of it, for a second perhaps; the sync below has little left to do
+      // this may take a second, without the guard; it leaves little to the sync below
       yield* writing(to.sync)
       return yield* guarded(
         Effect.gen(function* () {
-          // what has come meanwhile
+          // lines that were added meanwhile
           const now = yield* from.size
           for (let at: number | undefined = size; at !== undefined && at < now;) at = yield* copy(at, now)
           const heads = rest()

@@ -1,4 +1,4 @@
-/** What is done with files in more than one place. */
+/** Files: helpers for reading, replacing and naming them. */
 import { Effect, Exit, Scope } from "effect"
 import { visible } from "../../schema/Visible.js"
 import { type Disk, DiskError, type File, type OpenMode } from "../../services/Disk.js"
@@ -7,10 +7,10 @@ type DiskShape = Disk["Type"]
 
 export const isAbsent = (error: DiskError): boolean => error.code === "ENOENT"
 
-/** Whether the disk is full, or this user's share of it. */
+/** Whether the disk, or this user's quota, is full. */
 export const hasNoRoom = ({ code }: DiskError): boolean => code === "ENOSPC" || code === "EDQUOT"
 
-/** A path as a word of a command for bash that a message shows; nothing in it moves a cursor. */
+/** A path, quoted as a word of a bash command in a message; control characters are escaped. */
 export const shellWord = (path: string): string => {
   if (/^[\w@%+=:,./-]+$/.test(path)) return path
   if (visible(path) === path) return `'${path.replaceAll("'", `'\\''`)}'`
@@ -22,7 +22,7 @@ export const shellWord = (path: string): string => {
   return `$'${characters.join("")}'`
 }
 
-/** What to do about a file that has another name as well. */
+/** What to do about a file with a second hard link. */
 export const linkedTwice = (file: string): string => {
   const [name, copy] = [shellWord(file), shellWord(`${file}.copy`)]
   return (
@@ -31,20 +31,20 @@ export const linkedTwice = (file: string): string => {
   )
 }
 
-/** Opens a file for reading, for as long as it is used. */
+/** Opens a file for reading while `use` runs. */
 export const withFile = <A>(
   disk: DiskShape,
   path: string,
   use: (file: File) => Effect.Effect<A, DiskError>
 ): Effect.Effect<A, DiskError> => Effect.scoped(Effect.flatMap(disk.open(path, "read"), use))
 
-/** An open file that is closed by whoever keeps it. */
+/** An open file; its holder closes it. */
 export interface Handle {
   readonly file: File
   readonly close: Effect.Effect<void>
 }
 
-/** Opens a file that outlives the caller; not interruptible, since nobody would close what was just opened. */
+/** Opens a file that outlives the caller. Uninterruptible, since nobody else would close the file. */
 export const openHandle = (disk: DiskShape, path: string, mode: OpenMode): Effect.Effect<Handle, DiskError> =>
   Effect.gen(function* () {
     const scope = yield* Scope.make()
@@ -55,10 +55,10 @@ export const openHandle = (disk: DiskShape, path: string, mode: OpenMode): Effec
     return { file, close: Scope.close(scope, Exit.void) }
   }).pipe(Effect.uninterruptible)
 
-/** What is read whole is small; a larger file is none of ours, and the longest text of V8 has 512 MiB. */
+/** The default limit for files that are read whole: those of a queue are smaller. V8 strings end at 512 MiB. */
 const MAX_TEXT_BYTES = 64 * 1024 * 1024
 
-/** The code of a file that is too large to be read whole: EFBIG of POSIX. */
+/** The code for a file that is too large to be read whole: POSIX EFBIG. */
 export const TOO_LARGE = "EFBIG"
 
 export const readText = (
@@ -77,7 +77,7 @@ export const readText = (
     })
   )
 
-/** The text of a record of ours, as damaged as an empty one if it is too large. */
+/** The text of a record; empty, and so damaged, if the file is too large. */
 export const readRecord = (disk: DiskShape, path: string): Effect.Effect<string, DiskError> =>
   Effect.catchIf(
     readText(disk, path),
@@ -85,7 +85,7 @@ export const readRecord = (disk: DiskShape, path: string): Effect.Effect<string,
     () => Effect.succeed("")
   )
 
-/** Writes a small file whole or not at all, and durably. */
+/** Writes a small file durably, whole or not at all. */
 export const replace = (
   disk: DiskShape,
   directory: string,
@@ -104,7 +104,7 @@ export const replace = (
 
 const NEWLINE = 0x0a
 
-/** Whether a line starts at the byte; the end of the file, `bytes`, counts as well. */
+/** Whether a line starts at the offset; the end of the file counts, too. */
 export const isLineStart = (
   disk: DiskShape,
   { bytes, path }: { readonly bytes: number; readonly path: string },

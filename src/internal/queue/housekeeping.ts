@@ -1,6 +1,5 @@
 /**
- * Housekeeping: what the owner of a queue does beside appends and delivery, neither of which waits for it. Letters that
- * have ended are tidied away, and the reserve is made.
+ * Housekeeping: erases letters that have ended, and fills the reserve. Neither appends nor delivery wait for it.
  */
 import { Effect, Fiber, Queue, type Scope } from "effect"
 import type { Disk, DiskError } from "../../services/Disk.js"
@@ -11,13 +10,13 @@ import type { DeadLetters } from "./deadLetters.js"
 import type { Reserve } from "./reserve.js"
 
 export interface Housekeeping {
-  /** After a change: of a small file at once, of a large one beside what comes next. */
+  /** Runs after each commit: tidies a small file at once, and a large one in the background. */
   readonly afterCommit: Effect.Effect<void, DiskError>
 }
 
 interface Parts {
   readonly disk: Disk["Type"]
-  /** of the dead letters */
+  /** the file of the dead letters */
   readonly path: string
   readonly letters: DeadLetters
   readonly tidy: Decisions["tidy"]
@@ -25,10 +24,10 @@ interface Parts {
   readonly shutdown: Shutdown
 }
 
-/** A file of so many bytes is looked through within some milliseconds. */
+/** Reading a file of this size takes a few milliseconds. */
 const SMALL_BYTES = 1024 * 1024
 
-/** Begins, until the scope closes; what is left then is done after the next start. */
+/** Runs until the scope closes; the next start does what is left. */
 export const make = ({
   disk,
   letters,
@@ -42,7 +41,7 @@ export const make = ({
     const wake = Effect.asVoid(Queue.offer(wakes, undefined))
     const isSmall = Effect.map(disk.info(path), (info) => (info?.size ?? 0) <= SMALL_BYTES)
     const tidySmall = Effect.flatMap(isSmall, (isSmall) => (isSmall ? tidy : wake))
-    // where there is no room now, there is after a later commit
+    // if there is no room now, then a later commit tries again
     const refill = Effect.catchAll(reserve.refill, (error) =>
       Effect.logDebug("audit queue: no reserve", error)
     )
@@ -50,7 +49,7 @@ export const make = ({
     yield* Effect.disconnect(tidySmall)
     yield* Effect.acquireRelease(
       Effect.forkDaemon(Effect.interruptible(supervised("the housekeeping of the queue", work))),
-      // a step that the disk does not answer keeps the lock, and nobody waiting
+      // if the disk does not answer, then the step keeps the lock, but nobody waits for it
       (fiber) => shutdown.within(Fiber.interrupt(fiber))
     )
     if (!reserve.isWhole()) yield* wake

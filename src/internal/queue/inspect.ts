@@ -1,6 +1,7 @@
 /**
- * A queue as another process finds it: read from its files, without the lock and without a change. It agrees with what
- * the owner says of itself, and with what an opening would make of the directory.
+ * Inspection: reads a queue's files from another process, without the lock and without a change.
+ *
+ * The result agrees with what the owner reports, and with how the next owner would open the directory.
  */
 import { Chunk, Effect, Option, Schema, Stream } from "effect"
 import type { Disk, DiskError, Volume } from "../../services/Disk.js"
@@ -21,35 +22,35 @@ import * as statusFile from "./statusFile.js"
 
 type DiskShape = Disk["Type"]
 
-/** Who holds the lock; `pid` is undefined if the owner has not said it yet. */
+/** The holder of the lock; `pid` is undefined if the owner has not written it yet. */
 export interface Owner {
   readonly pid: number | undefined
 }
 
-/** What stands on the disk. */
+/** The state of a queue on disk. */
 export interface Snapshot {
   readonly segments: ReadonlyArray<segmentFiles.Segment>
-  /** as an opening would take it */
+  /** the cursor with which the next owner would start */
   readonly cursor: Cursor
   /** the number of the next line */
   readonly next: number
-  /** what is wrong with the cursor, if something is */
+  /** what is wrong with the cursor; undefined if nothing is */
   readonly repair: string | undefined
   readonly decisions: { readonly retried: number; readonly discarded: number }
 }
 
-/** Everything that can be told of a queue from outside. */
+/** Everything that another process can tell about a queue. */
 export interface Inspection extends QueueStatus {
   readonly directory: string
   readonly owner: Owner | undefined
-  /** what is wrong with the cursor, if something is; the next owner repairs it by delivering again */
+  /** what is wrong with the cursor; undefined if nothing is. The next owner repairs it by delivering again. */
   readonly repair: string | undefined
-  /** whether the identity can be read; without it no program can open the queue */
+  /** whether the identity can be read; no program can open the queue without one */
   readonly isIdentified: boolean
-  /** how delivery is going, as an owner last said it; `state` is that of an owner who is gone if there is none */
+  /** the last status that an owner wrote; if there is no owner now, then it is that of an earlier one */
   readonly delivery: statusFile.StatusFile | undefined
   readonly volume: Volume
-  /** how many files in requests/ will never be carried out, those that an owner has set aside included */
+  /** how many files in requests/ will never be carried out, including those that an owner has set aside */
   readonly brokenRequests: number
 }
 
@@ -80,7 +81,7 @@ export const inspect = (
 
 const LockFile = Schema.parseJson(Schema.Struct({ pid: Pid }))
 
-/** Who holds the lock of a directory; undefined if nobody does. */
+/** The holder of a directory's lock; undefined if nobody holds it. */
 export const ownerOf = (disk: DiskShape, directory: string): Effect.Effect<Owner | undefined, DiskError> =>
   Effect.map(disk.lockHolder(`${directory}/lock`), (content) =>
     content === undefined
@@ -88,14 +89,14 @@ export const ownerOf = (disk: DiskShape, directory: string): Effect.Effect<Owner
       : { pid: Option.getOrUndefined(Schema.decodeOption(LockFile)(content))?.pid }
   )
 
-/** The last seal of what was delivered from the queue; undefined where nothing is sealed. */
+/** The last seal of what the queue has delivered; undefined if nothing is sealed. */
 export const lastSealOf = (
   disk: DiskShape,
   directory: string
 ): Effect.Effect<LastSeal | undefined, DiskError> =>
   Effect.map(readCursor(disk, directory), ({ cursor }) => cursor?.seal)
 
-/** Segments, cursor and decisions that belong together: taken again if the owner went on in between. */
+/** Segments, cursor and decisions of one moment: read again if the owner moves the cursor meanwhile. */
 export const snapshot = (
   disk: DiskShape,
   directory: string,
@@ -109,7 +110,7 @@ export const snapshot = (
       if (found._tag === "Right" && (after.generation === before.generation || tries >= TRIES)) {
         return found.right
       }
-      // a segment that was delivered meanwhile is gone
+      // the owner removes delivered segments: if one is missing, then look again
       if (found._tag === "Left" && (!isAbsent(found.left) || tries >= TRIES)) return yield* found.left
     }
   })
@@ -145,7 +146,7 @@ const readCursorBytes = (disk: DiskShape, directory: string): Effect.Effect<Uint
     Effect.catchIf(isAbsent, () => Effect.succeed(new Uint8Array()))
   )
 
-/** What each of the two slots is: `empty` is one that was never written. */
+/** The state of each of the two slots; `empty` if it was never written. */
 export const cursorSlots = (
   disk: DiskShape,
   directory: string
@@ -161,7 +162,7 @@ export const cursorSlots = (
 const BLANK = 0x20
 const NEWLINE = 0x0a
 
-/** The lines of the newest segment. While it has an owner, its end may be a write that is under way. */
+/** Counts the lines of the newest segment. While the queue has an owner, its end may be an unfinished write. */
 const linesIn = (disk: DiskShape, segment: segmentFiles.Segment, from: number, owner: Owner | undefined) =>
   segment.bytes === from
     ? Effect.succeed(0)
@@ -170,23 +171,23 @@ const linesIn = (disk: DiskShape, segment: segmentFiles.Segment, from: number, o
           const lines = yield* countLines(file, from, segment.bytes)
           if (owner === undefined) return lines
           const [end] = yield* file.readAt(segment.bytes - 1, 1)
-          // none if the owner has cut it off meanwhile
+          // undefined if the owner has cut the end off meanwhile
           return end === undefined || end === NEWLINE ? lines : lines - 1
         })
       )
 
-/** A line behind the cursor, and where it stands. */
+/** A line that waits for delivery, and its place. */
 export interface WaitingLine extends RawLine {
   readonly segment: number
   readonly sequence: number
 }
 
-/** How long a line may be before only its beginning is read: that of the program, 8 MiB by default. */
+/** The longest line that is read whole: the program's limit, 8 MiB by default. Of longer ones only the beginning is. */
 export interface LineLimit {
   readonly maxLineBytes?: number
 }
 
-/** How much of a file is read at once. */
+/** Limits for one read of a file. */
 interface Reading extends LineLimit {
   readonly maxRecords?: number
   readonly maxBytes?: number
@@ -195,7 +196,7 @@ interface Reading extends LineLimit {
 const HEAD: Reading = { maxRecords: 1, maxBytes: 4096 }
 const WHOLE = { maxRecords: 1024, maxBytes: 1 << 20, maxLineBytes: MAX_LINE_BYTES }
 
-/** The lines that wait, in order. What the owner delivers meanwhile is left out. */
+/** The lines that wait, in order, without those that the owner delivers meanwhile. */
 export const waitingLines = (
   disk: DiskShape,
   { cursor, segments }: Pick<Snapshot, "cursor" | "segments">,
@@ -235,7 +236,7 @@ export const linesFrom = (
     )
   )
 
-/** The directories of the queues in `directory`: itself, or those of several `instances`. */
+/** The queues in `directory`: the directory itself, or one for each of several `instances`. */
 export const queuesIn = (
   disk: DiskShape,
   directory: string
@@ -245,7 +246,7 @@ export const queuesIn = (
       .filter((name) => INSTANCE.test(name))
       .sort((a, b) => Number(INSTANCE.exec(a)![1]) - Number(INSTANCE.exec(b)![1]))
       .map((name) => `${directory}/${name}`)
-    // it fails for a link, which may lead out of the directory
+    // listing fails for a symbolic link, which may lead out of the directory
     yield* Effect.forEach(instances, disk.list, { discard: true })
     return instances.length === 0 ? [directory] : instances
   })

@@ -1,6 +1,6 @@
 /**
- * The ledger: the cursor, the number of the next line, and the books, as the owner of a queue keeps them and as others
- * find them on the disk.
+ * The ledger: the cursor, the number of the next line, and the books. The owner keeps them in memory and on disk, where
+ * other processes read them.
  */
 import { Effect, Iterable, Option } from "effect"
 import type { Position } from "../../schema/Position.js"
@@ -13,7 +13,7 @@ import type { DeadLetters } from "./deadLetters.js"
 import { makeBatchReader, type Limits } from "./reader.js"
 import type { Segment, Segments } from "./segments.js"
 
-/** What the books are told of. */
+/** What a balance is made of. */
 interface Books {
   readonly cursor: Cursor
   /** the number of the next line */
@@ -23,8 +23,8 @@ interface Books {
 }
 
 /**
- * The balance. More decisions than letters are those of a cursor that an older slot, or a repair, has set back: the
- * others are counted once their letters are.
+ * The balance. There may be more decisions than letters after an older slot, or a repair, has set the cursor back. The
+ * rest count once delivery has counted their letters again.
  */
 export const balanceOf = ({ cursor, decisions, next, segments }: Books): Balance => {
   const unsettled = next - Math.min(cursor.settled, next)
@@ -43,11 +43,11 @@ export const balanceOf = ({ cursor, decisions, next, segments }: Books): Balance
   }
 }
 
-/** How many lines the oldest segment, which begins with number `first`, has behind the cursor but does not hold. */
+/** How many lines are missing between the cursor and `first`, the first number of the oldest segment. */
 const lostBefore = (cursor: Cursor, first: number): number =>
   first > cursor.segment ? Math.max(0, first - cursor.settled) : 0
 
-/** How many bytes stand behind the cursor. */
+/** How many bytes wait for delivery, by the cursor and the segments. */
 export const waitingBytesOf = (
   cursor: Cursor,
   segments: ReadonlyArray<{ readonly first: number; readonly bytes: number }>
@@ -60,34 +60,37 @@ export const waitingBytesOf = (
   return bytes
 }
 
-/** The cursor of a queue and the number of its next line: the owner's, in memory and on disk. */
+/** The ledger of a queue's owner. */
 export interface Ledger {
   readonly cursor: () => Cursor
   /** the number of the next line */
   readonly next: () => number
-  /** Numbers so many lines, which are durable; the number of the first. */
+  /** Numbers so many durable lines; returns the number of the first. */
   readonly number: (lines: number) => number
   /** How many bytes wait for delivery. */
   readonly waitingBytes: () => number
-  /** Reads the lines from a position (the cursor by default) on. */
+  /** Reads lines from a position, by default from the cursor. */
   readonly take: (from: Position | undefined, limits: Limits) => Effect.Effect<Batch, DiskError>
-  /** Writes the refusals to the dead letters, then the cursor behind the batch, then removes the segments before. */
+  /** Writes the refusals to the dead letters, then the cursor after the batch, then removes delivered segments. */
   readonly settle: (
     batch: Omit<Batch, "release">,
     refusals: ReadonlyArray<Refusal>,
-    /** the last seal of what was delivered, if it is sealed */
+    /** the last seal of the batch, if delivery seals */
     seal?: LastSeal
   ) => Effect.Effect<void, DiskError>
-  /** Moves the cursor behind all that is delivered, if nothing waits and no append is under way; whether it has. */
+  /**
+   * Moves the cursor to the next number and removes all segments, if nothing waits and no append is under way. Returns
+   * whether it has.
+   */
   readonly compact: Effect.Effect<boolean, DiskError>
   readonly balance: () => Balance
-  /** What a directory that was removed gets back: see internal/queue/lock.ts. */
+  /** The contents of a directory that was removed: see `Contents` in lock.ts. */
   readonly isWhole: Effect.Effect<boolean, DiskError>
   readonly restore: Effect.Effect<boolean, DiskError>
   readonly forget: Effect.Effect<void, DiskError>
 }
 
-/** What the ledger writes to. */
+/** What the ledger reads and writes. */
 interface Parts {
   readonly disk: Disk["Type"]
   readonly segments: Segments
@@ -95,20 +98,20 @@ interface Parts {
   readonly letters: DeadLetters
   /** a longer line is not read whole, bytes */
   readonly maxLineBytes: number
-  /** held by a group commit and by a seal: what is sealed was looked at whole */
+  /** held by each group commit, and here while the newest segment is sealed */
   readonly guard: Effect.Semaphore
 }
 
-/** Keeps the books of a queue that was found like this. */
+/** Keeps the books of a queue from the state that recovery has found. */
 export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly next: number }): Ledger => {
   const { disk, guard, letters, segments, slots } = parts
   let { cursor, next } = found
-  /** held while letters and cursor change together: neither is restored in between */
+  /** held while letters and cursor change together: neither may be restored in between */
   const changing = Effect.unsafeMakeSemaphore(1)
   const read = makeBatchReader({ segments, maxLineBytes: parts.maxLineBytes, next: () => next })
   const take: Ledger["take"] = (from, limits) => Effect.suspend(() => read(from ?? cursor, limits))
 
-  /** how many delivered segments could not be removed when that was tried last, and which of them were spoken of */
+  /** how many delivered segments the last try could not remove, and which of them were logged */
   let stuck = 0
   const known = new Set<number>()
   const delivered = () => segments.all.filter(({ first }) => first < cursor.segment)
@@ -123,7 +126,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
       )
     })
 
-  /** Tries all of them, and fails with the first that stays. */
+  /** Tries to remove all delivered segments, and fails with the first error. */
   const removeDelivered = Effect.gen(function* () {
     const [failed] = yield* Effect.partition(delivered(), (segment) =>
       Effect.tapError(segments.remove(segment), (error) => sayStuck(segment.first, error))
@@ -138,8 +141,8 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     })
 
   /**
-   * Cursor first, then the segments: a crash in between leaves a segment that is delivered, and removed later. One that
-   * cannot be removed holds up nothing: it is tried again with the next one, and by `compact`.
+   * Cursor first, then the segments: a crash in between leaves a delivered segment, which is removed later. If one
+   * cannot be removed, then delivery goes on. The next segment's removal and `compact` try again.
    */
   const advance = Effect.fnUntraced(function* (to: Cursor) {
     yield* moveTo(to)
@@ -153,12 +156,11 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
   ) {
     if (batch.records.length === 0) return
     const isNew = (record: QueueRecord) => !isCounted(cursor, record)
-    // an earlier try may have counted letters that this one takes back, or none where this one writes some
+    // if an earlier try failed at the cursor, then the disk may hold its counts, and this try may have other letters
     yield* slots.restore(cursor)
-    // dead letters first: cursor first, then a crash, would lose them. What is left of a line that was settled when it
-    // was whole is none.
+    // dead letters first: cursor first, then a crash, would lose them. The torn rest of a settled line is no letter.
     const toKeep = refusals.filter(
-      // blank lines counted as torn once, before they had a class of their own
+      // earlier versions counted blank lines as torn
       ({ class: cls, record }) => (cls !== "torn" && cls !== "blank") || isNew(record)
     )
     if (toKeep.length > 0) {
@@ -166,20 +168,20 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     }
     const newRecords = Iterable.filter(batch.records, isNew)
     const kept = refusals.filter(({ record }) => isNew(record))
-    // an earlier try may have come as far as the letter
+    // an earlier try may have written a letter for a line that is delivered now
     yield* letters.withdraw(newRecords, kept)
     const to = settled(cursor, batch.end, countNew(newRecords), kept)
     yield* advance(sealed === undefined ? withoutSeal(cursor, to) : { ...to, seal: sealed })
   })
 
-  /** Whether nothing can be appended any more to the newest segment, which is delivered. */
+  /** Seals the newest segment if it is delivered; returns whether nothing can be appended to it any more. */
   const seal = (last: Segment) =>
     Effect.suspend(() => {
       const isDelivered = () => cursor.segment === last.first && cursor.offset === last.bytes
       if (!last.live) return Effect.succeed(true)
       if (!isDelivered()) return Effect.succeed(false)
-      // nothing may be appended to it after this look at it; while something is, there is nothing to remove, and
-      // delivery must not wait until a writer that goes from group to group lets somebody in
+      // under the guard, so that no append comes between the check and the seal. If an append is under way, then
+      // there is nothing to remove: delivery must not wait for a writer that goes from group to group.
       return guard
         .withPermitsIfAvailable(1)(
           Effect.suspend(() => (isDelivered() ? Effect.as(segments.seal, true) : Effect.succeed(false)))
@@ -194,7 +196,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     const rest = yield* take(undefined, { maxRecords: 1, maxBytes: 1 })
     if (rest.records.length > 0) return false
     return yield* Effect.suspend(() => {
-      // in one step with the next number: a segment that has come meanwhile would be skipped
+      // in one step with reading `next`: otherwise a segment that was made meanwhile would be skipped
       if (segments.all.at(-1) !== last) return Effect.succeed(false)
       const settled = Math.max(cursor.settled, next)
       const to = { segment: next, offset: 0, sequence: next, settled }
@@ -205,7 +207,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     }).pipe(changing.withPermits(1))
   })
 
-  /** Letters that were lost while they waited for a decision are missing. */
+  /** Counts open letters that were lost as missing. */
   const withoutLostLetters = Effect.map(
     letters.restore((place) => isSettled(cursor, place)),
     (count) => {
@@ -236,11 +238,11 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
   }
 }
 
-/** The cursor behind a batch without a seal: the next seal is to tell of it, if there ever was one. */
+/** The cursor after a batch without a seal: if there ever was a seal, then the next one must mention the batch. */
 const withoutSeal = (before: Cursor, to: Cursor): Cursor =>
   to.seal === undefined || to.delivered === before.delivered ? to : { ...to, seal: { ...to.seal, bare: 1 } }
 
-/** The cursor behind a batch of which so many records are new, and some of these were refused. */
+/** The cursor after a batch: `counted` of its records are new, and `refusals` are the refused ones among these. */
 const settled = (
   cursor: Cursor,
   end: Position,
@@ -263,7 +265,7 @@ const settled = (
 
 interface Counts {
   readonly counted: number
-  /** how many of them have no number of their own */
+  /** how many of them have no number */
   readonly surplus: number
 }
 

@@ -1,6 +1,7 @@
 /**
- * The lines of the dead-letter file: a letter, and what became of one. Read by hand, since a Schema takes ten times as
- * long, and a file may have a hundred thousand of them.
+ * The lines of the dead-letter file: a letter, or its outcome.
+ *
+ * They are read by hand: a file may have 100,000 of them, and a Schema takes ten times as long.
  */
 import { RETRY_BYTES } from "../../schema/Line.js"
 import { idOf, placeOf, type Place, type Position } from "../../schema/Position.js"
@@ -17,22 +18,21 @@ export const CLASSES: ReadonlyArray<RefusalClass> = [
   "blank"
 ]
 
-/** What is known of a letter without its content: enough for the books, and for the next number. */
+/** The facts of a letter that the books and the next number need. */
 export interface Head {
   readonly sequence: number
-  /** its line has no number of its own: `sequence` is that of the next one */
+  /** its line has no number: `sequence` is that of the next line */
   readonly surplus?: true | undefined
   readonly class: RefusalClass
 }
 
-/** The head alone. */
 export const headOf = ({ class: cls, sequence, surplus }: Head): Head => ({ sequence, surplus, class: cls })
 
-/** A letter as it stands in the file; the content comes last, so that the rest can be read without it. */
+/** A letter in the file. The content comes last, so that the rest can be read without it. */
 export interface Letter extends Position, Head {
   readonly type: "letter"
   readonly id: string
-  /** of the line, bytes */
+  /** the length of the line, bytes */
   readonly length: number
   readonly kind?: string | undefined
   readonly code?: string | undefined
@@ -41,24 +41,24 @@ export interface Letter extends Position, Head {
   /** the line, if it is UTF-8; else `base64` */
   readonly line?: string | undefined
   readonly base64?: string | undefined
-  /** what `base64` is besides: the line, compressed */
+  /** set if `base64` is the compressed line */
   readonly encoding?: Encoding | undefined
 }
 
-/** Members of gzip, one behind the other (RFC 1952, section 2.2). */
+/** Concatenated gzip members (RFC 1952, section 2.2). */
 export type Encoding = "gzip"
 
 /**
- * What became of a letter: an operator decided it (`retried`, `discarded`), its line was `delivered` after all, or its
- * content was `erased`, which of a torn end is all that can happen.
+ * The outcome of a letter: an operator decided it (`retried`, `discarded`), its line was `delivered` after all, or its
+ * content was `erased`. Torn ends can only be erased.
  */
 export interface Outcome {
   readonly type: "retried" | "discarded" | "delivered" | "erased"
   readonly id: string
   readonly at: string
-  /** who decided */
+  /** the operator who decided */
   readonly by?: string | undefined
-  /** It speaks for a letter whose own entry is gone, or cannot be read. */
+  /** the head of the letter, whose own entry may be gone or unreadable */
   readonly head?: Head | undefined
 }
 
@@ -75,10 +75,11 @@ type Fields = Readonly<Record<string, unknown>>
 
 const isClass = (value: unknown): value is RefusalClass => (CLASSES as ReadonlyArray<unknown>).includes(value)
 
-/** Where the line of a letter stood is said twice, and bounds its number: each line before it has a byte or more. */
+/** The place bounds the number: each line before this one has a byte or more. */
 const isNumberOf = ({ offset, segment }: Place, sequence: unknown): sequence is number =>
   isCount(sequence) && sequence >= segment && sequence <= segment + offset && sequence <= MAX_SEQUENCE
 
+/** An entry says its place twice, so that a damaged digit is noticed. */
 const isAbout = ({ id, offset, segment }: Fields): boolean =>
   isLetterId(id) && isCount(segment) && isCount(offset) && id === idOf({ segment, offset })
 
@@ -93,14 +94,14 @@ const isExactId = (id: unknown): boolean => {
 }
 
 const optionalText = (value: unknown) => (typeof value === "string" ? value : undefined)
-/** letters that were refused together have one time */
+/** cached, since letters that were refused together have one time */
 let lastTime = "unknown"
 const timeOf = (value: unknown): string => {
   if (value === lastTime) return lastTime
   return isIsoTime(value) ? (lastTime = value) : "unknown"
 }
 
-/** An entry by its fields, undefined if it is none. A damaged text costs the text, and not the letter. */
+/** The entry with these fields; undefined if they are invalid. If a text is damaged, then only the text is lost. */
 export const entryOf = (value: unknown): Entry | undefined => {
   if (typeof value !== "object" || value === null) return undefined
   const fields = value as Fields
@@ -145,7 +146,7 @@ const letterOf = (fields: Fields): Letter | undefined => {
     at: timeOf(at),
     line,
     base64,
-    // the only one that there is, also where a bit of the word is damaged
+    // gzip is the only encoding, so a damaged word means gzip, too
     encoding: encoding === undefined ? undefined : "gzip"
   }
 }
@@ -163,7 +164,6 @@ const outcomeOf = (fields: Fields): Outcome => {
   }
 }
 
-/** Reads an entry. */
 export const parse = (text: string): Entry | undefined => {
   try {
     return entryOf(JSON.parse(text))
@@ -172,21 +172,20 @@ export const parse = (text: string): Entry | undefined => {
   }
 }
 
-/** a quote inside a JSON string is escaped, so these can only be the keys */
+/** a quote inside a JSON string is escaped, so these bytes can only be keys */
 const [LINE, BASE64] = [Buffer.from(',"line":"'), Buffer.from(',"base64":"')]
 
-/** Where the content of an entry begins, bytes; -1 if it ends before that. */
+/** The offset at which an entry's content begins; -1 if there is none. */
 export const contentAt = (bytes: Buffer): number => {
   const line = bytes.indexOf(LINE)
-  // a line may say anything behind its own beginning, but no such key: its quotes are escaped
   return line === -1 ? bytes.indexOf(BASE64) : line
 }
 
-/** Reads the beginning of an entry, as far as its content. */
+/** Reads an entry up to its content. */
 export const parseBeginning = (bytes: Buffer, content: number): Entry | undefined =>
   parse(`${bytes.toString("utf8", 0, content)}}`)
 
-/** Whose letter a line was that is no entry any more: cut off, or blanked in part. */
+/** The id in a letter's entry that was cut off, or is blanked in part. */
 export const idOfRemains = (text: string): string | undefined => {
   const [, id, segment, offset] =
     /^\{"type":"letter","id":"(\d{1,16}:\d{1,16})","segment":(\d{1,16}),"offset":(\d{1,16}),/.exec(text) ?? []
@@ -195,14 +194,14 @@ export const idOfRemains = (text: string): string | undefined => {
 
 // --------------------------------------------------------------------------------------------------------- written
 
-/** A head is read in 4096 bytes; these leave room for the rest of it, bytes of JSON. */
+/** Limits in bytes of JSON: a whole head must fit into 4096 bytes. */
 const REASON_BYTES = 2048
 const KIND_BYTES = 512
 const CODE_BYTES = 256
 
 const bytesOfJson = (text: string) => Buffer.byteLength(JSON.stringify(text))
 
-/** The text, or as much of its beginning as fits into so many bytes of JSON. */
+/** The text, cut so that its JSON has at most `most` bytes. */
 const bounded = (text: string, most: number): string => {
   if (text.length <= most && bytesOfJson(text) <= most) return text
   const room = most - bytesOfJson("…")
@@ -212,7 +211,7 @@ const bounded = (text: string, most: number): string => {
     if (bytesOfJson(text.slice(0, middle)) <= room) end = middle
     else tooLong = middle
   }
-  // not half of a character
+  // never half of a surrogate pair
   if (/[\ud800-\udbff]/.test(text.charAt(end - 1))) end--
   return `${text.slice(0, end)}…`
 }
@@ -242,8 +241,8 @@ export const encodeHead = (
 }
 
 /**
- * What a letter holds, as the end of its entry: the line as text where that is what it is, and not much longer. Undefined
- * if it is to be compressed: one that is oversize, or no text and long, may be a hole in a file that lost its blocks.
+ * The end of a letter's entry: the line as text, or as base64 if it is not UTF-8 or needs many escapes. Undefined if the
+ * line must be compressed: an oversize line, or a long one that is no text, may be a hole in a damaged file.
  */
 export const encodeContent = ({
   bytes,
@@ -254,28 +253,28 @@ export const encodeContent = ({
   const line = content.toString("utf8")
   if (Buffer.from(line, "utf8").equals(content)) {
     const text = JSON.stringify(line)
-    // six bytes for a NUL: a reserve would have to be as large
+    // an escaped NUL takes six bytes, and the reserve must be as large as the largest letter
     if (Buffer.byteLength(text) <= MOST_ESCAPED * content.length + 2) return `,"line":${text}}`
   }
   return content.length > MOST_PLAIN ? undefined : `,"base64":"${content.toString("base64")}"}`
 }
 
-/** What is no text is compressed from here on, bytes. */
+/** A longer line that is no text is compressed, bytes. */
 const MOST_PLAIN = 16 * 1024
 
-/** So many times as long as the line its text may be: JSON in JSON is at most that. */
+/** How many times as long as the line its JSON text may be; JSON in JSON is at most twice as long. */
 const MOST_ESCAPED = 2
 
-/** The most bytes that the letter of a line takes which is not oversize. */
+/** The most bytes that a letter takes, unless its line is oversize. */
 export const letterBytes = (maxLineBytes: number): number =>
   MOST_ESCAPED * (maxLineBytes + RETRY_BYTES) + 4096
 
-/** No line of a file that holds heads alone is longer, bytes. */
+/** The longest line in a file of heads, bytes. */
 const HEAD_BYTES = 200
 
-/** What became of a letter, in one line of at most 200 bytes: who and when give way to numbers of many digits. */
+/** An outcome in one line of at most 200 bytes: if numbers are long, then `by` and `at` are left out. */
 export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
-  // by hand, since it is written twice for each of a hundred thousand letters; ids and numbers need no escape
+  // by hand, since 100,000 letters need two lines each; ids and numbers need no escapes
   const { offset, segment } = placeOf(id)
   const facts = `{"type":"${type}","id":"${id}"`
   const time = `,"at":${JSON.stringify(at)}`
@@ -295,24 +294,24 @@ export const encodeOutcome = ({ at, by, head, id, type }: Outcome): string => {
 const BLANK = 0x20
 const [BRACE, QUOTE, BACKSLASH] = [0x7d, 0x22, 0x5c]
 
-/** How every letter ends; one that does not was cut off. */
+/** Every whole letter ends like this. */
 const END = Buffer.from('"}')
-/** so many bytes tell whether a letter has its end */
+/** how many of the last bytes `isEnded` needs */
 export const END_BYTES = 64
-/** Whether these last bytes are the end of a letter. An editor may leave white space, a content escapes its quotes. */
+/** Whether these are the last bytes of a whole letter. An editor may add white space; content escapes its quotes. */
 export const isEnded = (bytes: Buffer): boolean =>
   (bytes.at(-1) === BRACE && bytes.at(-2) === QUOTE && bytes.at(-3) !== BACKSLASH) ||
   /(?:^|[^\\])(?:\\\\)*"\}[ \t\r]*$/.test(bytes.toString("latin1", Math.max(0, bytes.length - END_BYTES)))
 
-/** An entry without its content, of the same length. */
+/** An erased entry: its beginning and end, with blanks between them up to the old length. */
 export interface Erased {
   readonly beginning: Buffer
   readonly end: Buffer
 }
 
 /**
- * A letter's entry with blanks for the reason and the content, as every version reads it; blanks alone, if the entry is
- * too short for that.
+ * A letter's entry with an empty reason and blank content, which every version reads. If the entry is too short for
+ * that, then blanks alone.
  */
 export const erasedOf = (letter: Letter, length: number): Erased => {
   const { at, class: cls, id, length: bytes, offset, segment, sequence, surplus } = letter
@@ -335,7 +334,7 @@ export const erasedOf = (letter: Letter, length: number): Erased => {
 /** A line of blanks. */
 export const NOTHING: Erased = { beginning: Buffer.alloc(0), end: Buffer.alloc(0) }
 
-/** Whether the first or last bytes of an entry, or all of them, are as if it were erased. */
+/** Whether the bytes are those of the erased entry: all of them, or only the first. */
 export const isErased = ({ beginning, end }: Erased, bytes: Buffer, length: number): boolean => {
   const isWhole = bytes.length === length
   const from = beginning.length
@@ -345,21 +344,21 @@ export const isErased = ({ beginning, end }: Erased, bytes: Buffer, length: numb
   return isBlank(bytes.subarray(from, to))
 }
 
-/** Blanks and NULs hold nothing: to overwrite a hole would take the room that it has not. */
+/** Whether there is nothing to erase. NULs count as blanks: overwriting a hole would take room on the disk. */
 export const isBlank = (bytes: Uint8Array): boolean => {
-  // not by `every`: a hole may have hundreds of megabytes
+  // a loop, since `every` is slow and a hole may have hundreds of megabytes
   for (let at = 0; at < bytes.length; at++) if (bytes[at] !== BLANK && bytes[at] !== 0) return false
   return true
 }
 
-/** Makes it of the bytes of an entry. */
+/** Overwrites the bytes of an entry with its erased form. */
 export const fillErased = ({ beginning, end }: Erased, entry: Buffer): void => {
   entry.fill(BLANK)
   beginning.copy(entry)
   end.copy(entry, entry.length - end.length)
 }
 
-/** The bytes from one place of an erased entry to another. */
+/** The bytes between two offsets of an erased entry. */
 export const erasedBytes = ({ beginning, end }: Erased, length: number, from: number, to: number): Buffer => {
   const bytes = Buffer.alloc(to - from, BLANK)
   beginning.subarray(from, to).copy(bytes)

@@ -1,33 +1,33 @@
-/** The dead-letter file, as it grows: entries are added at its end, whole or not at all. */
+/** The dead-letter file: adds entries at its end, whole or not at all. */
 import { Clock, Effect, type Scope } from "effect"
 import * as zlib from "node:zlib"
 import type { Disk, DiskError, File } from "../../services/Disk.js"
 import type { QueueRecord, Refusal } from "../../services/QueueFile.js"
 import { encodeContent, encodeHead, encodeOutcome, type Outcome } from "./letter.js"
 
-/** Runs a write to the queue's disk, and frees room for it if there is none. */
+/** Runs a write to the queue's disk; if there is no room, then frees some and tries again. */
 export type WithRoom = <A>(write: Effect.Effect<A, DiskError>) => Effect.Effect<A, DiskError>
 
 export interface LetterFile {
   readonly disk: Disk["Type"]
   readonly directory: string
   readonly path: string
-  /** Writes what became of letters, durably. */
+  /** Writes outcomes of letters durably. */
   readonly end: (outcomes: Iterable<Outcome>) => Effect.Effect<void, DiskError>
   /**
-   * Writes letters, durably; what is compressed is read from `source`. If that fails and may have left something, then
-   * `left` is called.
+   * Writes letters durably; lines that are compressed are read from `source`. If it fails and may have left a part of
+   * them, then it calls `left`.
    */
   readonly keep: (
     refusals: ReadonlyArray<Refusal>,
     source: Effect.Effect<File, DiskError, Scope.Scope>,
     left: () => void
   ) => Effect.Effect<void, DiskError>
-  /** Makes what the file says durable. */
+  /** Makes the content of the file durable. */
   readonly sync: Effect.Effect<void, DiskError>
   /** Makes the file's name durable. */
   readonly syncName: Effect.Effect<void, DiskError>
-  /** The file was removed or replaced: its name is to be synced anew. */
+  /** Called when the file was removed or replaced: its name must be synced again. */
   readonly renamed: () => void
 }
 
@@ -37,7 +37,7 @@ const PIECE_BYTES = 1 << 20
 /** letters are written in pieces of about this many bytes */
 const WRITE_BYTES = 1 << 20
 
-/** The time as entries say it. */
+/** The time in the form of entries. */
 export const now: Effect.Effect<string> = Effect.map(Clock.currentTimeMillis, (millis) =>
   new Date(millis).toISOString()
 )
@@ -45,11 +45,11 @@ export const now: Effect.Effect<string> = Effect.map(Clock.currentTimeMillis, (m
 export const make = (disk: Disk["Type"], directory: string, path: string, withRoom: WithRoom): LetterFile => {
   let isNameSynced = false
   const syncName = Effect.suspend(() =>
-    // once in each process: the one that made the file may have died before it did this
+    // once in each process: the process that made the file may have died before this sync
     isNameSynced ? Effect.void : Effect.map(disk.syncDirectory(directory), () => void (isNameSynced = true))
   )
 
-  /** If it fails, what came of it is cut off, so that it takes no room; `left` is called if that fails as well. */
+  /** If the write fails, then its part is cut off, so that it takes no room. If that fails, too, then it calls `left`. */
   const add = (write: (file: File) => Effect.Effect<void, DiskError>, left: () => void = () => undefined) =>
     Effect.gen(function* () {
       const file = yield* disk.open(path, "append")
@@ -77,7 +77,7 @@ export const make = (disk: Disk["Type"], directory: string, path: string, withRo
       add(
         (file) =>
           Effect.gen(function* () {
-            // whatever a crash or a full disk left unfinished ends here; blank lines mean nothing
+            // ends what a crash or a full disk left unfinished; empty lines mean nothing
             yield* file.write(NEWLINE)
             yield* writeLetters(file, refusals, yield* now, source)
             // before the cursor moves: otherwise a power cut could take the only copy

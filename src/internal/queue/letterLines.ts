@@ -1,4 +1,4 @@
-/** Reading the dead-letter file: its lines in bounded chunks, each with the entry that it is. */
+/** Reading the dead-letter file: its lines in bounded chunks, each with its entry. */
 import { Effect, type Scope } from "effect"
 import type { DiskError, File } from "../../services/Disk.js"
 import { contentAt, END_BYTES, type Entry, isEnded, parse, parseBeginning } from "./letter.js"
@@ -7,32 +7,32 @@ import { scratch, WHOLE_BYTES } from "./scratch.js"
 
 /** A line that is not empty. */
 export interface EntryLine {
-  /** undefined if it is none, or cut off: that one was never relied on, and its letter was written again */
+  /** undefined if it cannot be read, or was cut off: then its letter was written again */
   readonly entry: Entry | undefined
   /** where it starts, bytes */
   readonly at: number
-  /** bytes, the line's end not included */
+  /** bytes, without the newline */
   readonly length: number
-  /** all of it, or its beginning if `isCut` */
+  /** the whole line; only its beginning if `isCut` */
   readonly bytes: Buffer
   readonly isCut: boolean
 }
 
 const SCAN = { maxRecords: 4096, maxBytes: WHOLE_BYTES, maxLineBytes: WHOLE_BYTES }
-/** a shorter piece may be kept by the lines */
+/** shorter pieces do not use the scratch buffer, so lines may keep them */
 const KEPT_BYTES = 4096
 
 export interface EntryLines {
-  /** what they hold is there until the next read */
+  /** their bytes are valid until the next read */
   readonly lines: ReadonlyArray<EntryLine>
-  /** where to go on, bytes; undefined at the end */
+  /** the offset at which to continue; undefined at the end */
   readonly next: number | undefined
 }
 
-/** Reads some lines from one place of the file up to another. */
+/** Reads some lines between two offsets of the file. */
 export type ReadEntries = (from: number, end: number) => Effect.Effect<EntryLines, DiskError>
 
-/** Reads entries until the scope closes. Lines that are not wanted are left out before they are parsed. */
+/** Reads entries until the scope closes. Lines that are not wanted are skipped before they are parsed. */
 export const entriesOf = (
   file: File,
   isWanted: (line: Buffer) => boolean = () => true
@@ -56,14 +56,14 @@ export const entriesOf = (
     })
   })
 
-/** Whether a line begins as letters do, and decisions do not. */
+/** Whether a line begins like a letter. */
 export const beginsLetter = (line: Buffer): boolean =>
   line.length >= LETTER.length && line.compare(LETTER, 0, LETTER.length, 0, LETTER.length) === 0
 const LETTER = Buffer.from('{"type":"letter",')
 
 /**
- * An entry without its content, which is not looked at: a letter is known by its head, and must have its end. One that
- * lacks but the line's end will be ended by the next entry, so it counts before that as well.
+ * An entry without its content, which is not parsed: a head and an end make a letter. If only the newline is missing,
+ * then the letter counts already, since the next entry will add the newline.
  */
 const parseHead = (bytes: Buffer): Entry | undefined => {
   const content = contentAt(bytes)
@@ -72,17 +72,16 @@ const parseHead = (bytes: Buffer): Entry | undefined => {
   return isEnded(bytes) && !bytes.includes(0) ? parseBeginning(bytes, content) : undefined
 }
 
-/** Only the beginning of it was read. */
+/** A line of which only the beginning was read. */
 const parseLong = (file: File, line: RawLine, bytes: Buffer) =>
   Effect.flatMap(hasEnd(file, line), (isWhole) =>
     isWhole ? readBeginning(file, line, bytes) : Effect.succeed(undefined)
   )
 
-/** Whether it has its end. */
 const hasEnd = (file: File, { length, offset }: RawLine) =>
   Effect.map(file.readAt(offset + length - END_BYTES, END_BYTES), (end) => isEnded(Buffer.from(end)))
 
-/** What is longer is no head, bytes: a hole in the file may be. */
+/** A longer head is no head but a hole in the file, bytes. */
 const MAX_HEAD_BYTES = 16 * 1024 * 1024
 
 /** Entries of earlier versions may have a long head. */
@@ -96,7 +95,7 @@ const readBeginning = (file: File, { length, offset }: RawLine, beginning: Buffe
     }
   })
 
-/** Calls a function with every line. */
+/** Calls a function with every line; returns the size of the file. */
 export const scan = (
   file: File,
   from: number,

@@ -1,4 +1,4 @@
-/** Pages of dead letters: some at a time, in the order of the file, so that neither memory nor a step grows with it. */
+/** Pages of dead letters: some at a time, in the order of the file, so that memory does not grow with the file. */
 import { Effect } from "effect"
 import { isUtf8 } from "node:buffer"
 import * as zlib from "node:zlib"
@@ -9,33 +9,33 @@ import type { LetterFile } from "./letterFile.js"
 import { type EntryLine, type EntryLines, entriesOf } from "./letterLines.js"
 import type { Register } from "./register.js"
 
-/** A letter and where its entry stands in the file, bytes. */
+/** A letter, and the offset and length of its entry in the file. */
 export interface Entry {
   readonly letter: Letter
   readonly at: number
   readonly length: number
 }
 
-/** The code of a letter that is no JSON any more: EBADMSG of POSIX. */
+/** The code for a letter that is no longer JSON: POSIX EBADMSG. */
 export const DAMAGED = "EBADMSG"
 
 export interface Page {
   readonly entries: ReadonlyArray<Entry>
-  /** where the next page begins, bytes; undefined after the last one */
+  /** the offset of the next page; undefined after the last one */
   readonly next: number | undefined
 }
 
 export interface Selection {
   readonly select: (letter: Letter) => boolean
-  /** where to begin, bytes; 0 by default */
+  /** the offset at which to begin; 0 by default */
   readonly from?: number | undefined
-  /** at most so many letters */
+  /** how many letters, at most */
   readonly limit: number
-  /** torn ends as well: nobody waits for a decision about them, but they can be discarded */
+  /** includes torn ends: they need no decision, but can be discarded */
   readonly torn?: boolean | undefined
-  /** with their content, of about so many bytes at most */
+  /** includes their content, about so many bytes at most */
   readonly contentBytes?: number | undefined
-  /** looks at about so many bytes of the file: a page may have fewer letters, or none, before the last one */
+  /** reads about so many bytes of the file, so that a page may have few letters, or none, before the last page */
   readonly scanBytes?: number | undefined
 }
 
@@ -46,7 +46,7 @@ interface Letters {
 
 const NOTHING: Page = { entries: [], next: undefined }
 
-/** Some of the letters that wait for a decision. */
+/** Reads a page of the letters that wait for a decision. */
 export const readPage = (
   { file: { disk, path }, register }: Letters,
   selection: Selection
@@ -81,8 +81,8 @@ export const readPage = (
   ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed(NOTHING)))
 
 /**
- * Where the letters begin that stand behind the one of this id, bytes: it may have been decided meanwhile, and the file
- * may hold its head alone. Undefined if the file knows nothing of it.
+ * The offset after the letter with this id; undefined if the file does not have one. The letter may have been decided
+ * meanwhile, so that the file holds only its head.
  */
 export const placeAfter = (
   disk: Disk["Type"],
@@ -107,12 +107,12 @@ export const placeAfter = (
     }).pipe(Effect.scoped)
   ).pipe(Effect.catchIf(isAbsent, () => Effect.succeed(undefined)))
 
-/** A longer entry is listed without its content, bytes: escaped for a screen it must fit into a text of V8, 512 MiB. */
+/** A longer entry is listed without its content, bytes: escaped for a screen, it must fit into a V8 string, 512 MiB. */
 const MAX_SHOWN_BYTES = 64 * 1024 * 1024
 
 /**
- * A letter with its content, or without one that is too large to be held; fails with {@link DAMAGED} if it is no JSON any
- * more. One that is too large when it is no longer compressed stays so.
+ * A letter with its content, unless that is too large for memory. If the entry is no longer JSON, then it fails with
+ * {@link DAMAGED}. If the content is too large when it is expanded, then it stays compressed.
  */
 export const readLetter = (
   { file: { disk, path } }: Pick<Letters, "file">,
@@ -135,7 +135,7 @@ const withoutContent = (letter: Letter): Letter =>
     ? letter
     : { ...letter, line: undefined, base64: undefined }
 
-/** The letter as its whole entry says it; without content, if that cannot be read. */
+/** The letter of the whole entry; without content, if the entry cannot be read. */
 const withContent = (file: File, { at, bytes, isCut, length }: EntryLine, letter: Letter) =>
   isCut && length > MAX_SHOWN_BYTES
     ? Effect.succeed(letter)
@@ -144,7 +144,7 @@ const withContent = (file: File, { at, bytes, isCut, length }: EntryLine, letter
         return whole?.type === "letter" && whole.id === letter.id ? expanded(whole) : Effect.succeed(letter)
       })
 
-/** The letter with its line as it was; as it is, if that is too large, or damaged. */
+/** The letter with its line expanded; unchanged, if the line is too large or damaged. */
 const expanded = (letter: Letter): Effect.Effect<Letter> => {
   const { base64, encoding } = letter
   if (encoding === undefined || base64 === undefined) return Effect.succeed(letter)

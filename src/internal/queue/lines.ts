@@ -1,4 +1,4 @@
-/** Reading lines from a file in bounded chunks: memory does not grow with the file, nor with a line. */
+/** Lines: reads a file in bounded chunks, so that memory grows neither with the file nor with a line. */
 import { Effect } from "effect"
 import { isUtf8 } from "node:buffer"
 import type { DiskError } from "../../services/Disk.js"
@@ -10,18 +10,18 @@ import type { Readable } from "../readAhead.js"
 export interface RawLine {
   /** where it starts, bytes */
   readonly offset: number
-  /** bytes, the line's end not included */
+  /** bytes, without the newline */
   readonly length: number
-  /** the line; if it is oversize, only its beginning */
+  /** the line; only its beginning if it is oversize */
   readonly bytes: Buffer
-  /** the same as text; undefined if it is not UTF-8 */
+  /** `bytes` as text; undefined if they are not UTF-8 */
   readonly text: string | undefined
   readonly oversize: boolean
-  /** whether a line's end follows: false only at the end of the file */
+  /** whether a newline follows; false only at the end of the file */
   readonly terminated: boolean
 }
 
-/** What was read at once, with whole lines in it. */
+/** The bytes of one read, which are whole lines. */
 class Chunk {
   private valid: boolean | undefined
   private content: Buffer | undefined
@@ -42,17 +42,17 @@ class Chunk {
     this.content = undefined
   }
 
-  /** Whether all of it is UTF-8: asked once for all lines, since a line's end stands between characters. */
+  /** Whether the whole chunk is UTF-8: checked once for all its lines. */
   get isUtf8(): boolean {
     return (this.valid ??= isUtf8(this.bytes))
   }
 }
 
-/** Bytes and text are made when they are asked for: most lines need the text alone. */
+/** A line of a chunk. It makes its bytes and text on demand, since most lines need only the text. */
 class Line implements RawLine {
   constructor(
     private readonly chunk: Chunk,
-    /** the byte of the chunk */
+    /** its offset in the chunk */
     private readonly start: number,
     readonly length: number,
     readonly oversize: boolean,
@@ -78,23 +78,23 @@ export interface Lines {
   readonly lines: Sequence<RawLine>
   /** where the next line starts, bytes */
   readonly next: number
-  /** Lets go of what was read; only where the lines stand can be asked afterwards. */
+  /** Frees the bytes; afterwards only the places of the lines are known. */
   readonly release: () => void
 }
 
-/** How long a line may be, bytes, unless a program says otherwise. */
+/** The default of `maxLineBytes`. */
 export const MAX_LINE_BYTES = 8 * 1024 * 1024
 
 const NEWLINE = 0x0a
 const PREFIX_BYTES = 4096
 const SCAN_BYTES = 1 << 20
-/** how long lines are taken to be until some were read, bytes */
+/** the expected length of lines until some were read, bytes */
 export const LINE_BYTES = 512
 
 /**
- * Whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
- * where the readable part of the file ends, `lineBytes` how long a line is expected to be: what is read beyond
- * `maxRecords` is asked for again by the next call.
+ * Reads whole lines from `from` on, at most `maxRecords` and about `maxBytes`, but always one if there is one. `end` is
+ * the end of the readable part of the file. `lineBytes` is the expected length of a line: what is read beyond
+ * `maxRecords` must be read again by the next call.
  */
 export const readLines: (
   file: Readable,
@@ -109,7 +109,7 @@ export const readLines: (
 ) => Effect.Effect<Lines, DiskError> = Effect.fnUntraced(function* (file, from, end, limits) {
   const expected = Math.ceil(limits.maxRecords * (limits.lineBytes ?? LINE_BYTES))
   const longest = limits.maxLineBytes + RETRY_BYTES
-  // a line longer than the chunk is read again with twice the chunk, until it is known to be oversize
+  // if a line is longer than the chunk, then the next read is twice as long, until the line is known to be oversize
   for (let chunk = Math.min(limits.maxBytes, expected); from < end; chunk *= 2) {
     const length = Math.min(chunk, longest + 1, end - from)
     const bytes = asBuffer(yield* file.readAt(from, length))
@@ -125,7 +125,7 @@ export const readLines: (
 
 const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
-/** A line that was not too long before it was marked is not too long afterwards, or it could never be retried. */
+/** A retry's mark does not make a line too long: otherwise it could never be retried. */
 const isRetried = ({ bytes, length }: RawLine): boolean =>
   bytes.toString("latin1", length - RETRY_MARK.length) === RETRY_MARK
 
@@ -140,14 +140,14 @@ const splitLines = (
   while (start < bytes.length && ends.length < maxRecords) {
     const newline = bytes.indexOf(NEWLINE, start)
     if (newline === -1 && !atEnd) break
-    // one that is too long comes first, in the next call
+    // an oversize line must be the first one of a call
     if (ends.length > 0 && (newline === -1 ? bytes.length : newline) - start > maxLineBytes) break
     ends.push(newline === -1 ? bytes.length : newline)
     start = newline === -1 ? bytes.length : newline + 1
   }
   const chunk = new Chunk(from, bytes.subarray(0, start))
   const terminatedLines = bytes[start - 1] === NEWLINE ? ends.length : ends.length - 1
-  // without the bytes themselves, or they would stay for as long as the lines
+  // must not hold `bytes`, or they would live as long as the lines
   const lineAt = (index: number) => {
     const start = index === 0 ? 0 : ends[index - 1]! + 1
     return new Line(chunk, start, ends[index]! - start, false, index < terminatedLines)
@@ -182,7 +182,7 @@ const oversizeLine = (file: Readable, from: number, end: number) =>
     return oversize(at - from, false)
   })
 
-/** How many lines there are between two bytes; an unterminated end counts as one. */
+/** How many lines there are between two offsets; an unterminated end counts as one. */
 export const countLines: (file: Readable, from: number, end: number) => Effect.Effect<number, DiskError> =
   Effect.fnUntraced(function* (file, from, end) {
     let count = 0
@@ -203,13 +203,13 @@ const countNewlines = (bytes: Uint8Array): number => {
   return count
 }
 
-/** The time that a line says, milliseconds since 1970 UTC. */
+/** The time of a line's `ts`, milliseconds since 1970 UTC; undefined if it has none. */
 export const timeOfLine = (line: Readonly<Record<string, unknown>> | undefined): number | undefined => {
   const millis = typeof line?.ts === "string" ? Date.parse(line.ts) : Number.NaN
   return Number.isNaN(millis) ? undefined : millis
 }
 
-/** A line as an object; undefined if it is none, or not UTF-8. */
+/** A line as a JSON object; undefined if it is none, or not UTF-8. */
 export const objectOf = (bytes: Uint8Array): Readonly<Record<string, unknown>> | undefined => {
   try {
     const value: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes))

@@ -1,8 +1,8 @@
 /**
- * The lock: one owner of a directory, and nothing late after it.
+ * The lock: one owner of a directory, and no late write after it.
  *
- * A write that was given up may still reach the disk. The lock is kept until it has, so that it cannot meet the next
- * owner. If somebody removes the directory, then the owner makes it anew and locks it again, before anything is written.
+ * An expired write may still reach the disk. The lock is kept until it has, so that it cannot meet the next owner. If
+ * somebody removes the directory, then the owner makes and locks it again before it writes anything.
  */
 import { Duration, Effect, Exit, Option, Schedule, Scope, Stream, SubscriptionRef } from "effect"
 import { randomUUID } from "node:crypto"
@@ -13,31 +13,31 @@ import * as directories from "./directory.js"
 
 export interface Lock {
   /**
-   * Makes sure that the directory is ours and whole: what somebody removed is made anew, if nobody else has. It counts as
-   * a write; after the close nothing is made anew.
+   * Makes sure that the directory is ours and whole. If somebody has removed it, or a part, then it is made again,
+   * unless another process has done so. It counts as a write; after the close it makes nothing.
    */
   readonly keepDirectory: Effect.Effect<void, DiskError>
-  /** Emits at once, and when the directory was made anew. */
+  /** Emits at once, and whenever the directory was made again. */
   readonly places: Stream.Stream<void>
-  /** Runs a write. Until it has ended no other owner may come; after the close it may not begin. */
+  /** Runs a write and keeps the lock until it has ended; fails after the close. */
   readonly whileWriting: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | DiskError>
   /** A write during opening. Interrupting it does not wait; releasing the lock does. */
   readonly detachedWrite: <A, E>(write: Effect.Effect<A, E>) => Effect.Effect<A, E | DiskError>
   /** Hot path: counts a write that begins, and ends with {@link Lock.end}, in place of `whileWriting`. */
   readonly begin: () => void
   readonly end: () => Effect.Effect<void>
-  /** What a directory that was removed gets back; before this is known, it is not made anew. */
+  /** Sets the contents for a directory that was removed; without them it is not made again. */
   readonly restoreWith: (contents: Contents) => void
 }
 
-/** What the owner writes to a directory that it has made anew. */
+/** What the owner writes to a directory that was removed and made again. */
 export interface Contents {
   readonly queueId: string
-  /** Whether what the owner has written is there. */
+  /** Whether the cursor and the dead letters exist. */
   readonly isWhole: Effect.Effect<boolean, DiskError>
-  /** Writes letters' decisions and the cursor; false if another process has used the directory meanwhile. */
+  /** Writes the letters' decisions and the cursor; false if another process has used the directory meanwhile. */
   readonly restore: Effect.Effect<boolean, DiskError>
-  /** Leaves out what was lost, once the directory is locked. */
+  /** Forgets the segments that were lost; runs once the directory is locked. */
   readonly forget: Effect.Effect<void, DiskError>
 }
 
@@ -48,7 +48,7 @@ interface Options {
   readonly unsafeFileSystem: boolean
 }
 
-/** The code of a write that came after the close. */
+/** The code for a write after the close. */
 export const CLOSED = "EBADF"
 
 /** Takes the lock until the scope closes and every write has ended. */
@@ -59,13 +59,13 @@ export const acquire = (
 ): Effect.Effect<Lock, QueueOpenError | QueueLocked, Scope.Scope> =>
   Effect.gen(function* () {
     const hold = yield* makeHold(disk, directory, options)
-    /** what writes to the directory and has not ended, although it may have been given up */
+    /** how many writes have not ended; some may have expired */
     let unanswered = 0
-    /** once the queue is closed */
+    /** set when the queue is closed */
     let release: Effect.Effect<void> | undefined
 
     yield* Effect.addFinalizer((exit) =>
-      // a late write must not meet the next owner: then the lock stays until it is answered, or goes with the process
+      // a late write must not meet the next owner: the lock stays until the disk answers, or the process ends
       Effect.suspend(() => {
         release = hold.release(exit)
         return unanswered === 0 ? release : Effect.void
@@ -108,12 +108,12 @@ export const acquire = (
     }
   })
 
-/** The lock of a directory, which is taken anew if the directory was removed. */
+/** The hold on a directory: its lock, taken again if the directory was removed. */
 interface Hold extends Pick<Lock, "places" | "restoreWith"> {
   readonly take: Effect.Effect<void, QueueOpenError | QueueLocked>
   /** Whether the lock's file is where it was. */
   readonly isInPlace: Effect.Effect<boolean, DiskError>
-  /** Makes what was removed anew, if nobody else has. */
+  /** Makes again what was removed, unless another process has. */
   readonly keep: Effect.Effect<void, DiskError>
   readonly release: (exit: Exit.Exit<unknown, unknown>) => Effect.Effect<void>
 }
@@ -130,7 +130,7 @@ const makeHold = (disk: Disk["Type"], directory: string, options: Options): Effe
     let taken: Taken | undefined
     let contents: Contents | undefined
     const remaking = yield* Effect.makeSemaphore(1)
-    /** how often the directory was made anew */
+    /** how often the directory was made again */
     const times = yield* SubscriptionRef.make(0)
 
     const isInPlace = Effect.suspend(() => taken?.isInPlace ?? Effect.succeed(false))
@@ -143,7 +143,7 @@ const makeHold = (disk: Disk["Type"], directory: string, options: Options): Effe
         cause: typeof reason === "string" ? new Error(reason) : reason
       })
 
-    /** Writes what the directory lacks; it is locked. */
+    /** Writes what the locked directory lacks. */
     const refill = ({ queueId, restore }: Contents) =>
       Effect.gen(function* () {
         const found = yield* directories.identify(disk, directory, queueId)
@@ -151,20 +151,20 @@ const makeHold = (disk: Disk["Type"], directory: string, options: Options): Effe
         if (!(yield* restore)) return yield* lost(OLDER)
       })
 
-    /** Makes and locks the directory; the lock is that of the scope. */
+    /** Makes and locks the directory; closing the scope releases the lock. */
     const remakeIn = (into: Scope.Scope, contents: Contents) =>
       Effect.gen(function* () {
         yield* directories.prepare(disk, directory, options)
-        // a look before the lock: whoever starts in another process's queue is not to find it taken by us
+        // look before the lock: if another process has a queue here now, then its next start must not meet our lock
         const found = yield* directories.queueIdOf(disk, directory)
         if (Option.isSome(found) && found.value !== contents.queueId) return yield* lost(ANOTHER)
-        // then the lock, before anything is written
+        // lock before anything is written
         const again = yield* Scope.extend(take(disk, directory, { ...options, wait: Duration.zero }), into)
         yield* refill(contents)
         return again
       })
 
-    /** Locks the directory anew, and gives the old lock up. */
+    /** Locks the new directory, and releases the old lock. */
     const relock = (contents: Contents) =>
       Effect.gen(function* () {
         const renewed = yield* Scope.make()
@@ -211,28 +211,28 @@ const makeHold = (disk: Disk["Type"], directory: string, options: Options): Effe
       restoreWith: (given) => {
         contents = given
       },
-      // the scope of then: a directory that is being made anew has another lock
+      // the scope at the time of the release: a directory that was made again has another lock
       release: (exit) => Effect.suspend(() => Scope.close(scope, exit))
     }
   })
 
 interface Owner {
   readonly pid: number
-  /** tells this process from another one with the same pid, in another container */
+  /** tells this process from one with the same pid in another container */
   readonly process: string
-  /** it is the command, which leaves soon */
+  /** set by the command, which soon releases the lock */
   readonly command?: true
 }
 
 const thisProcess: string = ((globalThis as Record<symbol, unknown>)[Symbol.for("effect-audit/process")] ??=
   randomUUID()) as string
 
-/** How long an opening waits for the command by default, which mostly holds a queue for less than a second. */
+/** The default wait for the command, which mostly holds a queue for less than a second. */
 const COMMAND_WAIT = Duration.seconds(10)
 
 /** A lock that was taken. */
 interface Taken {
-  /** Whether the lock's file is where it was: a directory that somebody removed may have another owner by now. */
+  /** Whether the lock's file is where it was. If somebody removed the directory, then it may have another owner now. */
   readonly isInPlace: Effect.Effect<boolean, DiskError>
 }
 

@@ -1,4 +1,4 @@
-/** Batches for delivery: the lines of the segments from a position on, each with its number. */
+/** The reader: batches of lines from a position on, each line with its number. */
 import { Effect } from "effect"
 import type { DiskError } from "../../services/Disk.js"
 import type { Position } from "../../schema/Position.js"
@@ -17,13 +17,13 @@ interface Source {
   readonly next: () => number
 }
 
-/** What a batch may have; it has one record if there is one. */
+/** The limits of a batch; it always has a record if there is one. */
 export interface Limits {
   readonly maxRecords: number
   readonly maxBytes: number
 }
 
-/** Makes what reads a batch, one after the other. */
+/** Makes the function that reads batches, one at a time. */
 export const makeBatchReader = (
   source: Source
 ): ((from: Position, limits: Limits) => Effect.Effect<Batch, DiskError>) => {
@@ -34,11 +34,11 @@ export const makeBatchReader = (
 
 interface Reader extends Source {
   readonly ahead: ReturnType<typeof readAhead.make>
-  /** the mean of the lines that were taken last, and a little more, so that the next ones fill a batch */
+  /** 1.1 times the mean length of the last batch's lines, so that one read fills the next batch */
   lineBytes: number
 }
 
-// outside of what a queue makes for itself: see internal/delivery/pipeline.ts
+// Hot path: outside of `makeBatchReader` (bench/README.md#compiled-code).
 const read = Effect.fnUntraced(function* (reader: Reader, from: Position, limits: Limits) {
   const { ahead, maxLineBytes, next, segments } = reader
   for (let position = from; ;) {
@@ -48,12 +48,12 @@ const read = Effect.fnUntraced(function* (reader: Reader, from: Position, limits
       ahead.forget()
       return nothing(start, start)
     }
-    // by its number: what is delivered may be removed while we wait for the disk
+    // found by its number: delivered segments may be removed while we wait for the disk
     const following = () => segments.all.find(({ first }) => first > segment.first)
     const offset = segment.first === start.segment ? start.offset : 0
     const file = yield* segments.reader(segment)
     const end = segment.bytes
-    // numbers end where those of the next segment begin: more lines are of a failed append and have none
+    // numbers end where the next segment begins: further lines come from a failed append and have no number
     const limit = following()?.first ?? (segment.live ? MAX_SEQUENCE + 1 : next())
     const sequence = Math.min(offset === 0 ? segment.first : start.sequence, limit)
     const { lineBytes } = reader
@@ -123,9 +123,9 @@ class TakenRecord implements QueueRecord {
   }
 }
 
-/** A last line without its end can only be a whole object, or blank, if nothing but the end is lacking. */
+/** Whether a last line without its newline lacks nothing else: it is a whole object, or blank. */
 const isWhole = (bytes: Uint8Array): boolean => objectOf(bytes) !== undefined || isBlank(bytes)
 
-/** No append of ours begins so: what is blank was blank before it was cut off. */
+/** No append begins with a blank, so a blank end is a whole blank line of another program. */
 const isBlank = (bytes: Uint8Array): boolean => bytes.every((byte) => BLANKS.includes(byte))
 const BLANKS = Buffer.from(" \t\r")

@@ -1,6 +1,6 @@
 /**
- * Recovery: where a queue goes on after a start. First a look at what the disk holds, which the owner shares with
- * `inspect`; then a decision, which is a pure function of it.
+ * Recovery: where a queue continues after a start. First `look` reads the disk, for the owner and for `inspect` alike;
+ * then `recover` decides, as a pure function of what was found.
  */
 import { Effect } from "effect"
 import { isBefore, type Place } from "../../schema/Position.js"
@@ -15,15 +15,15 @@ import type { Segment } from "./segments.js"
 export interface Found {
   /** in order */
   readonly segments: ReadonlyArray<{ readonly first: number; readonly bytes: number }>
-  /** lines of the last segment from {@link tailStart} on, an unterminated end included */
+  /** lines of the last segment from {@link tailStart} on, including an unterminated end */
   readonly tailLines: number
-  /** the newer slot of the cursor that is whole */
+  /** the newest whole slot of the cursor */
   readonly cursor: Cursor | undefined
-  /** whether the cursor's position is the start of a line, or the end of its segment */
+  /** whether the cursor is at the start of a line, or at the end of its segment */
   readonly cursorAtLine: boolean
-  /** dead letters and torn ends of segments that are gone, for a cursor that is lost */
+  /** dead letters and torn ends of segments that are gone, in case the cursor is lost */
   readonly lettersBefore: { readonly letters: number; readonly torn: number }
-  /** above the number of every dead letter that is not {@link isNumbered} */
+  /** above the number of every dead letter whose place is not {@link isNumbered} */
   readonly minimumSequence: number
 }
 
@@ -31,13 +31,13 @@ export interface Recovered {
   readonly cursor: Cursor
   /** the sequence number of the next line */
   readonly next: number
-  /** why the cursor was not taken as it is */
+  /** why the cursor had to be changed; undefined if it was not */
   readonly repair: string | undefined
 }
 
 /**
- * From where on the lines of the last segment are counted: from the cursor on if it is there, since lines of failed
- * appends, which have no number, may stand before it.
+ * Where counting the lines of the last segment begins: at the cursor, if it is in this segment. Lines of failed appends,
+ * which have no number, may stand before it.
  */
 export const tailStart = (
   found: Pick<Found, "segments" | "cursor" | "cursorAtLine">
@@ -50,8 +50,8 @@ export const tailStart = (
 }
 
 /**
- * Whether the number of a line is certain without its letter, a digit of which may be damaged: the cursor has counted
- * it, or it is below a segment, or it still stands in one.
+ * Whether a line's number is certain without its letter, which may have a damaged digit. It is, if the cursor has counted
+ * the line, or a later segment exists, or a segment still holds the line.
  */
 const isNumbered = ({
   cursor,
@@ -65,7 +65,7 @@ const isNumbered = ({
     place.offset < (sizes.get(place.segment) ?? 0)
 }
 
-/** Looks at the segments, the letters and the newest whole slot of the cursor, and decides. */
+/** Reads the segments and the letters, and recovers from them and the newest whole slot of the cursor. */
 export const look = (
   disk: Disk["Type"],
   held: {
@@ -73,7 +73,7 @@ export const look = (
     readonly letters: DeadLetters
     readonly cursor: Cursor | undefined
   },
-  /** counts the lines of the newest segment from a byte on */
+  /** counts the lines of the newest segment from an offset on */
   countTail: (segment: Segment, from: number) => Effect.Effect<number, DiskError>
 ): Effect.Effect<Recovered, DiskError> =>
   Effect.gen(function* () {
@@ -92,8 +92,8 @@ export const look = (
   })
 
 /**
- * Counts the lines of the newest segment from a byte on, and makes all of them durable: a process that was killed may
- * have left them in the page cache only, and from now on later numbers rest on them.
+ * Counts the lines of the newest segment from an offset on, and makes the whole segment durable. A process that was
+ * killed may have left lines only in the page cache, and all later numbers depend on them.
  */
 export const settleTail = (
   disk: Disk["Type"],
@@ -121,7 +121,7 @@ const decide = (found: Found): Recovered => {
   const [oldest] = segments
   const last = segments.at(-1)
   const lines = tailStart(found).sequence + found.tailLines
-  // a cursor behind the last segment says where its numbers end: failed appends may have left more lines in it
+  // a cursor after the last segment tells where its numbers end: failed appends may have left more lines in it
   const isBehind = stored !== undefined && last !== undefined && stored.segment > last.first
   const end = isBehind ? Math.min(lines, stored.segment) : lines
 
@@ -149,7 +149,7 @@ const decide = (found: Found): Recovered => {
   const next = Math.max(end, stored.settled, found.minimumSequence)
   const repair = disagreement(found, stored, end)
   if (repair === undefined) return { cursor: stored, next, repair }
-  // everything is delivered again: harmless where the table has the key; what was counted is not counted again
+  // deliver everything again: the key of the table makes that harmless, and no line is counted twice
   const first = oldest?.first ?? next
   return {
     cursor: {
@@ -164,7 +164,7 @@ const decide = (found: Found): Recovered => {
   }
 }
 
-/** A repair may have been interrupted by another: then its cursor has not come back to where the first one stood. */
+/** The end of the lines to repeat. If an earlier repair was interrupted, then its end is the furthest. */
 const furthest = (cursor: Cursor): Pick<Cursor, "repeatedSegment" | "repeatedOffset"> =>
   isRepeated(cursor, cursor)
     ? { repeatedSegment: cursor.repeatedSegment, repeatedOffset: cursor.repeatedOffset }
@@ -177,6 +177,6 @@ const disagreement = ({ cursorAtLine, segments }: Found, stored: Cursor, end: nu
     return cursorAtLine ? undefined : "the cursor is not at the start of a line"
   }
   if (segments.length === 0 || segments.some(({ first }) => first > stored.segment)) return undefined
-  // all are older: delivered and not yet removed, if the numbers say so
+  // all segments are older: if the numbers fit, then they are delivered and not yet removed
   return stored.offset === 0 && stored.segment === end ? undefined : "the cursor is ahead of every segment"
 }

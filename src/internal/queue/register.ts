@@ -1,4 +1,4 @@
-/** The register of dead letters: what is known of each of them, and how many there are of each sort. */
+/** The register: the state of each dead letter, and how many letters are in each state. */
 import { idOf, placeOf, type Place } from "../../schema/Position.js"
 import type { RefusalClass } from "../../services/QueueFile.js"
 import { CLASSES, erasedOf, headOf, isBlank, isErased, type Head, type Outcome } from "./letter.js"
@@ -7,7 +7,7 @@ import type { EntryLine } from "./letterLines.js"
 export type Fate = Exclude<Outcome["type"], "delivered">
 const NONE: ReadonlyArray<Fate> = []
 
-/** What a column says of a letter is a place in these lists; 0 is nothing. */
+/** Columns hold indexes of these lists; index 0 is undefined. */
 const FATES: ReadonlyArray<Fate | undefined> = [undefined, "retried", "discarded", "erased"]
 const CLASS_CODES: ReadonlyArray<RefusalClass | undefined> = [undefined, ...CLASSES]
 
@@ -20,8 +20,8 @@ const COPIED = 16
 const FIRST_ROWS = 64
 
 /**
- * What is known of letters, a row for each: 100,000 take 8 MB, and nothing that the collector looks at. They are found by
- * their places, and never removed.
+ * A row for each letter, found by its place and never removed. 100,000 rows take 8 MB, in arrays of numbers that garbage
+ * collection need not trace.
  */
 class Table {
   rows = 0
@@ -32,12 +32,12 @@ class Table {
   classes = new Uint8Array(FIRST_ROWS)
   fates = new Uint8Array(FIRST_ROWS)
   filled = new Uint16Array(FIRST_ROWS)
-  /** few letters have some */
+  /** by row; few letters have orphans */
   readonly orphans = new Map<number, ReadonlyArray<Fate>>()
-  /** rows by segment and offset: numbers, of which the collector has nothing to follow */
+  /** rows by segment and offset, as numbers, which garbage collection need not trace */
   private readonly places = new Map<number, Map<number, number>>()
 
-  /** The row of a place; -1 if it has none. */
+  /** The row of a place; -1 if there is none. */
   find(segment: number, offset: number): number {
     return this.places.get(segment)?.get(offset) ?? -1
   }
@@ -70,7 +70,7 @@ class Table {
   }
 }
 
-/** What is known of a letter, or of a decision about one that cannot be read: a look at its row. */
+/** A view of one row: a letter, or a decision about a letter that cannot be read. */
 export class Known {
   constructor(
     private readonly table: Table,
@@ -96,14 +96,14 @@ export class Known {
     this.table.classes[this.row] = CLASS_CODES.indexOf(head?.class)
     this.set(SURPLUS, head?.surplus === true)
   }
-  /** it may stand in the file: it was not taken back */
+  /** whether the file may hold the letter: false if it was taken back */
   get isKept(): boolean {
     return this.has(KEPT)
   }
   set isKept(is: boolean) {
     this.set(KEPT, is)
   }
-  /** it is on disk for certain: others may be in the page cache only, by a process that died */
+  /** whether it is durable: a process that died may have left letters only in the page cache */
   get isSynced(): boolean {
     return this.has(SYNCED)
   }
@@ -116,28 +116,28 @@ export class Known {
   set fate(fate: Fate | undefined) {
     this.table.fates[this.row] = FATES.indexOf(fate)
   }
-  /** decisions about an earlier letter of its place, which cannot be read: they count, and are not about this one */
+  /** decisions about an earlier, unreadable letter of the same place: they count, but do not decide this letter */
   get orphans(): ReadonlyArray<Fate> {
     return this.table.orphans.get(this.row) ?? NONE
   }
   set orphans(orphans: ReadonlyArray<Fate>) {
     this.table.orphans.set(this.row, orphans)
   }
-  /** how many of its entries hold something */
+  /** how many of its entries hold content */
   get filled(): number {
     return this.table.filled[this.row]!
   }
   set filled(entries: number) {
     this.table.filled[this.row] = Math.max(0, Math.min(entries, MOST_FILLED))
   }
-  /** whether it has an entry of its own, beside what became of it */
+  /** whether the file has an entry for the letter, besides its outcome */
   get hasEntry(): boolean {
     return this.has(ENTRY)
   }
   set hasEntry(has: boolean) {
     this.set(ENTRY, has)
   }
-  /** its head stands in the file that is being written */
+  /** whether its head was copied to the file that is being written */
   get isCopied(): boolean {
     return this.has(COPIED)
   }
@@ -157,14 +157,14 @@ export class Known {
   get isOpen(): boolean {
     return !this.hasEnded && !this.isTornEnd && !this.isBlank
   }
-  /** A torn end is kept until somebody discards it, or nothing else is. */
+  /** A torn end is kept until somebody discards it, or no letter is open. */
   get isTorn(): boolean {
     return !this.hasEnded && this.isTornEnd
   }
   get mayHoldContent(): boolean {
     return this.isOpen || this.isTorn
   }
-  /** Whether it counts, or a decision about it does. */
+  /** Whether the letter, or a decision about it, counts. */
   get counts(): boolean {
     return this.isKept || this.fate !== undefined || this.orphans.length > 0
   }
@@ -178,7 +178,7 @@ export class Known {
   }
 }
 
-/** more entries of one letter count as so many: then it is not blanked entry by entry, but by a look at the whole file */
+/** a letter with more entries stays `filled` until the whole file was swept */
 const MOST_FILLED = 0xffff
 
 export interface Counts {
@@ -188,19 +188,19 @@ export interface Counts {
   readonly discarded: number
 }
 
-/** All letters by their ids. Who changes one says so here, so that the sums stay true. */
+/** All letters by id. Changes of what counts go through its methods, so that the sums stay true. */
 export class Register {
   private readonly table = new Table()
   private readonly sums = { open: 0, counting: 0, letters: 0, torn: 0, retried: 0, discarded: 0 }
-  /** how many lines of the file could not be read when it was opened */
+  /** how many lines could not be read when the file was opened */
   damaged = 0
-  /** what became of letters was found, and may be in the page cache only, by a process that died */
+  /** whether outcomes were found that a process that died may have left only in the page cache */
   areFoundUnsynced = false
-  /** whether lines may hold what they should not */
+  /** whether lines of the file may hold content that should be erased */
   hasRemains = false
-  /** lines that cannot be read and were kept, since an open letter may be what they were */
+  /** how many unreadable lines were kept, since they may be open letters */
   unreadable = 0
-  /** whether letters that have ended have entries: then the file can be replaced by a shorter one */
+  /** whether letters that have ended have entries, so that a shorter file can replace this one */
   isSpent = false
 
   get isNothingOpen(): boolean {
@@ -217,7 +217,7 @@ export class Register {
     const row = this.table.find(segment, offset)
     return row === -1 ? undefined : new Known(this.table, row)
   }
-  /** In the order in which they were met. */
+  /** In the order of their addition. */
   *[Symbol.iterator](): IterableIterator<Known> {
     for (let row = 0; row < this.table.rows; row++) yield new Known(this.table, row)
   }
@@ -228,7 +228,7 @@ export class Register {
     return new Known(this.table, row === -1 ? this.table.add(segment, offset) : row)
   }
 
-  /** A letter was refused. */
+  /** Adds a refused letter. */
   add(id: string, head: Head): Known {
     return this.change(id, (it) => {
       if (it.fate !== undefined && !it.isKept) {
@@ -240,7 +240,7 @@ export class Register {
     })
   }
 
-  /** A letter was taken back, or is lost. */
+  /** Forgets a letter that was taken back, or is lost. */
   forget(id: string): void {
     this.change(id, (it) => {
       it.isKept = false
@@ -249,13 +249,13 @@ export class Register {
     })
   }
 
-  /** A letter has ended. */
+  /** Ends a letter. */
   end(id: string, fate: Fate): void {
     this.change(id, (it) => (it.fate = fate))
     this.isSpent = true
   }
 
-  /** Takes in a line of the file. */
+  /** Adds a line of the file. */
   note({ bytes, entry, isCut, length }: EntryLine): void {
     if (entry === undefined) {
       if (isBlank(bytes)) return
@@ -264,7 +264,7 @@ export class Register {
     } else if (entry.type === "letter") {
       const it = this.add(entry.id, headOf(entry))
       it.hasEntry = true
-      // an erased one has no reason: most need no second look
+      // an erased letter has no reason, so most letters need no comparison
       if (isCut || entry.reason !== "" || !isErased(erasedOf(entry, length), bytes, length)) it.filled++
     } else {
       this.areFoundUnsynced = true
@@ -279,7 +279,7 @@ export class Register {
     }
   }
 
-  /** Once all lines are in. */
+  /** Called after the last line. */
   found(): void {
     for (const it of this) {
       this.hasRemains ||= it.filled > 0 && !it.mayHoldContent
@@ -287,7 +287,7 @@ export class Register {
     }
   }
 
-  /** Of all letters, or of those whose lines stood in segments before the one that is given. */
+  /** Counts all letters, or those whose lines stood in segments before `before`. */
   counts(before = Number.POSITIVE_INFINITY): Counts {
     let { letters, torn } = this.sums
     if (before !== Number.POSITIVE_INFINITY) {
@@ -301,7 +301,7 @@ export class Register {
     return { letters, torn, retried: this.sums.retried, discarded: this.sums.discarded }
   }
 
-  /** Above the number of every letter whose line the disk does not know to have been numbered otherwise. */
+  /** A number above that of every letter whose place is not `isKnown`. */
   nextSequence(isKnown: (place: Place) => boolean): number {
     let above = 0
     for (const { head, place } of this) {

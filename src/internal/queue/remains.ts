@@ -1,6 +1,4 @@
-/**
- * Remains: what the disk still holds of letters that are none any more is erased, in the segments and in their own file.
- */
+/** Remains: erases what segments and the dead-letter file still hold of letters that have ended. */
 import { Array as Arr, Effect } from "effect"
 import type { Place } from "../../schema/Position.js"
 import type { Disk, DiskError } from "../../services/Disk.js"
@@ -13,21 +11,21 @@ interface Parts {
   readonly disk: Disk["Type"]
   readonly letters: DeadLetters
   readonly segments: Segments
-  /** runs what must not meet other changes of the letters */
+  /** runs steps that must not meet other changes of the letters */
   readonly guarded: Guarded
   /** runs any other write */
   readonly writing: Guarded
-  /** whether the letter of a line counts already, so that delivery never reads the line again */
+  /** whether the letter of a line counts already: delivery will not read the line again */
   readonly isCounted: (place: Place) => boolean
 }
 
 export interface Remains {
-  /** Discards letters, then erases their lines, where their segments are still there; those that are gone stay gone. */
+  /** Discards letters, then erases their lines in the segments that still exist; no power cut brings others back. */
   readonly discarding: <A>(
     entries: ReadonlyArray<Entry>,
     decision: Effect.Effect<A, DiskError>
   ) => Effect.Effect<A, DiskError>
-  /** Erases what is left of letters that are none any more, and of what an earlier process has decided. */
+  /** Erases what is left of letters that have ended, also by decisions of an earlier process. */
   readonly tidy: Effect.Effect<void>
 }
 
@@ -40,10 +38,10 @@ export const make = ({
   writing
 }: Parts): Effect.Effect<Remains> =>
   Effect.gen(function* () {
-    /** whether the line of a discarded letter may stand in a segment */
+    /** whether a segment may hold the line of a discarded letter */
     let hasLines = true
 
-    /** Erases the lines of discarded letters, where their segments are still there. */
+    /** Erases the lines of discarded letters in the segments that still exist. */
     const eraseLines = (places: ReadonlyArray<Place>) =>
       Effect.suspend(() => {
         if (segments.all.length === 0) return Effect.void
@@ -58,9 +56,9 @@ export const make = ({
         )
       })
 
-    /** What is not erased now, since the disk is full or ill, is tried again with the next decision, and at a start. */
+    /** If an erasure fails, then the next decision and the next start try again. */
     const makeErasing = () => {
-      /** said once, not for each try */
+      /** the last message that was logged: not again for each try */
       let said: string | undefined
       return (erasure: Effect.Effect<void, DiskError>) =>
         Effect.matchEffect(erasure, {
@@ -90,7 +88,7 @@ export const make = ({
       )
     })
 
-    /** one at a time: two would write one file of heads */
+    /** one run at a time: two would write the same file of heads */
     const tidying = yield* Effect.makeSemaphore(1)
     const tidy = Effect.suspend(() => (hasLines ? erasingLines(eraseDiscarded) : Effect.void)).pipe(
       Effect.zipRight(
@@ -107,7 +105,7 @@ export const make = ({
           hasLines = true
           const erased = Effect.zipRight(
             eraseLines(entries.map(({ letter }) => letter)),
-            // one that was just removed is whole
+            // a segment that was just removed still holds the line, so no power cut may bring it back
             guarded(segments.syncRemovals)
           )
           return Effect.zipLeft(decision, erasingLines(erased))

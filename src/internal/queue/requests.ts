@@ -1,6 +1,8 @@
 /**
- * What another process asks the owner of a queue to do, mostly with its dead letters: a file for each request, written whole,
- * removed when it is carried out. Only the owner of the lock writes to the queue itself.
+ * Requests: what another process asks the owner of a queue to do, mostly with dead letters.
+ *
+ * Each request is a file, written whole, which the owner removes when it is carried out. Only the owner of the lock
+ * writes to the queue itself.
  */
 import { Clock, Effect, Option, Schema, Stream } from "effect"
 import { randomUUID } from "node:crypto"
@@ -19,7 +21,7 @@ const asked = {
   at: IsoTime
 }
 
-/** About dead letters: `letters` are their ids, or `all` that wait for a decision. */
+/** A request about dead letters: `letters` are their ids, or `all` that wait for a decision. */
 const Decision = Schema.Struct({
   action: Schema.Literal("retry", "discard"),
   letters: Schema.Union(Schema.Literal("all"), Letters),
@@ -27,7 +29,7 @@ const Decision = Schema.Struct({
 })
 export type Decision = typeof Decision.Type
 
-/** About rows that were delivered: a seal is to say that they may be erased, or removed. */
+/** A request about delivered rows: a seal must record that they may be erased, or removed. */
 const Permission = Schema.Union(
   Schema.Struct({
     action: Schema.Literal("erase"),
@@ -47,7 +49,7 @@ export type Permission = typeof Permission.Type
 export const Request = Schema.Union(Decision, Permission)
 export type Request = typeof Request.Type
 
-/** As it is asked for; the time is added. */
+/** A request before `submit` adds the time. */
 export type Asked =
   | (Omit<Decision, "at" | "letters"> & { readonly letters: "all" | Iterable<string> })
   | DistributiveOmit<Permission, "at">
@@ -57,19 +59,19 @@ export const isPermission = (request: Request): request is Permission =>
   request.action === "erase" || request.action === "purge"
 
 const MiB = 1024 * 1024
-/** four times what the command writes at most: 100,000 ids of up to 33 letters */
+/** four times the largest request of the command: 100,000 ids of up to 33 characters */
 const MAX_BYTES = 16 * MiB
-/** So much of them is held at once, bytes: the rest waits until these are carried out. */
+/** How much one look reads, bytes: the rest waits until these requests are carried out. */
 const HELD_BYTES = 4 * MAX_BYTES
 /** the end of the name of a file that was set aside */
 const BROKEN = ".broken"
 
 const RequestFile = Schema.parseJson(Request)
 
-/** Where the requests for a queue lie. */
+/** The directory of a queue's requests. */
 export const directoryOf = (queue: string) => `${queue}/requests`
 
-/** Leaves a request for the owner; the path of its file, which is gone once it is carried out. */
+/** Leaves a request for the owner. Returns the path of its file, which the owner removes when it is carried out. */
 export const submit = (disk: Disk["Type"], queue: string, request: Asked): Effect.Effect<string, DiskError> =>
   Effect.gen(function* () {
     const directory = directoryOf(queue)
@@ -87,15 +89,15 @@ export const submit = (disk: Disk["Type"], queue: string, request: Asked): Effec
     return file
   })
 
-/** The number that a request's name begins with; those without one come last. */
+/** The number at the start of a request's name; names without one come last. */
 const numberOf = (name: string): number => {
   const digits = /^\d{1,15}(?!\d)/.exec(name)?.[0]
   return digits === undefined ? Number.POSITIVE_INFINITY : Number(digits)
 }
 
 /**
- * The number of a request that comes after those that lie there. It is the time where that is later, as earlier versions
- * have it; by the time alone a clock that is set back would carry a later request out first.
+ * A number above those of the present requests, and at least the time, which earlier versions use. By the time alone, a
+ * clock that is set back would put a later request first.
  */
 const numberAfter = (names: ReadonlyArray<string>, now: number): number =>
   names
@@ -109,7 +111,7 @@ const byNumber = (a: string, b: string): number => {
   return a < b ? -1 : 1
 }
 
-/** A file that is no request, and why. */
+/** A file that is no valid request, and why. */
 export interface Broken {
   readonly file: string
   readonly reason: string
@@ -118,13 +120,13 @@ export interface Broken {
 interface Found {
   /** oldest first */
   readonly open: ReadonlyArray<{ readonly file: string; readonly request: Request }>
-  /** whether there are more of them, which were not read */
+  /** whether there are more requests, which were not read */
   readonly hasMore: boolean
-  /** what will never be carried out, those that an owner has set aside included */
+  /** files that will never be carried out, including those that an owner has set aside */
   readonly broken: ReadonlyArray<Broken>
 }
 
-/** Reads what lies there, and changes nothing. What the disk cannot read now is left for a later look. */
+/** Reads the requests, and changes nothing. Files that the disk cannot read now are left for a later look. */
 export const look = (disk: Disk["Type"], queue: string): Effect.Effect<Found, DiskError> =>
   Effect.gen(function* () {
     const directory = directoryOf(queue)
@@ -158,11 +160,11 @@ export const look = (disk: Disk["Type"], queue: string): Effect.Effect<Found, Di
     return { open, hasMore, broken }
   })
 
-/** A Schema looks for the member of a union by the text of its action; that of one nested too deeply throws. */
+/** Schema prints an action to find the member of a union; if the action is nested too deeply, then that throws. */
 const requestOf = (text: string): Option.Option<Request> =>
   Option.flatten(Option.liftThrowable(Schema.decodeOption(RequestFile))(text))
 
-/** Why a file will never be read; undefined if a later try may succeed. */
+/** Why a file can never be read; undefined if a later try may succeed. */
 const reasonOf = ({ cause, code }: DiskError): string | undefined => {
   switch (code) {
     case TOO_LARGE:
@@ -177,26 +179,26 @@ const reasonOf = ({ cause, code }: DiskError): string | undefined => {
   }
 }
 
-/** The requests that are open, oldest first. */
+/** The open requests, oldest first. */
 export const list = (disk: Disk["Type"], queue: string): Effect.Effect<Found["open"], DiskError> =>
   Effect.map(look(disk, queue), ({ open }) => open)
 
 /** Whether an owner has set the file aside already. */
 const isAside = ({ file }: Broken): boolean => file.endsWith(BROKEN)
 
-/** How often files that are no requests are logged, at most: milliseconds. */
+/** The shortest time between two log lines about invalid files, milliseconds. */
 const LOG_INTERVAL = 60_000
 
 /**
- * Makes what renames files that are no requests: they are not read again, and stay for the operator. It is said in one
- * line, however many there are.
+ * Makes the function that sets invalid files aside: it renames them, so that they stay for the operator and are not read
+ * again. One log line names all of them.
  */
 export const makeSetAside = (
   disk: Disk["Type"],
   whileWriting: Lock["whileWriting"]
 ): Effect.Effect<(broken: ReadonlyArray<Broken>) => Effect.Effect<void, DiskError>> =>
   Effect.map(Effect.clock, (clock) => {
-    /** what cannot even be renamed: the next owner tries again */
+    /** files that cannot be renamed; the next owner tries again */
     const stuck = new Set<string>()
     let unsaid: Array<Aside> = []
     let saidAt = Number.NEGATIVE_INFINITY
@@ -229,14 +231,14 @@ export const makeSetAside = (
       ).pipe(Effect.ensuring(say))
   })
 
-/** A file that was renamed, or why it was not. */
+/** A file that was renamed, or the code of the failure. */
 interface Aside extends Broken {
   readonly code: string | undefined
 }
 
 const describe = (aside: ReadonlyArray<Aside>): string => {
   const { code, reason } = aside[0]!
-  // whoever may write here chooses the names
+  // anyone who may write to the directory chooses the names
   const file = visible(aside[0]!.file)
   if (aside.length === 1) {
     return (
@@ -257,7 +259,7 @@ const describe = (aside: ReadonlyArray<Aside>): string => {
   )
 }
 
-/** Emits at once, and when there may be a new request; ends when the directory is gone. */
+/** Emits at once, and whenever there may be a new request; ends when the directory is gone. */
 export const watch = (disk: Disk["Type"], queue: string): Stream.Stream<void, DiskError> => {
   const directory = directoryOf(queue)
   return Stream.unwrap(Effect.as(disk.makeDirectory(directory), disk.watch(directory))).pipe(

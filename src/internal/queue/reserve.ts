@@ -1,10 +1,10 @@
 /**
- * The reserve: a file as large as the largest letter. A full disk is freed by delivery, and a refused event among the
- * others needs room before it can go on.
+ * The reserve: a file as large as the largest letter. Delivery frees a full disk, but a refused event needs room for its
+ * letter before delivery can go on.
  *
- * If a write finds no room, then the reserve is emptied and the write runs again. The empty file says that its room is
- * owed: appends leave as much free until it is whole again, also those of a next process. Otherwise they would take it,
- * and the next refused event would stop delivery for good.
+ * If a write finds no room, then the reserve is emptied and the write runs again. The empty file means that its room is
+ * owed: appends, also those of the next process, leave as much free until it is whole again. Otherwise they would take
+ * the room, and the next refused event would stop delivery for good.
  */
 import { Effect } from "effect"
 import { randomFillSync } from "node:crypto"
@@ -14,29 +14,29 @@ import { hasNoRoom, isAbsent } from "./files.js"
 import type { WithRoom } from "./letterFile.js"
 
 export interface Reserve {
-  /** Runs a write, once more with the room of the reserve if there is none. */
+  /** Runs a write; if there is no room, then runs it again with the room of the reserve. */
   readonly withRoom: WithRoom
-  /** how many bytes of it are missing, once it was begun: nobody else is to take them */
+  /** how many bytes of it are missing once the file exists; appends must leave them free */
   readonly owed: () => number
   readonly isWhole: () => boolean
-  /** Makes it whole if there is room for that. */
+  /** Makes it whole, if there is room. */
   readonly refill: Effect.Effect<void, DiskError>
-  /** Looks at it anew: the directory may have been removed. */
+  /** Reads its size again, since the directory may have been removed. */
   readonly look: Effect.Effect<void, DiskError>
 }
 
 interface Options {
-  /** how large it is; 0 for none */
+  /** its size; 0 for no reserve */
   readonly bytes: number
-  /** whether this process makes it: the command, which leaves soon, only uses it */
+  /** whether this process makes it: the command, which ends soon, only uses it */
   readonly makes: boolean
-  /** bytes that stay free on the disk when it is made */
+  /** bytes that must stay free on the disk when it is made */
   readonly minFreeBytes: number
-  /** runs a write, until whose end no other owner may come */
+  /** runs a write, and keeps the lock until it has ended */
   readonly writing: WithRoom
 }
 
-/** it is written in pieces, between which others may write, bytes */
+/** it is written in pieces, so that other writes come in between, bytes */
 const PIECE_BYTES = 1 << 20
 
 export const make = (
@@ -46,9 +46,9 @@ export const make = (
 ): Effect.Effect<Reserve, DiskError> =>
   Effect.gen(function* () {
     const path = `${directory}/${RESERVE}`
-    /** bytes of it; undefined if there is no such file */
+    /** its bytes; undefined if there is no file */
     let size: number | undefined
-    /** it is not emptied while a piece of it is written */
+    /** held while it changes: it is not emptied while a piece is written */
     const changing = yield* Effect.makeSemaphore(1)
 
     const look = Effect.map(disk.info(path), (info) => {
@@ -60,7 +60,7 @@ export const make = (
       const file = yield* disk.open(path, "patch")
       yield* file.truncate(0)
       size = 0
-      // some file systems give the room back with their next commit
+      // some file systems free the room only with their next commit
       yield* file.sync
       yield* Effect.logWarning(
         `audit queue: the disk is full: dead letters take the room that was kept for them in ${path}`
@@ -78,7 +78,7 @@ export const make = (
         () => Effect.zipRight(empty, write)
       )
 
-    /** Adds a piece; whether there is more to do, and room for it. */
+    /** Adds a piece, if there is room; returns whether more is missing. */
     const addPiece = Effect.gen(function* () {
       if (missing() === 0) return false
       const { freeBytes } = yield* disk.volume(directory)
@@ -86,10 +86,10 @@ export const make = (
       const isNew = size === undefined
       const file = yield* disk.open(path, "append")
       const piece = Buffer.allocUnsafe(Math.min(PIECE_BYTES, missing()))
-      // zeros would take no room where files are compressed
+      // random, since zeros take no room on a file system that compresses
       yield* file.write(randomFillSync(piece))
       yield* file.sync
-      // a power cut that takes the file would hide that its room is owed
+      // if a power cut took the file, then nobody would know that its room is owed
       if (isNew) yield* disk.syncDirectory(directory)
       size = yield* file.size
       return missing() > 0

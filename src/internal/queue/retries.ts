@@ -1,6 +1,4 @@
-/**
- * Retries: dead letters become lines again, with the ids that they had.
- */
+/** Retries: append dead letters as lines again, with the ids that they had. */
 import { Array as Arr, Effect } from "effect"
 import { isUtf8 } from "node:buffer"
 import { QueueAccessError } from "../../schema/Errors.js"
@@ -13,15 +11,15 @@ import { objectOf } from "./lines.js"
 
 interface Parts {
   readonly directory: string
-  /** several lines are appended at once, or none of them */
+  /** appends several lines at once, or none of them */
   readonly append: Appends["add"]
   /** a longer line is not appended, bytes */
   readonly maxLineBytes: number
-  /** the id of a line that says none */
+  /** the id of a line that carries none */
   readonly eventIdOf: (line: Position & { readonly bytes: Uint8Array }) => string
 }
 
-/** The letters that can be decided, and why others cannot. */
+/** The letters that can be decided, and the failure of the others. */
 export interface Prepared {
   readonly ready: ReadonlyArray<Entry>
   readonly failure: QueueAccessError | undefined
@@ -29,14 +27,14 @@ export interface Prepared {
 
 const NONE: Prepared = { ready: [], failure: undefined }
 
-/** A letter as the line that is appended again. */
+/** A letter, and the line to append for it. */
 interface Again {
   readonly entry: Entry
   readonly line: string
   readonly eventId: string
 }
 
-/** Makes what appends letters again; those that cannot be lines stay. */
+/** Makes the function that appends letters again. If a letter cannot become a line, then it stays. */
 export const make = (parts: Parts): ((entries: ReadonlyArray<Entry>) => Effect.Effect<Prepared>) => {
   const appendAgain = (entries: ReadonlyArray<Entry>) => {
     const again = entries.flatMap((entry) => {
@@ -46,7 +44,7 @@ export const make = (parts: Parts): ((entries: ReadonlyArray<Entry>) => Effect.E
     return Arr.isNonEmptyReadonlyArray(again) ? appendLines(again) : Effect.succeed(NONE)
   }
 
-  /** At once; where there is no room for all of them, one half after the other. */
+  /** Appends all at once; if there is no room for all, then one half after the other. */
   const appendLines = (again: Arr.NonEmptyReadonlyArray<Again>): Effect.Effect<Prepared> =>
     Effect.matchEffect(parts.append(again.map(({ line }) => line).join(""), again[0].eventId, again.length), {
       onSuccess: () => Effect.succeed({ ready: again.map(({ entry }) => entry), failure: undefined }),
@@ -73,8 +71,8 @@ export const make = (parts: Parts): ((entries: ReadonlyArray<Entry>) => Effect.E
 }
 
 /**
- * The line of a letter, with its event id, which was derived from where the line stood; marked if it was rejected.
- * As a text, since a number that JavaScript cannot hold would not come back.
+ * The line of a letter. If it carries no event id, then it gets the id that its place gives; if it was rejected, then it
+ * is marked. Edited as text, since parsing would change numbers that JavaScript cannot hold.
  */
 const lineOf = ({ eventIdOf, maxLineBytes }: Parts, letter: Letter) => {
   const { base64, encoding } = letter
@@ -82,7 +80,7 @@ const lineOf = ({ eventIdOf, maxLineBytes }: Parts, letter: Letter) => {
   if (text === undefined) return undefined
   const bytes = Buffer.from(text)
   const event = objectOf(bytes)
-  // no event, and none by being tried again
+  // not an event: a retry would be refused again
   if (event === undefined || Array.isArray(event) || Object.keys(event).length === 0) return undefined
   const isMarked = RETRIED in event
   // an earlier retry may have made it longer

@@ -1,18 +1,18 @@
 /**
- * The scratch buffer: large reads and writes use it one after the other. The collector sees little of a buffer, so one
- * for each would stay for long.
+ * The scratch buffer: large reads and writes share it. Garbage collection hardly counts the bytes of buffers, so a new
+ * one for each use would stay for long.
  */
 import { Effect, Exit, type Scope } from "effect"
 import { RETRY_BYTES } from "../../schema/Line.js"
 
-/** Lines of so many bytes are read whole. */
+/** The longest line that is read whole, bytes. */
 export const WHOLE_BYTES: number = 1 << 18
-/** so many bytes it has: such a line may have been marked, and one byte more tells that another one is longer */
+/** room for such a line, a retry's mark, and one byte more, which tells that a line is longer */
 const SCRATCH_BYTES = WHOLE_BYTES + RETRY_BYTES + 1
 
 let free: Buffer | undefined
 
-/** It, until the scope closes; whoever comes meanwhile gets another one. What it holds is anything. */
+/** The buffer, with arbitrary content, until the scope closes. If it is in use, then a new one. */
 export const scratch: Effect.Effect<Buffer, never, Scope.Scope> = Effect.acquireRelease(
   Effect.sync(() => {
     const buffer = free ?? Buffer.allocUnsafeSlow(SCRATCH_BYTES)
@@ -21,7 +21,7 @@ export const scratch: Effect.Effect<Buffer, never, Scope.Scope> = Effect.acquire
   }),
   (buffer, exit) =>
     Effect.sync(() => {
-      // the disk may still use it for a call that was interrupted
+      // after an interruption the disk may still use the buffer
       if (!Exit.isInterrupted(exit)) free = buffer
     })
 )

@@ -1,7 +1,8 @@
 /**
- * The segments: files of lines, named by the sequence number of their first line. They are only created, appended to
- * and removed, except that what a failed append left is cut off, and lines of discarded letters are blanked. No line
- * moves, and no later process appends to them, so that a position once read stays true.
+ * The segments: files of lines, each named by the sequence number of its first line.
+ *
+ * They are created, appended to and removed. Two exceptions: the rest of a failed append is cut off, and lines of
+ * discarded letters are blanked. No line moves and no later process appends, so positions stay true.
  */
 import { Data, Effect, Option, type Scope } from "effect"
 import type { Outcome } from "../../schema/Errors.js"
@@ -12,15 +13,15 @@ export interface Segment {
   /** the sequence number of its first line */
   readonly first: number
   readonly path: string
-  /** where its readable part ends, bytes: the last durable byte while it is live or doubtful, else the end of the file */
+  /** the end of its readable part: of the durable bytes while it is live or doubtful, else of the file */
   bytes: number
-  /** how many lines this process appended */
+  /** how many lines this process has appended */
   lines: number
   /** whether it may still grow */
   live: boolean
   /**
-   * whether an append to it is under way, or has failed: what stands behind `bytes` is not read, since no later sync
-   * would make it durable
+   * whether an append is under way, or has failed: nothing after `bytes` is read, since no later sync would make it
+   * durable
    */
   doubtful: boolean
 }
@@ -38,23 +39,23 @@ export const isSegment = (name: string): boolean => NAME.test(name)
 const nameOf = (first: number) => `${String(first).padStart(20, "0")}.ndjson`
 
 export interface Segments {
-  /** in order; the last one may be live */
+  /** in order; the last segment may be live */
   readonly all: ReadonlyArray<Segment>
-  /** Appends durably; a new segment, if one is needed, is named `next`. A failure seals the segment. */
+  /** Appends durably; `next` names a new segment, if one is needed. A failure seals the segment. */
   readonly append: (bytes: Uint8Array, lines: number, next: number) => Effect.Effect<void, AppendFailure>
-  /** Gives the live segment up, whatever a write to it may still do: what it adds is not acknowledged. */
+  /** Ends the live segment at once. A write to it may still be under way, but is not acknowledged. */
   readonly seal: Effect.Effect<void>
-  /** Takes in a file that was put there, durably, under the name of this number. */
+  /** Adds a file that is durable under the name of this number. */
   readonly add: (first: number, bytes: number) => void
   readonly pathOf: (first: number) => string
-  /** A handle for reading, kept while the same segment is read. */
+  /** An open file for reading, kept while the same segment is read. */
   readonly reader: (segment: Segment) => Effect.Effect<File, DiskError>
   readonly remove: (segment: Segment) => Effect.Effect<void, DiskError>
-  /** Makes sure that no power cut brings those back that were removed. */
+  /** Makes sure that no power cut brings removed segments back. */
   readonly syncRemovals: Effect.Effect<void, DiskError>
   /**
-   * Leaves out those whose files were removed, but for one that is still open to be read. The others may be copies: they
-   * are opened anew, and the live one is given up.
+   * Forgets segments whose files were removed, except one that is still open for reading. The other files may be copies:
+   * they are opened again, and the live segment ends.
    */
   readonly dropRemoved: Effect.Effect<void, DiskError>
 }
@@ -65,15 +66,15 @@ interface SegmentHandle extends Handle {
   readonly whole: boolean
 }
 
-/** Whether it is read to the end of its file. */
+/** Whether the whole file may be read. */
 const isWhole = ({ doubtful, live }: Segment) => !live && !doubtful
 
-/** The files of the segments, and which of them count. */
+/** The files of the segments, and the list of those that count. */
 class Files {
   constructor(
     readonly disk: Disk["Type"],
     readonly directory: string,
-    /** makes sure that the directory is still ours, before a file is opened by its name */
+    /** makes sure that the directory is still ours; runs before a file is opened by name */
     readonly keepDirectory: Effect.Effect<void, DiskError>,
     /** in order */
     readonly all: Array<Segment>
@@ -85,7 +86,7 @@ class Files {
   named(first: number): Segment | undefined {
     return this.all.find((segment) => segment.first === first)
   }
-  /** Leaves one out of the list; it may have been left out already. */
+  /** Removes a segment from the list, if it is there. */
   forget(segment: Segment | undefined): void {
     const index = this.all.findIndex((other) => other === segment)
     if (index !== -1) this.all.splice(index, 1)
@@ -97,7 +98,7 @@ class Files {
       whole: isWhole(segment)
     }))
   }
-  /** Makes a segment whose file is on disk for certain. */
+  /** Makes a segment whose file is durable. */
   create(first: number): Effect.Effect<SegmentHandle, DiskError> {
     return Effect.gen(this, function* () {
       const segment: Segment = {
@@ -109,14 +110,14 @@ class Files {
         doubtful: false
       }
       yield* this.keepDirectory
-      // an empty one of an earlier process is replaced, like what a failed append left: no line in either was
-      // acknowledged, since its first number is still free
+      // a file of this name is empty, or the rest of a failed append: its first number is still free, so no line in it
+      // was acknowledged
       this.forget(this.named(first))
       if ((yield* this.disk.info(segment.path)) !== undefined) yield* this.disk.remove(segment.path)
       const handle = yield* this.open(segment, "create")
-      // without it a power cut could take the file, and every acknowledged line in it
+      // without this sync a power cut could take the file, and every acknowledged line in it
       yield* this.disk.syncDirectory(this.directory).pipe(
-        // the system may have forgotten the entry after a failed sync, so it must be made anew
+        // after a failed sync the system may have forgotten the entry, so it must be made again
         Effect.tapError(() => Effect.zipRight(handle.close, Effect.ignore(this.disk.remove(segment.path))))
       )
       this.all.push(segment)
@@ -139,23 +140,23 @@ const segmentsIn = (disk: Disk["Type"], directory: string): Effect.Effect<Array<
     return all.sort((a, b) => a.first - b.first)
   })
 
-/** What appends to the live segment, and makes the next one. */
+/** Appends to the live segment, and makes the next one. */
 const makeAppender = (files: Files, segmentBytes: number) => {
   let writing: SegmentHandle | undefined
   let seals = 0
 
-  /** Gives the live segment up, at once; returns what closes its file. */
+  /** Ends the live segment at once; returns the effect that closes its file. */
   const retire = Effect.sync(() => {
     seals++
     const handle = writing
     if (handle === undefined) return Effect.void
     writing = undefined
     handle.segment.live = false
-    // a segment without an acknowledged line is no segment: its file is replaced by the next append
+    // without an acknowledged line it is no segment: the next append replaces its file
     if (handle.segment.lines === 0) files.forget(handle.segment)
     return handle.close
   })
-  // nobody waits for the close, which a disk that hangs may never answer
+  // nobody waits for the close: a disk that hangs may never answer
   const seal = Effect.asVoid(Effect.flatMap(retire, Effect.forkDaemon))
 
   const appendTo = (handle: SegmentHandle, bytes: Uint8Array, lines: number) => {
@@ -174,10 +175,10 @@ const makeAppender = (files: Files, segmentBytes: number) => {
     })
   }
 
-  /** those whose files are not where they were: what was written to them is seen by nobody */
+  /** handles whose files were removed or replaced: nobody will ever read what was written to them */
   const replaced = new WeakSet<SegmentHandle>()
 
-  // few steps where a segment is live and has room: they are taken for every group
+  // Hot path: few steps if the live segment has room (bench/README.md#steps-of-an-append).
   const append = (bytes: Uint8Array, lines: number, next: number): Effect.Effect<void, AppendFailure> =>
     Effect.suspend(() => {
       const live = writing
@@ -191,7 +192,7 @@ const makeAppender = (files: Files, segmentBytes: number) => {
       )
     })
 
-  /** names of segments without an acknowledged line that a call to the disk may still touch */
+  /** numbers of segments without an acknowledged line, whose files a disk call may still touch */
   const busy = new Set<number>()
   const exclusively =
     (first: number) =>
@@ -206,7 +207,7 @@ const makeAppender = (files: Files, segmentBytes: number) => {
 
   const createOnce = (first: number): Effect.Effect<SegmentHandle, AppendFailure> =>
     Effect.suspend((): Effect.Effect<SegmentHandle, AppendFailure> => {
-      // a call that was given up could still remove, or append to, a file of this name
+      // an expired call could still remove, or append to, a file of this name
       if (busy.has(first)) {
         return unanswered(files.pathOf(first))
       }
@@ -226,9 +227,9 @@ const makeAppender = (files: Files, segmentBytes: number) => {
     })
 
   /**
-   * After a failed write or fsync the system may forget the data and pretend that the next fsync succeeds ("Can
-   * Applications Recover from fsync Failures?", USENIX ATC 2020): nothing more goes to this file, and what the
-   * append left is taken back, so that no later process believes it to be durable.
+   * After a failed write or fsync the system may forget the data, and report that the next fsync succeeds ("Can
+   * Applications Recover from fsync Failures?", USENIX ATC 2020). So nothing more goes to this file, and the rest of the
+   * append is cut off: no later process may believe that it is durable.
    */
   const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
     Effect.gen(function* () {
@@ -243,10 +244,10 @@ const makeAppender = (files: Files, segmentBytes: number) => {
   return {
     append,
     seal,
-    /** Gives the live segment up, and waits until its file is closed. */
+    /** Ends the live segment, and waits until its file is closed. */
     close: Effect.flatten(retire),
     isLive: (segment: Segment) => writing?.segment === segment,
-    /** Gives the live segment up whose file is not where it was. */
+    /** Ends the live segment, whose file was removed or replaced. */
     replace: Effect.suspend(() => {
       if (writing === undefined) return Effect.void
       replaced.add(writing)
@@ -271,7 +272,7 @@ const gone = (path: string) => {
   })
 }
 
-/** The caller gave up waiting, and the segment was sealed: others have written since, and the numbers went on. */
+/** The append has expired, and its segment was sealed: others may have written since, under the next numbers. */
 const tooLate = (path: string, outcome: Outcome) => {
   const cause = new Error("the caller gave up waiting")
   return new AppendFailure({
@@ -280,28 +281,28 @@ const tooLate = (path: string, outcome: Outcome) => {
   })
 }
 
-// not through the handle of the append, which may be closed already, and on Windows must not
+// by a new handle: that of the append may be closed, and on Windows it must not truncate
 const cutOff = (disk: Disk["Type"], { bytes, path }: Segment) =>
   Effect.scoped(
     Effect.gen(function* () {
       const file = yield* disk.open(path, "update")
-      // a shorter one, which somebody has damaged, would grow
+      // a shorter file, which somebody has damaged, would grow
       if ((yield* file.size) > bytes) yield* file.truncate(bytes)
     })
   )
 
-/** What reads one segment after the other. */
+/** Opens one segment after the other for reading. */
 const makeReader = (files: Files) => {
   let reading: SegmentHandle | undefined
 
-  /** sealed ones whose end is on disk for certain: of those found, the newest is synced when the queue is opened */
+  /** segments whose end is durable; opening the queue syncs the newest of those that it finds */
   const synced = new WeakSet(files.all.slice(-1))
   const openReader = Effect.fnUntraced(
     function* (segment: Segment) {
       yield* closeReader()
       yield* files.keepDirectory
       const handle = yield* files.open(segment, "read").pipe(
-        // somebody removed it: reported once, then its lines count as missing and block nothing behind them
+        // if somebody removed the file, then this fails once; then its lines count as missing, and delivery goes on
         Effect.tapError((error) =>
           Effect.sync(() => {
             if (isAbsent(error) && !segment.live) files.forget(segment)
@@ -309,21 +310,19 @@ const makeReader = (files: Files) => {
         )
       )
       reading = handle
-      // from here on by its own name: a commit may remove the segment meanwhile, and take the reader away
+      // `reading` may be unset meanwhile: a commit may remove the segment
       const { file } = handle
-      // one that was given up meanwhile is no segment any more: its file is made anew under the same name
+      // if the segment was ended without a line, then its file may be made again under the same name
       if (!isWhole(segment) || !files.all.includes(segment)) return file
       if (!synced.has(segment)) {
-        // an append that was given up, or one of an earlier process that failed, may have left lines behind the last
-        // acknowledged one: they are read, and counted, as well, so the power must not take them later. A disk that
-        // cannot sync them does not hold up what it can read.
+        // The segment may end in lines that nobody was promised. They count, so sync first. If the sync fails, read on.
         yield* Effect.ignore(file.sync)
         synced.add(segment)
       }
       segment.bytes = yield* file.size
       return file
     },
-    // nobody else would close what was just opened
+    // uninterruptible, since nobody else would close the file
     Effect.uninterruptible
   )
   const reader = (segment: Segment): Effect.Effect<File, DiskError> =>
@@ -345,7 +344,7 @@ const makeReader = (files: Files) => {
     reader,
     close: closeReader,
     isOpen: (segment: Segment) => reading?.segment === segment && reading.whole === isWhole(segment),
-    /** Its end is on disk for certain. */
+    /** Notes that the end of a segment is durable. */
     markSynced: (segment: Segment) => void synced.add(segment)
   }
 }
@@ -362,7 +361,7 @@ export const make = (
 ): Effect.Effect<Segments, DiskError, Scope.Scope> =>
   Effect.gen(function* () {
     const files = new Files(disk, directory, keepDirectory, yield* segmentsIn(disk, directory))
-    /** an earlier process may have removed some and died */
+    /** true at first: an earlier process may have removed segments and died before the sync */
     let hasRemoved = true
     const { all } = files
     const appender = makeAppender(files, segmentBytes)
@@ -374,7 +373,7 @@ export const make = (
       append: appender.append,
       seal: appender.seal,
       add: (first, bytes) => {
-        // in the place of an empty one of an earlier process, if there is
+        // replaces an empty segment of an earlier process, if there is one
         files.forget(files.named(first))
         const path = files.pathOf(first)
         const segment: Segment = { first, path, bytes, lines: 0, live: false, doubtful: false }

@@ -1,11 +1,11 @@
-/** The space: whether the queue may grow, by the free bytes of its disk and by those that wait. */
+/** The space: whether the queue may grow, by the free bytes of its disk and by the bytes that wait. */
 import { Effect, Exit } from "effect"
 import type { Disk } from "../../services/Disk.js"
 
-/** How often the disk is asked for its free space while appending, at most: milliseconds. */
+/** The shortest time between two looks at the free space while appending, milliseconds. */
 const INTERVAL = 1000
 
-/** A limit that some more bytes would exceed. */
+/** A limit that an append would exceed. */
 export interface Exceeded {
   readonly limit: "maxQueueBytes" | "minFreeBytes"
   readonly limitBytes: number
@@ -13,11 +13,11 @@ export interface Exceeded {
 }
 
 export interface Space {
-  /** Whether the disk should be asked again before so many bytes are taken; `now` is `monotonicMillis`. */
+  /** Whether the free space must be read again before so many bytes are taken; `now` is `monotonicMillis`. */
   readonly isStale: (bytes: number, now: number) => boolean
-  /** Asks the disk. */
+  /** Reads the free space. */
   readonly look: (now: number) => Effect.Effect<void>
-  /** Takes so many bytes, unless that exceeds a limit. */
+  /** Takes so many bytes, unless they exceed a limit. */
   readonly take: (bytes: number) => Exceeded | undefined
 }
 
@@ -25,9 +25,9 @@ export const make = (
   disk: Disk["Type"],
   directory: string,
   limits: {
-    /** bytes that stay free on the disk */
+    /** bytes that must stay free on the disk */
     readonly minFreeBytes: number
-    /** bytes that stay free beside them, for the reserve that is to be made again */
+    /** bytes that must stay free besides, for the reserve */
     readonly owed: () => number
     /** bytes that may wait */
     readonly maxQueueBytes: number
@@ -42,7 +42,7 @@ export const make = (
   return {
     isStale: (bytes, now) => now - lookedAt >= INTERVAL || free - bytes < toLeave(),
     look: (now) =>
-      // if the disk cannot say, the write will
+      // if the disk cannot tell, then the write will fail by itself
       Effect.map(Effect.exit(Effect.suspend(() => disk.volume(directory))), (volume) => {
         free = Exit.isSuccess(volume) ? volume.value.freeBytes : Number.POSITIVE_INFINITY
         lookedAt = now

@@ -1,6 +1,7 @@
 /**
- * `status.json`: how delivery is going, for other processes. Advisory: the books are in the cursor and the segments,
- * so it is neither fsynced nor needed.
+ * The status file, `status.json`: how delivery is going, for other processes.
+ *
+ * It is advisory: the books are in the cursor and the segments, so it is neither fsynced nor needed.
  */
 import type { Option } from "effect"
 import { Effect, Schema } from "effect"
@@ -22,7 +23,7 @@ export const StatusFile = Schema.Struct({
   failures: Count,
   nextTry: Schema.NullOr(Millis),
   lastDelivery: Schema.NullOr(Millis),
-  /** events a second, since the status before */
+  /** events per second since the previous status */
   rate: Schema.NonNegative.pipe(Schema.finite())
 })
 export type StatusFile = typeof StatusFile.Type
@@ -35,7 +36,7 @@ const pathOf = (directory: string) => `${directory}/status.json`
 export const read = (disk: Disk["Type"], directory: string): Effect.Effect<Option.Option<StatusFile>> =>
   Effect.option(Effect.flatMap(readText(disk, pathOf(directory)), Schema.decode(Text)))
 
-/** Replaces the status: a reader sees the old one or the new one. */
+/** Replaces the status: a reader sees the old or the new one, never a part. */
 export const write = (
   disk: Disk["Type"],
   directory: string,

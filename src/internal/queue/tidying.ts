@@ -1,6 +1,6 @@
 /**
- * Tidying: what a crash, or a failing disk, has left of letters that are none any more is erased, and the file is
- * replaced by one of heads once none is open and each line can be read.
+ * Tidying: erases what a crash or a failing disk has left of letters that have ended. Once no letter is open and each
+ * line can be read, a file of heads replaces the dead-letter file.
  */
 import { Effect, Iterable } from "effect"
 import type { DiskError } from "../../services/Disk.js"
@@ -16,11 +16,11 @@ interface Letters {
   readonly register: Register
 }
 
-/** so many letters are ended at a time, and so much of the file is looked at before others have their turn */
+/** how many letters, and how many bytes of the file, one step takes before the guard is released */
 const PAGE = 1024
 const SCAN_BYTES = 1 << 20
 
-/** Ends letters, which may have entries that are not among these. */
+/** Ends letters and erases the entries. A letter may have other entries, which stay until the next `tidy`. */
 export const end = ({ file, register }: Letters, fate: Fate, entries: ReadonlyArray<Entry>, by?: string) =>
   Effect.gen(function* () {
     if (entries.length === 0) return
@@ -42,7 +42,7 @@ export const end = ({ file, register }: Letters, fate: Fate, entries: ReadonlyAr
     }
   })
 
-/** Makes the decisions durable that were found. */
+/** Makes the decisions of earlier processes durable. */
 export const syncFound = ({ file, register }: Letters) =>
   Effect.suspend(() =>
     register.areFoundUnsynced
@@ -50,7 +50,7 @@ export const syncFound = ({ file, register }: Letters) =>
       : Effect.void
   )
 
-/** What became of a letter, for a line of its own. */
+/** The outcome of a letter, as an entry. */
 export const outcomeOf = (id: string, it: Known, at: string, by: string | undefined): Outcome => ({
   type: it.fate ?? (it.isKept ? "erased" : "delivered"),
   id,
@@ -59,28 +59,25 @@ export const outcomeOf = (id: string, it: Known, at: string, by: string | undefi
   head: it.head
 })
 
-/**
- * Erases and replaces; it must not run twice at once. `guarded` runs what must not meet other changes of the letters,
- * `writing` any other write.
- */
+/** Erases and replaces, as `DeadLetters.tidy` promises. It must not run twice at once. */
 export const tidy = (letters: Letters, guarded: Guarded, writing: Guarded): Effect.Effect<void, DiskError> =>
   Effect.gen(function* () {
     const { file, register } = letters
     if ((yield* guarded(file.disk.info(file.path))) === undefined) return
-    // before the blanks: a power cut could keep them, and take the decision
+    // before the blanks: a power cut could keep the blanks and take the decision
     yield* guarded(syncFound(letters))
-    // those that were kept may be remains of a letter that is decided by now
+    // unreadable lines that were kept may belong to letters that are decided now
     const mayBeDecided = register.unreadable > 0 && register.isSpent && register.isNothingOpen
     if (register.hasRemains || mayBeDecided) yield* sweepAll(letters, guarded)
     if (isReplaceable(register)) yield* endTorn(letters, guarded)
     if (isReplaceable(register)) yield* replace(letters, guarded, writing)
   })
 
-/** A line that cannot be read would not come along. */
+/** Whether a file of heads may replace this one: an unreadable line would be lost. */
 const isReplaceable = ({ isNothingOpen, isSpent, unreadable }: Register) =>
   isSpent && isNothingOpen && unreadable === 0
 
-/** A torn end that nobody has discarded goes with the last letter: it would keep the file from being replaced. */
+/** Ends torn ends that nobody has discarded: otherwise they would keep the file from being replaced. */
 const endTorn = (letters: Letters, guarded: Guarded) =>
   Effect.gen(function* () {
     const { register } = letters

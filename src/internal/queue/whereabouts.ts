@@ -1,4 +1,4 @@
-/** Where an event is that was not delivered: waiting in a queue, or among its dead letters. */
+/** Whereabouts: finds an undelivered event among the waiting lines or the dead letters of a queue. */
 import { Chunk, Effect, Option, Stream } from "effect"
 import type { Disk, DiskError } from "../../services/Disk.js"
 import * as deadLetters from "./deadLetters.js"
@@ -9,13 +9,13 @@ import { objectOf } from "./lines.js"
 
 type Line = Readonly<Record<string, unknown>>
 
-/** The id of a line that carries none. */
+/** The id of a line without one. */
 type IdOf = (
   queueId: string,
   line: { readonly bytes: Buffer; readonly offset: number; readonly segment: number }
 ) => string
 
-/** The line of an event that waits in the directory, or in one of its instances. */
+/** The line of a waiting event, in the directory or one of its instances. */
 export const findWaiting = (
   disk: Disk["Type"],
   directory: string,
@@ -45,10 +45,10 @@ export interface FoundLetter {
   readonly line: Line
 }
 
-/** so many letters, and bytes of their lines, are read at once */
+/** how many letters, and bytes of their lines, are read at once */
 const PAGE = { limit: 1000, contentBytes: 4 * 1024 * 1024 }
 
-/** The dead letter of an event that waits for a decision there. */
+/** The dead letter of an event, if it waits for a decision. */
 export const findLetter = (
   disk: Disk["Type"],
   directory: string,

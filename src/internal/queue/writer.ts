@@ -1,26 +1,28 @@
 /**
- * Group commit: all who append while one write is under way share the next one. They wait on their own completion
- * and not on the semaphore that guards the file, since otherwise each would be written, and fsynced, alone.
+ * The writer: group commit. All callers who append during one write share the next one.
+ *
+ * Each caller waits for its own answer, not for the semaphore that guards the file: otherwise each line would be written
+ * and fsynced alone.
  */
 import { Effect, Exit, type Scheduler, type Scope } from "effect"
 import { attempt, step } from "../contained.js"
 import { monotonicMillis } from "../monotonic.js"
 import * as watchdog from "../watchdog.js"
 
-/** What one caller has added: a line, or several that are written together. */
+/** One caller's addition: a line, or several that are written together. */
 export interface Entry<A, E> {
-  /** of its first line */
+  /** the id of its first line */
   readonly eventId: string
   readonly lines: number
   done(result: Effect.Effect<A, E>): void
 }
 
-/** Lines that are written at once. */
+/** Lines that are written together. */
 export interface Group<A, E> {
   readonly entries: ReadonlyArray<Entry<A, E>>
-  /** of all entries */
+  /** how many, in all entries */
   readonly lines: number
-  /** the lines, in the order of their entries; nobody's but the write's until the group is answered */
+  /** the lines, in the order of their entries; only the write uses them until the group is answered */
   readonly bytes: Uint8Array
 }
 
@@ -32,24 +34,21 @@ class Pending<A, E> implements Entry<A, E> {
     private readonly resume: (result: Effect.Effect<A, E>) => void
   ) {}
 
-  /** Never throws: what schedules the caller's fiber is the program's, and the others of its group wait. */
+  /** Never throws: the program's scheduler runs here, and the rest of the group waits for its answers. */
   done(result: Effect.Effect<A, E>): void {
     try {
       this.resume(result)
     } catch {
-      // its fiber, and nobody else's
+      // only this caller's fiber is harmed
     }
   }
 }
 
 const INITIAL_BYTES = 64 * 1024
-/** a buffer that has grown beyond it is not kept, since such groups are rare */
+/** a larger buffer is not kept, since such groups are rare */
 const KEPT_BYTES = 1024 * 1024
 
-/**
- * A group that is being filled. A line becomes bytes at once: as text, in pieces, it would be copied by each scavenge
- * until it is written.
- */
+/** A group that is being filled. Hot path: a line becomes bytes at once (bench/README.md#bytes-of-a-line). */
 class Filling<A, E> implements Group<A, E> {
   readonly entries: Array<Pending<A, E>> = []
   lines = 0
@@ -61,7 +60,7 @@ class Filling<A, E> implements Group<A, E> {
   }
 
   add(text: string, entry: Pending<A, E>): void {
-    // a UTF-16 unit takes three bytes at most: most lines need no second look
+    // a UTF-16 unit takes at most three bytes, so most lines need no exact length
     if (this.size + text.length * 3 > this.buffer.length) this.makeRoom(Buffer.byteLength(text))
     this.size += this.buffer.write(text, this.size)
     this.entries.push(entry)
@@ -76,7 +75,7 @@ class Filling<A, E> implements Group<A, E> {
     this.buffer = larger
   }
 
-  /** Makes it anew, for other lines; whether that is worth it. */
+  /** Empties the group for other lines; returns whether its buffer is small enough to keep. */
   reuse(): boolean {
     this.entries.length = 0
     this.lines = 0
@@ -96,7 +95,7 @@ class Backlog<A, E> {
     return this.groups.length === 0
   }
 
-  /** The group that the text has joined. It may throw for want of memory: then the text has joined none. */
+  /** Returns the group that the text has joined. If memory is short, then it throws, and the text has joined none. */
   add(text: string, entry: Pending<A, E>): Filling<A, E> {
     const group = this.toFill()
     group.add(text, entry)
@@ -107,7 +106,7 @@ class Backlog<A, E> {
     return this.groups.shift()
   }
 
-  /** The group is answered: other lines may use its buffer. */
+  /** Takes back an answered group, so that other lines can use its buffer. */
   giveBack(group: Filling<A, E>): void {
     if (group.reuse()) this.spare = group
   }
@@ -130,7 +129,7 @@ class Backlog<A, E> {
   }
 }
 
-/** How many entries were added, how many of them are answered, and who waits for the answers. */
+/** Counts entries and their answers, and wakes those who wait for answers. */
 class Answers {
   private added = 0
   private answered = 0
@@ -159,18 +158,18 @@ class Bell {
   private ringWaiting: (() => void) | undefined
   private isToRing = false
 
-  /** `isIdle`: there is nothing to write, and more may come */
+  /** `isIdle` returns whether there is nothing to write yet */
   constructor(private readonly isIdle: () => boolean) {}
 
   readonly nextCaller = this.wait(false)
-  /** Gives up when the event loop turns: a caller who was just answered mostly comes again before. */
+  /** Ends when the event loop turns: a caller who was just answered mostly appends again before that. */
   readonly callerOfThisTurn = this.wait(true)
 
   ring(): void {
     this.ringWaiting?.()
   }
 
-  /** Rings behind all who are ready to run, since they may have lines to add. */
+  /** Rings after everything that is ready to run, since that may add lines. */
   ringSoon(): void {
     if (this.ringWaiting === undefined || this.isToRing) return
     this.isToRing = true
@@ -195,35 +194,35 @@ class Bell {
 
 export interface GroupCommit<A, E> {
   /**
-   * Waits until the line, ended by `\n`, is written. A caller that is interrupted leaves it to be written whole. The text
-   * may hold several lines: all of them are written at once, or none.
+   * Waits until the line, which ends in `\n`, is written. If the caller is interrupted, then the line is still written.
+   * The text may hold several lines: all of them are written, or none.
    */
   readonly add: (text: string, eventId: string, lines?: number) => Effect.Effect<A, E>
   /** Waits until all entries that were added before are answered. */
   readonly awaitAnswers: Effect.Effect<void>
-  /** From now on entries are refused; waits for those before. */
+  /** Refuses later entries, and waits for the answers of earlier ones. */
   readonly close: Effect.Effect<void>
 }
 
 /**
- * So many bytes are worth a write of their own: it begins although more callers are about to come, and they work while
- * the disk does. Fewer wait for all who are ready.
+ * Hot path: so many bytes start a write at once, so that callers and disk work at the same time
+ * (bench/README.md#eager-writes). Fewer bytes wait for everything that is ready to run.
  */
 const EAGER_BYTES = 32 * 1024
 
 /**
  * Writes entries in groups, in order, until the scope closes.
  *
- * `write` answers every entry of its group by `done`. If it takes longer than `timeoutMillis`, `expired` answers them
- * instead, and the next group no longer waits for it: it goes on in the background.
+ * `write` answers every entry of its group by `done`. If it takes longer than `timeoutMillis`, then `expired` answers
+ * them. The next group does not wait for it; it goes on in the background.
  */
 export const make = <A, E>(options: {
   /** `now` is `monotonicMillis` */
   readonly write: (group: Group<A, E>, now: number) => Effect.Effect<void>
-  /** held by each group until it is answered, and by those that follow it before the event loop turns */
+  /** held until a group is answered, and on through the groups that follow within one turn of the event loop */
   readonly guard: Effect.Semaphore
   readonly expired: (group: Group<A, E>) => Effect.Effect<void>
-  /** answers an entry that comes after `close`, or is still waiting when the scope closes */
+  /** the answer to an entry that comes after `close`, or still waits when the scope closes */
   readonly refusal: (eventId: string) => E
   readonly timeoutMillis: number
   /** a group ends when it reaches this size */
@@ -240,18 +239,18 @@ export const make = <A, E>(options: {
     let current: UnderWay | undefined
     let closed = false
 
-    /** Answered, one way or the other: the next group may be written. */
+    /** Counts the answers of a group, written or expired: the next group may be written. */
     const finish = (count: number) => {
       current = undefined
       answers.count(count)
     }
     const release = options.guard.release(1)
 
-    // its group is not used again: the disk may still read it
+    // the group is not reused: the disk may still read its buffer
     const giveUp = ({ group }: UnderWay) =>
       Effect.suspend(() => {
         current = undefined
-        // whatever becomes of its answers, the next group is written
+        // even if `expired` dies, the next group is written
         return Effect.flatMap(step("an append", options.expired(group)), () => {
           finish(group.entries.length)
           return release
@@ -264,11 +263,11 @@ export const make = <A, E>(options: {
         () => Effect.die("the write of a group threw")
       )
 
-    // Hot path: one generator for all groups, and no fiber for each (bench/README.md#literals).
+    // Hot path: one generator for all groups, and no fiber for each (bench/README.md#generators).
     const writer = Effect.gen(function* () {
       let isHeld = false
       for (;;) {
-        // not given back between groups that follow each other: taking it is a good part of a group's steps
+        // Hot path: keeps the guard between groups of one turn (bench/README.md#the-guard-of-a-turn).
         if (isHeld && backlog.isEmpty) yield* bell.callerOfThisTurn
         if (backlog.isEmpty) {
           if (isHeld) yield* release
@@ -278,14 +277,14 @@ export const make = <A, E>(options: {
         }
         if (!isHeld) yield* options.guard.take(1)
         isHeld = true
-        // taken only now, so that all who came meanwhile join it
+        // taken only now, so that all callers who came meanwhile join the group
         const group = backlog.take()
         if (group === undefined) continue
         const mine: UnderWay = { group, startedAt: monotonicMillis(clock) }
         current = mine
         watch()
         const exit = yield* Effect.exit(writing(group, mine.startedAt))
-        // given up meanwhile: another writer has the guard
+        // it has expired meanwhile: another writer holds the guard
         if (current !== mine) return
         if (Exit.isFailure(exit)) {
           yield* giveUp(mine)
@@ -308,18 +307,18 @@ export const make = <A, E>(options: {
         closed = true
         backlog.refuseAll(options.refusal)
         bell.ring()
-        // the disk never answered, and nobody is left to wait for it
+        // the disk has not answered, and nobody is left to wait for it
         return current === undefined ? Effect.void : giveUp(current)
       })
     )
-    // it ends when the scope is closed and its write, which nothing may interrupt, has ended
+    // it ends once the scope is closed and its uninterruptible write has ended
     yield* Effect.forkDaemon(writer)
 
     return {
       add: (text, eventId, lines = 1) =>
         Effect.async<A, E>((resume) => {
           if (closed) return resume(Effect.fail(options.refusal(eventId)))
-          // if it throws, the caller dies, and nobody waits for its answer
+          // if this throws, then the caller dies, and no answer is expected
           const group = backlog.add(text, new Pending(eventId, lines, resume))
           answers.expectOne()
           if (group.size >= EAGER_BYTES) bell.ring()
@@ -328,7 +327,7 @@ export const make = <A, E>(options: {
       awaitAnswers: answers.all,
       close: Effect.suspend(() => {
         closed = true
-        // it may hold the guard for the rest of the turn, and the compaction at the close needs it
+        // the writer may hold the guard for the rest of the turn, and the compaction at the close needs it
         bell.ring()
         return answers.all
       })
@@ -336,8 +335,8 @@ export const make = <A, E>(options: {
   })
 
 /**
- * Runs the writer where it is woken, by a caller or by the disk, and not behind all who are ready to run. A yield lets
- * nobody in here, so nothing that it runs may rely on one.
+ * Hot path: runs the writer at once when a caller or the disk wakes it (bench/README.md#writers-scheduler). A yield does
+ * nothing here, so the writer must not rely on one.
  */
 const AT_ONCE: Scheduler.Scheduler = {
   shouldYield: () => false,
