@@ -88,7 +88,9 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
   Effect.gen(function* () {
     const { disk, guard, letters, lock, segments } = parts
 
-    /** Turns the event loop afterwards: a semaphore wakes its next waiter later, and the guard would be taken by then. */
+    /**
+     * Turns the event loop afterwards: a semaphore wakes its next waiter later, and the guard would be taken by then.
+     */
     const guarded = <A>(step: Effect.Effect<A, DiskError>) =>
       Effect.zipLeft(guard.withPermits(1)(lock.whileWriting(step)), turnEventLoop)
 
@@ -103,8 +105,8 @@ export const make = (parts: Parts): Effect.Effect<Decisions> =>
     })
 
     /**
-     * Decides the selected letters batch by batch, and tidies up; returns how many. No step holds the guard for long, so
-     * delivery goes on. If it is interrupted, then the batches before it stay decided.
+     * Decides the selected letters batch by batch, and tidies up; returns how many. No step holds the guard for long,
+     * so delivery goes on. If it is interrupted, then the batches before it stay decided.
      */
     const decideAll = (type: Decision, batch: Batch, by: string) =>
       Effect.gen(function* () {

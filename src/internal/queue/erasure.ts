@@ -2,9 +2,9 @@
  * Erasure: overwrites decided letters in place with blanks, which needs no room and moves no offset. Once no letter is
  * open, a file that holds only heads replaces the old one.
  *
- * Decision first, then the blanks: blanks first, then a crash, would lose an event that nobody has decided. If the power
- * fails during the blanks, then the entry may be unreadable. Its decision stands for it, and the next start blanks the
- * rest.
+ * Decision first, then the blanks: blanks first, then a crash, would lose an event that nobody has decided. If the
+ * power fails during the blanks, then the entry may be unreadable. Its decision stands for it, and the next start
+ * blanks the rest.
  */
 import { Effect } from "effect"
 import type { Disk, DiskError, File } from "../../services/Disk.js"

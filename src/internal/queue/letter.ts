@@ -241,8 +241,8 @@ export const encodeHead = (
 }
 
 /**
- * The end of a letter's entry: the line as text, or as base64 if it is not UTF-8 or needs many escapes. Undefined if the
- * line must be compressed: an oversize line, or a long one that is no text, may be a hole in a damaged file.
+ * The end of a letter's entry: the line as text, or as base64 if it is not UTF-8 or needs many escapes. Undefined if
+ * the line must be compressed: an oversize line, or a long one that is no text, may be a hole in a damaged file.
  */
 export const encodeContent = ({
   bytes,

@@ -49,7 +49,9 @@ export const make = (disk: Disk["Type"], directory: string, path: string, withRo
     isNameSynced ? Effect.void : Effect.map(disk.syncDirectory(directory), () => void (isNameSynced = true))
   )
 
-  /** If the write fails, then its part is cut off, so that it takes no room. If that fails, too, then it calls `left`. */
+  /**
+   * If the write fails, then its part is cut off, so that it takes no room. If that fails, too, then it calls `left`.
+   */
   const add = (write: (file: File) => Effect.Effect<void, DiskError>, left: () => void = () => undefined) =>
     Effect.gen(function* () {
       const file = yield* disk.open(path, "append")

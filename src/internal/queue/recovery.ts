@@ -36,8 +36,8 @@ export interface Recovered {
 }
 
 /**
- * Where counting the lines of the last segment begins: at the cursor, if it is in this segment. Lines of failed appends,
- * which have no number, may stand before it.
+ * Where counting the lines of the last segment begins: at the cursor, if it is in this segment. Lines of failed
+ * appends, which have no number, may stand before it.
  */
 export const tailStart = (
   found: Pick<Found, "segments" | "cursor" | "cursorAtLine">
@@ -50,8 +50,8 @@ export const tailStart = (
 }
 
 /**
- * Whether a line's number is certain without its letter, which may have a damaged digit. It is, if the cursor has counted
- * the line, or a later segment exists, or a segment still holds the line.
+ * Whether a line's number is certain without its letter, which may have a damaged digit. It is, if the cursor has
+ * counted the line, or a later segment exists, or a segment still holds the line.
  */
 const isNumbered = ({
   cursor,

@@ -20,8 +20,8 @@ const COPIED = 16
 const FIRST_ROWS = 64
 
 /**
- * A row for each letter, found by its place and never removed. 100,000 rows take 8 MB, in arrays of numbers that garbage
- * collection need not trace.
+ * A row for each letter, found by its place and never removed. 100,000 rows take 8 MB, in arrays of numbers that
+ * garbage collection need not trace.
  */
 class Table {
   rows = 0

@@ -1,6 +1,6 @@
 /**
- * The reserve: a file as large as the largest letter. Delivery frees a full disk, but a refused event needs room for its
- * letter before delivery can go on.
+ * The reserve: a file as large as the largest letter. Delivery frees a full disk, but a refused event needs room for
+ * its letter before delivery can go on.
  *
  * If a write finds no room, then the reserve is emptied and the write runs again. The empty file means that its room is
  * owed: appends, also those of the next process, leave as much free until it is whole again. Otherwise they would take

@@ -54,8 +54,8 @@ export interface Segments {
   /** Makes sure that no power cut brings removed segments back. */
   readonly syncRemovals: Effect.Effect<void, DiskError>
   /**
-   * Forgets segments whose files were removed, except one that is still open for reading. The other files may be copies:
-   * they are opened again, and the live segment ends.
+   * Forgets segments whose files were removed, except one that is still open for reading. The other files may be
+   * copies: they are opened again, and the live segment ends.
    */
   readonly dropRemoved: Effect.Effect<void, DiskError>
 }
@@ -228,8 +228,8 @@ const makeAppender = (files: Files, segmentBytes: number) => {
 
   /**
    * After a failed write or fsync the system may forget the data, and report that the next fsync succeeds ("Can
-   * Applications Recover from fsync Failures?", USENIX ATC 2020). So nothing more goes to this file, and the rest of the
-   * append is cut off: no later process may believe that it is durable.
+   * Applications Recover from fsync Failures?", USENIX ATC 2020). So nothing more goes to this file, and the rest of
+   * the append is cut off: no later process may believe that it is durable.
    */
   const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
     Effect.gen(function* () {

@@ -1,8 +1,8 @@
 /**
  * The writer: group commit. All callers who append during one write share the next one.
  *
- * Each caller waits for its own answer, not for the semaphore that guards the file: otherwise each line would be written
- * and fsynced alone.
+ * Each caller waits for its own answer, not for the semaphore that guards the file: otherwise each line would be
+ * written and fsynced alone.
  */
 import { Effect, Exit, type Scheduler, type Scope } from "effect"
 import { attempt, step } from "../contained.js"
@@ -335,8 +335,8 @@ export const make = <A, E>(options: {
   })
 
 /**
- * Hot path: runs the writer at once when a caller or the disk wakes it (bench/README.md#writers-scheduler). A yield does
- * nothing here, so the writer must not rely on one.
+ * Hot path: runs the writer at once when a caller or the disk wakes it (bench/README.md#writers-scheduler). A yield
+ * does nothing here, so the writer must not rely on one.
  */
 const AT_ONCE: Scheduler.Scheduler = {
   shouldYield: () => false,
