@@ -13,18 +13,18 @@ import { UseLog, type UseLogInput } from "./schema/UseLog.js"
 import { CurrentActor } from "./services/Actor.js"
 import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./services/AuditLog.js"
 
-/** `Effect.flatMap(AuditLog, use)` in one step instead of three: it is taken for every event. */
+/** `Effect.flatMap(AuditLog, use)`. Hot path: one step instead of three (bench/README.md#steps-of-an-append). */
 const withLog = <A, E>(use: (log: AuditLog["Type"]) => Effect.Effect<A, E>): Effect.Effect<A, E, AuditLog> =>
   Effect.withFiberRuntime((fiber) =>
     use(Services.unsafeGet(fiber.currentContext as Services.Context<AuditLog>, AuditLog))
   )
 
 /**
- * Records an event; it is on disk, fsynced, when the receipt is there. The layer must carry its kind: otherwise the
- * program does not compile.
+ * Records an event, which is on disk, fsynced, when it returns the receipt. If the layer does not carry the kind, then
+ * the program does not compile.
  *
- * Fails with `InvalidEvent`, `QueueWriteError`, `QueueFull` or `QueueClosed`; each carries the event's id and what is
- * known of it, and `record(event, { eventId })` repeats it without doubling it.
+ * Fails with `InvalidEvent`, `QueueWriteError`, `QueueFull` or `QueueClosed`. Each has the event's id and outcome:
+ * `record(event, { eventId })` repeats the event without doubling it.
  *
  * @category verbs
  * @since 0.1.0
@@ -36,7 +36,7 @@ export const record = <K extends string>(
   withLog((log) => log.record(AuditEvent.kindOf(event), event, options))
 
 /**
- * Records that somebody used an AI model; like {@link record}.
+ * Records that somebody used an AI model, like {@link record}.
  *
  * @category verbs
  * @since 0.1.0
@@ -47,7 +47,7 @@ export const recordUse = (
 ): Effect.Effect<Receipt, AppendError, AuditLog> => withLog((log) => log.record(UseLog.kind, input, options))
 
 /**
- * Records that somebody logged in; like {@link record}.
+ * Records that somebody logged in, like {@link record}.
  *
  * @category verbs
  * @since 0.1.0
@@ -59,7 +59,7 @@ export const recordLogin = (
   withLog((log) => log.record(LoginLog.kind, input, options))
 
 /**
- * Records that somebody did something; like {@link record}. The layer must carry the kind: `events: [Activity]`.
+ * Records that somebody did something, like {@link record}. The layer must carry the kind: `events: [Activity]`.
  *
  * @category verbs
  * @since 0.1.0
@@ -71,8 +71,8 @@ export const recordActivity = (
   withLog((log) => log.record(Activity.kind, input, options))
 
 /**
- * Records an event of any kind that the layer carries; it is on disk, fsynced, when it returns. It does not fail: a
- * failure goes to `onAppendFailure` of the layer, which logs it by default.
+ * Records an event of any kind that the layer carries; the event is on disk, fsynced, when this returns. It never
+ * fails: a failure goes to the layer's `onAppendFailure`, which logs it by default.
  *
  * @example
  * import { Schema } from "effect"
@@ -94,8 +94,8 @@ export const log = <K extends string>(
   withLog((log) => log.log(AuditEvent.kindOf(event), event))
 
 /**
- * Records that somebody used an AI model; it is on disk, fsynced, when it returns. It does not fail: a failure goes to
- * `onAppendFailure` of the layer, which logs it by default.
+ * Records that somebody used an AI model; the event is on disk, fsynced, when this returns. It never fails: a failure
+ * goes to the layer's `onAppendFailure`, which logs it by default.
  *
  * @category verbs
  * @since 0.1.0
@@ -104,7 +104,7 @@ export const logUse = (input: UseLogInput): Effect.Effect<void, never, AuditLog>
   withLog((log) => log.log(UseLog.kind, input))
 
 /**
- * Records that somebody logged in; like {@link logUse}.
+ * Records that somebody logged in, like {@link logUse}.
  *
  * @category verbs
  * @since 0.1.0
@@ -113,7 +113,7 @@ export const logLogin = (input: LoginLogInput): Effect.Effect<void, never, Audit
   withLog((log) => log.log(LoginLog.kind, input))
 
 /**
- * Records that somebody did something; like {@link logUse}. The layer must carry the kind: `events: [Activity]`.
+ * Records that somebody did something, like {@link logUse}. The layer must carry the kind: `events: [Activity]`.
  *
  * @category verbs
  * @since 0.1.0
@@ -124,8 +124,8 @@ export const logActivity = (
   withLog((log) => log.log(Activity.kind, input))
 
 /**
- * Waits until everything that was recorded before is in the database or among the dead letters. Tries at once,
- * whatever the backoff says; fails with `FlushError` after one attempt, and nothing is lost.
+ * Waits until all earlier events are in the database or dead letters. It tries at once, without waiting for the
+ * backoff. If that attempt fails, then it fails with `FlushError`, and nothing is lost.
  *
  * @category verbs
  * @since 0.1.0
@@ -133,7 +133,7 @@ export const logActivity = (
 export const flush: Effect.Effect<void, FlushError, AuditLog> = Effect.flatMap(AuditLog, (log) => log.flush)
 
 /**
- * How the audit log is: its books, what waits, and how delivery is going.
+ * The state of the audit log: its books, and how delivery is going.
  *
  * @category verbs
  * @since 0.1.0
@@ -174,10 +174,12 @@ export interface Context extends Omit<AuditEvent.Actor, "id" | "type" | "userNam
 }
 
 /**
- * Says who is acting, from where and in which request, for a region of a program: events fill in from it what they leave
- * open, as their kind says (`fromActor`; `Activity` takes all of it). What an event gives itself comes first, then the
- * inner region, then the outer one, then the field's default. An actor is one whole: the id of an outer actor is never
- * joined to the name of an inner one. Fibers forked in the region inherit it, daemons included.
+ * Sets who is acting, from where and in which request, for a region of a program. It fills the open fields of events,
+ * by the `fromActor` of their kind; `Activity` uses all of it.
+ *
+ * The event's own value comes first, then the inner region, then the outer one, then the field's default. An actor is
+ * one whole: the id of an outer actor is never joined to the name of an inner one. Fibers that are forked in the region
+ * inherit it, also daemons.
  *
  * @example
  * import { Audit, logActivity } from "effect-audit"
@@ -207,10 +209,8 @@ export const withContext: {
 )
 
 /**
- * Says who is acting, for a region of a program: the short form of {@link withContext}. Events fill in from it what they leave open, as their kind says
- * (`fromActor`; for `UseLog` and `LoginLog` the fields `userName` and `deviceName`). What an event gives itself comes
- * first, then the inner actor, then the outer one, then the field's default. Fibers forked in the region inherit it,
- * daemons included.
+ * Sets who is acting, for a region of a program: the short form of {@link withContext}. For `UseLog` and `LoginLog` it
+ * fills the fields `userName` and `deviceName`.
  *
  * @example
  * import { Effect } from "effect"
@@ -235,9 +235,8 @@ export const withActor: {
 )
 
 /**
- * What {@link audited} is told: the fields of `UseLogInput` that it cannot know, each a value or, for what is known
- * only afterwards, a function of the effect's success. Such a function is not called otherwise, and where it throws
- * its field is left out.
+ * The input of {@link audited}: the fields of `UseLogInput` that it cannot know. Each is a value, or a function of the
+ * effect's success. If the effect does not succeed, or the function throws, then the field is left out.
  *
  * @category models
  * @since 0.1.0
@@ -248,11 +247,12 @@ export type Audited<A> = {
 }
 
 /**
- * Runs the effect and records it as `use_log`, whatever becomes of it: its duration, `status` (see {@link statusOf})
- * and, for a failure or a defect, the message as `errorMessage`. The effect's own result stays as it was; an event
- * that cannot be recorded goes to `onAppendFailure`. Recording is not interrupted, even if the effect is.
+ * Runs the effect and records it as `use_log`, however it ends: its duration, `status` (see {@link statusOf}) and, for
+ * a failure or a defect, the message as `errorMessage`.
  *
- * An actor must be said around it: `effect.pipe(Audit.audited({ prompt }), Audit.withActor(actor))`.
+ * The effect's result does not change. If the event cannot be recorded, then it goes to `onAppendFailure`. Recording is
+ * not interrupted, even if the effect is. Set the actor around it: `effect.pipe(Audit.audited({ prompt }),
+ * Audit.withActor(actor))`.
  *
  * @example
  * import { Effect } from "effect"
@@ -287,8 +287,8 @@ export const audited: {
 )
 
 /**
- * Runs the effect and records it as an event of any kind, made from its exit and its duration in whole milliseconds;
- * otherwise like {@link audited}. If the function throws, the event is `InvalidEvent`.
+ * Like {@link audited}, for any kind of event: the function makes the input from the effect's exit and its duration in
+ * whole milliseconds. If the function throws, then the event is an `InvalidEvent`.
  *
  * @example
  * import { Effect, Schema } from "effect"
@@ -329,8 +329,12 @@ export const auditedAs: {
 )
 
 /**
- * How an effect ended: `success`; `failure`, if it failed with one of its typed errors; `defect`, if it died of
- * something unexpected; `interrupted`, if nothing else happened to it.
+ * How an effect ended.
+ *
+ * - `success`
+ * - `failure`: with a typed error
+ * - `defect`: it died of something unexpected
+ * - `interrupted`: only by an interruption
  *
  * @category regions
  * @since 0.1.0
@@ -344,7 +348,7 @@ export const statusOf = (
 }
 
 /**
- * How an effect ended, as `Activity` says it: anything but a success is a `failure`.
+ * How an effect ended, for the `outcome` of `Activity`: everything except a success is a `failure`.
  *
  * @category regions
  * @since 0.1.0
@@ -352,7 +356,7 @@ export const statusOf = (
 export const outcomeOf = (exit: Exit.Exit<unknown, unknown>): "success" | "failure" =>
   Exit.isSuccess(exit) ? "success" : "failure"
 
-/** The messages of the errors, or their names where they have none; null if there was only an interruption. */
+/** The messages of the errors, or, if one is empty, its name; null if there was only an interruption. */
 const errorMessageOf = (cause: Cause.Cause<unknown>): string | null => {
   const messages = [...Cause.failures(cause), ...Cause.defects(cause)].map((error) =>
     error instanceof Error

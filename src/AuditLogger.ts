@@ -1,6 +1,6 @@
 /**
- * The audit log for programs that are not written with Effect: the same log, on promises. The only module of the
- * library that runs Effects.
+ * The audit logger: the same log on promises, for programs without Effect. Only this module of the library runs
+ * Effects.
  *
  * @since 0.1.0
  */
@@ -20,7 +20,7 @@ import { AuditLog, type AuditStatus, type Receipt, type RecordOptions } from "./
 import type { Uploader } from "./services/Uploader.js"
 
 /**
- * Everything about an audit log: the options of `AuditLayer.layer`, and where the events go.
+ * The options of an audit logger: those of `AuditLayer.layer`, and the uploader.
  *
  * @category models
  * @since 0.1.0
@@ -32,20 +32,20 @@ export interface AuditLoggerOptions<E extends ReadonlyArray<AuditEvent.Any> = re
   /** for example `MysqlUploader.layer({ ... })` */
   readonly uploader: Layer.Layer<Uploader, unknown>
   /**
-   * what `logUse` and `logLogin` do when an event cannot be recorded: `log` it (the default), reject (`die`), or call
-   * your function and wait for it; if that throws, they reject
+   * what `logUse` and `logLogin` do if an event cannot be recorded: `log` the error (the default), reject (`die`), or
+   * call your function and wait for it. If the function throws, then they reject.
    */
   readonly onAppendFailure?:
     "log" | "die" | ((failure: AuditLayer.AppendFailure) => void | Promise<void>) | undefined
   /**
-   * signals upon which the log is closed and, if the program has no handler of its own, the signal takes its course;
-   * none by default
+   * signals that close the log; none by default. If the program has no handler for the signal, then the process gets it
+   * again afterwards.
    */
   readonly closeOnSignals?: ReadonlyArray<NodeJS.Signals> | undefined
 }
 
 /**
- * An open audit log. Its promises reject with the errors of this package (`error._tag` tells them apart).
+ * An open audit log. Its promises reject with the errors of this package, which `error._tag` tells apart.
  *
  * @category models
  * @since 0.1.0
@@ -55,31 +55,31 @@ export interface AuditLogger<K extends string = "use_log" | "login_log"> extends
   readonly logUse: (input: UseLogInput) => Promise<void>
   /** Resolves when the event is on disk, fsynced; a failure goes to `onAppendFailure`. */
   readonly logLogin: (input: LoginLogInput) => Promise<void>
-  /** The same for an event of any kind that the log carries. */
+  /** Like `logUse`, for an event of any kind that the log carries. */
   readonly log: (event: AuditEvent.Instance<K>) => Promise<void>
-  /** Like `logUse`, but rejects when the event cannot be recorded. */
+  /** Like `logUse`, but rejects if the event cannot be recorded. */
   readonly recordUse: (input: UseLogInput, options?: RecordOptions) => Promise<Receipt>
-  /** Like `logLogin`, but rejects when the event cannot be recorded. */
+  /** Like `logLogin`, but rejects if the event cannot be recorded. */
   readonly recordLogin: (input: LoginLogInput, options?: RecordOptions) => Promise<Receipt>
-  /** Like `log`, but rejects when the event cannot be recorded. */
+  /** Like `log`, but rejects if the event cannot be recorded. */
   readonly record: (event: AuditEvent.Instance<K>, options?: RecordOptions) => Promise<Receipt>
-  /** Resolves when everything recorded before is delivered or a dead letter; rejects after one failed attempt. */
+  /** Resolves when all earlier events are delivered or dead letters; rejects after one failed attempt. */
   readonly flush: () => Promise<void>
   readonly status: () => Promise<AuditStatus>
   /**
-   * Gives this handle back; with the last one of its directory the log delivers once more and closes, within
-   * `shutdownTimeout` of its options. Resolves after `timeout` at the latest; closing then goes on by itself. Never
-   * rejects. What waits is on disk, for the next start.
+   * Releases this handle. With the last handle of the directory, the log delivers once more and closes, within its
+   * `shutdownTimeout`. Never rejects. If `timeout` passes first, then it resolves, and closing goes on in the
+   * background. Events that still wait are on disk, for the next start.
    */
   readonly shutdown: (timeout?: Duration.DurationInput) => Promise<void>
 }
 
 /**
- * Opens the audit log of a directory. Whoever opens the same directory again, in this process, gets a handle of the
- * same log, with the options of the first; the log closes with its last handle.
+ * Opens the audit log of a directory. If this process opens the same directory again, then it gets another handle of
+ * the same log, with the first options. The log closes with its last handle.
  *
- * An event is on disk when its promise resolves: a process that exits without `shutdown`, or is killed, loses none.
- * An open log keeps the process alive, as an open connection does.
+ * An event is on disk when its promise resolves: if the process exits without `shutdown`, or is killed, then it loses
+ * none. An open log keeps the process alive, like an open connection.
  *
  * @example
  * import { Redacted } from "effect"
@@ -99,16 +99,16 @@ export const openAuditLogger = async <const E extends ReadonlyArray<AuditEvent.A
   options: AuditLoggerOptions<E>
 ): Promise<AuditLogger<AuditLayer.Kinds<E>["kind"]>> => {
   const directory = await nameOf(path.resolve(options.directory))
-  // one that is closing still holds the lock
+  // a closing log still holds the lock
   while (logs.get(directory)?.closing !== undefined) await logs.get(directory)?.closing
   const log = logs.get(directory) ?? new Log(directory, layerOf(options), options.closeOnSignals ?? [])
   return log.handle()
 }
 
-/** How the log of a directory is called, whatever it is called by: a link, a mount, another case. */
+/** The key of a directory's log, the same for every path to it: through links, mounts, or in another case. */
 const nameOf = async (given: string): Promise<string> => {
   const disk = NodeDisk.make()
-  // what cannot be looked at is said by the opening
+  // if the path cannot be read, then opening the log reports it
   const real = await Effect.runPromise(Effect.orElseSucceed(realPathOf(disk, given), () => given))
   if (logs.has(real)) return real
   const identity = await Effect.runPromise(NodeDisk.identityOf(real))
@@ -134,15 +134,15 @@ const layerOf = <const E extends ReadonlyArray<AuditEvent.Any>>({
   }).pipe(Layer.provide(uploader))
 
 /**
- * What the copies of this module in one process know of each other's logs: functions alone. A copy may come with an
- * Effect of its own, and the Effects of one do not run on the runtime of another.
+ * What copies of this module in one process share of a log: only functions. Each copy may have another Effect, whose
+ * effects do not run on this runtime.
  */
 interface Shared {
   readonly closing: Promise<void> | undefined
   readonly handle: () => Promise<AuditLogger<string>>
 }
 
-/** The open logs by directory, of all copies of this module: bundlers and hot reloads make several. */
+/** The open logs by directory, shared by all copies of this module: bundlers and hot reloads make several. */
 const logs = GlobalValue.globalValue(
   Symbol.for("effect-audit/AuditLogger/logs/1"),
   () => new Map<string, Shared>()
@@ -171,7 +171,7 @@ class Log implements Shared {
         if (process.listenerCount(signal) === 0) process.kill(process.pid, signal)
       })
     }
-    // the runtime outlives the log: what is recorded after its end is told so
+    // the runtime outlives the log, so that later records fail with `QueueClosed`
     this.opened = unwrapped(
       runtime.runPromiseExit(contained(Effect.all([AuditLog, Effect.runtime<AuditLog>()])))
     ).then(([audit, rt]) => ({ audit, run: (effect) => unwrapped(Runtime.runPromiseExit(rt, effect)) }))
@@ -229,7 +229,7 @@ const tooLate = (audit: AuditLog["Type"]): Effect.Effect<void, FlushError> =>
     onFailure: (cause) => new FlushError({ waiting: 0, cause })
   })
 
-/** Rejects with the error itself, rather than with an Effect's account of it. */
+/** Rejects with the error itself, not with Effect's wrapper of it. */
 const unwrapped = async <A, E>(exit: Promise<Exit.Exit<A, E>>): Promise<A> =>
   Exit.getOrElse(await exit, (cause) => {
     throw Cause.squash(cause)

@@ -7,7 +7,7 @@
 import "./schema/Effect3.js"
 
 /**
- * The verbs: record, flush, status, and regions of a program that are audited.
+ * The verbs: record, flush, status, and audited regions of a program.
  *
  * @since 0.1.0
  */
@@ -28,7 +28,7 @@ export * as AuditLayer from "./layers/AuditLayer.js"
 export * as AuditEvent from "./schema/AuditEvent.js"
 export * from "./schema/Errors.js"
 /**
- * What of an event may reach the disk.
+ * Redactions and limits: which content of an event may reach the disk.
  *
  * @since 0.1.0
  */

@@ -13,7 +13,7 @@ import "./schema/Effect3.js"
  */
 export * as MysqlUploader from "./layers/MysqlUploader.js"
 /**
- * Reads what was delivered to MySQL and MariaDB.
+ * Reads events that were delivered to MySQL and MariaDB.
  *
  * @since 0.1.0
  */

@@ -13,7 +13,7 @@ import "./schema/Effect3.js"
  */
 export * as SqliteUploader from "./layers/SqliteUploader.js"
 /**
- * Reads what was delivered to an SQLite file.
+ * Reads events that were delivered to an SQLite file.
  *
  * @since 0.1.0
  */

@@ -7,7 +7,7 @@
 import "./schema/Effect3.js"
 
 /**
- * The real queue and worker, on a disk and a database in memory.
+ * Runs the real queue and worker on a disk and a database in memory.
  *
  * @since 0.1.0
  */

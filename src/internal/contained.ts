@@ -1,8 +1,8 @@
 /**
- * Containment: what a program hands in (loggers, a tracer, a clock) may throw without harm to the audit log.
+ * Containment: a program's loggers, tracer and clock may throw without harm to the audit log.
  *
- * Effect calls all three inside a fiber, or while it ends one. If a logger throws there, then the fiber dies, or its
- * observers never hear of its end. So a layer wraps them once, and every fiber that it forks inherits the wrappers.
+ * Effect calls them inside a fiber, or while the fiber ends. If one throws there, then the fiber dies, or its observers
+ * never learn of its end. So a layer wraps them once, and every fiber that it forks inherits the wrappers.
  */
 import {
   Cause,
@@ -23,7 +23,7 @@ import { visible } from "../schema/Visible.js"
 import type { MetricLabel } from "effect"
 import { monotonicMillis } from "./monotonic.js"
 
-/** Runs the effect, and all fibers that it forks, with the loggers, tracer and clock of the program contained. */
+/** Runs the effect, and all fibers that it forks, with the program's loggers, tracer and clock contained. */
 export const contained = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.withFiberRuntime((fiber) => {
     const services = fiber.getFiberRef(DefaultServices.currentServices)
@@ -39,9 +39,9 @@ export const contained = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effec
       ),
       // read by every fork, for the metrics of fibers
       Effect.locally(FiberRef.currentMetricLabels, labelsOf(fiber.getFiberRef(FiberRef.currentMetricLabels))),
-      // what supervises the fibers of the program has no business with ours
+      // a supervisor of the program's fibers must not see ours
       Effect.locally(FiberRef.currentSupervisor, Supervisor.none),
-      // a level that is none would throw where a line is compared with it
+      // an invalid level would throw when a line is compared with it
       Effect.locally(
         FiberRef.currentMinimumLogLevel,
         typeof level?.ordinal === "number" ? level : LogLevel.Info
@@ -49,7 +49,9 @@ export const contained = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effec
     )
   })
 
-/** The same for what acquires: its finalizers run with the closing fiber's loggers, tracer and clock, contained too. */
+/**
+ * Like `contained`, for an effect that acquires: its finalizers run with the closing fiber's services, contained, too.
+ */
 export const containedScope = <A, E, R>(
   effect: Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, Exclude<R, Scope.Scope> | Scope.Scope> =>
@@ -58,10 +60,7 @@ export const containedScope = <A, E, R>(
     (scope) => contained(Scope.extend(effect, scope))
   )
 
-/**
- * Runs a step of the audit log's own that must not stop the next one, such as a step of a shutdown. If it dies, then
- * that is logged.
- */
+/** Runs a step that must not stop the next one, such as a step of a shutdown. If it dies, then that is logged. */
 export const step = <A, E, R>(
   name: string,
   effect: Effect.Effect<A, E, R>
@@ -81,13 +80,10 @@ export const step = <A, E, R>(
     }
   )
 
-/** What has run for so long is restarted as what dies for the first time; longer than the longest delay, milliseconds. */
+/** After running so long, a loop is restarted without the earlier delays, milliseconds. Longer than every delay. */
 const SOUND = 600_000
 
-/**
- * 1, 2, 4 ... 256, 300, 300 seconds between the restarts of what dies. `Schedule.resetAfter` would measure by the wall
- * clock.
- */
+/** 1, 2, 4 ... 256, 300, 300 seconds between restarts. `Schedule.resetAfter` would use the wall clock. */
 const restarts = Effect.map(Effect.clock, (clock) => {
   let diedAt = monotonicMillis(clock)
   const wasSound = () => {
@@ -101,7 +97,7 @@ const restarts = Effect.map(Effect.clock, (clock) => {
   )
 })
 
-/** A loop in the background, started again when it dies. */
+/** Runs a background loop, and restarts it when it dies. */
 export const supervised = <A, R>(
   name: string,
   loop: Effect.Effect<A, never, R>
@@ -119,10 +115,10 @@ export const supervised = <A, R>(
     )
   )
 
-/** Whether the cause holds an error that its type tells of; everything else is a defect. */
+/** Whether the cause holds no typed error. */
 export const isDefect = (cause: Cause.Cause<unknown>): boolean => Option.isNone(Cause.failureOption(cause))
 
-/** Calls what the program handed in; `instead`, if that throws. */
+/** Calls a function of the program; if it throws, then calls `instead`. */
 export const attempt = <A>(call: () => A, instead: () => A): A => {
   try {
     return call()
@@ -133,7 +129,7 @@ export const attempt = <A>(call: () => A, instead: () => A): A => {
 
 // ----------------------------------------------------------------------------------------------- the wrappers
 
-/** A wrapper for each thing, so that what is contained twice is wrapped once. */
+/** Keeps a wrapper for each thing, so that nothing is wrapped twice. */
 const once = <T extends object>(wrap: (thing: T) => T): ((thing: T) => T) => {
   const wrappers = new WeakMap<T, T>()
   return (thing) => {
@@ -146,9 +142,9 @@ const once = <T extends object>(wrap: (thing: T) => T): ((thing: T) => T) => {
   }
 }
 
-/** Still an instance of the same class, with some members of its own and all others of the thing. */
+/** An instance of the same class, with the given members, and all others of the thing. */
 const withMembers = <T extends object>(thing: T, members: Partial<T>): T =>
-  // not over the thing itself: a proxy must show the members of a frozen object as they are
+  // not a proxy of the thing itself: that must show the members of a frozen object unchanged
   new Proxy(Object.create(Object.getPrototypeOf(thing) as object | null) as T, {
     has: (_, key) => key in thing,
     get: (_, key) => {
@@ -165,7 +161,7 @@ const LOGGERS = FiberRef.currentLoggers as FiberRef.FiberRef<HashSet.HashSet<Log
 
 const loggerOf = once((logger: Logger.Logger<unknown, unknown>) =>
   Logger.make((line) => {
-    // each line is an event of the span that it is said in, too: what may echo a row belongs to the log alone
+    // the tracer's logger adds each line to the current span; lines at Debug may echo a row, so only logs get them
     if (logger === Logger.tracerLogger && LogLevel.lessThanEqual(line.logLevel, LogLevel.Debug)) return
     attempt<unknown>(
       () => logger.log({ ...line, message: shownOf(line.message) }),
@@ -174,7 +170,7 @@ const loggerOf = once((logger: Logger.Logger<unknown, unknown>) =>
   })
 )
 
-/** Our own lines begin with `audit`. They name files, whose names may hold what moves a cursor. */
+/** Escapes our own lines, which begin with `audit`: names of files may hold control characters. */
 const shownOf = (message: unknown): unknown => {
   if (Array.isArray(message)) return message.map(shownOf)
   return typeof message === "string" && message.startsWith("audit") ? visible(message) : message
@@ -189,7 +185,7 @@ const labelsOf = (labels: ReadonlyArray<MetricLabel.MetricLabel>): ReadonlyArray
 const LIVE_CLOCK = Context.get(DefaultServices.liveServices, Clock.Clock)
 const LIVE_TRACER = Context.get(DefaultServices.liveServices, Tracer.Tracer)
 
-/** Milliseconds since 1970 UTC; the system's, if the program's clock throws or has no time. */
+/** Milliseconds since 1970 UTC; by the system's clock, if the program's throws or has no valid time. */
 export const unsafeMillis = (clock: Clock.Clock): number => {
   const now = readMillis(clock)
   return isMillis(now) ? now : Date.now()
@@ -203,13 +199,15 @@ const readMillis = (clock: Clock.Clock): number =>
 
 const isMillis = (now: number) => Math.abs(now) <= MAX_MILLIS
 
-/** what a Date can hold (ECMA-262, 21.4.1.1) */
+/** the largest time of a Date (ECMA-262, 21.4.1.1) */
 const MAX_MILLIS = 8.64e15
 
 const clockOf = once((clock: Clock.Clock) => {
   if (clock === LIVE_CLOCK) return clock
   let last: { readonly millis: number; readonly at: number } | undefined
-  /** If the clock throws, then its time has gone on as that of the system has: a jump would end what is bounded. */
+  /**
+   * If the clock throws, then its last time goes on with the system's: a jump would end whatever is bounded in time.
+   */
   const millis = () => {
     const at = performance.now()
     const now = readMillis(clock)
@@ -248,7 +246,7 @@ const tracerOf = once((tracer: Tracer.Tracer) => {
       return spanOf(typeof span === "object" && span !== null ? (span as Tracer.Span) : none())
     },
     context: (run, fiber) => {
-      // it runs once, whatever the tracer does, and what it returns or throws is its own
+      // `run` runs once, whatever the tracer does, and its result or exception is passed on
       let ran: (() => ReturnType<typeof run>) | undefined
       const runOnce = () => {
         if (ran === undefined) {

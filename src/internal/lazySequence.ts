@@ -1,9 +1,9 @@
-/** A sequence whose items are made when they are asked for. */
+/** Lazy sequences: make each item on demand. */
 import type { Sequence } from "../services/QueueFile.js"
 
 /**
- * Hot path: one object lives as long as an upload. Its items are looked at once, and are garbage before a collection
- * has to copy them (bench/README.md#waiting-for-the-cursor).
+ * Hot path: one object lives as long as an upload, and its items are garbage at once
+ * (bench/README.md#waiting-for-the-cursor).
  */
 export class LazySequence<A> implements Sequence<A> {
   constructor(

@@ -1,6 +1,8 @@
 /**
- * The metrics, by name; docs/metrics.md explains them. All carry `queue`, the directory. Nothing is measured for a
- * single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the registry soon after.
+ * The metrics, which docs/metrics.md explains. All carry the tag `queue`, the directory.
+ *
+ * No metric is updated for a single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the
+ * registry soon after.
  */
 import { Metric } from "effect"
 import { FiberRef, MetricBoundaries } from "../schema/Effect3.js"
@@ -50,7 +52,7 @@ export const backoff = gauge(
 )
 export const state = gauge("state", "1 for the present state of delivery, 0 for the others, by state")
 
-/** A metric of one queue. If the registry of the program throws, then the number is left out. */
+/** A metric of one queue. If the program's registry throws, then the update is lost. */
 export const ofQueue =
   (directory: string) =>
   <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.Metric<Type, In, Out> =>
@@ -66,23 +68,23 @@ const contained = <Type, In, Out>(metric: Metric.Metric<Type, In, Out>): Metric.
   )
 }
 
-/** What the program tags its metrics with: for `unsafeUpdate`, where the steps of `Metric.update` are too many. */
+/** The program's own tags, for `unsafeUpdate`. Hot path: `Metric.update` takes too many steps. */
 export const labels = FiberRef.get(FiberRef.currentMetricLabels)
 
 export const STATES = ["idle", "delivering", "offline", "needsOperator"] as const
 
-/** What was appended, and what was not: counts of one kind since the start. */
+/** Counts of one kind since the start: events that were appended, and that were not. */
 export interface KindTally {
   appended: number
   readonly failed: Partial<Record<AppendError["_tag"], number>>
 }
 
-/** By kind; `unknown` for kinds that the audit log does not carry. */
+/** Counts by kind; `unknown` stands for kinds that the audit log does not carry. */
 export interface Tally {
   readonly of: (kind: string) => KindTally
   readonly failed: (kind: string, error: AppendError["_tag"]) => void
   readonly all: ReadonlyMap<string, KindTally>
-  /** Calls the function after each failure; of successes the queue tells. */
+  /** Calls the function after each failure. The queue tells of successes. */
   readonly onFailure: (listener: () => void) => void
 }
 

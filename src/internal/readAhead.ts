@@ -1,16 +1,16 @@
-/** Reading on: fewer and larger reads than a reader asks for. */
+/** Read-ahead: makes fewer and larger reads of those that a reader asks for. */
 import { Effect } from "effect"
 import type { DiskError, File } from "../services/Disk.js"
 
-/** What can be read from. */
+/** The part of a file that reading needs. */
 export type Readable = Pick<File, "readAt">
 
-/** Each read wakes a thread, which costs a tenth of a millisecond while the database keeps the processor busy. */
+/** Hot path: one read brings several batches, since each read wakes a thread (bench/README.md#threads). Bytes. */
 const AHEAD_BYTES = 1024 * 1024
-/** what asks for less wants a look, and does not read on */
+/** a shorter read is a single look, after which nobody reads on, bytes */
 const LOOK_BYTES = 32 * 1024
 
-/** Reads on, in one file at a time, whose bytes before the given end do not change any more. */
+/** Reads ahead in one file at a time. Invariant: bytes before the given end never change. */
 export const make = () => {
   let held: { readonly file: File; readonly from: number; readonly bytes: Uint8Array } | undefined
 
@@ -34,11 +34,11 @@ export const make = () => {
   }
 
   return {
-    /** The file up to the byte at `end`. */
+    /** The file up to the offset `end`. */
     over: (file: File, end: number): Readable => ({
       readAt: (offset, length) => Effect.suspend(() => readAt(file, end, offset, length))
     }),
-    /** Nothing is to be read for a while. */
+    /** Frees the bytes: nothing will be read for a while. */
     forget: () => {
       held = undefined
     }

@@ -1,4 +1,4 @@
-/** From a line on disk to an event: what delivery does with it, and what `verify` says of it. */
+/** Reading an event: turns a line on disk into an event, or tells why it cannot be delivered. */
 import { Either } from "../schema/Effect3.js"
 import type { makeDecoder, StoredEvent } from "../schema/Line.js"
 import type { QueueRecord, Refusal } from "../services/QueueFile.js"
@@ -7,7 +7,7 @@ import { eventIdOfLine } from "./python/oldLines.js"
 /** Why a line cannot be delivered. */
 export type Unfit = Pick<Refusal, "class" | "reason" | "kind">
 
-/** Reads lines of a queue by a decoder of its kinds. */
+/** Makes a reader of a queue's lines from a decoder of its kinds. */
 export const makeReader =
   (decode: ReturnType<typeof makeDecoder>, queueId: string) =>
   (
@@ -18,7 +18,7 @@ export const makeReader =
     if (problem === "torn") return unfit("torn", "the end of a write that was never acknowledged")
     if (text === undefined) return unfit("malformed", "the line is not UTF-8")
     const event = decode(text, () => eventIdOfLine(queueId, record))
-    // the Python class skips them too: nobody was ever told of one
+    // the Python class skips blank lines, too: no caller was promised one
     return Either.isLeft(event) && text.trim() === "" ? unfit("blank", "the line is blank") : event
   }
 

@@ -1,9 +1,9 @@
-/** One deadline over all steps of a shutdown: they share it, so that the sum of their waits is bounded. */
+/** The shutdown: all its steps share one deadline, so that their total time is bounded. */
 import { Duration, Effect } from "effect"
 import { FiberRef, GlobalValue } from "../schema/Effect3.js"
 import { monotonicMillis } from "./monotonic.js"
 
-/** Whether what runs is a step of a shutdown, which begins nothing that it cannot end. */
+/** Whether the fiber runs a step of a shutdown, which must not begin what it cannot end. */
 export const isShuttingDown: FiberRef.FiberRef<boolean> = GlobalValue.globalValue(
   Symbol.for("effect-audit/isShuttingDown"),
   () => FiberRef.unsafeMake(false)
@@ -11,9 +11,9 @@ export const isShuttingDown: FiberRef.FiberRef<boolean> = GlobalValue.globalValu
 
 export interface Shutdown {
   /**
-   * Runs a step until it ends or the deadline passes, whichever comes first; the clock starts with the first step.
-   * Returns whether it ended. The step may be uninterruptible: it then goes on by itself. A step that `sparesTime`
-   * ends somewhat before the deadline, so that those behind it can still write.
+   * Runs a step until it ends or the deadline passes, and returns whether it ended. The clock starts with the first
+   * step. If a step is uninterruptible, then it goes on in the background. A step with `sparesTime` has a slightly
+   * earlier deadline, so that later steps can still write.
    */
   readonly within: <E, R>(
     step: Effect.Effect<unknown, E, R>,
@@ -21,7 +21,7 @@ export interface Shutdown {
   ) => Effect.Effect<boolean, E, R>
 }
 
-/** for a few small files, on a disk that is busy */
+/** enough for a few small files on a busy disk */
 const SPARE_MILLIS = 500
 
 export const make = (timeout: Duration.DurationInput): Effect.Effect<Shutdown> =>

@@ -1,6 +1,6 @@
-/** Spelling: the known name that an unknown one was probably meant to be. */
+/** Spelling: finds the known name that an unknown one was probably meant to be. */
 
-/** The nearest of the known names, if one is near: written in another way, a part of it, or a slip or two away. */
+/** The nearest known name, if one is near: spelled in another way, a part of the name, or a few slips away. */
 export const nearest = (name: string, known: ReadonlyArray<string>): string | undefined => {
   const given = lettersOf(name)
   const [best] = known
@@ -21,7 +21,7 @@ export const isSlipOf = (name: string, known: string): boolean =>
 
 const mostSlips = (name: string) => Math.max(1, Math.floor(name.length / 4))
 
-/** Case and separators make no other name. */
+/** The name without case and separators. */
 export const lettersOf = (name: string): string =>
   name
     .normalize("NFKC")
@@ -30,7 +30,7 @@ export const lettersOf = (name: string): string =>
 
 const slipsBetween = (a: string, b: string): number => distance(a, b, { swaps: false })
 
-/** How many letters to insert, remove, change, or, if `swaps`, exchange with their neighbour (Levenshtein, Damerau). */
+/** The Levenshtein distance; if `swaps`, then two swapped neighbours count as one change (Damerau). */
 export const distance = (from: string, to: string, { swaps }: { readonly swaps: boolean }): number => {
   let [last, row] = [[] as Array<number>, Array.from({ length: to.length + 1 }, (_, index) => index)]
   for (let i = 1; i <= from.length; i++) {

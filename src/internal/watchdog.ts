@@ -1,29 +1,30 @@
 /**
- * Ends what takes too long. `Effect.timeout` forks two fibers for each use, and what it bounds starts only after
- * whatever is ready to run; this is one fiber, and one timer for as long as something is under way.
+ * The watchdog: ends what takes too long, with one fiber, and one timer while something is under way.
+ *
+ * `Effect.timeout` would fork two fibers for each use, and start the work only after everything that is ready to run.
  */
 import { Effect, type Scope } from "effect"
 import { contained, supervised } from "./contained.js"
 import { monotonicMillis } from "./monotonic.js"
 import { turnEventLoop } from "./turnEventLoop.js"
 
-/** Something that is under way, one at a time; the same object for as long as it is. */
+/** Something that is under way, one at a time. Invariant: the same object from its start to its end. */
 export interface UnderWay {
-  /** of the clock that nobody sets: `monotonicMillis` */
+  /** in `monotonicMillis` */
   readonly startedAt: number
 }
 
 /**
- * The time is counted in so many pieces, each by a timer. A loop that is blocked counts one piece, however long it is:
- * what is watched could not have been answered, nor ask for its next step.
+ * The time-out is split into so many pieces, each with a timer. A blocked event loop counts as one piece, however long:
+ * meanwhile nothing could be answered, nor take its next step.
  */
 const PIECES = 8
 
-/** Watches until the scope closes; what it makes is to be called whenever something has started. */
+/** Watches until the scope closes. The function that it returns must be called whenever something has started. */
 export const make = <A extends UnderWay>(options: {
   readonly current: () => A | undefined
   readonly timeoutMillis: number
-  /** ends what is still under way after that time; afterwards it no longer is */
+  /** ends what is still under way after `timeoutMillis`; afterwards `current` must not return it */
   readonly expire: (expired: A) => Effect.Effect<void>
 }): Effect.Effect<() => void, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -48,14 +49,14 @@ export const make = <A extends UnderWay>(options: {
       }
       if (current !== watched) {
         watched = current
-        // it started within the piece before, or the loop was blocked since
+        // it started within the last piece, or the event loop was blocked since
         left = options.timeoutMillis - Math.min(piece, monotonicMillis(clock) - current.startedAt)
       }
       const slept = Math.min(left, piece)
       yield* Effect.sleep(slept)
       left -= slept
       if (left > 0 || options.current() !== watched) return
-      // timers come before answers: those that are there already count
+      // timers run before answers: an answer that has already arrived counts
       yield* turnEventLoop
       if (options.current() === watched) yield* Effect.uninterruptible(options.expire(watched))
     })

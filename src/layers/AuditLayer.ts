@@ -1,5 +1,6 @@
 /**
- * The audit log as a layer: the queue on disk, the worker, and the log over both. Provide it once, at the edge.
+ * The audit log as a layer: the queue on disk, the worker, and the log over both. Provide it once, at the edge of the
+ * program.
  *
  * @since 0.1.0
  */
@@ -29,7 +30,7 @@ import * as StatusFile from "./StatusFile.js"
 export type { AppendFailure, OnAppendFailure } from "./AuditLogLive.js"
 
 /**
- * What can come from the environment: see {@link config}.
+ * The options that can come from the environment: see {@link config}.
  *
  * @category models
  * @since 0.1.0
@@ -39,38 +40,38 @@ export interface Settings
     Omit<QueueFileLayer.Options, "isCommand" | "reserveBytes" | "shutdown">,
     Omit<SchedulerLayer.Options, "events" | "shutdown" | "timeZone"> {
   /**
-   * the queue file of the Python class, taken over at the start, and the time zone (`Asia/Shanghai`) of its lines;
-   * this machine's by default. The old program must be stopped.
+   * the queue file of the Python class, which is adopted at the start, and the time zone of its lines, for example
+   * `Asia/Shanghai`; by default that of this machine. Stop the old program first.
    */
   readonly adopt?: { readonly path: string; readonly timeZone?: string | undefined } | undefined
   /**
-   * how many processes of this program may run at once (PM2, cluster): each takes a sub-directory, and they deliver
-   * what one that is gone has left; by default one process has the directory for itself
+   * how many processes of this program may run at once (PM2, cluster): each takes a sub-directory, and if one ends,
+   * then the others deliver what it has left. By default one process owns the directory.
    */
   readonly instances?: number | undefined
-  /** how long a shutdown may take in all; 5 seconds by default */
+  /** how long the whole shutdown may take; 5 seconds by default */
   readonly shutdownTimeout?: Duration.DurationInput | undefined
 }
 
 /**
- * Everything about an audit log. All have defaults but the directory.
+ * The options of an audit log. All except the directory have defaults.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options<E extends ReadonlyArray<AuditEvent.Any> = readonly []> extends Settings {
-  /** own kinds of events, beside `UseLog` and `LoginLog` */
+  /** your own kinds of events, besides `UseLog` and `LoginLog` */
   readonly events?: E | undefined
-  /** what of an event may reach the disk, by kind and field: functions of `Redact`, or your own */
+  /** redactions, by kind and field: functions of `Redact`, or your own */
   readonly redact?: Redact.Redactions<Kinds<NoInfer<E>>> | undefined
-  /** texts that are longer are cut, visibly, by kind and field: see `Redact.Limits` */
+  /** limits of texts, by kind and field; longer texts are cut and marked: see `Redact.Limits` */
   readonly limits?: Redact.Limits<Kinds<NoInfer<E>>> | undefined
   /** what `logUse` and `logLogin` do when an event cannot be recorded; `log` by default */
   readonly onAppendFailure?: AuditLogLayer.OnAppendFailure | undefined
 }
 
 /**
- * The kinds of events of a layer with the own kinds `E`.
+ * The kinds of events of a layer with your own kinds `E`.
  *
  * @category models
  * @since 0.1.0
@@ -86,11 +87,11 @@ export type Kinds<E extends ReadonlyArray<AuditEvent.Any>> = typeof UseLog | typ
 export type Provided<E extends ReadonlyArray<AuditEvent.Any>> = AuditLog | AuditEvent.KindOf<Kinds<E>>
 
 /**
- * The audit log in a directory of this machine's disk. It starts with the database absent; at the end of its scope
+ * The audit log in a directory on this machine's disk. It starts even if the database is away. At the end of its scope
  * it delivers once more, within `shutdownTimeout`, and leaves the rest for the next start.
  *
- * Fails with `QueueLocked` if another process, or another layer of this one, holds the directory, and with
- * `QueueOpenError` if the directory cannot be used.
+ * If another process, or another layer of this one, owns the directory, then it fails with `QueueLocked`. If the
+ * directory cannot be used, then it fails with `QueueOpenError`.
  *
  * @example
  * import { Effect, Layer, Redacted } from "effect"
@@ -112,7 +113,7 @@ export const layer = <const E extends ReadonlyArray<AuditEvent.Any> = readonly [
   Layer.provide(layerDisk(options), NodeDisk.layer)
 
 /**
- * The same on any disk: for tests, and for layers of your own.
+ * Like {@link layer}, on any disk: for tests, and for layers of your own.
  *
  * @category layers
  * @since 0.1.0
@@ -181,7 +182,7 @@ const check = (
   return Effect.void
 }
 
-/** Before anything is sealed: a key that is none, and an uploader that seals nothing. */
+/** Refuses an invalid key, and an uploader without seals, before anything is sealed. */
 const checkProof = (
   { directory }: Settings,
   { key, previousKey = key }: NonNullable<Settings["proof"]>,
@@ -266,7 +267,7 @@ export const layerConfig = <const E extends ReadonlyArray<AuditEvent.Any> = read
   )
 
 /**
- * An audit log that records nothing: for programs that make auditing optional, and for tests that do not look at it.
+ * An audit log that records nothing: for programs with optional auditing, and for tests that do not check it.
  *
  * @category layers
  * @since 0.1.0

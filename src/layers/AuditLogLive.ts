@@ -1,5 +1,5 @@
 /**
- * Gives an event its id and time, checks it, and appends it; decides what happens when that fails.
+ * The audit log: gives an event its id and time, checks it and appends it, and handles the failures.
  *
  * @since 0.1.0
  */
@@ -21,8 +21,11 @@ import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler } from "../services/Scheduler.js"
 
 /**
- * What `logUse` and `logLogin` do when an event cannot be recorded: `log` an error that names its id and the cause
- * and go on; `die`, for a program that must not go on unaudited; or a function of the failure.
+ * What `logUse` and `logLogin` do if an event cannot be recorded.
+ *
+ * - `log`: log an error with the event's id and the cause, and go on
+ * - `die`: for a program that must not go on unaudited
+ * - a function: call it with the failure
  *
  * @category models
  * @since 0.1.0
@@ -38,10 +41,7 @@ export type OnAppendFailure = "log" | "die" | ((failure: AppendFailure) => Effec
 export interface AppendFailure {
   readonly error: AppendError
   readonly kind: string
-  /**
-   * the event as it would have been written, after redaction: what is left of it may still be personal data; undefined if
-   * nothing of it would have been
-   */
+  /** the event after redaction, which may still hold personal data; undefined if nothing of it may be shown */
   readonly input: unknown
 }
 
@@ -50,17 +50,17 @@ export interface AppendFailure {
  * @since 0.1.0
  */
 export interface Options {
-  /** the kinds of events that are carried */
+  /** the kinds of events that the log carries */
   readonly events: ReadonlyArray<AuditEvent.Any>
-  /** what of an event may reach the disk, by kind */
+  /** redactions, by kind */
   readonly redact?: Readonly<Record<string, Rules["redact"]>> | undefined
-  /** how long texts may be, by kind */
+  /** limits of texts, by kind */
   readonly limits?: Readonly<Record<string, Rules["limits"]>> | undefined
   /** `log` by default */
   readonly onAppendFailure?: OnAppendFailure | undefined
-  /** a longer event is refused, in bytes of its line; 8 MiB by default */
+  /** the longest line of an event, bytes; 8 MiB by default */
   readonly maxLineBytes?: number | undefined
-  /** where it is counted what was recorded, and what was not */
+  /** counts the events that were recorded, and that were not */
   readonly tally?: Tally | undefined
 }
 
@@ -90,7 +90,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       const actor = context.get(CurrentActor.key) as CurrentActor["Type"] | undefined
       const span = context.get(Tracer.ParentSpan.key) as Tracer.AnySpan | undefined
       const known = kinds.get(kind)
-      // nothing of it would be written, and nobody said what of it is to be hidden
+      // the kind is unknown, so nobody knows which content must be hidden
       if (known === undefined) return { input: undefined, issues: NONE }
       try {
         return known.prepare(input, actor, span) ?? { input, issues: NONE }
@@ -100,7 +100,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       }
     }
 
-    /** Goes on as the caller says, in the step that counts: one less for each event. */
+    /** Hot path: `onFailure` and `onSuccess` run in the step that counts, so that an event takes one step less. */
     const append = <A, E>(
       kind: string,
       { input, issues }: Prepared,
@@ -131,7 +131,7 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
       }
       const line = codec.encode(input, eventId, now)
       if (Either.isLeft(line)) return invalid(line.left)
-      // a UTF-16 unit takes three bytes at most: most lines need no second look
+      // a UTF-16 unit takes at most three bytes, so most lines need no exact length
       if (line.right.length * 3 > maxLineBytes && Buffer.byteLength(line.right) - 1 > maxLineBytes) {
         return invalid([
           { field: "event", expected: `at most ${maxLineBytes} bytes as a line (maxLineBytes)` }
@@ -183,13 +183,13 @@ export const make = (options: Options): Effect.Effect<AuditLog["Type"], never, Q
 const NONE: ReadonlyArray<Issue> = []
 const UNREADABLE: ReadonlyArray<Issue> = [{ field: "event", expected: "fields that can be read" }]
 
-/** `Clock.currentTimeMillis`, without the steps that it takes to look at the fiber. */
+/** `Clock.currentTimeMillis`. Hot path: without its extra steps (bench/README.md#steps-of-an-append). */
 const currentTime = (fiber: Fiber.RuntimeFiber<unknown, unknown>): number =>
   unsafeMillis(Context.get(fiber.currentDefaultServices, Clock.Clock))
 
 const nothing = () => Effect.void
 
-/** How an append goes on. Hot path: a class, not a literal (bench/README.md#literals). */
+/** The continuation of an append. Hot path: a class, not a literal (bench/README.md#literals). */
 class Continuation<A, B> {
   constructor(
     readonly onFailure: (error: AppendError) => A,
@@ -198,9 +198,8 @@ class Continuation<A, B> {
 }
 
 /**
- * What is done when an event of the kind cannot be recorded.
- *
- * Hot path: the input is kept only for a function of the program (bench/README.md#what-an-input-keeps).
+ * Makes the handler of failed appends. Hot path: only a function of the program keeps the input
+ * (bench/README.md#what-an-input-keeps).
  */
 const failureHandler = (
   handler: OnAppendFailure
@@ -208,7 +207,7 @@ const failureHandler = (
   if (typeof handler === "function") return (kind, input) => (error) => handler({ error, kind, input })
   if (handler === "die") return () => Effect.die
   return (kind) => (error) =>
-    // by the caller's loggers, which may throw
+    // contained, since the caller's loggers may throw
     Effect.logError(`audit: ${error.message}`).pipe(
       Effect.annotateLogs({ eventId: error.eventId, kind, outcome: error.outcome }),
       contained

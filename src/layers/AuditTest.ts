@@ -1,6 +1,6 @@
 /**
- * The audit log for tests of programs that use it: the real queue and worker, on a disk and a database in memory.
- * Nothing is shared between two builds of the layer, and no time passes: it works under TestClock.
+ * The audit log for tests of programs that use it: the real queue and worker, on a disk and a database in memory. Two
+ * builds of the layer share nothing. It works under TestClock.
  *
  * @example
  * import { assert, it } from "@effect/vitest"
@@ -30,7 +30,7 @@ import { Uploader, type Rejection } from "../services/Uploader.js"
 import * as AuditLayer from "./AuditLayer.js"
 
 /**
- * The options of the audit log that make sense in memory.
+ * The options of the audit log in memory.
  *
  * @category models
  * @since 0.1.0
@@ -49,7 +49,7 @@ export type Options<E extends ReadonlyArray<AuditEvent.Any> = readonly []> = Omi
 export type EventClass<A> = AuditEvent.Any & Schema.Schema.AnyNoContext & { readonly Type: A }
 
 /**
- * The hands on the disk and the database in memory. Use the functions of this module rather than this service.
+ * The controls of the disk and the database in memory. Use the functions of this module instead of this service.
  *
  * @category services
  * @since 0.1.0
@@ -69,7 +69,7 @@ export class AuditTest extends Context.Tag("effect-audit/AuditTest")<
 type DiskState = "works" | "full" | { readonly failing: string }
 
 /**
- * The events of a class that are in the database, in the order in which they were stored.
+ * The events of a class in the database, in the order of storing.
  *
  * @category verbs
  * @since 0.1.0
@@ -78,7 +78,7 @@ export const delivered = <A>(event: EventClass<A>): Effect.Effect<ReadonlyArray<
   Effect.flatMap(AuditTest, (test) => test.delivered(event))
 
 /**
- * From now on the database cannot be reached; {@link recover} ends it.
+ * Makes the database unreachable, until {@link recover}.
  *
  * @category verbs
  * @since 0.1.0
@@ -90,7 +90,7 @@ export const outage: Effect.Effect<void, never, AuditTest> = Effect.suspend(() =
 )
 
 /**
- * From now on each delivery fails with this error; {@link recover} ends it.
+ * Makes each delivery fail with this error, until {@link recover}.
  *
  * @category verbs
  * @since 0.1.0
@@ -99,7 +99,7 @@ export const outageWith = (error: UploadError): Effect.Effect<void, never, Audit
   Effect.flatMap(AuditTest, (test) => test.outage(error))
 
 /**
- * The database works again. What waits is delivered at the worker's next try, or by `Audit.flush`.
+ * Makes the database work again. The worker's next try, or `Audit.flush`, delivers the waiting events.
  *
  * @category verbs
  * @since 0.1.0
@@ -110,8 +110,7 @@ export const recover: Effect.Effect<void, never, AuditTest> = Effect.flatMap(
 )
 
 /**
- * From now on the database refuses the events of this class for which the function says so: they go to the dead
- * letters.
+ * Makes the database refuse the events of this class for which the function returns true: they become dead letters.
  *
  * @category verbs
  * @since 0.1.0
@@ -123,7 +122,7 @@ export const reject = <A>(
   Effect.flatMap(AuditTest, (test) => test.reject(event, isRejected))
 
 /**
- * How often a delivery to the database was tried.
+ * How many deliveries to the database were tried.
  *
  * @category verbs
  * @since 0.1.0
@@ -134,7 +133,7 @@ export const attempts: Effect.Effect<number, never, AuditTest> = Effect.flatMap(
 )
 
 /**
- * From now on the disk is full: recording fails with `QueueFull`.
+ * Makes the disk full, until {@link diskWorks}: recording fails with `QueueFull`.
  *
  * @category verbs
  * @since 0.1.0
@@ -144,7 +143,8 @@ export const diskFull: Effect.Effect<void, never, AuditTest> = Effect.flatMap(Au
 )
 
 /**
- * From now on the disk fails, with a code such as `EIO`, to write: recording fails with `QueueWriteError`.
+ * Makes writes to the disk fail with a code such as `EIO`, until {@link diskWorks}: recording fails with
+ * `QueueWriteError`.
  *
  * @category verbs
  * @since 0.1.0
@@ -153,7 +153,7 @@ export const diskFails = (code: string): Effect.Effect<void, never, AuditTest> =
   Effect.flatMap(AuditTest, (test) => test.disk({ failing: code }))
 
 /**
- * The disk works again, and has room.
+ * Makes the disk work again, with room.
  *
  * @category verbs
  * @since 0.1.0
@@ -163,7 +163,7 @@ export const diskWorks: Effect.Effect<void, never, AuditTest> = Effect.flatMap(A
 )
 
 /**
- * The audit log in memory with own kinds of events, or other options.
+ * The audit log in memory, with your own kinds of events or other options.
  *
  * @category layers
  * @since 0.1.0
@@ -199,7 +199,7 @@ export const layerWith = <const E extends ReadonlyArray<AuditEvent.Any> = readon
  */
 export const layer: Layer.Layer<AuditLayer.Provided<readonly []> | AuditTest> = layerWith({})
 
-/** Instances are made by the kind's Schema from the line: the row of a table no longer tells all types apart. */
+/** Decodes the line, and not the row: a row no longer tells all types apart. */
 const decoder = <A>(event: EventClass<A>): ((stored: StoredEvent) => A) => {
   const decode = Schema.decodeUnknownSync(event) as (input: unknown) => A
   return ({ line }) => {

@@ -1,6 +1,6 @@
 /**
- * Several processes of one program beside each other (PM2, cluster): each takes a sub-directory of its own, and they
- * deliver what a process that is gone has left.
+ * Instances: several processes of one program at once (PM2, cluster). Each owns a sub-directory, and if one ends, then
+ * the others deliver what it has left.
  *
  * @since 0.1.0
  */
@@ -22,25 +22,25 @@ import * as SchedulerLayer from "./SchedulerLive.js"
  * @since 0.1.0
  */
 export interface Options extends Omit<QueueFileLayer.Options, "adopt"> {
-  /** how many processes there may be at once */
+  /** how many processes may run at once */
   readonly instances: number
   readonly adopt?: QueueFileLayer.Options["adopt"]
-  /** how the queue of a process that is gone is delivered */
+  /** how the queue of an ended process is delivered */
   readonly scheduler: SchedulerLayer.Options
 }
 
-/** A taken-over queue is held for so long at a time, then left for long enough that a process that starts finds it. */
+/** A take-over holds a queue for this long, then leaves it for `PAUSE`, so that a starting process can take it. */
 const HOLD = Duration.seconds(2)
 const RETRY = Duration.millis(200)
 const PAUSE = Duration.times(RETRY, 3)
 
-/** A shutdown of this process must not wait long for the queue of another one. */
+/** How long the close of another process's queue may take, since a shutdown of this one waits for it. */
 const LEAVE = Duration.seconds(1)
 
-/** How long a start waits for a free sub-directory by default, since one may just be held for another. */
+/** The default wait for a free sub-directory, since a take-over may hold one. */
 const WAIT = Duration.seconds(5)
 
-/** The directory that holds all of them, and theirs. */
+/** The parent directory, and the sub-directories. */
 const placesOf = (options: Options, disk: Disk["Type"]) =>
   Effect.map(
     directories.prepare(disk, disk.resolve(options.directory), {
@@ -52,7 +52,7 @@ const placesOf = (options: Options, disk: Disk["Type"]) =>
     })
   )
 
-/** A queue in one of the sub-directories; a link there may lead anywhere. */
+/** Opens the queue in a sub-directory, but follows no link, which may lead anywhere. */
 const openInstance = (options: QueueFileLayer.Options) =>
   Effect.gen(function* () {
     const { directory } = options
@@ -82,9 +82,9 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
         openInstance({
           ...options,
           directory,
-          // under one lock: two that start together would each take a copy from another file system
+          // only the first instance adopts, under its lock: two would each copy a file from another file system
           adopt: index === 0 ? options.adopt : undefined,
-          // the next one may be free
+          // no wait, since the next sub-directory may be free
           lockWait: 0
         })
       )
@@ -115,7 +115,7 @@ export const layerQueue = (options: Options): Layer.Layer<QueueFile, QueueOpenEr
   )
 
 /**
- * Delivers, every poll, what stands in sub-directories that nobody holds.
+ * Delivers, at each poll, the queues in sub-directories without an owner.
  *
  * @category layers
  * @since 0.1.0
@@ -146,11 +146,11 @@ const takeOver = (options: Options, directory: string): Effect.Effect<void, neve
     const waiting = yield* Effect.scoped(hold(options, directory))
     if (waiting > 0) yield* Effect.delay(takeOver(options, directory), PAUSE)
   }).pipe(
-    // held by its process, or the database is away: the next poll looks again
+    // its process owns it, or the database is away: the next poll tries again
     Effect.catchAll((error) => Effect.logDebug(`audit: ${directory} is not taken over: ${error.message}`))
   )
 
-/** Delivers for a while; how many events still wait. */
+/** Delivers for a while; returns how many events still wait. */
 const hold = (options: Options, directory: string) =>
   Effect.gen(function* () {
     const shutdown = yield* makeShutdown(LEAVE)

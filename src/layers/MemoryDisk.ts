@@ -1,9 +1,8 @@
 /**
- * A Disk in memory: the test double of users, and the simulator of faults, dead processes and power cuts.
+ * The disk in memory: the test double for users, and the simulator of faults, dead processes and power cuts.
  *
- * It keeps what reached the disk apart from what is in the page cache only, for the content of files as well as for
- * the entries of directories. A power cut decides for each unsynced thing by itself whether it arrived, so that
- * later writes may survive earlier ones.
+ * It keeps the durable state apart from the page cache, for the content of files and for the entries of directories. A
+ * power cut decides for each unsynced change whether it arrived, so later writes may survive earlier ones.
  */
 import { Effect, Stream } from "effect"
 import type { Scope } from "effect"
@@ -18,24 +17,24 @@ import {
   WRONG_TYPE
 } from "../services/Disk.js"
 
-/** One call to the system; `append` and `writeAt` make two, the second of them the `sync`. */
+/** One call to the system. `append` and `writeAt` make two, of which the second has the step `sync`. */
 export interface Call {
   readonly operation: Exclude<keyof Disk["Type"] | keyof File, "path" | "size" | "resolve" | "user">
   readonly step: "data" | "sync"
   readonly path: string
-  /** of `syncDirectory`: the names whose entries are not synced, in the order of their changes */
+  /** for `syncDirectory`: the names whose entries are not synced, in the order of their changes */
   readonly unsynced: ReadonlyArray<string>
-  /** of `sync`: how the file was opened */
+  /** for `sync`: how the file was opened */
   readonly mode: OpenMode | undefined
 }
 
 /**
- * What goes wrong with a call:
+ * A fault of a call:
  *
- * - `fail`: it does nothing; of a sync: the system forgets that the data are not on disk, as Linux does
- * - `short`: of a write, only so many bytes arrive before it fails
- * - `skip`: it claims success and does nothing
- * - `wait`: it is not answered before the Effect ends; then it works, or fails with the code
+ * - `fail`: it does nothing and fails; after a failed sync the system forgets the unsynced data, as Linux does
+ * - `short`: a write stores only so many bytes, then fails
+ * - `skip`: it does nothing and succeeds
+ * - `wait`: it waits for the Effect; then it works, or fails with the code
  */
 export type Fault =
   | { readonly type: "fail"; readonly code: string }
@@ -44,18 +43,15 @@ export type Fault =
   | { readonly type: "wait"; readonly until: Effect.Effect<void>; readonly code?: string | undefined }
 
 export interface MemoryDisk {
-  /** The disk as a process sees it that starts now. It answers to nothing any more after `kill` or `cutPower`. */
+  /** The disk of a process that starts now. After `kill` or `cutPower` all its calls fail. */
   readonly startProcess: () => Disk["Type"]
-  /** The process dies: its locks and handles are gone, the page cache stays. */
+  /** Kills the process: its locks and handles are gone, but the page cache stays. */
   readonly kill: () => void
-  /**
-   * The power fails. `choose` returns an integer from 0 to below its argument; 0 means that nothing unsynced
-   * arrived.
-   */
+  /** Cuts the power. `choose` returns an integer from 0 to below its argument; 0 means that the change is lost. */
   readonly cutPower: (choose: (bound: number) => number) => void
-  /** Asked before each call; replaces the one before. */
+  /** Sets the function that chooses the fault of each call. */
   readonly inject: (fault: (call: Call) => Fault | undefined) => void
-  /** how many bytes of files fit; without limit by default */
+  /** how many bytes fit on the disk; unlimited by default */
   capacity: number
 }
 
@@ -72,7 +68,7 @@ class Content {
   read(offset: number, length: number): Uint8Array {
     return Buffer.from(this.buffer.subarray(offset, Math.min(offset + length, this.length)))
   }
-  /** What lies between the end and `offset` becomes zero. */
+  /** Bytes between the end and `offset` become zero. */
   write(offset: number, bytes: Uint8Array): void {
     const end = offset + bytes.length
     if (end > this.buffer.length) {
@@ -100,13 +96,13 @@ interface Truncation {
 
 class FileNode {
   readonly type = "file"
-  /** as programs see it */
+  /** the content that programs see */
   cache = new Content()
-  /** as it stands on the disk */
+  /** the content on the disk */
   durable = new Content()
-  /** what the next sync brings there */
+  /** changes that the next sync makes durable */
   unsynced: Array<Write | Truncation> = []
-  /** of a failed sync: no later one cares for it, but it may have arrived */
+  /** writes of a failed sync: no later sync makes them durable, but they may have arrived */
   forgotten: Array<Write> = []
   linked = true
   locked = false
@@ -134,7 +130,7 @@ class FileNode {
       }
       const { bytes, offset } = change
       this.durable.write(offset, bytes)
-      // what was overwritten cannot arrive any more
+      // overwritten bytes cannot arrive any more
       this.forgotten = this.forgotten.filter(
         (old) => old.offset + old.bytes.length <= offset || offset + bytes.length <= old.offset
       )
@@ -142,7 +138,7 @@ class FileNode {
     this.unsynced = []
   }
   forget(): void {
-    // a length is not data: the journal of the file system keeps it
+    // the file system's journal keeps lengths, which are not data
     this.forgotten.push(...this.unsynced.filter((change) => "bytes" in change))
     this.unsynced = this.unsynced.filter((change) => "length" in change)
   }
@@ -157,7 +153,7 @@ class FileNode {
       if (fate === 0) continue
       const arrived = fate === 1 ? bytes.length : choose(bytes.length + 1)
       this.durable.write(offset, bytes.subarray(0, arrived))
-      // the new length may be on the disk before the data are
+      // the new length may reach the disk before the data
       const hole = fate === 3 ? Math.max(0, offset + bytes.length - this.durable.length) : 0
       this.durable.write(this.durable.length, new Uint8Array(hole))
     }
@@ -178,7 +174,7 @@ class DirectoryNode {
 
 type Node = FileNode | DirectoryNode
 
-/** A change of entries that happens whole or not at all. */
+/** Changes of entries that happen together, or not at all. */
 type Change = ReadonlyArray<{
   readonly directory: DirectoryNode
   readonly name: string
@@ -192,19 +188,19 @@ const applyTo = (entries: "entries" | "durable", change: Change) => {
   }
 }
 
-/** Like a disk, whoever calls: `Effect.yieldNow` lets nobody in where a scheduler runs everything at once. */
+/** Lets others run, as a real disk does: `Effect.yieldNow` does nothing under a scheduler that runs tasks at once. */
 const letOthersIn = Effect.async<void>((resume) => queueMicrotask(() => resume(Effect.void)))
 
-/** The code of an error of the system, on its way to a DiskError. */
+/** A system error, before it becomes a DiskError. */
 class SystemError extends Error {
   constructor(readonly code: string) {
     super(code)
   }
 }
 
-/** All files and directories, and the changes of entries that are not synced. */
+/** All files and directories, and the unsynced changes of entries. */
 class Tree {
-  /** bytes of files that fit */
+  /** how many bytes fit */
   capacity = Number.POSITIVE_INFINITY
   private readonly root = new DirectoryNode()
   private changes: Array<Change> = []
@@ -251,7 +247,7 @@ class Tree {
     return this.capacity - this.files.reduce((sum, { cache }) => sum + cache.length, 0)
   }
 
-  /** Puts nodes under their names, or takes names away, all at once. */
+  /** Sets the nodes of names, or removes names, all at once. */
   change(...entries: ReadonlyArray<readonly [path: string, node: Node | undefined]>): void {
     const change = entries.map(([path, node]) => {
       const directory = this.directoryAt(posix.dirname(path))
@@ -296,7 +292,7 @@ class Tree {
 const filesIn = (directory: DirectoryNode): ReadonlyArray<FileNode> =>
   [...directory.entries.values()].flatMap((node) => (node.type === "file" ? [node] : filesIn(node)))
 
-/** How a call differs from one that works at once or not at all. */
+/** How a call behaves under faults. */
 interface Odd<A> {
   readonly step?: Call["step"]
   readonly unsynced?: ReadonlyArray<string>
@@ -306,7 +302,7 @@ interface Odd<A> {
   readonly failed?: () => void
 }
 
-/** A process, as long as it lives: what it calls is done at once, unless a fault says otherwise. */
+/** A process: while it lives, its calls work at once, unless there is a fault. */
 class Process {
   constructor(
     readonly tree: Tree,

@@ -1,22 +1,20 @@
-/**
- * An Uploader to tables in memory, with the contract of the others: each event once, all or nothing for a failure.
- */
+/** The uploader to tables in memory, with the contract of the others: stores each event once; a failure stores none. */
 import { Effect } from "effect"
 import type * as AuditEvent from "../schema/AuditEvent.js"
 import type { UploadError } from "../schema/Errors.js"
 import type { StoredEvent } from "../schema/Line.js"
 import type { Rejection, Uploader } from "../services/Uploader.js"
 
-/** An Uploader and the hands on it that tests need. */
+/** An uploader, and its controls for tests. */
 export interface MemoryUploader {
   readonly uploader: Uploader["Type"]
-  /** The events of a kind in the order in which they were stored. */
+  /** The events of a kind, in the order of storing. */
   readonly stored: (definition: AuditEvent.Any) => Effect.Effect<ReadonlyArray<StoredEvent>>
-  /** From now on every upload fails so. */
+  /** Makes every upload fail with this error. */
   readonly outage: (error: UploadError) => Effect.Effect<void>
   /** Ends an outage. */
   readonly recover: Effect.Effect<void>
-  /** From now on an event is refused if a reason comes back for it. */
+  /** Refuses events for which the function returns a reason. */
   readonly reject: (
     reason: (event: StoredEvent) => Omit<Rejection, "index"> | undefined
   ) => Effect.Effect<void>

@@ -1,6 +1,6 @@
 /**
- * Puts the numbers of an audit log into the registry of Effect's metrics, at most about once a second: appends only
- * count, and nothing is looked at while nothing happens and nothing waits.
+ * Measuring: puts the numbers of an audit log into Effect's metrics, at most about once a second. While nothing happens
+ * and nothing waits, it measures only at each poll.
  *
  * @since 0.1.0
  */
@@ -19,7 +19,7 @@ const INTERVAL = "1 second"
  */
 export const layer = (options: {
   readonly tally: metrics.Tally
-  /** how often an idle queue is looked at: its free disk may change; 60 seconds by default */
+  /** how often an idle queue is measured, since its free disk may change; 60 seconds by default */
   readonly pollInterval?: Duration.DurationInput | undefined
 }): Layer.Layer<never, never, Disk | QueueFile | Scheduler> =>
   Layer.scopedDiscard(containedScope(measure(options)))
@@ -34,7 +34,7 @@ const measure = (
     const scheduler = yield* Scheduler
     const own = metrics.ofQueue(queue.directory)
 
-    /** Raises a counter to a total that was counted elsewhere. */
+    /** The totals of counters at the last sample. */
     const raised = new Map<Metric.Metric.Counter<number>, number>()
     const raise = (counter: Metric.Metric.Counter<number>, total: number) =>
       Effect.suspend(() => {
@@ -103,7 +103,7 @@ const measure = (
       sampleAppends,
       Effect.catchAll(sampleQueue, (error) => Effect.logDebug("audit: the queue was not measured", error))
     )
-    // what was counted since the last sample
+    // adds what was counted since the last sample
     yield* Effect.addFinalizer(() => step("the last measuring", sampleAppends))
 
     const changes = yield* Queue.sliding<void>(1)
@@ -121,7 +121,7 @@ const measure = (
     )
 
     const rest = Effect.flatMap(queue.progress, ({ next, settled }) =>
-      // the oldest event that waits grows older
+      // while events wait, the age of the oldest one grows
       changed || next > settled
         ? Effect.sleep(INTERVAL)
         : Effect.raceFirst(Queue.take(changes), Effect.sleep(pollInterval))

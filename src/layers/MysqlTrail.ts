@@ -1,5 +1,5 @@
 /**
- * Reads the events that were delivered to MySQL or MariaDB. `effect-audit/mysql` exports it.
+ * The trail of MySQL and MariaDB: reads delivered events. `effect-audit/mysql` exports it.
  *
  * @since 0.1.0
  */
@@ -20,17 +20,17 @@ import { Trail } from "../services/Trail.js"
  * @since 0.1.0
  */
 export interface Options extends ConnectionSettings {
-  /** the tables of the events, by kind, as `MysqlUploader` has them */
+  /** the tables of the events, by kind, as in `MysqlUploader` */
   readonly tables?: TableNames | undefined
-  /** the kinds that `get` looks through; by default `UseLog`, `LoginLog` and `Activity` */
+  /** the kinds that `get` searches; by default `UseLog`, `LoginLog` and `Activity` */
   readonly events?: ReadonlyArray<AuditEvent.Any> | undefined
-  /** the directory of the queue, for `get` to find events there that are not delivered yet, or were refused */
+  /** the directory of the queue, where `get` also finds events that wait or were refused */
   readonly directory?: string | undefined
 }
 
 /**
- * Reads from MySQL or MariaDB, by an account that needs the right SELECT alone. The layer never touches the network while
- * it is built. Of several `hosts` any will do, a replica too.
+ * Reads from MySQL or MariaDB. The account needs only the right SELECT. Building the layer never touches the network.
+ * It uses any of several `hosts`, also a replica.
  *
  * @example
  * import { Redacted } from "effect"
@@ -44,7 +44,7 @@ export interface Options extends ConnectionSettings {
 export const layer = (options: Options): Layer.Layer<Trail> => Layer.scoped(Trail, make(options))
 
 /**
- * The same, with options from a Config.
+ * Like {@link layer}, with options from a Config.
  *
  * @category layers
  * @since 0.1.0
@@ -62,9 +62,9 @@ export const layerConfig = (
  */
 export const make = (options: Options): Effect.Effect<Trail["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
-    // not by a static import: most programs write, and start without what reads
+    // not a static import: most programs only write, and need not load what reads
     const { driver, makeDisk, makeReader, makeTrail } = yield* Effect.promise(reading)
-    // now, since a program that runs for long should need no files of its installation later
+    // loaded now: a program that runs for long should not need files of its installation later
     yield* driver
     return makeTrail({
       reader: yield* makeReader(options),

@@ -1,5 +1,5 @@
 /**
- * Delivers events to MySQL or MariaDB, each once. `effect-audit/mysql` exports it.
+ * The uploader to MySQL and MariaDB: delivers each event once. `effect-audit/mysql` exports it.
  *
  * @since 0.1.0
  */
@@ -32,16 +32,16 @@ import { Uploader } from "../services/Uploader.js"
  */
 export interface Options extends ConnectionSettings {
   /**
-   * the tables that receive the events, by kind: `{ use_log: "app_use_log" }`; by default those that the kinds name. They
-   * are those of the connection's database: `db.table` is refused with the code `CONFIG`.
+   * the tables that receive the events, by kind: `{ use_log: "app_use_log" }`; by default those that the kinds name.
+   * All are in the connection's database: `db.table` is refused with the code `CONFIG`.
    */
   readonly tables?: TableNames | undefined
   /**
-   * `key`, the default: each event is stored once, by a unique key over `event_id` that `migrate` makes. `none`: into
-   * tables that may not be altered, each at least once.
+   * - `key`, the default: each event is stored once, by a unique key over `event_id`, which `migrate` makes
+   * - `none`: each event is stored at least once, for tables that may not be altered
    */
   readonly deduplication?: "key" | "none" | undefined
-  /** how many batches go at once; 1 by default, since more are faster and give up the order of rows */
+  /** how many batches may be under way at once; 1 by default. With more, delivery is faster, but rows have no order. */
   readonly connections?: number | undefined
 }
 
@@ -63,7 +63,7 @@ const OPTIONS = Object.keys({
 } satisfies Record<keyof Options, true>)
 
 /**
- * Delivers to MySQL or MariaDB. The layer never touches the network while it is built.
+ * Delivers to MySQL or MariaDB. Building the layer never touches the network.
  *
  * @example
  * import { Redacted } from "effect"
@@ -77,7 +77,7 @@ const OPTIONS = Object.keys({
 export const layer = (options: Options): Layer.Layer<Uploader> => Layer.scoped(Uploader, make(options))
 
 /**
- * The same, with options from a Config.
+ * Like {@link layer}, with options from a Config.
  *
  * @category layers
  * @since 0.1.0
@@ -88,15 +88,15 @@ export const layerConfig = (
   Layer.scoped(Uploader, Effect.flatMap(Config.unwrap(config), make))
 
 /**
- * The uploader of {@link layer}, for a layer of your own. It connects with its first upload, and lets go with the
- * scope.
+ * The uploader of {@link layer}, for a layer of your own. It connects with its first upload, and disconnects when the
+ * scope closes.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const make = (options: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
-    // now, since a program that runs for long should need no files of its installation later
+    // loaded now: a program that runs for long should not need files of its installation later
     yield* driver
     yield* warnOfSpellings(options, OPTIONS)
     const concurrency = Math.max(1, Math.floor(options.connections ?? 1))
@@ -104,9 +104,9 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
     const deduplicates = options.deduplication !== "none"
     const nameOf = (definition: AuditEvent.Any) => tableName(definition, options.tables)
 
-    // a session is given up whenever something is wrong with a table, and the next one looks again
+    // if something is wrong with a table, then its session is closed, and the next session looks again
     const described = new WeakMap<Session, Map<AuditEvent.Any, Table>>()
-    /** as they were looked at last, by any session */
+    /** the tables as any session has last seen them */
     const tables = new Map<AuditEvent.Any, Table>()
     const look = (session: Session, definition: AuditEvent.Any): Effect.Effect<Table, UploadError> =>
       describe(session, definition, nameOf(definition), deduplicates).pipe(
@@ -145,30 +145,32 @@ export const make = (options: Options): Effect.Effect<Uploader["Type"], never, S
   })
 
 /**
- * What {@link migrate} does beyond what delivery needs.
+ * Options for what {@link migrate} does besides what delivery needs.
  *
  * @category options
  * @since 0.1.0
  */
 export interface MigrateOptions {
   /**
-   * whether the tables get the indexes for those who read: that over time and id, which costs delivery about a tenth of its
-   * rate, and those that the kinds name, which new tables have in any case; false by default
+   * whether the tables get the indexes for searches; false by default. The index over time and id costs delivery about
+   * a tenth of its rate (docs/reading.md). New tables always get the indexes that their kinds name.
    */
   readonly index?: boolean | undefined
   /**
-   * whether the rows are to be proved: each table gets a column `audit_proof`, and is tried with a row that is taken back;
-   * the seals get the table `effect_audit_seal`. Columns that change what is written to them are refused by name. False by
-   * default
+   * whether the rows can be proved; false by default. Each table gets a column `audit_proof`, and is tested with a row
+   * that is rolled back. The seals get the table `effect_audit_seal`. Columns that change written values are refused by
+   * name.
    */
   readonly proof?: boolean | undefined
 }
 
 /**
- * Makes the tables, or adds to existing ones the columns and the unique key that delivery needs, while other programs
- * go on writing to them. Where the server lets them wait for that, a warning is logged before. May be repeated, and run
- * twice at once. Of several `hosts` the first that takes writes is migrated. Needs the rights CREATE, ALTER, INDEX and
- * INSERT, for a proof SELECT as well. Fails where a table cannot have the key, and says why.
+ * Makes the tables, or adds the columns and the unique key that delivery needs to existing ones.
+ *
+ * Other programs can write meanwhile; if the server makes them wait, then a warning is logged before. It may be
+ * repeated, and run twice at once. Of several `hosts` it migrates the first that accepts writes. It needs the rights
+ * CREATE, ALTER, INDEX and INSERT, and for a proof SELECT, too. If a table cannot have the key, then it fails and says
+ * why.
  *
  * @category migration
  * @since 0.1.0
@@ -190,7 +192,7 @@ export const migrate = (
   )
 
 /**
- * What {@link migrate} does, as SQL for an administrator.
+ * The steps of {@link migrate} as SQL, for an administrator.
  *
  * @category migration
  * @since 0.1.0

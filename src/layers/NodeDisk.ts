@@ -1,5 +1,5 @@
 /**
- * The disk of this machine, by node:fs.
+ * The disk of this machine, with node:fs.
  *
  * @since 0.1.0
  */
@@ -25,15 +25,15 @@ import {
 const { constants } = fs
 
 /**
- * With O_DSYNC a write returns when the data, and the size needed to read them, are on disk: one trip through
- * libuv's thread pool instead of two (open(2)). Only Linux is known to honour it; elsewhere fsync follows, which
- * libuv turns into F_FULLFSYNC on macOS, so that it reaches the platter and not only the drive's cache.
+ * With O_DSYNC a write returns when the data, and the size to read them, are on disk (open(2)): one trip through
+ * libuv's thread pool instead of two. Only Linux is known to honour it. Elsewhere fsync follows, which on macOS is
+ * F_FULLFSYNC (libuv), so that it does not end in the drive's cache.
  */
 const DSYNC = process.platform === "linux" ? constants.O_DSYNC : 0
 
 /**
- * No link is followed, whoever put it there, nothing waits for the other end of a FIFO, and no terminal becomes ours; for
- * regular files O_NONBLOCK means nothing (open(2)). Windows has none of them, and lets only administrators make links.
+ * Follows no link, does not wait for the other end of a FIFO, and takes no controlling terminal. O_NONBLOCK has no
+ * effect on regular files (open(2)). Windows has none of these flags, and lets only administrators make links.
  */
 const SAFELY = (["O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY"] as const).reduce(
   (flags, name) => flags | ((constants[name] as number | undefined) ?? 0),
@@ -47,7 +47,7 @@ const FLAGS: Record<OpenMode | "lock", number> = {
   read: constants.O_RDONLY | SAFELY,
   update: constants.O_RDWR | DSYNC | SAFELY,
   patch: constants.O_RDWR | SAFELY,
-  // Windows syncs only what may be written to
+  // Windows syncs only files that are open for writing
   sync: (process.platform === "win32" ? constants.O_RDWR : constants.O_RDONLY) | SAFELY
 }
 
@@ -56,7 +56,7 @@ const FILE_MODE = 0o600
 
 type Callback<A> = (error: NodeJS.ErrnoException | null, value: A) => void
 
-/** A call of node:fs as an Effect. It has no canceller: an interrupted caller leaves it to the kernel. */
+/** A call of node:fs as an Effect. If the caller is interrupted, then the call still goes on in the kernel. */
 const call = <A = void>(
   operation: string,
   target: string,
@@ -73,7 +73,7 @@ const diskError = (operation: string, target: string, cause: unknown) => {
   return new DiskError({ operation, path: target, code: code ?? "UNKNOWN", cause })
 }
 
-/** Writes all of it: write(2) may take less than it was given. */
+/** Writes all bytes: one write(2) may write fewer. */
 const writeAll = (fd: number, bytes: Uint8Array, position: number | null, callback: Callback<void>): void => {
   fs.write(fd, bytes, 0, bytes.length, position, (error, written) => {
     if (error !== null) callback(error)
@@ -96,8 +96,8 @@ const writeDurably = (
   })
 
 /**
- * A file that somebody removed still takes writes, and loses them. Looked at when the disk has just answered: while a
- * write is under way on a file system that hangs, the look would hang as well, and the program with it.
+ * Fails if somebody has removed the file, since it would accept writes and lose them. Checked only after the disk has
+ * answered: on a file system that hangs, the check would hang, too, and the program with it.
  */
 const stillLinked = (fd: number): NodeJS.ErrnoException | null => {
   try {
@@ -109,8 +109,8 @@ const stillLinked = (fd: number): NodeJS.ErrnoException | null => {
 }
 
 /**
- * An open descriptor. Closing it waits for nobody: if a call is still with the kernel (its caller gave up), the
- * descriptor is closed by the last of them, since its number would be given to another file meanwhile.
+ * An open descriptor. `close` waits for no call: if one is still in the kernel, then the last of them closes the
+ * descriptor. Otherwise the kernel would give its number to another file meanwhile.
  */
 class Descriptor {
   private pending = 0
@@ -126,7 +126,7 @@ class Descriptor {
         return callback(Object.assign(new Error("the file is closed"), { code: "EBADF" }), undefined as A)
       this.pending++
       run((error, value) => {
-        // without a callback an error of it would end the program
+        // with a callback, since without one an error would end the program
         if (--this.pending === 0 && this.closing) fs.close(this.fd, () => undefined)
         callback(error, value)
       })
@@ -149,7 +149,7 @@ const openDescriptor = (target: string, flags: number) =>
     (descriptor) => descriptor.close
   )
 
-/** Opens a regular file that this process may use, and changes nothing of it before that is certain. */
+/** Opens a regular file, and changes nothing before it is certain that this process may use the file. */
 const openFile = (target: string, mode: OpenMode | "lock") =>
   openDescriptor(target, FLAGS[mode]).pipe(
     Effect.tap((descriptor) =>
@@ -163,7 +163,7 @@ const openFile = (target: string, mode: OpenMode | "lock") =>
           })
         )
     ),
-    // what stands there may not even be opened: a link (ELOOP), a socket or a FIFO (ENXIO), a directory (EISDIR)
+    // opening a link (ELOOP), a socket or a FIFO (ENXIO), or a directory (EISDIR) fails
     Effect.catchIf(
       ({ code }) => code !== WRONG_TYPE && code !== NOT_OURS && code !== "ENOENT",
       (error) =>
@@ -179,7 +179,7 @@ const lstat = (operation: string, target: string) =>
     call<fs.Stats>(operation, target, (callback) => fs.lstat(target, callback))
   )
 
-/** An error about links that lead in a circle names the part of the path where they do. */
+/** Makes an error about circular links name the part of the path that has them. */
 const namingLoop = <A>(target: string, effect: Effect.Effect<A, DiskError>): Effect.Effect<A, DiskError> =>
   Effect.catchIf(
     effect,
@@ -218,14 +218,14 @@ const describe = (stats: fs.Stats): string => {
 }
 
 const userOn = (platform: NodeJS.Platform): User | undefined =>
-  // Windows has neither owners nor modes of this kind: Node makes them up
+  // on Windows, Node invents owners and modes
   platform === "win32" || process.geteuid === undefined
     ? undefined
     : { uid: process.geteuid(), gids: [process.getegid!(), ...process.getgroups!()] }
 
 /**
- * A file of somebody else is not written to, nor one that has a second name, which may stand in another directory: a user
- * with rights to this one may have linked a file there that only we may change. Root may write to the files of others.
+ * Refuses another user's file, except to root, and a file with a second hard link: a user with rights to this directory
+ * may have linked a file here that only we may change.
  */
 const refuseForeign = (target: string, { nlink, uid }: fs.Stats): Effect.Effect<void, DiskError> => {
   const refusal = (reason: string) =>
@@ -240,8 +240,8 @@ const refuseForeign = (target: string, { nlink, uid }: fs.Stats): Effect.Effect<
 }
 
 /**
- * A second name may have been taken away again between the opening and the look: then the file was somebody else's, and
- * looks like ours. So it must have the name that it was opened by.
+ * Refuses a file that no longer has the name by which it was opened. Another user may have removed a second link
+ * between the opening and the check: then a foreign file would look like ours.
  */
 const refuseMoved = (target: string, { dev, ino }: fs.Stats): Effect.Effect<void, DiskError> =>
   Effect.flatMap(lstat("open", target), (found) =>
@@ -265,7 +265,7 @@ const makeFile = (descriptor: Descriptor): File => {
     overwrite: (bytes, offset) =>
       descriptor.call("overwrite", (callback) => writeAll(fd, bytes, offset, callback)),
     readAt: (offset, length, into) =>
-      // the buffer is made inside, since V8 may keep what the effect closes over for long (bench/README.md#functions-on-properties)
+      // Hot path: the buffer is made inside (bench/README.md#functions-on-properties).
       descriptor.call("read", (callback) => {
         const buffer =
           into !== undefined && into.length >= length
@@ -290,7 +290,7 @@ const makeFile = (descriptor: Descriptor): File => {
   }
 }
 
-// statfs(2): the numbers by which Linux names its file systems
+// the numbers of Linux file systems (statfs(2))
 const FILE_SYSTEMS: Readonly<Record<number, string>> = {
   0xef53: "ext4",
   0x58465342: "xfs",
@@ -329,7 +329,7 @@ const NETWORK = new Set([
 /** as many links as Linux follows (path_resolution(7)) */
 const MAX_LINKS = 40
 
-/** A link that leads to nothing is followed all the same: something was there, and may come back. */
+/** Follows also a link whose target does not exist: the target may come back. */
 const realPath = (target: string, links = 0): Effect.Effect<string, DiskError> =>
   Effect.catchIf(
     follow(target),
@@ -357,12 +357,12 @@ const mustBeDirectory = (target: string) =>
     stats.isDirectory() ? Effect.void : wrongType(target, stats)
   )
 
-/** once: a process that has given up root's rights since may not find it again */
+/** loaded once: a process that has dropped root's rights may not be able to read it again */
 let addon: Promise<typeof Native> | undefined
 
 /**
- * The kernel's locks, of which Node knows nothing: a native addon, loaded when the first one is taken. So whoever only
- * imports this package, or runs on a disk of his own, needs none.
+ * The kernel's locks, which Node does not offer, by a native addon. The first lock loads it, so programs that only
+ * import this package, or bring their own disk, do not need it.
  */
 const native = (target: string): Effect.Effect<typeof Native, DiskError> => {
   const noLocks = (text: string, cause?: unknown) =>
@@ -380,26 +380,26 @@ const native = (target: string): Effect.Effect<typeof Native, DiskError> => {
   })
 }
 
-/** The attempt would end the process: Deno lacks functions of libuv that the addon is linked to. */
+/** Loading it would end the process: Deno lacks functions of libuv to which the addon is linked. */
 const NOT_ON_DENO =
   "Deno cannot load fs-native-extensions, which takes the kernel's locks: run this program by Node"
 
 /**
- * Loads what takes the locks, for a process that is about to give up the right to read it.
+ * Loads the addon for locks, for a process that will drop the right to read it.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const loadLocks: Effect.Effect<void> = Effect.ignore(native("the lock"))
 
-/** Whether a lock that was refused has no owner: an owner shares it with nobody, those who look who it is do. */
+/** Whether a refused lock has no owner: an owner's lock is exclusive, while those who only look share theirs. */
 const isOnlyLookedAt = ({ tryLock, unlock }: typeof Native, fd: number): boolean => {
   if (!tryLock(fd, { shared: true })) return false
   unlock(fd)
   return true
 }
 
-/** Whether the name of an open file still leads to it. */
+/** Whether the path still leads to the open file. */
 const isInPlace = (descriptor: Descriptor): Effect.Effect<boolean, DiskError> =>
   Effect.flatMap(
     descriptor.call<fs.BigIntStats>("stat", (callback) =>
@@ -418,8 +418,8 @@ const isInPlace = (descriptor: Descriptor): Effect.Effect<boolean, DiskError> =>
   )
 
 /**
- * What tells a directory from all others, by whatever path it is named: through links, mounts, or in another case.
- * undefined if there is none.
+ * The identity of a directory, the same for every path to it: through links, mounts, or in another case. Undefined if
+ * it does not exist.
  *
  * @category constructors
  * @since 0.1.0
@@ -430,18 +430,18 @@ export const identityOf = (target: string): Effect.Effect<string | undefined> =>
     Effect.orElseSucceed(() => undefined)
   )
 
-/** a second in all, since a look is a matter of microseconds */
+/** one second in all, since a look takes microseconds */
 const MAX_LOOKS = 100
 const LOOK_PAUSE = "10 millis"
 
-/** What stands in a lock's file, of which an owner writes less than this: bytes. */
+/** How much of a lock's file is read, bytes; an owner writes less. */
 const OWNER_BYTES = 4096
 const beginningOf = (fd: number): string => {
   const bytes = Buffer.alloc(OWNER_BYTES)
   return bytes.toString("utf8", 0, fs.readSync(fd, bytes, 0, OWNER_BYTES, 0))
 }
 
-/** A directory under the name of a file is neither removed nor replaced (EISDIR, on macOS EPERM): it may be anybody's. */
+/** Turns the refusal to remove or replace a directory (EISDIR, on macOS EPERM) into {@link WRONG_TYPE}. */
 const refusingDirectory = (target: string, effect: Effect.Effect<void, DiskError>) =>
   Effect.catchIf(
     effect,
@@ -456,7 +456,7 @@ const refusingDirectory = (target: string, effect: Effect.Effect<void, DiskError
 
 const makeDirectory: Disk["Type"]["makeDirectory"] = (target) =>
   call("mkdir", target, (callback) => fs.mkdir(target, DIRECTORY_MODE, callback as fs.NoParamCallback)).pipe(
-    // the umask may have taken bits away that we need
+    // the umask may have removed bits that we need
     Effect.zipRight(
       call("chmod", target, (cb) => fs.chmod(target, DIRECTORY_MODE, cb as fs.NoParamCallback))
     ),
@@ -485,7 +485,7 @@ const info: Disk["Type"]["info"] = (target) =>
 
 const lock: Disk["Type"]["lock"] = (target, content) =>
   Effect.gen(function* () {
-    // of its own, since whoever waits for the lock tries often: a try that failed leaves nothing open
+    // in a scope of its own: a failed try must leave nothing open, since a waiting process tries often
     const scope = yield* Scope.fork(yield* Effect.scope, ExecutionStrategy.sequential)
     const descriptor = yield* Scope.extend(openFile(target, "lock"), scope)
     const { fd } = descriptor
@@ -512,7 +512,7 @@ const lockHolder: Disk["Type"]["lockHolder"] = (target) =>
       const { fd } = yield* openFile(target, "read")
       const locks = yield* native(target)
       return yield* Effect.try({
-        // the kernel tells only by giving it: shared, and for microseconds
+        // the only way to ask the kernel is to take the lock: shared, and for microseconds
         try: () => (isOnlyLookedAt(locks, fd) ? undefined : beginningOf(fd)),
         catch: (cause) => diskError("lock", target, cause)
       })
@@ -529,7 +529,7 @@ const watch: Disk["Type"]["watch"] = (target) =>
     (emit) =>
       Effect.acquireRelease(
         Effect.try({
-          // it keeps no process alive
+          // not persistent: it must not keep the process alive
           try: () => fs.watch(target, { persistent: false }, () => emit.single()),
           catch: (cause) => diskError("watch", target, cause)
         }),
@@ -540,12 +540,12 @@ const watch: Disk["Type"]["watch"] = (target) =>
           emit.single()
         })
       ),
-    // changes while nobody looks are one
+    // changes that nobody has taken yet count as one
     { bufferSize: 1, strategy: "sliding" }
   )
 
 /**
- * The disk of this machine, on the platform that it runs on unless another is named.
+ * The disk of this machine; by default for the platform of this process.
  *
  * @category constructors
  * @since 0.1.0
@@ -561,7 +561,7 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
     Effect.gen(function* () {
       const descriptor = yield* openFile(target, mode)
       if (mode === "create" || mode === "append") {
-        // whatever the umask was, and whoever made the file
+        // whatever the umask is, and whoever made the file
         yield* descriptor.call("chmod", (callback) =>
           fs.fchmod(descriptor.fd, FILE_MODE, callback as fs.NoParamCallback)
         )
@@ -595,7 +595,7 @@ export const make = (platform: NodeJS.Platform = process.platform): Disk["Type"]
     ),
 
   syncDirectory: (target) =>
-    // Windows cannot open a directory; its file systems order such changes in a journal of their own
+    // Windows cannot open a directory; its file systems keep such changes in order by a journal
     platform === "win32"
       ? Effect.void
       : Effect.scoped(

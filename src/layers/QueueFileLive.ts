@@ -1,6 +1,6 @@
 /**
- * The queue on disk. Appends are group-committed to the newest segment; delivery reads from the cursor on; whole
- * segments are removed when they are delivered. What happens after a crash is decided in internal/recovery.ts.
+ * The queue on disk. Appends are group-committed to the newest segment. Delivery reads from the cursor on, and
+ * delivered segments are removed. After a crash, internal/queue/recovery.ts decides where the queue continues.
  *
  * @since 0.1.0
  */
@@ -32,38 +32,38 @@ import { Disk, type DiskError } from "../services/Disk.js"
 import { QueueFile, type QueueStatus } from "../services/QueueFile.js"
 
 /**
- * How a queue is kept. All have defaults but the directory.
+ * The options of a queue. All except the directory have defaults.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options {
-  /** where the queue lives; created if need be, for this process alone */
+  /** the queue's directory; created if need be, and owned by one process at a time */
   readonly directory: string
-  /** a segment is sealed when it would grow beyond this many bytes; 16 MiB by default */
+  /** a segment is sealed before it would grow beyond so many bytes; 16 MiB by default */
   readonly segmentBytes?: number | undefined
-  /** a longer line found on disk goes to the dead letters, in bytes; 8 MiB by default */
+  /** the longest line, bytes; a longer one on disk becomes a dead letter; 8 MiB by default */
   readonly maxLineBytes?: number | undefined
-  /** `QueueFull` when the disk would have fewer free bytes than this; 128 MiB by default */
+  /** bytes that must stay free on the disk, or an append fails with `QueueFull`; 128 MiB by default */
   readonly minFreeBytes?: number | undefined
-  /** `QueueFull` when more bytes than this wait for delivery; no limit by default */
+  /** bytes that may wait for delivery, or an append fails with `QueueFull`; no limit by default */
   readonly maxQueueBytes?: number | undefined
-  /** an append that the disk has not finished by then fails, its outcome unknown; 10 seconds by default */
+  /** how long an append may take before it fails with an unknown outcome; 10 seconds by default */
   readonly appendTimeout?: Duration.DurationInput | undefined
   /**
-   * how long to wait for another owner of the directory to leave; by default not at all, but 10 seconds for the
-   * command `effect-audit`
+   * how long to wait for another owner of the directory; by default not at all, except 10 seconds for the command
+   * `effect-audit`
    */
   readonly lockWait?: Duration.DurationInput | undefined
   /** allows a network file system, where neither locks nor fsync can be trusted; false by default */
   readonly unsafeFileSystem?: boolean | undefined
-  /** the queue file of the Python class, taken over at the start; the old program must be stopped */
+  /** the queue file of the Python class, which is adopted at the start; stop the old program first */
   readonly adopt?: { readonly path: string } | undefined
-  /** whether the command `effect-audit` opens it: a program that starts waits until it is done */
+  /** whether the command `effect-audit` opens it: a starting program waits until the command is done */
   readonly isCommand?: boolean | undefined
-  /** shared with the other steps of a shutdown; 5 seconds of its own by default */
+  /** shared with the other steps of a shutdown; by default its own, of 5 seconds */
   readonly shutdown?: Shutdown | undefined
-  /** room that is kept for a dead letter; by default for the largest one, and none in memory */
+  /** the size of the reserve for a dead letter; by default that of the largest one, and 0 in memory */
   readonly reserveBytes?: number | undefined
 }
 
@@ -213,7 +213,7 @@ const open = (
 export const layer = (options: Options): Layer.Layer<QueueFile, QueueOpenError | QueueLocked, Disk> =>
   Layer.scoped(QueueFile, make(options))
 
-/** Opens the files of a queue, decides where it goes on, and adopts the old file. */
+/** Opens the files of a queue, decides where it continues, and adopts the old file. */
 const recover = (options: Options, directory: string, lock: locks.Lock, withRoom: WithRoom) =>
   Effect.gen(function* () {
     const disk = yield* Disk
@@ -235,9 +235,9 @@ const recover = (options: Options, directory: string, lock: locks.Lock, withRoom
         `audit queue: ${recovered.repair}; delivering again what is on disk (${directory})`
       )
     }
-    // before the first append: a segment must never get a number that an older cursor lies beyond. One that was
-    // found is written anew, since it may be in the page cache only, even for a sync: after one that failed the
-    // system takes it for written.
+    // Before the first append: no segment may get a number below that of an older cursor. The cursor is written even if
+    // it was found, since it may be only in the page cache. A sync would not help: after a failed one the system
+    // believes that the data are on disk.
     yield* lock.detachedWrite(slots.write(recovered.cursor))
     const adopted = yield* lock.detachedWrite(
       adopt(disk, directory, segments, options.adopt?.path, recovered.next)
@@ -248,7 +248,7 @@ const recover = (options: Options, directory: string, lock: locks.Lock, withRoom
 
 const statusOf = (ledger: ledgers.Ledger): Effect.Effect<QueueStatus, DiskError> =>
   Effect.gen(function* () {
-    // once more, since what it looks at may be delivered and removed meanwhile
+    // tried twice, since the segment that it reads may be delivered and removed meanwhile
     const [oldest] = (yield* Effect.retry(ledger.take(undefined, { maxRecords: 1, maxBytes: 4096 }), {
       times: 1
     })).records

@@ -1,5 +1,5 @@
 /**
- * The worker: a fiber that delivers what waits, backs off when it cannot, and drains once more at shutdown.
+ * The worker: a fiber that delivers waiting events, backs off after a failure, and drains once more at shutdown.
  *
  * @since 0.1.0
  */
@@ -39,51 +39,53 @@ import { Scheduler } from "../services/Scheduler.js"
 import { Uploader } from "../services/Uploader.js"
 
 /**
- * How the queue is delivered. All have defaults but the kinds.
+ * The options of delivery. All except the kinds have defaults.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options {
-  /** the kinds of events that may stand in the queue */
+  /** the kinds of events that the queue may hold */
   readonly events: ReadonlyArray<AuditEvent.Any>
-  /** at most so many rows in a batch; 500 by default, with `proof` 1000 */
+  /** the most rows of a batch; 500 by default, with `proof` 1000 */
   readonly batchRecords?: number | undefined
-  /** at most about so many bytes in a batch; 4 MiB by default */
+  /** about the most bytes of a batch; 4 MiB by default */
   readonly batchBytes?: number | undefined
-  /** how often an idle worker looks, beside being woken by appends; 60 seconds by default */
+  /** how often an idle worker looks, although appends wake it; 60 seconds by default */
   readonly pollInterval?: Duration.DurationInput | undefined
   /**
-   * an upload that has not answered by then is given up, and its events are sent again, fewer at a time; 10 minutes by
-   * default. It is there for uploaders of your own that never answer: those of this package bound each statement.
+   * how long an upload may take before it is given up, and its events are sent again, fewer at a time; 10 minutes by
+   * default. It is for uploaders of your own that never answer: those of this package bound each statement.
    */
   readonly uploadTimeout?: Duration.DurationInput | undefined
-  /** the time zone, for example `Asia/Shanghai`, of old lines that carry none; this machine's by default */
+  /** the time zone of old lines without one, for example `Asia/Shanghai`; by default that of this machine */
   readonly timeZone?: string | undefined
   /**
-   * what becomes of lines of a kind that this program does not carry: `deadLetter`, the default, leaves them to an
-   * operator; `wait` keeps them among the dead letters too, where they block nobody, and appends them again at the
-   * first start of a program that carries the kind
+   * what happens to lines of a kind that this program does not carry: they become dead letters, where they block
+   * nothing
+   *
+   * - `deadLetter`, the default: an operator decides
+   * - `wait`: the first start of a program that carries the kind appends them again
    */
   readonly unknownKind?: "deadLetter" | "wait" | undefined
   /**
-   * seals what is delivered, so that nobody changes, removes or adds rows unseen: a private Ed25519 key, PEM, as
-   * `openssl genpkey -algorithm ed25519` makes one. Needs `effect-audit migrate --proof`; off by default.
+   * seals delivered rows, so that nobody changes, removes or adds rows unseen; off by default. The key is a private
+   * Ed25519 key, PEM, for example of `openssl genpkey -algorithm ed25519`. Needs `effect-audit migrate --proof`.
    */
   readonly proof?:
     | {
         readonly key: Redacted.Redacted
-        /** the key before, until a seal that it signs has named the new one */
+        /** the previous key, until a seal that it signs has named the new one */
         readonly previousKey?: Redacted.Redacted | undefined
       }
     | undefined
-  /** shared with the other steps of a shutdown; 5 seconds of its own by default */
+  /** shared with the other steps of a shutdown; by default its own, of 5 seconds */
   readonly shutdown?: Shutdown | undefined
 }
 
 /**
- * 2, 4, 8 ... 256, 300, 300 seconds at most; each up to a fifth shorter, so that a fleet does not come back at once.
- * The jitter comes after the cap, so that the delays at the cap differ as well and none exceeds it.
+ * The delays after failures: 2, 4, 8 ... 256, 300, 300 seconds, each up to a fifth shorter, so that a fleet does not
+ * come back at once. The jitter comes after the cap, so that delays at the cap differ, too, and none exceeds it.
  *
  * @category constants
  * @since 0.1.0
@@ -93,26 +95,26 @@ export const backoff: Schedule.Schedule<Duration.Duration> = Schedule.exponentia
   Schedule.jitteredWith({ min: 0.8, max: 1 })
 )
 
-/** Delivered lines leave the disk when the queue was idle for this long: sooner would cost a file for each event. */
+/** How long the queue must be idle before delivered lines leave the disk: sooner would cost a file for each event. */
 const COMPACT_AFTER = Duration.seconds(1)
 
 const BATCH_RECORDS = 500
-/** a seal costs two more statements, whatever it is about */
+/** larger, since a seal costs two more statements whatever its size */
 const SEALED_RECORDS = 1000
 
 const CLOSED = new Error("the audit log is closed")
 
-/** How often requests are looked for during a pass, in milliseconds. */
+/** The shortest time between two looks at requests during a pass, milliseconds. */
 const REQUESTS_INTERVAL = 1000
 
 /**
- * How long a pass waits for them, so that what a few append again goes with it. Many take seconds, and a disk may never
- * answer.
+ * How long a pass waits for requests, so that it delivers what a few of them append again. Many take seconds, and a
+ * disk may never answer.
  */
 const REQUESTS_WAIT = Duration.millis(100)
 
 /**
- * Starts the worker; it stops, after a last drain, when the scope closes.
+ * Starts the worker. When the scope closes, it drains once more and stops.
  *
  * @category constructors
  * @since 0.1.0
@@ -165,7 +167,7 @@ const start = (
     const annotated = Effect.annotateLogs("queue", visible(queue.directory))
     yield* Effect.acquireRelease(Effect.forkDaemon(Effect.interruptible(annotated(run(worker)))), (fiber) =>
       Effect.gen(function* () {
-        // what follows needs time, too: the last status, and the close of the queue
+        // the last status and the close of the queue, which follow, need time, too
         const inTime = <E>(part: Effect.Effect<unknown, E>) => shutdown.within(part, { sparesTime: true })
         yield* step("the stop of the worker", inTime(Effect.zipRight(Fiber.interrupt(fiber), requests.stop)))
         const drained = yield* step("the last delivery", inTime(annotated(drain(worker))))
@@ -180,7 +182,7 @@ const start = (
       wake: Effect.sync(() => wake(worker)),
       flush: Effect.gen(function* () {
         const flush = yield* flushes.add
-        // nobody would come any more
+        // no worker is left to deliver
         if (closed) yield* flushes.fail([flush], CLOSED)
         else wake(worker)
         yield* Deferred.await(flush.done)
@@ -201,15 +203,15 @@ export const layer = (options: Options): Layer.Layer<Scheduler, never, QueueFile
 
 // ------------------------------------------------------------------------------------------------------ passes
 
-/** Requests of other processes about dead letters, as the worker carries them out. */
+/** The requests of other processes, carried out by the worker. */
 interface Requests {
-  /** Never fails: delivery must not wait for a request, since it may be what makes room for it. */
+  /** Carries them out, and never fails: delivery must go on, since it may make the room that a request needs. */
   readonly carryOut: Effect.Effect<void>
-  /** The same for a pass, which goes on without it after {@link REQUESTS_WAIT}. */
+  /** Carries them out in the background; waits at most {@link REQUESTS_WAIT}. */
   readonly begin: Effect.Effect<void>
-  /** Stops what a pass has begun. */
+  /** Stops the run that a pass has begun. */
   readonly stop: Effect.Effect<void>
-  /** whether they were carried out a while ago */
+  /** whether the last run was long enough ago */
   readonly areDue: () => boolean
 }
 
@@ -255,7 +257,7 @@ const makeRequests = (queue: QueueFile["Type"]): Effect.Effect<Requests> =>
     }
   })
 
-/** The pass over this queue, with these options. */
+/** Makes the pass over this queue, with these options. */
 const makeDelivery = (
   options: Options,
   {
@@ -297,7 +299,7 @@ const makeDelivery = (
 
 // ------------------------------------------------------------------------------------------------------- proof
 
-/** What seals the batches of this queue, if they are sealed; `AuditLayer` has checked key and uploader. */
+/** Makes the sealer of this queue; undefined without the option `proof`. `AuditLayer` has checked key and uploader. */
 const makeProof = ({ proof }: Options, queue: QueueFile["Type"], { sealing }: Uploader["Type"]) =>
   Effect.gen(function* () {
     if (proof === undefined) return undefined
@@ -318,7 +320,7 @@ const noticeOf = (permission: Permission): Notice =>
     ? { word: "erase", kind: permission.kind, eventIds: permission.events }
     : { word: "purge", chain: permission.chain, before: permission.before }
 
-/** Writes heads to the log, from where `effect-audit prove --anchors` takes them: hourly, and at the end. */
+/** Logs the last head, hourly and at the end; `effect-audit prove --anchors` reads the log. */
 interface Anchor {
   readonly hourly: Effect.Effect<void>
   readonly last: Effect.Effect<void>
@@ -345,21 +347,21 @@ const makeAnchor = ({ proof }: Options, queue: QueueFile["Type"]): Effect.Effect
 
 // ------------------------------------------------------------------------------------------------------ worker
 
-/** What the fiber that delivers works with. */
+/** The parts and the state of the worker's fiber. */
 interface Worker {
   readonly options: Options
   readonly queue: QueueFile["Type"]
   readonly report: reports.Report
   readonly flushes: flushing.Flushes
   readonly requests: Requests
-  /** carries out requests and delivers what waits; how many batches it were */
+  /** carries out requests and delivers waiting events; returns how many batches */
   readonly pass: Effect.Effect<number, delivery.PassError>
-  /** what seals, if something does */
+  /** undefined without the option `proof` */
   readonly sealer: Sealer | undefined
   readonly wakes: Queue.Queue<void>
-  /** appends wake the worker only while this holds: neither during a pass, which sees them, nor during a backoff */
+  /** appends wake the worker only while it is idle: not during a pass, which sees them, and not during a backoff */
   isIdle: boolean
-  /** whether what is delivered has left the disk */
+  /** whether delivered lines have left the disk */
   isCompacted: boolean
 }
 
@@ -375,16 +377,16 @@ const attempt = (worker: Worker): Effect.Effect<Exit.Exit<number, delivery.PassE
     const served = flushes.waiting()
     yield* report.began
     const exit = yield* Effect.exit(pass)
-    // who has asked for what a seal says now is told
+    // a seal has recorded permissions, so their requests can be removed
     if (sealer?.hasSaid === true) yield* requests.carryOut
-    // a pass that failed in the end may have delivered
+    // a failed pass may have delivered some batches
     if (Exit.isFailure(exit) || exit.value > 0) worker.isCompacted = false
     if (Exit.isSuccess(exit)) {
       yield* report.succeeded
-      // not those that came during the pass: it may have looked before what they wait for was appended
+      // not flushes that came during the pass: it may have looked before their events were appended
       yield* flushes.complete((flush) => served.includes(flush))
     } else {
-      // an interruption in the cause is not that of this fiber, which would not have come here
+      // if the cause has an interruption, then it is not that of this fiber, which would not run this
       yield* fail(worker, exit.cause, served)
     }
     return exit
@@ -399,17 +401,17 @@ const fail = (
   return Effect.zipRight(report.failed(error), flushes.fail(served, error))
 }
 
-/** Waits for a time or a wake, whichever comes first; whether it was a wake. */
+/** Waits for a delay or a wake, whichever comes first; returns whether it was a wake. */
 const waitFor = ({ wakes }: Worker, delay: Effect.Effect<unknown>) =>
   Effect.raceFirst(Effect.as(delay, false), Effect.as(Queue.take(wakes), true))
 
-/** Waits for an append or for the poll; meanwhile, what is delivered leaves the disk. */
+/** Waits for an append or for the poll; meanwhile delivered lines leave the disk. */
 const waitIdle = (worker: Worker) =>
   Effect.gen(function* () {
     const { options, queue } = worker
     worker.isIdle = true
     const { next, settled } = yield* queue.progress
-    // asked for, or appended, after the pass had looked, before `isIdle` was set
+    // a permission or an append may have come after the pass had looked, and before `isIdle` was set
     if (worker.sealer?.isAsked === true) return
     if (next > settled) {
       const rest = yield* Effect.either(queue.take({ maxRecords: 1, maxBytes: 1 }))
@@ -418,7 +420,7 @@ const waitIdle = (worker: Worker) =>
     if (!worker.isCompacted) {
       // a wake that arrives with the timer is lost by the race (Queue.take), but it has cleared `isIdle`
       if ((yield* waitFor(worker, Effect.sleep(COMPACT_AFTER))) || !isStillIdle(worker)) return
-      // what could not be removed is tried again with the next poll: nothing else may come, if the disk is full
+      // if something cannot be removed, then the next poll tries again: on a full disk no append may wake the worker
       worker.isCompacted = yield* Effect.catchAll(queue.compact, (error) =>
         Effect.as(Effect.logDebug("audit: compaction failed", error), false)
       )
@@ -434,7 +436,7 @@ const waitIdle = (worker: Worker) =>
 
 const isStillIdle = ({ isIdle }: Worker): boolean => isIdle
 
-/** Delivers for as long as it is not interrupted. */
+/** Delivers until it is interrupted. */
 const run = (worker: Worker) =>
   Effect.gen(function* () {
     const { flushes, options, queue, report, requests } = worker
@@ -445,12 +447,12 @@ const run = (worker: Worker) =>
     const driver = yield* Schedule.driver(
       Schedule.modifyDelayEffect(backoff, (_, delay) => Effect.as(report.backsOff(delay), delay))
     )
-    // without a delay of the schedule, the longest of it
+    // if the schedule gives no delay, then the longest one
     const pause = Effect.catchAllCause(driver.next(undefined), () => Effect.sleep("300 seconds"))
     const deliverOn = Effect.gen(function* () {
       let exit = yield* attempt(worker)
       if (Exit.isFailure(exit)) {
-        // a flush tries at once, but neither lengthens the backoff when it fails, nor starts it anew
+        // a flush tries at once; if it fails, then it neither lengthens nor restarts the backoff
         const timer = yield* Effect.fork(pause)
         while (Exit.isFailure(exit) && (yield* waitFor(worker, Fiber.await(timer)))) {
           exit = yield* attempt(worker)
@@ -462,7 +464,7 @@ const run = (worker: Worker) =>
         yield* waitIdle(worker)
       }
     })
-    // if anything dies, then it is a failure like those of the database, and the worker goes on by its schedule
+    // if anything dies, then it counts as a failed attempt, and the worker goes on by its schedule
     const supervise = Effect.catchAllCause(deliverOn, (cause) =>
       Effect.zipRight(
         step("the report of a defect", fail(worker, cause, flushes.waiting())),
@@ -472,7 +474,7 @@ const run = (worker: Worker) =>
     for (;;) yield* supervise
   })
 
-/** Appends letters again whose kind this program carries. */
+/** Appends letters of an unknown kind again, if this program carries the kind. */
 const retryKnown = ({ options, queue }: Worker) => {
   const kinds = new Set(options.events.map(({ kind }) => kind))
   return queue.retry(
@@ -485,7 +487,7 @@ const retryKnown = ({ options, queue }: Worker) => {
 const watchRequests = ({ queue, report, requests }: Pick<Worker, "queue" | "report" | "requests">) =>
   queue.requests.pipe(
     Stream.runForEach(() =>
-      // whoever looks at the state hears of it
+      // the books have changed, so the status is emitted again
       Effect.zipRight(requests.carryOut, report.repeat)
     ),
     Effect.catchAll((error) =>
@@ -493,13 +495,13 @@ const watchRequests = ({ queue, report, requests }: Pick<Worker, "queue" | "repo
     )
   )
 
-/** The last delivery, of a worker that is stopped. */
+/** The last delivery, after the worker has stopped. */
 const drain = (worker: Worker) =>
   Effect.gen(function* () {
     const { queue } = worker
     const before = yield* queue.progress
     if (before.next > before.settled) yield* attempt(worker)
-    // events on their way to the disk, whose callers may be gone already
+    // events on their way to the disk, whose callers may have ended
     yield* queue.awaitAppends
     const { next, settled } = yield* queue.progress
     if (next > Math.max(before.next, settled)) yield* attempt(worker)

@@ -1,5 +1,5 @@
 /**
- * Reads the events that were delivered to an SQLite file. `effect-audit/sqlite` exports it.
+ * The trail of SQLite: reads delivered events. `effect-audit/sqlite` exports it.
  *
  * @since 0.1.0
  */
@@ -21,17 +21,17 @@ import { Trail } from "../services/Trail.js"
 export interface Options {
   /** the database's file */
   readonly filename: string
-  /** the tables of the events, by kind, as `SqliteUploader` has them */
+  /** the tables of the events, by kind, as in `SqliteUploader` */
   readonly tables?: TableNames | undefined
-  /** the kinds that `get` looks through; by default `UseLog`, `LoginLog` and `Activity` */
+  /** the kinds that `get` searches; by default `UseLog`, `LoginLog` and `Activity` */
   readonly events?: ReadonlyArray<AuditEvent.Any> | undefined
-  /** the directory of the queue, for `get` to find events there that are not delivered yet, or were refused */
+  /** the directory of the queue, where `get` also finds events that wait or were refused */
   readonly directory?: string | undefined
 }
 
 /**
- * Reads from an SQLite file, which it does not change, while another program writes to it. Statements run in the thread of
- * the program; each of them looks at a bounded number of rows.
+ * Reads from an SQLite file without changing it, also while another program writes to it. Statements run in the thread
+ * of the program; each reads a bounded number of rows.
  *
  * @example
  * import { SqliteTrail } from "effect-audit/sqlite"
@@ -44,7 +44,7 @@ export interface Options {
 export const layer = (options: Options): Layer.Layer<Trail> => Layer.scoped(Trail, make(options))
 
 /**
- * The same, with options from a Config.
+ * Like {@link layer}, with options from a Config.
  *
  * @category layers
  * @since 0.1.0
@@ -62,9 +62,9 @@ export const layerConfig = (
  */
 export const make = (options: Options): Effect.Effect<Trail["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
-    // not by a static import: most programs write, and start without what reads
+    // not a static import: most programs only write, and need not load what reads
     const { driver, makeDisk, makeReader, makeTrail } = yield* Effect.promise(reading)
-    // now, since a program that runs for long should need no files of its installation later
+    // loaded now: a program that runs for long should not need files of its installation later
     yield* driver
     const disk = makeDisk()
     return makeTrail({

@@ -1,6 +1,6 @@
 /**
- * Delivers events to an embedded SQLite file, each once: for development, demos and edge devices. Statements run in
- * the thread of the program. `effect-audit/sqlite` exports it.
+ * The uploader to an embedded SQLite file: delivers each event once, for development, demos and edge devices.
+ * Statements run in the thread of the program. `effect-audit/sqlite` exports it.
  *
  * @since 0.1.0
  */
@@ -49,7 +49,7 @@ export interface Options {
 }
 
 /**
- * Delivers to an SQLite file. The file and its tables are made by the first upload.
+ * Delivers to an SQLite file. The first upload makes the file and its tables.
  *
  * @example
  * import { SqliteUploader } from "effect-audit/sqlite"
@@ -62,7 +62,7 @@ export interface Options {
 export const layer = (options: Options): Layer.Layer<Uploader> => Layer.scoped(Uploader, make(options))
 
 /**
- * The same, with options from a Config.
+ * Like {@link layer}, with options from a Config.
  *
  * @category layers
  * @since 0.1.0
@@ -73,15 +73,15 @@ export const layerConfig = (
   Layer.scoped(Uploader, Effect.flatMap(Config.unwrap(config), make))
 
 /**
- * The uploader of {@link layer}, for a layer of your own. It connects with its first upload, and lets go with the
- * scope.
+ * The uploader of {@link layer}, for a layer of your own. It opens the file with its first upload, and closes it when
+ * the scope closes.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.gen(function* () {
-    // now, since a program that runs for long should need no files of its installation later
+    // loaded now: a program that runs for long should not need files of its installation later
     yield* driver
     const permit = yield* Effect.makeSemaphore(1)
     const scope = yield* Effect.scope
@@ -97,8 +97,8 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
       )
       return (opened = { connection, scope: own, tables: new Map(), sealed: new Map() })
     })
-    // libsql does not reset a statement that found the file locked, and what the connection commits after it is not
-    // on disk: a connection is used no more once something went wrong
+    // libsql does not reset a statement that found the file locked, and later commits of the connection are not on
+    // disk. So a failed connection is never used again.
     const giveUp = Effect.suspend(() => {
       const given = opened
       opened = undefined
@@ -133,7 +133,7 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
       return watch.done()
     })
 
-    /** Runs with the connection; one that failed is used no more. */
+    /** Runs with the connection; if that fails, then the connection is closed. */
     const withOpened = <A>(use: (opened: Opened) => Effect.Effect<A, UploadError>) =>
       permit.withPermits(1)(
         Effect.onError(
@@ -173,9 +173,10 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
   })
 
 /**
- * Makes the tables with what a proof of their rows needs, `audit_proof` in each and the table `effect_audit_seal`, or
- * adds it to existing ones. May be repeated. Without a proof there is nothing to migrate: the first upload makes the
- * tables. Columns that change what is written to them are refused by name, and so is a trigger that does.
+ * Prepares the tables for a proof: makes them, adds the column `audit_proof` to each, and makes `effect_audit_seal`.
+ *
+ * It may be repeated. Without a proof there is nothing to migrate: the first upload makes the tables. Columns and
+ * triggers that change written values are refused by name.
  *
  * @category migration
  * @since 0.1.0
@@ -202,24 +203,24 @@ export const migrateProof = (
 interface Opened {
   readonly connection: Connection
   readonly scope: Scope.CloseableScope
-  /** the forms of the columns of each kind whose table was made, or found, on this connection */
+  /** the forms of columns, for each kind whose table this connection has made or found */
   readonly tables: Map<AuditEvent.Any, ReadonlyArray<Form>>
-  /** the same of those whose rows are sealed */
+  /** the same for kinds whose rows are sealed */
   readonly sealed: Map<AuditEvent.Any, Sealing.Found>
 }
 
-/** Opens the file, and makes it if it is not there. */
+/** Opens the file, and makes it if it does not exist. */
 const openFile = (file: string): Effect.Effect<Connection, UploadError, Scope.Scope> =>
   open(file, PRAGMAS).pipe(
     Effect.mapError(({ cause }) => toUploadError(cause, file)),
-    // the client throws when it cannot open the file, and does not say why
+    // if the client cannot open the file, then it throws without saying why
     Effect.catchAllDefect((cause) => operator("SQLITE_CANTOPEN", file, cause))
   )
 
-/** A commit that was acknowledged survives a power cut; fullfsync is what macOS needs for it. */
+/** An acknowledged commit survives a power cut; macOS needs fullfsync for this. */
 const PRAGMAS = ["journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"]
 
-/** Makes the table if it is not there; the forms of the kind's columns. */
+/** Makes the table if it does not exist; returns the forms of the kind's columns. */
 const prepareTable = (
   connection: Connection,
   definition: AuditEvent.Any,
@@ -243,7 +244,7 @@ const prepareTable = (
 
 const TableInfo = Schema.Array(Schema.Struct({ name: Schema.String, type: Schema.String }))
 
-/** SQLite writes a number into a column of texts with 15 digits, and 5 as `5.0`. */
+/** SQLite stores a number in a text column with 15 digits, and 5 as `5.0`. */
 const formOf = (type: string): Form => (isTextType(type) ? "digits" : undefined)
 
 const createTable = (definition: AuditEvent.Any, table: string): string => {
@@ -257,7 +258,6 @@ const createTable = (definition: AuditEvent.Any, table: string): string => {
   ].join(", ")})`
 }
 
-/** For those who read: SQLite's names of indexes are those of the whole file. */
 const insertInto = (definition: AuditEvent.Any, table: string, count: number): string => {
   const columns = [EVENT_ID, EVENT_TIME, ...definition.columns.map((column) => column.name)]
   return (
@@ -266,5 +266,5 @@ const insertInto = (definition: AuditEvent.Any, table: string, count: number): s
   )
 }
 
-/** SQLite's limit of parameters, since 3.32. */
+/** SQLite's limit of parameters since 3.32. */
 const MAX_VARIABLES = 32_766

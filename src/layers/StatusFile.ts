@@ -1,5 +1,5 @@
 /**
- * Keeps `status.json` beside the queue, so that other processes can tell how delivery is going, and how it ended.
+ * The status file: keeps `status.json` in the queue's directory, where other processes see how delivery is going.
  *
  * @since 0.1.0
  */
@@ -13,11 +13,11 @@ import { Disk, type DiskError, WRONG_TYPE } from "../services/Disk.js"
 import { QueueFile } from "../services/QueueFile.js"
 import { Scheduler, type DeliveryStatus } from "../services/Scheduler.js"
 
-/** Written after a change, but at most this often: under load the state changes with every event. */
+/** The shortest time between two writes: under load the state changes with every event. */
 const INTERVAL = "1 second"
 
 /**
- * The scheduler that is made, and its status file. The file outlives it, since its last delivery has the last word.
+ * Makes the scheduler, and keeps its status file. The last write comes after the scheduler's last delivery.
  *
  * @category layers
  * @since 0.1.0
@@ -60,14 +60,14 @@ export const layer = <E, R>(
         const notWritten = (error: QueueAccessError | DiskError) =>
           Effect.gen(function* () {
             yield* Effect.logDebug("audit: status.json was not written", error)
-            // a disk that is full or ill is said by what it keeps from being written
+            // if the disk is full or fails, then appends and commits fail and say so
             if (error.code !== WRONG_TYPE || said === error.message) return
             said = error.message
             yield* Effect.logWarning(`audit: status.json was not written. ${error.message}`)
           })
 
         let lastStatus: Effect.Effect<unknown> = Effect.void
-        // before the scheduler is made: so it runs after its last delivery
+        // added before the scheduler is made, so that it runs after the last delivery
         yield* Effect.addFinalizer(() => step("the last status", shutdown.within(lastStatus)))
         const made = yield* makeScheduler
         lastStatus = Effect.flatMap(made.status, (status) => write(status, "closed"))

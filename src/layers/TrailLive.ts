@@ -1,4 +1,4 @@
-/** What the trails of all databases have in common: searches, and the way from a row to an event. */
+/** The trail of every database: runs searches, and turns rows into events. */
 import { DateTime, Effect, Option, Redacted, Stream } from "effect"
 import { testsOf } from "../internal/database/conditions.js"
 import {
@@ -19,17 +19,17 @@ import { restoring } from "../schema/Row.js"
 import type { Disk, DiskError } from "../services/Disk.js"
 import type { EventOf, Found, FoundEvent, Query, Trail, Whereabouts } from "../services/Trail.js"
 
-/** What a trail is made of. */
+/** The parts of a trail. */
 export interface Sources {
   readonly reader: Reader
-  /** those that `get` looks through if it is given none */
+  /** the kinds that `get` searches if it is called without one */
   readonly kinds: ReadonlyArray<AuditEvent.Any>
-  /** the directory of the queue, if `get` is to look there too */
+  /** the directory of the queue, if `get` must search it, too */
   readonly directory: string | undefined
   readonly disk: Disk["Type"]
 }
 
-/** What a search is made into: all of it, or the keys alone. */
+/** How a search reads: along which key, and whether it needs only the keys. */
 type How = Pick<Search, "along" | "keysOnly">
 
 const rowsOf = <E extends AuditEvent.Any, A>(
@@ -60,7 +60,7 @@ const rowsOf = <E extends AuditEvent.Any, A>(
     })
   )
 
-/** What is made of the rows that a search finds. */
+/** Searches, and collects the rows that it finds. */
 export const search = <E extends AuditEvent.Any, A>(
   reader: Reader,
   definition: E,
@@ -113,13 +113,13 @@ const millisOf = (
         onSome: (time) => Effect.succeed(DateTime.toEpochMillis(time))
       })
 
-/** It becomes a part of a statement. */
+/** Checks `after`, which becomes a part of a statement. */
 const checked = (after: Query<AuditEvent.Any>["after"]) =>
   after === undefined || (UUID.test(after.eventId) && !Number.isNaN(after.time.getTime()))
     ? Effect.succeed(after)
     : misused("`after` is no event: give its `eventId` and `time`, as they were found")
 
-/** Makes events of rows; one that does not fit says why. */
+/** Turns rows into events; if a row does not fit, then into an `UnfitRow` that says why. */
 export const foundOf = (definition: AuditEvent.Any) => {
   const restore = restoring(definition)
   const { columns, kind } = definition
@@ -151,8 +151,8 @@ class ReadEvent<A> implements FoundEvent<A, string | null, Date | null> {
 }
 
 /**
- * The queue first: an event goes from there to the database, and never back. One that is delivered may still be in the
- * queue for a moment, so the database has the last word.
+ * Searches the queue first: events go from there to the database, and never back. A delivered event may be in the queue
+ * for a moment longer, so the database decides.
  */
 const whereabouts = <A>(
   { directory, disk, reader }: Sources,
@@ -160,7 +160,7 @@ const whereabouts = <A>(
   given: unknown
 ): Effect.Effect<Option.Option<Whereabouts<A>>, TrailError> =>
   Effect.gen(function* () {
-    // JavaScript may give anything
+    // a JavaScript program may pass any value
     const eventId = typeof given === "string" ? given.toLowerCase() : ""
     if (!UUID.test(eventId)) return yield* misused("The id of an event is a UUID, as its receipt has it")
     const ofKinds = (line: Readonly<Record<string, unknown>>) => kinds.some(({ kind }) => kind === line.kind)
@@ -180,7 +180,7 @@ const whereabouts = <A>(
     if (Either.isRight(found) && Option.isSome(found.right)) return found.right
     const failure = Either.isLeft(found) ? found.left : undefined
     const isAbsent = failure === undefined || failure.code === NO_TABLE
-    // the database, or its table, may be what it waits for
+    // the event may wait for the database, or for its table
     if (Option.isSome(asWaiting) && (isAbsent || failure.class === "transient")) return asWaiting
     if (!isAbsent) return yield* failure
     const dead = Option.map(
@@ -200,7 +200,7 @@ const whereabouts = <A>(
 
 type Letter = Option.Option.Value<Effect.Effect.Success<ReturnType<typeof findLetter>>>
 
-/** Kinds without a table are passed over, unless that is all of them. */
+/** Finds a delivered event. Kinds without a table are skipped; if that is all of them, then it fails. */
 const delivered = <A>(
   reader: Reader,
   kinds: ReadonlyArray<AuditEvent.Any>,

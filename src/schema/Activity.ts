@@ -1,22 +1,22 @@
 /**
- * Somebody did something to something: who, what, from where, in which request, and how it ended.
+ * Activities: who did what, from where, in which request, and how it ended.
  *
  * @since 0.1.0
  */
 import { Schema } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 
-/** A text that an index can hold, in characters: what `VARCHAR(255)` takes. */
+/** A text that an index can hold: at most 255 characters, as in `VARCHAR(255)`. */
 const Name = Schema.String.pipe(Schema.maxLength(255))
 const Word = Schema.String.pipe(Schema.maxLength(64))
 
 /**
- * An event of kind `activity`: somebody did something to something. A failed login, a denied read and a changed role
- * all have a place in it. The layer carries it on request: `AuditLayer.layer({ directory, events: [Activity] })`.
+ * An event of kind `activity`: somebody did something to something, for example a failed login, a denied read or a
+ * changed role. The layer carries it on request: `AuditLayer.layer({ directory, events: [Activity] })`.
  *
- * The actor, the address, the user agent and the request come from `Audit.withContext` where the event does not give
- * them; `traceId` and `spanId` from the current span. Names and ids longer than 255 characters, and types longer than 64,
- * are `InvalidEvent`: limit them with `limits`.
+ * If the event lacks the actor, address, user agent or request, then they come from `Audit.withContext`; `traceId` and
+ * `spanId` come from the current span. If a name or id is longer than 255 characters, or a type longer than 64, then
+ * the event is an `InvalidEvent`: shorten them with `limits`.
  *
  * @example
  * import { Activity, Audit, AuditLayer, logActivity } from "effect-audit"
@@ -49,14 +49,14 @@ export class Activity extends AuditEvent.Class<Activity>()("activity", {
     targetName: AuditEvent.optional(Schema.String),
     /** how it ended; required */
     outcome: Schema.Literal("success", "failure", "denied"),
-    /** why it ended so, in words */
+    /** why it ended like this, in words */
     reason: AuditEvent.optional(Schema.String),
     ip: AuditEvent.optional(Word),
     userAgent: AuditEvent.optional(Schema.String),
     requestId: AuditEvent.optional(Name),
     traceId: AuditEvent.optional(Word),
     spanId: AuditEvent.optional(Word),
-    /** anything else that JSON can hold; a text of JSON in the table */
+    /** any other JSON; the table holds it as text */
     metadata: AuditEvent.optional(Schema.Record({ key: Schema.String, value: Schema.Unknown }))
   },
   columns: {
@@ -90,7 +90,7 @@ export class Activity extends AuditEvent.Class<Activity>()("activity", {
 }) {}
 
 /**
- * What `logActivity` takes. Only `action` and `outcome` are required.
+ * The input of `logActivity`. Only `action` and `outcome` are required.
  *
  * @category models
  * @since 0.1.0

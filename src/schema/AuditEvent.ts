@@ -1,5 +1,5 @@
 /**
- * Defining a kind of event: a Schema class that also knows its table and columns.
+ * Kinds of events: Schema classes that also know their tables and columns.
  *
  * @since 0.1.0
  */
@@ -7,7 +7,7 @@ import { Option, Schema, String as Str } from "effect"
 import type { SchemaAST as AST, Tracer, Types } from "effect"
 
 /**
- * The key under which an event carries its kind.
+ * The key of an event that holds its kind.
  *
  * @category type ids
  * @since 0.1.0
@@ -23,7 +23,7 @@ export const TypeId: unique symbol = Symbol.for("effect-audit/AuditEvent")
 export type TypeId = typeof TypeId
 
 /**
- * Says in `R` that the audit log carries events of this kind. It exists only in the types.
+ * A requirement in `R`: the audit log carries events of this kind. It exists only in the types.
  *
  * @category models
  * @since 0.1.0
@@ -44,7 +44,7 @@ export interface Instance<K extends string = string> {
 }
 
 /**
- * The kind of an event; an empty text of what is none, whatever it is.
+ * The kind of an event; an empty text for any value that is no event.
  *
  * @internal
  */
@@ -64,15 +64,15 @@ export const kindOf = (event: unknown): string => {
  * @since 0.1.0
  */
 export interface EventTime {
-  /** ISO 8601, milliseconds, UTC (`2026-01-31T08:00:00.000Z`); an old line's `ts` as it stands */
+  /** ISO 8601, milliseconds, UTC (`2026-01-31T08:00:00.000Z`); for an old line, its unchanged `ts` */
   readonly iso: string
   /** the wall clock of the machine that recorded it, `YYYY-MM-DD HH:MM:SS` */
   readonly local: string
 }
 
 /**
- * Who is acting, from where and in which request, as `Audit.withContext` and `Audit.withActor` say it for a region of a
- * program and {@link Options.fromActor} receives it.
+ * Who is acting, from where and in which request. `Audit.withContext` and `Audit.withActor` set it for a region of a
+ * program, and {@link Options.fromActor} receives it.
  *
  * @category models
  * @since 0.1.0
@@ -91,8 +91,8 @@ export interface Actor {
 }
 
 /**
- * How a field is stored. `type` is the SQL type that `migrate` creates, for MySQL; by default it follows
- * from the field's schema.
+ * How a field is stored: the column's name, and the MySQL type with which `migrate` creates it. By default both follow
+ * from the field.
  *
  * @category models
  * @since 0.1.0
@@ -115,12 +115,12 @@ export interface Column {
   readonly key: string
   /** the name of the column in the table */
   readonly name: string
-  /** the SQL type that `migrate` creates, if the kind says so */
+  /** the SQL type with which `migrate` creates it, if the kind names one */
   readonly type: string | undefined
 }
 
 /**
- * What a kind of event is made of. Columns are named as the fields, in snake_case, unless said otherwise.
+ * The options of a kind of event. By default columns have the names of the fields, in snake_case.
  *
  * @category models
  * @since 0.1.0
@@ -133,38 +133,37 @@ export interface Options<Fields extends Schema.Struct.Fields> {
   /** the column's name, or its name and SQL type, by field */
   readonly columns?: { readonly [F in keyof Fields]?: string | ColumnOptions }
   /**
-   * fields whose content may have to be erased one day, as the law may demand it: with the option `proof` their rows can be
-   * proved afterwards too
+   * fields whose content the law may demand to erase: with the option `proof` their rows can still be proved afterwards
    */
   readonly erasable?: ReadonlyArray<keyof Fields & string>
-  /** fields that are filled from the time of the event where the program gives none (null) */
+  /** fills fields from the time of the event, if the program gives null */
   readonly fromTime?: { readonly [F in keyof Fields]?: (time: EventTime) => Schema.Schema.Type<Fields[F]> }
   /**
-   * fields that are filled from the actor of `Audit.withActor` where the program gives none: null, undefined, an empty
-   * text, or the field's default
+   * fills fields from the current actor, if the program gives null, undefined, an empty text, or the field's default
    */
   readonly fromActor?: {
     readonly [F in keyof Fields]?: (actor: Actor) => Schema.Schema.Type<Fields[F]> | null | undefined
   }
-  /** fields that are filled from the current span, if there is one, where neither the program nor the actor gives one */
+  /** fills fields from the current span, if there is one, and neither the program nor the actor gives a value */
   readonly fromSpan?: {
     readonly [F in keyof Fields]?: (span: Tracer.AnySpan) => Schema.Schema.Type<Fields[F]> | null | undefined
   }
   /**
-   * indexes for those who search: each names the fields that are searched together, and ends in the time of the event.
-   * New tables get them, tables that exist by `migrate --index`. A column of texts needs a `type` that MySQL can index
+   * indexes for searches: each names the fields that are searched together, and ends in the time of the event. New
+   * tables get them; `migrate --index` adds them to existing ones. A column of texts needs a `type` that MySQL can
+   * index
    */
   readonly indexes?: ReadonlyArray<ReadonlyArray<keyof Fields & string>>
-  /** fields that may hold personal data or secrets, which the command shows when it is told to `--reveal` */
+  /** fields that may hold personal data or secrets: the command shows them only with `--reveal` */
   readonly sensitive?: ReadonlyArray<keyof Fields & string>
 }
 
-/** a field that has a default */
+/** a field with a default */
 // eslint-disable-next-line @typescript-eslint/no-explicit-any -- `any` is how Schema itself matches signatures
 type Defaulted = Schema.PropertySignature<any, any, any, any, any, true, any>
 
 /**
- * Says to the constructor of a kind that its input is an object of the class, with a fitting value for each field.
+ * Tells the constructor of a kind that its input is an object of the class, with a valid value for each field.
  *
  * @internal
  */
@@ -181,8 +180,8 @@ type OptionalKeys<Fields extends Schema.Struct.Fields> = {
 }[keyof Fields]
 
 /**
- * What a program gives for an event: a field with a default may be left out, `null` or `undefined`. `null` stays `null`
- * where the field's Schema takes it (`Schema.NullOr`), whatever the default is.
+ * The input of an event: a field with a default may be left out, `null` or `undefined`. If the field's Schema accepts
+ * `null` (`Schema.NullOr`), then `null` stays `null`, whatever the default is.
  *
  * @category models
  * @since 0.1.0
@@ -198,8 +197,8 @@ export type Input<Fields extends Schema.Struct.Fields> = Types.Simplify<
 >
 
 /**
- * A class of events: construct it, extend it with methods, use it as a Schema. The constructor fills in the
- * defaults and does not throw: an event that does not fit is `InvalidEvent` when it is recorded.
+ * A class of events: construct it, extend it with methods, use it as a Schema. The constructor fills in the defaults
+ * and never throws: if the event does not fit, then recording it fails with `InvalidEvent`.
  *
  * @category models
  * @since 0.1.0
@@ -219,7 +218,7 @@ export interface Class<Self, K extends string, Fields extends Schema.Struct.Fiel
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
   readonly indexes: ReadonlyArray<ReadonlyArray<string>>
-  /** undefined where the kind does not say it: then all fields are */
+  /** if it is undefined, then all fields are sensitive */
   readonly sensitive: ReadonlyArray<string> | undefined
 }
 
@@ -239,7 +238,7 @@ export interface Any {
   readonly fromActor: Readonly<Record<string, (actor: Actor) => unknown>>
   readonly fromSpan: Readonly<Record<string, (span: Tracer.AnySpan) => unknown>>
   readonly indexes: ReadonlyArray<ReadonlyArray<string>>
-  /** undefined where the kind does not say it: then all fields are */
+  /** if it is undefined, then all fields are sensitive */
   readonly sensitive: ReadonlyArray<string> | undefined
   readonly prototype: Instance
 }
@@ -253,7 +252,7 @@ export interface Any {
 export type KindOf<E extends Any> = E extends Any ? Kind<E["kind"]> : never
 
 /**
- * What a program gives for an event of the class `E`.
+ * The input of an event of the class `E`.
  *
  * @category models
  * @since 0.1.0
@@ -261,7 +260,7 @@ export type KindOf<E extends Any> = E extends Any ? Kind<E["kind"]> : never
 export type InputOf<E extends Any> = Input<E["fields"]>
 
 /**
- * Makes a class of events. `UseLog` and `LoginLog` are made by it, without any privilege.
+ * Makes a class of events. `UseLog` and `LoginLog` are made by it, too, without any privilege.
  *
  * @example
  * import { Schema } from "effect"
@@ -298,7 +297,7 @@ export const Class =
       input: unknown,
       options: boolean
     ) => object
-    // found at the first event: a field may refer to what is not defined yet
+    // found at the first event, since a field may refer to something that is not defined yet
     let replaced: ReadonlyArray<string> | undefined
     class Event extends Base {
       static readonly kind = kind
@@ -311,10 +310,10 @@ export const Class =
       static readonly indexes = options.indexes ?? []
       static readonly sensitive = options.sensitive
       constructor(input: Readonly<Record<string, unknown>>, restored?: typeof RESTORED) {
-        // an object of this class already; Schema would copy it three times
+        // already an object of this class, which Schema would copy three times
         if (restored === RESTORED) return input as unknown as Event
         replaced ??= Object.keys(options.fields).filter((name) => replacesNull(options.fields[name]!))
-        // what does not fit is found by `record`
+        // without a check: `record` finds what does not fit
         super(withoutNulls(replaced, input), true)
       }
       get [TypeId](): K {
@@ -325,7 +324,7 @@ export const Class =
   }
 
 /**
- * A field that may be left out, `null` or `undefined`, and is then NULL in the table.
+ * A field that may be left out, `null` or `undefined`: then it is NULL in the table.
  *
  * @category fields
  * @since 0.1.0
@@ -339,7 +338,7 @@ export const optional = <A, I>(
   )
 
 /**
- * A text that may be left out, `null` or `undefined`, and is then `fallback`.
+ * A text that may be left out, `null` or `undefined`: then it is `fallback`.
  *
  * @category fields
  * @since 0.1.0
@@ -350,7 +349,7 @@ export const text = (
   keeping(isNonEmpty, Schema.optionalWith(Schema.String, { nullable: true, default: () => fallback }))
 
 /**
- * A text that may be left out, `null`, `undefined` or empty, and is then `fallback`.
+ * A text that may be left out, `null`, `undefined` or empty: then it is `fallback`.
  *
  * @category fields
  * @since 0.1.0
@@ -365,7 +364,7 @@ export const nonEmptyText = (fallback: string) =>
   )
 
 /**
- * A text that a program must give, and that is `fallback` in a line on disk that lacks it.
+ * A text that a program must give. If a line on disk lacks it, then it is `fallback`.
  *
  * @category fields
  * @since 0.1.0
@@ -379,7 +378,7 @@ export const requiredText = (fallback: string) =>
     })
   )
 
-/** The values that a field is known to take as they are, from a program and from a line. */
+/** By field: whether it accepts a value unchanged, from a program and from a line. */
 const kept = new WeakMap<Schema.Struct.Field, (value: unknown) => boolean>()
 
 const keeping = <F extends Schema.Struct.Field>(keeps: (value: unknown) => boolean, field: F): F => {
@@ -390,7 +389,7 @@ const keeping = <F extends Schema.Struct.Field>(keeps: (value: unknown) => boole
 const never = () => false
 const isNonEmpty = (value: unknown): boolean => typeof value === "string" && value !== ""
 const isTextOrNull = (value: unknown): boolean => typeof value === "string" || value === null
-/** those of an optional field, by its type; JSON knows no number that is not finite */
+/** the same for optional fields, by type; JSON has no infinite numbers and no NaN */
 const KEPT_OPTIONAL = new Map<AST.AST, (value: unknown) => boolean>([
   [Schema.String.ast, isTextOrNull],
   [Schema.Int.ast, (value) => Number.isSafeInteger(value) || value === null],
@@ -399,7 +398,8 @@ const KEPT_OPTIONAL = new Map<AST.AST, (value: unknown) => boolean>([
 ])
 
 /**
- * Whether the field takes the value as it is, from a program and from a line: then nobody need ask its Schema.
+ * Whether the field accepts the value unchanged, from a program and from a line. Hot path: then its Schema need not run
+ * (bench/README.md#schema-of-a-field).
  *
  * @internal
  */
@@ -412,13 +412,13 @@ export const defaultOf = (field: Schema.Struct.Field): (() => unknown) | undefin
   return ast._tag === "PropertySignatureDeclaration" ? ast.defaultValue : ast.to.defaultValue
 }
 
-/** Whether null stands for "not given": the field has a default, and null is no value of its own. */
+/** Whether null means "not given": the field has a default, and its Schema does not accept null. */
 const replacesNull = (field: Schema.Struct.Field): boolean =>
   defaultOf(field) !== undefined && !Schema.is(Schema.Struct({ field }))({ field: null })
 
 const withoutNulls = (fields: ReadonlyArray<string>, input: Readonly<Record<string, unknown>>) => {
   const given: Record<string, unknown> = { ...input }
-  // undefined is what Schema replaces by the default
+  // Schema replaces undefined by the default
   for (const name of fields) if (given[name] === null) given[name] = undefined
   return given
 }

@@ -1,8 +1,8 @@
 /**
- * Effect 3: a sentence on every other Effect, and what Effect 4 no longer exports.
+ * Effect 3: an error for every other Effect, and the modules that Effect 4 no longer exports.
  *
- * Each entry point imports this module first. A named import that `effect` lacks fails before any code runs, so the
- * sentence would never be said: the names below come from the namespace instead (test/docs/install.slow.test.ts, on Effect 4).
+ * Each entry point imports this module first. If a named import is missing in `effect`, then loading fails before any
+ * code runs, and nobody sees the error. So the names below come from the namespace (test/docs/install.slow.test.ts).
  *
  * @module
  */
@@ -11,7 +11,7 @@ import * as effect from "effect"
 /** The oldest Effect of our peer range. */
 const OLDEST = "3.17.14"
 
-/** The packages of docs/getting-started.md, which a test compares. */
+/** The packages of docs/getting-started.md; a test compares them. */
 const PACKAGES =
   "effect-audit effect@3 @effect/platform@0.97 @effect/platform-node@0.108 @effect/sql@0.52 " +
   "@effect/experimental@0.61 @effect/cluster@0.60 @effect/rpc@0.76 @effect/workflow@0.19"
@@ -21,7 +21,7 @@ interface Namespace {
   readonly Version?: { readonly getCurrentVersion: () => string } | undefined
 }
 
-/** The version that an Effect says of itself: on its values until 3, in a module since 4.0.2. */
+/** The version of an Effect: until 3 its values hold it, since 4.0.2 a module does. */
 const versionOf = (found: Namespace): string | undefined =>
   (found.Effect.void as Record<symbol, { readonly _V?: string } | undefined>)[Symbol.for("effect/Effect")]
     ?._V ?? found.Version?.getCurrentVersion()
@@ -33,7 +33,7 @@ const isOurs = (version: string): boolean => {
   return parts[0] === oldest[0] && (first === -1 || parts[first]! > oldest[first]!)
 }
 
-// its two members alone: a bundler keeps all of a namespace that is handed on
+// only two members: if the whole namespace is passed on, then a bundler keeps all of it
 const version = versionOf({ Effect: effect.Effect, Version: (effect as Namespace).Version })
 if (version === undefined || !isOurs(version)) {
   throw new Error(
@@ -42,8 +42,8 @@ if (version === undefined || !isOurs(version)) {
 }
 
 /**
- * What is wrong with a runtime, by one of its fibers: parts of two Effects that are more than a patch apart do not fit, and
- * a program would die of that somewhere ("Not a valid effect: undefined").
+ * What is wrong with a fiber's runtime; undefined if nothing is. If two Effects differ by more than a patch, then their
+ * parts do not fit, and the program would die somewhere ("Not a valid effect: undefined").
  */
 export const strangeRuntime = (fiber: object): string | undefined => {
   const found = versionOf({ Effect: { void: fiber } })

@@ -1,6 +1,6 @@
 /**
- * The typed errors of effect-audit. Each message says what happened and what to do next, and none
- * carries the content of an event: prompts and rows are personal data.
+ * The typed errors of effect-audit. Each message says what happened and what to do next. None contains an event's
+ * content: prompts and rows are personal data.
  *
  * @since 0.1.0
  */
@@ -8,8 +8,8 @@ import { Schema } from "effect"
 import { visible } from "./Visible.js"
 
 /**
- * What is known of an event whose append failed: `absent`, it is certainly not on disk; `unknown`, it
- * may still turn up. In both cases repeat it with the same `eventId`: it cannot be doubled.
+ * Whether an event is on disk although its append failed: `absent`, certainly not; `unknown`, perhaps. In both cases
+ * repeat it with the same `eventId`: it cannot be doubled.
  *
  * @category models
  * @since 0.1.0
@@ -35,7 +35,7 @@ export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit
     outcome: Schema.Literal("absent"),
     /** the kind of the event, for example `use_log` */
     kind: Schema.String,
-    /** what is wrong, by field: names and expectations, never values */
+    /** what is wrong, by field: the name and the expectation, never the value */
     issues: Schema.Array(Schema.Struct({ field: Schema.String, expected: Schema.String }))
   }
 ) {
@@ -45,10 +45,10 @@ export class InvalidEvent extends Schema.TaggedError<InvalidEvent>("effect-audit
   }
 }
 
-/** Codes of our own, whose causes say what to do: a removed directory, what else stands under a name, no locks. */
+/** Our own codes, whose causes say what to do. */
 const OURS: ReadonlyArray<string> = ["LOCK_LOST", "WRONG_TYPE", "NOT_OURS", "NO_LOCKS"]
 
-/** What to do about a disk, as the beginning of a sentence. */
+/** What to do about the disk, as the beginning of a sentence. */
 const mendOf = ({ cause, code }: { readonly cause: unknown; readonly code: string }): string => {
   const advice = OURS.includes(code) && cause instanceof Error ? cause.message : "mend the disk"
   return advice.charAt(0).toUpperCase() + advice.slice(1)
@@ -68,9 +68,10 @@ export class QueueWriteError extends Schema.TaggedError<QueueWriteError>("effect
     /** the file that could not be written, absolute */
     path: Schema.String,
     /**
-     * the error code of the operating system (`ENOSPC`, `EIO` ...), `ETIMEDOUT` for our own time limit, `LOCK_LOST`:
-     * the directory was removed or replaced, and holds another queue now, or `WRONG_TYPE` and `NOT_OURS`: something else
-     * stands under the name of a file, or a file of somebody else
+     * - `ENOSPC`, `EIO` ...: the error code of the operating system
+     * - `ETIMEDOUT`: our own time limit
+     * - `LOCK_LOST`: the directory was removed or replaced, and holds another queue now
+     * - `WRONG_TYPE`, `NOT_OURS`: the file is no regular file, or belongs to another user
      */
     code: Schema.String,
     cause: Schema.Defect
@@ -133,7 +134,7 @@ export class QueueClosed extends Schema.TaggedError<QueueClosed>("effect-audit/Q
 }
 
 /**
- * Everything that can keep an event from being recorded.
+ * Every error of recording an event.
  *
  * @category errors
  * @since 0.1.0
@@ -170,13 +171,13 @@ export class QueueOpenError extends Schema.TaggedError<QueueOpenError>("effect-a
 export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/QueueLocked")("QueueLocked", {
   /** the queue's directory, absolute */
   directory: Schema.String,
-  /** the owner's process id, as it wrote it into the lock file; absent if it could not be read */
+  /** the owner's process id, by its lock file; absent if it could not be read */
   pid: Schema.optional(Schema.Number),
-  /** whether the owner is this very process */
+  /** whether the owner is this process */
   sameProcess: Schema.Boolean,
-  /** whether the owner is the command `effect-audit`, which leaves when it is done */
+  /** whether the owner is the command `effect-audit`, which releases the queue when it is done */
   command: Schema.optional(Schema.Boolean),
-  /** if the queue is of several `instances`: how many, since all of their sub-directories are in use */
+  /** if the queue has several `instances`: how many; all of their sub-directories are in use */
   instances: Schema.optional(Schema.Number)
 }) {
   override get message(): string {
@@ -201,7 +202,7 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
 }
 
 /**
- * Reading or keeping the books of the queue failed (not an append). The worker tries again.
+ * The books of the queue could not be read or written; appends are not concerned. The worker tries again.
  *
  * @category errors
  * @since 0.1.0
@@ -217,7 +218,7 @@ export class QueueAccessError extends Schema.TaggedError<QueueAccessError>("effe
 ) {
   override get message(): string {
     const rest = this.code === "LOCK_LOST" ? "" : "; delivery goes on by itself"
-    // in requests/ others choose the names
+    // other users choose the names of files in requests/
     return `The audit queue could not use ${visible(this.path)} (${this.code}). ${visible(mendOf(this))}${rest}.`
   }
 }
@@ -247,18 +248,18 @@ export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/U
   class: UploadFailureClass,
   /** the database's or the driver's error code, for example `1142` or `ECONNREFUSED` */
   code: Schema.String,
-  /** what is wrong and what to do next; free of the texts of the database, which echo rows */
+  /** what is wrong and what to do next, without texts of the database, which echo rows */
   reason: Schema.String,
   /**
-   * true where more events in the batch would tell whether an event or the database is to blame: the next one has
-   * more, up to eight times as many
+   * true if a larger batch would show whether an event or the database is to blame: then the next batch has more
+   * events, up to eight times as many
    */
   wantsMore: Schema.optional(Schema.Boolean),
-  /** the original error, whose text may echo a row: out of the sight of logs and traces, but for our log at Debug */
+  /** the original error, whose text may echo a row: redacted, so that only our log at Debug shows it */
   cause: Schema.optional(Schema.RedactedFromSelf(Schema.Unknown))
 }) {
   override get message(): string {
-    // a server names objects of its own
+    // the server chooses the names of its objects
     return visible(`${this.reason} (${this.code})`)
   }
 }
@@ -270,7 +271,7 @@ export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/U
  * @since 0.1.0
  */
 export class FlushError extends Schema.TaggedError<FlushError>("effect-audit/FlushError")("FlushError", {
-  /** how many records still wait */
+  /** how many events still wait */
   waiting: Schema.Number,
   cause: Schema.Defect
 }) {
@@ -281,7 +282,8 @@ export class FlushError extends Schema.TaggedError<FlushError>("effect-audit/Flu
 }
 
 /**
- * The events that were delivered could not be read. `transient` passes by itself; reading again goes on where it ended.
+ * Delivered events could not be read. If the class is `transient`, then it passes by itself: search again, `after` the
+ * last event.
  *
  * @category errors
  * @since 0.1.0
@@ -290,7 +292,7 @@ export class TrailError extends Schema.TaggedError<TrailError>("effect-audit/Tra
   class: UploadFailureClass,
   /** the database's or the driver's error code, for example `1142` or `ECONNREFUSED` */
   code: Schema.String,
-  /** what is wrong and what to do next; free of the texts of the database, which echo rows */
+  /** what is wrong and what to do next, without texts of the database, which echo rows */
   reason: Schema.String,
   /** the original error, whose text may echo a row */
   cause: Schema.optional(Schema.RedactedFromSelf(Schema.Unknown))

@@ -1,9 +1,9 @@
 /**
- * One event as one line of NDJSON, and back: `{"kind","event_id","ts",...fields}`, keys in snake_case. Lines of
- * the Python class that this package replaces (no `event_id`, a local `ts`) are read as well.
+ * The line: one event as NDJSON, `{"kind","event_id","ts",...fields}`, with keys in snake_case. Lines of the Python
+ * class that this package replaces (no `event_id`, a local `ts`) can be read, too.
  *
- * The Schema of a kind is the contract; appending and delivering use an encoder and a decoder compiled from it,
- * since a Schema's own cost 4 to 10 microseconds an event. test/schema/line.test.ts proves the two equal.
+ * The Schema of a kind is the contract. Hot path: encoder and decoder are compiled from it
+ * (bench/README.md#schema-of-a-field); test/schema/line.test.ts proves them equal to the Schema.
  *
  * @since 0.1.0
  */
@@ -12,7 +12,7 @@ import * as AuditEvent from "./AuditEvent.js"
 import { Either, ParseResult } from "./Effect3.js"
 
 /**
- * A value as it is handed to the database.
+ * A value for the database.
  *
  * @category models
  * @since 0.1.0
@@ -20,7 +20,7 @@ import { Either, ParseResult } from "./Effect3.js"
 export type SqlValue = string | number | bigint | null
 
 /**
- * An event read from a line, ready for the database.
+ * An event from a line, ready for the database.
  *
  * @category models
  * @since 0.1.0
@@ -33,9 +33,9 @@ export interface StoredEvent {
   readonly time: number | null
   /** one value for each of `definition.columns`, in their order */
   readonly row: ReadonlyArray<SqlValue>
-  /** the line itself, for targets that are no tables */
+  /** the parsed line, for targets that are no tables */
   readonly line: Readonly<Record<string, unknown>>
-  /** whether it was rejected before, and somebody wanted it to be tried once more */
+  /** whether it was rejected before, and an operator has retried it */
   readonly retried?: boolean
 }
 
@@ -47,7 +47,7 @@ export interface StoredEvent {
 export const RETRIED = "$retried"
 
 /**
- * How a retried line ends, and how many bytes a retry adds at most: the mark, and an id where the line had none.
+ * The end of a retried line, and the most bytes that a retry adds: the mark, and an id if the line had none.
  *
  * @internal
  */
@@ -69,9 +69,9 @@ export interface Issue {
 /**
  * Why a line cannot become an event.
  *
- * - `malformed`: not UTF-8, not JSON, not an object, or without a usable `kind` or `event_id`
- * - `unknownKind`: a kind that this program does not carry
- * - `invalid`: its fields do not fit its kind
+ * - `malformed`: not UTF-8, not JSON, not an object, or without a valid `kind` or `event_id`
+ * - `unknownKind`: this program does not carry the kind
+ * - `invalid`: the fields do not fit the kind
  *
  * @category models
  * @since 0.1.0
@@ -79,7 +79,7 @@ export interface Issue {
 export interface Unreadable {
   readonly class: "malformed" | "unknownKind" | "invalid"
   readonly reason: string
-  /** the kind that the line says, if it says one */
+  /** the kind that the line names, if it names one */
   readonly kind?: string
 }
 
@@ -91,20 +91,20 @@ export interface Unreadable {
  */
 export interface Codec {
   readonly definition: AuditEvent.Any
-  /** The line, ended by `\n`; `epochMillis` is the time of the event. */
+  /** The line, which ends in `\n`; `epochMillis` is the time of the event. */
   readonly encode: (
     input: unknown,
     eventId: string,
     epochMillis: number
   ) => Either.Either<string, ReadonlyArray<Issue>>
-  /** The values of the columns of a parsed line. */
+  /** The values of the columns, from a parsed line. */
   readonly row: (
     line: Readonly<Record<string, unknown>>
   ) => Either.Either<Array<SqlValue>, ReadonlyArray<Issue>>
 }
 
 /**
- * Compiles the Schema of a kind. Done once for each definition; who asks again gets the same.
+ * Compiles the Schema of a kind, once for each definition.
  *
  * @category constructors
  * @since 0.1.0
@@ -160,7 +160,7 @@ const compileKind = (definition: AuditEvent.Any): Codec => {
           else row[i] = value
         }
       } catch {
-        // a Schema of the program threw: that must not stop what stands behind the line
+        // a Schema of the program threw: the lines after this one must still be delivered
         ;(issues ??= []).push({ field: fields[i]!.key, expected: fields[i]!.expected })
       }
       return issues === undefined ? Either.right(row) : Either.left(issues)
@@ -169,7 +169,7 @@ const compileKind = (definition: AuditEvent.Any): Codec => {
 }
 
 /**
- * Reads lines of any of the given kinds.
+ * Makes the function that reads lines of the given kinds; `idOf` is called for a line without an id.
  *
  * @category constructors
  * @since 0.1.0
@@ -177,12 +177,12 @@ const compileKind = (definition: AuditEvent.Any): Codec => {
 export const makeDecoder = (
   codecs: ReadonlyMap<string, Codec>,
   options?: {
-    /** the time zone of `ts` in lines that carry none, for example `Asia/Shanghai`; this machine's by default */
+    /** the time zone of a `ts` without one, for example `Asia/Shanghai`; by default that of this machine */
     readonly timeZone?: DateTime.TimeZone | undefined
   }
 ): ((line: string, idOf: () => string) => Either.Either<StoredEvent, Unreadable>) => {
   let timeZone = options?.timeZone
-  // for old lines only: to ask the machine for its zone takes more than ten milliseconds
+  // only for old lines: finding the machine's zone takes 12 ms (bench/README.md#zones)
   const zone = () => (timeZone ??= DateTime.zoneMakeLocal())
   return (text, idOf) => {
     let line: unknown
@@ -228,13 +228,13 @@ export const makeDecoder = (
 
 const withoutMark = ({ [RETRIED]: _, ...line }: Readonly<Record<string, unknown>>) => line
 
-/** By its local `ts`, since a dead letter that is retried has got an id. */
+/** Known by its local `ts`, since a retried dead letter has an id. */
 const isOfPythonClass = ({ kind, ts }: Readonly<Record<string, unknown>>) =>
   (kind === "use_log" || kind === "login_log") && typeof ts === "string" && !ZONED.test(ts)
 
 const ZONED = /(?:Z|[+-]\d\d:\d\d)$/
 
-/** It lives as long as an upload. Hot path: a class, not a literal (bench/README.md#literals). */
+/** Lives as long as an upload. Hot path: a class, not a literal (bench/README.md#literals). */
 class Stored implements StoredEvent {
   constructor(
     readonly definition: AuditEvent.Any,
@@ -257,7 +257,7 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
 // ---------------------------------------------------------------------------------------------------- time
 
-/** Milliseconds since 1970 UTC of a `ts`; one without a zone is a wall clock of `zone`. */
+/** The time of a `ts`, milliseconds since 1970 UTC; if it has no zone, then it is a wall clock in `zone`. */
 const epochMillisOf = (ts: string, zone: () => DateTime.TimeZone): number | null => {
   if (ts.endsWith("Z")) {
     const millis = parseDate(ts)
@@ -269,7 +269,7 @@ const epochMillisOf = (ts: string, zone: () => DateTime.TimeZone): number | null
   return Option.match(zoned, { onNone: () => null, onSome: DateTime.toEpochMillis })
 }
 
-/** The function with a memory of one: many events share a millisecond, and times cost as much as all their JSON. */
+/** Caches the last result. Hot path: many events share a millisecond (bench/README.md#times). */
 const remembering = <A, B>(f: (value: A) => B): ((value: A) => B) => {
   let last: { readonly value: A; readonly result: B } | undefined
   return (value) => {
@@ -293,7 +293,7 @@ const localWallClock = (epochMillis: number): string => {
 }
 
 /**
- * `YYYY-MM-DD HH:MM:SS.mmm`, UTC: the form in which MySQL and SQLite take a time as a string.
+ * `YYYY-MM-DD HH:MM:SS.mmm`, UTC: the form of a time in a string for MySQL and SQLite.
  *
  * @category formatting
  * @since 0.1.0
@@ -312,7 +312,7 @@ export type Invalid = typeof INVALID
 interface FieldCodec {
   readonly name: string
   readonly key: string
-  /** what stands before its value in a line */
+  /** the text before its value in a line */
   readonly prefix: string
   readonly expected: string
   readonly encode: (value: unknown, time: AuditEvent.EventTime) => unknown
@@ -320,10 +320,10 @@ interface FieldCodec {
 }
 
 /**
- * The Python class took any value for any field and left it to MySQL, which makes a text of a number, and a whole number
- * of a fraction or of a text that is one: of a DOUBLE, as JSON's numbers were sent, it rounds a half to the even
- * neighbour, of a text away from zero (MySQL manual, "Rounding Behavior"). What cannot be told exactly is left to somebody
- * who sees the letter: numbers that JavaScript cannot hold, or writes in another way.
+ * Converts a value as MySQL did for the Python class, which accepted any value for any field. MySQL makes texts of
+ * numbers, and integers of fractions: it rounds a half in a DOUBLE, which JSON's numbers were, to the even neighbour,
+ * and in a text away from zero (MySQL manual, "Rounding Behavior"). If JavaScript cannot hold a number, or writes it in
+ * another way, then the line becomes a dead letter, for an operator to decide.
  */
 const decodeAsMysql = ({ decode, key }: FieldCodec, line: Readonly<Record<string, unknown>>) => {
   const value = line[key]
@@ -358,7 +358,7 @@ const compileField = (
   const accepts = guard(to)
   const readable = guard(AST.encodedAST(from))
   const unchanged = AST.typeAST(from) === from
-  // an object that the Schema does not change may still have keys that it does not know, and drops
+  // even if a Schema changes no value, it may drop unknown keys of an object
   const kept = unchanged && isKeptWhole(from)
   const encodeFrom = kept ? identity : orInvalid(ParseResult.encodeUnknownEither(Schema.make(from)))
   const decodeFrom = decoderOf(from)
@@ -370,13 +370,13 @@ const compileField = (
     }
     if (given === undefined && signature.optional) return undefined
     if (!accepts(given)) return INVALID
-    // without an Option for each field, where nothing needs one
+    // Hot path: makes no Option, unless the signature needs one.
     if (signature.encode !== undefined) {
       const option = signature.encode(given)
       if (Option.isNone(option)) return undefined
       given = option.value
     }
-    // a Record takes a Date too, and makes {} of it
+    // a Record accepts a Date, too, and makes {} of it
     if (unchanged && !isJson(given)) return INVALID
     const encoded = encodeFrom(given)
     return isJson(encoded) ? encoded : INVALID
@@ -397,7 +397,7 @@ const compileField = (
 
   const isEmpty = (value: unknown) => value === null || value === undefined || value === ""
   const keeps = AuditEvent.keeps(field)
-  /** most values, for which the rest need not be asked */
+  /** Hot path: most values pass this check and need no other. */
   const isKept = fromTime === undefined ? keeps : (value: unknown) => keeps(value) && !isEmpty(value)
   return {
     name: column.field,
@@ -437,7 +437,7 @@ export interface Signature {
   readonly to: AST.AST
   readonly optional: boolean
   readonly wireOptional: boolean
-  /** undefined where it leaves the value as it is, like `decode` */
+  /** undefined if it does not change the value; the same for `decode` */
   readonly encode: ((value: unknown) => Option.Option<unknown>) | undefined
   readonly decode: ((value: Option.Option<unknown>) => Option.Option<unknown>) | undefined
 }
@@ -471,7 +471,7 @@ export const signatureOf = (field: Schema.Struct.Field): Signature => {
 }
 
 /**
- * A check compiled for the common types; the Schema's own for all others.
+ * A compiled check for the common types; the Schema's own check for all others.
  *
  * @internal
  */
@@ -498,7 +498,7 @@ export const guard = (ast: AST.AST): ((value: unknown) => boolean) => {
 }
 
 /**
- * What the Schema makes of a value that it can read.
+ * Decodes a value that the Schema can read; INVALID if that fails.
  *
  * @internal
  */
@@ -508,8 +508,8 @@ export const decoderOf = (from: AST.AST): ((value: unknown) => unknown) =>
     : orInvalid(ParseResult.decodeUnknownEither(Schema.make(from)))
 
 /**
- * Whether the Schema keeps all of a value that it takes. So do records of such values; but a Schema's own copy of one
- * lacks a key `__proto__`, which assigns a prototype there.
+ * Whether decoding and encoding return an accepted value whole. Records of such values count, too: the Schema's own
+ * copy of a record would lose a key `__proto__`.
  */
 const isKeptWhole = (ast: AST.AST): boolean => {
   switch (ast._tag) {
@@ -537,7 +537,7 @@ const isKeptWhole = (ast: AST.AST): boolean => {
   return false
 }
 
-/** `JSON.stringify`, at half its cost for most texts: those without anything to escape. */
+/** `JSON.stringify`. Hot path: texts without escapes are only quoted (bench/README.md#text-of-a-line). */
 const stringify = (value: unknown): string =>
   typeof value === "string" && !ESCAPED.test(value) ? `"${value}"` : JSON.stringify(value)
 
@@ -545,7 +545,7 @@ const stringify = (value: unknown): string =>
 // eslint-disable-next-line no-control-regex -- they are what it looks for
 const ESCAPED = /["\\\u0000-\u001f\ud800-\udfff]/
 
-/** Whether JSON can carry the value without changing it: `NaN`, `Infinity`, dates and the like it cannot. */
+/** Whether JSON can hold the value unchanged; it cannot hold `NaN`, `Infinity` or dates. */
 const isJson = (value: unknown): boolean => {
   switch (typeof value) {
     case "string":
@@ -566,14 +566,14 @@ const isJson = (value: unknown): boolean => {
 }
 
 /**
- * A field's value as its column gets it: itself, or what a line holds of it.
+ * A field's value for its column: the value itself, or, if it is a structure, its form in a line.
  *
  * @internal
  */
 export const toSql = (value: unknown, wire: unknown): SqlValue => {
   switch (typeof value) {
     case "string":
-      // drivers do this silently, each in its own way; here it is the documented U+FFFD for all of them
+      // drivers replace lone surrogates silently, each in another way; here they all become the documented U+FFFD
       return value.toWellFormed()
     case "number":
     case "bigint":

@@ -1,5 +1,5 @@
 /**
- * Somebody logged in.
+ * Logins: who logged in.
  *
  * @since 0.1.0
  */
@@ -7,8 +7,8 @@ import { Schema } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 
 /**
- * An event of kind `login_log`: somebody logged in. `loginTime` is the wall clock of this machine,
- * `YYYY-MM-DD HH:MM:SS`, unless it is given.
+ * An event of kind `login_log`: somebody logged in. By default `loginTime` is the wall clock of this machine,
+ * `YYYY-MM-DD HH:MM:SS`.
  *
  * @category events
  * @since 0.1.0
@@ -36,7 +36,7 @@ export class LoginLog extends AuditEvent.Class<LoginLog>()("login_log", {
 }) {}
 
 /**
- * What `logLogin` takes.
+ * The input of `logLogin`.
  *
  * @category models
  * @since 0.1.0

@@ -1,8 +1,8 @@
-/** A position: where a line stands in the queue. */
+/** A position: the place and the number of a line in the queue. */
 
 /**
- * The start of a line: the segment (named by the sequence number of its first line), the byte in it, and the
- * line's own sequence number.
+ * The start of a line: the segment, named by the sequence number of its first line, the offset in it, and the line's
+ * own sequence number.
  *
  * @category models
  * @since 0.1.0
@@ -20,16 +20,16 @@ export type Place = Pick<Position, "segment" | "offset">
 export const isBefore = (a: Place, b: Place): boolean =>
   a.segment === b.segment ? a.offset < b.offset : a.segment < b.segment
 
-/** The place as text, by which a dead letter is named. */
+/** The place as text, which is the id of a dead letter. */
 export const idOf = ({ offset, segment }: Place): string => `${segment}:${offset}`
 
-/** The place of {@link idOf}. */
+/** The inverse of {@link idOf}. */
 export const placeOf = (id: string): Place => {
   const colon = id.indexOf(":")
   return { segment: numberIn(id, 0, colon), offset: numberIn(id, colon + 1, id.length) }
 }
 
-/** The number that these digits are: without a text of its own, since each letter of many is asked for its place. */
+/** The number of these digits. Hot path: makes no substring, since it runs for each of many letters. */
 const numberIn = (text: string, from: number, to: number): number => {
   let number = 0
   for (let at = from; at < to; at++) number = number * 10 + (text.charCodeAt(at) - 0x30)

@@ -1,6 +1,8 @@
 /**
- * What of an event may reach the disk: redaction and limits, by kind and field. Both are options of the layer; they
- * are applied before the event is checked and written, so that neither the disk nor the database ever sees the rest.
+ * Redactions and limits, by kind and field: which content of an event may reach the disk.
+ *
+ * Both are options of the layer. They run before the event is checked and written, so that neither the disk nor the
+ * database ever sees the rest.
  *
  * @example
  * import { Config, Effect, Layer } from "effect"
@@ -26,9 +28,9 @@ import { createHmac, createSecretKey, type KeyObject } from "node:crypto"
 import type * as AuditEvent from "./AuditEvent.js"
 
 /**
- * Makes what is stored of what was given: any function will do that gives a value of the field. It sees neither null
- * nor undefined, an empty text, or the field's default: where nothing was given there is nothing to hide. If it
- * throws, the event is `InvalidEvent`, and never written as it was.
+ * Replaces the value of a field by the one to store: any function that returns a value of the field. It is not called
+ * for null, undefined, an empty text, or the field's default, since these hide nothing. If it throws, then the event is
+ * an `InvalidEvent`, and nothing is written.
  *
  * @category models
  * @since 0.1.0
@@ -41,7 +43,7 @@ export type Redaction<T> = (value: NonNullable<T>) => T
  * @category models
  * @since 0.1.0
  */
-// a conditional type, since only such a one is known to the parameters of functions while `E` is inferred
+// a conditional type, since only then TypeScript infers the parameters of functions while it infers `E`
 export type Redactions<E extends AuditEvent.Any> = [E] extends [infer K extends AuditEvent.Any]
   ? {
       readonly [C in K as C["kind"]]?:
@@ -54,8 +56,8 @@ export type Redactions<E extends AuditEvent.Any> = [E] extends [infer K extends 
 
 /**
  * Limits of texts by kind and field, for the kinds `E`: in characters as `VARCHAR(n)` counts them (Unicode code
- * points), at least {@link MIN_LIMIT}. A longer text is cut, and says so at its end: `a red fox…[+1234]` lacks its
- * last 1234 characters. The mark counts, so that what is stored is never longer than the limit.
+ * points), at least {@link MIN_LIMIT}. A longer text is cut and marked: `a red fox…[+1234]` lacks its last 1234
+ * characters. The mark counts, too, so that no stored text is longer than its limit.
  *
  * @category models
  * @since 0.1.0
@@ -78,8 +80,7 @@ export type Limits<E extends AuditEvent.Any> = {
 export const MIN_LIMIT = 16
 
 /**
- * As if the field had not been given: NULL, or its default. Fields that must be given cannot be omitted; that is a
- * compile-time error.
+ * Omits the field: it is NULL, or its default. Omitting a required field is a compile-time error.
  *
  * @category redactions
  * @since 0.1.0
@@ -87,7 +88,7 @@ export const MIN_LIMIT = 16
 export const omit = (_value: unknown): null => null
 
 /**
- * Three asterisks, whatever the text and its length: there was something, and that is all that is known.
+ * Replaces every text by three asterisks, which show only that there was a text.
  *
  * @category redactions
  * @since 0.1.0
@@ -95,23 +96,23 @@ export const omit = (_value: unknown): null => null
 export const mask = (_value: string): string => "***"
 
 /**
- * The shortest key of {@link hash}, in bytes, of a text those of its UTF-8: 128 bits, if it is random.
+ * The shortest key of {@link hash}, in bytes: 128 bits, if they are random. A text counts its bytes of UTF-8.
  *
  * @category constants
  * @since 0.1.0
  */
 export const MIN_KEY_BYTES = 16
 
-/** Where a redaction says what is wrong with it; shared by copies of this module in one process. */
+/** The key under which a redaction tells what is wrong with it; copies of this module in one process share it. */
 const Problem: unique symbol = Symbol.for("effect-audit/Redact/Problem") as never
 
 /**
- * HMAC-SHA256 with a secret key, 64 hexadecimal digits: equal texts stay equal, so that a user's events can still be
- * found together by those who have the key, and cannot be guessed by those who have not. Keep the key out of the
- * database, and keep it: with another one the same user gets another name. The key is a text or bytes, which are copied.
+ * HMAC-SHA256 with a secret key, as 64 hexadecimal digits. Equal texts stay equal, so whoever has the key can still
+ * find a user's events, and nobody else can guess the user. The key is a text or bytes, which are copied.
  *
- * A key of less than {@link MIN_KEY_BYTES} bytes can be guessed: the layer fails with `QueueOpenError`, as it does if the
- * key is none. Within a function of your own it throws, and the event is `InvalidEvent`.
+ * Keep the key out of the database, and do not lose it: with another key the same user gets another hash. If the key
+ * has fewer than {@link MIN_KEY_BYTES} bytes, or is invalid, then the layer fails with `QueueOpenError`. Within a
+ * function of your own it throws, and the event is an `InvalidEvent`.
  *
  * @category redactions
  * @since 0.1.0
@@ -125,7 +126,7 @@ export const hash = (key: Redacted.Redacted<string | Uint8Array>): ((value: stri
   return Object.assign(redaction, { [Problem]: typeof secret === "string" ? secret : undefined })
 }
 
-/** The key as it is now, whatever becomes of what was given, and shown by nothing; or what is wrong with it. */
+/** A copy of the key, which nothing prints; or what is wrong with the key. */
 const keyOf = (key: unknown): KeyObject | string => {
   const given = Redacted.isRedacted(key) ? Option.getOrUndefined(valueOf(key)) : undefined
   if (typeof given !== "string" && !(given instanceof Uint8Array)) {
@@ -138,11 +139,11 @@ const keyOf = (key: unknown): KeyObject | string => {
     : createSecretKey(bytes)
 }
 
-/** none if it was wiped */
+/** none if the key was wiped */
 const valueOf = Option.liftThrowable((key: Redacted.Redacted<unknown>) => Redacted.value(key))
 
 /**
- * What is wrong with a redaction, if anything is known to be.
+ * What is wrong with a redaction; undefined if nothing is known.
  *
  * @internal
  */

@@ -1,8 +1,8 @@
 /**
- * A row of a kind's table, read back to an event: the inverse of what Line.ts makes of a line for a table.
+ * The row: turns a row of a kind's table back into an event, the inverse of Line.ts.
  *
- * A column holds the value itself if that is a text, a number, a boolean or a date; of anything else it holds what a line
- * has, as JSON. test/schema/row.test.ts proves the two inverse.
+ * A column holds texts, numbers, booleans and dates themselves, and everything else as JSON in its form in a line.
+ * test/schema/row.test.ts proves that the two are inverse.
  *
  * @since 0.1.0
  */
@@ -12,7 +12,7 @@ import { Either } from "./Effect3.js"
 import { decoderOf, guard, INVALID, type Invalid, type Issue, signatureOf } from "./Line.js"
 
 /**
- * A value as a database shows it: a text, a number of SQLite, or NULL.
+ * A value from a database: a text, a number of SQLite, or NULL.
  *
  * @category models
  * @since 0.1.0
@@ -20,14 +20,14 @@ import { decoderOf, guard, INVALID, type Invalid, type Issue, signatureOf } from
 export type Raw = string | number | null
 
 /**
- * Reads rows of a kind: the values of its columns, in their order.
+ * Turns the values of a kind's columns, in their order, into an event.
  *
  * @internal
  */
 export type Restore = (values: ReadonlyArray<Raw>) => Either.Either<object, ReadonlyArray<Issue>>
 
 /**
- * Compiles the way back of a kind. Done once for each definition.
+ * Compiles the function for a kind, once for each definition.
  *
  * @internal
  */
@@ -54,7 +54,7 @@ const compile = (definition: AuditEvent.Any): Restore => {
     })
     if (issues !== undefined) return Either.left(issues)
     try {
-      // with all of its fields no default is missing
+      // if no default is missing, then the object is complete
       return Either.right(isWhole ? new Event(input, AuditEvent.RESTORED) : new Event(input))
     } catch {
       // a constructor of the program threw
@@ -64,7 +64,7 @@ const compile = (definition: AuditEvent.Any): Restore => {
 }
 
 /**
- * What a row does not fit.
+ * The result for a row that does not fit its kind.
  *
  * @internal
  */
@@ -73,15 +73,15 @@ export class Unfit {
 }
 
 /**
- * Reads rows of a kind: the values of its fields, in the order of its columns; undefined where an event has none.
- * The next row comes in the same array.
+ * Turns the values of a kind's columns into those of its fields, in the same order; undefined if the event has none.
+ * The next call reuses the array.
  *
  * @internal
  */
 export type RestoreValues = (raw: ReadonlyArray<Raw>) => ReadonlyArray<unknown> | Unfit
 
 /**
- * Compiles it, for those who need no event.
+ * Compiles the function for a kind, for callers that need no event.
  *
  * @internal
  */
@@ -98,14 +98,14 @@ export const restoringValues = (definition: AuditEvent.Any): RestoreValues => {
 }
 
 /**
- * What reads the values of each column of a kind.
+ * The readers of a kind's columns, in their order.
  *
  * @internal
  */
 export const readersOf = (definition: AuditEvent.Any): ReadonlyArray<FieldReader> =>
   definition.columns.map(({ field }) => new FieldReader(field, definition.fields[field]!))
 
-/** Reads all fields, and hands each value on; says which do not fit. */
+/** Reads all fields, and passes each value to `take`; returns the fields that do not fit. */
 const readFields = (
   fields: ReadonlyArray<FieldReader>,
   raw: ReadonlyArray<Raw>,
@@ -140,7 +140,7 @@ export class FieldReader {
   /** whether whole digits are the value itself */
   readonly isNumber: boolean
   private readonly isBigInt: boolean
-  /** whether NULL is null */
+  /** whether NULL means null */
   readonly isNullable: boolean
   private readonly restore: (raw: Raw) => unknown
 
@@ -159,7 +159,7 @@ export class FieldReader {
     this.restore = restoringField(schema)
   }
 
-  /** The value; INVALID where it does not fit. May throw what a Schema of the program throws. */
+  /** The value; INVALID if it does not fit. If a Schema of the program throws, then this throws. */
   read(raw: Raw): unknown {
     if (raw === null) return this.isNullable ? null : this.restore(null)
     if (typeof raw === "string") {
@@ -171,10 +171,10 @@ export class FieldReader {
   }
 }
 
-/** of a whole number that every type of numbers takes */
+/** an integer that every type of number can hold */
 const SAFE_DIGITS = /^-?\d{1,15}$/
 
-/** A type of which a text needs no other look. */
+/** A type whose texts can be read without their Schema. */
 interface Plain {
   readonly type: "text" | "number" | "bigint"
   readonly isNullable: boolean
@@ -209,7 +209,7 @@ export const restoringField = (field: Schema.Struct.Field): ((raw: Raw) => unkno
   const readable = guard(AST.encodedAST(from))
   const decodeFrom = decoderOf(from)
 
-  /** What a line would make of it. */
+  /** Decodes the form in a line. */
   const fromWire = (wire: unknown): unknown => {
     if (!readable(wire)) return INVALID
     const decoded = decodeFrom(wire)
@@ -222,7 +222,7 @@ export const restoringField = (field: Schema.Struct.Field): ((raw: Raw) => unkno
     if (accepts(null)) return null
     const filled = fitting(fromWire(null))
     if (filled !== INVALID) return filled
-    // as a line that lacks the field
+    // like a line that lacks the field
     if (decode !== undefined) {
       const value = decode(Option.none())
       if (Option.isSome(value)) return fitting(value.value)
@@ -252,7 +252,7 @@ export const restoringField = (field: Schema.Struct.Field): ((raw: Raw) => unkno
   }
 }
 
-/** What begins as an object or a list does in JSON. */
+/** A text that begins like a JSON object or array. */
 const STRUCTURE = /^[{[]/
 
 const parseJson = (text: string): unknown => {
@@ -267,7 +267,7 @@ const parseJson = (text: string): unknown => {
 
 type Reading = (raw: string | number) => unknown
 
-/** How values of the type may be read, in order; undefined for those of which a column holds what a line has. */
+/** The ways to read values of the type, in order; undefined for values that a column holds in their form in a line. */
 const readingsOf = (ast: AST.AST): ReadonlyArray<Reading | undefined> => {
   switch (ast._tag) {
     case "StringKeyword":
@@ -335,8 +335,8 @@ const toDate: Reading = (raw): Date | Invalid => {
 }
 
 /**
- * Milliseconds since 1970 of `YYYY-MM-DD HH:MM:SS.mmm`, UTC, the inverse of `sqlDateTime`; NaN if it is no time. What is
- * finer than a millisecond is cut off.
+ * Milliseconds since 1970 of `YYYY-MM-DD HH:MM:SS.mmm`, UTC: the inverse of `sqlDateTime`; NaN if it is no time. Digits
+ * below a millisecond are cut off.
  *
  * @internal
  */
@@ -349,8 +349,8 @@ export const millisOf = (text: string): number => {
 }
 
 /**
- * As MySQL shows a DATETIME, and SQLite has it; NaN where it is written in another way, or at the end of
- * a month. Hot path: Date.parse of a new text costs as much as the rest of a row (bench/README.md#reading).
+ * Milliseconds of a time as MySQL and SQLite write it; NaN for other forms, and for days 29 to 31. Hot path: Date.parse
+ * of a new text costs as much as the rest of a row (bench/README.md#reading).
  *
  * @internal
  */
@@ -374,7 +374,7 @@ export const plainMillis = (text: string): number => {
   const seconds = twoDigits(text, 17)
   const millis = hasFraction ? 10 * twoDigits(text, 20) + digit(text, 22) : 0
   for (let i = 23; i < length; i++) if (Number.isNaN(digit(text, i))) return Number.NaN
-  // years below 100 are others to Date.UTC, and what is no date must not become one; NaN fits nowhere
+  // Date.UTC changes years below 100, and makes a date of an invalid one; NaN passes no comparison
   const isTime =
     year >= 1000 &&
     month >= 1 &&
@@ -398,7 +398,7 @@ const digit = (text: string, at: number): number => {
 const TIME = /^([+-]?\d{4,6}-\d\d-\d\d)(?:[ T](\d\d:\d\d:\d\d)(?:\.(\d+))?Z?)?$/
 
 /**
- * Whether the values of a field are texts, numbers, booleans or dates: those alone can be searched for.
+ * Whether the values of a field are texts, numbers, booleans or dates: only those can be searched.
  *
  * @internal
  */

@@ -1,13 +1,13 @@
 /**
- * What is done to an event between the program and its line: the actor, then the span, fill in what the program left
- * open; then redaction, then limits.
+ * The rules for an event before it becomes a line: first the actor, then the span fill open fields; then redactions
+ * run, then limits.
  */
 import type { Tracer } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 import type { Issue } from "./Line.js"
 import { MIN_LIMIT, problemOf } from "./Redact.js"
 
-/** An event as it may be shown to anybody who may read the log. */
+/** An event that anybody who may read the log may see. */
 export interface Prepared {
   readonly input: unknown
   /** fields whose redaction threw; they are no longer in `input` */
@@ -21,11 +21,11 @@ export interface Rules {
 
 type ByKind = Readonly<Record<string, Readonly<Record<string, unknown>> | undefined>>
 
-/** What an option says of a kind, which may be called `constructor`: every object has that. */
+/** The option's entry for a kind. Only an own key counts, since a kind may be called `constructor`. */
 export const ofKind = <A>(option: Readonly<Record<string, A>> | undefined, kind: string): A | undefined =>
   option !== undefined && Object.hasOwn(option, kind) ? option[kind] : undefined
 
-/** What is wrong with the rules: one that is never applied would be a leak that nobody sees. */
+/** What is wrong with the rules; undefined if nothing is. A rule that is never applied would be an unseen leak. */
 export const checkRules = (
   events: ReadonlyArray<AuditEvent.Any>,
   rules: Readonly<Record<keyof Rules, ByKind | undefined>>
@@ -49,7 +49,7 @@ export const checkRules = (
   return undefined
 }
 
-/** Prepares events of a kind; undefined for what the kind's own encoder may take as it is. */
+/** Makes the function that prepares events of a kind; it returns undefined if no rule changes the event. */
 export const makePrepare = (
   definition: AuditEvent.Any,
   rules: Rules
@@ -74,7 +74,7 @@ export const makePrepare = (
     const isFilled = (acted && actor !== undefined) || (spanned && span !== undefined)
     if (!ruled && !isFilled) return undefined
     if (typeof input !== "object" || input === null) {
-      // it is refused, and whoever is told of that must not see what the rules would have hidden
+      // the event will be refused, and the error's reader must not see what the rules would have hidden
       return ruled ? { input: undefined, issues: [] } : undefined
     }
     const prepared: Record<string, unknown> = {}
@@ -104,9 +104,9 @@ export const makePrepare = (
   }
 }
 
-/** At most so many code points, the mark included. */
+/** The text, cut to so many code points, including the mark. */
 export const truncate = (text: string, limit: number): string => {
-  // a code point takes one or two units: most texts are not counted
+  // a code point takes one or two UTF-16 units, so most texts need no count
   if (text.length <= limit) return text
   let total = 0
   for (let at = 0; at < text.length; at = next(text, at)) total++

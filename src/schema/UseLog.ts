@@ -1,5 +1,5 @@
 /**
- * Somebody used an AI model.
+ * Uses of AI models: who used which, and how it ended.
  *
  * @since 0.1.0
  */
@@ -7,9 +7,10 @@ import { Schema } from "effect"
 import * as AuditEvent from "./AuditEvent.js"
 
 /**
- * An event of kind `use_log`: somebody used an AI model. A missing, null or empty user or device becomes
- * `未知用户` / `未知设备`, a missing or null prompt "", as in the Python class that this package replaces;
- * everything else is stored as given.
+ * An event of kind `use_log`: somebody used an AI model.
+ *
+ * As in the Python class that this package replaces, a missing, null or empty user or device becomes `未知用户` or
+ * `未知设备`, and a missing or null prompt becomes "". Everything else is stored unchanged.
  *
  * @category events
  * @since 0.1.0
@@ -46,7 +47,7 @@ export class UseLog extends AuditEvent.Class<UseLog>()("use_log", {
 }) {}
 
 /**
- * What `logUse` takes. Only `status` is required.
+ * The input of `logUse`. Only `status` is required.
  *
  * @category models
  * @since 0.1.0

@@ -1,8 +1,8 @@
-/** Texts from anywhere, as a screen may show them: nothing in them moves a cursor, ends a line, or cannot be seen. */
+/** Visible texts: escapes everything that a terminal would obey or hide. */
 
 /**
- * A text that may come from anybody, for a terminal: whatever could move the cursor, change the colours or turn the
- * direction of writing is shown as its code.
+ * A text from anybody, for a terminal: characters that move the cursor, change colours or the direction of writing, or
+ * cannot be seen, become their codes.
  */
 export const visible = (text: string): string =>
   text.replace(UNSAFE, (character) => {
@@ -13,7 +13,7 @@ export const visible = (text: string): string =>
       : `\\x${code.toString(16).padStart(2, "0")}`
   })
 
-/** The same for JSON, which stays the JSON of the same value. */
+/** The same for JSON, which still means the same value. */
 export const visibleJson = (json: string): string =>
   json.replace(UNSAFE, (character) =>
     Array.from({ length: character.length }, (_, index) => {
@@ -22,6 +22,6 @@ export const visibleJson = (json: string): string =>
     }).join("")
   )
 
-// control characters (C0, DEL, C1), what formats without being seen (marks and overrides of direction, zero widths,
-// tags), what else no screen shows (fillers, selectors of variants), line and paragraph separators, lone surrogates
+// control characters (C0, DEL, C1), invisible format characters (directions, zero widths, tags), other invisible ones
+// (fillers, variation selectors), line and paragraph separators, lone surrogates
 const UNSAFE = /[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/gu

@@ -1,5 +1,5 @@
 /**
- * Who is acting.
+ * The actor: who is acting.
  *
  * @since 0.1.0
  */
@@ -8,7 +8,7 @@ import type * as AuditEvent from "../schema/AuditEvent.js"
 
 /**
  * The actor of the running fiber, and its request; nobody by default. `Audit.withContext` sets it for a region of a
- * program, and fibers forked there inherit it. A middleware of an HttpApi may provide it.
+ * program, and fibers that are forked there inherit it. A middleware of an HttpApi can provide it, too.
  *
  * @category services
  * @since 0.1.0

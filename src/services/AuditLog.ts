@@ -1,5 +1,5 @@
 /**
- * The audit log as a program sees it. Use the verbs of `Audit`, `logUse` and `logLogin` rather than this service.
+ * The audit log as a service. Programs use the verbs of `Audit`, `logUse` and `logLogin` instead.
  *
  * @since 0.1.0
  */
@@ -20,18 +20,18 @@ export interface Receipt {
   readonly eventId: string
   /** milliseconds since 1970 UTC; `event_time` of the row */
   readonly time: number
-  /** the number of the line in the queue, never used again */
+  /** the number of the line in the queue; never used again */
   readonly sequence: number
 }
 
 /**
- * What can be said of one `Audit.record`.
+ * The options of one `Audit.record`.
  *
  * @category models
  * @since 0.1.0
  */
 export interface RecordOptions {
-  /** repeats an event whose outcome was unknown: it is stored once. A UUID, by default a new one. */
+  /** a UUID; a new one by default. Repeat an event under its old id: it is stored once. */
   readonly eventId?: string | undefined
 }
 
@@ -52,13 +52,13 @@ export interface AuditStatus extends QueueStatus, DeliveryStatus {}
 export class AuditLog extends Context.Tag("effect-audit/AuditLog")<
   AuditLog,
   {
-    /** Appends an event; on disk when it returns. */
+    /** Appends an event, which is on disk when this returns. */
     readonly record: (
       kind: string,
       input: unknown,
       options?: RecordOptions
     ) => Effect.Effect<Receipt, AppendError>
-    /** The same, but a failure goes to `onAppendFailure`. */
+    /** Like `record`, but a failure goes to `onAppendFailure`. */
     readonly log: (kind: string, input: unknown) => Effect.Effect<void>
     readonly flush: Effect.Effect<void, FlushError>
     readonly status: Effect.Effect<AuditStatus, QueueAccessError>

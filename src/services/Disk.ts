@@ -1,7 +1,9 @@
 /**
- * The only place that touches files. node:fs implements it (layers/NodeDisk.ts); a memory version serves the test
- * double, faults and simulated power loss, so that they run the real queue. FileSystem of @effect/platform has
- * neither O_DSYNC nor a lock nor free space, which is why this exists.
+ * The disk: the only service that touches files.
+ *
+ * layers/NodeDisk.ts implements it with node:fs. layers/MemoryDisk.ts serves the test double, faults and simulated
+ * power loss, so that they run the real queue. FileSystem of @effect/platform has no O_DSYNC, no locks and no free
+ * space.
  *
  * @since 0.1.0
  */
@@ -9,7 +11,7 @@ import { Context, Data } from "effect"
 import type { Effect, Scope, Stream } from "effect"
 
 /**
- * A call to the disk failed. Internal: users see QueueWriteError, QueueAccessError or QueueOpenError.
+ * A disk call failed. Internal: programs see QueueWriteError, QueueAccessError or QueueOpenError.
  *
  * @category errors
  * @since 0.1.0
@@ -22,7 +24,7 @@ export class DiskError extends Data.TaggedError("DiskError")<{
   readonly code: string
   readonly cause: unknown
 }> {
-  /** what it is and what to do, without a full stop; undefined for a code that does not tell */
+  /** what is wrong and what to do, without a full stop; undefined if the code does not tell */
   get advice(): string | undefined {
     if ([LOCK_LOST, NO_LOCKS, NOT_OURS, WRONG_TYPE].includes(this.code) && this.cause instanceof Error) {
       return `${this.path}: ${this.cause.message}`
@@ -39,7 +41,7 @@ export class DiskError extends Data.TaggedError("DiskError")<{
 const FULL = "the disk is full, or what this user may take of it: free it"
 const FORBIDDEN = "this user may not use it: see whose it is, and whose the directories above it are"
 
-/** What codes of the system mean that a path alone can be to blame for. */
+/** Advice for codes of the system that a path, and not a call, is to blame for. */
 const ADVICE: Readonly<Record<string, string | undefined>> = {
   EACCES: FORBIDDEN,
   EDQUOT: FULL,
@@ -61,29 +63,29 @@ const ADVICE: Readonly<Record<string, string | undefined>> = {
  */
 export interface File {
   readonly path: string
-  /** Adds the bytes at the end; when it returns they are on disk, whatever happens to the process or the power. */
+  /** Adds the bytes at the end; durable when it returns, whatever happens to the process or the power. */
   readonly append: (bytes: Uint8Array) => Effect.Effect<void, DiskError>
   /** Adds the bytes at the end, without waiting for the disk: `sync` must follow. */
   readonly write: (bytes: Uint8Array) => Effect.Effect<void, DiskError>
   /** Overwrites in place; durable when it returns, like `append`. */
   readonly writeAt: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
-  /** Overwrites in place, without waiting for the disk: `sync` must follow. Of a file opened as `patch`. */
+  /** Overwrites in place, without waiting for the disk: `sync` must follow. Only for a file opened as `patch`. */
   readonly overwrite: (bytes: Uint8Array, offset: number) => Effect.Effect<void, DiskError>
   /**
-   * Up to `length` bytes from `offset`; fewer only at the end of the file. They may be the beginning of `into`, if it is
-   * long enough.
+   * Reads `length` bytes from `offset`, or fewer at the end of the file. If `into` is long enough, then the result may
+   * be its beginning.
    */
   readonly readAt: (offset: number, length: number, into?: Uint8Array) => Effect.Effect<Uint8Array, DiskError>
   /** bytes */
   readonly size: Effect.Effect<number, DiskError>
-  /** Cuts the file off behind so many bytes. A power cut may undo that before the file is synced. */
+  /** Cuts the file to so many bytes. A power cut may undo that until the file is synced. */
   readonly truncate: (length: number) => Effect.Effect<void, DiskError>
   /** Makes everything written to the file durable. */
   readonly sync: Effect.Effect<void, DiskError>
 }
 
 /**
- * What is known of a file or directory.
+ * The facts about a file or directory.
  *
  * @category models
  * @since 0.1.0
@@ -94,28 +96,28 @@ export interface FileInfo {
   readonly size: number
   /** permission bits, for example 0o700 */
   readonly mode: number
-  /** the user and the group that it belongs to; 0 where the system has none */
+  /** its user and group; 0 where the system has none */
   readonly uid: number
   readonly gid: number
-  /** how many names it has, if it is a file; 1 where the system does not say */
+  /** how many hard links a file has; 1 where the system does not say */
   readonly links: number
 }
 
 /**
- * Who this process is to the file system.
+ * The user of this process.
  *
  * @category models
  * @since 0.1.0
  */
 export interface User {
   readonly uid: number
-  /** all groups that it is in */
+  /** all groups of the user */
   readonly gids: ReadonlyArray<number>
 }
 
 /**
- * The code of a DiskError: something stands under the name of a file that is no regular file, or under that of a
- * directory that is none. The message of the cause says what it is.
+ * The code of a DiskError: the path should be a regular file, or a directory, but is something else. The message of the
+ * cause says what it is.
  *
  * @category errors
  * @since 0.1.0
@@ -123,8 +125,8 @@ export interface User {
 export const WRONG_TYPE = "WRONG_TYPE"
 
 /**
- * The code of a DiskError: the file belongs to somebody else, or has another name, which may. The message of the cause
- * says so.
+ * The code of a DiskError: the file belongs to another user, or has a second hard link. The message of the cause says
+ * which.
  *
  * @category errors
  * @since 0.1.0
@@ -132,7 +134,7 @@ export const WRONG_TYPE = "WRONG_TYPE"
 export const NOT_OURS = "NOT_OURS"
 
 /**
- * The code of a DiskError: the directory, or the lock's file, was removed, and somebody else has made it anew.
+ * The code of a DiskError: the directory, or the file of the lock, was removed, and another process has made it again.
  *
  * @category errors
  * @since 0.1.0
@@ -149,7 +151,7 @@ export const LOCK_LOST = "LOCK_LOST"
 export const NO_LOCKS = "NO_LOCKS"
 
 /**
- * A file system that holds a directory.
+ * The file system of a directory.
  *
  * @category models
  * @since 0.1.0
@@ -157,16 +159,21 @@ export const NO_LOCKS = "NO_LOCKS"
 export interface Volume {
   /** bytes that this process may still write */
   readonly freeBytes: number
-  /** `tmpfs`, `overlay`, `nfs` ... where the system says so; otherwise `unknown` */
+  /** for example `tmpfs`, `overlay`, `nfs`; `unknown` if the system does not say */
   readonly type: string
   /** whether it is shared over a network, where locks and fsync cannot be trusted */
   readonly network: boolean
 }
 
 /**
- * How a file is opened: `append` (an existing file is continued), `create` (it must not exist yet), `read`, `update`
- * (existing, read and overwritten in place), `patch` (the same, for many writes before one sync), or `sync` (existing,
- * made durable and not written to). New files are 0600 whatever the umask.
+ * How a file is opened. New files are 0600 whatever the umask.
+ *
+ * - `append`: writes at the end, and creates the file if need be
+ * - `create`: the file must not exist yet
+ * - `read`: only reads
+ * - `update`: reads and overwrites an existing file in place
+ * - `patch`: like `update`, for many writes before one sync
+ * - `sync`: makes an existing file durable, and writes nothing
  *
  * @category models
  * @since 0.1.0
@@ -183,41 +190,40 @@ export class Disk extends Context.Tag("effect-audit/Disk")<
   Disk,
   {
     /**
-     * Opens a regular file, without waiting for anybody, and follows no link: what else stands under the name fails
-     * with {@link WRONG_TYPE}. Of another user's file only reading is allowed ({@link NOT_OURS}), but to root. A file
-     * that has another name as well is not written to.
+     * Opens a regular file, never blocks and follows no link: anything else fails with {@link WRONG_TYPE}. Two kinds of
+     * files can only be read ({@link NOT_OURS}): another user's, except by root, and any with a second hard link.
      */
     readonly open: (path: string, mode: OpenMode) => Effect.Effect<File, DiskError, Scope.Scope>
-    /** Creates one directory, 0700 whatever the umask; false if it is there already. A link to one is none. */
+    /** Creates one directory, 0700 whatever the umask; false if it exists. A link to a directory is an error. */
     readonly makeDirectory: (path: string) => Effect.Effect<boolean, DiskError>
     /** Makes a directory 0700. */
     readonly restrict: (path: string) => Effect.Effect<void, DiskError>
-    /** The names in a directory; a link to one is none. */
+    /** The names in a directory; a link to a directory is an error. */
     readonly list: (path: string) => Effect.Effect<ReadonlyArray<string>, DiskError>
-    /** undefined if there is nothing of that name; a link is `other`, whatever it points at */
+    /** The facts about a path; undefined if nothing is there. A link is `other`, whatever its target is. */
     readonly info: (path: string) => Effect.Effect<FileInfo | undefined, DiskError>
-    /** Who this process is; undefined where files belong to nobody in that sense (Windows, memory). */
+    /** The user of this process; undefined where files have no owner (Windows, memory). */
     readonly user: Effect.Effect<User | undefined>
     readonly rename: (from: string, to: string) => Effect.Effect<void, DiskError>
     readonly remove: (path: string) => Effect.Effect<void, DiskError>
-    /** Makes the entries of a directory (creations, renamings, removals in it) durable. */
+    /** Makes creations, renamings and removals in a directory durable. */
     readonly syncDirectory: (path: string) => Effect.Effect<void, DiskError>
     readonly volume: (path: string) => Effect.Effect<Volume, DiskError>
     /**
-     * Takes a kernel lock on the file until the scope closes or the process dies; false if another owner has it.
-     * The file is created if need be and then holds `content`; `content` is absent while nobody wrote it.
+     * Takes a kernel lock on the file until the scope closes or the process dies, and writes `content` into it. The
+     * file is created if need be. If another owner has the lock, then it returns that owner's content.
      */
     readonly lock: (path: string, content: string) => Effect.Effect<LockResult, DiskError, Scope.Scope>
-    /** What the owner of a lock wrote into its file; undefined if nobody has it. Changes nothing. */
+    /** The content that the owner of a lock wrote; undefined if nobody has the lock. Changes nothing. */
     readonly lockHolder: (path: string) => Effect.Effect<string | undefined, DiskError>
     /**
-     * Emits once when it watches, and then when something may have changed in the directory. It fails where the system
-     * cannot tell, and may miss changes made by another machine: whoever watches looks by itself from time to time.
+     * Emits once when it begins, and then whenever the directory may have changed. It fails if the system cannot watch.
+     * It may miss changes by another machine, so its user must also look from time to time.
      */
     readonly watch: (path: string) => Stream.Stream<void, DiskError>
     /** The absolute form of a path. */
     readonly resolve: (path: string) => string
-    /** The absolute form without links, for what a user names. It must exist, or be a link to what does not. */
+    /** The absolute form without links. The path must exist, or be a link to a path that need not. */
     readonly realPath: (path: string) => Effect.Effect<string, DiskError>
   }
 >() {}

@@ -11,41 +11,41 @@ import type { DiskError } from "./Disk.js"
 import type { LastSeal } from "./Sealing.js"
 
 /**
- * A line as it stands on disk.
+ * A line on disk.
  *
  * @category models
  * @since 0.1.0
  */
 export interface QueueRecord extends Position {
-  /** bytes, the line's end not included */
+  /** bytes, without the newline */
   readonly length: number
-  /** the line without its end; only its beginning if `problem` is `oversize` */
+  /** the line without its newline; only its beginning if `problem` is `oversize` */
   readonly bytes: Uint8Array
-  /** the same as text; undefined if it is not UTF-8 */
+  /** `bytes` as text; undefined if they are not UTF-8 */
   readonly text: string | undefined
   /**
-   * `torn`: the end of a segment, without a line's end, that was never acknowledged, unless it is blank; `oversize`:
-   * longer than `maxLineBytes`.
+   * - `torn`: the unacknowledged end of a segment, which lacks more than its newline
+   * - `oversize`: longer than `maxLineBytes`
    */
   readonly problem: "torn" | "oversize" | undefined
-  /** a line beyond what the numbers promise: of an append that failed with outcome `unknown`, and turned up */
+  /** whether the line has no number: its append failed with outcome `unknown`, but it reached the disk */
   readonly surplus: boolean
 }
 
 /**
- * What of an array can be had without all of its items being there at once.
+ * A part of the array's interface that does not need all items in memory.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Sequence<A> extends Iterable<A> {
   readonly length: number
-  /** as that of an array: counted from the end if the index is negative */
+  /** like that of an array: a negative index counts from the end */
   at(index: number): A | undefined
 }
 
 /**
- * Consecutive lines of one segment; no records when everything was taken.
+ * Consecutive lines of one segment; no records if everything was taken.
  *
  * @category models
  * @since 0.1.0
@@ -57,15 +57,14 @@ export interface Batch {
   /** where the next batch starts */
   readonly end: Position
   /**
-   * Lets go of what its lines say, where it is kept until its commit, which then may have no refusals: their bytes and
-   * texts cannot be had afterwards.
+   * Frees the bytes and texts of its lines, which cannot be read afterwards. So a commit after it must have no
+   * refusals.
    */
   readonly release: () => void
 }
 
 /**
- * Why a line is kept as a dead letter instead of being delivered. One that is `blank` holds no event: it counts as
- * discarded.
+ * Why a line is a dead letter. A `blank` line holds no event, so it counts as discarded.
  *
  * @category models
  * @since 0.1.0
@@ -90,18 +89,18 @@ export interface Refusal {
 }
 
 /**
- * A line that was refused, as the dead-letter file tells of it, without its content.
+ * A dead letter without its content.
  *
  * @category models
  * @since 0.1.0
  */
 export interface DeadLetter extends Position {
-  /** segment and offset of the line */
+  /** the segment and the offset of the line */
   readonly id: string
-  /** bytes */
+  /** of the line, bytes */
   readonly length: number
   readonly class: RefusalClass
-  /** the `kind` of its event, if the line says one */
+  /** the kind of its event, if the line names one */
   readonly kind?: string | undefined
   readonly code?: string | undefined
   readonly reason: string
@@ -110,14 +109,15 @@ export interface DeadLetter extends Position {
 }
 
 /**
- * The books: accepted = delivered + waiting + dead + retried + discarded + torn, and missing = 0. Counts since the
- * queue was created.
+ * The books, counted since the queue was created.
+ *
+ * If nothing is lost, then accepted = delivered + waiting + dead + retried + discarded + torn, and missing = 0.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Balance {
-  /** lines on disk, ever */
+  /** all lines that ever were on disk */
   readonly accepted: number
   /** committed by the database */
   readonly delivered: number
@@ -127,11 +127,11 @@ export interface Balance {
   readonly dead: number
   /** dead letters that were appended again */
   readonly retried: number
-  /** dead letters that an operator gave up, and blank lines */
+  /** dead letters that an operator discarded, and blank lines */
   readonly discarded: number
-  /** ends of segments that no caller was ever told of */
+  /** unfinished ends of segments, which no caller was promised */
   readonly torn: number
-  /** lines that the numbers promise and the disk lacks: anything but 0 is a loss */
+  /** lines that have a number but are not on disk: anything but 0 is a loss */
   readonly missing: number
 }
 
@@ -148,13 +148,13 @@ export interface QueueStatus extends Balance {
   readonly oldest: number | undefined
   /** the sequence number of the next line */
   readonly nextSequence: number
-  /** the last seal of what was delivered, with the option `proof` */
+  /** the last seal of what was delivered; only with the option `proof` */
   readonly seal?: LastSeal | undefined
 }
 
 /**
- * What another process asks for about delivered rows, with the option `proof`: that a seal says that they may be erased,
- * or removed.
+ * A request of another process about delivered rows, with the option `proof`: a seal must record that they may be
+ * erased, or removed.
  *
  * @category models
  * @since 0.1.0
@@ -174,27 +174,27 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
   {
     /** absolute */
     readonly directory: string
-    /** random, written once; identifies the queue in ids derived from its lines */
+    /** random, and written once: ids that are derived from lines depend on it */
     readonly queueId: string
     /**
-     * Appends a line (ended by `\n`) and returns its sequence number once it is fsynced. Interrupted, the line is
-     * whole or absent, never torn.
+     * Appends a line, which ends in `\n`, and returns its sequence number once it is fsynced. If it is interrupted,
+     * then the line is whole or absent, never torn.
      */
     readonly append: (
       line: string,
       eventId: string
     ) => Effect.Effect<number, QueueWriteError | QueueFull | QueueClosed>
-    /** Waits for the appends under way, those of interrupted callers included. */
+    /** Waits for the appends under way, including those of interrupted callers. */
     readonly awaitAppends: Effect.Effect<void>
-    /** Reads the lines from `from` (the cursor by default) on, at most to the last durable byte. */
+    /** Reads lines from `from` on, by default from the cursor, at most to the last durable byte. */
     readonly take: (options: {
       readonly from?: Position | undefined
       readonly maxRecords: number
       readonly maxBytes: number
     }) => Effect.Effect<Batch, QueueAccessError>
     /**
-     * Settles a batch: writes its refusals to the dead letters, then moves the cursor behind it, then removes the
-     * segments before. All other records of the batch count as delivered. Batches are committed in order.
+     * Settles a batch: writes its refusals to the dead letters, then moves the cursor to its end, then removes
+     * delivered segments. All other records of the batch count as delivered. Batches must be committed in order.
      */
     readonly commit: (
       batch: Omit<Batch, "release">,
@@ -202,36 +202,36 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
       /** the last seal of what was delivered, with the option `proof` */
       seal?: LastSeal
     ) => Effect.Effect<void, QueueAccessError>
-    /** The last seal that the cursor knows of. */
+    /** The last seal that the cursor keeps. */
     readonly seal: Effect.Effect<LastSeal | undefined>
     /**
-     * Appends dead letters again, under the same event ids, and records the decision; those that are no JSON objects
-     * or too long stay. Returns how many were appended.
+     * Appends dead letters again, under the same event ids, and records the decision. Letters that are no JSON objects,
+     * or too long, stay. Returns how many were appended.
      */
     readonly retry: (
       select: (letter: DeadLetter) => boolean,
       by: string
     ) => Effect.Effect<number, QueueAccessError>
-    /** Emits at once, and when another process may have asked for something; fails where the system cannot tell. */
+    /** Emits at once, and whenever there may be a new request; fails if the system cannot watch. */
     readonly requests: Stream.Stream<void, QueueAccessError>
-    /** Carries out what other processes have asked for. */
+    /** Carries out the requests of other processes. */
     readonly carryOutRequests: Effect.Effect<void, QueueAccessError>
     /**
-     * Names what is called for each request about delivered rows, whenever requests are carried out: it has a seal say so,
-     * and answers whether one has. Without it such requests stay.
+     * Sets the function that handles requests about delivered rows: it has a seal record the permission, and returns
+     * whether one has. Without it such requests stay.
      */
     readonly onPermission: (permit: (id: string, permission: Permission) => boolean) => Effect.Effect<void>
     /**
-     * Removes what is delivered, the newest segment included if nothing waits, and no append is under way or was answered
-     * in this turn of the event loop. True if everything was removed; otherwise it is worth another try.
+     * Removes delivered segments; also the newest one, if nothing waits and no append is under way, or was answered in
+     * this turn of the event loop. Returns true if everything was removed; if not, then try again later.
      */
     readonly compact: Effect.Effect<boolean, QueueAccessError>
     /**
-     * Runs what else writes to the directory: not before this queue is known to own it, and not after its close; no other
-     * owner comes before it has ended.
+     * Runs another write to the directory, once this queue is known to own it, and never after the close. The lock is
+     * kept until the write has ended.
      */
     readonly writing: (write: Effect.Effect<void, DiskError>) => Effect.Effect<void, QueueAccessError>
-    /** From memory, but for the age of the oldest line. */
+    /** The status; only the age of the oldest line is read from the disk. */
     readonly status: Effect.Effect<QueueStatus, QueueAccessError>
     /** Where the cursor stands, and where the next line will: nothing waits when the sequences agree. */
     readonly progress: Effect.Effect<{ readonly settled: number; readonly next: number }>

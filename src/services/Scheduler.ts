@@ -1,5 +1,5 @@
 /**
- * Decides when the queue is delivered.
+ * The scheduler: decides when the queue is delivered.
  *
  * @since 0.1.0
  */
@@ -8,7 +8,7 @@ import type { Effect, Stream } from "effect"
 import type { FlushError, UploadFailureClass } from "../schema/Errors.js"
 
 /**
- * Why the last attempt failed; free of the database's texts.
+ * Why the last attempt failed, without texts of the database.
  *
  * @category models
  * @since 0.1.0
@@ -25,8 +25,8 @@ export interface DeliveryFailure {
  *
  * - `idle`: nothing waits
  * - `delivering`: a pass is under way
- * - `offline`: the last attempt failed, and it will pass by itself
- * - `needsOperator`: the last attempt failed, and somebody has to do something
+ * - `offline`: the last attempt failed, and the cause passes by itself
+ * - `needsOperator`: the last attempt failed, and somebody must mend the cause
  *
  * @category models
  * @since 0.1.0
@@ -36,7 +36,7 @@ export interface DeliveryStatus {
   readonly failure: DeliveryFailure | undefined
   /** consecutive failures */
   readonly failures: number
-  /** when it is tried again, milliseconds since 1970 UTC */
+  /** when the next attempt comes, milliseconds since 1970 UTC */
   readonly nextTry: number | undefined
   /** when the database last acknowledged a commit, milliseconds since 1970 UTC */
   readonly lastDelivery: number | undefined
@@ -51,11 +51,11 @@ export interface DeliveryStatus {
 export class Scheduler extends Context.Tag("effect-audit/Scheduler")<
   Scheduler,
   {
-    /** Delivers now, whatever the backoff says. */
+    /** Delivers now, without waiting for the backoff. */
     readonly wake: Effect.Effect<void>
     /**
-     * Returns when everything that was appended before is delivered or among the dead letters; makes one attempt if
-     * the database cannot be reached.
+     * Returns when all earlier appends are delivered or dead letters. If the database cannot be reached, then it fails
+     * after one attempt.
      */
     readonly flush: Effect.Effect<void, FlushError>
     readonly status: Effect.Effect<DeliveryStatus>

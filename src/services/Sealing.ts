@@ -1,6 +1,6 @@
 /**
- * What an uploader needs so that what it delivers can be proved: the way to its seals, and one transaction for rows and
- * seal. Uploaders that seal nothing know nothing of it.
+ * Sealing: what an uploader adds so that deliveries can be proved, namely its seals, and one transaction for rows and
+ * seal. Uploaders without seals ignore it.
  *
  * @since 0.1.0
  */
@@ -9,7 +9,7 @@ import type { UploadError } from "../schema/Errors.js"
 import type { Rejection, UploadBatch, UploadResult } from "./Uploader.js"
 
 /**
- * A seal as it stands in its table: the rows of one transaction, in a chain.
+ * A seal in its table: it covers the rows of one transaction, and continues a chain.
  *
  * @category models
  * @since 0.1.0
@@ -18,15 +18,15 @@ export interface Seal {
   /** 16 random bytes */
   readonly chain: Uint8Array
   readonly number: number
-  /** `YYYY-MM-DD HH:MM:SS.ffffff`, UTC; never before that of the seal before */
+  /** `YYYY-MM-DD HH:MM:SS.ffffff`, UTC; never earlier than that of the previous seal */
   readonly at: string
-  /** the place in the queue up to which it was delivered, `segment:offset` */
+  /** the place in the queue up to which rows were delivered, `segment:offset` */
   readonly until: string
-  /** the head of the seal before */
+  /** the head of the previous seal */
   readonly prev: Uint8Array
   readonly entries: Uint8Array
   readonly notices: Uint8Array
-  /** the hash of all of it */
+  /** the hash of the fields above */
   readonly head: Uint8Array
   /** 8 bytes, of the key that signed the head */
   readonly keyId: Uint8Array
@@ -34,7 +34,7 @@ export interface Seal {
 }
 
 /**
- * A seal by its chain, its number and its head, in hexadecimal.
+ * A seal's chain, number and head, in hexadecimal.
  *
  * @category models
  * @since 0.1.0
@@ -52,14 +52,14 @@ export interface Head {
  * @since 0.1.0
  */
 export interface LastSeal extends Head {
-  /** 1 for ever, once a chain was not as it was left, so that another one began */
+  /** 1 for ever, once a chain was not as this queue had left it, so that a new chain began */
   readonly forked?: 1 | undefined
-  /** 1 where events were delivered without a seal since */
+  /** 1 if events were delivered without a seal since this one */
   readonly bare?: 1 | undefined
 }
 
 /**
- * What the rows of a kind are, as a seal says it. Only these columns are hashed; others may come and go.
+ * How a seal describes the rows of a kind. Only these columns are hashed; others may come and go.
  *
  * @category models
  * @since 0.1.0
@@ -67,23 +67,23 @@ export interface LastSeal extends Head {
 export interface Manifest {
   readonly kind: string
   readonly table: string
-  /** in the order in which they are hashed */
+  /** in the order of hashing */
   readonly columns: ReadonlyArray<string>
-  /** those of them whose content may be erased */
+  /** the columns whose content may be erased */
   readonly erasable: ReadonlyArray<string>
 }
 
 /**
- * What became of the events of a kind, for the seal that is written with them.
+ * The result of storing the events of a kind, for the seal that is written with them.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Stored {
   readonly manifest: Manifest
-  /** of each that was stored its id, 16 bytes, 8 bytes for the number that a seal gives the manifest, and its leaf, 32 */
+  /** for each stored event: its id, 16 bytes; room for the manifest's number in the seal, 8; and its leaf, 32 */
   readonly rows: Uint8Array
-  /** the ids of those that were in the table already */
+  /** the ids of events that were already in the table */
   readonly twins: ReadonlyArray<string>
   readonly rejected: ReadonlyArray<Rejection>
 }
@@ -95,13 +95,13 @@ export interface Stored {
  * @since 0.1.0
  */
 export interface Sealing {
-  /** Some of the seals of a chain from a number on, in order; none behind the last. */
+  /** Some seals of a chain from a number on, in order; empty after the last one. */
   readonly read: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, UploadError>
-  /** The newest seals of at most a hundred chains. */
+  /** The newest seals of at most 100 chains. */
   readonly heads: Effect.Effect<ReadonlyArray<Head>, UploadError>
   /**
-   * Stores events of several kinds and the seal that is made of what became of them: all of it, or nothing. As `upload`
-   * of an uploader it is called while the database works on the batch before.
+   * Stores events of several kinds, and the seal that is made from the results: all of it, or nothing. Like `upload` of
+   * an uploader, it is called while the database still works on the previous batch.
    */
   readonly upload: (
     batches: ReadonlyArray<UploadBatch>,

@@ -1,5 +1,5 @@
 /**
- * Reads the events that were delivered. It writes nothing, so an account of its own that may SELECT is enough.
+ * The trail: reads delivered events. It writes nothing, so an account that may only SELECT is enough.
  *
  * @since 0.1.0
  */
@@ -19,7 +19,7 @@ import type { Raw } from "../schema/Row.js"
 export type EventOf<E extends AuditEvent.Any> = E["prototype"]
 
 /**
- * An event as it was found.
+ * An event that was found.
  *
  * @category models
  * @since 0.1.0
@@ -52,7 +52,7 @@ export interface UnfitRow<Id = string, Time = Date> {
 }
 
 /**
- * What a search finds: an event, or a row that does not fit its kind.
+ * A result of a search: an event, or a row that does not fit its kind.
  *
  * @category models
  * @since 0.1.0
@@ -68,13 +68,13 @@ export type Found<A, Id = string, Time = Date> = FoundEvent<A, Id, Time> | Unfit
 export type Scalar = string | number | bigint | boolean | Date
 
 /**
- * What the value of a field must be:
+ * A condition on the value of a field:
  *
- * - a value: exactly that, whatever the collation of the column
- * - `null`: none
+ * - a value: exactly this value, whatever the collation of the column
+ * - `null`: no value
  * - `{ in }`: one of these values
- * - `{ prefix }`: a text that begins so
- * - `{ from, to }`: from the first on, and before the second; texts are ordered by their code points
+ * - `{ prefix }`: a text that begins with the prefix
+ * - `{ from, to }`: at least `from`, and less than `to`; texts are ordered by code points
  *
  * @category models
  * @since 0.1.0
@@ -87,8 +87,7 @@ export type Condition<A> =
   | ([A] extends [boolean] ? never : { readonly from?: A | undefined; readonly to?: A | undefined })
 
 /**
- * Conditions on the fields of a kind, all of which must hold. Fields that are no texts, numbers, booleans or dates cannot
- * be searched.
+ * Conditions on the fields of a kind, all of which must hold. Only texts, numbers, booleans and dates can be searched.
  *
  * @category models
  * @since 0.1.0
@@ -106,31 +105,31 @@ export type Where<E extends AuditEvent.Any> = {
  * @since 0.1.0
  */
 export interface Progress {
-  /** everything up to this time has been looked at; in descending order everything down to it */
+  /** everything up to this time was searched; in descending order, everything down to it */
   readonly time: Date | null
-  /** so many rows were found */
+  /** how many rows were found */
   readonly found: number
 }
 
 /**
- * What to look for.
+ * A search for events of a kind.
  *
  * @category options
  * @since 0.1.0
  */
 export interface Query<E extends AuditEvent.Any> {
-  /** events of this time, and later ones */
+  /** events at this time, and later */
   readonly from?: DateTime.DateTime.Input | undefined
   /** events before this time */
   readonly to?: DateTime.DateTime.Input | undefined
   readonly where?: Where<E> | undefined
-  /** go on behind this event, the last one that was found before */
+  /** continues after this event, the last one of an earlier search */
   readonly after?: { readonly eventId: string; readonly time: Date } | undefined
-  /** by time, and by id within one; the oldest first by default */
+  /** by time, then by id; by default the oldest first */
   readonly order?: "ascending" | "descending" | undefined
-  /** at most so many events */
+  /** how many events, at most */
   readonly limit?: number | undefined
-  /** told after each page, also while nothing is found */
+  /** called after each page, even if the page has no events */
   readonly onProgress?: ((progress: Progress) => Effect.Effect<void>) | undefined
 }
 
@@ -139,7 +138,7 @@ export interface Query<E extends AuditEvent.Any> {
  *
  * - `Delivered`: in its table
  * - `Waiting`: in the queue, on its way to the database
- * - `DeadLetter`: in the queue, refused, until somebody decides about it
+ * - `DeadLetter`: refused, and in the queue until an operator decides
  *
  * @category models
  * @since 0.1.0
@@ -149,14 +148,14 @@ export type Whereabouts<A> =
   | {
       readonly _tag: "Waiting"
       readonly eventId: string
-      /** the event as it stands in the queue */
+      /** the line of the event in the queue */
       readonly line: Readonly<Record<string, unknown>>
     }
   | {
       readonly _tag: "DeadLetter"
       readonly eventId: string
       readonly line: Readonly<Record<string, unknown>>
-      /** by which `effect-audit dead` knows it */
+      /** the letter's id, for `effect-audit dead` */
       readonly letter: string
       readonly class: string
       readonly code: string | undefined
@@ -164,8 +163,8 @@ export type Whereabouts<A> =
     }
 
 /**
- * The service that reads what was delivered, in the order of time and, within one time, of the ids. Each statement is
- * bounded in time, and few rows are in memory at once.
+ * The service that reads delivered events, in the order of time, then of ids. Each statement is bounded in time, and
+ * few rows are in memory at once.
  *
  * @example
  * import { Effect, Stream } from "effect"
@@ -183,12 +182,15 @@ export type Whereabouts<A> =
 export class Trail extends Context.Tag("effect-audit/Trail")<
   Trail,
   {
-    /** The events of a kind, in the order of time. Rows without a time or an id are left to `withoutTime`. */
+    /** The events of a kind, in the order of time. Rows without a time or an id are found by `withoutTime`. */
     readonly find: <E extends AuditEvent.Any>(
       kind: E,
       query?: Query<E>
     ) => Stream.Stream<Found<EventOf<E>>, TrailError>
-    /** The rows of a kind that have no time or no id, by their primary key: those of other writers, or from before `migrate`. */
+    /**
+     * The rows of a kind without a time or without an id, in the order of their primary key. They come from other
+     * writers, or from before `migrate`.
+     */
     readonly withoutTime: <E extends AuditEvent.Any>(
       kind: E,
       query?: Pick<Query<E>, "where" | "order" | "limit" | "onProgress">
@@ -199,8 +201,8 @@ export class Trail extends Context.Tag("effect-audit/Trail")<
       query?: Omit<Query<E>, "after" | "limit" | "order">
     ) => Effect.Effect<number, TrailError>
     /**
-     * Where an event is; none if it is nowhere. Without a kind all kinds of the layer are looked through. Those that have
-     * no table, or none that the account may read, are passed over; it fails if that is all of them.
+     * Where an event is; none if it is nowhere. Without a kind it searches all kinds of the layer. Kinds whose table
+     * does not exist, or may not be read, are skipped; if that is all of them, then it fails.
      */
     readonly get: {
       <E extends AuditEvent.Any>(

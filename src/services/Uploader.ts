@@ -1,5 +1,5 @@
 /**
- * Delivers events to a database. It knows SQL and nothing of files.
+ * The uploader: delivers events to a database. It knows SQL, and no files.
  *
  * @since 0.1.0
  */
@@ -22,7 +22,7 @@ export interface UploadBatch {
 }
 
 /**
- * An event that the database will never take: it goes to the dead letters, all others of its batch are delivered.
+ * An event that the database will never accept. It becomes a dead letter; the rest of its batch is delivered.
  *
  * @category models
  * @since 0.1.0
@@ -32,12 +32,12 @@ export interface Rejection {
   readonly index: number
   /** the database's error code, for example `1406` */
   readonly code: string
-  /** the database's own words: they may echo the row, so they belong in the dead letter and not in a log */
+  /** the database's message: it may echo the row, so it belongs in the dead letter, and never in a log */
   readonly reason: string
 }
 
 /**
- * Every event of the batch is either in its table, committed, or among `rejected`.
+ * The result of an upload: every event of the batch is either committed to its table, or among `rejected`.
  *
  * @category models
  * @since 0.1.0
@@ -47,12 +47,14 @@ export interface UploadResult {
 }
 
 /**
- * The service that delivers a batch. `upload` is bounded in time by itself, gives up at once when interrupted,
- * and may be repeated with the same events: each is stored once (or at least once, where the table has no unique
- * key and the layer was told so; then it waits for the answer to the statement under way before it gives up, since
- * nobody could tell afterwards what was stored). It connects lazily: building the layer never touches the network. It
- * is called while the database still works on the batch before, so what needs no database is better done before its
- * effect runs.
+ * The service that delivers a batch.
+ *
+ * `upload` keeps its own time limit, ends at once when it is interrupted, and may be repeated: each event is stored
+ * once. If the table has no unique key and the layer allows that, then each is stored at least once. Such an upload
+ * waits for the statement under way before it ends, since nobody could tell afterwards what was stored.
+ *
+ * It connects lazily: building the layer never touches the network. `upload` is called while the database still works
+ * on the previous batch, so do work without the database before the effect runs.
  *
  * @category services
  * @since 0.1.0
@@ -61,11 +63,11 @@ export class Uploader extends Context.Tag("effect-audit/Uploader")<
   Uploader,
   {
     readonly upload: (batch: UploadBatch) => Effect.Effect<UploadResult, UploadError>
-    /** how many batches may be under way at once; above 1 the order of rows is given up */
+    /** how many batches may be under way at once; above 1, rows have no order */
     readonly concurrency: number
-    /** true: what is sent again is stored again, so the cursor follows every batch, for a crash to repeat little */
+    /** true if a repeated event is stored again: then the cursor follows every batch, so that a crash repeats little */
     readonly atLeastOnce?: boolean | undefined
-    /** what the option `proof` needs; an uploader of your own leaves it out */
+    /** for the option `proof`; an uploader of your own leaves it out */
     readonly sealing?: Sealing | undefined
   }
 >() {}

@@ -1,14 +1,15 @@
 /**
- * Answers of an uploader: whatever one does, the worker gets a valid result or an UploadError.
+ * Answers: whatever an uploader does, the worker gets a valid result or an UploadError.
  *
- * An uploader may be the program's own. If its answer is wrong, nobody knows what is stored: the batch is sent again.
+ * A program may bring its own uploader. If its answer is invalid, then nobody knows what is stored, so the batch is
+ * sent again.
  */
 import { Cause, Duration, Effect, Option, Redacted } from "effect"
 import { UploadError } from "../../schema/Errors.js"
 import type { Uploader, UploadBatch, UploadResult } from "../../services/Uploader.js"
 import { attempt } from "../contained.js"
 
-/** An uploader that does not keep its contract: somebody has to mend it, although the next try may do. */
+/** An uploader that breaks its contract. Somebody must mend it, although the next try may succeed. */
 const defect = (what: string, cause?: unknown): UploadError =>
   new UploadError({
     class: "operator",
@@ -19,7 +20,7 @@ const defect = (what: string, cause?: unknown): UploadError =>
     ...(cause === undefined ? {} : { cause: Redacted.make(cause) })
   })
 
-/** What sends the batch. */
+/** Calls the uploader; if it throws, or returns no Effect, then that is a defect. */
 export const uploadOf = (
   uploader: Uploader["Type"],
   batch: UploadBatch
@@ -34,7 +35,7 @@ export const uploadOf = (
   }
 }
 
-/** The failure of an upload. */
+/** The UploadError of a failed upload. */
 export const failureOf = (cause: Cause.Cause<unknown>): UploadError => {
   const failure = Option.getOrUndefined(Cause.failureOption(cause))
   if (failure instanceof UploadError) return failure
@@ -46,7 +47,7 @@ export const failureOf = (cause: Cause.Cause<unknown>): UploadError => {
   return defect(what, cause)
 }
 
-/** The result of an upload of so many events, if it is one. */
+/** The result of an upload; if it is invalid for a batch of so many events, then a defect. */
 export const answerOf = (result: unknown, events: number): Effect.Effect<UploadResult, UploadError> =>
   attempt(
     () => isResult(result, events),
@@ -68,7 +69,7 @@ const isResult = (result: unknown, events: number): boolean => {
   })
 }
 
-/** An upload that has not answered in time: mostly a connection that hangs, which passes by itself. */
+/** The error for an upload without an answer in time: mostly a hanging connection, which passes by itself. */
 export const timedOut = (after: Duration.Duration): UploadError =>
   new UploadError({
     class: "transient",

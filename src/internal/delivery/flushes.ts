@@ -1,24 +1,24 @@
-/** Flushes: callers who wait until what they appended is delivered, or until an attempt has failed. */
+/** Flushes: callers who wait until earlier events are delivered, or an attempt has failed. */
 import { Array as Arr, Deferred, Effect } from "effect"
 import { FlushError } from "../../schema/Errors.js"
 import type { QueueFile } from "../../services/QueueFile.js"
 
-/** One caller. */
+/** One waiting caller. */
 export interface Flush {
-  /** the number of the first line that it does not wait for */
+  /** it waits for all lines below this number */
   readonly target: number
   readonly done: Deferred.Deferred<void, FlushError>
 }
 
 export interface Flushes {
-  /** those that wait now */
+  /** the callers that wait now */
   readonly waiting: () => ReadonlyArray<Flush>
-  /** Adds a caller, who waits for all that was appended before. */
+  /** Adds a caller, who waits for all earlier appends. */
   readonly add: Effect.Effect<Flush>
-  /** Whether somebody waits until what stands before this number is settled. */
+  /** Whether a caller waits for lines below this number, and for no others. */
   readonly isAwaited: (sequence: number) => boolean
   readonly complete: (isComplete: (flush: Flush) => boolean) => Effect.Effect<void>
-  /** Tells them, and how many events wait. */
+  /** Fails these callers, and tells them how many events wait. */
   readonly fail: (served: ReadonlyArray<Flush>, cause: unknown) => Effect.Effect<void>
 }
 

@@ -1,11 +1,8 @@
 /**
- * One thing after the other through three stages that work at the same time.
+ * The pipeline: passes things through three stages, make, work and finish, that run at the same time.
  *
- * Hot path: fibers that live as long as the whole, and plain variables. By way of `Stream.buffer` or a `Queue` a batch
- * took half as much time again (bench/README.md#streams).
- *
- * What the fibers run stands outside of `run`, so that each pass finds its code compiled
- * (bench/README.md#compiled-code).
+ * Hot path: long-lived fibers and plain variables (bench/README.md#streams). Their generators stand outside of `run`,
+ * so that each pass finds them compiled (bench/README.md#compiled-code).
  */
 import { Effect, Exit, Fiber } from "effect"
 
@@ -13,9 +10,9 @@ interface Stages<A, B, E> {
   readonly make: Effect.Effect<A | undefined, E>
   readonly work: (thing: A) => Effect.Effect<B, E>
   readonly finish: (result: B) => Effect.Effect<void, E>
-  /** how many are worked on at once */
+  /** how many things are worked on at once */
   readonly concurrency: number
-  /** is handed what ends the whole at once, with an error, even if the work never does */
+  /** receives a function that ends the pipeline at once with an error, even if the work never ends */
   readonly onStart?: (giveUp: (error: E) => void) => void
 }
 
@@ -24,21 +21,21 @@ interface Waiter {
   readonly wake: () => void
 }
 
-/** What the three stages know of each other. */
+/** The state that the three stages share. */
 class Pipeline<A, B, E> {
   started = 0
   finished = 0
-  /** no more will be made */
+  /** nothing more will be made */
   ended = false
-  /** no more will be started: those before it are finished, then it is the failure of all */
+  /** nothing more will be started: the earlier things are finished, then the pipeline fails */
   failed = false
-  /** the one that was made and not started yet */
+  /** the thing that was made, but not started yet */
   next: Exit.Exit<A, E> | undefined
-  /** nobody waits any longer for what is worked on */
+  /** the error for which nobody waits for the work any longer */
   givenUp: Exit.Exit<never, E> | undefined
-  /** the fiber that makes and works has ended */
+  /** whether the fiber of makers and workers has ended */
   over = false
-  /** by number, modulo as many as there can be: those worked on, and one more that is finished or waits for it */
+  /** by number, modulo its length: one for each worker, and one that is being finished or waits for that */
   private readonly results: Array<Exit.Exit<B, E> | undefined>
   private waiting: Array<Waiter> = []
 
@@ -46,7 +43,7 @@ class Pipeline<A, B, E> {
     this.results = Array<Exit.Exit<B, E> | undefined>(stages.concurrency + 1).fill(undefined)
   }
 
-  /** Wakes only those whose condition holds: a look is cheaper than a wake-up. */
+  /** Wakes only the waiters whose condition holds: a check is cheaper than a wake-up. */
   change(): void {
     const waiters = this.waiting
     this.waiting = []
@@ -56,10 +53,10 @@ class Pipeline<A, B, E> {
     }
   }
 
-  /** Waits until the condition has held. Where several wait for it another may be faster: look again. */
+  /** Waits until the condition has held. If several wait for it, then another may be faster: check it again. */
   until(condition: () => boolean): Effect.Effect<void> {
     return Effect.async((resume) => {
-      // in one step with the look: a fiber may yield to others between any two
+      // check and wait in one step: a fiber may yield between two steps
       if (condition()) resume(Effect.void)
       else this.waiting.push({ condition, wake: () => resume(Effect.void) })
     })
@@ -75,7 +72,7 @@ class Pipeline<A, B, E> {
     return this.ended && this.next === undefined && this.started === this.finished
   }
 
-  /** of the thing that is finished next, once it was worked on */
+  /** the result of the thing to finish next; undefined until its work is done */
   get nextResult(): Exit.Exit<B, E> | undefined {
     return this.results[this.finished % this.results.length]
   }
@@ -129,7 +126,7 @@ const finishAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B,
   }
 })
 
-/** Stops those that make and work; waits until they have, unless the whole is given up. */
+/** Interrupts the makers and workers, and waits for their end, unless the pipeline was given up. */
 const stop = <A, B, E>(pipeline: Pipeline<A, B, E>, fiber: Fiber.RuntimeFiber<void>) =>
   Effect.fiberIdWith((id) => {
     fiber.addObserver(() => {
@@ -143,9 +140,8 @@ const stop = <A, B, E>(pipeline: Pipeline<A, B, E>, fiber: Fiber.RuntimeFiber<vo
   })
 
 /**
- * Makes things until there are none, works on them, and finishes them in the order in which they were made; how many
- * there were. While one is worked on, the next one is made and the one before is finished. What was made before a
- * failure is worked on and finished first.
+ * Makes things until there are none, works on them, and finishes them in the order of making; returns how many there
+ * were. If a stage fails, then the things that were made before are still worked on and finished.
  */
 export const run = <A, B, E>(stages: Stages<A, B, E>): Effect.Effect<number, E> =>
   Effect.suspend(() => {
@@ -158,7 +154,7 @@ export const run = <A, B, E>(stages: Stages<A, B, E>): Effect.Effect<number, E> 
     return Effect.fork(
       Effect.all([makeAll(pipeline), ...workers], { concurrency: "unbounded", discard: true })
     ).pipe(
-      // all failures arrive at the finisher, in their turn
+      // all failures reach the finisher, in the order of the things
       Effect.flatMap((fiber) => Effect.ensuring(finishAll(pipeline), stop(pipeline, fiber))),
       Effect.map(() => pipeline.finished)
     )

@@ -6,14 +6,14 @@ import type { DeliveryFailure, DeliveryStatus } from "../../services/Scheduler.j
 import * as metrics from "../metrics.js"
 import type { PassError } from "./pass.js"
 
-/** What no type tells of: a fault of this package, or of a disk of the program's own. */
+/** An untyped failure: a fault of this package, or of a program's own disk. */
 export class Defect extends Data.TaggedError("Defect")<{ readonly defect: Cause.Cause<unknown> }> {
   override get message(): string {
     return "delivery stopped unexpectedly; nothing is lost. Report it, with the log at Debug; it is tried again"
   }
 }
 
-/** What ended an attempt. */
+/** The error that ended an attempt. */
 export type AttemptError = PassError | Defect
 
 export const errorOf = (cause: Cause.Cause<PassError>): AttemptError =>
@@ -22,17 +22,17 @@ export const errorOf = (cause: Cause.Cause<PassError>): AttemptError =>
 export interface Report {
   readonly status: Effect.Effect<DeliveryStatus>
   readonly changes: Stream.Stream<DeliveryStatus>
-  /** Tells all who look, although the status is the same. */
+  /** Emits the same status again. */
   readonly repeat: Effect.Effect<void>
   /** An attempt begins. */
   readonly began: Effect.Effect<void>
-  /** The cursor was moved behind delivered events, at this time: milliseconds since 1970 UTC. */
+  /** The cursor has passed delivered events at this time, milliseconds since 1970 UTC. */
   readonly delivered: (at: number) => Effect.Effect<void>
   readonly succeeded: Effect.Effect<void>
   readonly failed: (error: AttemptError) => Effect.Effect<void>
   /** The next attempt comes after this delay. */
   readonly backsOff: (delay: Duration.Duration) => Effect.Effect<void>
-  /** The last status, for whoever looks when this process is gone. */
+  /** Sets the last status, which others see when this process is gone. */
   readonly conclude: (hasDrained: boolean) => Effect.Effect<void>
 }
 
@@ -115,7 +115,7 @@ export const make = (queue: QueueFile["Type"]): Effect.Effect<Report> =>
 
 const stateOf = (failure: DeliveryFailure) => (failure.class === "operator" ? "needsOperator" : "offline")
 
-/** What is behind it, for the log at Debug alone: its text may echo a row. */
+/** The original error, only for the log at Debug: its text may echo a row. */
 const originalOf = (error: AttemptError): unknown => {
   if (error._tag === "Defect") return error.defect
   return error._tag === "UploadError" && error.cause !== undefined ? Redacted.value(error.cause) : undefined
