@@ -251,8 +251,9 @@ export type Audited<A> = {
  * a failure or a defect, the message as `errorMessage`.
  *
  * The effect's result does not change. If the event cannot be recorded, then it goes to `onAppendFailure`. Recording is
- * not interrupted, even if the effect is. Set the actor around it: `effect.pipe(Audit.audited({ prompt }),
- * Audit.withActor(actor))`.
+ * not interrupted, even if the effect is.
+ *
+ * Set the actor around it: `effect.pipe(Audit.audited({ prompt }), Audit.withActor(actor))`.
  *
  * @example
  * import { Effect } from "effect"
