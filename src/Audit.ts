@@ -247,8 +247,8 @@ export type Audited<A> = {
 }
 
 /**
- * Runs the effect and records it as `use_log`, however it ends: its duration, `status` (see {@link statusOf}) and, for
- * a failure or a defect, the message as `errorMessage`.
+ * Runs the effect and records it as `use_log`, however it ends. The event gets the duration, the `status` of
+ * {@link statusOf} and, after a failure or a defect, the `errorMessage`.
  *
  * The effect's result does not change. If the event cannot be recorded, then it goes to `onAppendFailure`. Recording is
  * not interrupted, even if the effect is.
@@ -288,7 +288,7 @@ export const audited: {
 )
 
 /**
- * Like {@link audited}, for any kind of event: the function makes the input from the effect's exit and its duration in
+ * Like {@link audited}, for any kind of event. The function makes the input from the effect's exit and duration, in
  * whole milliseconds. If the function throws, then the event is an `InvalidEvent`.
  *
  * @example

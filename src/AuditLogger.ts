@@ -32,8 +32,8 @@ export interface AuditLoggerOptions<E extends ReadonlyArray<AuditEvent.Any> = re
   /** for example `MysqlUploader.layer({ ... })` */
   readonly uploader: Layer.Layer<Uploader, unknown>
   /**
-   * what `logUse` and `logLogin` do if an event cannot be recorded: `log` the error (the default), reject (`die`), or
-   * call your function and wait for it. If the function throws, then they reject.
+   * what `logUse` and `logLogin` do if an event cannot be recorded: `log` the error (the default), `die` (reject), or
+   * wait for your function. If the function throws, then they reject.
    */
   readonly onAppendFailure?:
     "log" | "die" | ((failure: AuditLayer.AppendFailure) => void | Promise<void>) | undefined

@@ -1,8 +1,8 @@
 /**
  * The metrics, which docs/metrics.md explains. All carry the tag `queue`, the directory.
  *
- * No metric is updated for a single event: appends are counted in plain numbers, which layers/Metrics.ts puts into the
- * registry soon after.
+ * No metric is updated for a single event. Appends are counted in plain numbers, which layers/Metrics.ts soon puts into
+ * the registry.
  */
 import { Metric } from "effect"
 import { FiberRef, MetricBoundaries } from "../schema/Effect3.js"

@@ -40,13 +40,13 @@ export interface Settings
     Omit<QueueFileLayer.Options, "isCommand" | "reserveBytes" | "shutdown">,
     Omit<SchedulerLayer.Options, "events" | "shutdown" | "timeZone"> {
   /**
-   * the queue file of the Python class, which is adopted at the start, and the time zone of its lines, for example
-   * `Asia/Shanghai`; by default that of this machine. Stop the old program first.
+   * adopts the queue file of the Python class at the start; stop the old program first. `timeZone` is that of its
+   * lines, for example `Asia/Shanghai`; by default that of this machine.
    */
   readonly adopt?: { readonly path: string; readonly timeZone?: string | undefined } | undefined
   /**
-   * how many processes of this program may run at once (PM2, cluster): each takes a sub-directory, and if one ends,
-   * then the others deliver what it has left. By default one process owns the directory.
+   * how many processes of this program may run at once (PM2, cluster); by default one process owns the directory. Each
+   * takes a sub-directory. If one ends, then the others deliver what it has left.
    */
   readonly instances?: number | undefined
   /** how long the whole shutdown may take; 5 seconds by default */

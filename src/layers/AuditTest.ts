@@ -1,6 +1,6 @@
 /**
- * The audit log for tests of programs that use it: the real queue and worker, on a disk and a database in memory. Two
- * builds of the layer share nothing. It works under TestClock.
+ * The audit log for tests of programs: the real queue and worker, on a disk and a database in memory. Two builds of the
+ * layer share nothing. It works under TestClock.
  *
  * @example
  * import { assert, it } from "@effect/vitest"

@@ -25,9 +25,9 @@ import {
 const { constants } = fs
 
 /**
- * With O_DSYNC a write returns when the data, and the size to read them, are on disk (open(2)): one trip through
- * libuv's thread pool instead of two. Only Linux is known to honour it. Elsewhere fsync follows, which on macOS is
- * F_FULLFSYNC (libuv), so that it does not end in the drive's cache.
+ * With O_DSYNC a write returns when the data, and the size to read them, are on disk (open(2)). That takes one trip
+ * through libuv's thread pool instead of two. Only Linux is known to honour it. Elsewhere fsync follows, which on macOS
+ * is F_FULLFSYNC (libuv), so that it does not end in the drive's cache.
  */
 const DSYNC = process.platform === "linux" ? constants.O_DSYNC : 0
 
@@ -97,7 +97,7 @@ const writeDurably = (
 
 /**
  * Fails if somebody has removed the file, since it would accept writes and lose them. Checked only after the disk has
- * answered: on a file system that hangs, the check would hang, too, and the program with it.
+ * answered: on a file system that hangs, the check would block the program.
  */
 const stillLinked = (fd: number): NodeJS.ErrnoException | null => {
   try {
@@ -224,7 +224,7 @@ const userOn = (platform: NodeJS.Platform): User | undefined =>
     : { uid: process.geteuid(), gids: [process.getegid!(), ...process.getgroups!()] }
 
 /**
- * Refuses another user's file, except to root, and a file with a second hard link: a user with rights to this directory
+ * Refuses another user's file, except to root, and a file with a second hard link. A user with rights to this directory
  * may have linked a file here that only we may change.
  */
 const refuseForeign = (target: string, { nlink, uid }: fs.Stats): Effect.Effect<void, DiskError> => {

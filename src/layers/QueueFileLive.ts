@@ -51,8 +51,7 @@ export interface Options {
   /** how long an append may take before it fails with an unknown outcome; 10 seconds by default */
   readonly appendTimeout?: Duration.DurationInput | undefined
   /**
-   * how long to wait for another owner of the directory; by default not at all, except 10 seconds for the command
-   * `effect-audit`
+   * how long to wait for another owner; by default 10 seconds for the command `effect-audit`, and not at all for others
    */
   readonly lockWait?: Duration.DurationInput | undefined
   /** allows a network file system, where neither locks nor fsync can be trusted; false by default */

@@ -54,8 +54,8 @@ export interface Options {
   /** how often an idle worker looks, although appends wake it; 60 seconds by default */
   readonly pollInterval?: Duration.DurationInput | undefined
   /**
-   * how long an upload may take before it is given up, and its events are sent again, fewer at a time; 10 minutes by
-   * default. It is for uploaders of your own that never answer: those of this package bound each statement.
+   * how long an upload may take; 10 minutes by default. Afterwards its events are sent again, fewer at a time. It is
+   * for uploaders of your own that never answer: those of this package bound each statement.
    */
   readonly uploadTimeout?: Duration.DurationInput | undefined
   /** the time zone of old lines without one, for example `Asia/Shanghai`; by default that of this machine */
@@ -84,7 +84,7 @@ export interface Options {
 }
 
 /**
- * The delays after failures: 2, 4, 8 ... 256, 300, 300 seconds, each up to a fifth shorter, so that a fleet does not
+ * The delays after failures: 2, 4, 8 ... 256, 300, 300 seconds. Each is up to a fifth shorter, so that a fleet does not
  * come back at once. The jitter comes after the cap, so that delays at the cap differ, too, and none exceeds it.
  *
  * @category constants

@@ -11,12 +11,12 @@ const Name = Schema.String.pipe(Schema.maxLength(255))
 const Word = Schema.String.pipe(Schema.maxLength(64))
 
 /**
- * An event of kind `activity`: somebody did something to something, for example a failed login, a denied read or a
- * changed role. The layer carries it on request: `AuditLayer.layer({ directory, events: [Activity] })`.
+ * An event of kind `activity`: somebody did something to something. Examples: a failed login, a denied read, a changed
+ * role. The layer carries it on request: `AuditLayer.layer({ directory, events: [Activity] })`.
  *
- * If the event lacks the actor, address, user agent or request, then they come from `Audit.withContext`; `traceId` and
- * `spanId` come from the current span. If a name or id is longer than 255 characters, or a type longer than 64, then
- * the event is an `InvalidEvent`: shorten them with `limits`.
+ * If the event lacks the actor, address, user agent or request, then they come from `Audit.withContext`. `traceId` and
+ * `spanId` come from the current span. Names and ids have at most 255 characters, and types 64. If one is longer, then
+ * the event is an `InvalidEvent`: use `limits` to cut it.
  *
  * @example
  * import { Activity, Audit, AuditLayer, logActivity } from "effect-audit"

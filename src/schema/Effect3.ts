@@ -42,8 +42,8 @@ if (version === undefined || !isOurs(version)) {
 }
 
 /**
- * What is wrong with a fiber's runtime; undefined if nothing is. If two Effects differ by more than a patch, then their
- * parts do not fit, and the program would die somewhere ("Not a valid effect: undefined").
+ * What is wrong with a fiber's runtime; undefined if nothing is. If two Effects differ by more than a patch, then the
+ * program would die somewhere ("Not a valid effect: undefined").
  */
 export const strangeRuntime = (fiber: object): string | undefined => {
   const found = versionOf({ Effect: { void: fiber } })

@@ -224,8 +224,8 @@ export class QueueAccessError extends Schema.TaggedError<QueueAccessError>("effe
 }
 
 /**
- * The class of a failure to deliver: `transient` passes by itself (network, locks, failover, capacity),
- * `operator` does not (rights, a missing table, a wrong password).
+ * The class of a failure. `transient` passes by itself: network, locks, failover, capacity. `operator` does not:
+ * rights, a missing table, a wrong password.
  *
  * @category models
  * @since 0.1.0
@@ -251,8 +251,8 @@ export class UploadError extends Schema.TaggedError<UploadError>("effect-audit/U
   /** what is wrong and what to do next, without texts of the database, which echo rows */
   reason: Schema.String,
   /**
-   * true if a larger batch would show whether an event or the database is to blame: then the next batch has more
-   * events, up to eight times as many
+   * true if a larger batch would show whether an event or the database is to blame. Then the next one has up to eight
+   * times as many events.
    */
   wantsMore: Schema.optional(Schema.Boolean),
   /** the original error, whose text may echo a row: redacted, so that only our log at Debug shows it */

@@ -321,9 +321,9 @@ interface FieldCodec {
 
 /**
  * Converts a value as MySQL did for the Python class, which accepted any value for any field. MySQL makes texts of
- * numbers, and integers of fractions: it rounds a half in a DOUBLE, which JSON's numbers were, to the even neighbour,
- * and in a text away from zero (MySQL manual, "Rounding Behavior"). If JavaScript cannot hold a number, or writes it in
- * another way, then the line becomes a dead letter, for an operator to decide.
+ * numbers, and integers of fractions (MySQL manual, "Rounding Behavior"). It rounds a half in a DOUBLE to the even
+ * neighbour, and in a text away from zero; JSON's numbers were DOUBLEs. If JavaScript cannot hold a number, or writes
+ * it in another way, then the line becomes a dead letter.
  */
 const decodeAsMysql = ({ decode, key }: FieldCodec, line: Readonly<Record<string, unknown>>) => {
   const value = line[key]

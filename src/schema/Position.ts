@@ -1,8 +1,8 @@
 /** A position: the place and the number of a line in the queue. */
 
 /**
- * The start of a line: the segment, named by the sequence number of its first line, the offset in it, and the line's
- * own sequence number.
+ * The start of a line: its segment, its offset there, and its sequence number. A segment has the number of its first
+ * line.
  *
  * @category models
  * @since 0.1.0

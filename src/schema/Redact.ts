@@ -55,9 +55,9 @@ export type Redactions<E extends AuditEvent.Any> = [E] extends [infer K extends 
   : never
 
 /**
- * Limits of texts by kind and field, for the kinds `E`: in characters as `VARCHAR(n)` counts them (Unicode code
- * points), at least {@link MIN_LIMIT}. A longer text is cut and marked: `a red fox…[+1234]` lacks its last 1234
- * characters. The mark counts, too, so that no stored text is longer than its limit.
+ * Limits of texts by kind and field, for the kinds `E`, at least {@link MIN_LIMIT}. They count Unicode code points,
+ * like `VARCHAR(n)`. A longer text is cut and marked: `a red fox…[+1234]` lacks its last 1234 characters. The mark
+ * counts, too, so that no stored text is longer than its limit.
  *
  * @category models
  * @since 0.1.0
@@ -107,12 +107,12 @@ export const MIN_KEY_BYTES = 16
 const Problem: unique symbol = Symbol.for("effect-audit/Redact/Problem") as never
 
 /**
- * HMAC-SHA256 with a secret key, as 64 hexadecimal digits. Equal texts stay equal, so whoever has the key can still
- * find a user's events, and nobody else can guess the user. The key is a text or bytes, which are copied.
+ * HMAC-SHA256 with a secret key, as 64 hexadecimal digits. Equal texts stay equal: whoever has the key can still find a
+ * user's events. Nobody else can guess the user. The key is a text or bytes, which are copied.
  *
- * Keep the key out of the database, and do not lose it: with another key the same user gets another hash. If the key
- * has fewer than {@link MIN_KEY_BYTES} bytes, or is invalid, then the layer fails with `QueueOpenError`. Within a
- * function of your own it throws, and the event is an `InvalidEvent`.
+ * Keep the key out of the database, and do not lose it: another key gives the same user another hash. If the key has
+ * fewer than {@link MIN_KEY_BYTES} bytes, or is invalid, then the layer fails with `QueueOpenError`. Within a function
+ * of your own it throws, and the event is an `InvalidEvent`.
  *
  * @category redactions
  * @since 0.1.0

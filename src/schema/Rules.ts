@@ -1,5 +1,5 @@
 /**
- * The rules for an event before it becomes a line: first the actor, then the span fill open fields; then redactions
+ * The rules for an event before it becomes a line. First the actor, then the span fill open fields. Then redactions
  * run, then limits.
  */
 import type { Tracer } from "effect"

@@ -9,8 +9,8 @@ import * as AuditEvent from "./AuditEvent.js"
 /**
  * An event of kind `use_log`: somebody used an AI model.
  *
- * As in the Python class that this package replaces, a missing, null or empty user or device becomes `未知用户` or
- * `未知设备`, and a missing or null prompt becomes "". Everything else is stored unchanged.
+ * The defaults are those of the Python class that this package replaces. A missing, null or empty user or device
+ * becomes `未知用户` or `未知设备`. A missing or null prompt becomes "". Everything else is stored unchanged.
  *
  * @category events
  * @since 0.1.0

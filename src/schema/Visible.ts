@@ -1,8 +1,8 @@
 /** Visible texts: escapes everything that a terminal would obey or hide. */
 
 /**
- * A text from anybody, for a terminal: characters that move the cursor, change colours or the direction of writing, or
- * cannot be seen, become their codes.
+ * A text from anybody, for a terminal. Characters that move the cursor, change colours or directions, or are invisible
+ * become their codes.
  */
 export const visible = (text: string): string =>
   text.replace(UNSAFE, (character) => {

@@ -153,8 +153,8 @@ export interface QueueStatus extends Balance {
 }
 
 /**
- * A request of another process about delivered rows, with the option `proof`: a seal must record that they may be
- * erased, or removed.
+ * A request of another process about delivered rows, with the option `proof`. A seal must record that they may be
+ * erased or removed.
  *
  * @category models
  * @since 0.1.0
@@ -222,7 +222,7 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
      */
     readonly onPermission: (permit: (id: string, permission: Permission) => boolean) => Effect.Effect<void>
     /**
-     * Removes delivered segments; also the newest one, if nothing waits and no append is under way, or was answered in
+     * Removes delivered segments. The newest one stays if lines wait, or an append is under way, or was answered in
      * this turn of the event loop. Returns true if everything was removed; if not, then try again later.
      */
     readonly compact: Effect.Effect<boolean, QueueAccessError>

@@ -49,12 +49,12 @@ export interface UploadResult {
 /**
  * The service that delivers a batch.
  *
- * `upload` keeps its own time limit, ends at once when it is interrupted, and may be repeated: each event is stored
+ * `upload` keeps its own time limit, and ends at once when it is interrupted. It may be repeated: each event is stored
  * once. If the table has no unique key and the layer allows that, then each is stored at least once. Such an upload
  * waits for the statement under way before it ends, since nobody could tell afterwards what was stored.
  *
  * It connects lazily: building the layer never touches the network. `upload` is called while the database still works
- * on the previous batch, so do work without the database before the effect runs.
+ * on the previous batch, so do other work before the effect runs.
  *
  * @category services
  * @since 0.1.0

@@ -2,7 +2,7 @@
  * Adoption: the queue file of the Python class becomes a segment.
  *
  * On the queue's file system it is renamed. A file on another one, or with a second hard link, is copied beside the
- * segments. A record is durable before the old file is touched: if a crash comes in between, then the next start
+ * segments. A record is durable before the old file is touched. If a crash comes in between, then the next start
  * finishes the adoption. Ids are derived from the segment's number and bytes, and both are durable before delivery.
  */
 import { Effect, Option, Schema } from "effect"

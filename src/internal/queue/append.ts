@@ -1,8 +1,8 @@
 /**
  * Appends: write a group of lines to disk, number them, and answer each caller.
  *
- * If a group takes too long, then it expires: its callers get an unknown outcome, its segment is sealed, and nobody
- * waits for it. Lines that it still writes are counted when they are read.
+ * If a group takes too long, then it expires. Its callers get an unknown outcome, its segment is sealed, and nobody
+ * waits. Lines that it still writes are counted when they are read.
  */
 import { Duration, Effect, type Scope } from "effect"
 import { QueueClosed, QueueFull, QueueWriteError } from "../../schema/Errors.js"

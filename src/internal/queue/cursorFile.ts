@@ -10,8 +10,7 @@ export interface CursorFile {
   /** Returns when the cursor is on disk. */
   readonly write: (cursor: Cursor) => Effect.Effect<void, DiskError>
   /**
-   * Writes the cursor again if the last write failed: the failed slot may be in the page cache, where the next process
-   * would find it.
+   * Writes the cursor again if the last write failed: the next process could find the failed slot in the page cache.
    */
   readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
   /** Whether the file exists. */

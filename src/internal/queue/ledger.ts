@@ -156,7 +156,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
   ) {
     if (batch.records.length === 0) return
     const isNew = (record: QueueRecord) => !isCounted(cursor, record)
-    // if an earlier try failed at the cursor, then the disk may hold its counts, and this try may have other letters
+    // a try that failed at the cursor may have left its counts on disk, and this try may have other letters
     yield* slots.restore(cursor)
     // dead letters first: cursor first, then a crash, would lose them. The torn rest of a settled line is no letter.
     const toKeep = refusals.filter(
@@ -180,8 +180,8 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
       const isDelivered = () => cursor.segment === last.first && cursor.offset === last.bytes
       if (!last.live) return Effect.succeed(true)
       if (!isDelivered()) return Effect.succeed(false)
-      // under the guard, so that no append comes between the check and the seal. If an append is under way, then
-      // there is nothing to remove: delivery must not wait for a writer that goes from group to group.
+      // under the guard, so that no append comes between the check and the seal. During an append there is nothing to
+      // remove, and delivery must not wait for a writer that goes from group to group.
       return guard
         .withPermitsIfAvailable(1)(
           Effect.suspend(() => (isDelivered() ? Effect.as(segments.seal, true) : Effect.succeed(false)))

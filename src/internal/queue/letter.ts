@@ -49,8 +49,8 @@ export interface Letter extends Position, Head {
 export type Encoding = "gzip"
 
 /**
- * The outcome of a letter: an operator decided it (`retried`, `discarded`), its line was `delivered` after all, or its
- * content was `erased`. Torn ends can only be erased.
+ * The outcome of a letter. An operator has decided it (`retried`, `discarded`), its line was `delivered` after all, or
+ * its content was `erased`. Torn ends can only be erased.
  */
 export interface Outcome {
   readonly type: "retried" | "discarded" | "delivered" | "erased"
@@ -241,8 +241,8 @@ export const encodeHead = (
 }
 
 /**
- * The end of a letter's entry: the line as text, or as base64 if it is not UTF-8 or needs many escapes. Undefined if
- * the line must be compressed: an oversize line, or a long one that is no text, may be a hole in a damaged file.
+ * The end of a letter's entry: the line as text; or as base64, if it is not UTF-8 or needs many escapes. Undefined if
+ * the line must be compressed: if it is oversize, or long and no text, then it may be a hole in the file.
  */
 export const encodeContent = ({
   bytes,
@@ -262,7 +262,7 @@ export const encodeContent = ({
 /** A longer line that is no text is compressed, bytes. */
 const MOST_PLAIN = 16 * 1024
 
-/** How many times as long as the line its JSON text may be; JSON in JSON is at most twice as long. */
+/** How many times as long as the line its JSON may be. JSON in JSON is at most twice as long. */
 const MOST_ESCAPED = 2
 
 /** The most bytes that a letter takes, unless its line is oversize. */

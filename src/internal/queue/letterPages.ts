@@ -1,4 +1,4 @@
-/** Pages of dead letters: some at a time, in the order of the file, so that memory does not grow with the file. */
+/** Pages of dead letters, in the order of the file: memory does not grow with the file. */
 import { Effect } from "effect"
 import { isUtf8 } from "node:buffer"
 import * as zlib from "node:zlib"
@@ -35,7 +35,7 @@ export interface Selection {
   readonly torn?: boolean | undefined
   /** includes their content, about so many bytes at most */
   readonly contentBytes?: number | undefined
-  /** reads about so many bytes of the file, so that a page may have few letters, or none, before the last page */
+  /** reads about so many bytes of the file: a page before the last one may have few letters, or none */
   readonly scanBytes?: number | undefined
 }
 

@@ -109,7 +109,7 @@ export const readLines: (
 ) => Effect.Effect<Lines, DiskError> = Effect.fnUntraced(function* (file, from, end, limits) {
   const expected = Math.ceil(limits.maxRecords * (limits.lineBytes ?? LINE_BYTES))
   const longest = limits.maxLineBytes + RETRY_BYTES
-  // if a line is longer than the chunk, then the next read is twice as long, until the line is known to be oversize
+  // if a line is longer than the chunk, then the chunk doubles until the line ends or is oversize
   for (let chunk = Math.min(limits.maxBytes, expected); from < end; chunk *= 2) {
     const length = Math.min(chunk, longest + 1, end - from)
     const bytes = asBuffer(yield* file.readAt(from, length))

@@ -1,6 +1,6 @@
 /**
- * Recovery: where a queue continues after a start. First `look` reads the disk, for the owner and for `inspect` alike;
- * then `recover` decides, as a pure function of what was found.
+ * Recovery: where a queue continues after a start. First `look` reads the disk, for the owner and for `inspect` alike.
+ * Then `recover` decides, as a pure function.
  */
 import { Effect } from "effect"
 import { isBefore, type Place } from "../../schema/Position.js"

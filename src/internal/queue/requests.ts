@@ -190,8 +190,8 @@ const isAside = ({ file }: Broken): boolean => file.endsWith(BROKEN)
 const LOG_INTERVAL = 60_000
 
 /**
- * Makes the function that sets invalid files aside: it renames them, so that they stay for the operator and are not
- * read again. One log line names all of them.
+ * Makes the function that sets invalid files aside. It renames them: they stay for the operator, and are not read
+ * again. One log line names all of them.
  */
 export const makeSetAside = (
   disk: Disk["Type"],

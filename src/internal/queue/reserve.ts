@@ -3,7 +3,7 @@
  * its letter before delivery can go on.
  *
  * If a write finds no room, then the reserve is emptied and the write runs again. The empty file means that its room is
- * owed: appends, also those of the next process, leave as much free until it is whole again. Otherwise they would take
+ * owed. Appends, also those of the next process, leave as much free until it is whole again. Otherwise they would take
  * the room, and the next refused event would stop delivery for good.
  */
 import { Effect } from "effect"

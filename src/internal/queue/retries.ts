@@ -71,7 +71,7 @@ export const make = (parts: Parts): ((entries: ReadonlyArray<Entry>) => Effect.E
 }
 
 /**
- * The line of a letter. If it carries no event id, then it gets the id that its place gives; if it was rejected, then
+ * The line of a letter. If it carries no event id, then it gets the one that its place gives. If it was rejected, then
  * it is marked. Edited as text, since parsing would change numbers that JavaScript cannot hold.
  */
 const lineOf = ({ eventIdOf, maxLineBytes }: Parts, letter: Letter) => {

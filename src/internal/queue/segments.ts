@@ -20,8 +20,8 @@ export interface Segment {
   /** whether it may still grow */
   live: boolean
   /**
-   * whether an append is under way, or has failed: nothing after `bytes` is read, since no later sync would make it
-   * durable
+   * whether an append is under way, or has failed. Nothing after `bytes` is read, since no later sync would make it
+   * durable.
    */
   doubtful: boolean
 }
@@ -110,8 +110,8 @@ class Files {
         doubtful: false
       }
       yield* this.keepDirectory
-      // a file of this name is empty, or the rest of a failed append: its first number is still free, so no line in it
-      // was acknowledged
+      // a file of this name is empty, or the rest of a failed append: its number is still free, so no line was
+      // acknowledged
       this.forget(this.named(first))
       if ((yield* this.disk.info(segment.path)) !== undefined) yield* this.disk.remove(segment.path)
       const handle = yield* this.open(segment, "create")
@@ -227,9 +227,9 @@ const makeAppender = (files: Files, segmentBytes: number) => {
     })
 
   /**
-   * After a failed write or fsync the system may forget the data, and report that the next fsync succeeds ("Can
-   * Applications Recover from fsync Failures?", USENIX ATC 2020). So nothing more goes to this file, and the rest of
-   * the append is cut off: no later process may believe that it is durable.
+   * After a failed write or fsync the system may forget the data, and still report that the next fsync succeeds.
+   * Source: "Can Applications Recover from fsync Failures?", USENIX ATC 2020. So nothing more goes to this file, and
+   * the rest of the append is cut off, so that no later process believes it durable.
    */
   const sealFailed = (handle: SegmentHandle, error: DiskError): Effect.Effect<never, AppendFailure> =>
     Effect.gen(function* () {

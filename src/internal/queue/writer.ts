@@ -1,8 +1,7 @@
 /**
  * The writer: group commit. All callers who append during one write share the next one.
  *
- * Each caller waits for its own answer, not for the semaphore that guards the file: otherwise each line would be
- * written and fsynced alone.
+ * Each caller waits for its own answer, not for the file's semaphore: otherwise each line would be fsynced alone.
  */
 import { Effect, Exit, type Scheduler, type Scope } from "effect"
 import { attempt, step } from "../contained.js"
