@@ -2,7 +2,6 @@
 import { Effect } from "effect"
 import type { DiskError, File } from "../services/Disk.js"
 
-/** The part of a file that reading needs. */
 export type Readable = Pick<File, "readAt">
 
 /** Hot path: one read brings several batches, since each read wakes a thread (bench/README.md#threads). Bytes. */

@@ -200,7 +200,6 @@ class SystemError extends Error {
 
 /** All files and directories, and the unsynced changes of entries. */
 class Tree {
-  /** how many bytes fit */
   capacity = Number.POSITIVE_INFINITY
   private readonly root = new DirectoryNode()
   private changes: Array<Change> = []

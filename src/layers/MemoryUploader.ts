@@ -12,13 +12,11 @@ export interface MemoryUploader {
   readonly stored: (definition: AuditEvent.Any) => Effect.Effect<ReadonlyArray<StoredEvent>>
   /** Makes every upload fail with this error. */
   readonly outage: (error: UploadError) => Effect.Effect<void>
-  /** Ends an outage. */
   readonly recover: Effect.Effect<void>
   /** Refuses events for which the function returns a reason. */
   readonly reject: (
     reason: (event: StoredEvent) => Omit<Rejection, "index"> | undefined
   ) => Effect.Effect<void>
-  /** How many uploads were tried. */
   readonly attempts: Effect.Effect<number>
 }
 

@@ -19,7 +19,6 @@ import { restoring } from "../schema/Row.js"
 import type { Disk, DiskError } from "../services/Disk.js"
 import type { EventOf, Found, FoundEvent, Query, Trail, Whereabouts } from "../services/Trail.js"
 
-/** The parts of a trail. */
 export interface Sources {
   readonly reader: Reader
   /** the kinds that `get` searches if it is called without one */
@@ -60,7 +59,6 @@ const rowsOf = <E extends AuditEvent.Any, A>(
     })
   )
 
-/** Searches, and collects the rows that it finds. */
 export const search = <E extends AuditEvent.Any, A>(
   reader: Reader,
   definition: E,

@@ -35,7 +35,6 @@ export const uploadOf = (
   }
 }
 
-/** The UploadError of a failed upload. */
 export const failureOf = (cause: Cause.Cause<unknown>): UploadError => {
   const failure = Option.getOrUndefined(Cause.failureOption(cause))
   if (failure instanceof UploadError) return failure

@@ -3,7 +3,6 @@ import { Array as Arr, Deferred, Effect } from "effect"
 import { FlushError } from "../../schema/Errors.js"
 import type { QueueFile } from "../../services/QueueFile.js"
 
-/** One waiting caller. */
 export interface Flush {
   /** it waits for all lines below this number */
   readonly target: number
@@ -11,7 +10,6 @@ export interface Flush {
 }
 
 export interface Flushes {
-  /** the callers that wait now */
   readonly waiting: () => ReadonlyArray<Flush>
   /** Adds a caller, who waits for all earlier appends. */
   readonly add: Effect.Effect<Flush>

@@ -10,7 +10,6 @@ interface Stages<A, B, E> {
   readonly make: Effect.Effect<A | undefined, E>
   readonly work: (thing: A) => Effect.Effect<B, E>
   readonly finish: (result: B) => Effect.Effect<void, E>
-  /** how many things are worked on at once */
   readonly concurrency: number
   /** receives a function that ends the pipeline at once with an error, even if the work never ends */
   readonly onStart?: (giveUp: (error: E) => void) => void
@@ -25,7 +24,6 @@ interface Waiter {
 class Pipeline<A, B, E> {
   started = 0
   finished = 0
-  /** nothing more will be made */
   ended = false
   /** nothing more will be started: the earlier things are finished, then the pipeline fails */
   failed = false
@@ -93,7 +91,6 @@ const makeAll = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E
   }
 })
 
-/** One of the workers. */
 const workOn = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>) {
   for (;;) {
     yield* pipeline.until(() => pipeline.canGoOn)

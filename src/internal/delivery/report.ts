@@ -13,7 +13,6 @@ export class Defect extends Data.TaggedError("Defect")<{ readonly defect: Cause.
   }
 }
 
-/** The error that ended an attempt. */
 export type AttemptError = PassError | Defect
 
 export const errorOf = (cause: Cause.Cause<PassError>): AttemptError =>
@@ -24,7 +23,6 @@ export interface Report {
   readonly changes: Stream.Stream<DeliveryStatus>
   /** Emits the same status again. */
   readonly repeat: Effect.Effect<void>
-  /** An attempt begins. */
   readonly began: Effect.Effect<void>
   /** The cursor has passed delivered events at this time, milliseconds since 1970 UTC. */
   readonly delivered: (at: number) => Effect.Effect<void>

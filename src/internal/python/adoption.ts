@@ -27,12 +27,10 @@ const numberIn = (aside: string) => /\.(\d{1,16})\.adopted$/.exec(aside)?.[1] ??
 
 const COPY_BYTES = 1 << 20
 
-/** The queue that adopts a file. */
 interface Target {
   readonly disk: Disk["Type"]
   readonly directory: string
   readonly segments: Segments
-  /** the path of the record */
   readonly record: string
   readonly copied: string
 }

@@ -13,7 +13,6 @@ export interface CursorFile {
    * Writes the cursor again if the last write failed: the next process could find the failed slot in the page cache.
    */
   readonly restore: (cursor: Cursor) => Effect.Effect<void, DiskError>
-  /** Whether the file exists. */
   readonly isInPlace: Effect.Effect<boolean, DiskError>
   /**
    * Writes the cursor again, to a new file if the old one was removed. If another process has written to the file

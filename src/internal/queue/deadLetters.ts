@@ -19,7 +19,6 @@ import * as tidying from "./tidying.js"
 
 export { DAMAGED, type Entry, type Page, type Selection } from "./letterPages.js"
 
-/** How an operator decided. */
 export type Decision = "retried" | "discarded"
 
 export interface DeadLetters {

@@ -237,7 +237,6 @@ const Newer = Schema.parseJson(
 
 const identityIn = (directory: string) => `${directory}/queue.json`
 
-/** Whether the file with the queue's identity exists. */
 export const isIdentified = (disk: DiskShape, directory: string): Effect.Effect<boolean, DiskError> =>
   Effect.map(disk.info(identityIn(directory)), (info) => info !== undefined)
 

@@ -232,7 +232,6 @@ export interface Replacement {
   readonly headsOf: (line: EntryLine) => ReadonlyArray<string>
   /** called after all lines: the heads that are still missing; undefined if the present file must stay */
   readonly rest: () => ReadonlyArray<string> | undefined
-  /** runs after the rename */
   readonly replaced: Effect.Effect<void, DiskError>
   /** runs steps that must not meet other changes of the file */
   readonly guarded: Guarded

@@ -34,5 +34,4 @@ export const Millis = Schema.Number.pipe(Schema.between(-8.64e15, 8.64e15)).anno
   description: "milliseconds since 1970 UTC"
 })
 
-/** A process id. */
 export const Pid = Schema.Int.pipe(Schema.positive())

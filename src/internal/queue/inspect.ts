@@ -132,7 +132,6 @@ const takeSnapshot = (
     return { ...recovered, segments, decisions: letters.counts() }
   }).pipe(Effect.scoped)
 
-/** The newest slot of the cursor. */
 const readCursor = (disk: DiskShape, directory: string) =>
   Effect.map(readCursorBytes(disk, directory), (bytes) => ({
     generation: undefined,
@@ -187,7 +186,6 @@ export interface LineLimit {
   readonly maxLineBytes?: number
 }
 
-/** Limits for one read of a file. */
 interface Reading extends LineLimit {
   readonly maxRecords?: number
   readonly maxBytes?: number
@@ -218,7 +216,6 @@ export const waitingLines = (
     })
   )
 
-/** The lines of a segment. */
 export const linesFrom = (
   disk: DiskShape,
   segment: Pick<segmentFiles.Segment, "bytes" | "path">,

@@ -13,7 +13,6 @@ import type { DeadLetters } from "./deadLetters.js"
 import { makeBatchReader, type Limits } from "./reader.js"
 import type { Segment, Segments } from "./segments.js"
 
-/** What a balance is made of. */
 interface Books {
   readonly cursor: Cursor
   /** the number of the next line */
@@ -60,14 +59,12 @@ export const waitingBytesOf = (
   return bytes
 }
 
-/** The ledger of a queue's owner. */
 export interface Ledger {
   readonly cursor: () => Cursor
   /** the number of the next line */
   readonly next: () => number
   /** Numbers so many durable lines; returns the number of the first. */
   readonly number: (lines: number) => number
-  /** How many bytes wait for delivery. */
   readonly waitingBytes: () => number
   /** Reads lines from a position, by default from the cursor. */
   readonly take: (from: Position | undefined, limits: Limits) => Effect.Effect<Batch, DiskError>
@@ -90,7 +87,6 @@ export interface Ledger {
   readonly forget: Effect.Effect<void, DiskError>
 }
 
-/** What the ledger reads and writes. */
 interface Parts {
   readonly disk: Disk["Type"]
   readonly segments: Segments

@@ -42,7 +42,6 @@ export interface Contents {
 }
 
 interface Options {
-  /** how long to wait for another owner */
   readonly wait: Duration.Duration | undefined
   readonly isCommand: boolean
   readonly unsafeFileSystem: boolean
@@ -230,7 +229,6 @@ const thisProcess: string = ((globalThis as Record<symbol, unknown>)[Symbol.for(
 /** The default wait for the command, which mostly holds a queue for less than a second. */
 const COMMAND_WAIT = Duration.seconds(10)
 
-/** A lock that was taken. */
 interface Taken {
   /** Whether the lock's file is where it was. If somebody removed the directory, then it may have another owner now. */
   readonly isInPlace: Effect.Effect<boolean, DiskError>

@@ -228,7 +228,6 @@ export class Register {
     return new Known(this.table, row === -1 ? this.table.add(segment, offset) : row)
   }
 
-  /** Adds a refused letter. */
   add(id: string, head: Head): Known {
     return this.change(id, (it) => {
       if (it.fate !== undefined && !it.isKept) {
@@ -249,7 +248,6 @@ export class Register {
     })
   }
 
-  /** Ends a letter. */
   end(id: string, fate: Fate): void {
     this.change(id, (it) => (it.fate = fate))
     this.isSpent = true

@@ -68,7 +68,6 @@ const BROKEN = ".broken"
 
 const RequestFile = Schema.parseJson(Request)
 
-/** The directory of a queue's requests. */
 export const directoryOf = (queue: string) => `${queue}/requests`
 
 /** Leaves a request for the owner. Returns the path of its file, which the owner removes when it is carried out. */

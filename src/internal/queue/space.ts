@@ -25,13 +25,10 @@ export const make = (
   disk: Disk["Type"],
   directory: string,
   limits: {
-    /** bytes that must stay free on the disk */
     readonly minFreeBytes: number
     /** bytes that must stay free besides, for the reserve */
     readonly owed: () => number
-    /** bytes that may wait */
     readonly maxQueueBytes: number
-    /** bytes that wait now */
     readonly waitingBytes: () => number
   }
 ): Space => {
