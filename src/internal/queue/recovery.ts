@@ -149,7 +149,7 @@ const decide = (found: Found): Recovered => {
   const next = Math.max(end, stored.settled, found.minimumSequence)
   const repair = disagreement(found, stored, end)
   if (repair === undefined) return { cursor: stored, next, repair }
-  // deliver everything again: the key of the table makes that harmless, and no line is counted twice
+  // deliver everything again: harmless if the table has the key, and no line is counted twice
   const first = oldest?.first ?? next
   return {
     cursor: {

@@ -154,7 +154,7 @@ export const look = (disk: Disk["Type"], queue: string): Effect.Effect<Found, Di
       if (Option.isSome(request)) {
         open.push({ file, request: request.value })
         held += text.right.length
-      } else broken.push({ file, reason: "its content is none of a request" })
+      } else broken.push({ file, reason: "its content is not a valid request" })
     }
     return { open, hasMore, broken }
   })
