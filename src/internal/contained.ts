@@ -5,7 +5,6 @@
  * never learn of its end. So a layer wraps them once, and every fiber that it forks inherits the wrappers.
  */
 import {
-  Cause,
   Clock,
   Context,
   Duration,
@@ -114,9 +113,6 @@ export const supervised = <A, R>(
       Effect.catchAll(() => Effect.void)
     )
   )
-
-/** Whether the cause holds no typed error. */
-export const isDefect = (cause: Cause.Cause<unknown>): boolean => Option.isNone(Cause.failureOption(cause))
 
 /** Calls a function of the program; if it throws, then calls `instead`. */
 export const attempt = <A>(call: () => A, instead: () => A): A => {
