@@ -1,4 +1,4 @@
-/** Read-ahead: makes fewer and larger reads of those that a reader asks for. */
+/** Read-ahead: turns a reader's many small reads into fewer large ones. */
 import { Effect } from "effect"
 import type { DiskError, File } from "../services/Disk.js"
 

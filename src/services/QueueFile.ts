@@ -233,9 +233,9 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     readonly writing: (write: Effect.Effect<void, DiskError>) => Effect.Effect<void, QueueAccessError>
     /** The status; only the age of the oldest line is read from the disk. */
     readonly status: Effect.Effect<QueueStatus, QueueAccessError>
-    /** Where the cursor stands, and where the next line will: nothing waits when the sequences agree. */
+    /** The sequence numbers of the cursor and of the next line; if they are equal, then nothing waits. */
     readonly progress: Effect.Effect<{ readonly settled: number; readonly next: number }>
-    /** Where the cursor stands. */
+    /** The place of the cursor. */
     readonly position: Effect.Effect<Place>
     /** Calls the function after each group commit, until the scope closes. It must be fast and not throw. */
     readonly onAppend: (listener: () => void) => Effect.Effect<void, never, Scope.Scope>
