@@ -92,16 +92,22 @@ const assertProven = (database: ProvenDatabase, expected: number) =>
 
 const away: UploadError = new UploadError({ class: "transient", code: "AWAY", reason: "the test" })
 
-/** A database that takes nothing for a while. */
+/**
+ * A database that answers nothing for a while. Seals are not read either: an answer that was on its way when the database
+ * was set back would say that all is as it was left.
+ */
 const awayWhile =
   (isAway: () => boolean) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
     const { sealing } = uploader
+    const unlessAway = <A>(answer: Effect.Effect<A, UploadError>) =>
+      Effect.suspend(() => (isAway() ? away : answer))
     return {
       ...uploader,
       sealing: {
         ...sealing!,
-        upload: (batches, seal) => Effect.suspend(() => (isAway() ? away : sealing!.upload(batches, seal)))
+        read: (chain, from) => unlessAway(sealing!.read(chain, from)),
+        upload: (batches, seal) => unlessAway(sealing!.upload(batches, seal))
       }
     }
   }
