@@ -189,7 +189,7 @@ const applyTo = (entries: "entries" | "durable", change: Change) => {
 }
 
 /** Lets others run, as a real disk does: `Effect.yieldNow` does nothing under a scheduler that runs tasks at once. */
-const letOthersIn = Effect.async<void>((resume) => queueMicrotask(() => resume(Effect.void)))
+const turnMicrotasks = Effect.async<void>((resume) => queueMicrotask(() => resume(Effect.void)))
 
 /** A system error, before it becomes a DiskError. */
 class SystemError extends Error {
@@ -345,7 +345,7 @@ class Process {
         case "fail":
           return fail(fault.code)
       }
-    }).pipe((effect) => Effect.zipRight(letOthersIn, effect))
+    }).pipe((effect) => Effect.zipRight(turnMicrotasks, effect))
   }
 }
 

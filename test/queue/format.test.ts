@@ -1,4 +1,4 @@
-/** The format on disk: a directory of format 1, kept byte for byte, opens in every later version. */
+/** The format on disk: directories of formats 1 and 2, kept byte for byte, open in every later version. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect } from "effect"
 import * as fs from "node:fs"
@@ -15,16 +15,23 @@ import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
  */
 const kept = path.join(root, "test/fixtures/queue-v1")
 
+/**
+ * As version 0.1.0 left it: of twenty lines eighteen were delivered with a proof, and two refused, whose letters are
+ * decided and no more than their decisions. Six wait.
+ */
+const keptOfFormat2 = path.join(root, "test/fixtures/queue-v2")
+
 /** A copy with the modes that a queue has and a repository does not. */
-const copy = Effect.map(temporaryDirectory, (parent) => {
-  const directory = path.join(parent, "audit")
-  fs.cpSync(kept, directory, { recursive: true })
-  for (const name of ["", ...fs.readdirSync(directory, { recursive: true, encoding: "utf8" })]) {
-    const file = path.join(directory, name)
-    fs.chmodSync(file, fs.statSync(file).isDirectory() ? 0o700 : 0o600)
-  }
-  return directory
-})
+const copyOf = (from: string) =>
+  Effect.map(temporaryDirectory, (parent) => {
+    const directory = path.join(parent, "audit")
+    fs.cpSync(from, directory, { recursive: true })
+    for (const name of ["", ...fs.readdirSync(directory, { recursive: true, encoding: "utf8" })]) {
+      const file = path.join(directory, name)
+      fs.chmodSync(file, fs.statSync(file).isDirectory() ? 0o700 : 0o600)
+    }
+    return directory
+  })
 
 const BOOKS = {
   accepted: 15,
@@ -42,7 +49,7 @@ describe("a directory of format 1", () => {
   it.scopedLive("is read from outside", () =>
     Effect.gen(function* () {
       const disk = yield* nodeDisk
-      const directory = yield* copy
+      const directory = yield* copyOf(kept)
       const found = yield* inspect(disk, directory)
       assert.deepInclude(found, { ...BOOKS, owner: undefined, repair: undefined, nextSequence: 15 })
       assert.deepInclude(found.delivery, { pid: 2271, state: "offline", failures: 3, rate: 2.5 })
@@ -60,7 +67,7 @@ describe("a directory of format 1", () => {
 
   it.scopedLive("opens, goes on with its numbers and delivers what waits under its ids", () =>
     Effect.gen(function* () {
-      const directory = yield* copy
+      const directory = yield* copyOf(kept)
       const database = slowDatabase()
       const looked = yield* Deferred.make<void>()
       const { upload } = database.uploader
@@ -84,6 +91,41 @@ describe("a directory of format 1", () => {
         [9, 10, 11, 0, 12].map(idOf).concat(receipt.eventId)
       )
       assert.deepStrictEqual(fs.readdirSync(path.join(directory, "requests")), [])
+    })
+  )
+})
+
+describe("a directory of format 2, with seals", () => {
+  const books = { accepted: 26, delivered: 18, waiting: 6, dead: 0, retried: 0, discarded: 2, missing: 0 }
+  const seal = {
+    chain: "243e1f96928d21a570fa30380e3f752d",
+    number: 5,
+    head: "bf408abc58bd6ce6e5ca9b8f9db910958f034237376e5f88891f257ce7b5516a"
+  }
+
+  it.scopedLive("opens, delivers what waits, and keeps its last seal", () =>
+    Effect.gen(function* () {
+      const directory = yield* copyOf(keptOfFormat2)
+      assert.deepInclude(yield* inspect(yield* nodeDisk, directory), { ...books, seal })
+      const database = slowDatabase()
+      const log = yield* openAudit({ directory }, database)
+      yield* log.flush
+      const { events } = database
+      assert.deepStrictEqual(
+        [...events.keys()].sort(),
+        fs
+          .readFileSync(path.join(keptOfFormat2, "00000000000000000020.ndjson"), "utf8")
+          .trim()
+          .split("\n")
+          .map((line) => (JSON.parse(line) as { readonly event_id: string }).event_id)
+      )
+      // without a proof: the next seal tells of it
+      assert.deepInclude(yield* log.status, {
+        ...books,
+        delivered: 24,
+        waiting: 0,
+        seal: { ...seal, bare: 1 }
+      })
     })
   )
 })

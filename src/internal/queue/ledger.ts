@@ -107,29 +107,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
   const read = makeBatchReader({ segments, maxLineBytes: parts.maxLineBytes, next: () => next })
   const take: Ledger["take"] = (from, limits) => Effect.suspend(() => read(from ?? cursor, limits))
 
-  /** how many delivered segments the last try could not remove, and which of them were logged */
-  let stuck = 0
-  const known = new Set<number>()
-  const delivered = () => segments.all.filter(({ first }) => first < cursor.segment)
-
-  const sayStuck = (first: number, error: DiskError) =>
-    Effect.suspend(() => {
-      if (known.has(first)) return Effect.void
-      known.add(first)
-      return Effect.logWarning(
-        `audit queue: a segment that is delivered stays on disk: ${error.message}. ` +
-          `Delivery goes on, and the removal is tried again.`
-      )
-    })
-
-  /** Tries to remove all delivered segments, and fails with the first error. */
-  const removeDelivered = Effect.gen(function* () {
-    const [failed] = yield* Effect.partition(delivered(), (segment) =>
-      Effect.tapError(segments.remove(segment), (error) => sayStuck(segment.first, error))
-    )
-    stuck = failed.length
-    if (failed[0] !== undefined) return yield* failed[0]
-  })
+  const removal = makeRemoval(segments, () => cursor)
 
   const moveTo = (to: Cursor) =>
     Effect.map(slots.write(to), () => {
@@ -142,7 +120,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
    */
   const advance = Effect.fnUntraced(function* (to: Cursor) {
     yield* moveTo(to)
-    if (delivered().length > stuck) yield* Effect.ignore(removeDelivered)
+    if (removal.isDue()) yield* Effect.ignore(removal.remove)
   })
 
   const settle = Effect.fnUntraced(function* (
@@ -197,7 +175,7 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
       const settled = Math.max(cursor.settled, next)
       const to = { segment: next, offset: 0, sequence: next, settled }
       return moveTo({ ...cursor, ...to, missing: cursor.missing + (settled - cursor.settled) }).pipe(
-        Effect.zipRight(removeDelivered),
+        Effect.zipRight(removal.remove),
         Effect.as(true)
       )
     }).pipe(changing.withPermits(1))
@@ -231,6 +209,37 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     ),
     restore: changing.withPermits(1)(slots.reopen(withoutLostLetters)),
     forget: segments.dropRemoved
+  }
+}
+
+/** Removes the segments that are delivered. */
+const makeRemoval = (segments: Segments, cursor: () => Cursor) => {
+  /** how many segments the last try could not remove, and which of them were logged */
+  let stuck = 0
+  const known = new Set<number>()
+  const delivered = () => segments.all.filter(({ first }) => first < cursor().segment)
+
+  const sayStuck = (first: number, error: DiskError) =>
+    Effect.suspend(() => {
+      if (known.has(first)) return Effect.void
+      known.add(first)
+      return Effect.logWarning(
+        `audit queue: a segment that is delivered stays on disk: ${error.message}. ` +
+          `Delivery goes on, and the removal is tried again.`
+      )
+    })
+
+  return {
+    /** Whether segments were delivered since the last try. */
+    isDue: () => delivered().length > stuck,
+    /** Tries to remove all of them, and fails with the first error. */
+    remove: Effect.gen(function* () {
+      const [failed] = yield* Effect.partition(delivered(), (segment) =>
+        Effect.tapError(segments.remove(segment), (error) => sayStuck(segment.first, error))
+      )
+      stuck = failed.length
+      if (failed[0] !== undefined) return yield* failed[0]
+    })
   }
 }
 
