@@ -28,7 +28,7 @@ import { asText, beyond, condition, type KeyColumn, keyColumn, type ReadColumn }
 import type { Session } from "./connection.js"
 import { isTooLarge } from "./driver.js"
 import type { ConnectionSettings } from "./endpoints.js"
-import { classify, type Failure, isTimeout, toUploadError } from "./errors.js"
+import { classify, isTimeout, toUploadError } from "./errors.js"
 import { makeSessions } from "./sessions.js"
 import { type Columns, columnsOf, dotted, misnamedColumn, quote } from "./table.js"
 import { queryTexts, type TextRow } from "./textRows.js"
@@ -424,7 +424,7 @@ const understood = (
   table: string,
   timeoutMillis: number
 ): Effect.Effect<never, TooMuch | UploadError> => {
-  const failure = classify(cause, session.endpoint)
+  const failure = classify(cause, { ...session.endpoint, table })
   const trailError = (cls: "operator" | "transient", code: string, reason: string) =>
     new TrailError({ class: cls, code, reason, cause: Redacted.make(cause) })
   if (isTimeout(failure)) {
@@ -437,18 +437,5 @@ const understood = (
     const reason = `A row of ${table} is larger than 64 MiB, which is more than is read at once`
     return new TooMuch({ what: "large", error: trailError("operator", failure.code, reason) })
   }
-  const { cause: essence, class: cls, code } = toUploadError(failure)
-  return new UploadError({ class: cls, code, reason: reasonOf(failure, session, table), cause: essence })
-}
-
-/** Reasons about reading, in place of those that `classify` has about writing. */
-const reasonOf = ({ code, reason }: Failure, session: Session, table: string): string => {
-  const { database, username } = session.endpoint
-  if (["1044", "1142", "1143", "1370"].includes(code)) {
-    return `The account ${username} may not read ${table} of ${database}: GRANT SELECT on it`
-  }
-  if (["1054", NO_TABLE].includes(code)) {
-    return `${table} of ${database} is missing or lacks a column: run ${migrateCommand()}`
-  }
-  return reason
+  return toUploadError(failure)
 }
