@@ -63,8 +63,12 @@ const withClock = <A, E, R>(use: (later: Effect.Effect<void>) => Effect.Effect<A
 /** Delivers although seals are missing: a new chain begins after a minute. */
 const deliverAnew = (log: AuditLog["Type"], later: Effect.Effect<void>) =>
   Effect.gen(function* () {
-    const { cause } = yield* Effect.flip(deliver(5)(log))
-    assert.strictEqual((cause as UploadError).code, "SEAL_MISSING")
+    yield* record(log, 5)
+    // the minute begins with the first look at the chain, which a seal that was refused comes before
+    for (let tries = 0; tries < 2; tries++) {
+      const { cause } = yield* Effect.flip(log.flush)
+      assert.strictEqual((cause as UploadError).code, "SEAL_MISSING")
+    }
     yield* later
     yield* log.flush
     const { seal, waiting } = yield* log.status
@@ -134,28 +138,25 @@ for (const [name, make] of PROVEN) {
       )
     )
 
-    it.scopedLive("a database set back under a program that runs: a gap is found, and nothing else", () =>
-      Effect.gen(function* () {
-        const database = yield* make()
-        const directory = path.join(yield* temporaryDirectory, "audit")
-        // nothing fails, so nothing makes it look: its next seal does not follow the one before it
-        yield* lifeOf(database, directory, (log) =>
-          Effect.gen(function* () {
-            yield* deliver(30)(log)
-            const setBack = yield* backUp(database)
-            yield* deliver(30)(log)
-            yield* setBack
-            yield* deliver(5)(log)
-          })
-        )
-        yield* lifeOf(database, directory, deliver(5))
-        const { findings, rows } = yield* database.prove({ isExclusive: true })
-        assert.deepStrictEqual(
-          findings.map(({ kind }) => kind),
-          ["gap"]
-        )
-        assert.deepStrictEqual([rows, yield* countRows(database)], [40, 40])
-      })
+    it.scopedLive("a database set back under a program that runs: its next seal finds it out", () =>
+      withClock((later) =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const directory = path.join(yield* temporaryDirectory, "audit")
+          // nothing breaks the connection
+          yield* lifeOf(database, directory, (log) =>
+            Effect.gen(function* () {
+              yield* deliver(30)(log)
+              const setBack = yield* backUp(database)
+              yield* deliver(30)(log)
+              yield* setBack
+              yield* deliverAnew(log, later)
+            })
+          )
+          assert.strictEqual(yield* countRows(database), 35)
+          yield* assertGap(database)
+        })
+      )
     )
 
     it.scopedLive("the same where it lost its connection: it begins a new chain", () =>

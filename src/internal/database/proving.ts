@@ -2,7 +2,7 @@
 import { Effect } from "effect"
 import type { Manifest, Seal } from "../../services/Sealing.js"
 import { hex } from "../proof/bytes.js"
-import { PROOF_COLUMN } from "../proof/seal.js"
+import { PROOF_COLUMN, SEAL_TABLE } from "../proof/seal.js"
 import { EVENT_ID, EVENT_TIME } from "./rows.js"
 
 /**
@@ -13,11 +13,24 @@ const ANSWER_BYTES = 1024 * 1024
 export const MOST_SEALS = 200
 export const MOST_IDS_OF_TABLE = 10_000
 
-/** The parameters of an INSERT of a seal, in the order of its columns. */
+/**
+ * The values of an INSERT of a seal, in the order of its columns. The head of the seal before is read from the table: if
+ * that seal is gone or another one, then the database refuses NULL, also under a connection that nothing has broken.
+ */
+export const sealValues = ({ number }: Seal, quote: (name: string) => string): string => {
+  const [head, table] = [quote("head"), quote(SEAL_TABLE)]
+  const before = `SELECT ${head} FROM ${table} WHERE ${quote("chain")} = ? AND ${quote("number")} = ? AND ${head} = ?`
+  // MySQL reads from the table that a statement writes to by way of a derived one only
+  const prev = number === 0 ? "?" : `(SELECT ${head} FROM (${before}) ${quote("before")})`
+  return `VALUES (?, ?, ?, ?, ${prev}, ?, ?, ?, ?, ?)`
+}
+
+/** The parameters of those values. */
 export const sealParameters = (seal: Seal): ReadonlyArray<Buffer | number | string> =>
   [
-    ...[seal.chain, seal.number, seal.at, seal.until, seal.prev, seal.entries, seal.notices],
-    ...[seal.head, seal.keyId, seal.sig]
+    ...[seal.chain, seal.number, seal.at, seal.until],
+    ...(seal.number === 0 ? [seal.prev] : [seal.chain, seal.number - 1, seal.prev]),
+    ...[seal.entries, seal.notices, seal.head, seal.keyId, seal.sig]
   ].map((value) =>
     // drivers know bytes as Buffers
     typeof value === "object" ? Buffer.from(value.buffer, value.byteOffset, value.byteLength) : value

@@ -383,7 +383,11 @@ const timeOf = (now: number): string => `${sqlDateTime(now)}000`
 /** The code of an upload that fails since the chain is not as it was left. */
 export const SEAL_MISSING = "SEAL_MISSING"
 
-const missed = (found: string) =>
+/** What is found if a seal does not find the one before it. */
+export const NOT_LAST = "its last seal is gone or another one"
+
+/** The failure where the chain is not as it was left. */
+export const missed = (found: string): UploadError =>
   new UploadError({
     class: "transient",
     code: SEAL_MISSING,

@@ -11,6 +11,7 @@ import type { StoredEvent } from "../../../schema/Line.js"
 import type { Manifest, Seal, Sealing, Stored } from "../../../services/Sealing.js"
 import type { UploadBatch, UploadResult } from "../../../services/Uploader.js"
 import { SEAL_TABLE } from "../../proof/seal.js"
+import { missed, NOT_LAST } from "../../proof/sealer.js"
 import { type Keepers, manifestOf, prove, type Proven, storedOf, withProof } from "../proven.js"
 import type { Session } from "./connection.js"
 import { classify, DUPLICATE_ENTRY, errnoOf, isBroken, toUploadError } from "./errors.js"
@@ -232,6 +233,9 @@ export const makeSealing = (target: Target): Sealing => {
   }
 }
 
+/** ER_BAD_NULL_ERROR */
+const NO_NULL = 1048
+
 const NONE_REJECTED: UploadResult = { rejected: [] }
 
 const explaining = <A>(
@@ -242,6 +246,8 @@ const explaining = <A>(
 
 const explained = (cause: unknown, { endpoint }: Session): UploadError => {
   const errno = errnoOf(cause)
+  // the head of the seal before; what refuses rows was explained where they were stored
+  if (errno === NO_NULL) return missed(NOT_LAST)
   if (errno === 1146)
     return new UploadError({
       class: "operator",

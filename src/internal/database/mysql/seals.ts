@@ -14,6 +14,7 @@ import {
   MOST_SEALS,
   NONE_PROVEN,
   sealParameters,
+  sealValues,
   whereIn
 } from "../proving.js"
 import { EVENT_ID, EVENT_TIME } from "../rows.js"
@@ -49,18 +50,19 @@ export const SEAL_COLUMNS: ReadonlyArray<readonly [name: string, type: RegExp]> 
   ["sig", /^binary\(64\)/]
 ]
 
-const INTO = `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(([name]) => quote(name)).join(", ")}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+const INTO = `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(([name]) => quote(name)).join(", ")})`
 
 /** Writes a seal. As text it would have twice the bytes, all of them searched for placeholders. */
 export const insertSeal = (session: Session, seal: Seal): Effect.Effect<unknown, SqlError> => {
+  const sql = `${INTO} ${sealValues(seal, quote)}`
   const parameters = sealParameters(seal)
-  if (unprepared.has(session)) return session.query(INTO, parameters)
+  if (unprepared.has(session)) return session.query(sql, parameters)
   return Effect.catchIf(
-    session.execute(INTO, parameters),
+    session.execute(sql, parameters),
     ({ cause }) => isOfPreparing(classify(cause, session.endpoint)),
     () => {
       unprepared.add(session)
-      return session.query(INTO, parameters)
+      return session.query(sql, parameters)
     }
   )
 }

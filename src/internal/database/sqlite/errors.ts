@@ -27,6 +27,9 @@ type Codes = Readonly<Record<number, string>>
 /** Extended codes of a unique key other than ours, which an operator has to drop. */
 const UNIQUE = [1555, 2067]
 
+/** Whether a column was to become NULL that must not (SQLITE_CONSTRAINT_NOTNULL). */
+export const isNull = (cause: unknown): boolean => (cause as { readonly rawCode?: unknown }).rawCode === 1299
+
 /** Classifies the failure of an INSERT. */
 export const explain = (cause: unknown, file: string): Refused | UploadError => {
   // thrown before SQLite was asked: an integer of more than 64 bits

@@ -10,10 +10,11 @@ import type { Manifest, Seal, Stored } from "../../../services/Sealing.js"
 import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
 import { SALT_BYTES, saltAt } from "../../proof/row.js"
 import { idsIn, PROOF_COLUMN, SEAL_TABLE } from "../../proof/seal.js"
+import { missed, NOT_LAST } from "../../proof/sealer.js"
 import { type Attempt, type makeDriftGuard, narrow } from "../narrow.js"
 import { type Keepers, manifestOf, prove, storedOf } from "../proven.js"
 import { EVENT_ID, EVENT_TIME, parameters, placeholders } from "../rows.js"
-import { explain, toUploadError } from "./errors.js"
+import { explain, isNull, toUploadError } from "./errors.js"
 import { provable } from "./provable.js"
 import { typesOf } from "./proofMigration.js"
 import { quote } from "./connection.js"
@@ -138,7 +139,12 @@ export const upload = (
     return yield* Effect.gen(function* () {
       const stored: Array<Stored> = []
       for (const batch of batches) stored.push(yield* storeKind(target, batch))
-      yield* insertSeal(connection, seal(stored))
+      yield* Effect.catchIf(
+        insertSeal(connection, seal(stored)),
+        // the head of the seal before
+        ({ cause }) => isNull(cause),
+        () => missed(NOT_LAST)
+      )
       yield* connection.executeRaw("COMMIT", [])
       return stored.map(({ rejected }) => ({ rejected }))
     }).pipe(

@@ -15,6 +15,7 @@ import {
   MOST_SEALS,
   NONE_PROVEN,
   sealParameters,
+  sealValues,
   whereIn
 } from "../proving.js"
 import { EVENT_ID, EVENT_TIME } from "../rows.js"
@@ -39,7 +40,7 @@ const SEAL_COLUMNS = ["chain", "number", "at", "until", "prev", "entries", "noti
 
 export const insertSeal = (connection: Connection, seal: Seal): Effect.Effect<unknown, SqlError> =>
   connection.executeRaw(
-    `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(quote).join(", ")}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(quote).join(", ")}) ${sealValues(seal, quote)}`,
     sealParameters(seal)
   )
 
