@@ -52,7 +52,7 @@ export const adopt = Command.make("adopt", { directory, json, file }, (options) 
     yield* options.json
       ? printJson({ directory: queue, lines, waiting })
       : print([
-          `${counted(lines, "line")} of ${path} now stand${lines === 1 ? "s" : ""} in the queue, where ${waiting} wait.`,
+          `${counted(lines, "line")} of ${path} now stand${lines === 1 ? "s" : ""} in the queue, where ${waiting} ${waiting === 1 ? "waits" : "wait"}.`,
           "Times without a zone are read as this machine's when they are delivered, or as AUDIT_ADOPT_TIME_ZONE says."
         ])
   })

@@ -121,7 +121,7 @@ const describe = (
       : [
           warning(
             "unsealed",
-            `${counted(unsealed, "time")} events were delivered without a seal, as seals tell`
+            `events were delivered without a seal ${counted(unsealed, "time")}, as seals tell`
           )
         ]),
     ...chains.flatMap((chain) => [

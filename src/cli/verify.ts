@@ -262,7 +262,7 @@ const openRequests = (directory: string) =>
     const { broken, hasMore, open } = yield* requests.look(disk, directory)
     const findings: Array<Finding> = []
     if (open.length > 0) {
-      const text = `${hasMore ? "more than " : ""}${counted(open.length, "request")} wait for an owner, or for "effect-audit dead retry"`
+      const text = `${hasMore ? "more than " : ""}${counted(open.length, "request")} ${open.length === 1 && !hasMore ? "waits" : "wait"} for an owner, or for "effect-audit dead retry"`
       findings.push(warning("requests", text))
     }
     const [first] = broken
