@@ -120,7 +120,7 @@ const ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 const KINDS: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog, Activity, Maybe, Odd, Values, Own, table]
 
 describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s", (_, kind) => {
-  it("has the lines of its events", () => {
+  it("writes the same lines as showing each event", () => {
     for (const isRevealed of [true, false]) {
       const show = showing(kind, isRevealed)
       const whole = (row: Row) => show(foundOf(kind)(row))
@@ -143,7 +143,7 @@ describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s"
     }
   })
 
-  it("has the same lines of rows as bytes", () => {
+  it("writes the same lines from the bytes of a row", () => {
     const sentRows = fc.array(
       fc
         .tuple(rowsOf(kind), fc.constantFrom(ID, null), fc.constantFrom("", "000", "999"))
@@ -171,7 +171,7 @@ describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s"
   })
 })
 
-it("copies nothing of the value behind one that ends in the middle of a character", () => {
+it("a value that ends inside a character takes no bytes of the next value", () => {
   const row = sent(new ReadRow(ID, 0, ["狐", "狐", "狐"]), "")
   const { buffer, ends, starts } = row.cells!
   const cut: Cells = { buffer, starts, ends: Array.from(ends, (end, index) => (index === 0 ? end - 1 : end)) }

@@ -27,18 +27,18 @@ const looks = (took: `${number} millis`) =>
     return looks
   }).pipe(Effect.scoped)
 
-it.effect("it looks once a second", () =>
+it.effect("the monitor looks once a second", () =>
   Effect.map(looks("0 millis"), (count) => assert.approximately(count, 60, 2))
 )
 
-it.effect("it looks less often where a look takes long", () =>
+it.effect("the monitor looks less often if a look takes long", () =>
   Effect.map(looks("1000 millis"), (count) => {
     assert.isAtMost(count, 8)
     assert.isAtLeast(count, 4)
   })
 )
 
-it.scoped("the times of its history ascend, however the clock is set", () =>
+it.scoped("the times of the history ascend, however the clock is set", () =>
   Effect.gen(function* () {
     const disk = MemoryDisk.make().startProcess()
     yield* openQueue(disk)

@@ -62,7 +62,7 @@ const FAINT = `
 describe.skipIf(!isShown)("the page (skipped where Chromium is missing and cannot be installed)", () => {
   for (const width of [360, 1280])
     for (const colorScheme of ["light", "dark"] as const)
-      it.scopedLive(`fits ${width} pixels, and can be read in ${colorScheme} colours`, () =>
+      it.scopedLive(`fits ${width} pixels, and is readable in ${colorScheme} colours`, () =>
         withPage({ viewport: { width, height: 800 }, colorScheme }, async (page) => {
           const widths = () =>
             page.evaluate<Array<number>>(
@@ -83,7 +83,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         })
       )
 
-  it.scopedLive("has axes with units, and the values of a moment by pointer and by keyboard", () =>
+  it.scopedLive("has axes with units, and shows the values of a moment by pointer and by keyboard", () =>
     withPage({ viewport: { width: 900, height: 800 } }, async (page) => {
       const texts = (id: string) => page.locator(`#${id} text`).allTextContents()
       // the policy of the page lets no function be waited for
@@ -127,7 +127,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("is used by keyboard alone", () =>
+  it.scopedLive("can be used by keyboard alone", () =>
     withPage({}, async (page) => {
       const focused = () =>
         page.evaluate<string>(
@@ -155,7 +155,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("names every button and both plots", () =>
+  it.scopedLive("labels every button and both plots", () =>
     withPage({}, async (page) => {
       const names = await page.evaluate<Array<string>>(
         `[...document.querySelectorAll("button")].map((each) => each.getAttribute("aria-label") ?? each.textContent)`
@@ -166,7 +166,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("claims nothing before the first answer, nor when the server has gone", () =>
+  it.scopedLive("claims nothing before the first answer, or after the server has gone", () =>
     Effect.gen(function* () {
       const { address, program } = yield* served
       const chromium = yield* browser
@@ -193,7 +193,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("says that the queue cannot be looked at, and calls nothing fine", () =>
+  it.scopedLive("says that the queue cannot be read, and does not call it fine", () =>
     Effect.gen(function* () {
       const { address, directory } = yield* served
       const chromium = yield* browser

@@ -207,14 +207,14 @@ const judge = (
 /** sixty starts of a process on a machine that is busy with others, milliseconds */
 const SIXTY_CALLS = 600_000
 
-describe("whatever stands in a queue", () => {
+describe("a queue with arbitrary content", () => {
   const isLong = process.env.AUDIT_LONG === "1"
   const seeds = isLong ? 3 : 1
   const seed = Number(process.env.AUDIT_SEED ?? (isLong ? Date.now() % 2 ** 31 : 20_261_129))
 
   for (let round = 0; round < seeds; round++) {
     it.scopedLive(
-      `every command shows only what is fit for a screen (AUDIT_SEED=${seed + round})`,
+      `every command shows only characters that are safe on a screen (AUDIT_SEED=${seed + round})`,
       () =>
         Effect.gen(function* () {
           const directory = yield* temporaryDirectory
@@ -295,7 +295,7 @@ describe("whatever stands in a queue", () => {
     )
   }
 
-  it.effect("a line is masked, whatever it is", () =>
+  it.effect("masking hides the content of any line", () =>
     Effect.sync(() => {
       fc.assert(
         fc.property(line, (bytes) => {
@@ -309,7 +309,7 @@ describe("whatever stands in a queue", () => {
     })
   )
 
-  it.effect("what is escaped as JSON is the same value, and what is escaped for a screen stays so", () =>
+  it.effect("escaping as JSON keeps the value, and escaping for a screen is idempotent", () =>
     Effect.sync(() => {
       fc.assert(
         fc.property(fc.oneof(hostile, fc.string({ unit: "binary" })), (text) => {
@@ -322,29 +322,27 @@ describe("whatever stands in a queue", () => {
     })
   )
 
-  it.scopedLive.skipIf(!hasPty)(
-    "in a terminal only our own colours come through (skipped without python3)",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        yield* fill(directory, [useLine({ userName: PIECES.join("") })])
-        fs.appendFileSync(
-          path.join(directory, "00000000000000000000.ndjson"),
-          `broken \x1b[31m${PIECES.join("").replaceAll("\n", "")}\n`
-        )
-        const program = inTerminal(directory, ["tail", "--reveal"])
-        const { stdout } = yield* Effect.promise(() => program.ended)
-        assert.include(stdout, "\x1b[36muse_log\x1b[39m")
-        assert.include(stdout, "broken \\x1b[31m")
-        // eslint-disable-next-line no-control-regex -- what paint makes, and the line's end of a terminal
-        const rest = stdout.replace(/\x1b\[(2|22|36|39)m|\r\n/g, "")
-        assert.notMatch(rest, FORBIDDEN)
-      })
+  it.scopedLive.skipIf(!hasPty)("a terminal gets no colours but our own (skipped without python3)", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({ userName: PIECES.join("") })])
+      fs.appendFileSync(
+        path.join(directory, "00000000000000000000.ndjson"),
+        `broken \x1b[31m${PIECES.join("").replaceAll("\n", "")}\n`
+      )
+      const program = inTerminal(directory, ["tail", "--reveal"])
+      const { stdout } = yield* Effect.promise(() => program.ended)
+      assert.include(stdout, "\x1b[36muse_log\x1b[39m")
+      assert.include(stdout, "broken \\x1b[31m")
+      // eslint-disable-next-line no-control-regex -- what paint makes, and the line's end of a terminal
+      const rest = stdout.replace(/\x1b\[(2|22|36|39)m|\r\n/g, "")
+      assert.notMatch(rest, FORBIDDEN)
+    })
   )
 })
 
-describe("what is too much", () => {
-  it.scopedLive("140,000 letters are listed, and none is discarded by an oversight", () =>
+describe("a queue that is too large", () => {
+  it.scopedLive("140,000 letters are listed, and discarding them asks for confirmation", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])
@@ -365,7 +363,7 @@ describe("what is too much", () => {
     })
   )
 
-  it.scopedLive("the path of a queue moves no cursor, in the log of a program or in its errors", () =>
+  it.scopedLive("the queue's path cannot control the terminal, in a program's log or in its errors", () =>
     Effect.gen(function* () {
       const parent = yield* temporaryDirectory
       const directory = path.join(parent, `it's \x1b[2J\u0085\u202e\u{e0041}`)
@@ -401,7 +399,7 @@ describe("what is too much", () => {
   )
 
   it.scopedLive(
-    "a hole of 600 MB, as a power cut may leave one, ends no command and keeps no program from starting",
+    "a file with a hole of 600 MB, as a power cut may leave, ends no command and lets a program start",
     () =>
       Effect.gen(function* () {
         for (const name of ["dead-letter.ndjson", "queue.json", "adoption.json", "status.json", "lock"]) {
@@ -452,62 +450,71 @@ describe("what is too much", () => {
     })
   )
 
-  it.scopedLive("a hole of 700 MB in a segment is a small letter, and discarding it takes no room", () =>
-    Effect.gen(function* () {
-      const directory = yield* temporaryDirectory
-      yield* fill(directory, [useLine({})])
-      const segment = path.join(directory, `${"".padStart(20, "0")}.ndjson`)
-      const handle = fs.openSync(segment, "a")
-      const hole = 700 * 1024 * 1024
-      fs.ftruncateSync(handle, fs.statSync(segment).size + hole)
-      const rest = `{"prompt":"${MARKER}`
-      fs.writeSync(handle, `${rest}\n${useLine({}).line}`)
-      fs.closeSync(handle)
-      const disk = yield* nodeDisk
-      yield* withQueue(disk, { directory }, (queue) =>
-        Effect.gen(function* () {
-          yield* queue.commit(yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 }), [])
-          const batch = yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 })
-          const record = batch.records.at(0)!
-          assert.deepInclude(record, { length: hole + rest.length, problem: "oversize" })
-          yield* queue.commit(batch, [{ record, class: "oversize", reason: "it is too long" }])
-        })
-      )
-      const letters = path.join(directory, "dead-letter.ndjson")
-      assert.isBelow(fs.statSync(letters).size, hole / 100)
-      const [listed] = (yield* effectAudit(directory, ["dead", "list", "--json"])).json()
-      assert.deepInclude(listed, { class: "oversize", length: hole + rest.length })
-      const id = String(listed!.id)
-      for (const args of [
-        ["dead", "list"],
-        ["dead", "show", id],
-        ["dead", "show", id, "--reveal"],
-        ["dead", "show", id, "--json"],
-        ["verify"],
-        ["status"]
-      ]) {
-        const ended = yield* effectAudit(directory, args)
-        judge(args, ended, false)
-        if (args.includes("show")) assert.include(ended.stdout, "734 MB are too large to be shown")
-      }
-      const [exported] = (yield* effectAudit(directory, ["dead", "export"])).json()
-      assert.deepInclude(exported, { id, encoding: "gzip" })
-      const bytes = gunzipSync(Buffer.from(String(exported!.base64), "base64"))
-      assert.isTrue(bytes.equals(Buffer.concat([Buffer.alloc(hole), Buffer.from(rest)])))
+  it.scopedLive(
+    "a hole of 700 MB in a segment becomes a small letter, and discarding it needs no space",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        yield* fill(directory, [useLine({})])
+        const segment = path.join(directory, `${"".padStart(20, "0")}.ndjson`)
+        const handle = fs.openSync(segment, "a")
+        const hole = 700 * 1024 * 1024
+        fs.ftruncateSync(handle, fs.statSync(segment).size + hole)
+        const rest = `{"prompt":"${MARKER}`
+        fs.writeSync(handle, `${rest}\n${useLine({}).line}`)
+        fs.closeSync(handle)
+        const disk = yield* nodeDisk
+        yield* withQueue(disk, { directory }, (queue) =>
+          Effect.gen(function* () {
+            yield* queue.commit(yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 }), [])
+            const batch = yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 })
+            const record = batch.records.at(0)!
+            assert.deepInclude(record, { length: hole + rest.length, problem: "oversize" })
+            yield* queue.commit(batch, [{ record, class: "oversize", reason: "it is too long" }])
+          })
+        )
+        const letters = path.join(directory, "dead-letter.ndjson")
+        assert.isBelow(fs.statSync(letters).size, hole / 100)
+        const [listed] = (yield* effectAudit(directory, ["dead", "list", "--json"])).json()
+        assert.deepInclude(listed, { class: "oversize", length: hole + rest.length })
+        const id = String(listed!.id)
+        for (const args of [
+          ["dead", "list"],
+          ["dead", "show", id],
+          ["dead", "show", id, "--reveal"],
+          ["dead", "show", id, "--json"],
+          ["verify"],
+          ["status"]
+        ]) {
+          const ended = yield* effectAudit(directory, args)
+          judge(args, ended, false)
+          if (args.includes("show")) assert.include(ended.stdout, "734 MB are too large to be shown")
+        }
+        const [exported] = (yield* effectAudit(directory, ["dead", "export"])).json()
+        assert.deepInclude(exported, { id, encoding: "gzip" })
+        const bytes = gunzipSync(Buffer.from(String(exported!.base64), "base64"))
+        assert.isTrue(bytes.equals(Buffer.concat([Buffer.alloc(hole), Buffer.from(rest)])))
 
-      const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
-      assert.include(retried.stderr, "Only lines that are JSON objects of a fitting size")
-      const discarded = yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
-      assert.deepInclude(discarded, { code: 0, stdout: "1 dead letter discarded.\n" }, discarded.stderr)
-      assert.isFalse(fs.readFileSync(segment).subarray(-1000).includes(MARKER))
-      assert.isBelow(fs.statSync(segment).blocks * 512, 4 * 1024 * 1024)
-      const [status] = (yield* effectAudit(directory, ["status", "--json"])).json()
-      const [books] = status!.queues as ReadonlyArray<Record<string, unknown>>
-      assert.deepInclude(books, { accepted: 3, delivered: 1, waiting: 1, dead: 0, discarded: 1, missing: 0 })
-    })
+        const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
+        assert.include(retried.stderr, "Only lines that are JSON objects of a fitting size")
+        const discarded = yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
+        assert.deepInclude(discarded, { code: 0, stdout: "1 dead letter discarded.\n" }, discarded.stderr)
+        assert.isFalse(fs.readFileSync(segment).subarray(-1000).includes(MARKER))
+        assert.isBelow(fs.statSync(segment).blocks * 512, 4 * 1024 * 1024)
+        const [status] = (yield* effectAudit(directory, ["status", "--json"])).json()
+        const [books] = status!.queues as ReadonlyArray<Record<string, unknown>>
+        assert.deepInclude(books, {
+          accepted: 3,
+          delivered: 1,
+          waiting: 1,
+          dead: 0,
+          discarded: 1,
+          missing: 0
+        })
+      })
   )
 
-  it.scopedLive("a request of 600 MB is set aside, and verify says so", () =>
+  it.scopedLive("a request of 600 MB is set aside, and verify reports it", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
@@ -534,8 +541,8 @@ describe("what is too much", () => {
   )
 })
 
-describe("what an operator gives away by accident", () => {
-  it.scopedLive("a password in --url is warned of, one in the environment is not", () =>
+describe("what an operator could reveal by accident", () => {
+  it.scopedLive("the command warns of a password in --url, but not of one in the environment", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])
@@ -552,64 +559,62 @@ describe("what an operator gives away by accident", () => {
     })
   )
 
-  it.scopedLive(
-    "a password that is not encoded, or stands where none is read, is not repeated in any part",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        yield* fill(directory, [useLine({})])
-        const encode = /write % as %25, \/ as %2F, \? as %3F, # as %23 and @ as %40/
-        const passwords = [
-          "12/SECRET",
-          "12?SECRET",
-          "12#SECRET",
-          "/SECRET",
-          "SEC%RET",
-          "SEC%4RET",
-          "12/a@SECRET"
-        ]
-        const urls = passwords.map((password) => `mysql://app:${password}@127.0.0.1:1/app`)
-        const ends = yield* Effect.forEach(
-          [
-            ...urls.map((url): readonly [ReadonlyArray<string>, string] => [["doctor"], url]),
-            ...[["migrate"], ["migrate", "--print"], ["events"], ["flush"], ["prove", "--key", "x"]].map(
-              (args): readonly [ReadonlyArray<string>, string] => [args, urls[0]!]
-            )
-          ],
-          ([args, url]) =>
-            Effect.map(effectAudit(directory, args, { AUDIT_MYSQL_URL: url }), (ended) => ({
-              args,
-              url,
-              ended
-            })),
-          { concurrency: 2 }
-        )
-        for (const { args, ended, url } of ends) {
-          const said = ended.stdout + ended.stderr
-          assert.notMatch(said, /SEC|RET|app:12|\b12\b/, url)
-          if (!args.includes("--print") && !args.includes("prove")) assert.match(said, encode, url)
-        }
-        for (const args of [
-          ["doctor", "mysql://app:SECRET@127.0.0.1:1/app"],
-          ["mysql://app:SECRET@127.0.0.1:1/app"],
-          ["doctor", "-pSECRET"],
-          ["doctor", "-p", "SECRET"],
-          ["doctor", "--json", "-p", "SECRET"],
-          ["doctor", "--password=SECRET"]
-        ]) {
-          const ended = yield* effectAudit(directory, args)
-          assert.strictEqual(ended.code, 64)
-          assert.notInclude(ended.stdout + ended.stderr, "SECRET", args.join(" "))
-        }
-        const warned = yield* effectAudit(directory, ["doctor", "--url", urls[0]!])
-        assert.include(warned.stderr, "the command line shows the password")
-      })
+  it.scopedLive("the command repeats no part of a password that is badly encoded or in the wrong place", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const encode = /write % as %25, \/ as %2F, \? as %3F, # as %23 and @ as %40/
+      const passwords = [
+        "12/SECRET",
+        "12?SECRET",
+        "12#SECRET",
+        "/SECRET",
+        "SEC%RET",
+        "SEC%4RET",
+        "12/a@SECRET"
+      ]
+      const urls = passwords.map((password) => `mysql://app:${password}@127.0.0.1:1/app`)
+      const ends = yield* Effect.forEach(
+        [
+          ...urls.map((url): readonly [ReadonlyArray<string>, string] => [["doctor"], url]),
+          ...[["migrate"], ["migrate", "--print"], ["events"], ["flush"], ["prove", "--key", "x"]].map(
+            (args): readonly [ReadonlyArray<string>, string] => [args, urls[0]!]
+          )
+        ],
+        ([args, url]) =>
+          Effect.map(effectAudit(directory, args, { AUDIT_MYSQL_URL: url }), (ended) => ({
+            args,
+            url,
+            ended
+          })),
+        { concurrency: 2 }
+      )
+      for (const { args, ended, url } of ends) {
+        const said = ended.stdout + ended.stderr
+        assert.notMatch(said, /SEC|RET|app:12|\b12\b/, url)
+        if (!args.includes("--print") && !args.includes("prove")) assert.match(said, encode, url)
+      }
+      for (const args of [
+        ["doctor", "mysql://app:SECRET@127.0.0.1:1/app"],
+        ["mysql://app:SECRET@127.0.0.1:1/app"],
+        ["doctor", "-pSECRET"],
+        ["doctor", "-p", "SECRET"],
+        ["doctor", "--json", "-p", "SECRET"],
+        ["doctor", "--password=SECRET"]
+      ]) {
+        const ended = yield* effectAudit(directory, args)
+        assert.strictEqual(ended.code, 64)
+        assert.notInclude(ended.stdout + ended.stderr, "SECRET", args.join(" "))
+      }
+      const warned = yield* effectAudit(directory, ["doctor", "--url", urls[0]!])
+      assert.include(warned.stderr, "the command line shows the password")
+    })
   )
 
   const canBecome =
     process.getuid?.() === 0 &&
     spawnSync("python3", ["-c", "import os; os.setuid(54321); os.listdir('.')"]).status === 0
-  it.scopedLive.skipIf(!canBecome)("a user without a name decides as its number (skipped but for root)", () =>
+  it.scopedLive.skipIf(!canBecome)("a decision by a user without a name records the uid (needs root)", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
@@ -628,7 +633,7 @@ describe("what an operator gives away by accident", () => {
     })
   )
 
-  it("a line's end in the name of a table stays within the comment of the SQL", () => {
+  it("a line break in a table's name stays inside the comment of the SQL", () => {
     for (const end of ["\n", "\r\n", "\r"]) {
       const sql = MysqlUploader.migrationSql({ tables: { use_log: `x${end}DROP TABLE y; -- ` } })
       const comments = sql.slice(sql.indexOf("-- if the table"), sql.indexOf("CREATE", 10))
@@ -636,7 +641,7 @@ describe("what an operator gives away by accident", () => {
     }
   })
 
-  it.scopedLive("and names that no terminal shows are not printed as SQL", () =>
+  it.scopedLive("migrate --print refuses names that a terminal cannot show", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const args = ["migrate", "--print", "--table", "use_log=x\x1b[2J\u202ey"]
@@ -667,7 +672,7 @@ describe("serve", () => {
     })
   )
 
-  it.scopedLive("no answer is kept by a cache", () =>
+  it.scopedLive("forbids caches to store any answer", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
@@ -705,7 +710,7 @@ describe("serve", () => {
     })
   )
 
-  it.live("keeps no more than the newest state for a reader that reads nothing", () =>
+  it.live("keeps only the newest state for a reader that does not read", () =>
     Effect.gen(function* () {
       const view = (at: number): View => ({
         ...{ at, code: 0, queues: [], history: [], failures: [], letters: [], problem: undefined }
@@ -734,7 +739,7 @@ describe("serve", () => {
   )
 
   it.scopedLive(
-    "cuts a reader off that takes nothing for a while, and none that reads",
+    "disconnects a reader that stalls, and none that reads",
     () =>
       Effect.gen(function* () {
         const server = makeServer("1 second")
