@@ -74,7 +74,7 @@ const migrated = (rootUrl: string) =>
   Effect.tap(mysqlDatabase(rootUrl), (database) => MysqlUploader.migrate(connectionOptions(database)))
 
 onEachServer("an account", ({ flavour, rootUrl }) => {
-  it.scopedLive("delivers with INSERT on the table alone, on the database, and on the columns", () =>
+  it.scopedLive("delivers with INSERT on the table, on the database, or on all columns", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const columns = ["event_id", "event_time", ...UseLog.columns.map(({ name }) => name)]
@@ -94,18 +94,20 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("delivers by a default role, and is told of SET DEFAULT ROLE where its role is none", () =>
-    Effect.gen(function* () {
-      const database = yield* migrated(rootUrl)
-      const { options, user } = yield* poor(database)
-      const role = yield* roleOf(database, user)
-      yield* refused(options, "1044", /SET DEFAULT ROLE/)
-      yield* sql(database, `SET DEFAULT ROLE ${role} ${flavour === "mariadb" ? "FOR" : "TO"} ${user}`)
-      yield* delivers(options)
-    })
+  it.scopedLive(
+    "delivers with a default role, and a role that is not active gets advice on SET DEFAULT ROLE",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated(rootUrl)
+        const { options, user } = yield* poor(database)
+        const role = yield* roleOf(database, user)
+        yield* refused(options, "1044", /SET DEFAULT ROLE/)
+        yield* sql(database, `SET DEFAULT ROLE ${role} ${flavour === "mariadb" ? "FOR" : "TO"} ${user}`)
+        yield* delivers(options)
+      })
   )
 
-  it.scopedLive("without the right, a password or a database, the advice is about that", () =>
+  it.scopedLive("gets advice about the missing right, the password, the database or the lock", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const { options, user } = yield* poor(database)
@@ -122,7 +124,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("is not blamed for a definer that is gone or has lost a right", () =>
+  it.scopedLive("is not blamed if the definer of a trigger is gone or has lost a right", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const { options, user } = yield* poor(database)
@@ -176,7 +178,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("an id that is used up: widen id", () =>
+  it.scopedLive("gets the advice to widen id when the ids are used up", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const { options, user } = yield* poor(database)
@@ -209,7 +211,7 @@ onEachFlavour("a server without TLS", (flavour) => {
     return () => server.stop()
   }, 60_000)
 
-  it.scopedLive("delivers on loopback after a restart, when it knows no digest", () =>
+  it.scopedLive("delivers on loopback after a restart, when the server has cached no password", () =>
     Effect.gen(function* () {
       const database = yield* migrated(server.rootUrl)
       const { options, user } = yield* poor(database)

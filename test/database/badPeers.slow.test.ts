@@ -202,8 +202,8 @@ const leavingNothing = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     assert.isAtMost(after.length, before.length, `left: ${after.join(", ")}; before: ${before.join(", ")}`)
   })
 
-describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
-  it.scopedLive(`${runs} with a changed packet, anywhere`, () =>
+describe(`a conversation with a faulty peer (AUDIT_SEED=${seed})`, () => {
+  it.scopedLive(`${runs} with one changed packet`, () =>
     leavingNothing(
       Effect.flatMap(
         all(mutations(70), (mutation, name) =>
@@ -218,7 +218,7 @@ describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
     ssl: { ca: fs.readFileSync(certificates.authority, "utf8"), servername: "db.test" }
   })
 
-  it.scopedLive(`${runs} with a changed packet inside of TLS`, () =>
+  it.scopedLive(`${runs} with one changed packet inside TLS`, () =>
     leavingNothing(
       Effect.suspend(() => {
         const identity = {
@@ -239,7 +239,7 @@ describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
     )
   )
 
-  it.scopedLive(`${runs} with TLS itself disturbed`, () =>
+  it.scopedLive(`${runs} with a disturbed TLS layer`, () =>
     leavingNothing(
       Effect.flatMap(
         all(mutations(12), (mutation, name) =>
@@ -254,7 +254,7 @@ describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
     )
   )
 
-  it.scopedLive(`${runs} with a server that says anything`, () =>
+  it.scopedLive(`${runs} with a server that sends anything`, () =>
     leavingNothing(
       Effect.gen(function* () {
         const greeting = yield* Effect.promise(() => greetingOf(server))

@@ -176,7 +176,7 @@ const run = (queue: Queue, passes: number): Effect.Effect<ReadonlyArray<Pass>> =
 const healthy = () => false
 
 describe("doubt", () => {
-  it.effect("rejects the bad events and no others, as long as others are there to compare them with", () =>
+  it.effect("rejects the bad events and no others, if there are others to compare them with", () =>
     Effect.promise(() =>
       fc.assert(
         fc.asyncProperty(
@@ -202,7 +202,7 @@ describe("doubt", () => {
     )
   )
 
-  it.effect("events that break the connection for their size are rejected, and block nothing", () =>
+  it.effect("rejects events whose size breaks the connection, and blocks nothing", () =>
     Effect.promise(() =>
       fc.assert(
         fc.asyncProperty(
@@ -228,40 +228,38 @@ describe("doubt", () => {
     )
   )
 
-  it.effect(
-    "no good event is rejected by a database that falls ill and recovers, up to twice, at any moment",
-    () =>
-      Effect.promise(() =>
-        fc.assert(
-          fc.asyncProperty(
-            fc.integer({ min: 1, max: 40 }),
-            fc.array(fc.nat(120), { minLength: 4, maxLength: 4 }),
-            fc.uniqueArray(fc.nat(99), { maxLength: 5 }),
-            fc.boolean(),
-            fc.boolean(),
-            async (batchRecords, moments, bad, isLikely, isKnown) => {
-              const [a, b, c, d] = moments.toSorted((one, other) => one - other) as [
-                number,
-                number,
-                number,
-                number
-              ]
-              const isIll = (statement: number) =>
-                (statement >= a && statement < b) || (statement >= c && statement < d)
-              const queue = new Queue(new Database(new Set(bad), isIll, isLikely, isKnown), 300, batchRecords)
-              await Effect.runPromise(run(queue, 300))
-              assert.deepStrictEqual(
-                [...queue.rejected].filter((event) => !bad.includes(event)),
-                []
-              )
-            }
-          ),
-          { numRuns: 200 }
-        )
+  it.effect("rejects no good event if the database falls ill and recovers, up to twice, at any moment", () =>
+    Effect.promise(() =>
+      fc.assert(
+        fc.asyncProperty(
+          fc.integer({ min: 1, max: 40 }),
+          fc.array(fc.nat(120), { minLength: 4, maxLength: 4 }),
+          fc.uniqueArray(fc.nat(99), { maxLength: 5 }),
+          fc.boolean(),
+          fc.boolean(),
+          async (batchRecords, moments, bad, isLikely, isKnown) => {
+            const [a, b, c, d] = moments.toSorted((one, other) => one - other) as [
+              number,
+              number,
+              number,
+              number
+            ]
+            const isIll = (statement: number) =>
+              (statement >= a && statement < b) || (statement >= c && statement < d)
+            const queue = new Queue(new Database(new Set(bad), isIll, isLikely, isKnown), 300, batchRecords)
+            await Effect.runPromise(run(queue, 300))
+            assert.deepStrictEqual(
+              [...queue.rejected].filter((event) => !bad.includes(event)),
+              []
+            )
+          }
+        ),
+        { numRuns: 200 }
       )
+    )
   )
 
-  it.effect("an ill database is asked a few times a pass, blames no event, and needs an operator", () =>
+  it.effect("asks an ill database a few times a pass, blames no event, and needs an operator", () =>
     Effect.gen(function* () {
       for (const isLikely of [true, false]) {
         const queue = new Queue(new Database(new Set(), () => true, isLikely), 5000, 500)
@@ -281,26 +279,24 @@ describe("doubt", () => {
     })
   )
 
-  it.effect(
-    "of a known code an ill database says what it always says, and is asked twice more once it is due",
-    () =>
-      Effect.gen(function* () {
-        for (const isLikely of [true, false]) {
-          const queue = new Queue(new Database(new Set(), () => true, isLikely, true), 5000, 500)
-          const passes = yield* run(queue, 12)
-          assert.strictEqual(queue.rejected.size, 0)
-          for (const { failure } of passes) {
-            assert.deepInclude(failure, { class: "transient", code: "31999", reason: "unknown" })
-          }
-          assert.deepStrictEqual(
-            passes.map(({ statements }) => statements),
-            [...Array<number>(isLikely ? 0 : 6).fill(1), ...Array<number>(isLikely ? 12 : 6).fill(3)]
-          )
+  it.effect("keeps the meaning of a known code, and asks an ill database twice more once that is due", () =>
+    Effect.gen(function* () {
+      for (const isLikely of [true, false]) {
+        const queue = new Queue(new Database(new Set(), () => true, isLikely, true), 5000, 500)
+        const passes = yield* run(queue, 12)
+        assert.strictEqual(queue.rejected.size, 0)
+        for (const { failure } of passes) {
+          assert.deepInclude(failure, { class: "transient", code: "31999", reason: "unknown" })
         }
-      })
+        assert.deepStrictEqual(
+          passes.map(({ statements }) => statements),
+          [...Array<number>(isLikely ? 0 : 6).fill(1), ...Array<number>(isLikely ? 12 : 6).fill(3)]
+        )
+      }
+    })
   )
 
-  it.effect("an event that is alone needs an operator, and is decided once others come", () =>
+  it.effect("needs an operator for a single event, and decides once others follow", () =>
     Effect.gen(function* () {
       const database = new Database(new Set([0]), healthy, true)
       const alone = new Queue(database, 1, 500)
@@ -317,7 +313,7 @@ describe("doubt", () => {
     })
   )
 
-  it.effect("takes two passes, and a third one where nothing followed in the batch", () =>
+  it.effect("takes two passes, or a third one if nothing followed in the batch", () =>
     Effect.gen(function* () {
       for (const [bad, most] of [
         [0, 2],

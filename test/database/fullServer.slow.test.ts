@@ -97,7 +97,7 @@ describe("max_connections = 10", () => {
         [12, 2],
         [40, 3]
       ] as const)) {
-    it.scopedLive(`${layers} programs for ${seconds} s: all is delivered in the end, each once`, () =>
+    it.scopedLive(`${layers} programs for ${seconds} s deliver all events once`, () =>
       Effect.provide(logFor(layers, seconds), quiet)
     )
   }
@@ -158,7 +158,7 @@ describe("1130: the only account is for another host", () => {
     database: "app"
   })
 
-  it.scopedLive("an operator is asked, by the layer, by openAuditLogger and by the command", () =>
+  it.scopedLive("the layer, openAuditLogger and the command ask for an operator", () =>
     Effect.gen(function* () {
       const before = uncaught.length
       const needsOperator = <E>(

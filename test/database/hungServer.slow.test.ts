@@ -104,23 +104,23 @@ onEachFlavour("a program ends while its server hangs", (flavour) => {
   beforeAll(() => start(flavour), 180_000)
   afterAll(stop)
 
-  it.scopedLive("as it connects", () => endsInTime({ waiting: ["connecting"], stopAfter: [] }))
+  it.scopedLive("while it connects", () => endsInTime({ waiting: ["connecting"], stopAfter: [] }))
 
-  it.scopedLive("as it inserts", () => endsInTime({ waiting: ["inserting"], stopAfter: ["inserting"] }))
+  it.scopedLive("while it inserts", () => endsInTime({ waiting: ["inserting"], stopAfter: ["inserting"] }))
 
-  it.scopedLive("as it narrows down", () =>
+  it.scopedLive("while it narrows a batch", () =>
     endsInTime({ waiting: ["narrowing 1", "2", "3", "refused"], stopAfter: ["refused", "narrowing 1"] })
   )
 
-  it.scopedLive("as it commits", () =>
+  it.scopedLive("while it commits", () =>
     endsInTime({ stored: ["stored"], waiting: ["committing"], stopAfter: ["COMMIT"] })
   )
 
-  it.scopedLive("as it rolls back", () =>
+  it.scopedLive("while it rolls back", () =>
     endsInTime({ stored: ["stored"], waiting: ["refused"], stopAfter: ["ROLLBACK"] })
   )
 
-  it.scopedLive("as it backs off", () =>
+  it.scopedLive("while it backs off", () =>
     endsInTime({ waiting: ["backing off"], stopAfter: ["backing off"], then: (proxy) => proxy.cut() })
   )
 })

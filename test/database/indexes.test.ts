@@ -21,7 +21,7 @@ const indexes = (database: TestDatabase, table: string) =>
   )
 
 onEachServer("indexes", ({ rootUrl }) => {
-  it.scopedLive("over time and id are made by --index only; those that a kind names, with new tables", () =>
+  it.scopedLive("over time and id are created by --index only, and those of a kind with new tables", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -48,7 +48,7 @@ onEachServer("indexes", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("are left to those that do the same", () =>
+  it.scopedLive("are not created if others serve the same purpose", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -63,7 +63,7 @@ onEachServer("indexes", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("are refused with what to do where a column has no length", () =>
+  it.scopedLive("on a column without a length are refused with advice", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       class Long extends AuditEvent.Class<Long>()("long", {
@@ -76,7 +76,7 @@ onEachServer("indexes", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("stand in the SQL that is printed, which runs by itself", () =>
+  it.scopedLive("are in the printed SQL, which runs by itself", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const sql = MysqlUploader.migrationSql({}, [Activity], { index: true })

@@ -92,29 +92,31 @@ const SLACK = 5000
 describe.skipIf(!canTry)(
   "names (skipped where a process gets no files of its own: unshare -m, as root)",
   () => {
-    it.scopedLive("of the hosts file are found though the name service is silent, and so is localhost", () =>
-      Effect.gen(function* () {
-        const { state } = yield* nameService([])
-        state.isSilent = true
-        const to = yield* database
-        const child = yield* processWith({
-          resolv: `nameserver ${ADDRESS}\n`,
-          hosts: "127.0.0.1 other DB # ours\n"
+    it.scopedLive(
+      "in the hosts file are resolved although the name service is silent, and so is localhost",
+      () =>
+        Effect.gen(function* () {
+          const { state } = yield* nameService([])
+          state.isSilent = true
+          const to = yield* database
+          const child = yield* processWith({
+            resolv: `nameserver ${ADDRESS}\n`,
+            hosts: "127.0.0.1 other DB # ours\n"
+          })
+          for (const [index, host] of ["db", "localhost"].entries()) {
+            const directory = yield* temporaryDirectory
+            assert.isUndefined(yield* child.open(settings(directory), to.at(host)))
+            yield* child.use(`prompt ${index}`)
+            yield* child.flush
+            assert.strictEqual((yield* child.status).delivered, 1)
+            yield* child.close
+          }
+          assert.deepStrictEqual(state.questions, [])
         })
-        for (const [index, host] of ["db", "localhost"].entries()) {
-          const directory = yield* temporaryDirectory
-          assert.isUndefined(yield* child.open(settings(directory), to.at(host)))
-          yield* child.use(`prompt ${index}`)
-          yield* child.flush
-          assert.strictEqual((yield* child.status).delivered, 1)
-          yield* child.close
-        }
-        assert.deepStrictEqual(state.questions, [])
-      })
     )
 
     it.scopedLive(
-      "of a search domain are found, and used again at the end though the service is silent by then",
+      "in a search domain are resolved, and used again at the end although the service is silent by then",
       () =>
         Effect.gen(function* () {
           const { state } = yield* nameService(["db.corp.example"])
@@ -143,7 +145,7 @@ describe.skipIf(!canTry)(
         })
     )
 
-    it.scopedLive("whose address changes are looked up anew for each connection", () =>
+    it.scopedLive("are resolved anew for each connection, so that an address may change", () =>
       Effect.gen(function* () {
         const to = yield* database
         const files = yield* temporaryDirectory
@@ -177,7 +179,7 @@ describe.skipIf(!canTry)(
       ["absent", "nameserver 127.0.0.78\n"],
       ["not named at all", ""]
     ] as const) {
-      it.scopedLive(`that the system alone knows are found: the name service is ${what}`, () =>
+      it.scopedLive(`known to the system only are resolved: the name service is ${what}`, () =>
         Effect.gen(function* () {
           const to = yield* database
           const child = yield* processWith({ resolv, hosts: HOSTS })
@@ -227,7 +229,7 @@ describe.skipIf(!canTry)(
       )
     }
 
-    it.scopedLive("of several addresses are reached by any of them, and doctor says so", () =>
+    it.scopedLive("with several addresses are reached by any of them, and doctor says so", () =>
       Effect.gen(function* () {
         const found = yield* mysqlDatabase()
         yield* MysqlUploader.migrate(connectionOptions(found))

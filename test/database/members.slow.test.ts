@@ -79,7 +79,7 @@ onEachFlavour("members", (flavour) => {
     })
   const prepare = prepareWith({})
 
-  it.scopedLive("those that are read-only are passed over in the same attempt", () =>
+  it.scopedLive("an attempt passes over read-only members", () =>
     Effect.gen(function* () {
       const { rows, uploader } = yield* prepare
       yield* setReadOnly(servers[0]!, "ON")
@@ -90,7 +90,7 @@ onEachFlavour("members", (flavour) => {
   )
 
   it.scopedLive.prop(
-    "a planned switch-over between two batches is no failure",
+    "a planned switch-over between two batches causes no failure",
     {
       turns: fc.array(fc.nat({ max: 2 }), { minLength: 1, maxLength: 6 }),
       connections: fc.integer({ min: 1, max: 3 })
@@ -116,7 +116,7 @@ onEachFlavour("members", (flavour) => {
     { fastCheck: { numRuns: 8 } }
   )
 
-  it.scopedLive("migrate goes on to the one that takes writes, and says so if there is none", () =>
+  it.scopedLive("migrate goes on to the member that takes writes, and reports if there is none", () =>
     Effect.gen(function* () {
       const hosts = servers.map(({ host, port }) => `${host}:${port}`)
       const database = yield* mysqlDatabase(servers[1]!.rootUrl)
@@ -148,7 +148,7 @@ onEachFlavour("members", (flavour) => {
     })
   )
 
-  it.scopedLive("a new primary is waited for while all are read-only", () =>
+  it.scopedLive("an upload waits for a new primary while all members are read-only", () =>
     Effect.gen(function* () {
       const { proxies, rows, uploader } = yield* prepare
       for (const server of servers) yield* setReadOnly(server, "ON")
@@ -164,7 +164,7 @@ onEachFlavour("members", (flavour) => {
   )
 
   it.scopedLive(
-    "if all stay read-only, the INSERT tells: a transient failure, or a privileged account stores",
+    "if all members stay read-only, the INSERT decides: a transient failure, or a privileged account stores",
     () =>
       Effect.gen(function* () {
         const { rows, uploader } = yield* prepare
@@ -179,36 +179,38 @@ onEachFlavour("members", (flavour) => {
       })
   )
 
-  it.scopedLive("one that hangs is left after the statement's time-out, and asked last for a while", () =>
-    Effect.gen(function* () {
-      const { proxies, rows, uploader } = yield* prepare
-      const [first, second, third] = proxies
-      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
-      first!.pause()
-      const events = uses(3)
-      assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
-      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
-      // the next two fall out, and the first one's turn has come
-      for (const proxy of [second!, third!]) {
-        proxy.cut()
-        const more = uses(1)
-        yield* Effect.retry(upload(uploader, more), { times: 3 })
-      }
-      assert.strictEqual(first!.accepted, 1)
-      assert.strictEqual(
-        (yield* rows).reduce((sum, n) => sum + n, 0),
-        6
-      )
-      // it alone is left
-      first!.resume()
-      first!.cut()
-      yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
-      yield* Effect.retry(upload(uploader, uses(1)), { times: 3 })
-      assert.strictEqual(first!.accepted, 2)
-    })
+  it.scopedLive(
+    "an upload leaves a member that hangs after the statement's time-out, and asks it last for a while",
+    () =>
+      Effect.gen(function* () {
+        const { proxies, rows, uploader } = yield* prepare
+        const [first, second, third] = proxies
+        assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+        first!.pause()
+        const events = uses(3)
+        assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
+        assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+        // the next two fall out, and the first one's turn has come
+        for (const proxy of [second!, third!]) {
+          proxy.cut()
+          const more = uses(1)
+          yield* Effect.retry(upload(uploader, more), { times: 3 })
+        }
+        assert.strictEqual(first!.accepted, 1)
+        assert.strictEqual(
+          (yield* rows).reduce((sum, n) => sum + n, 0),
+          6
+        )
+        // it alone is left
+        first!.resume()
+        first!.cut()
+        yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
+        yield* Effect.retry(upload(uploader, uses(1)), { times: 3 })
+        assert.strictEqual(first!.accepted, 2)
+      })
   )
 
-  it.scopedLive("one that hung, and whose locks the hung statement holds, is left for as long", () =>
+  it.scopedLive("an upload leaves a member for as long if the hung statement holds its locks", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = ahead(yield* Effect.clock, () => offset)

@@ -42,17 +42,14 @@ const client = (database: TestDatabase) =>
 
 describe("the reference", () => {
   const source = process.env.AUDIT_REFERENCE ?? path.join(root, "../shared/reference/audit_logger.py")
-  it.skipIf(!fs.existsSync(source))(
-    "inserts by these statements (skipped where its source is absent)",
-    () => {
-      const text = fs.readFileSync(source, "utf8").replace(/\s+/g, " ")
-      for (const statement of Object.values(REFERENCE)) assert.include(text, statement)
-    }
-  )
+  it.skipIf(!fs.existsSync(source))("inserts with these statements (skipped without its source)", () => {
+    const text = fs.readFileSync(source, "utf8").replace(/\s+/g, " ")
+    for (const statement of Object.values(REFERENCE)) assert.include(text, statement)
+  })
 })
 
 onEachServer("the reference", ({ rootUrl }) => {
-  it.scopedLive("goes on working on migrated tables, beside us", () =>
+  it.scopedLive("keeps writing to migrated tables, beside us", () =>
     Effect.gen(function* () {
       const database = yield* tablesInUse(rootUrl)
       const reference = yield* client(database)
@@ -90,9 +87,9 @@ onEachServer("the reference", ({ rootUrl }) => {
   )
 })
 
-onEachServer("1,000,000 rows", ({ name, rootUrl }) => {
+onEachServer("a table of 1,000,000 rows", ({ name, rootUrl }) => {
   it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")(
-    "are migrated while another connection inserts, and behind a reader that takes long (AUDIT_LONG=1)",
+    "is migrated while another connection inserts, and behind a slow reader (AUDIT_LONG=1)",
     () =>
       Effect.gen(function* () {
         const database = yield* tablesInUse(rootUrl)

@@ -327,7 +327,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       )
     }
 
-    it.scopedLive("an account without the rights, and says which", () =>
+    it.scopedLive("refuses an account without the rights, and names them", () =>
       Effect.gen(function* () {
         const existing = yield* tables(rootUrl)
         const empty = yield* mysqlDatabase(rootUrl)
@@ -378,7 +378,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
 
     for (const [turn, { column, other, type }] of wrong.entries()) {
       it.scopedLive.runIf(isTurnOf(flavour, turn))(
-        `refuses ${column} ${type} beside ${other} at migrate and at the first look`,
+        `migrate and the first upload refuse ${column} ${type} beside ${other}`,
         () =>
           Effect.gen(function* () {
             const database = yield* tables(rootUrl, [alter(`ADD ${column} ${type}, ADD ${other}`)])
@@ -403,7 +403,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       ...(flavour === "mariadb" ? ["event_id UUID, ADD event_time DATETIME(3)"] : [])
     ]
     for (const columns of right) {
-      it.scopedLive(`takes ${columns}`, () =>
+      it.scopedLive(`migrate accepts ${columns}`, () =>
         Effect.gen(function* () {
           const database = yield* tables(rootUrl, [alter(`ADD ${columns}`)])
           yield* migrate(connectionOptions(database))
@@ -413,7 +413,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     }
   })
 
-  it.scopedLive("prints SQL that runs by itself, on no tables, on tables, and twice", () =>
+  it.scopedLive("prints SQL that runs by itself on no tables, on existing tables, and twice", () =>
     Effect.gen(function* () {
       const printed = MysqlUploader.migrationSql({}, [UseLog, Order])
       const run = (database: TestDatabase, text: string) =>
@@ -440,7 +440,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("names that no table can have are refused, and it is said what is wrong with them", () =>
+  it.scopedLive("refuses names that no table can have, and says what is wrong with them", () =>
     Effect.gen(function* () {
       const database = yield* tables(rootUrl)
       for (const [name, wrong] of Object.entries({
@@ -486,7 +486,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("a table that stores nothing gets nothing, and one that forgets is warned of", () =>
+  it.scopedLive("refuses a table that stores nothing, and warns of one that a restart empties", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const has = yield* sql(
@@ -537,7 +537,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("refuses a name with a database in it, wherever it is used", () =>
+  it.scopedLive("refuses a name that includes a database, wherever it is used", () =>
     Effect.gen(function* () {
       const database = yield* tables(rootUrl)
       const named = { tables: { use_log: `${database.config.database}.${TABLE}` } }
@@ -579,8 +579,8 @@ class Commented extends AuditEvent.Class<Commented>()("commented", {
   columns: { note: { type: "VARCHAR(9) COMMENT 'is not null' NOT NULL" } }
 }) {}
 
-onEachServer("a column that an existing table gets", ({ rootUrl }) => {
-  it.scopedLive("takes NULL from the other writers, whatever its comment says", () =>
+onEachServer("a column that migrate adds to an existing table", ({ rootUrl }) => {
+  it.scopedLive("accepts NULL from the other writers, whatever its comment", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       yield* sql(database, "CREATE TABLE commented (n INT PRIMARY KEY)")
@@ -600,7 +600,7 @@ const ownServer = (flavour: Flavour) =>
   )
 
 onEachFlavour("migrate on a server that takes no writes", (flavour) => {
-  it.scopedLive("refuses, and says so", () =>
+  it.scopedLive("fails, and says why", () =>
     Effect.gen(function* () {
       const server = yield* ownServer(flavour)
       const database = yield* tables(server.rootUrl)
@@ -617,7 +617,7 @@ onEachFlavour("migrate on a server that takes no writes", (flavour) => {
 })
 
 onEachFlavour("a server that demands primary keys", (flavour) => {
-  it.scopedLive("gets one for each kind, and names the table that lacks it", () =>
+  it.scopedLive("gets one in each new table, and migrate names the table that lacks one", () =>
     Effect.gen(function* () {
       const server = yield* ownServer(flavour)
       const database = yield* tables(server.rootUrl, [alter("MODIFY id BIGINT NULL, DROP PRIMARY KEY")])
@@ -647,7 +647,7 @@ onEachFlavour("a server that demands primary keys", (flavour) => {
 })
 
 onEachFlavour("a server that is not strict about the length of rows", (flavour) => {
-  it.scopedLive.skipIf(flavour === "mariadb")("has the table rebuilt (4157)", () =>
+  it.scopedLive.skipIf(flavour === "mariadb")("makes migrate rebuild the table (4157)", () =>
     Effect.gen(function* () {
       const server = yield* Effect.acquireRelease(
         Effect.promise(() => startServer({ flavour, args: ["--innodb-strict-mode=OFF"] })),
@@ -663,8 +663,8 @@ onEachFlavour("a server that is not strict about the length of rows", (flavour) 
 })
 
 describe("the command", () => {
-  onEachServer("says", ({ rootUrl }) => {
-    it.scopedLive("that writers wait, which column is wrong, and that a name is none", () =>
+  onEachServer("migrate and doctor", ({ rootUrl }) => {
+    it.scopedLive("report that writers wait, a wrong column, and an invalid name", () =>
       Effect.gen(function* () {
         const directory = yield* temporaryDirectory
         const database = yield* tables(rootUrl, [
@@ -696,7 +696,7 @@ describe("the command", () => {
   })
 })
 
-it.scopedLive("says nothing of trying again where it does not", () =>
+it.scopedLive("migrate does not announce another attempt if it makes none", () =>
   Effect.gen(function* () {
     const error = yield* failureOf(
       MysqlUploader.migrate({ host: "127.0.0.1", port: 1, username: "root", database: "app" })

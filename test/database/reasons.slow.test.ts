@@ -151,7 +151,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
     })
 
   it.scopedLive(
-    "no class of refusal shows anything of the event without --reveal",
+    "show nothing of the event without --reveal, in any class of refusal",
     () =>
       Effect.gen(function* () {
         const kinds = Object.entries(CLASSES).map(([table, it]) => {
@@ -217,7 +217,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
     300_000
   )
 
-  it.scopedLive("a unique key of the table's own stops the queue, and names no value", () =>
+  it.scopedLive("name no value if a unique key of the table's own stops the queue", () =>
     Effect.gen(function* () {
       class Order extends AuditEvent.Class<Order>()("order", {
         table: "orders",
@@ -237,7 +237,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("a name that is too long is listed with its column and type", () =>
+  it.scopedLive("name column and type of a text that is too long", () =>
     Effect.gen(function* () {
       const { dead, directory } = yield* refused(
         [],

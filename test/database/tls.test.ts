@@ -274,8 +274,8 @@ const value = fc.oneof(
   fc.string({ maxLength: 8 })
 )
 
-describe("what is about TLS", () => {
-  it.scopedLive("a parameter of the URL, however it is spelt, never leads to a connection in the clear", () =>
+describe("TLS and connection settings", () => {
+  it.scopedLive("a URL parameter, however it is spelt, never leads to an unencrypted connection", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       const property = fc.asyncProperty(
@@ -302,7 +302,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("an option, however it is spelt, never leads to a connection in the clear", () =>
+  it.scopedLive("an option, however it is spelt, never leads to an unencrypted connection", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       const options = fc.oneof(
@@ -335,7 +335,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("asked for where nothing is read, it is refused", () =>
+  it.scopedLive("a wish for TLS in a place that is not read is refused", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       for (const path of [
@@ -380,7 +380,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("the command refuses variables and flags about TLS that it does not know", () =>
+  it.scopedLive("the command refuses unknown variables and flags about TLS", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const url = `mysql://audit@${here}:1/app`
@@ -408,7 +408,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("a key of the server under a misspelt name is refused, as a parameter and as an option", () =>
+  it.scopedLive("a misspelt name of the server's key is refused, as a parameter and as an option", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       const spellings = [
@@ -434,7 +434,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("another option that means nothing is named once, with the one that was meant", () =>
+  it.scopedLive("an unknown option is reported once, with the name that was meant", () =>
     Effect.gen(function* () {
       const lines: Array<string> = []
       const logger = Logger.make(({ message }) => void lines.push(String(message)))
@@ -465,7 +465,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("another parameter that means nothing is named once, and its value is not", () =>
+  it.scopedLive("an unknown parameter is reported once, without its value", () =>
     Effect.gen(function* () {
       const lines: Array<string> = []
       const logger = Logger.make(({ message }) => void lines.push(String(message)))
@@ -487,7 +487,7 @@ describe("what is about TLS", () => {
 // --------------------------------------------------------------------------------------------------- the impostor
 
 describe.skipIf(away === undefined)(
-  "whoever stands between program and server does not learn the password",
+  "an impostor between program and server does not learn the password",
   () => {
     const other = String(
       crypto
@@ -502,7 +502,7 @@ describe.skipIf(away === undefined)(
     }
 
     for (const [plugin, messages] of Object.entries(scripts)) {
-      it.scopedLive(`who asks for ${plugin}`, () =>
+      it.scopedLive(`by asking for ${plugin}`, () =>
         Effect.gen(function* () {
           const { heard, port } = yield* impostor({ host: away!, messages })
           const options = credentials(away!, port)
@@ -522,7 +522,7 @@ describe.skipIf(away === undefined)(
       )
     }
 
-    it.scopedLive("whatever he says, in whatever order", () =>
+    it.scopedLive("by any messages in any order", () =>
       Effect.gen(function* () {
         const message = fc.oneof(
           fc
@@ -563,7 +563,7 @@ describe.skipIf(away === undefined)(
 )
 
 describe("a host that is an IP address", () => {
-  it.scopedLive("is no localhost: a certificate for that name gets neither user nor password", () =>
+  it.scopedLive("is not localhost: a certificate for localhost gets neither user nor password", () =>
     Effect.gen(function* () {
       const local = yield* Effect.acquireRelease(
         Effect.promise(() => makeCertificates("localhost")),
@@ -593,7 +593,7 @@ onEachFlavour("a real server", (flavour) => {
   const isOracles = flavour === "mysql"
   const sql = (database: TestDatabase, text: string) => Effect.promise(() => database.query(text))
 
-  it.scopedLive.skipIf(away === undefined)("its address has to stand in the certificate", () =>
+  it.scopedLive.skipIf(away === undefined)("needs its address in the certificate", () =>
     Effect.gen(function* () {
       const database = yield* migrated(flavour)
       const options = yield* account(database, "INSERT", "REQUIRE SSL")
@@ -612,7 +612,7 @@ onEachFlavour("a real server", (flavour) => {
     })
   )
 
-  it.scopedLive.skipIf(away === undefined)("doctor says what the connection is", () =>
+  it.scopedLive.skipIf(away === undefined)("doctor describes the connection", () =>
     Effect.gen(function* () {
       const database = yield* migrated(flavour)
       const options = yield* account(database, "INSERT")
@@ -645,7 +645,7 @@ onEachFlavour("a real server", (flavour) => {
   )
 
   it.scopedLive.skipIf(away === undefined || isOracles)(
-    "MariaDB asks for no password, so no key is needed",
+    "MariaDB never asks for the password in clear, so it needs no key",
     () =>
       Effect.gen(function* () {
         const database = yield* migrated(flavour)
@@ -654,7 +654,7 @@ onEachFlavour("a real server", (flavour) => {
   )
 
   it.scopedLive.skipIf(away === undefined || !isOracles)(
-    "caching_sha2_password: without TLS the password needs a key that somebody vouches for",
+    "caching_sha2_password: without TLS the password needs a trusted key",
     () =>
       Effect.gen(function* () {
         const database = yield* migrated(flavour)
@@ -708,28 +708,30 @@ onEachFlavour("a real server", (flavour) => {
       })
   )
 
-  it.scopedLive.skipIf(away === undefined || !isOracles)("sha256_password: the same, at each login", () =>
-    Effect.gen(function* () {
-      const database = yield* migrated(flavour)
-      const user = `sha256_${process.pid}`
-      yield* sql(database, `CREATE USER '${user}'@'%' IDENTIFIED WITH sha256_password BY '${PASSWORD}'`)
-      yield* Effect.addFinalizer(() => sql(database, `DROP USER '${user}'@'%'`))
-      yield* sql(database, `GRANT INSERT ON \`${database.config.database}\`.* TO '${user}'@'%'`)
-      const options = {
-        ...connectionOptions(database),
-        host: away!,
-        username: user,
-        password: Redacted.make(PASSWORD)
-      }
-      const key = read(path.join(server.dataDirectory, "public_key.pem"))
-      for (let login = 0; login < 2; login++) {
-        yield* refuses(options, "SERVER_PUBLIC_KEY")
-        yield* delivers({ ...options, serverPublicKey: key })
-        yield* delivers({ ...options, serverPublicKey: "trust" })
-        yield* delivers({ ...options, host: here })
-        yield* delivers({ ...options, ssl: { ca: read(certificates.authority), servername: "db.test" } })
-      }
-      yield* refuses({ ...options, serverPublicKey: ownPublicKey }, "1045", /`serverPublicKey`/)
-    })
+  it.scopedLive.skipIf(away === undefined || !isOracles)(
+    "sha256_password: without TLS each login needs a trusted key",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated(flavour)
+        const user = `sha256_${process.pid}`
+        yield* sql(database, `CREATE USER '${user}'@'%' IDENTIFIED WITH sha256_password BY '${PASSWORD}'`)
+        yield* Effect.addFinalizer(() => sql(database, `DROP USER '${user}'@'%'`))
+        yield* sql(database, `GRANT INSERT ON \`${database.config.database}\`.* TO '${user}'@'%'`)
+        const options = {
+          ...connectionOptions(database),
+          host: away!,
+          username: user,
+          password: Redacted.make(PASSWORD)
+        }
+        const key = read(path.join(server.dataDirectory, "public_key.pem"))
+        for (let login = 0; login < 2; login++) {
+          yield* refuses(options, "SERVER_PUBLIC_KEY")
+          yield* delivers({ ...options, serverPublicKey: key })
+          yield* delivers({ ...options, serverPublicKey: "trust" })
+          yield* delivers({ ...options, host: here })
+          yield* delivers({ ...options, ssl: { ca: read(certificates.authority), servername: "db.test" } })
+        }
+        yield* refuses({ ...options, serverPublicKey: ownPublicKey }, "1045", /`serverPublicKey`/)
+      })
   )
 })

@@ -194,7 +194,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       }
     }))
 
-  test("finds exactly what was asked for, whatever the collation", ({ deliver, trail }) =>
+  test("finds exactly what was searched for, whatever the collation", ({ deliver, trail }) =>
     Effect.gen(function* () {
       const given = fc
         .sample(inputs, { numRuns: 500, seed: 7 })
@@ -288,7 +288,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       )
     }))
 
-  test("finds rows that do not fit the kind any more, and goes on behind them", ({ deliver, trail }) =>
+  test("reports rows that do not fit the kind any more, and continues after them", ({ deliver, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 300 }, (_, index) =>
         doc(
@@ -311,7 +311,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       })
     }))
 
-  test("leaves rows without a time or an id to a search of their own", ({ deliver, execute, trail }) =>
+  test("leaves rows without a time or an id to a separate search", ({ deliver, execute, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 200 }, (_, index) => doc({ whole: index }, T0 + index))
       yield* deliver(Doc, events)
@@ -334,7 +334,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       )
     }))
 
-  test("reads tables that no index orders", ({ deliver, execute, trail }) =>
+  test("reads tables without a suitable index", ({ deliver, execute, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 500 }, (_, index) =>
         doc({ whole: index }, T0 + (index % 9), randomId())
@@ -391,7 +391,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       assert.strictEqual((yield* Effect.flip(own(delivered.eventId))).code, "1146")
     }))
 
-  test("refuses a search that means nothing", ({ deliver, trail }) =>
+  test("refuses a meaningless search", ({ deliver, trail }) =>
     Effect.gen(function* () {
       yield* deliver(Doc, [doc({})])
       const failing = (query: object) => Effect.flip(all(trail.find(Doc, query)))
@@ -408,7 +408,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       }
     }))
 
-  test("says what is missing", ({ deliver, other, trail }) =>
+  test("names the missing table or right", ({ deliver, other, trail }) =>
     Effect.gen(function* () {
       yield* deliver(Doc, [doc({})])
       const elsewhere = yield* other({ tables: { doc: "nowhere" } })

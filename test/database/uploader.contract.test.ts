@@ -255,7 +255,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
       assert.strictEqual(prompts.length, 777)
     }))
 
-  test("stores each event once: repeated batches, overlapping ones, an id twice in one", (target) =>
+  test("stores each event once in repeated batches, overlapping ones, and twice in one", (target) =>
     Effect.gen(function* () {
       const events = uses(250)
       yield* deliver(target, UseLog, events.slice(0, 150))
@@ -270,7 +270,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
       )
     }))
 
-  test("rejects the events that are refused, delivers all others in order", (target) =>
+  test("rejects the events that the database refuses, and delivers all others in order", (target) =>
     Effect.gen(function* () {
       yield* target.refuseBad
       for (const bad of [[0], [99], [57], [3, 10, 11, 12, 40, 41, 42, 43, 44, 98]]) {

@@ -477,7 +477,7 @@ onEachFlavour("values", (flavour) => {
     )
   }
 
-  describe("what `migrate` makes of", () => {
+  describe("a column that `migrate` creates for", () => {
     for (const name of ALL) test(name, check(name, `own_${name}`, ownColumn(name)))
   })
 
@@ -491,7 +491,7 @@ onEachFlavour("values", (flavour) => {
     })
   }
 
-  test("text that is no member of an ENUM or a SET, and more bits than there are, are refused", async () => {
+  test("rejects text that is not a member of an ENUM or a SET, and more bits than fit", async () => {
     const definition = AuditEvent.Class()("silent", {
       table: "silent",
       fields: {
@@ -530,7 +530,7 @@ onEachFlavour("values", (flavour) => {
     ])
   })
 
-  test("what a column of times would guess at is refused, and what says the time is stored", async () => {
+  test("rejects what a time column would guess at, and stores what states the time", async () => {
     const TYPES = { y: "YEAR", t: "TIME", d: "DATE", dt: "DATETIME", ts: "TIMESTAMP(3)" }
     const definition = AuditEvent.Class()("guessed", {
       table: "guessed",
@@ -580,7 +580,7 @@ onEachFlavour("values", (flavour) => {
     ])
   })
 
-  test("rows that were made before a column was altered are made again", async () => {
+  test("prepares rows again if a column was altered after they were prepared", async () => {
     const definition = AuditEvent.Class()("altered", {
       table: "altered",
       fields: { n: Schema.Number },
@@ -634,14 +634,14 @@ onEachFlavour("values", (flavour) => {
   )
   const isoOf = (moments: ReadonlyArray<Date>) => moments.map((at) => at.toISOString())
 
-  test("the server has a summer time", async () => {
+  test("the server has a daylight saving time", async () => {
     const [zone] = await database.query<{ summer: string; winter: string }>(
       "SELECT FROM_UNIXTIME(1782907200) AS summer, FROM_UNIXTIME(1767268800) AS winter"
     )
     expect(zone).toMatchObject({ summer: "2026-07-01 14:00:00", winter: "2026-01-01 13:00:00" })
   })
 
-  test("a Date in a TIMESTAMP is exact in the hours that a change of the clock leaves out or doubles", async () => {
+  test("stores a Date in a TIMESTAMP exactly in hours that a clock change skips or doubles", async () => {
     const definition = dated("changes")
     await migrate(definition)
     for (const at of CHANGES) expect(await run(upload(definition, [{ at }]))).toEqual({ rejected: [] })
@@ -662,7 +662,7 @@ onEachFlavour("values", (flavour) => {
     expect(Number(other?.apart)).toBeLessThan(1800)
   })
 
-  test("two kinds by turns on one session each keep their time zone", async () => {
+  test("keeps the time zone of two kinds that alternate on one session", async () => {
     const utc = dated("turns_utc")
     const local = Moment("turns_local", { at: Schema.String, moment: Schema.Date }, { at: TIMESTAMP })
     await migrate(utc, local)
@@ -720,7 +720,7 @@ onEachFlavour("values", (flavour) => {
   }
 
   test.for(Object.entries(CLOCKS).map((clock, index) => [index, ...clock] as const))(
-    "a column %i %s beside dates in a TIMESTAMP is not shifted",
+    "does not shift column %i, %s, beside dates in a TIMESTAMP",
     async ([index, column, isRefused]) => {
       const definition = dated(`clock_${index}`)
       await migrate(definition)
@@ -741,7 +741,7 @@ onEachFlavour("values", (flavour) => {
   )
 
   test.for(REFUSED)(
-    "%s: the kind is refused by name, unless the server is in UTC",
+    "refuses the kind by name unless the server is in UTC: %s",
     async ([_, definition, column]) => {
       await migrate(definition)
       if (column !== undefined) await database.query(`ALTER TABLE ${definition.table} ADD COLUMN ${column}`)
@@ -768,7 +768,7 @@ onEachFlavour("values", (flavour) => {
     }
   )
 
-  test("texts in TIMESTAMPs, and dates in DATETIMEs, need no time zone", async () => {
+  test("needs no time zone for texts in TIMESTAMPs and dates in DATETIMEs", async () => {
     const definition = Moment("harmless", { at: Schema.String, moment: Schema.Date }, { at: TIMESTAMP })
     await migrate(definition)
     await database.query("ALTER TABLE harmless ADD COLUMN made DATETIME DEFAULT CURRENT_TIMESTAMP")
@@ -783,7 +783,7 @@ onEachFlavour("values", (flavour) => {
     expect(rows.map(({ moment }) => moment)).toEqual(CHANGES.map(dateText))
   })
 
-  test("an account that may INSERT and nothing else suffices", async () => {
+  test("needs INSERT and no other right", async () => {
     const definition = dated("insert_only")
     await migrate(definition)
     await run(

@@ -85,7 +85,7 @@ const tables: fc.Arbitrary<Table> = fc.record({
   hasConditions: fc.boolean()
 })
 
-it.effect("takes few pages where each of them reads the whole table", () =>
+it.effect("the walk takes few pages if each of them reads the whole table", () =>
   Effect.gen(function* () {
     const pagesOf = (noWindows: TrailError | undefined) =>
       Effect.gen(function* () {
@@ -109,7 +109,7 @@ it.effect("takes few pages where each of them reads the whole table", () =>
   })
 )
 
-it("finds each row once, in order, with any bound on statements", () =>
+it("the walk finds each row once, in order, with any bound on statements", () =>
   fc.assert(
     fc.asyncProperty(tables, fc.option(fc.integer({ min: 0, max: 700 })), (given, most) =>
       Effect.gen(function* () {
@@ -127,7 +127,7 @@ it("finds each row once, in order, with any bound on statements", () =>
     { numRuns: process.env.AUDIT_LONG === "1" ? 5000 : 300 }
   ))
 
-it.effect("makes progress, and says so, where nothing fits", () =>
+it.effect("the walk makes progress, and reports it, if no row matches", () =>
   Effect.gen(function* () {
     const { table } = tableOf({
       // all in one millisecond
@@ -154,7 +154,7 @@ it.effect("makes progress, and says so, where nothing fits", () =>
   })
 )
 
-it.effect("asks once where an index knows the answer", () =>
+it.effect("the walk asks once if an index knows the answer", () =>
   Effect.gen(function* () {
     const { statements, table } = tableOf({
       times: Array.from({ length: 50_000 }, (_, index) => index),
@@ -171,7 +171,7 @@ it.effect("asks once where an index knows the answer", () =>
   })
 )
 
-it.effect("fails where one row is too much", () =>
+it.effect("the walk fails if one row is too much", () =>
   Effect.gen(function* () {
     const { table } = tableOf({ times: [1, 2], every: 1, mostRows: 100, mostFound: 0, hasConditions: false })
     const failure = yield* Effect.flip(
