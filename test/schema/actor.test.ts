@@ -27,7 +27,7 @@ const users = Effect.gen(function* () {
 })
 
 describe("withActor", () => {
-  it.effect("explicit before inner before outer before default", () =>
+  it.effect("prefers explicit values, then the inner region, the outer one, the default", () =>
     Effect.gen(function* () {
       yield* Effect.gen(function* () {
         yield* logUse({ status: "s", userName: "explicit" })
@@ -65,7 +65,7 @@ describe("withActor", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("serves every kind as the kind says, and events made by a constructor", () =>
+  it.effect("names the actor in the fields that a kind declares, also in events made by a constructor", () =>
     Effect.gen(function* () {
       yield* Effect.gen(function* () {
         yield* logLogin({ localIp: "10.0.0.5" })
@@ -86,7 +86,7 @@ describe("withActor", () => {
     }).pipe(Effect.provide(AuditTest.layerWith({ events: [Payment] })))
   )
 
-  it.effect("around the whole program gives nobody another name", () =>
+  it.effect("replaces the default name if it wraps the whole program", () =>
     Effect.gen(function* () {
       yield* logUse({ status: "s" })
       yield* logUse({ status: "s", userName: "", deviceName: null })
@@ -100,8 +100,8 @@ describe("withActor", () => {
   )
 })
 
-describe("nobody", () => {
-  it.effect("has a name in the tables of the Python class alone", () =>
+describe("the default name", () => {
+  it.effect("is used in the tables of the Python class only", () =>
     Effect.gen(function* () {
       yield* logLogin({})
       yield* logActivity({ action: "a", outcome: "success" })

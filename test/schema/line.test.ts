@@ -164,7 +164,7 @@ describe.each(kinds.map((kind) => [kind.kind, kind] as const))("lines of %s", (_
   const codec = compile(definition)
   const filled = Object.keys(definition.fromTime)
 
-  it("are encoded as the Schema says", () => {
+  it("are encoded as the Schema encodes them", () => {
     let right = 0
     fc.assert(
       fc.property(eventInputs(definition), (input) => {
@@ -188,7 +188,7 @@ describe.each(kinds.map((kind) => [kind.kind, kind] as const))("lines of %s", (_
     assert.isAbove(right, runs / 10)
   })
 
-  it("are decoded as the Schema says", () => {
+  it("are decoded as the Schema decodes them", () => {
     let right = 0
     fc.assert(
       fc.property(
@@ -213,7 +213,7 @@ describe.each(kinds.map((kind) => [kind.kind, kind] as const))("lines of %s", (_
     assert.isAbove(right, runs / 10)
   })
 
-  it("come back as they went", () => {
+  it("survive a round trip", () => {
     fc.assert(
       fc.property(eventInputs(definition), (input) => {
         const line = codec.encode(input, ID, TIME)
@@ -251,7 +251,7 @@ describe("lines of the Python class", () => {
     finish_reason: null
   }
 
-  it("are read, with an id made from the line and the time of the zone that is given", () => {
+  it("get an id made from the line, and a time in the given zone", () => {
     const event = decoded(use, "Asia/Shanghai")
     assert.strictEqual(event.eventId, "made-from-the-line")
     assert.strictEqual(event.time, Date.UTC(2025, 10, 30, 15, 59, 59))
@@ -273,7 +273,7 @@ describe("lines of the Python class", () => {
     )
   })
 
-  it("lack what they lack", () => {
+  it("get the defaults of the class for missing fields", () => {
     const event = decoded({ kind: "use_log" })
     assert.strictEqual(event.time, null)
     assert.deepStrictEqual(event.row, ["未知用户", "未知设备", "", null, "unknown", null, null, null, null])
@@ -283,7 +283,7 @@ describe("lines of the Python class", () => {
     ])
   })
 
-  it("take the time of a login from login_time, or else from ts, as it stood on the wall", () => {
+  it("take the wall time of a login from login_time, or else from ts", () => {
     const login = { kind: "login_log", ts: "2025-11-30T23:59:59.123456", user_name: null }
     const time = (line: object) => decoded(line, "Asia/Shanghai").row.at(-1)
     assert.strictEqual(time({ ...login, login_time: "2025-01-01 00:00:00" }), "2025-01-01 00:00:00")
@@ -291,7 +291,7 @@ describe("lines of the Python class", () => {
     assert.strictEqual(time({ ...login, login_time: "" }), "2025-11-30 23:59:59")
   })
 
-  it("hold what MySQL made of them, since the class checked nothing", () => {
+  it("get the values that MySQL stored, since the class checked nothing", () => {
     const duration = (duration_ms: unknown) => decoded({ ...use, duration_ms }).row[7]
     // as MariaDB stored what PyMySQL sent: a float as a DOUBLE, a Decimal as the text that the class made of it
     const stored = [
@@ -313,7 +313,7 @@ describe("lines of the Python class", () => {
     assert.strictEqual(decoded({ ...use, event_id: ID, duration_ms: 0.4 }).row[7], 0)
   })
 
-  it("are invalid where MySQL refused them, or what it stored cannot be told", () => {
+  it("are invalid if MySQL refused them, or if the stored value cannot be known", () => {
     for (const duration_ms of ["", "soon", "0x10", "\u00a012", "Infinity", [1], {}, 1e300]) {
       assert.strictEqual(refused(JSON.stringify({ ...use, duration_ms })), "invalid")
     }
@@ -327,7 +327,7 @@ describe("lines of the Python class", () => {
     }
   })
 
-  it("with any ts are read without a defect", () => {
+  it("never cause a defect, whatever their ts", () => {
     fc.assert(
       fc.property(
         fc.oneof(
@@ -347,7 +347,7 @@ describe("lines of the Python class", () => {
 })
 
 describe("odd lines and inputs", () => {
-  it("null is the default of a field that takes none, and itself where it is a value", () => {
+  it("treat null as absent, unless null is a value of the field", () => {
     const fieldsOf = (input: unknown) => {
       const line = Either.getOrThrow(compile(Maybe).encode(input, ID, TIME))
       const { defaulted, defaulted_or_null } = JSON.parse(line) as Record<string, unknown>
@@ -364,7 +364,7 @@ describe("odd lines and inputs", () => {
     }
   })
 
-  it("any text is an event or refused, never a defect", () => {
+  it("become an event or a refusal, and never a defect", () => {
     fc.assert(
       fc.property(
         fc.oneof(
@@ -387,7 +387,7 @@ describe("odd lines and inputs", () => {
     assert.strictEqual(refused('{"kind":"use_log","duration_ms":1.5}'), "invalid")
   })
 
-  it("keys like __proto__ are keys like others", () => {
+  it("treat keys like __proto__ as ordinary keys", () => {
     const text = `{"__proto__":{"status":"forged","user_name":"forged"},"constructor":1,"kind":"use_log"}`
     const event = Either.getOrThrow(decode(text))
     assert.deepStrictEqual([event.row[0], event.row[4]], ["未知用户", "unknown"])
@@ -397,7 +397,7 @@ describe("odd lines and inputs", () => {
     assert.isUndefined(({} as Record<string, unknown>).status)
   })
 
-  it("keys that a nested Schema does not know are dropped, as the Schema does", () => {
+  it("lose the keys that a nested Schema does not know", () => {
     const nested = { whole: 1, texts: [], secret: "x" }
     const line = compile(Odd).encode({ ...VALID, nested }, ID, TIME)
     assert.notInclude(Either.getOrThrow(line), "secret")
@@ -408,7 +408,7 @@ describe("odd lines and inputs", () => {
     )
   })
 
-  it("inputs without a prototype are inputs, others than objects are not", () => {
+  it("accept objects without a prototype, and refuse all but objects", () => {
     const input = Object.assign(Object.create(null) as object, { status: "success" })
     assert.isTrue(Either.isRight(compile(UseLog).encode(input, ID, TIME)))
     for (const none of [null, undefined, 1, "x", true, Symbol("x")]) {
@@ -416,7 +416,7 @@ describe("odd lines and inputs", () => {
     }
   })
 
-  it("numbers that JSON cannot carry are refused by name, lone surrogates are carried", () => {
+  it("refuse numbers that JSON cannot carry, by field, and accept lone surrogates", () => {
     const encode = (fields: object) => compile(UseLog).encode({ status: "s", ...fields }, ID, TIME)
     for (const durationMs of [NaN, Infinity, -Infinity, 1.5, 2 ** 53, "1", 1n]) {
       const issues = Either.getOrThrow(Either.flip(encode({ durationMs })))
@@ -432,7 +432,7 @@ describe("odd lines and inputs", () => {
     assert.notInclude(Either.getOrThrow(encode({ prompt: "\u2028\n\r\u0000" })).slice(0, -1), "\n")
   })
 
-  it("an input that throws when it is looked at is refused", () => {
+  it("refuse an input whose getter throws", () => {
     const hostile = {
       get status(): string {
         throw new Error("no")
@@ -441,7 +441,7 @@ describe("odd lines and inputs", () => {
     assert.isTrue(Either.isLeft(compile(UseLog).encode(hostile, ID, TIME)))
   })
 
-  it("a Schema that throws refuses its line, and no other", () => {
+  it("refuse the line for which a Schema throws, and no other", () => {
     class Throwing extends AuditEvent.Class<Throwing>()("throwing", {
       table: "throwing",
       fields: {
@@ -459,7 +459,7 @@ describe("odd lines and inputs", () => {
     assert.isTrue(Either.isLeft(codec.encode({ value: "bad" }, ID, TIME)))
   })
 
-  it("the wall clock of a login is that of this machine", () => {
+  it("record the local time of a login", () => {
     const line = JSON.parse(Either.getOrThrow(compile(LoginLog).encode({}, ID, TIME))) as {
       login_time: string
     }

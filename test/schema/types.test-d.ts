@@ -41,14 +41,14 @@ const construct = (_: () => AuditEvent.Instance) => undefined
 describe("a program", () => {
   const AuditLive = AuditLayer.layer({ directory })
 
-  test("that provides the uploader is complete", () => {
+  test("compiles with an uploader", () => {
     const WithUploader = Layer.provide(AuditLive, UploaderLive)
     complete(logLogin({ userName: "li" }).pipe(Effect.provide(WithUploader)))
     complete(Audit.record(new UseLog({ status: "success" })).pipe(Effect.provide(WithUploader)))
     complete(Audit.record(new LoginLog({})).pipe(Effect.provide(WithUploader)))
   })
 
-  test("that forgets the uploader does not compile", () => {
+  test("does not compile without an uploader", () => {
     expectTypeOf(AuditLive).toExtend<Layer.Layer<AuditLog, QueueOpenError | QueueLocked, Uploader>>()
     const program = logLogin({ userName: "li" }).pipe(Effect.provide(AuditLive))
     expectTypeOf(program).toEqualTypeOf<Effect.Effect<void, QueueOpenError | QueueLocked, Uploader>>()
@@ -56,7 +56,7 @@ describe("a program", () => {
     complete(program)
   })
 
-  test("that forgets the audit log does not compile", () => {
+  test("does not compile without the audit log", () => {
     // @ts-expect-error -- the audit log is missing
     complete(logUse({ status: "success" }))
   })
@@ -65,13 +65,13 @@ describe("a program", () => {
 describe("an own kind of event", () => {
   const pay = Audit.record(new Payment(payment))
 
-  test("says in R that the layer must carry it", () => {
+  test("requires in R a layer that carries it", () => {
     expectTypeOf(pay).toEqualTypeOf<
       Effect.Effect<Receipt, AppendError, AuditLog | AuditEvent.Kind<"payment">>
     >()
   })
 
-  test("is recorded through a layer that carries it, beside the built-in ones", () => {
+  test("compiles with a layer that carries it beside the built-in kinds", () => {
     const AuditLive = AuditLayer.layer({ directory, events: [Payment, Refund] })
     expectTypeOf<Layer.Layer.Success<typeof AuditLive>>().toEqualTypeOf<
       | AuditLog
@@ -86,7 +86,7 @@ describe("an own kind of event", () => {
     )
   })
 
-  test("does not compile with a layer that does not", () => {
+  test("does not compile with a layer that lacks it", () => {
     const program = pay.pipe(Effect.provide(AuditLayer.layer({ directory, events: [Refund] })))
     expectTypeOf<Effect.Effect.Context<typeof program>>().toEqualTypeOf<
       Uploader | AuditEvent.Kind<"payment">
@@ -114,7 +114,7 @@ describe("an own kind of event", () => {
     Audit.record(payment)
   })
 
-  test("names its own fields only", () => {
+  test("accepts the names of its own fields only", () => {
     AuditEvent.Class()("typo", {
       table: "payments",
       fields: { account: Schema.String },
@@ -137,7 +137,7 @@ describe("an own kind of event", () => {
 })
 
 describe("the reference's events", () => {
-  test("status is required", () => {
+  test("require the status", () => {
     logUse({ status: "success" })
     // @ts-expect-error -- status is missing
     logUse({ userName: "li" })
@@ -147,7 +147,7 @@ describe("the reference's events", () => {
     construct(() => new UseLog({ userName: "li" }))
   })
 
-  test("every other field may be left out, null or undefined", () => {
+  test("accept every other field as absent, null or undefined", () => {
     type Text = string | null | undefined
     expectTypeOf<UseLogInput>().toEqualTypeOf<{
       readonly status: string
@@ -169,17 +169,17 @@ describe("the reference's events", () => {
     }>()
   })
 
-  test("a field that does not exist does not compile", () => {
+  test("accept no unknown field", () => {
     // @ts-expect-error -- there is no field of this name
     logUse({ status: "success", username: "li" })
   })
 
-  test("logUse and logLogin do not fail", () => {
+  test("never fail through logUse and logLogin", () => {
     expectTypeOf(logUse({ status: "success" })).toEqualTypeOf<Effect.Effect<void, never, AuditLog>>()
     expectTypeOf(logLogin({})).toEqualTypeOf<Effect.Effect<void, never, AuditLog>>()
   })
 
-  test("their classes are Schemas", () => {
+  test("have Schemas as classes", () => {
     expectTypeOf(Schema.decodeUnknownSync(UseLog)({})).toEqualTypeOf<UseLog>()
   })
 })
@@ -202,7 +202,7 @@ describe("audited", () => {
     image.pipe(Audit.audited({ status: "success" }))
   })
 
-  test("of an own kind, knows the exit and the kind", () => {
+  test("knows the exit and the kind of an own event", () => {
     expectTypeOf(
       image.pipe(Audit.auditedAs(Payment, (exit) => ({ ...payment, note: Audit.statusOf(exit) })))
     ).toEqualTypeOf<Effect.Effect<Image, Blocked, LoginLog | AuditLog | AuditEvent.Kind<"payment">>>()
@@ -214,7 +214,7 @@ describe("audited", () => {
 describe("redaction and limits", () => {
   const key = Redacted.make("key")
 
-  test("are typed by kind and field, own kinds and built-in ones", () => {
+  test("are typed by kind and field, for own kinds and built-in ones", () => {
     AuditLayer.layer({
       directory,
       events: [Payment],
@@ -237,7 +237,7 @@ describe("redaction and limits", () => {
     })
   })
 
-  test("that do not fit the field do not compile", () => {
+  test("do not compile if they do not fit the field", () => {
     // @ts-expect-error -- the field must be given
     AuditLayer.layer({ directory, events: [Payment], redact: { payment: { account: Redact.omit } } })
     // @ts-expect-error -- a number cannot be masked
