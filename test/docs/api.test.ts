@@ -46,14 +46,14 @@ const tagsOf = ({ symbol }: Export) =>
 const modules = entryPoints.map((file) => checker.getSymbolAtLocation(program.getSourceFile(file)!)!)
 const all = modules.flatMap((module) => exportsOf(module)).filter((each) => !tagsOf(each).has("internal"))
 
-test("there is an API", () => {
+test("the package exports an API", () => {
   const names = all.map(({ name }) => name)
   expect(names).toEqual(
     expect.arrayContaining(["logUse", "Audit.record", "MysqlUploader.layer", "AuditEvent.Class"])
   )
 })
 
-test.each(["since", "category"])("every export says @%s", (tag) => {
+test.each(["since", "category"])("every export has @%s", (tag) => {
   expect(all.filter((each) => !tagsOf(each).get(tag)).map(({ name }) => name)).toEqual([])
 })
 
@@ -62,7 +62,7 @@ test("every export has a description", () => {
   expect(without.map(({ name }) => name)).toEqual([])
 })
 
-test("every module says what it is for", () => {
+test("every module has a docstring with @since", () => {
   const files = new Set(
     all.flatMap(({ symbol }) => symbol.declarations ?? []).map((declaration) => declaration.getSourceFile())
   )

@@ -26,7 +26,7 @@ const wordsOf = (command: string) =>
 const ERASED = "01890a5d-ac96-774b-bcce-b302099a8057"
 const URL = "mysql://auditor@db.internal/app"
 
-it.scopedLive("the commands of docs/auditing.md do what it says", () =>
+it.scopedLive("the commands of docs/auditing.md do what the document says", () =>
   Effect.gen(function* () {
     const home = yield* temporaryDirectory
     const database = yield* mysqlDatabase()

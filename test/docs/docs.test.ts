@@ -82,7 +82,7 @@ const compile = (snippets: ReadonlyArray<Snippet>): Array<string> => {
 const blocks = documents.flatMap(blocksOf)
 const examples = filesIn("src", ".ts").flatMap(examplesOf)
 
-test("there is something to check", () => {
+test("documents and docstrings have examples", () => {
   expect(blocks.length).toBeGreaterThan(0)
   expect(examples.length).toBeGreaterThan(5)
 })
@@ -93,7 +93,7 @@ test("every example compiles", () => {
 })
 
 describe("copies of files", () => {
-  test.each(blocks.filter(({ file }) => file !== undefined))("$place is $file", ({ code, file }) => {
+  test.each(blocks.filter(({ file }) => file !== undefined))("$place equals $file", ({ code, file }) => {
     expect(code).toBe(read(file!))
   })
 })
@@ -101,7 +101,7 @@ describe("copies of files", () => {
 const linksOf = (document: string) =>
   Array.from(read(document).matchAll(/\]\((?!https?:|mailto:)([^)\s]*)\)/g), ([, link]) => link!)
 
-test("relative links lead somewhere", () => {
+test("relative links have a target", () => {
   const broken = documents.flatMap((document) =>
     linksOf(document)
       .filter((link) => {
@@ -115,7 +115,7 @@ test("relative links lead somewhere", () => {
   expect(broken).toEqual([])
 })
 
-test("links of documents that are packed lead to what is packed", () => {
+test("links of packed documents lead to packed files", () => {
   const { files } = JSON.parse(read("package.json")) as { readonly files: ReadonlyArray<string> }
   const isPacked = (file: string) => ["README.md", "LICENSE", ...files].includes(file.split(path.sep)[0]!)
   const broken = documents.filter(isPacked).flatMap((document) =>
@@ -136,7 +136,7 @@ const anchorsOf = (document: string): Array<string> =>
       .replaceAll(" ", "-")
   )
 
-describe("docs/operations.md names every code of a database, where it says what to do", () => {
+describe("docs/operations.md names every code of a database in the section on what to do", () => {
   const mysqlCodes = (...classes: ReadonlyArray<mysql.FailureClass>) =>
     Array.from(mysql.CODES).flatMap(([code, known]) => (classes.includes(known.class) ? [String(code)] : []))
 

@@ -62,7 +62,7 @@ test("first-program delivers to MySQL", async () => {
   expect(queued()).toBe("")
 })
 
-test("http-server logs each request's user, also of those that fail", async () => {
+test("http-server records the user of each request, failed ones included", async () => {
   const { cwd, query, queued } = workplace()
   const port = await freePort()
   const server = start("examples/http-server.ts", { cwd, env: { PORT: String(port) } })
@@ -91,7 +91,7 @@ test("http-server logs each request's user, also of those that fail", async () =
   expect(queued()).toBe("")
 })
 
-test("plain-server logs without Effect, before it answers, and closes after the last response", async () => {
+test("plain-server records without Effect before it answers, and closes after the last response", async () => {
   const { cwd, query, queued } = workplace()
   const port = await freePort()
   const server = start("examples/plain-server.ts", { cwd, env: { PORT: String(port) } })
@@ -131,7 +131,7 @@ test("desktop quits cleanly during an outage, and its next start delivers", asyn
   ])
 })
 
-test("health: ready while events can be recorded, and 503 when somebody has to act", async () => {
+test("health answers 503 when events cannot be recorded or an operator is needed", async () => {
   const { cwd } = workplace()
   const probe = async (env: Record<string, string>) => {
     const port = await freePort()

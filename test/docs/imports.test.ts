@@ -27,7 +27,7 @@ const loadedBy = (entry: string): ReadonlyArray<string> => {
 }
 
 test.each(["src/index.ts", "src/mysql.ts", "src/sqlite.ts"])(
-  "%s loads nothing that reads the database",
+  "%s loads no module that reads the database",
   (entry) => {
     const loaded = loadedBy(entry)
     expect(loaded.length).toBeGreaterThan(10)

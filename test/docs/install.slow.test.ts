@@ -93,7 +93,7 @@ const OLDEST_SETS = [OLDEST_CORE, OLDEST_WITH_DRIVERS]
 
 const INSTALLS = /\b(?:(?:npm|pnpm) (?:install|i|add)|yarn add) (?:-\S+ )*[\w@]/
 
-test("every document with a line that installs is followed here", () => {
+test("this file follows every document that has an install command", () => {
   const documents = [".", "docs", "examples", "bench", "test"].flatMap((directory) =>
     fs
       .readdirSync(path.join(root, directory))
@@ -111,7 +111,7 @@ test("every document with a line that installs is followed here", () => {
     ).toEqual(commandsOf(document).flatMap((line) => (INSTALLS.test(line) ? [`    ${line}`] : [])))
 })
 
-test("each package is installed by the same version everywhere, and that of the peer range", () => {
+test("all documents install the same version of a package, within the peer range", () => {
   const { peerDependencies } = JSON.parse(read("package.json")) as {
     peerDependencies: Record<string, string>
   }
@@ -289,7 +289,7 @@ const withDatabase = async () => {
   return database
 }
 
-describe("getting started, as it is written", () => {
+describe("the commands of getting started work", () => {
   test("npm", { timeout: 600_000 }, async () => {
     const { folder } = await followTheFirst(npm, await withDatabase())
     fs.mkdirSync(kept)
@@ -439,7 +439,7 @@ testAtLength("docs/testing.md, as it is written", { timeout: 600_000 }, async ()
   expect(output).toMatch(/Tests +3 passed/)
 })
 
-test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, async () => {
+test("the bundle of docs/deploying.md works as written", { timeout: 600_000 }, async () => {
   const place = await installed()
   const database = await withDatabase()
   place.set("AUDIT_MYSQL_URL", database.url)
@@ -494,7 +494,7 @@ const runBy = async (tool: string, line: string) => {
   return { place, database, ended: await place.run(line) }
 }
 
-describe.runIf(isLong)("docs/deploying.md, on another runtime", () => {
+describe.runIf(isLong)("docs/deploying.md on another runtime", () => {
   test("Bun delivers", { timeout: 600_000 }, async () => {
     const { database, ended, place } = await runBy("bun@1", "bun getting-started.ts")
     expect(ended.code, ended.output).toBe(0)
@@ -503,7 +503,7 @@ describe.runIf(isLong)("docs/deploying.md, on another runtime", () => {
   })
 
   test(
-    "Deno is refused a queue on disk, with a sentence, and runs tests in memory",
+    "Deno refuses a queue on disk with a sentence, and runs tests in memory",
     { timeout: 600_000 },
     async () => {
       const { ended, place } = await runBy("deno@2", "deno run -A getting-started.ts")
@@ -545,7 +545,7 @@ const OLDER = [
 describe.each([
   ["Effect 4", `effect@4 @effect/platform@0.97 @effect/sql@0.52 @effect/experimental@0.61 ${DRIVERS}`],
   ...(isLong ? OLDER : [])
-])("on %s", (_, packages) => {
+])("with %s", (_, packages) => {
   let folder: string
   let sentence: string
 
@@ -564,14 +564,14 @@ describe.each([
   }, 240_000)
 
   test.each(["effect-audit", "effect-audit/mysql", "effect-audit/sqlite", "effect-audit/testing"])(
-    "the import of %s says what was found and what to do",
+    "importing %s says what was found and what to do",
     async (specifier) => {
       const code = `import(${JSON.stringify(specifier)}).catch((error) => console.log(error.message))`
       expect((await run(process.execPath, ["--eval", code], folder)).trim()).toBe(sentence)
     }
   )
 
-  test("a program that imports several says it", async () => {
+  test("a program with several imports gets the same sentence", async () => {
     const names = ["effect-audit", "effect-audit/mysql", "effect-audit/sqlite"]
     const imports = ["effect", ...names].map((name, index) => `import * as m${index} from "${name}"\n`)
     fs.writeFileSync(path.join(folder, "program.js"), imports.join(""))
@@ -580,7 +580,7 @@ describe.each([
     expect(output).toContain(`Error: ${sentence}\n`)
   })
 
-  test("the command says nothing else, where it needs Effect", async () => {
+  test("the command prints the sentence and nothing else, if it needs Effect", async () => {
     expect(await shell("node_modules/.bin/effect-audit flush", folder)).toEqual({
       code: 70,
       output: `${sentence}\n`

@@ -85,12 +85,12 @@ const needsProject = (context: TestContext) => {
 
 // ---------------------------------------------------------------------------------------- judges
 
-test("publint has nothing to say", async () => {
+test("publint finds nothing", async () => {
   const { messages, pkg } = await publint({ pack: { tarball: new Uint8Array(tarball).buffer }, strict: true })
   expect(messages.map((message) => formatMessage(message, pkg, { color: false }))).toEqual([])
 })
 
-test("arethetypeswrong has nothing to say, for a package of ES modules", async () => {
+test("arethetypeswrong finds nothing, for a package of ES modules", async () => {
   const analysis = await checkPackage(createPackageFromTarballData(tarball))
   if (!analysis.types) throw new Error("the package has no types")
   expect(Object.keys(analysis.entrypoints).sort()).toEqual(subPaths("./package.json"))
@@ -104,7 +104,7 @@ test("arethetypeswrong has nothing to say, for a package of ES modules", async (
 const subPaths = (...more: ReadonlyArray<string>): Array<string> =>
   [...new Set([...Object.keys(manifest.exports).filter((name) => !name.includes("*")), ...more])].sort()
 
-test("only what users need is packed", async (context) => {
+test("the package holds only what users need", async (context) => {
   needsProject(context)
   const packed = fs
     .readdirSync(path.join(project, "node_modules/effect-audit"), { recursive: true, encoding: "utf8" })
@@ -164,7 +164,7 @@ describe("in an empty project", () => {
     fs.writeFileSync(path.join(project, "uploaders.mjs"), UPLOADERS)
   })
 
-  test("a program with every sub-path names them all", () => {
+  test("the program imports every sub-path", () => {
     const imported = Array.from(PROGRAM.matchAll(/from "effect-audit(.*)"/g), ([, name]) => `.${name!}`)
     expect([...new Set([...imported, "./package.json"])].sort()).toEqual(subPaths())
   })
@@ -172,7 +172,7 @@ describe("in an empty project", () => {
   test.for([
     ["node16", { module: ts.ModuleKind.Node16, moduleResolution: ts.ModuleResolutionKind.Node16 }],
     ["bundler", { module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }]
-  ] as const)("it compiles with moduleResolution %s", ([, options], context) => {
+  ] as const)("the program compiles with moduleResolution %s", ([, options], context) => {
     needsProject(context)
     expect(compile(options)).toEqual([])
   })
@@ -199,12 +199,12 @@ describe("in an empty project", () => {
     expect(await run(node, [bin, "verify"], cwd)).toContain("4 accepted, 4 delivered, 0 wait, 0 missing")
   }
 
-  test(`it works under this Node, ${process.version}`, async (context) => {
+  test(`the program works under this Node, ${process.version}`, async (context) => {
     needsProject(context)
     await works(process.execPath)
   })
 
-  test.for(otherLines)("it works under Node %s", { timeout: 240_000 }, async (line, context) => {
+  test.for(otherLines)("the program works under Node %s", { timeout: 240_000 }, async (line, context) => {
     needsProject(context)
     const directory = path.join(work, `node-${line}`)
     await install(directory, { node: `npm:node-${process.platform}-${process.arch}@${line}` })
@@ -228,14 +228,14 @@ describe("in an empty project", () => {
     return [...new Set(fs.readFileSync(list, "utf8").split("\n"))]
   }
 
-  test("the root and ./testing load no driver, and not the command", async (context) => {
+  test("the root and ./testing load neither a driver nor the command", async (context) => {
     needsProject(context)
     const files = await loaded("effect-audit", "effect-audit/testing")
     expect(files.filter((file) => file.includes("effect-audit/dist/")).length).toBeGreaterThan(10)
     expect(files.filter((file) => DRIVERS.test(file) || COMMAND.test(file))).toEqual([])
   })
 
-  test("./mysql and ./sqlite load theirs when an uploader is made", async (context) => {
+  test("./mysql and ./sqlite load their driver when an uploader is made", async (context) => {
     needsProject(context)
     const files = await loaded("effect-audit/mysql", "effect-audit/sqlite")
     expect(files.filter((file) => DRIVERS.test(file) || COMMAND.test(file))).toEqual([])
@@ -254,7 +254,7 @@ describe("in an empty project", () => {
     ["doctor"],
     ["migrate", "--print"],
     ["flush", "--help"]
-  ])("the command loads nothing of others for: %s", async (args, context) => {
+  ])("the command loads no other package for: %s", async (args, context) => {
     needsProject(context)
     const list = path.join(project, "loaded-by-command.txt")
     fs.rmSync(list, { force: true })
@@ -269,7 +269,7 @@ describe("in an empty project", () => {
     expect(files.filter((file) => others.test(file))).toEqual([])
   })
 
-  test("the libraries of the command are not installed", async (context) => {
+  test("the libraries that the command bundles are not installed", async (context) => {
     needsProject(context)
     const installed = fs.readdirSync(path.join(project, "node_modules/@effect"))
     expect(installed.filter((name) => /^(cli|printer|typeclass)/.test(name))).toEqual([])
@@ -277,7 +277,7 @@ describe("in an empty project", () => {
     expect(fs.readFileSync(licenses, "utf8")).toMatch(/^@effect\/cli \S+ \(MIT\)/)
   })
 
-  test("a bundle holds only what it uses", async (context) => {
+  test("a bundle of a program holds only what the program uses", async (context) => {
     needsProject(context)
     const { metafile } = await build({
       stdin: {
@@ -301,7 +301,7 @@ describe("in an empty project", () => {
     expect(held.filter((file) => [DRIVERS, COMMAND, others].some((kind) => kind.test(file)))).toEqual([])
   })
 
-  test("without the native addon everything loads, and a queue says what to do", async (context) => {
+  test("without the native addon all modules load, and opening a queue says what to do", async (context) => {
     needsProject(context)
     const addon = path.join(project, "node_modules/fs-native-extensions/prebuilds")
     fs.renameSync(addon, `${addon}.away`)
@@ -324,7 +324,7 @@ describe("in an empty project", () => {
     }
   })
 
-  test("without @effect/platform-node a program and the command work", async (context) => {
+  test("the program and the command work without @effect/platform-node", async (context) => {
     needsProject(context)
     const scope = path.join(project, "node_modules/@effect")
     for (const name of ["platform-node", "platform-node-shared", "cluster", "rpc", "workflow"])
@@ -337,7 +337,7 @@ describe("in an empty project", () => {
   })
 
   // the last one: it takes the drivers away
-  test("without the drivers the root works, and a sub-path says what it lacks", async (context) => {
+  test("without the drivers the root loads, and a sub-path names the missing driver", async (context) => {
     needsProject(context)
     const scope = path.join(project, "node_modules/@effect")
     const drivers = fs.readdirSync(scope).filter((name) => name.startsWith("sql-"))

@@ -22,7 +22,7 @@ const statements = [
   .filter((statement) => statement !== "")
 
 onEachServer("docs/reading.md", ({ rootUrl }) => {
-  it.scopedLive("its SQL runs", () =>
+  it.scopedLive("the SQL of the document runs", () =>
     Effect.gen(function* () {
       assert.isAbove(statements.length, 9)
       const database = yield* mysqlDatabase(rootUrl)
