@@ -36,7 +36,7 @@ const connectionsOf = ({ server }: Node) =>
   )
 
 it.scopedLive(
-  "a fleet comes to the new primary: connections a second",
+  "a fleet reaches the new primary with fewer than four new connections a program",
   () =>
     Effect.gen(function* () {
       const old = yield* Effect.promise(group.primary)

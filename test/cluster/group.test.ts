@@ -16,8 +16,6 @@ const survivesHere = (key?: KeyPair) =>
     yield* survives(group!.members, yield* Effect.promise(group!.primary), key)
   })
 
-it.scopedLive("a group of MySQL: all events arrive, each once, and an append waits for no server", () =>
-  survivesHere()
-)
+it.scopedLive("a group of MySQL gets all events once, and no append waits for a server", () => survivesHere())
 
-it.scopedLive("the same with a proof: prove finds nothing, on each member", () => survivesHere(newKey()))
+it.scopedLive("prove finds nothing on any member of a group after a failover", () => survivesHere(newKey()))
