@@ -1,4 +1,4 @@
-/** The command, as real child processes; in a terminal where it draws. */
+/** The command: real child processes, with a terminal where the command draws. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
@@ -119,7 +119,7 @@ describe("status", () => {
         assert.include(String(queue!.sentences), "the INSERT right is missing (1142)")
         assert.deepInclude(queue!.delivery, { state: "closed", nextTry: null })
 
-        // the last delivery succeeds: no reason is left
+        // If the last delivery succeeds, then no reason remains.
         const again = yield* openAudit({ directory }, { uploader: slowDatabase().uploader })
         yield* again.close
         const fine = yield* effectAudit(directory, ["status", "--json"])
@@ -300,7 +300,7 @@ describe("dead", () => {
           uses(3),
           uses(3).map(() => ({ class: "rejected", reason: DEAD }) as const)
         )
-        // refused in January, 40 days ago, and now
+        // One refused in January, one 40 days ago, one now.
         const file = path.join(directory, "dead-letter.ndjson")
         const times = ["2026-01-01T12:00:00.000Z", new Date(Date.now() - 40 * 86_400_000).toISOString()]
         const text = fs.readFileSync(file, "utf8")
@@ -344,7 +344,7 @@ describe("dead", () => {
       ])
       const database = slowDatabase()
       const audit = yield* openAudit({ directory }, { uploader: database.uploader })
-      // its next look would be in a minute
+      // without a request it looks again in a minute
       const wait = ["--wait", "2 minutes"]
       const retried = yield* effectAudit(directory, ["dead", "retry", "--all", ...wait])
       assert.strictEqual(retried.code, 0)
@@ -362,7 +362,7 @@ describe("dead", () => {
       yield* fill(directory, uses(3), [dead, dead])
       const owner = yield* auditProcess()
       yield* owner.open({ directory })
-      // the next attempt is 6 to 8 seconds away
+      // the next attempt comes in 6 to 8 seconds
       yield* Effect.repeat(owner.status, {
         until: ({ failures }) => failures === 3,
         schedule: Schedule.spaced("20 millis")
@@ -384,7 +384,7 @@ describe("dead", () => {
       )
       const after = yield* owner.status
       assert.deepInclude(after, { dead: 0, retried: 1, discarded: 1, waiting: 2 })
-      // on a loaded machine the schedule's own attempt may have come
+      // On a loaded machine the scheduled attempt may have come first.
       if (Date.now() < nextTry!) assert.strictEqual(after.failures, 3)
     })
   )
@@ -394,7 +394,7 @@ describe("dead", () => {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])
       const disk = yield* nodeDisk
-      // as on a machine that has no watch left to give
+      // as if the system's limit of watches were reached
       const watch = (path: string) =>
         Stream.fail(new DiskError({ operation: "watch", path, code: "ENOSPC", cause: undefined }))
       const database = slowDatabase()
@@ -514,7 +514,7 @@ describe("commands for the database", () => {
             args: [
               `--ssl-cert=${certificates.certificate}`,
               `--ssl-key=${certificates.key}`,
-              // of all but root: an hour ahead when it connects, and stopped from then on
+              // For all accounts but root: connected an hour ahead, and stopped from then on.
               "--init-connect=SET timestamp = UNIX_TIMESTAMP() + 3600"
             ]
           })
@@ -713,7 +713,7 @@ it.scopedLive("commands accept lines up to the program's own limit", () =>
   })
 )
 
-/** All bytes of a directory. */
+/** The hash of all files of a directory. */
 const digest = (directory: string): string => {
   const hash = createHash("sha256")
   for (const name of fs.readdirSync(directory).sort()) {

@@ -1,4 +1,4 @@
-/** `effect-audit events`: what was delivered, found, counted, exported, and who has read it. */
+/** `effect-audit events`: search, count, export, and the record of who has read. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import * as fs from "node:fs"
@@ -258,7 +258,7 @@ onEachServer("events", ({ flavour, rootUrl }) => {
       const options = connectionOptions(database)
       yield* MysqlUploader.migrate(options, [UseLog], { index: true })
       const uploader = Context.get(yield* Layer.build(MysqlUploader.layer(options)), Uploader)
-      // more than a second of the server's, on a fast machine too
+      // enough for more than a second of the server, on a fast machine too
       const events = Array.from({ length: 6400 }, (_, index) =>
         use({ prompt: "another" }, { time: T0 + index })
       )
@@ -347,10 +347,10 @@ onEachServer("events", ({ flavour, rootUrl }) => {
       })
       assert.include(answer, "Without login_log, activity: there is no such table, or the account may")
       const nobody = yield* account(database, "CREATE VIEW")
-      // no table was looked through, so nobody knows
+      // No table could be searched, so the answer is unknown.
       const unknown = yield* run(nobody.username!, "--id", id)
       assert.strictEqual(unknown.code, 2, unknown.stderr)
-      // what it names can be pasted
+      // the command in the message can be pasted
       const [, command = ""] = /run `effect-audit ([^`]+)`/.exec(unknown.stderr) ?? []
       const migrated = yield* effectAudit(directory, command.split(" "), {
         AUDIT_MYSQL_URL: `mysql://root@${host}:${port}/${name}`

@@ -1,4 +1,4 @@
-/** The second view of the page: the events in the database. */
+/** The page's view of the events in the database. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import * as fs from "node:fs"
@@ -14,7 +14,7 @@ import { temporaryDirectory } from "../support/queue.js"
 const isShown = hasBrowser()
 const T0 = Date.UTC(2026, 0, 31, 8)
 const HOSTILE = `<img src=x onerror="document.title='broken'">`
-/** what turns, hides or moves what stands behind it */
+/** Characters that hide, turn or move the text after them. */
 const UNSEEN = "\u202e\u009b\u200b\u2066"
 const CODES = String.raw`\u202e\u009b\u200b\u2066`
 
@@ -193,7 +193,7 @@ describe.skipIf(!isShown)("the view of the events (skipped where Chromium is mis
           assert.strictEqual(await page.title(), "effect-audit")
           assert.deepStrictEqual(problems, [])
         })
-        // what was revealed and exported is on record
+        // revealed and exported events are on record
         const actions = recordedIn(readings).map(({ action }) => action)
         assert.sameMembers(actions, ["audit.export", "audit.get", "audit.get"])
       })

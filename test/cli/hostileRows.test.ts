@@ -1,4 +1,4 @@
-/** Rows, lines, names and dates that nobody expects: what shows them goes on, and says nothing that is not so. */
+/** Hostile rows, lines, names and dates: the command survives them, and its answers stay true. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, FastCheck as fc, Layer, Option, Schema } from "effect"
 import { spawnSync } from "node:child_process"
@@ -143,7 +143,7 @@ describe("names of properties of Object.prototype", () => {
       }) {}
       const root = yield* temporaryDirectory
       const filename = path.join(root, "audit.db")
-      // to its type a kind of this name has rules already
+      // by its type, a kind of this name already has rules
       const redact = { use_log: { prompt: Redact.omit } } as never
       const options = { directory: path.join(root, "audit"), events: [Constructor], redact, limits: {} }
       const database = SqliteUploader.layer({ filename, tables: {} })
@@ -216,7 +216,7 @@ describe("a limit", () => {
 describe("a database file that this user may not read", () => {
   const under = ["setpriv", "--reuid=1300", "--regid=1300", "--clear-groups"]
   const looks = [process.execPath, "-e", `fs.readdirSync(${JSON.stringify(program)})`]
-  /** root, with setpriv of util-linux, in a checkout that others may read */
+  /** Needs root, setpriv of util-linux, and a checkout that others may read. */
   const canSwitch =
     process.getuid?.() === 0 && spawnSync("setpriv", [...under.slice(1), ...looks]).status === 0
 

@@ -1,4 +1,4 @@
-/** What `serve` costs: it looks at the queue for a tenth of the time at most. */
+/** The monitor of `serve`: it spends at most a tenth of the time on looking at the queue. */
 import { it } from "@effect/vitest"
 import { Effect, Option, TestClock } from "effect"
 import { assert } from "vitest"
@@ -8,7 +8,7 @@ import { Disk } from "../../src/services/Disk.js"
 import { shifted } from "../support/clock.js"
 import { openQueue } from "../support/queue.js"
 
-/** How often a queue is looked at in a minute if each look takes so long. */
+/** How often the monitor looks at a queue in a minute if each look takes this long. */
 const looks = (took: `${number} millis`) =>
   Effect.gen(function* () {
     const disk = MemoryDisk.make().startProcess()

@@ -1,4 +1,4 @@
-/** Whatever stands in a queue: no command shows what is masked, moves the cursor, or ends as it should not. */
+/** The command on a hostile queue: it reveals nothing masked, controls no terminal, and ends with a documented code. */
 import { assert, describe, it } from "@effect/vitest"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
@@ -18,10 +18,10 @@ import { effectAudit, fill, hasPty, inTerminal, startEffectAudit, useLine } from
 import { refusingPort } from "../support/net.js"
 import { nodeDisk, temporaryDirectory, withQueue } from "../support/queue.js"
 
-/** What may stand nowhere but behind --reveal. */
+/** Only --reveal may show it. */
 const MARKER = "MARKER"
 
-/** C0 but the line's end, DEL, C1, marks and overrides of direction, zero widths, tags, fillers, separators, surrogates. */
+/** C0 except line feed, DEL, C1, directional marks, zero widths, tags, fillers, separators, surrogates. */
 const FORBIDDEN = /(?!\n)[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/u
 
 const DOCUMENTED = [0, 1, 2, 3, 64]
@@ -59,7 +59,7 @@ const hostile = fc.array(fc.constantFrom(...PIECES), { maxLength: 6 }).map((piec
 const nested = (depth: number, inner: string) =>
   `${"[".repeat(depth)}${JSON.stringify(inner)}${"]".repeat(depth)}`
 
-/** A value that holds the marker, in some shape; as JSON. */
+/** A value that contains the marker in some shape, as JSON. */
 const secret = fc.oneof(
   hostile.map((text) => JSON.stringify(`${text}${MARKER}`)),
   fc.constant(JSON.stringify({ deep: [MARKER], [`a ${MARKER}`]: 1 })),
@@ -70,7 +70,7 @@ const harmless = fc.oneof(
   hostile.map((text) => JSON.stringify(text)),
   fc.constantFrom("7", "null", "true", "-0.5e300")
 )
-/** What stands in the place of a kind, or of a code, in a line or letter of which a part is lost. */
+/** Replaces a kind or a code in a damaged line or letter. */
 const prompt = hostile.map((text) => `a prompt ${text}${MARKER}`.replaceAll("\n", ""))
 const strangeKind = fc.oneof(
   prompt.map((text) => JSON.stringify(text)),
@@ -106,7 +106,7 @@ const ofOurKind = fc.record({ eventId, ts, shown: harmless, secret, other: secre
     member("ts", given.ts),
     member("user_name", given.shown),
     member("prompt", given.secret),
-    // no field of the kind
+    // not a field of the kind
     member("__proto__", given.other),
     member("Prompt", given.other)
   ])
@@ -149,7 +149,7 @@ const letter = fc.record({
     prompt.map((text) => JSON.stringify(text)),
     secret.filter((json) => !json.startsWith('"'))
   ),
-  // V8 skips what stands in brackets
+  // V8's date parser skips text in brackets
   at: fc.oneof(
     harmless,
     fc.constantFrom('"2026-11-22T19:47:57.000Z"', JSON.stringify(`1 Jan 2026 10:00 (T ${MARKER}) Z`))
@@ -171,7 +171,7 @@ const letterOf = (given: typeof letter extends fc.Arbitrary<infer A> ? A : never
     member("kind", given.kind),
     member("code", given.code),
     member("at", given.at),
-    // the words of a database repeat the row; ours do not
+    // a database's message repeats the row; our own messages do not
     member(
       "reason",
       JSON.stringify(/unknownKind|malformed/.test(given.cls) ? given.words : given.words + MARKER)
@@ -182,7 +182,7 @@ const letterOf = (given: typeof letter extends fc.Arbitrary<infer A> ? A : never
       : member("base64", JSON.stringify(given.content.toString("base64")))
   ])
 
-/** What a command said is fit for a screen, and its code is one that is documented. */
+/** Asserts that the output is safe on a screen, and the exit code is documented. */
 const judge = (
   args: ReadonlyArray<string>,
   ended: { readonly code: number | null; readonly stdout: string; readonly stderr: string },
@@ -204,7 +204,7 @@ const judge = (
   }
 }
 
-/** sixty starts of a process on a machine that is busy with others, milliseconds */
+/** Time for sixty process starts on a busy machine, milliseconds. */
 const SIXTY_CALLS = 600_000
 
 describe("a queue with arbitrary content", () => {
@@ -254,7 +254,7 @@ describe("a queue with arbitrary content", () => {
             ["migrate", "--print"]
           ]
           const canReveal = (args: ReadonlyArray<string>) => /^(tail|show|dead show)/.test(args.join(" "))
-          // the ordinary run asks for text and JSON by turns
+          // Alternates text and JSON in the ordinary run.
           const calls = looks.flatMap((args, turn) => {
             const ways = [
               args,
@@ -275,7 +275,7 @@ describe("a queue with arbitrary content", () => {
             })
           yield* Effect.forEach(calls, call, { concurrency: 2 })
 
-          // these change the queue, so that they come one after the other
+          // these change the queue, so they run one after the other
           const { port } = yield* Effect.promise(refusingPort)
           const url = ["--url", `mysql://audit@127.0.0.1:${port}/audit`]
           const old = path.join(directory, `old ${PIECES.join("").replaceAll("/", "")}.ndjson`)
@@ -334,7 +334,7 @@ describe("a queue with arbitrary content", () => {
       const { stdout } = yield* Effect.promise(() => program.ended)
       assert.include(stdout, "\x1b[36muse_log\x1b[39m")
       assert.include(stdout, "broken \\x1b[31m")
-      // eslint-disable-next-line no-control-regex -- what paint makes, and the line's end of a terminal
+      // eslint-disable-next-line no-control-regex -- our own colours, and the terminal's line end
       const rest = stdout.replace(/\x1b\[(2|22|36|39)m|\r\n/g, "")
       assert.notMatch(rest, FORBIDDEN)
     })
@@ -371,13 +371,13 @@ describe("a queue that is too large", () => {
       const logger = Logger.map(Logger.stringLogger, (line) => void lines.push(line))
       const open = openAudit({ directory }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
       const log = yield* open
-      // the worker names its queue in each line
+      // the worker logs the queue's name in each line
       yield* log.use("one")
       yield* Effect.ignore(log.flush)
       assert.isTrue(lines.some((line) => line.includes("queue=")))
       const locked = yield* Effect.flip(open)
       yield* log.close
-      // what stands in the way is said with a command to run
+      // The message contains a command that removes the obstacle.
       const cursor = path.join(directory, "cursor")
       fs.linkSync(cursor, path.join(parent, "copy"))
       const refused = yield* Effect.flip(open)
@@ -727,7 +727,7 @@ describe("serve", () => {
       yield* eventsOf(state.changes).pipe(
         Stream.tap(() => {
           seen++
-          // the first one is never done with before all the others have come
+          // the reader keeps the first state until all others have come
           return seen > 1 ? Effect.void : changed
         }),
         Stream.takeUntil((event) => event.includes('"at":1000')),

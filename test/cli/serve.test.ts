@@ -35,7 +35,7 @@ describe("the server", () => {
               `GET ${file} HTTP/1.1\r\nHost: evil.example\r\nUpgrade: ${protocol}\r\nConnection: Upgrade\r\n\r\n`
             )
           )
-          // the answer is on its way, and nobody takes it
+          // leaves while the answer is on its way
           socket.once("data", () => socket.resetAndDestroy())
           socket.on("error", () => undefined).on("close", () => resume(Effect.void))
         })
@@ -133,7 +133,7 @@ describe("a request to retry", () => {
           assert.include(body.message, "send JSON like", name)
         }
 
-        // without a length, and with one: neither is read to its end
+        // without a length and with one: the server reads neither to its end
         const endless = ["Transfer-Encoding: chunked", "Content-Length: 800000000"].map((length) =>
           Effect.async<string>((resume) => {
             const socket = net.connect(Number(address.port), "127.0.0.1", () =>
@@ -159,7 +159,7 @@ describe("a request to retry", () => {
           return (await answer.text()).trim().split("\n")
         })
         const ids = exported.map((line) => (JSON.parse(line) as { readonly id: string }).id)
-        // each is meant once, however often it is named
+        // a repeated id counts once
         assert.lengthOf(ids, 3)
         const body = JSON.stringify({ ids: [ids[0], ids[2], ids[0]] })
         assert.include((yield* retry({ body })).body.message, "Appended again")
@@ -189,7 +189,7 @@ describe("a request to retry", () => {
   )
 })
 
-// installing a browser takes longer than a test may
+// here, since installing a browser takes longer than a test's limit
 const isShown = hasBrowser()
 
 describe("an answer", () => {
@@ -253,7 +253,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         await page.getByRole("button", { name: "Retry" }).click()
         await page.getByText("Appended again").waitFor()
         await page.getByText("None.", { exact: true }).waitFor()
-        // appended again first, and decided then: the page may show the books in between
+        // A retry is appended first and decided after that, so the page may show the books in between.
         await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor()
         assert.include(await page.locator("#booksLegend").textContent(), "4 waiting")
         assert.isAbove(
@@ -281,7 +281,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
       yield* Effect.promise(async () => {
         const page = await chromium.newPage()
         await page.goto(address.href)
-        // what is worst comes first, and gives the light
+        // the worst instance comes first, and sets the light
         await page.locator("#sentence", { hasText: "instance-1: 1 dead letter" }).waitFor()
         await page.locator("#others", { hasText: "instance-0: 2 events wait" }).waitFor()
         assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
@@ -330,7 +330,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         await page.locator("#sentence", { hasText: "idle: everything is delivered" }).waitFor()
         await page.locator("#light[data-code='0']").waitFor()
         await page.locator("#booksLegend", { hasText: "3 delivered" }).waitFor()
-        // what happened is still to be seen
+        // the page still shows the past failure
         assert.include(await page.locator("#failures").textContent(), "ECONNREFUSED")
       })
     })
@@ -353,7 +353,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         }))
       )
       const database = slowDatabase(screenshot === undefined ? "300 millis" : "1200 millis")
-      // nothing is delivered before the page has shown that it waits
+      // delivery starts after the page has shown that the event waits
       const isShown = yield* Effect.makeLatch(screenshot !== undefined)
       const uploader = {
         ...database.uploader,

@@ -1,4 +1,4 @@
-/** What the command says of itself and of calls that are wrong: to people on any screen, and to programs. */
+/** Help and errors: what the command tells people on any screen, and programs. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import fc from "fast-check"
@@ -204,7 +204,7 @@ describe("a queue that is delivered to SQLite", () => {
       assert.include(before.stdout, "does not exist yet: the first delivery makes it")
       assert.isFalse(fs.existsSync(file))
 
-      // its directory is missing: the program that owned the queue has said so
+      // Its directory is missing, and the program that owned the queue has reported that.
       const audit = yield* openAudit(
         { directory },
         { uploader: yield* SqliteUploader.make({ filename: path.join(home, "absent", "audit.db") }) }
