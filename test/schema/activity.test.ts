@@ -1,4 +1,4 @@
-/** Activity: what it takes, and what it gets from the region and from the span. */
+/** Activity: its own fields, and those from the region and the span. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Fiber } from "effect"
 import * as fc from "fast-check"

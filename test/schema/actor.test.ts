@@ -1,4 +1,4 @@
-/** Who is acting: explicit, inner actor, outer actor, default. */
+/** The actor: explicit, then the inner region, then the outer one, then the default. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Schema } from "effect"
 import {
@@ -14,7 +14,7 @@ import {
 } from "effect-audit"
 import { AuditTest } from "effect-audit/testing"
 
-/** A kind that names its fields otherwise; its second field knows nothing of actors. */
+/** A kind with other names for the actor's fields; nothing fills its second field. */
 class Payment extends AuditEvent.Class<Payment>()("payment", {
   table: "payments",
   fields: { payer: AuditEvent.text("nobody"), userName: AuditEvent.optional(Schema.String) },

@@ -1,4 +1,4 @@
-/** Effects that record themselves, whatever becomes of them. */
+/** Audited effects: each records its outcome. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Data, Deferred, Effect, Exit, Fiber, Schema, TestClock } from "effect"
 import { Audit, AuditEvent, UseLog } from "effect-audit"

@@ -1,4 +1,4 @@
-/** Events and lines: the compiled encoder and decoder do what the Schema says, whatever they are given. */
+/** Events and lines: the compiled encoder and decoder agree with the Schema for any input. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, DateTime, Either, FastCheck as fc, Option, Schema, SchemaAST } from "effect"
 import { isDeepStrictEqual } from "node:util"
@@ -61,7 +61,7 @@ const junk: fc.Arbitrary<unknown> = fc.oneof(
   fc.anything({ withNullPrototype: true, withBigInt: true, withDate: true, withSparseArray: true })
 )
 
-/** An object with the fields of a kind: mostly right ones, but also left out, and nonsense. */
+/** Objects with the fields of a kind: mostly valid, some absent or nonsense. */
 const inputs = (
   definition: AuditEvent.Any,
   valueOf: (field: Schema.Struct.Field) => fc.Arbitrary<unknown>
@@ -92,7 +92,7 @@ const wireInputs = (definition: AuditEvent.Any) =>
   )
 
 const json = (value: unknown): unknown => JSON.parse(JSON.stringify(value))
-/** Without what JSON does not know, but which changes nothing: absent keys and the sign of zero. */
+/** Removes differences that JSON cannot carry: absent keys and the sign of zero. */
 const plain = (value: unknown): unknown => {
   if (Object.is(value, -0)) return 0
   if (Array.isArray(value)) return value.map(plain)
@@ -113,11 +113,11 @@ const isJson = (value: unknown) => {
 
 const constructorOf = (definition: AuditEvent.Any) => definition as unknown as new (input: unknown) => object
 
-/** What the Schema says of an input: the fields of the line by key, or undefined. */
+/** The Schema's encoding of an input: the fields of the line by key; undefined if it refuses. */
 const encodedBySchema = (definition: AuditEvent.Any, input: object): unknown => {
   const struct = Schema.Struct(definition.fields) as unknown as Schema.Schema.AnyNoContext
   const instance = new (constructorOf(definition))(input)
-  // stricter than a Schema: what is written as it stands must be JSON, so that nothing is changed in silence
+  // Stricter than a Schema: a value written unchanged must be JSON, so that nothing changes silently.
   const instanceFields = instance as Readonly<Record<string, unknown>>
   const isChanged = (field: string) => {
     const schema = definition.fields[field]!
@@ -125,19 +125,19 @@ const encodedBySchema = (definition: AuditEvent.Any, input: object): unknown => 
   }
   if (Object.keys(definition.fields).some((field) => !isChanged(field) && !isJson(instanceFields[field])))
     return undefined
-  // an optional field that is undefined is one that is not given, also where the Schema is `exact`
+  // an optional field that is undefined counts as absent, also where the Schema is `exact`
   const given = Object.entries(instance).filter(([, value]) => value !== undefined)
   const encoded = Schema.encodeUnknownEither(struct)(Object.fromEntries(given))
   if (Either.isLeft(encoded) || !isJson(encoded.right)) return undefined
   const fields = encoded.right as Record<string, unknown>
-  // nor does a key of a record vanish, as this one does in a Schema's copy
+  // a record keeps all its keys, while the Schema's copy drops this one
   const isCut = (field: string) =>
     !isChanged(field) && Object.hasOwn(Object(instanceFields[field]) as object, "__proto__")
   const valueOf = (field: string) => (isCut(field) ? instanceFields[field] : fields[field])
   return plain(Object.fromEntries(definition.columns.map(({ field, key }) => [key, valueOf(field)])))
 }
 
-/** What the Schema says of a line: the columns, or undefined. */
+/** The Schema's decoding of a line: the columns; undefined if it refuses. */
 const decodedBySchema = (definition: AuditEvent.Any, wire: Readonly<Record<string, unknown>>) => {
   const struct = Schema.Struct(definition.fields) as unknown as Schema.Schema.AnyNoContext
   const decoded = Schema.decodeUnknownEither(struct)(wire)
@@ -293,7 +293,7 @@ describe("lines of the Python class", () => {
 
   it("get the values that MySQL stored, since the class checked nothing", () => {
     const duration = (duration_ms: unknown) => decoded({ ...use, duration_ms }).row[7]
-    // as MariaDB stored what PyMySQL sent: a float as a DOUBLE, a Decimal as the text that the class made of it
+    // What MariaDB stored of PyMySQL's values: a float came as a DOUBLE, a Decimal as text.
     const stored = [
       [1840.5, 1840],
       [1841.5, 1842],
@@ -309,7 +309,7 @@ describe("lines of the Python class", () => {
     for (const [given, expected] of stored) assert.strictEqual(duration(given), expected, String(given))
     const texts = decoded({ ...use, user_name: 42, prompt: 1.5, model: false }).row
     assert.deepStrictEqual([texts[0], texts[2], texts[6]], ["42", "1.5", "0"])
-    // a dead letter that is retried has got an id
+    // a dead letter that is retried has an id
     assert.strictEqual(decoded({ ...use, event_id: ID, duration_ms: 0.4 }).row[7], 0)
   })
 
@@ -321,7 +321,7 @@ describe("lines of the Python class", () => {
       const line = JSON.stringify(use).replace('"user_name":"未知用户"', `"user_name":${user_name}`)
       assert.strictEqual(refused(line), "invalid", user_name)
     }
-    // not of the class
+    // the class does not write such times
     for (const ts of ["2025-11-30T23:59:59.000Z", "2025-11-30T23:59:59+08:00"]) {
       assert.strictEqual(refused(JSON.stringify({ ...use, ts, duration_ms: 1840.5 })), "invalid")
     }
@@ -340,7 +340,7 @@ describe("lines of the Python class", () => {
       ),
       { numRuns: runs }
     )
-    // the rest of the event is worth more than its time
+    // an unreadable time does not lose the rest of the event
     assert.strictEqual(decoded({ ...use, ts: "xZ" }).time, null)
     assert.strictEqual(decoded({ kind: "login_log", user_name: "li", ts: "xZ" }).row[0], "li")
   })

@@ -1,4 +1,4 @@
-/** Kinds of events of a program's own: the same way as UseLog and LoginLog, from the call to the table. */
+/** A program's own kinds: they take the same way as UseLog and LoginLog, from the call to the table. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Schema } from "effect"
 import { Audit, AuditEvent, AuditLayer, logUse, Uploader } from "effect-audit"
@@ -19,7 +19,7 @@ class Payment extends AuditEvent.Class<Payment>()("payment", {
   columns: { account: "account_no", cents: { type: "INT UNSIGNED NOT NULL" } }
 }) {}
 
-/** The same kind, a release later: one field more. */
+/** The same kind one release later, with one more field. */
 class PaymentOfToday extends AuditEvent.Class<PaymentOfToday>()("payment", {
   table: "payments",
   fields: {
@@ -151,7 +151,7 @@ describe("own kinds", () => {
       yield* database.outage(outage)
       yield* Audit.record(new Payment({ account: "0042", cents: 1999 })).pipe(Effect.provide(withPayments))
       yield* database.recover
-      // an older version of the program, twice
+      // an older version of the program runs twice
       yield* Effect.provide(Audit.flush, without)
       const kept = yield* Effect.provide(Effect.zipRight(Audit.flush, Audit.status), without)
       assert.deepInclude(kept, { delivered: 0, waiting: 0, dead: 1, missing: 0 })

@@ -1,4 +1,4 @@
-/** What of an event reaches the disk, and what does not. */
+/** Redaction and limits: what of an event reaches the disk. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Redacted, Schema } from "effect"
 import { Audit, AuditEvent, AuditLayer, logLogin, logUse, Redact, Uploader, UseLog } from "effect-audit"

@@ -1,4 +1,4 @@
-/** Rows and events: what a row is read back to is what was recorded. */
+/** Rows and events: a row is read back as the event that was recorded. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Either, FastCheck as fc, Schema } from "effect"
 import { Activity } from "../../src/schema/Activity.js"
@@ -49,13 +49,13 @@ const inputs = (definition: AuditEvent.Any) => {
   return Arbitrary.make(Schema.typeSchema(struct))
 }
 
-/** What a line is apart from what JSON does not tell apart. */
+/** A line as data, without differences that JSON cannot carry. */
 const parsed = (line: string): unknown =>
   JSON.parse(line.toWellFormed(), (_, value: unknown) =>
     typeof value === "string" ? value.toWellFormed() : value
   )
 
-/** A row as MySQL shows it, all texts, and as SQLite does. */
+/** A row as drivers return it: MySQL's all texts, SQLite's with numbers. */
 const forms: ReadonlyArray<readonly [string, (value: SqlValue) => Raw]> = [
   ["as texts", (value) => (value === null ? null : String(value))],
   ["with numbers", (value) => (typeof value === "bigint" ? String(value) : value)]
@@ -95,7 +95,7 @@ class Own extends AuditEvent.Class<Own>()("own", { table: "own", fields: { whole
   }
 }
 
-/** What a column may hold, whatever the field is. */
+/** Raw values that a column of any type may hold. */
 const raws = fc.oneof(
   fc.constantFrom(null, "", "0", "-0", "007", "1.5", "-12", "1e3", " 1", "+1", "NaN", "999999999999999"),
   fc.constantFrom(

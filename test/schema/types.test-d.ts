@@ -1,4 +1,4 @@
-/** What must compile, and what must not: the guarantees that cost nothing at run time. */
+/** The types: what must compile, and what must not. */
 import { Effect, Layer, Redacted, Schema } from "effect"
 import { describe, expectTypeOf, test } from "vitest"
 import type {
@@ -33,9 +33,9 @@ class Refund extends AuditEvent.Class<Refund>()("refund", {
 const directory = "./audit"
 const payment = { account: "0042", cents: 1999, currency: "EUR" } as const
 const UploaderLive = MysqlUploader.layer({ url: Redacted.make("mysql://app@db/app") })
-/** Compiles only if nothing is left to be provided. */
+/** Compiles only if the program needs nothing more. */
 const complete = <A, E>(program: Effect.Effect<A, E>) => program
-/** Looks at the types only. */
+/** Checks the types, and runs nothing. */
 const construct = (_: () => AuditEvent.Instance) => undefined
 
 describe("a program", () => {
@@ -106,11 +106,11 @@ describe("an own kind of event", () => {
     construct(() => new Payment({ cents: 1, currency: "EUR" }))
     // @ts-expect-error -- cents is a number
     construct(() => new Payment({ ...payment, cents: "1999" }))
-    // @ts-expect-error -- there is no such value
+    // @ts-expect-error -- the currency does not exist
     construct(() => new Payment({ ...payment, currency: "GBP" }))
     // @ts-expect-error -- there is no field of this name
     construct(() => new Payment({ ...payment, colour: "red" }))
-    // @ts-expect-error -- its fields alone are no event
+    // @ts-expect-error -- the fields alone are not an event
     Audit.record(payment)
   })
 
@@ -130,7 +130,7 @@ describe("an own kind of event", () => {
     AuditEvent.Class()("typo", {
       table: "payments",
       fields: { cents: Schema.Int },
-      // @ts-expect-error -- a text is no number
+      // @ts-expect-error -- a text is not a number
       fromActor: { cents: (actor) => actor.userName }
     })
   })
@@ -141,7 +141,7 @@ describe("the reference's events", () => {
     logUse({ status: "success" })
     // @ts-expect-error -- status is missing
     logUse({ userName: "li" })
-    // @ts-expect-error -- status is a text
+    // @ts-expect-error -- status must be a text
     logUse({ status: null })
     // @ts-expect-error -- status is missing
     construct(() => new UseLog({ userName: "li" }))
@@ -198,7 +198,7 @@ describe("audited", () => {
     ).toEqualTypeOf<Result>()
     expectTypeOf(image.pipe(Audit.audited({ prompt: "p" }))).toEqualTypeOf<Result>()
     expectTypeOf(Audit.audited(image, { resultPath: (image) => image.path })).toEqualTypeOf<Result>()
-    // @ts-expect-error -- what it measures is not given
+    // @ts-expect-error -- audited sets the status
     image.pipe(Audit.audited({ status: "success" }))
   })
 
@@ -246,11 +246,11 @@ describe("redaction and limits", () => {
     AuditLayer.layer({ directory, events: [Payment], redact: { payment: { currency: Redact.mask } } })
     // @ts-expect-error -- there is no field of this name
     AuditLayer.layer({ directory, redact: { use_log: { prmopt: Redact.omit } } })
-    // @ts-expect-error -- a kind that is not carried
+    // @ts-expect-error -- the layer does not carry the kind
     AuditLayer.layer({ directory, redact: { payment: { note: Redact.omit } } })
     // @ts-expect-error -- a number has no length
     AuditLayer.layer({ directory, limits: { use_log: { durationMs: 100 } } })
-    // @ts-expect-error -- cut, it would no longer be one of the two texts
+    // @ts-expect-error -- a cut value would not be one of the two texts
     AuditLayer.layer({ directory, events: [Payment], limits: { payment: { currency: 100 } } })
   })
 })
