@@ -1,4 +1,4 @@
-/** The examples of the API, run as the programs that they are. */
+/** The examples of the API, run as programs. */
 import { Effect, Layer } from "effect"
 import { Uploader, UseLog } from "effect-audit"
 import { EventEmitter } from "node:events"
@@ -128,7 +128,7 @@ test("electron-main audits the windows' requests, and quits after closing the lo
   app.emit("will-quit", { preventDefault })
   expect(preventDefault).toHaveBeenCalledTimes(1)
   await vi.waitFor(() => expect(quit).toHaveBeenCalledTimes(1), { timeout: 120_000 })
-  // the second time nothing holds it back
+  // the log is closed, so the second quit is not prevented
   expect(preventDefault).toHaveBeenCalledTimes(1)
   const rows = Effect.runSync(database.stored(UseLog)).map(({ row }) => row)
   expect(rows.map((row) => [row[2], row[4], row[5]])).toEqual([

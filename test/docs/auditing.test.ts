@@ -1,4 +1,4 @@
-/** Every command of docs/auditing.md is run as it stands there, in its order, against a real server. */
+/** docs/auditing.md: its commands run in their order, unchanged, against a real server. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Logger, Redacted } from "effect"
 import { execFileSync } from "node:child_process"
@@ -18,7 +18,7 @@ const COMMANDS = fs
   .filter((line) => /^ {4}(?:openssl|effect-audit) /.test(line))
   .map((line) => line.trim())
 
-/** Words as a shell has them. */
+/** Splits a command into words, as a shell does. */
 const wordsOf = (command: string) =>
   [...command.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, bare]) => quoted ?? bare!)
 

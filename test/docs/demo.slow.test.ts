@@ -12,7 +12,7 @@ const demo = async (options: { readonly args?: ReadonlyArray<string>; readonly u
     args: options.args ?? [],
     env: { TMPDIR: cwd, ...(options.url === undefined ? {} : { AUDIT_MYSQL_URL: options.url }) }
   })
-  // its temporary directory is gone
+  // the demo removed its temporary directory
   expect(fs.readdirSync(cwd).filter((name) => name.startsWith("effect-audit"))).toEqual([])
   expect(ended.stderr).toBe("")
   return ended

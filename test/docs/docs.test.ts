@@ -1,4 +1,4 @@
-/** What the documentation shows is true: its code compiles, its copies are copies, and its links lead somewhere. */
+/** The documentation: its code compiles, its copies equal their files, and its links have targets. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
@@ -25,10 +25,10 @@ const documents = [
 ]
 
 interface Snippet {
-  /** where it stands, `docs/guide.md:12` */
+  /** Its place, such as `docs/guide.md:12`. */
   readonly place: string
   readonly code: string
-  /** the file that it is a copy of */
+  /** The file of which it is a copy. */
   readonly file: string | undefined
 }
 
@@ -50,7 +50,7 @@ const examplesOf = (module: string): Array<Snippet> =>
     file: undefined
   }))
 
-/** Compiles each snippet as a module of its own, with the settings of this repository. */
+/** Compiles each snippet as a separate module, with this repository's settings. */
 const compile = (snippets: ReadonlyArray<Snippet>): Array<string> => {
   const { config } = ts.readConfigFile(path.join(root, "tsconfig.json"), (file) => ts.sys.readFile(file)) as {
     config: unknown
@@ -127,7 +127,7 @@ test("links of packed documents lead to packed files", () => {
   expect(broken).toEqual([])
 })
 
-/** The anchors of a document's headings, as GitHub makes them. */
+/** The anchors that GitHub makes from a document's headings. */
 const anchorsOf = (document: string): Array<string> =>
   Array.from(read(document).matchAll(/^#+ (.*)$/gm), ([, heading]) =>
     heading!

@@ -1,11 +1,11 @@
-/** What a program loads: one that only writes does not load what reads. */
+/** What a program loads: a program that only writes loads no reading code. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import ts from "typescript"
 import { expect, test } from "vitest"
 import { root } from "../support/program.js"
 
-/** The files that a file imports, directly or not, before it runs: types, and dynamic imports, aside. */
+/** The files that a file imports directly or indirectly at start: without types and dynamic imports. */
 const loadedBy = (entry: string): ReadonlyArray<string> => {
   const seen = new Set<string>()
   const visit = (file: string) => {

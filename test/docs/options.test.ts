@@ -1,4 +1,4 @@
-/** docs/options.md names every option, every variable and every flag, and none that there is not. */
+/** docs/options.md: it names every option, variable and flag, and no others. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import ts from "typescript"

@@ -1,6 +1,6 @@
 /**
- * The package as its users get it: packed once, judged by publint and arethetypeswrong, installed into an empty
- * project, compiled against and run there. With AUDIT_LONG=1 it also runs under the other lines of Node.
+ * The package as users get it: packed once, checked by publint and arethetypeswrong, and installed into an empty
+ * project. Programs compile against it and run there. With AUDIT_LONG=1 they run on the other lines of Node too.
  */
 import { checkPackage, createPackageFromTarballData } from "@arethetypeswrong/core"
 import type { Problem } from "@arethetypeswrong/core"
@@ -16,7 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest"
 import { pack, run, unreachableIn } from "../support/packed.js"
 import { root } from "../support/program.js"
 
-/** Each is a download of 50 MB. */
+/** Each download has 50 MB. */
 const otherLines = process.env.AUDIT_LONG === "1" ? ["20", "22", "24"] : ([] as Array<string>)
 
 interface Manifest {
@@ -51,12 +51,12 @@ const install = (directory: string, dependencies: Record<string, string>) => {
   return run("npm", NPM_INSTALL, directory)
 }
 
-/** Why there is no project: the registry that it comes from cannot be reached. */
+/** Why there is no project: the registry cannot be reached. */
 let unreachable: string | undefined
 
 const peers = [...Object.keys(manifest.peerDependencies), "@types/node"]
 
-/** The peers as a user has them, in the versions that everything else here was tested with. */
+/** Installs the peers in the versions that the other tests use. */
 const installPeers = () =>
   install(project, Object.fromEntries(peers.map((name) => [name, manifest.devDependencies[name]!])))
 
@@ -71,7 +71,7 @@ const ifReachable = async (installation: Promise<unknown>) => {
 }
 
 beforeAll(async () => {
-  // side by side: one computes, the other waits for files
+  // side by side: one computes, the other waits for the network
   const [file] = await Promise.all([pack(), ifReachable(installPeers())])
   tarball = fs.readFileSync(file)
   if (unreachable === undefined) await ifReachable(run("npm", [...NPM_INSTALL, file], project))
@@ -94,13 +94,13 @@ test("arethetypeswrong finds nothing, for a package of ES modules", async () => 
   const analysis = await checkPackage(createPackageFromTarballData(tarball))
   if (!analysis.types) throw new Error("the package has no types")
   expect(Object.keys(analysis.entrypoints).sort()).toEqual(subPaths("./package.json"))
-  // as by `attw --profile esm-only`
+  // as with `attw --profile esm-only`
   const isOurs = (problem: Problem) =>
     !("resolutionKind" in problem && ["node10", "node16-cjs"].includes(problem.resolutionKind))
   expect(analysis.problems.filter(isOurs)).toEqual([])
 })
 
-/** What can be imported. */
+/** The sub-paths that can be imported. */
 const subPaths = (...more: ReadonlyArray<string>): Array<string> =>
   [...new Set([...Object.keys(manifest.exports).filter((name) => !name.includes("*")), ...more])].sort()
 
@@ -132,7 +132,7 @@ const compile = (options: ts.CompilerOptions): Array<string> => {
     },
     undefined
   )
-  // our declarations too, which skipLibCheck would leave out; not those of others
+  // checks our declarations, which skipLibCheck would skip, and no others
   const ours = program
     .getSourceFiles()
     .filter(
@@ -189,7 +189,7 @@ describe("in an empty project", () => {
   const works = async (node: string) => {
     const cwd = fs.mkdtempSync(path.join(project, "run-"))
     const output = await run(node, ["../program.js"], cwd)
-    // below what the program logs
+    // the last line, after the program's logs
     expect(JSON.parse(output.trim().split("\n").at(-1)!)).toEqual({
       delivered: 3,
       prompts: ["a red fox"],
@@ -218,7 +218,7 @@ describe("in an empty project", () => {
   const DRIVERS = /\/(mysql2|libsql|@libsql\/[^/]+|@effect\/sql-[^/]+)\//
   const COMMAND = /\/(@effect\/(cli|printer[^/]*)|effect-audit\/dist\/cli)\//
 
-  /** The files of the modules that these imports load, of both kinds. */
+  /** The files that these imports load, ES modules and CommonJS. */
   const loaded = async (...specifiers: ReadonlyArray<string>) => {
     const list = path.join(project, "loaded.txt")
     fs.rmSync(list, { force: true })
@@ -294,7 +294,7 @@ describe("in an empty project", () => {
     const inputs = Object.values(metafile.outputs).flatMap((output) => Object.entries(output.inputs))
     const held = inputs.filter(([, { bytesInOutput }]) => bytesInOutput > 0).map(([file]) => `/${file}`)
     expect(held).toContainEqual(expect.stringMatching(/effect-audit\/dist\/schema\/AuditEvent\.js$/))
-    // what refuses another Effect stays in, although nobody uses it
+    // the check of Effect's version stays in, although nothing uses it
     expect(held).toContainEqual(expect.stringMatching(/effect-audit\/dist\/schema\/Effect3\.js$/))
     const others =
       /\/(@effect\/|undici|fs-native-extensions|effect-audit\/dist\/(layers|internal|services)\/)/
@@ -336,7 +336,7 @@ describe("in an empty project", () => {
     expect(await run(process.execPath, [bin, ...doctor], cwd)).toContain("ok")
   })
 
-  // the last one: it takes the drivers away
+  // last, since it removes the drivers
   test("without the drivers the root loads, and a sub-path names the missing driver", async (context) => {
     needsProject(context)
     const scope = path.join(project, "node_modules/@effect")
@@ -362,7 +362,7 @@ describe("in an empty project", () => {
   })
 })
 
-/** Resolutions of ES modules, noted in a file. */
+/** Hooks that write each resolved ES module to a file. */
 const HOOKS = `
 import { register } from "node:module"
 const hooks = \`
@@ -375,7 +375,7 @@ export const resolve = async (specifier, context, next) => {
 register("data:text/javascript," + encodeURIComponent(hooks))
 `
 
-/** Makes the uploaders, or one of them. */
+/** Makes both uploaders, or one of them. */
 const UPLOADERS = `
 import { Effect, Redacted } from "effect"
 import { MysqlUploader } from "effect-audit/mysql"
@@ -386,7 +386,7 @@ if (only !== "sqlite") await make(MysqlUploader.make({ url: Redacted.make("mysql
 if (only !== "mysql") await make(SqliteUploader.make({ filename: "./audit.db" }))
 `
 
-/** Imports what it is told, and notes the CommonJS modules that came along. */
+/** Imports its arguments, and writes the CommonJS modules that were loaded. */
 const TRACE = `
 import { appendFileSync } from "node:fs"
 import { createRequire } from "node:module"
