@@ -1,4 +1,4 @@
-/** What operators do to a group, and what stands between it and the program. */
+/** Planned changes of a group of MySQL, and routers and names between it and the program. */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import { Effect, Schedule } from "effect"
 import { spawnSync } from "node:child_process"
@@ -21,10 +21,10 @@ afterAll(() => group.stop())
 
 const EVENTS_PER_SECOND = 500
 
-/** What operators do leaves nothing to be found either. */
+/** With a key, so that `prove` finds nothing after each change. */
 const key = newKey()
 
-/** An audit log under load, over the hosts, or over all members. */
+/** An audit log under load, over the given hosts or over all members. */
 const underLoad = (hosts?: ReadonlyArray<string>) =>
   Effect.gen(function* () {
     const primary = yield* Effect.promise(group.primary)
@@ -92,7 +92,7 @@ it.scopedLive(
       yield* stateWith(["ECONNREFUSED"])
       yield* enter("all run, without a group")
       yield* Effect.promise(() => Promise.all(group.members.map(({ server }) => server.restart())))
-      // none of them takes writes that the others would not have
+      // without the group no member takes writes, since the others would lack them
       yield* stateWith(["1290"])
       yield* enter("the group is back")
       yield* Effect.promise(group.bootstrap)
@@ -178,7 +178,7 @@ it.scopedLive("events follow a name that moves to the new primary", (context) =>
     assert.isUndefined(yield* child.open(settings, { mysql }))
     yield* child.use("one")
     yield* child.flush
-    // a switch-over, then a fault: the old primary refuses, or is gone
+    // A switch-over, then a crash: the old primary refuses writes, or is gone.
     const second = another(primary)
     yield* Effect.promise(() => group.switchTo(second))
     leadTo(second)

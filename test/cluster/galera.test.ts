@@ -1,4 +1,4 @@
-/** Events go on being delivered while a Galera cluster loses the node in use. */
+/** Delivery while a Galera cluster loses the node in use. */
 import { afterAll, beforeAll, it } from "@effect/vitest"
 import { newKey } from "../support/seals.js"
 import { survives } from "./failover.js"

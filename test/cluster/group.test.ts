@@ -1,4 +1,4 @@
-/** Events go on being delivered while a group of MySQL loses its primary. */
+/** Delivery while a group of MySQL loses its primary. */
 import { afterAll, beforeAll, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type KeyPair, newKey } from "../support/seals.js"
