@@ -1,6 +1,6 @@
 /**
- * Accounts as administrators make them, on both servers: which of them deliver, and whether the advice names what is
- * wrong with the others.
+ * Accounts as administrators make them, on both servers: some can deliver, and the others get advice that names their
+ * fault.
  */
 import { assert, beforeAll, it } from "@effect/vitest"
 import { Effect, Redacted } from "effect"
@@ -47,7 +47,7 @@ const roleOf = (database: TestDatabase, user: string) =>
 const tableOf = ({ config }: TestDatabase, table: string = UseLog.table) =>
   `\`${config.database}\`.\`${table}\``
 
-/** Delivers two events by a connection of its own. */
+/** Delivers two events over a separate connection. */
 const deliver = (options: MysqlUploader.Options, tables: MysqlUploader.Options["tables"] = {}) =>
   Effect.scoped(
     Effect.flatMap(uploaderOf({ ...options, tables }), ({ upload }) =>
@@ -87,7 +87,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
         yield* sql(database, `GRANT ${right} TO ${user}`)
         yield* delivers(options)
       }
-      // a column less
+      // without a right on one column
       const { options, user } = yield* poor(database)
       yield* sql(database, `GRANT INSERT (${columns.slice(1).join(", ")}) ON ${tableOf(database)} TO ${user}`)
       yield* refused(options, "1054", /event_id/)
@@ -133,7 +133,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
         assert.notMatch(reason, /account poor|GRANT INSERT to it|migrate/)
       }
 
-      // a trigger whose definer may no longer have triggers there
+      // a trigger whose definer lost the right to have triggers there
       const definer = yield* poor(database)
       yield* sql(database, `GRANT ALL ON \`${database.config.database}\`.* TO ${definer.user}`)
       yield* sql(database, "CREATE TABLE copies (prompt LONGTEXT)")
@@ -167,7 +167,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
         `CREATE DEFINER = ${definer.user} SQL SECURITY DEFINER VIEW logs AS SELECT * FROM ${UseLog.table}`
       )
       const tables = { use_log: "logs" }
-      // a view has no key that could be seen
+      // the uploader cannot see the key behind a view
       const through = { ...options, deduplication: "none" } as const
       assert.deepStrictEqual(yield* deliver(through, tables), { rejected: [] })
       yield* sql(database, `DROP USER ${definer.user}`)
@@ -202,7 +202,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
   )
 })
 
-// caching_sha2_password and sha256_password with and without TLS: tls.test.ts
+// tls.test.ts tests caching_sha2_password and sha256_password with and without TLS
 
 onEachFlavour("a server without TLS", (flavour) => {
   let server: Awaited<ReturnType<typeof startServer>>

@@ -1,5 +1,5 @@
 /**
- * Activity on real servers and in SQLite: the table that `migrate` makes, and what stands in it.
+ * Activity on real servers and in SQLite: the table that `migrate` makes, and its rows.
  *
  * @module
  */

@@ -4,21 +4,21 @@ import * as fc from "fast-check"
 import { Doubted, makeDoubts } from "../../src/internal/database/doubt.js"
 import { UploadError } from "../../src/schema/Errors.js"
 
-/** A table, and a database that refuses statements with a code which nobody knows. */
+/** A table in a database that refuses statements with an unknown code. */
 class Database {
   readonly stored = new Set<number>()
   statements = 0
 
   constructor(
-    /** events that it refuses */
+    /** The events that it refuses. */
     readonly bad: ReadonlySet<number>,
-    /** whether it refuses whatever it is sent, by the number of the statement */
+    /** Whether it refuses any statement, by the statement's number. */
     readonly isIll: (statement: number) => boolean,
     readonly isLikely: boolean,
     readonly isKnown = false,
-    /** events of {@link LARGE} bytes; the others have one */
+    /** Events of {@link LARGE} bytes; all others have one byte. */
     readonly large: ReadonlySet<number> = new Set(),
-    /** how many bytes of a statement the connection breaks under */
+    /** The connection breaks under a statement of more bytes. */
     readonly limit = Number.POSITIVE_INFINITY
   ) {}
 
@@ -55,7 +55,7 @@ interface Pass {
   readonly statements: number
 }
 
-/** A queue that is delivered pass by pass, in batches; larger ones after a failure that asks for it. */
+/** A queue that is delivered pass by pass, in batches; after a failure that asks for it, in larger ones. */
 class Queue {
   next = 0
   readonly rejected = new Set<number>()
@@ -99,7 +99,7 @@ class Queue {
     const rejected: Array<number> = []
     const reject = (index: number) => Effect.sync(() => void rejected.push(batch[index]!))
     const ids = batch.map((event) => ({ eventId: String(event) }))
-    /** Stores in order, by halves where a connection breaks; an event that breaks one alone is rejected. */
+    /** Stores in order, in halves where a connection breaks. An event that breaks one alone is rejected. */
     const store = (from: number, to: number): Effect.Effect<void, Stopped | UploadError> =>
       Effect.matchEffect(database.insert(batch.slice(from, to)), {
         onSuccess: () => Effect.void,
@@ -159,7 +159,7 @@ class Queue {
   }
 }
 
-/** A store that came to an event in doubt; everything before it is stored or rejected. */
+/** A store that met an event in doubt; everything before it is stored or rejected. */
 interface Stopped {
   readonly _tag: "Stopped"
   readonly doubted: Doubted
@@ -186,7 +186,7 @@ describe("doubt", () => {
           fc.boolean(),
           async (batchRecords, bad, isLikely, isKnown) => {
             const database = new Database(new Set(bad), healthy, isLikely, isKnown)
-            // good events follow, as in a program that goes on
+            // good events follow, as in a program that continues
             const queue = new Queue(database, 400, Math.max(batchRecords, 8))
             await Effect.runPromise(run(queue, 400))
             assert.isTrue(queue.isDelivered)
@@ -209,7 +209,7 @@ describe("doubt", () => {
           fc.integer({ min: 8, max: 60 }),
           fc.uniqueArray(fc.nat(149), { maxLength: 8 }),
           fc.uniqueArray(fc.nat(149), { maxLength: 8 }),
-          // below LARGE they break it, and beyond they do not
+          // one limit below LARGE, so that large events break the connection, and two that let them pass
           fc.constantFrom(LARGE - 1, LARGE, 5 * LARGE),
           fc.boolean(),
           fc.boolean(),

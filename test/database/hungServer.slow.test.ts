@@ -1,6 +1,6 @@
 /**
- * A server that stops answering (SIGSTOP) at the worst moments, and a program that ends meanwhile: its audit log
- * closes within the shutdown's time-out, and its process exits by itself.
+ * A server that stops answering (SIGSTOP) at the worst moments while a program ends. The audit log closes within
+ * `shutdownTimeout`, and the process exits by itself.
  */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import { Duration, Effect, Logger, Schedule } from "effect"
@@ -32,10 +32,10 @@ const stop = async () => {
 }
 
 const SHUTDOWN_MILLIS = 500
-/** What a loaded machine takes besides. Whoever waits for the server waits for ever, or for the driver's 10 seconds. */
+/** Extra time on a loaded machine. A program that waits for the server takes 10 seconds (the driver), or for ever. */
 const SLACK_MILLIS = 7000
 
-/** A queue with events that wait, the first of them stored by the database, though the queue does not know. */
+/** A queue with waiting events. The database has stored the first ones, which the queue does not know. */
 const filledQueue = ({ stored = [], waiting }: Pick<Case, "stored" | "waiting">) =>
   Effect.gen(function* () {
     const directory = yield* temporaryDirectory
@@ -53,9 +53,9 @@ const filledQueue = ({ stored = [], waiting }: Pick<Case, "stored" | "waiting">)
 interface Case {
   readonly stored?: ReadonlyArray<string>
   readonly waiting: ReadonlyArray<string>
-  /** what the program says, one after the other, before the server is stopped; nothing: it is stopped from the start */
+  /** Texts that the program sends in turn before the server is stopped; if empty, the server is stopped at once. */
   readonly stopAfter: ReadonlyArray<string>
-  /** what happens to the connection besides */
+  /** What happens to the connection after that. */
   readonly then?: (proxy: TcpProxy) => void
 }
 

@@ -1,4 +1,4 @@
-/** The indexes for those who read: tables get them when they are asked for; new ones have those that their kinds name. */
+/** Indexes for reading: `--index` adds them to any table, and new tables get those that their kinds name. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
 import { Activity, AuditEvent } from "effect-audit"
@@ -33,14 +33,14 @@ onEachServer("indexes", ({ rootUrl }) => {
 
       const uploader = yield* uploaderOf(options)
       yield* uploader.upload({ definition: UseLog, events: [use()] })
-      // twice at once, and again
+      // twice at once, and once more
       const withIndex = MysqlUploader.migrate(options, [UseLog, Activity], { index: true })
       yield* Effect.all([withIndex, withIndex], { concurrency: 2 })
       yield* withIndex
       assert.deepStrictEqual(yield* indexes(database, UseLog.table), ["event_id", "event_time,event_id"])
       const all = [...named, "event_time,event_id"].sort()
       assert.deepStrictEqual(yield* indexes(database, Activity.table), all)
-      // a new table, too
+      // a new table gets them too
       yield* Effect.promise(() => database.query(`DROP TABLE ${Activity.table}`))
       yield* withIndex
       assert.deepStrictEqual(yield* indexes(database, Activity.table), all)

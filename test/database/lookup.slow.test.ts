@@ -1,4 +1,4 @@
-/** Name services that answer, that are silent, and that are not there: real ones, and real processes. */
+/** Name services that answer, stay silent, or are absent: real ones with real processes. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { spawnSync } from "node:child_process"
@@ -13,16 +13,16 @@ import { effectAudit, fill, useLine } from "../support/cli.js"
 import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
 import { temporaryDirectory } from "../support/queue.js"
 
-/** The server's address, which the port of a name service is free on. */
+/** An address whose port 53 is free, for the name service and the server. */
 const ADDRESS = "127.0.0.77"
 
-// a process gets files of its own under /etc, and port 53 wants root
+// A process gets its own files under /etc, and port 53 needs root.
 const canTry =
   process.platform === "linux" &&
   process.getuid?.() === 0 &&
   spawnSync("unshare", ["-m", "sh", "-c", "mount --bind /etc/hosts /etc/resolv.conf"]).status === 0
 
-/** A name service that knows some names of 127.0.0.1, and answers only while it is told to. */
+/** A name service that knows some names of 127.0.0.1, and answers only while it may. */
 const nameService = (names: ReadonlyArray<string>) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
@@ -54,7 +54,7 @@ const nameService = (names: ReadonlyArray<string>) =>
     ({ socket }) => Effect.sync(() => socket.close())
   )
 
-/** A process that sees these files. */
+/** A process that sees these files under /etc. */
 const processWith = (files: { readonly resolv: string; readonly hosts: string }, at = temporaryDirectory) =>
   Effect.gen(function* () {
     const directory = yield* at
@@ -84,7 +84,7 @@ const database = Effect.gen(function* () {
 
 const HOSTS = "127.0.0.1 localhost\n"
 
-/** The shutdown may take two seconds; the rest is what a loaded machine takes to end a process. */
+/** The shutdown may take two seconds. A loaded machine needs the rest to end a process. */
 const settings = (directory: string) =>
   ({ directory, shutdownTimeout: "2 seconds", minFreeBytes: 0 }) as const
 const SLACK = 5000
@@ -184,7 +184,7 @@ describe.skipIf(!canTry)(
           const to = yield* database
           const child = yield* processWith({ resolv, hosts: HOSTS })
           const directory = yield* temporaryDirectory
-          // no hosts file and no name service knows it, as with LDAP or NIS; getaddrinfo(3) does
+          // As with LDAP or NIS: only getaddrinfo(3) resolves it, no hosts file or name service.
           assert.isUndefined(yield* child.open(settings(directory), to.at("127.1")))
           yield* child.use("one")
           yield* child.flush
@@ -213,7 +213,7 @@ describe.skipIf(!canTry)(
             })
           )
           yield* child.use("one")
-          // in the middle of an attempt, and once more after it
+          // in the middle of an attempt, and again after it
           yield* Effect.sleep("300 millis")
           const began = performance.now()
           yield* child.close
@@ -233,7 +233,7 @@ describe.skipIf(!canTry)(
       Effect.gen(function* () {
         const found = yield* mysqlDatabase()
         yield* MysqlUploader.migrate(connectionOptions(found))
-        // the server at one of two addresses, and nobody at the other
+        // the server has one of two addresses, and nothing listens at the other
         const proxy = net.createServer((client) => {
           const server = net.connect(found.config.port, "127.0.0.1")
           for (const [from, to] of [

@@ -1,4 +1,4 @@
-/** Several servers of which one takes writes: read-only members, members that hang, and a new primary. */
+/** Several servers, of which one takes writes: read-only members, hung members, and a new primary. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck as fc, Effect, Fiber } from "effect"
 import { createConnection } from "mysql2/promise"
@@ -34,7 +34,7 @@ onEachFlavour("members", (flavour) => {
   const setReadOnly = (server: MysqlServer, mode: "ON" | "OFF") =>
     Effect.promise(() => say(server, `SET GLOBAL read_only = ${mode}`))
 
-  /** The same database, tables and account on each server; proxies lead to them. */
+  /** The same database, tables and account on each server, behind a proxy. */
   const prepareWith = (more: MysqlUploader.Options) =>
     Effect.gen(function* () {
       const [first, ...others] = servers
@@ -102,7 +102,7 @@ onEachFlavour("members", (flavour) => {
         for (const turn of turns) {
           for (const [index, server] of servers.entries())
             yield* setReadOnly(server, index === turn ? "OFF" : "ON")
-          // at once, so that several connections are open
+          // at once, to open several connections
           const batches = Array.from({ length: connections }, () => upload(uploader, uses(2)))
           for (const result of yield* Effect.all(batches, { concurrency: "unbounded" })) {
             assert.deepStrictEqual(result, { rejected: [] })
@@ -137,7 +137,7 @@ onEachFlavour("members", (flavour) => {
       yield* Effect.addFinalizer(() => Effect.forEach(servers, (server) => setReadOnly(server, "OFF")))
       const options = { ...connectionOptions(database), hosts }
       for (const server of servers) yield* setReadOnly(server, "ON")
-      // root may write there all the same
+      // root could write there nevertheless
       const error = yield* Effect.flip(MysqlUploader.migrate(options))
       assert.deepStrictEqual([error.class, error.code], ["operator", "1290"])
       assert.match(error.reason, /takes no writes/)
@@ -153,7 +153,7 @@ onEachFlavour("members", (flavour) => {
       const { proxies, rows, uploader } = yield* prepare
       for (const server of servers) yield* setReadOnly(server, "ON")
       const uploading = yield* Effect.fork(upload(uploader, uses(5)))
-      // every one was asked
+      // each member was asked
       yield* Effect.repeat(Effect.sleep("20 millis"), {
         until: () => proxies.every(({ accepted }) => accepted > 0)
       })
@@ -190,7 +190,7 @@ onEachFlavour("members", (flavour) => {
         const events = uses(3)
         assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
         assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
-        // the next two fall out, and the first one's turn has come
+        // the next two fail, so it is the first one's turn
         for (const proxy of [second!, third!]) {
           proxy.cut()
           const more = uses(1)
@@ -201,7 +201,7 @@ onEachFlavour("members", (flavour) => {
           (yield* rows).reduce((sum, n) => sum + n, 0),
           6
         )
-        // it alone is left
+        // only the first is left
         first!.resume()
         first!.cut()
         yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
@@ -218,7 +218,7 @@ onEachFlavour("members", (flavour) => {
       const { database, proxies, rows, uploader } = prepared
       const [first, ...others] = proxies
       assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
-      // as in a primary that is cut off from its group: the first statement hangs, and holds its rows
+      // As in a primary cut off from its group: the first statement hangs, and holds its rows.
       const events = uses(1)
       const holder = yield* Effect.acquireRelease(
         Effect.promise(() => createConnection({ uri: servers[0]!.rootUrl })),
@@ -230,10 +230,10 @@ onEachFlavour("members", (flavour) => {
       first!.pause()
       assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
       first!.resume()
-      // nobody else is there
+      // no other member is there
       yield* Effect.promise(() => Promise.all(others.map((proxy) => proxy.close())))
       assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "1205")
-      // they come back, when the first one's hang is long ago
+      // They return long after the first one hung.
       offset += 31_000
       for (const [index, { port }] of others.entries()) {
         const { host, port: to } = servers[index + 1]!

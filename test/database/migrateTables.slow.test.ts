@@ -1,4 +1,4 @@
-/** Tables as people have them: each is migrated and delivered to, each event once, or refused with what to do. */
+/** Tables as users have them: each is migrated and gets each event once, or is refused with advice. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schema, type Scope } from "effect"
 import { AuditEvent } from "effect-audit"
@@ -20,7 +20,7 @@ const TABLE = UseLog.table
 const sql = <Row = Record<string, unknown>>(database: TestDatabase, text: string) =>
   Effect.promise(() => database.query<Row>(text))
 
-/** How the server refuses a statement. */
+/** The error number with which the server refuses a statement; undefined if it does not. */
 const errnoOf = (database: TestDatabase, text: string) =>
   Effect.promise(() =>
     database.query(text).then(
@@ -29,7 +29,7 @@ const errnoOf = (database: TestDatabase, text: string) =>
     )
   )
 
-/** The reference's tables with a row of the other program, changed by the statements. */
+/** The reference's tables with a row of the other program, after the statements. */
 const tables = (rootUrl: string, statements: ReadonlyArray<string> = []) =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase(rootUrl)
@@ -41,7 +41,7 @@ const tables = (rootUrl: string, statements: ReadonlyArray<string> = []) =>
 
 const THEIRS = `INSERT INTO ${TABLE} (user_name, device_name, prompt, status) VALUES ('li', 'pc', 'theirs', 'ok')`
 
-/** What `migrate` says to those who wait. */
+/** Runs `migrate`, and collects its warnings. */
 const migrate = (options: MysqlUploader.Options, kinds: ReadonlyArray<AuditEvent.Any> = [UseLog]) =>
   Effect.gen(function* () {
     const said: Array<string> = []
@@ -52,7 +52,7 @@ const migrate = (options: MysqlUploader.Options, kinds: ReadonlyArray<AuditEvent
     return said
   })
 
-/** Three events, sent by one uploader and again by another, as after a crash: the rows with an id. */
+/** Uploads three events twice, by two uploaders, as after a crash. Returns the rows with an id. */
 const deliverTwice = (database: TestDatabase, deduplication: "key" | "none" = "key") =>
   Effect.gen(function* () {
     const options = { ...(yield* account(database, "INSERT")), deduplication }
@@ -71,9 +71,9 @@ const deliverTwice = (database: TestDatabase, deduplication: "key" | "none" = "k
 interface Shape {
   readonly only?: Flavour
   readonly statements: ReadonlyArray<string>
-  /** writers have to wait, and `migrate` says so before it begins */
+  /** `migrate` says before it begins that writers have to wait. */
   readonly waits?: true
-  /** how the server refuses to add a column without touching the rows */
+  /** The error number if a column cannot be added without touching the rows. */
   readonly refused?: number
 }
 
@@ -158,7 +158,7 @@ const SHAPES: Record<string, Shape> = {
   }
 }
 
-/** Columns that leave a row no room for another 24 bytes. */
+/** Columns that leave less than 24 bytes of a row free. */
 const nearlyFull = [...Array.from({ length: 31 }, (_, n) => [`c${n}`, 250] as const), ["z", 10] as const]
   .map(([name, length]) => `ADD ${name} CHAR(${length}) CHARACTER SET latin1 NOT NULL DEFAULT ''`)
   .join()
@@ -168,7 +168,7 @@ interface Refusal {
   readonly statements: ReadonlyArray<string>
   readonly code: string
   readonly reason: RegExp
-  /** whether the table takes events without a key as it is */
+  /** Whether the unchanged table accepts events with deduplication "none". */
   readonly isWayOut: boolean
 }
 
@@ -264,7 +264,7 @@ const REFUSALS: Record<string, Refusal> = {
     isWayOut: false
   },
   "rows without room (4157, then 1118)": {
-    // MariaDB measures no row that it need not write anew
+    // MariaDB does not measure a row that it need not rewrite
     only: "mysql",
     statements: [alter(nearlyFull)],
     code: "1118",
@@ -288,7 +288,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
           assert.deepStrictEqual(yield* migrate(options), [], "there is nothing left to do")
           if (waits !== true) assert.deepStrictEqual(said, [])
           assert.deepStrictEqual(yield* deliverTwice(database), ["0", "1", "2"])
-          // NULL in the key any number of times, where the table lets the other program write
+          // NULL in the key any number of times, if the table lets the other program write
           if (!name.includes("event_id")) for (let n = 0; n < 2; n++) yield* sql(database, THEIRS)
         })
       )
@@ -365,7 +365,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     const generated = `BINARY(16) GENERATED ALWAYS AS (x'00') VIRTUAL`
     const wrong = [
       ...ids.map((type) => ({ column: "event_id", type, other: "event_time DATETIME(6)" })),
-      // before migrate, which would not help
+      // without the other column too: migrate would not help
       { column: "event_id", type: "CHAR(36)", other: "more INT" },
       { column: "event_time", type: "BIGINT", other: "more INT" },
       { column: "event_id", type: generated, other: "event_time DATETIME(6)" },
@@ -465,7 +465,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       assert.match(error.reason, /events long_named name a column .*65 characters/)
       const tooLongForFiles = { ...connectionOptions(database), tables: { use_log: "表".repeat(64) } }
       assert.match((yield* failureOf(migrate(tooLongForFiles))).reason, /beyond ASCII takes 5 bytes/)
-      // and these are names
+      // these names are valid
       for (const name of [
         "表".repeat(40),
         "t".repeat(64),
@@ -553,7 +553,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
   )
 })
 
-/** A kind whose field takes the name of our counter. */
+/** A kind with a field named like our counter. */
 class Order extends AuditEvent.Class<Order>()("order", {
   table: "orders",
   fields: { id: Schema.String, row_id: Schema.Int }
@@ -565,14 +565,14 @@ class LongNamed extends AuditEvent.Class<LongNamed>()("long_named", {
   columns: { note: "n".repeat(65) }
 }) {}
 
-/** A kind that brings a primary key of its own. */
+/** A kind with its own primary key. */
 class Counted extends AuditEvent.Class<Counted>()("counted", {
   table: "counted",
   fields: { id: Schema.Int, note: Schema.String },
   columns: { id: { type: "BIGINT NOT NULL PRIMARY KEY" }, note: { type: "TEXT NULL COMMENT 'a serial key'" } }
 }) {}
 
-/** A kind whose type says NOT NULL twice, once of the column. */
+/** A kind whose type says NOT NULL twice, once in a comment. */
 class Commented extends AuditEvent.Class<Commented>()("commented", {
   table: "commented",
   fields: { note: Schema.String },
@@ -592,7 +592,7 @@ onEachServer("a column that migrate adds to an existing table", ({ rootUrl }) =>
   )
 })
 
-/** A server whose global settings are the test's own. */
+/** A server whose global settings the test may change. */
 const ownServer = (flavour: Flavour) =>
   Effect.acquireRelease(
     Effect.promise(() => startServer({ flavour })),

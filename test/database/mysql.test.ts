@@ -1,5 +1,5 @@
 /**
- * The uploader against real servers: one of this file's own, whose global settings it changes, and one whose
+ * The uploader against two real servers: one whose global settings this file changes, and one with the oddest defaults.
  * defaults are as odd as can be.
  */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
@@ -43,7 +43,7 @@ import { nodeDisk, temporaryDirectory } from "../support/queue.js"
 import { onEachFlavour } from "../support/servers.js"
 import { type Address, lyingProxy, refusingPort, silentServer, tcpProxy } from "../support/net.js"
 
-/** The servers of the present tests. */
+/** The servers of the running tests. */
 let server: MysqlServer
 let odd: MysqlServer
 let certificates: Certificates
@@ -54,7 +54,7 @@ const start = async (flavour: Flavour) =>
   running.set(
     flavour,
     await Promise.all([
-      // MySQL makes certificates for itself otherwise
+      // otherwise MySQL makes certificates for itself
       startServer({ flavour, args: flavour === "mysql" ? ["--tls-version="] : [] }),
       startServer({
         flavour,
@@ -94,7 +94,7 @@ const onEachPair = (what: string, tests: (flavour: Flavour) => void) =>
     tests(flavour)
   })
 
-// ------------------------------------------------------------------------------------------------------ tools
+// ------------------------------------------------------------------------------------------------------ helpers
 
 /** A database on this file's server with the tables as `migrate` makes them. */
 const migrated = (rootUrl = server.rootUrl) =>
@@ -124,10 +124,10 @@ const prompts = (database: TestDatabase) =>
 const count = (database: TestDatabase) =>
   Effect.map(sql<{ n: number }>(database, `SELECT COUNT(*) AS n FROM ${UseLog.table}`), (rows) => rows[0]!.n)
 
-/** Runs an effect and says how long it took, in milliseconds. */
-/** What a loaded machine takes besides a time limit; whoever waits for the server waits 10 seconds, or for ever. */
+/** Extra time on a loaded machine. An upload that waits for the server takes 10 seconds, or for ever. */
 const SLACK_MILLIS = 7000
 
+/** Runs an effect, and returns its duration in milliseconds too. */
 const timed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.map(Effect.timed(effect), ([duration, value]) => [Duration.toMillis(duration), value] as const)
 
@@ -144,12 +144,12 @@ const client = (database: TestDatabase) =>
     (connection) => connection.destroy()
   )
 
-/** A proxy before the server. */
+/** A proxy in front of the server. */
 const proxied = acquire(
   () => tcpProxy({ target: server }),
   (proxy) => proxy.close()
 )
-/** How root connects to the database by it. */
+/** How root connects to the database through it. */
 const through = ({ host, port }: Address, database: TestDatabase): MysqlUploader.Options => ({
   ...connectionOptions(database),
   host,
@@ -179,7 +179,7 @@ onEachPair("an account with INSERT alone", () => {
       const options = yield* account(database, "INSERT")
       for (let round = 0; round < 2; round++) {
         assert.deepStrictEqual(yield* upload(yield* uploaderOf(options), uses(2)), { rejected: [] })
-        // the server forgets whom it has let in: caching_sha2_password asks for the password itself
+        // A restarted server has cached no password, so caching_sha2_password asks for it again.
         yield* Effect.promise(server.restart)
       }
       assert.strictEqual(yield* count(database), 4)
@@ -187,7 +187,7 @@ onEachPair("an account with INSERT alone", () => {
   )
 })
 
-// -------------------------------------------------------------------------------------- what an operator mends
+// -------------------------------------------------------------------------------------- failures for an operator
 
 onEachPair("a failure for the operator keeps the queue waiting and blames no event", () => {
   it.scopedLive("1045, 1049, 1044: password, database, rights", () =>
@@ -223,14 +223,14 @@ onEachPair("a failure for the operator keeps the queue waiting and blames no eve
         yield* Effect.promise(() => createReferenceTables(database))
         yield* fails(1054)
         yield* delivers
-        // behind the back of a session that has looked at the table
+        // while the session knows the old table
         yield* sql(database, `ALTER TABLE ${UseLog.table} DROP COLUMN event_time`)
         yield* fails(1054)
         yield* delivers
         yield* sql(database, `DROP TABLE ${UseLog.table}`)
         yield* fails(1146)
         yield* delivers
-        // seen by the next session: events are never sent twice on the same one
+        // the next session sees it: a session never sends the same events twice
         yield* sql(database, `ALTER TABLE ${UseLog.table} DROP KEY effect_audit_event_id`)
         const another = yield* uploaderOf(connectionOptions(database))
         expectFailure(yield* failureOf(upload(another, events)), "operator", "NO_UNIQUE_KEY")
@@ -264,7 +264,7 @@ onEachPair("a failure for the operator keeps the queue waiting and blames no eve
         "operator",
         1062
       )
-      // the first of them has the name for itself
+      // the first event already has the name
       assert.strictEqual(yield* count(database), 1)
     })
   )
@@ -299,7 +299,7 @@ onEachPair("a failure for the operator keeps the queue waiting and blames no eve
         assert.include(rejected[1]!.reason, `utf8mb3 of ${UseLog.table}.prompt`)
         const alter = /ALTER TABLE .*/.exec(rejected[1]!.reason)![0]
         yield* sql(database, alter)
-        // as their letters are when they are retried, on the same connection
+        // on the same connection, like dead letters that are retried
         assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
         assert.deepStrictEqual(
           (yield* prompts(database)).toSorted(),
@@ -335,7 +335,7 @@ onEachPair("a failure for the operator keeps the queue waiting and blames no eve
   )
 })
 
-// ------------------------------------------------------------------------------------------- what passes by itself
+// -------------------------------------------------------------------------------------------- transient failures
 
 onEachPair("a failure that passes by itself", (flavour) => {
   it.scopedLive("1205, 1213, and 1969 of MariaDB: locks and time limits", () =>
@@ -350,7 +350,7 @@ onEachPair("a failure that passes by itself", (flavour) => {
       const insert = (event: StoredEvent) =>
         `INSERT INTO ${UseLog.table} (user_name, device_name, prompt, status, event_id) VALUES ('', '', '', '', ${id(event)})`
 
-      // the other one has inserted our second event; it wants the first as well, which we hold meanwhile
+      // The other client has inserted our second event, and then wants the first one, which we hold.
       yield* says("START TRANSACTION")
       for (const heavy of uses(20)) yield* says(insert(heavy))
       yield* says(insert(events[1]!))
@@ -360,11 +360,11 @@ onEachPair("a failure that passes by itself", (flavour) => {
       expectFailure(yield* Fiber.join(ours), "transient", 1213)
 
       expectFailure(yield* failureOf(upload(uploader, events)), "transient", 1205)
-      // the statement waits no longer than we do: max_statement_time, which MySQL has for SELECT alone
+      // The server ends the statement no later than we do, by max_statement_time. MySQL has that for SELECT only.
       const hasty = yield* uploaderOf({ ...connectionOptions(database), statementTimeout: "1 second" })
       const { class: cls, code } = yield* failureOf(upload(hasty, events))
       assert.strictEqual(cls, "transient")
-      // a lock is waited for at least a second, which is our own limit
+      // a lock wait takes at least a second, which is our own limit here
       assert.oneOf(code, flavour === "mysql" ? ["ETIMEDOUT", "1205"] : ["1969", "1205"])
 
       yield* says("ROLLBACK")
@@ -505,7 +505,7 @@ onEachPair("a failure that passes by itself", (flavour) => {
         hosts: [nobody, silent, proxy, server].map(address),
         connectTimeout: "200 millis"
       })
-      // the first two do not answer: the batch goes to the third
+      // the first two do not answer, so the batch goes to the third
       assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
       assert.strictEqual(proxy.connections, 1)
 
@@ -519,7 +519,7 @@ onEachPair("a failure that passes by itself", (flavour) => {
   )
 })
 
-// ------------------------------------------------------------------------------------------------- this record
+// --------------------------------------------------------------------------------------------- a refused record
 
 onEachPair("a record that the database never accepts", (flavour) => {
   it.scopedLive(
@@ -616,13 +616,13 @@ onEachPair("a record that the database never accepts", (flavour) => {
               assert.strictEqual((yield* upload(uploader, [bad()])).rejected.length, 1)
           })
         yield* rejects(9)
-        // one that is stored shows that the table still fits
+        // a stored event shows that the table still fits
         yield* upload(uploader, uses(1))
         yield* rejects(9)
         const next = bad()
         for (let n = 0; n < 3; n++)
           expectFailure(yield* failureOf(upload(uploader, [next])), "operator", 1406)
-        // other tables have nothing to do with it
+        // other tables are not affected
         assert.deepStrictEqual(yield* uploadLogins(uploader, [login()]), { rejected: [] })
         yield* sql(database, `ALTER TABLE ${UseLog.table} MODIFY user_name VARCHAR(300) NOT NULL`)
         assert.deepStrictEqual(yield* upload(uploader, [next]), { rejected: [] })
@@ -700,7 +700,7 @@ onEachPair("a record that the database never accepts", (flavour) => {
           `SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 1142, MESSAGE_TEXT = 'no right to copy'; END IF`
       )
       const uploader = yield* uploaderOf({ ...connectionOptions(database), deduplication: "none" })
-      // one makes the batch be narrowed; the last ones are not most of it, although they are most of what is left
+      // The first bad event causes narrowing. The last ones are most of the rest, but not most of the batch.
       const tooLong = () => ({ model: "m".repeat(300) })
       const bad = [20, ...Array.from({ length: 11 }, (_, index) => 41 + index)]
       const events = [
@@ -720,7 +720,7 @@ onEachPair("a record that the database never accepts", (flavour) => {
         bad.map((index) => ["1406", index])
       )
       assert.lengthOf(yield* prompts(database), 40)
-      // it may come again: not by us
+      // the event may be repeated, but not by our own retries
       yield* upload(uploader, events.slice(0, 1))
       assert.lengthOf(yield* prompts(database), 41)
     })
@@ -801,7 +801,7 @@ onEachPair("a server that hangs", () => {
         events.map((event) => event.row[2] as string)
       )
 
-      // interrupted in the middle of a statement, and while connecting
+      // interrupted during a statement, and while connecting
       for (const warm of [true, false]) {
         const other = yield* uploaderOf(options)
         if (warm) yield* upload(other, uses(1))
@@ -813,7 +813,7 @@ onEachPair("a server that hangs", () => {
         server.sigcont()
       }
 
-      // a scope that closes says goodbye to a server that does not listen
+      // a closing scope says goodbye to a server that does not answer
       server.sigstop()
       const [closing] = yield* timed(Scope.close(scope, Exit.void))
       assert.isBelow(closing, SLACK_MILLIS)
@@ -848,7 +848,7 @@ onEachPair("a server that hangs", () => {
         script
       ])
       const { stdout } = yield* Effect.promise(() => run)
-      // what remains after the program's last word is the end of the process
+      // execFile resolves when the process has ended
       assert.isAbove(Number(stdout), 0)
       yield* Effect.promise(() => silent.close())
     }).pipe(Effect.timeout("1 minute"))
@@ -884,7 +884,7 @@ onEachPair("a server that hangs", () => {
       const uploader = yield* uploaderOf({ ...through(proxy, database), statementTimeout: "200 millis" })
       const all: Array<StoredEvent> = []
       for (let round = 0; round < 5; round++) {
-        // the session is described already, so that it is the INSERT whose answer is lost
+        // describes the session first, so that the INSERT loses its answer
         yield* upload(uploader, uses(1))
         const events = uses(100)
         all.push(...events)
@@ -898,7 +898,7 @@ onEachPair("a server that hangs", () => {
   )
 })
 
-// ----------------------------------------------------------------------------------------- whatever the defaults
+// ------------------------------------------------------------------------------------------- whatever the defaults
 
 onEachPair("a server with odd defaults", () => {
   it.scopedLive(
@@ -938,7 +938,7 @@ onEachPair("a server with odd defaults", () => {
           rows.map(({ apart: _, created_at: __, ...row }) => Object.values(row)),
           expected.map((event) => [...event.row])
         )
-        // created_at is the server's wall clock, as for every other writer; event_time is UTC
+        // created_at is the server's local time, as for other writers; event_time is UTC
         for (const row of rows) assert.closeTo(Number(row.apart), 8 * 3600, 5)
       })
   )
@@ -1016,7 +1016,7 @@ onEachPair("a server with odd defaults", () => {
       assert.strictEqual(cls, "transient")
       assert.oneOf(code, ["ECONNRESET", "EPIPE", "PROTOCOL_CONNECTION_LOST"])
       assert.deepStrictEqual(yield* upload(uploader, [one]), { rejected: [] })
-      // several are only made smaller
+      // a batch of several events is only split
       proxy.whenAsked("PROMPT", proxy.cut)
       assert.deepStrictEqual(yield* upload(uploader, [large(), large(), large()]), { rejected: [] })
       assert.strictEqual(yield* count(database), 4)
@@ -1092,7 +1092,7 @@ onEachPair("a server with odd defaults", () => {
       yield* sql(database, "SET GLOBAL max_allowed_packet = 1048576")
       const uploader = yield* uploaderOf(through(proxy, database))
       assert.lengthOf((yield* upload(uploader, large())).rejected, 1)
-      // nothing smaller goes in between, so nothing but this event could ask the server again
+      // no smaller event comes first, so only this event can make the uploader ask the server again
       yield* sql(database, "SET GLOBAL max_allowed_packet = 16777216")
       proxy.cut()
       yield* Effect.sleep("50 millis")
@@ -1151,14 +1151,14 @@ onEachPair("a server with odd defaults", () => {
           Effect.map(upload(uploader, uses(1)), (result) => assert.deepStrictEqual(result, { rejected: [] }))
         yield* Effect.addFinalizer(() => Effect.sync(odd.sigcont))
 
-        // a statement that is prepared already, and one that is not
+        // with a statement prepared before, and with a new one
         for (const events of [uses(1), uses(100)]) {
           yield* works()
           odd.sigstop()
           expectFailure(yield* failureOf(upload(uploader, events)), "transient", "ETIMEDOUT")
           odd.sigcont()
         }
-        // in the middle of a handshake, and of a statement
+        // during a handshake, and during a statement
         odd.sigstop()
         const hasty = yield* uploaderOf({ ...options, connectTimeout: "300 millis" })
         expectFailure(yield* failureOf(upload(hasty, uses(1))), "transient", "ETIMEDOUT")
@@ -1169,7 +1169,7 @@ onEachPair("a server with odd defaults", () => {
         yield* Effect.sleep("100 millis")
         yield* Fiber.interrupt(fiber)
         odd.sigcont()
-        // by the server, or on the way: idle, and in the middle of a statement
+        // The connection is cut while idle, and during a statement.
         yield* works()
         proxy.cut()
         yield* Effect.sleep("50 millis")
@@ -1233,7 +1233,7 @@ onEachPair("migrate", () => {
         "SELECT CONCAT(table_name, '.', column_name, ' ', column_type, ' ', is_nullable) AS n FROM information_schema.columns " +
           "WHERE table_schema = DATABASE() ORDER BY table_name, ordinal_position"
       ),
-      // MySQL shows no width of integers
+      // MySQL shows no width for integers
       (rows) => rows.map((row) => row.n.replace("bigint(20)", "bigint"))
     )
 
@@ -1281,7 +1281,7 @@ onEachPair("migrate", () => {
       yield* Effect.promise(() => reader.query("COMMIT"))
       yield* Fiber.join(both)
       yield* Fiber.interrupt(writer)
-      // an ALTER waits for 2 s at a time, then the writers behind it go first
+      // an ALTER waits 2 s at a time, and then lets the writers behind it pass
       assert.isBelow(longest, 5000)
 
       const [first] = yield* sql(database, `SELECT * FROM ${UseLog.table} ORDER BY id LIMIT 1`)
@@ -1340,7 +1340,7 @@ onEachPair("migrate", () => {
         tags: ["a", "狐"]
       }
       const uploader = yield* uploaderOf(options)
-      // one alone is prepared, a few are text
+      // one event is sent prepared, a few as text
       for (const number of [1, 2]) {
         const events = Array.from({ length: number }, () => stored(Payment, new Payment(payment)))
         assert.deepStrictEqual(yield* uploader.upload({ definition: Payment, events }), { rejected: [] })
@@ -1379,7 +1379,7 @@ onEachPair("migrate", () => {
           .filter((_) => _ !== "" && !_.startsWith("--"))
       for (const statement of statements(text)) yield* sql(database, statement)
       assert.deepStrictEqual(yield* upload(yield* uploaderOf(options), uses(3)), { rejected: [] })
-      // and the commented half, for tables that exist
+      // the commented half of the SQL is for existing tables
       const existing = yield* mysqlDatabase(server.rootUrl)
       yield* Effect.promise(() => createReferenceTables(existing))
       for (const [, statement] of text.matchAll(/^-- {3}(.*);$/gm)) yield* sql(existing, statement!)

@@ -18,7 +18,7 @@ const subject: Subject = {
   eventKeys: ["effect_audit_event_id", "PRIMARY"]
 }
 
-/** As mysql2 gives it: the name is wrong on purpose, since it is not to be relied on. */
+/** An error as mysql2 makes it; its name is wrong on purpose, since nothing may rely on it. */
 const serverError = (errno: number, sqlMessage = "Data too long: 'the prompt of a user'") =>
   Object.assign(new Error(sqlMessage), {
     errno,
@@ -28,7 +28,7 @@ const serverError = (errno: number, sqlMessage = "Data too long: 'the prompt of 
     sql: "INSERT"
   })
 
-/** As Node gives it. */
+/** An error as Node makes it. */
 const systemError = (code: string, errno: number | null = -111) =>
   Object.assign(new Error(`connect ${code} 10.0.0.5:3306`), errno === null ? { code } : { code, errno })
 
@@ -157,7 +157,7 @@ describe("classes of failure", () => {
       assert.deepStrictEqual([failure.class, failure.code], ["transient", "PROTOCOL_ERROR"])
       assert.include(failure.reason, "What answers at db1:3306 does not speak MySQL's protocol")
     }
-    // that is no such answer, but a connection on which TLS broke
+    // not that answer, but a connection on which TLS broke
     assert.strictEqual(
       classify(unknown("ERR_SSL_DECRYPTION_FAILED"), subject).code,
       "ERR_SSL_DECRYPTION_FAILED"
@@ -183,7 +183,7 @@ describe("classes of failure", () => {
       "use_log.effect_audit_event_id",
       "PRIMARY",
       "use_log.PRIMARY",
-      // as lower_case_table_names = 2 and 1 may have it
+      // as with lower_case_table_names = 2 and 1
       "Use_Log.effect_audit_event_id"
     ]) {
       assert.strictEqual(classOf(`Duplicate entry '\\x01\\x93o' for key '${key}'`), "delivered")
@@ -191,9 +191,9 @@ describe("classes of failure", () => {
     for (const message of [
       "Duplicate entry 'li' for key 'user_name'",
       "Duplicate entry 'li' for key 'other.effect_audit_event_id'",
-      // a value that looks like the end of the message
+      // a value that looks like the message's end
       "Duplicate entry 'x for key 'effect_audit_event_id'' for key 'user_name'",
-      // other languages name the key elsewhere: hence lc_messages
+      // other languages put the key elsewhere, so sessions set lc_messages
       "Doublon dans une entr\u00e9e : 'x' pour la clef 'effect_audit_event_id'"
     ]) {
       assert.strictEqual(classOf(message), "operator", message)
@@ -234,7 +234,7 @@ describe("classes of failure", () => {
       reasonOf(1142, "INSERT command denied to user 'audit'@'h' for table 'use_log'"),
       "GRANT INSERT"
     )
-    // of what stands behind the table: its name, neither our account nor migrate
+    // Something behind the table is at fault: the reason names it, not our account or migrate.
     for (const [errno, message, named] of [
       [1146, "Table 'app.copies' doesn't exist", "app.copies"],
       [1054, "Unknown column 'nobodys' in 'field list'", "nobodys"],

@@ -5,7 +5,7 @@ import { makeDriftGuard, narrow, Refused } from "../../src/internal/database/nar
 import { UploadError } from "../../src/schema/Errors.js"
 import type { Rejection } from "../../src/services/Uploader.js"
 
-/** A database that refuses every statement with one of the `bad` in it. */
+/** A database that refuses every statement with a `bad` event in it. */
 const run = (size: number, bad: ReadonlySet<number>, from = 0) => {
   const stored: Array<number> = []
   const rejected: Array<Rejection> = []
@@ -88,7 +88,7 @@ describe("the drift guard", () => {
     ...Array.from({ length: fresh }, () => ({})),
     ...Array.from({ length: retried }, () => ({ retried: true }))
   ]
-  /** Uploads a batch of which all from an index on are refused, up to another one; whether it was taken for drift. */
+  /** Uploads a batch whose events from one index up to another are refused. Returns whether that counted as drift. */
   const upload = (
     guard: ReturnType<typeof makeDriftGuard>,
     batch: ReturnType<typeof events>,
@@ -111,7 +111,7 @@ describe("the drift guard", () => {
       assert.isFalse(yield* upload(guard, events(9), [0, 9]))
       assert.isFalse(yield* upload(guard, events(0, 20), [0, 20]))
       assert.isTrue(yield* upload(guard, events(1), [0, 1]), "nothing was stored meanwhile")
-      // the column was widened, and the retried ones are stored
+      // the column was widened, so the retried events are stored
       assert.isFalse(yield* upload(guard, events(0, 9), [0, 0]))
       assert.isFalse(yield* upload(guard, events(9), [0, 9]))
       assert.isFalse(yield* upload(guard, events(0, 2), [0, 1]))

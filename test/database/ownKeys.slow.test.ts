@@ -1,6 +1,6 @@
 /**
- * Tables with unique keys of their own, which the servers name before the one over `event_id`: a repeated event is
- * delivered, another event with the same key is not, and no queue is blocked by the first.
+ * Tables with further unique keys, which the servers report before the key over `event_id`. A repeated event counts as
+ * delivered, another event with the same key does not, and a repeated event blocks no queue.
  */
 import { assert, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
@@ -20,7 +20,7 @@ class Order extends AuditEvent.Class<Order>()("order", {
 
 const order = (no: string | number, part = "") => stored(Order, { no, part })
 
-/** Columns and keys of a table, and the value of its key in the n-th event. */
+/** Columns and keys of a table, and the key's value in the n-th event. */
 interface Keyed {
   readonly keys: string
   readonly no: (n: number) => string | number
@@ -63,7 +63,7 @@ const TELLABLE: Record<string, Keyed> = {
 const LETTERS = Array.from({ length: 26 }, (_, n) => String.fromCodePoint(97 + n)).map(
   (letter) => `${letter}${letter}`
 )
-/** No other value can be written, so only an account that may read tells. */
+/** The key allows no second value to try, so only an account that may read can decide. */
 const UNTOLD: Record<string, Keyed> = {
   "a primary key of words": {
     keys: `MODIFY no ENUM(${LETTERS.map((word) => `'${word}'`).join(",")}) NOT NULL PRIMARY KEY`,

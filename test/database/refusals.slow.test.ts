@@ -1,5 +1,5 @@
 /**
- * What real servers refuse, and who is blamed for it: the event, the operator, or nobody before there is evidence.
+ * Refusals of real servers, and their blame: the event, the operator, or nobody until there is evidence.
  *
  * @module
  */
@@ -24,7 +24,7 @@ class Note extends AuditEvent.Class<Note>()("note", {
 
 const note = (v: string | number | null) => stored(Note, { v })
 
-/** A column of one's own, a value that it takes, one that it refuses, and the code; by server where they differ. */
+/** A column, a value that it accepts, one that it refuses, and the code, by server where they differ. */
 interface Refusal {
   readonly column: string
   readonly good: string | number | null
@@ -213,10 +213,10 @@ const RECORDS: Record<string, Refusal> = {
   })
 }
 
-/** A trigger's body that refuses `x` by a number that nobody knows. */
+/** A trigger's body that refuses `x` with an unknown number. */
 const UNKNOWN = "IF NEW.v = 'x' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999; END IF"
 
-/** Decided by evidence: what a trigger makes of the row's value, by codes that may mean its own fault as well. */
+/** Refusals that evidence decides: a trigger's code may blame the row's value, or the trigger itself. */
 const DOUBTS: Record<string, Refusal> = {
   "a pattern": trigger("SET @x = ('a' REGEXP NEW.v)", "[", { mariadb: 1139, mysql: 3696 }),
   "no case": trigger("CASE NEW.v WHEN '1' THEN SET @x = 1; END CASE", "2", both(1339)),
@@ -247,7 +247,7 @@ const DOUBTS: Record<string, Refusal> = {
   )
 }
 
-/** What no event is to blame for: a trigger, and what of the reason names what is wrong. */
+/** Refusals that blame no event: a trigger, and the part of the reason that names the fault. */
 const BROKEN: Record<string, { readonly body: string; readonly code: number; readonly named: string }> = {
   "a table of a trigger is gone": { body: "INSERT INTO gone VALUES (1)", code: 1146, named: ".gone" },
   "a function is gone": { body: "SET NEW.v = gone(1)", code: 1305, named: ".gone" },
@@ -301,7 +301,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
             rejected.map(({ code, index }) => [index, code]),
             [[2, String(refusal.code[flavour])]]
           )
-          // alone, and what is there already
+          // the event alone, and an event that is already stored
           const again = yield* uploader.upload({ definition: Note, events: [events[2]!] })
           assert.strictEqual(again.rejected[0]?.code, String(refusal.code[flavour]))
           assert.deepStrictEqual(
@@ -314,7 +314,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
     }
   })
 
-  /** Uploads as the worker does: again until it succeeds, with more events where more are wanted. */
+  /** Uploads as the worker does: until it succeeds, with more events if the uploader asks for them. */
   const deliver = (uploader: Uploader["Type"], all: ReadonlyArray<StoredEvent>, size: number) =>
     Effect.gen(function* () {
       const rejected: Array<StoredEvent> = []
@@ -334,7 +334,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       return { rejected, isDelivered: next === all.length }
     })
 
-  /** A trigger refuses the rows of one value in its own way; the others are stored, whatever it says. */
+  /** A trigger refuses the rows of one value with this code; all others are stored. */
   const rejectsOnly = (
     { run, uploader }: Effect.Effect.Success<ReturnType<typeof prepare>>,
     signal: string,
@@ -520,7 +520,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
               fc.asyncProperty(
                 positions,
                 positions,
-                // many that are too large together; quotes are doubled in a text
+                // events that are too large together; a statement doubles the quotes in a text
                 fc.constantFrom(["1", 1] as const, ["y", 100_000] as const, ["'", 260_000] as const),
                 async (bad, large, [character, length]) => {
                   const valueAt = (index: number) => {
@@ -561,7 +561,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
         for (let pass = 0; pass < 5; pass++) {
           const before = yield* insertsOf
           classes.push((yield* Effect.flip(uploader.upload({ definition: Note, events }))).class)
-          // of the whole run, which is not alone on this server
+          // the counter is of the whole server, which other tests use too
           assert.isBelow((yield* insertsOf) - before, 100)
         }
         assert.deepStrictEqual(classes, ["transient", "transient", "operator", "operator", "operator"])
@@ -607,7 +607,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       Effect.gen(function* () {
         const { database, run, uploader } = yield* prepare("v INT")
         yield* run("CREATE TABLE copies LIKE notes")
-        // MySQL, by its default enforce_gtid_consistency, refuses the mixture altogether where the binary log is on
+        // with its binary log on, MySQL refuses the mixture by default (enforce_gtid_consistency)
         yield* run("ALTER TABLE copies ENGINE = MyISAM")
         yield* run(
           "CREATE TRIGGER t AFTER INSERT ON notes FOR EACH ROW INSERT INTO copies (v, event_id) VALUES (NEW.v, NEW.event_id)"

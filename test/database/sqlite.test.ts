@@ -1,4 +1,4 @@
-/** What SQLite refuses, and why. */
+/** The SQLite uploader: what SQLite refuses, and why. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer, Logger, Schedule, Schema } from "effect"
 import type { Scope } from "effect"
@@ -186,14 +186,14 @@ describe("recorded values are stored unchanged", () => {
   )
 })
 
-// ----------------------------------------------------------------------------------------- troubles with the disk
+// ------------------------------------------------------------------------------------------ faults of the disk
 
 const run = (...[command, ...args]: readonly [string, ...ReadonlyArray<string>]) =>
   spawnSync(command, args).status === 0
 
 const isRoot = process.getuid?.() === 0
 
-/** Whether we may mount something, as root on Linux mostly may. */
+/** Whether we may mount a file system, as root on Linux usually may. */
 const mounts = (() => {
   if (process.platform !== "linux" || !isRoot) return false
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-mount-"))
@@ -204,7 +204,7 @@ const mounts = (() => {
 
 const unmountAtTheEnd = (at: string) => Effect.addFinalizer(() => Effect.sync(() => run("umount", "-l", at)))
 
-/** Makes a file or a directory read-only, for root too, whom the bits do not bind. */
+/** Makes a file or directory read-only, for root too, whom permission bits do not bind. */
 const readOnly = (at: string) =>
   Effect.gen(function* () {
     if (!isRoot) {
@@ -233,9 +233,9 @@ interface Trouble {
   readonly isPossible: boolean
   readonly class: UploadFailureClass
   readonly code: string
-  /** before there is a file */
+  /** Runs before the file exists. */
   readonly prepare?: (home: string) => Effect.Effect<unknown, never, Scope.Scope>
-  /** gives what ends it */
+  /** Returns the effect that ends the fault. */
   readonly inflict: (file: string) => Effect.Effect<Effect.Effect<unknown>, never, Scope.Scope>
 }
 
@@ -289,7 +289,7 @@ describe("a worker that delivers to a file", () => {
       const queue = yield* directory
       yield* prepare?.(home) ?? Effect.void
       const filename = path.join(home, "audit.db")
-      // the tables are there already, and a row
+      // the tables and a row exist already
       yield* Effect.scoped(Effect.flatMap(uploaderTo(filename), (uploader) => upload(uploader, uses(1))))
       const end = yield* inflict(filename)
 
@@ -314,7 +314,7 @@ describe("a worker that delivers to a file", () => {
       assert.deepStrictEqual({ dead, delivered, missing }, { dead: 0, delivered: 3, missing: 0 }, name)
       yield* audit.close
 
-      // as after a crash: what is in the file and its log, and not what the process has in common with itself
+      // As after a crash: the copy has the file and its log, but none of the process's memory.
       const copy = yield* directory
       for (const suffix of ["", "-wal"])
         fs.copyFileSync(filename + suffix, path.join(copy, `audit.db${suffix}`))

@@ -1,4 +1,4 @@
-/** Rows of texts in packets: what the server put there, or a failure, and nothing beyond the row. */
+/** Rows of texts in packets: the server's values or a failure, and never bytes beyond the row. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck as fc } from "effect"
 import { type Querying, queryTexts, TextRow } from "../../src/internal/database/mysql/textRows.js"
@@ -12,7 +12,7 @@ const textsOf = (packet: Parameters<TextRow["read"]>[0], columns: number) => {
 
 const runs = process.env.AUDIT_LONG === "1" ? 20_000 : 1000
 
-/** A length, as MySQL's protocol writes it ("Protocol Data Types"). */
+/** A length in MySQL's protocol ("Protocol Data Types"). */
 const lengthOf = (length: number): Buffer => {
   if (length < 0xfb) return Buffer.from([length])
   const bytes = length < 1 << 16 ? 2 : length < 1 << 24 ? 3 : 8
@@ -22,7 +22,7 @@ const lengthOf = (length: number): Buffer => {
   return coded
 }
 
-/** A packet with the row, between bytes of others. */
+/** A packet with the row, between bytes of other packets. */
 const packetOf = (values: ReadonlyArray<string | null>) => {
   const row = Buffer.concat(
     values.map((value) => {

@@ -1,6 +1,6 @@
 /**
- * TLS that is asked for is TLS, and a password goes to nobody who only says that he is the server: against real servers,
- * and against one that lies.
+ * TLS and passwords: a request for TLS is never ignored, and no impostor learns the password. The tests use real servers
+ * and one that lies.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, Logger, LogLevel, Redacted } from "effect"
@@ -80,7 +80,7 @@ const urlOf = (
     `mysql://${String(username)}:${encodeURIComponent(PASSWORD)}@${String(host)}:${String(port)}/${String(database)}?${parameters}`
   )
 
-/** Delivers two events by a connection of its own. */
+/** Delivers two events over a separate connection. */
 const deliver = (options: MysqlUploader.Options) =>
   Effect.scoped(
     Effect.flatMap(uploaderOf(options), ({ upload }) => upload({ definition: UseLog, events: uses(2) }))
@@ -109,13 +109,13 @@ const findingsOf = (options: MysqlUploader.Options) =>
 
 // ----------------------------------------------------------------------------------------------------- an impostor
 
-/** What somebody says who has put himself between a program and its server. */
+/** The script of an impostor between a program and its server. */
 interface ImpostorOptions {
   readonly host: string
-  /** offers TLS under this identity */
+  /** Offers TLS with this identity. */
   readonly identity?: Identity
   readonly plugin?: string
-  /** what he says after the login, one after the other, each as soon as the client has said something */
+  /** The messages after the login, each sent when the client has said something. */
   readonly messages?: ReadonlyArray<Buffer>
 }
 
@@ -129,13 +129,13 @@ const moreData = (data: string | Buffer) => Buffer.concat([Buffer.from([1]), Buf
 
 const CLIENT_SSL = 0x0800
 
-/** Length of a request for TLS, which a login exceeds. */
+/** The length of a request for TLS; a login is longer. */
 const TLS_REQUEST_BYTES = 32
 
 /** The greeting of MySQL 8 (MySQL Source Code Documentation, "Protocol::HandshakeV10"). */
 const greeting = (plugin: string, offersTls: boolean) => {
   const flags = 0xffff_f7ff + (offersTls ? CLIENT_SSL : 0)
-  // without multi-factor authentication, deprecated EOF, optional metadata and what lies beyond
+  // without multi-factor authentication, deprecated EOF, optional metadata and later flags
   const upper = (flags >>> 16) & 0x00ff
   return Buffer.concat([
     Buffer.from("\x0a8.0.30\0"),
@@ -148,7 +148,7 @@ const greeting = (plugin: string, offersTls: boolean) => {
   ])
 }
 
-/** Listens, and notes whatever could be a password. */
+/** Listens, and collects everything that could be a password. */
 const impostor = ({ host, identity, messages = [], plugin = "caching_sha2_password" }: ImpostorOptions) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
@@ -188,7 +188,7 @@ const impostor = ({ host, identity, messages = [], plugin = "caching_sha2_passwo
       })
   )
 
-/** Whether he has the password: as it is, or under his own key, masked by his own scramble. */
+/** Whether the impostor has the password: in clear, or encrypted with his key and masked by his scramble. */
 const hasLearnt = (heard: ReadonlyArray<Buffer>) =>
   heard.some((chunk) => {
     if (chunk.includes(PASSWORD)) return true
@@ -217,7 +217,7 @@ const credentials = (host: string, port: number) => ({
 
 // ------------------------------------------------------------------------------------------------------- spellings
 
-/** Words of other drivers and tools, and what people make of them. */
+/** Names of other drivers and tools, and misspellings of them. */
 const name = fc
   .oneof(
     fc
@@ -346,7 +346,7 @@ describe("TLS and connection settings", () => {
           "app?charset=utf8,ssl=true",
           "app?charset=utf8%26sslMode=x"
         ],
-        // the value says it, or a slip of the word
+        // the value asks for TLS, or the name is misspelt
         ...["protocol=tls", "transport=SSL", "minVersion=TLSv1.2", "tsl=true", "sl=true", "ssI=1"].map(
           (parameter) => `app?${parameter}`
         )
@@ -515,7 +515,7 @@ describe.skipIf(away === undefined)(
           yield* failureOf(deliver({ ...options, serverPublicKey: other }))
           yield* refuses({ ...options, ssl: true }, "HANDSHAKE_NO_SSL_SUPPORT")
           assert.isFalse(hasLearnt(heard))
-          // who trusts any key tells it to anybody: that is what the judge has to see
+          // A client that trusts any key tells it the password: the judge has to see that.
           yield* failureOf(deliver({ ...options, serverPublicKey: "trust" }))
           assert.strictEqual(hasLearnt(heard), plugin !== "mysql_clear_password")
         })
@@ -576,7 +576,7 @@ describe("a host that is an IP address", () => {
       yield* refuses({ ...options, ssl: { ca } }, "HANDSHAKE_SSL_ERROR", /IP addresses/)
       yield* refuses({ ...options, ssl: { ca, servername: "db.test" } }, "HANDSHAKE_SSL_ERROR")
       assert.deepStrictEqual(heard, [])
-      // the right name: now he is told
+      // with the right name the impostor hears the user
       yield* failureOf(deliver({ ...options, ssl: { ca, servername: "localhost" } }))
       assert.isTrue(heard.some((chunk) => chunk.includes("audit")))
     })
@@ -629,7 +629,7 @@ onEachFlavour("a real server", (flavour) => {
         yield* tlsOf({ host: away!, serverPublicKey: "trust" }),
         /^warning: none: .*whoever shows a key/
       )
-      // the password was proved just now, and need not be sent
+      // The server knows the password from the login before, so it need not be sent.
       assert.match(yield* tlsOf({ host: away! }), /^warning: none: events cross the network in the clear/)
       const ofWrong = yield* findingsOf({ ...options, host: away!, ssl: { ca } })
       assert.match(ofWrong("login"), /^failure: .*certificate.*\(HANDSHAKE_SSL_ERROR\)/)
@@ -672,7 +672,7 @@ onEachFlavour("a real server", (flavour) => {
         )
         yield* refuses({ ...options, serverPublicKey: ownPublicKey }, "1045", /`serverPublicKey`/)
         yield* delivers({ ...options, serverPublicKey: key })
-        // from now on the server knows a digest, and the password is proved
+        // from now on the server has cached the password
         yield* delivers(options)
         yield* refused
         yield* delivers({ ...options, serverPublicKey: "trust" })
@@ -692,7 +692,7 @@ onEachFlavour("a real server", (flavour) => {
         )
         assert.strictEqual(stderr, "")
         assert.match(stdout, /ok {7}login: /)
-        // loopback as ever
+        // loopback needs no key
         yield* forget
         yield* delivers({ ...options, host: here })
         // a restart empties the server's cache

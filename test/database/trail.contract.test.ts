@@ -1,5 +1,5 @@
 /**
- * One contract for every Trail: what was delivered is found, exactly, in order, and once.
+ * The contract of every Trail: it finds each delivered event exactly, in order, and once.
  *
  * @module
  */
@@ -19,7 +19,7 @@ import { onEachServer } from "../support/servers.js"
 import { all, mysqlTarget, type ReadTarget, sqliteTarget } from "../support/trail.js"
 
 const FIELDS = {
-  /** a text under a collation to which much is equal that is not */
+  /** A text under a collation that treats many different texts as equal. */
   name: AuditEvent.optional(Schema.String),
   note: AuditEvent.optional(Schema.String),
   whole: AuditEvent.optional(Schema.Int),
@@ -43,7 +43,7 @@ class Doc extends AuditEvent.Class<Doc>()("doc", {
   indexes: [["name"]]
 }) {}
 
-/** The same table, by a program that wants more. */
+/** The same table, read by a program with stricter fields. */
 class Strict extends AuditEvent.Class<Strict>()("strict", {
   table: "docs",
   fields: { ...FIELDS, name: Schema.String.pipe(Schema.minLength(3)), whole: Schema.Int },
@@ -57,7 +57,7 @@ const randomId = () => textOf(randomBytes(16))
 const doc = (input: AuditEvent.InputOf<typeof Doc>, time = T0, eventId = v7()) =>
   stored(Doc, input, { time, eventId })
 
-/** What was recorded, as it stands in a line. */
+/** The recorded fields, as they are in a line. */
 const lineOf = (event: object) =>
   Either.getOrThrow(compile(Doc).encode(event, "01890a5d-ac96-774b-bcce-b302099a8057", T0))
 
@@ -148,7 +148,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
   test("pages over ties, clocks set back and ids that do not grow, in both orders", ({ deliver, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 3000 }, (_, index) => {
-        // most in a few milliseconds; a clock is set back in the middle
+        // Most events share a few milliseconds, and a clock is set back in the middle.
         const time = index < 1000 ? T0 + 5 : T0 + ((index * 7) % 4) - (index > 2000 ? 2 : 0)
         return doc({ whole: index }, time, index % 3 === 0 ? randomId() : v7())
       })
@@ -261,7 +261,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       for (const field of ["whole", "digits"] as const) {
         for (const value of [0, 1, -1, given.find(({ whole }) => Math.abs(whole ?? 0) > 1e6)!.whole!]) {
           yield* check(field, value, (it) => it === value)
-          // a text as a number loses digits beyond 2^53
+          // compared as a number, a text loses digits beyond 2^53
           yield* check(field, { from: value }, (it) => it !== null && it >= value)
         }
       }
@@ -383,7 +383,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
         assert.strictEqual(misused.code, "QUERY")
       }
 
-      // the queue knows of an event whose table is not there; of any other nobody does
+      // If the table is missing, then only the events of the queue are known.
       yield* execute(`DROP TABLE ${UseLog.table}`)
       const own = (eventId: string) => trail.get(UseLog, eventId)
       assert.strictEqual(Option.getOrThrow(yield* own(waiting.eventId))._tag, "Waiting")

@@ -1,5 +1,5 @@
 /**
- * What a Trail does where a server is slow, breaks off, or holds much: it goes on, in smaller steps.
+ * A Trail under hard conditions: if a server is slow, breaks off or holds much, then it continues in smaller steps.
  *
  * @module
  */
@@ -29,7 +29,7 @@ const readable = (rootUrl: string) =>
     return { database, options, reader, uploader: yield* uploaderOf(options) }
   })
 
-/** Rows of one millisecond, a power of two of them. */
+/** Multiplies the rows by a power of two, all in one millisecond. */
 const multiply = (database: TestDatabase, doublings: number) =>
   Effect.promise(async () => {
     for (let n = 0; n < doublings; n++) {

@@ -1,4 +1,4 @@
-/** The walk through a table: nothing is left out or found twice, whatever a statement may cost. */
+/** The walk through a table: it finds each row once, whatever a statement costs. */
 import { assert, it } from "@effect/vitest"
 import { Chunk, Effect, FastCheck as fc, identity, Stream } from "effect"
 import {
@@ -16,16 +16,16 @@ const error = new TrailError({ class: "transient", code: "3024", reason: "too sl
 
 interface Table {
   readonly times: ReadonlyArray<number>
-  /** whether a row fits, of which one in so many does */
+  /** One in so many rows matches. */
   readonly every: number
-  /** a statement that looks at more rows fails */
+  /** A statement that looks at more rows fails. */
   readonly mostRows: number
-  /** a page of more rows fails */
+  /** A page of more rows fails. */
   readonly mostFound: number
   readonly hasConditions: boolean
 }
 
-/** A table in memory, whose statements cost as many rows as they look at. */
+/** A table in memory, whose statements cost the rows that they look at. */
 const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) => {
   const rows = times
     .map((time, index) => ({ time, id: String(index).padStart(8, "0"), fits: index % every === 0 }))
@@ -66,7 +66,7 @@ const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) =>
         if (count > mostFound) return yield* new TooMuch({ what: "large", error })
         return new Made(result(), count, last, size)
       }),
-    // by the index alone, which costs next to nothing
+    // by the index alone, at almost no cost
     ahead: (after, count) =>
       Effect.sync(() => {
         const row = rows[placeOf(after) + count]
