@@ -1,4 +1,4 @@
-/** The page of `effect-audit serve`: readable on any screen, in both colour schemes, by keyboard and by screen reader. */
+/** The page of `effect-audit serve`: for any screen, both colour schemes, keyboard and screen reader. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fs from "node:fs"

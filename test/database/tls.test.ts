@@ -1,6 +1,6 @@
 /**
- * TLS and passwords: a request for TLS is never ignored, and no impostor learns the password. The tests use real servers
- * and one that lies.
+ * TLS and passwords: a request for TLS is never ignored, and no impostor learns the password. The tests use real
+ * servers, and one that lies.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, Logger, LogLevel, Redacted } from "effect"

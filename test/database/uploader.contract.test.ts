@@ -199,7 +199,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
         rows,
         events.map((event) => event.row)
       )
-      // Line.test.ts tests `row` itself; this test holds the promises of the reference
+      // test/schema/line.test.ts tests `row` itself; this test holds the promises of the reference
       const none = null
       assert.deepStrictEqual(rows[0], Object.values(fullUse))
       assert.deepStrictEqual(rows[1], ["未知用户", "未知设备", "", none, "error", none, none, none, none])

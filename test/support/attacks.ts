@@ -1,6 +1,6 @@
 /**
- * A scene of sealed rows, and what somebody who owns the database may do to it: each attack, and each lawful change, with
- * what a verifier has to find.
+ * Attacks on a proof: sealed rows, what the owner of the database may do to them, and what a verifier has to find.
+ * Lawful changes are among them.
  *
  * @module
  */
@@ -47,11 +47,11 @@ export const USE: KindTable = {
 const MEASURE: KindTable = { kind: "measure", table: "measures", columns: ["text", "n", "at"], erasable: [] }
 const KINDS = [USE, MEASURE]
 
-/** A database with the tables, and the flags by which the command finds it. */
+/** A database with the tables, and the command's flags for it. */
 export interface Place {
   readonly hand: Hand
   readonly open: Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>
-  /** makes the tables of the kinds, and that of the seals */
+  /** Makes the tables of the kinds, and the table of seals. */
   readonly migrate: () => Promise<unknown>
   readonly args: ReadonlyArray<string>
   readonly isMysql: boolean
@@ -62,9 +62,9 @@ export interface Scene extends Place {
   readonly sealer: Sealer
   readonly uses: ReadonlyArray<Event>
   readonly measures: ReadonlyArray<Event>
-  /** of its seals */
+  /** The heads of its seals. */
   readonly heads: ReadonlyArray<string>
-  /** the first event of a seal, as a condition */
+  /** A condition for the event of a seal, by default the first. */
   readonly where: (seal: number, event?: number) => string
   readonly run: Hand["run"]
 }
@@ -131,9 +131,9 @@ export interface Attack {
   readonly run: (scene: Scene) => Promise<unknown>
   readonly finds: ReadonlyArray<Finding["kind"]>
   readonly with?: (scene: Scene) => Partial<Options>
-  /** what the findings have to say, each in one of them */
+  /** Texts of which each is in one of the findings. */
   readonly tells?: (scene: Scene) => ReadonlyArray<string>
-  /** what the summary has to say */
+  /** The expected part of the summary. */
   readonly says?: (scene: Scene) => Partial<Summary>
   readonly only?: "mysql" | "sqlite"
 }
@@ -162,7 +162,7 @@ const sealUpdate = (
 
 const quoted = ({ hand }: Scene, name: string) => hand.quote(name)
 
-/** The table without the key that keeps ids apart. */
+/** Removes the key that keeps ids unique. */
 const withoutKey = async ({ isMysql, run }: Scene) => {
   if (isMysql) return run(`ALTER TABLE ${TABLE} DROP INDEX effect_audit_event_id`)
   await run(`CREATE TABLE copied AS SELECT * FROM ${TABLE}`)
@@ -170,7 +170,7 @@ const withoutKey = async ({ isMysql, run }: Scene) => {
   return run(`ALTER TABLE copied RENAME TO ${TABLE}`)
 }
 
-/** Erases an event as the printed SQL does. */
+/** Erases an event with the SQL that the command prints. */
 const erase = async ({ hand, run, uses, where }: Scene, seal = 1, event = 1) => {
   const [row] = await run(`SELECT audit_proof FROM ${TABLE} WHERE ${where(seal, event)}`)
   const salt = Buffer.from(row!.audit_proof as Uint8Array)
@@ -186,7 +186,7 @@ export const uuid = (id: Buffer) =>
 const allowErasure = ({ sealer, uses }: Scene, ...events: ReadonlyArray<number>) =>
   sealer.store([], noticeBytes("erase", "use_log", ...events.map((index) => uuid(uses[index]!.id))))
 
-/** A seal names the next key, which signs those that follow. */
+/** Seals a notice of the next key, which signs all later seals. */
 const rotate = async (sealer: Sealer): Promise<KeyPair> => {
   const next = newKey()
   await sealer.store([], noticeBytes("key", next.named))
@@ -196,7 +196,7 @@ const rotate = async (sealer: Sealer): Promise<KeyPair> => {
 
 const anchored = ({ sealer }: Scene): Partial<Options> => ({ anchors: anchorsIn(sealer.anchor) })
 
-/** Proves on from a seal that was proved. */
+/** Proves from an anchor: a seal that was proved before. */
 const proved =
   (number: number) =>
   ({ sealer }: Scene): Partial<Options> => ({ since: { chain: sealer.chain.toString("hex"), number } })
@@ -207,7 +207,7 @@ const headOf = ({ heads, sealer }: Scene, number: number) => ({
   head: heads[number]!
 })
 
-/** What is said of the chain of the scene. */
+/** The summary of the scene's chain. */
 const provedOf = ({ sealer }: Scene, anchored: number | undefined) => {
   const number = sealer.number - 1
   return {
@@ -226,7 +226,7 @@ const event = ({ isMysql }: Scene): Event => ({
   columns: { user_name: "x", device_name: "x", prompt: "x", status: "x" }
 })
 
-/** Nothing was done that a proof is about. */
+/** Lawful changes: the proof does not cover them. */
 export const LAWFUL: ReadonlyArray<Attack> = [
   {
     name: "nothing",
@@ -324,7 +324,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
       )
       await run(`DELETE FROM ${TABLE} WHERE event_id = ${hand.bytes(uses[8]!.id)}`)
       await other.store([uses[8]!])
-      // the row of the later seal has another salt, so the earlier one finds it changed
+      // the later seal's row has another salt, so the earlier seal reports a change
     },
     finds: ["changed"]
   },
@@ -410,7 +410,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
       await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(0)}`)
     },
     finds: [],
-    // what stands in the same database is no anchor
+    // a seal in the same database is not an anchor
     says: (scene) => ({ chains: [provedOf(scene, undefined)] })
   },
   {
@@ -453,7 +453,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
   }
 ]
 
-/** bytes of ids that are none */
+/** Invalid lengths of an id, bytes. */
 const LENGTHS = [1, 3, 4, 5, 17]
 
 export const ATTACKS: ReadonlyArray<Attack> = [

@@ -27,7 +27,7 @@ const isAlive = (pid: number) => {
   }
 }
 
-/** Connects and asks, within three seconds. */
+/** Connects and runs a query within three seconds. */
 const ask = async (server: Pick<MysqlServer, "rootUrl">) => {
   const connection = await createConnection({ uri: server.rootUrl, connectTimeout: 3000 })
   try {

@@ -22,7 +22,7 @@ const connect = (address: Address) => {
   return { socket, received: () => received.join("") }
 }
 
-/** A server that answers everything with itself, and remembers it. */
+/** A server that echoes, and remembers everything. */
 const echoServer = async () => {
   const heard: Array<string> = []
   const server = net.createServer((socket) => {
