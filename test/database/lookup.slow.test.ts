@@ -90,7 +90,7 @@ const settings = (directory: string) =>
 const SLACK = 5000
 
 describe.skipIf(!canTry)(
-  "names (skipped where a process gets no files of its own: unshare -m, as root)",
+  "host names (needs unshare -m, as root)",
   () => {
     it.scopedLive(
       "in the hosts file are resolved although the name service is silent, and so is localhost",

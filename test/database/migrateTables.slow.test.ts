@@ -327,7 +327,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       )
     }
 
-    it.scopedLive("refuses an account without the rights, and names them", () =>
+    it.scopedLive("an account without the rights, and names them", () =>
       Effect.gen(function* () {
         const existing = yield* tables(rootUrl)
         const empty = yield* mysqlDatabase(rootUrl)

@@ -1,6 +1,5 @@
 /**
  * The uploader against two real servers: one whose global settings this file changes, and one with the oddest defaults.
- * defaults are as odd as can be.
  */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import {

@@ -1,6 +1,6 @@
 /**
  * Tables with further unique keys, which the servers report before the key over `event_id`. A repeated event counts as
- * delivered, another event with the same key does not, and a repeated event blocks no queue.
+ * delivered, and blocks no queue. Another event with the same key does not.
  */
 import { assert, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"

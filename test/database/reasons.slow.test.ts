@@ -1,6 +1,6 @@
 /**
- * Reasons of real servers for a refusal, as anybody may see them. Lists, status and log say what is wrong, and show
- * nothing of the event, even if the database's message repeats it.
+ * Reasons of real servers for a refusal, as anybody may see them. Lists, status and log say what is wrong.
+ * They show nothing of the event, even if the database's message repeats it.
  *
  * @module
  */

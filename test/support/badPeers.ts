@@ -1,6 +1,5 @@
 /**
  * Faulty peers: a proxy that changes a real server's packets, and a server that follows a script.
- * what it is told to.
  *
  * @module
  */
