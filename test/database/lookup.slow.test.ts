@@ -89,194 +89,191 @@ const settings = (directory: string) =>
   ({ directory, shutdownTimeout: "2 seconds", minFreeBytes: 0 }) as const
 const SLACK = 5000
 
-describe.skipIf(!canTry)(
-  "host names (needs unshare -m, as root)",
-  () => {
-    it.scopedLive(
-      "in the hosts file are resolved although the name service is silent, and so is localhost",
-      () =>
-        Effect.gen(function* () {
-          const { state } = yield* nameService([])
-          state.isSilent = true
-          const to = yield* database
-          const child = yield* processWith({
-            resolv: `nameserver ${ADDRESS}\n`,
-            hosts: "127.0.0.1 other DB # ours\n"
-          })
-          for (const [index, host] of ["db", "localhost"].entries()) {
-            const directory = yield* temporaryDirectory
-            assert.isUndefined(yield* child.open(settings(directory), to.at(host)))
-            yield* child.use(`prompt ${index}`)
-            yield* child.flush
-            assert.strictEqual((yield* child.status).delivered, 1)
-            yield* child.close
-          }
-          assert.deepStrictEqual(state.questions, [])
+describe.skipIf(!canTry)("host names (needs unshare -m, as root)", () => {
+  it.scopedLive(
+    "in the hosts file are resolved although the name service is silent, and so is localhost",
+    () =>
+      Effect.gen(function* () {
+        const { state } = yield* nameService([])
+        state.isSilent = true
+        const to = yield* database
+        const child = yield* processWith({
+          resolv: `nameserver ${ADDRESS}\n`,
+          hosts: "127.0.0.1 other DB # ours\n"
         })
-    )
-
-    it.scopedLive(
-      "in a search domain are resolved, and used again at the end although the service is silent by then",
-      () =>
-        Effect.gen(function* () {
-          const { state } = yield* nameService(["db.corp.example"])
-          const to = yield* database
-          const child = yield* processWith({
-            resolv: `search corp.example\nnameserver ${ADDRESS}\noptions timeout:5 attempts:2\n`,
-            hosts: HOSTS
-          })
+        for (const [index, host] of ["db", "localhost"].entries()) {
           const directory = yield* temporaryDirectory
-          assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
-          yield* child.use("one")
+          assert.isUndefined(yield* child.open(settings(directory), to.at(host)))
+          yield* child.use(`prompt ${index}`)
           yield* child.flush
           assert.strictEqual((yield* child.status).delivered, 1)
-          state.isSilent = true
-          yield* to.cutConnections
-          yield* child.use("two")
-          yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
-          assert.isAbove(state.questions.length, 0)
-          state.questions = []
-          const began = performance.now()
           yield* child.close
-          assert.strictEqual((yield* child.end).code, 0)
-          assert.isBelow(performance.now() - began, 2000 + SLACK)
-          assert.deepStrictEqual(state.questions, [])
-          assert.strictEqual(yield* to.count, 2)
-        })
-    )
+        }
+        assert.deepStrictEqual(state.questions, [])
+      })
+  )
 
-    it.scopedLive("are resolved anew for each connection, so that an address may change", () =>
+  it.scopedLive(
+    "in a search domain are resolved, and used again at the end although the service is silent by then",
+    () =>
       Effect.gen(function* () {
+        const { state } = yield* nameService(["db.corp.example"])
         const to = yield* database
-        const files = yield* temporaryDirectory
-        // nothing listens at the first address
-        const hostsOf = (address: string) => `${HOSTS}${address} db\n`
-        const child = yield* processWith(
-          { resolv: `nameserver ${ADDRESS}\n`, hosts: hostsOf("127.0.0.9") },
-          Effect.succeed(files)
-        )
+        const child = yield* processWith({
+          resolv: `search corp.example\nnameserver ${ADDRESS}\noptions timeout:5 attempts:2\n`,
+          hosts: HOSTS
+        })
         const directory = yield* temporaryDirectory
         assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
-        const move = (address: string) =>
-          Effect.zipRight(
-            Effect.sync(() => fs.writeFileSync(path.join(files, "hosts"), hostsOf(address))),
-            to.cutConnections
-          )
         yield* child.use("one")
-        yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
-        yield* move("127.0.0.1")
         yield* child.flush
-        yield* move("127.0.0.9")
+        assert.strictEqual((yield* child.status).delivered, 1)
+        state.isSilent = true
+        yield* to.cutConnections
         yield* child.use("two")
         yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
-        yield* move("127.0.0.1")
-        yield* child.flush
+        assert.isAbove(state.questions.length, 0)
+        state.questions = []
+        const began = performance.now()
+        yield* child.close
+        assert.strictEqual((yield* child.end).code, 0)
+        assert.isBelow(performance.now() - began, 2000 + SLACK)
+        assert.deepStrictEqual(state.questions, [])
         assert.strictEqual(yield* to.count, 2)
       })
-    )
+  )
 
-    for (const [what, resolv] of [
-      ["absent", "nameserver 127.0.0.78\n"],
-      ["not named at all", ""]
-    ] as const) {
-      it.scopedLive(`known to the system only are resolved: the name service is ${what}`, () =>
-        Effect.gen(function* () {
-          const to = yield* database
-          const child = yield* processWith({ resolv, hosts: HOSTS })
-          const directory = yield* temporaryDirectory
-          // As with LDAP or NIS: only getaddrinfo(3) resolves it, no hosts file or name service.
-          assert.isUndefined(yield* child.open(settings(directory), to.at("127.1")))
-          yield* child.use("one")
-          yield* child.flush
-          assert.strictEqual((yield* child.status).delivered, 1)
-        })
+  it.scopedLive("are resolved anew for each connection, so that an address may change", () =>
+    Effect.gen(function* () {
+      const to = yield* database
+      const files = yield* temporaryDirectory
+      // nothing listens at the first address
+      const hostsOf = (address: string) => `${HOSTS}${address} db\n`
+      const child = yield* processWith(
+        { resolv: `nameserver ${ADDRESS}\n`, hosts: hostsOf("127.0.0.9") },
+        Effect.succeed(files)
       )
-    }
+      const directory = yield* temporaryDirectory
+      assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
+      const move = (address: string) =>
+        Effect.zipRight(
+          Effect.sync(() => fs.writeFileSync(path.join(files, "hosts"), hostsOf(address))),
+          to.cutConnections
+        )
+      yield* child.use("one")
+      yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+      yield* move("127.0.0.1")
+      yield* child.flush
+      yield* move("127.0.0.9")
+      yield* child.use("two")
+      yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+      yield* move("127.0.0.1")
+      yield* child.flush
+      assert.strictEqual(yield* to.count, 2)
+    })
+  )
 
-    for (const [what, resolv] of [
-      ["silent", `nameserver ${ADDRESS}\n`],
-      // nothing listens there
-      ["absent", "nameserver 127.0.0.78\n"],
-      ["silent, and its substitute absent", `nameserver ${ADDRESS}\nnameserver 127.0.0.78\n`],
-      ["absent, and its substitute silent", `nameserver 127.0.0.78\nnameserver ${ADDRESS}\n`],
-      ["not named at all", ""]
-    ] as const) {
-      it.scopedLive(`are not waited for at the end: the name service is ${what}`, () =>
-        Effect.gen(function* () {
-          const { state } = yield* nameService([])
-          state.isSilent = true
-          const directory = yield* temporaryDirectory
-          const child = yield* processWith({ resolv, hosts: HOSTS })
-          assert.isUndefined(
-            yield* child.open(settings(directory), {
-              mysql: { host: "db.example.com", port: 3306, username: "app", database: "app" }
-            })
-          )
-          yield* child.use("one")
-          // in the middle of an attempt, and again after it
-          yield* Effect.sleep("300 millis")
-          const began = performance.now()
-          yield* child.close
-          const closed = performance.now() - began
-          const { code } = yield* child.end
-          const took = performance.now() - began
-          assert.strictEqual(code, 0)
-          assert.isBelow(took, 2000 + SLACK, `closed after ${closed} ms, gone after ${took} ms`)
-          yield* Effect.logInfo(
-            `${what}: closed after ${Math.round(closed)} ms, gone after ${Math.round(took)} ms`
-          )
-        })
-      )
-    }
-
-    it.scopedLive("with several addresses are reached by any of them, and doctor says so", () =>
+  for (const [what, resolv] of [
+    ["absent", "nameserver 127.0.0.78\n"],
+    ["not named at all", ""]
+  ] as const) {
+    it.scopedLive(`known to the system only are resolved: the name service is ${what}`, () =>
       Effect.gen(function* () {
-        const found = yield* mysqlDatabase()
-        yield* MysqlUploader.migrate(connectionOptions(found))
-        // the server has one of two addresses, and nothing listens at the other
-        const proxy = net.createServer((client) => {
-          const server = net.connect(found.config.port, "127.0.0.1")
-          for (const [from, to] of [
-            [client, server],
-            [server, client]
-          ] as const)
-            from.on("error", () => to.destroy()).pipe(to)
-        })
-        yield* Effect.acquireRelease(
-          Effect.promise(() => new Promise<void>((resolve) => proxy.listen(0, "127.0.0.92", resolve))),
-          () => Effect.sync(() => proxy.close())
-        )
-        const files = yield* temporaryDirectory
-        const hosts = path.join(files, "hosts")
-        fs.writeFileSync(
-          hosts,
-          `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n` +
-            `127.0.0.94 half\n127.0.0.92 half\n`
-        )
-        const { port } = proxy.address() as net.AddressInfo
-        const under = ["unshare", "-m", "sh", "-c", `mount --bind ${hosts} /etc/hosts && exec "$@"`, "sh"]
-        const silent = net.createServer(() => undefined)
-        yield* Effect.acquireRelease(
-          Effect.promise(() => new Promise<void>((resolve) => silent.listen(port, "127.0.0.94", resolve))),
-          () => Effect.sync(() => silent.close())
-        )
-        yield* fill(files, [useLine({})])
-        {
-          const url = `mysql://${found.config.username}@half:${port}/${found.config.database}`
-          const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
-          assert.include(stdout, "127.0.0.94, an address of half, takes connections and stays silent")
-          assert.include(stdout, "all columns are there")
-          const flushed = yield* effectAudit(files, ["flush", "--json", "--url", url], {}, under)
-          assert.deepInclude(flushed, { code: 0 }, flushed.stderr)
-        }
-        for (const name of ["one", "another"]) {
-          const url = `mysql://${found.config.username}@${name}:${port}/${found.config.database}`
-          const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
-          assert.include(stdout, `${name}:${port}`)
-          assert.notInclude(stdout, "does not answer")
-          assert.include(stdout, "all columns are there")
-        }
+        const to = yield* database
+        const child = yield* processWith({ resolv, hosts: HOSTS })
+        const directory = yield* temporaryDirectory
+        // As with LDAP or NIS: only getaddrinfo(3) resolves it, no hosts file or name service.
+        assert.isUndefined(yield* child.open(settings(directory), to.at("127.1")))
+        yield* child.use("one")
+        yield* child.flush
+        assert.strictEqual((yield* child.status).delivered, 1)
       })
     )
   }
-)
+
+  for (const [what, resolv] of [
+    ["silent", `nameserver ${ADDRESS}\n`],
+    // nothing listens there
+    ["absent", "nameserver 127.0.0.78\n"],
+    ["silent, and its substitute absent", `nameserver ${ADDRESS}\nnameserver 127.0.0.78\n`],
+    ["absent, and its substitute silent", `nameserver 127.0.0.78\nnameserver ${ADDRESS}\n`],
+    ["not named at all", ""]
+  ] as const) {
+    it.scopedLive(`are not waited for at the end: the name service is ${what}`, () =>
+      Effect.gen(function* () {
+        const { state } = yield* nameService([])
+        state.isSilent = true
+        const directory = yield* temporaryDirectory
+        const child = yield* processWith({ resolv, hosts: HOSTS })
+        assert.isUndefined(
+          yield* child.open(settings(directory), {
+            mysql: { host: "db.example.com", port: 3306, username: "app", database: "app" }
+          })
+        )
+        yield* child.use("one")
+        // in the middle of an attempt, and again after it
+        yield* Effect.sleep("300 millis")
+        const began = performance.now()
+        yield* child.close
+        const closed = performance.now() - began
+        const { code } = yield* child.end
+        const took = performance.now() - began
+        assert.strictEqual(code, 0)
+        assert.isBelow(took, 2000 + SLACK, `closed after ${closed} ms, gone after ${took} ms`)
+        yield* Effect.logInfo(
+          `${what}: closed after ${Math.round(closed)} ms, gone after ${Math.round(took)} ms`
+        )
+      })
+    )
+  }
+
+  it.scopedLive("with several addresses are reached by any of them, and doctor says so", () =>
+    Effect.gen(function* () {
+      const found = yield* mysqlDatabase()
+      yield* MysqlUploader.migrate(connectionOptions(found))
+      // the server has one of two addresses, and nothing listens at the other
+      const proxy = net.createServer((client) => {
+        const server = net.connect(found.config.port, "127.0.0.1")
+        for (const [from, to] of [
+          [client, server],
+          [server, client]
+        ] as const)
+          from.on("error", () => to.destroy()).pipe(to)
+      })
+      yield* Effect.acquireRelease(
+        Effect.promise(() => new Promise<void>((resolve) => proxy.listen(0, "127.0.0.92", resolve))),
+        () => Effect.sync(() => proxy.close())
+      )
+      const files = yield* temporaryDirectory
+      const hosts = path.join(files, "hosts")
+      fs.writeFileSync(
+        hosts,
+        `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n` +
+          `127.0.0.94 half\n127.0.0.92 half\n`
+      )
+      const { port } = proxy.address() as net.AddressInfo
+      const under = ["unshare", "-m", "sh", "-c", `mount --bind ${hosts} /etc/hosts && exec "$@"`, "sh"]
+      const silent = net.createServer(() => undefined)
+      yield* Effect.acquireRelease(
+        Effect.promise(() => new Promise<void>((resolve) => silent.listen(port, "127.0.0.94", resolve))),
+        () => Effect.sync(() => silent.close())
+      )
+      yield* fill(files, [useLine({})])
+      {
+        const url = `mysql://${found.config.username}@half:${port}/${found.config.database}`
+        const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
+        assert.include(stdout, "127.0.0.94, an address of half, takes connections and stays silent")
+        assert.include(stdout, "all columns are there")
+        const flushed = yield* effectAudit(files, ["flush", "--json", "--url", url], {}, under)
+        assert.deepInclude(flushed, { code: 0 }, flushed.stderr)
+      }
+      for (const name of ["one", "another"]) {
+        const url = `mysql://${found.config.username}@${name}:${port}/${found.config.database}`
+        const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
+        assert.include(stdout, `${name}:${port}`)
+        assert.notInclude(stdout, "does not answer")
+        assert.include(stdout, "all columns are there")
+      }
+    })
+  )
+})

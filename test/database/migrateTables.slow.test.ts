@@ -89,7 +89,7 @@ const SHAPES: Record<string, Shape> = {
     only: "mariadb",
     statements: [alter("ADD SYSTEM VERSIONING")]
   },
-  "WITH SYSTEM VERSIONING, by columns that show it": {
+  "WITH SYSTEM VERSIONING, with visible columns": {
     only: "mariadb",
     statements: [
       alter(
@@ -148,7 +148,7 @@ const SHAPES: Record<string, Shape> = {
     only: "mysql",
     statements: [alter("ADD CONSTRAINT effect_audit_event_id CHECK (user_name <> '')")]
   },
-  "one key less than a table can have": {
+  "one key below the limit of a table": {
     statements: [
       alter(Array.from({ length: 62 }, (_, n) => `ADD KEY k${n} (user_name(${n + 1}))`).join(", "))
     ]
@@ -185,7 +185,7 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /is a view.*deduplication to "none"/,
     isWayOut: true
   },
-  "event ids that are there twice": {
+  "duplicate event ids": {
     statements: [
       alter("ADD event_id BINARY(16), ADD event_time DATETIME(6)"),
       ...[1, 2].map(() =>
@@ -210,7 +210,7 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /drop that key/,
     isWayOut: true
   },
-  "all keys that a table can have": {
+  "as many keys as a table can have": {
     statements: [
       alter(Array.from({ length: 63 }, (_, n) => `ADD KEY k${n} (user_name(${n + 1}))`).join(", "))
     ],
@@ -225,7 +225,7 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /a CHECK effect_audit_event_id.*drop/,
     isWayOut: true
   },
-  "ids that are there twice, without their times": {
+  "duplicate event ids, without times": {
     statements: [
       alter("ADD event_id BINARY(16)"),
       ...[1, 2].map(() =>

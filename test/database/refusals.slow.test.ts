@@ -124,19 +124,19 @@ const RECORDS: Record<string, Refusal> = {
     bad: 2_147_483_647,
     code: both(1301)
   },
-  "generated, no base64": {
+  "generated, invalid base64": {
     column: "v VARCHAR(20), g VARBINARY(50) AS (FROM_BASE64(v)) STORED",
     good: "YQ==",
     bad: "???",
     code: { mariadb: 1958 }
   },
-  "generated from JSON that does not end": {
+  "generated from truncated JSON": {
     column: "v VARCHAR(20), g INT AS (JSON_LENGTH(v)) STORED",
     good: "{}",
     bad: "{",
     code: { mariadb: 4037, mysql: 3141 }
   },
-  "generated from JSON that is no number": {
+  "generated from JSON other than a number": {
     column: "v JSON, g INT AS (CAST(JSON_EXTRACT(v, '$.a') AS SIGNED)) STORED",
     good: '{"a":1}',
     bad: '{"a":"x"}',
@@ -148,7 +148,7 @@ const RECORDS: Record<string, Refusal> = {
     bad: null,
     code: { mysql: 3158 }
   },
-  "generated from no geometry": {
+  "generated from an invalid geometry": {
     column: "v VARCHAR(20), g GEOMETRY AS (ST_GeomFromText(v)) STORED",
     good: "POINT(1 1)",
     bad: "POINT(1",
@@ -172,13 +172,13 @@ const RECORDS: Record<string, Refusal> = {
     bad: "POINT(1 999)",
     code: { mysql: 3616 }
   },
-  "generated, in no such system": {
+  "generated, in an unknown reference system": {
     column: "v INT, g GEOMETRY AS (ST_GeomFromText('POINT(1 1)', v)) STORED",
     good: 0,
     bad: 77,
     code: { mysql: 3548 }
   },
-  "generated from no GeoJSON": {
+  "generated from invalid GeoJSON": {
     column: "v VARCHAR(60), g GEOMETRY AS (ST_GeomFromGeoJSON(v)) STORED",
     good: '{"type":"Point","coordinates":[1,1]}',
     bad: '{"type":"Nope"}',
@@ -257,7 +257,7 @@ const BROKEN: Record<string, { readonly body: string; readonly code: number; rea
     code: 1442,
     named: "notes"
   },
-  "a right, by a code of class 42": {
+  "a missing right, by a code of class 42": {
     body: "SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 31997",
     code: 31_997,
     named: "look the code up"

@@ -332,7 +332,7 @@ const OWN_UPLOADER = `
 `
 
 testAtLength(
-  "the oldest packages of the peer ranges, with an uploader of one's own",
+  "the oldest packages of the peer ranges work with a custom uploader",
   { timeout: 600_000 },
   async () => {
     const place = await workplace(npm)
@@ -381,7 +381,7 @@ testAtLength.for([
   { name: "newest", versions: undefined },
   { name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }
 ])(
-  "a program without @effect/platform-node, with the $name packages: all commands work",
+  "all commands of a program without @effect/platform-node work, with the $name packages",
   { timeout: 600_000 },
   async ({ versions }) => {
     const place = await workplace(npm)
@@ -538,8 +538,8 @@ const IN_MEMORY = `
 const DRIVERS = "@effect/sql-mysql2@0.53 @effect/sql-libsql@0.42"
 
 const OLDER = [
-  ["an Effect 3 that is too old", "effect@3.16.0"],
-  ["the oldest Effect that can be told from Effect 4", "effect@3.10.0"]
+  ["an Effect 3 below the peer range", "effect@3.16.0"],
+  ["the oldest Effect that differs detectably from Effect 4", "effect@3.10.0"]
 ]
 
 describe.each([
