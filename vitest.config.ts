@@ -15,17 +15,17 @@ export default defineConfig({
   test: {
     // `npm test` leaves out *.slow.test.ts, and `npm run test:slow` runs those alone
     include: ["test/**/*.test.ts"],
-    // Long commands with configurations of their own.
+    // They have configurations of their own, since they take long.
     exclude: ["**/node_modules/**", "test/crash/**", "test/cluster/**"],
     globalSetup: ["test/support/shared.global.ts", "test/support/mysqlServer.global.ts"],
     pool: "forks",
     sequence: { sequencer: LongestFirst },
-    // two for each core: most of the time is spent waiting for servers, child processes and the disk
+    // Two for each core: most tests wait for servers, child processes and the disk.
     maxWorkers: 2 * availableParallelism(),
-    // ends what hangs, and judges nothing: a loaded machine takes ten times as long
+    // Only ends what hangs: on a loaded machine a test takes ten times as long.
     testTimeout: 600_000,
     hookTimeout: 600_000,
-    // real servers and killed processes on a machine that others share: a second try is printed, and is none by hand
+    // CI shares its machine, and tests start real servers and kill processes. Vitest reports a second try.
     retry: process.env.CI === undefined ? 0 : 1,
     typecheck: {
       enabled: true,

@@ -46,7 +46,7 @@ describe("session", () => {
     }).pipe(Effect.provide([AuditTest.layer, ModelTest]))
   )
 
-  it.effect("does not notice that the database is down, and loses nothing", () =>
+  it.effect("is not affected by an outage of the database, and loses nothing", () =>
     Effect.gen(function* () {
       yield* AuditTest.outage
       yield* session(li, ["dragon"])
@@ -58,7 +58,7 @@ describe("session", () => {
     }).pipe(Effect.provide([AuditTest.layer, ModelTest]))
   )
 
-  it.effect("works on when the disk of the audit log is full", () =>
+  it.effect("continues when the disk of the audit log is full", () =>
     Effect.gen(function* () {
       yield* AuditTest.diskFull
       assert.deepStrictEqual(yield* session(li, ["dragon"]), [])

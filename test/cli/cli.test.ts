@@ -1,4 +1,4 @@
-/** The command, as real child processes; in a terminal where it draws. */
+/** The command: real child processes, with a terminal where the command draws. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule, Stream } from "effect"
 import { createHash } from "node:crypto"
@@ -55,7 +55,7 @@ describe("usage", () => {
 })
 
 describe("status", () => {
-  it.scopedLive("says what waits when nobody delivers, and when the database is away", () =>
+  it.scopedLive("says what waits if nobody delivers, and if the database is away", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({}, { at: Date.now() - 3_725_000 }), ...uses(2)])
@@ -81,29 +81,27 @@ describe("status", () => {
     })
   )
 
-  it.scopedLive(
-    "is fine when everything is delivered, and wants an operator for a dead letter or a refused account",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        const audit = yield* openAudit({ directory }, { uploader: slowDatabase().uploader })
-        yield* audit.use("one")
-        yield* audit.flush
-        yield* Effect.sleep("1200 millis")
-        const fine = yield* effectAudit(directory, ["status"])
-        assert.strictEqual(fine.code, 0)
-        assert.match(fine.stdout, /idle: everything is delivered/)
-        assert.match(fine.stdout, /1 accepted = 1 delivered/)
-        yield* audit.close
+  it.scopedLive("exits with 0 if everything is delivered, and with 2 for a dead letter", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const audit = yield* openAudit({ directory }, { uploader: slowDatabase().uploader })
+      yield* audit.use("one")
+      yield* audit.flush
+      yield* Effect.sleep("1200 millis")
+      const fine = yield* effectAudit(directory, ["status"])
+      assert.strictEqual(fine.code, 0)
+      assert.match(fine.stdout, /idle: everything is delivered/)
+      assert.match(fine.stdout, /1 accepted = 1 delivered/)
+      yield* audit.close
 
-        yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])
-        const dead = yield* effectAudit(directory, ["status"])
-        assert.strictEqual(dead.code, 2)
-        assert.match(dead.stdout, /1 dead letter: see "effect-audit dead list"/)
-      })
+      yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])
+      const dead = yield* effectAudit(directory, ["status"])
+      assert.strictEqual(dead.code, 2)
+      assert.match(dead.stdout, /1 dead letter: see "effect-audit dead list"/)
+    })
   )
 
-  it.scopedLive("keeps the reason when the program has ended, for as long as events wait", () =>
+  it.scopedLive("keeps the reason after the program has ended, as long as events wait", () =>
     Effect.gen(function* () {
       for (const [cls, code] of [
         ["operator", 2],
@@ -121,7 +119,7 @@ describe("status", () => {
         assert.include(String(queue!.sentences), "the INSERT right is missing (1142)")
         assert.deepInclude(queue!.delivery, { state: "closed", nextTry: null })
 
-        // the last delivery succeeds: no reason is left
+        // If the last delivery succeeds, then no reason remains.
         const again = yield* openAudit({ directory }, { uploader: slowDatabase().uploader })
         yield* again.close
         const fine = yield* effectAudit(directory, ["status", "--json"])
@@ -132,7 +130,7 @@ describe("status", () => {
     })
   )
 
-  it.effect("says when a backlog will be done, and that it is too old", () =>
+  it.effect("estimates when a backlog will be delivered, and reports one that is too old", () =>
     Effect.sync(() => {
       const now = 1_000_000_000
       const limits = { lag: 300_000, minFreeBytes: 0 }
@@ -175,7 +173,7 @@ describe("status", () => {
     })
   )
 
-  it.scopedLive("finds a damaged cursor, and sums up several instances", () =>
+  it.scopedLive("reports a damaged cursor, and sums up several instances", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       for (const [index, count] of [2, 3].entries()) {
@@ -202,43 +200,41 @@ describe("status", () => {
 describe("tail and show", () => {
   const hostile = "\x1b[2J\u202egnp.exe \u{1f98a}"
 
-  it.scopedLive(
-    "mask prompts unless told otherwise, and nothing reaches the terminal that could move it",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        const secret = useLine({ prompt: "PROMPT", userName: hostile })
-        yield* fill(directory, [...uses(3), secret])
-        const [tail, revealed, shown, json, unknown] = yield* Effect.all(
-          [
-            effectAudit(directory, ["tail", "-n", "2"]),
-            effectAudit(directory, ["tail", "--reveal"]),
-            effectAudit(directory, ["show", secret.eventId]),
-            effectAudit(directory, ["show", "--json", "--reveal", secret.eventId.toUpperCase()]),
-            effectAudit(directory, ["show", "0:1"])
-          ],
-          { concurrency: 3 }
-        )
-        assert.lengthOf(tail.stdout.trim().split("\n"), 2)
-        for (const { stdout } of [tail, shown]) {
-          assert.notInclude(stdout, "PROMPT")
-          assert.include(stdout, "[6 characters, masked]")
-        }
-        for (const { stdout } of [tail, revealed, shown]) {
-          for (const character of ["\x1b", "\u202e"]) assert.notInclude(stdout, character)
-          assert.include(stdout, "\u{1f98a}")
-        }
-        assert.include(revealed.stdout, "PROMPT")
-        assert.deepInclude(json.json()[0], { eventId: secret.eventId, sequence: 3 })
-        assert.deepInclude(json.json()[0]!.event, { prompt: "PROMPT", user_name: hostile })
-        assert.strictEqual(unknown.code, 64)
-        assert.include(unknown.stderr, "No event 0:1 waits")
-      })
+  it.scopedLive("mask prompts by default, and escape what could control the terminal", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      const secret = useLine({ prompt: "PROMPT", userName: hostile })
+      yield* fill(directory, [...uses(3), secret])
+      const [tail, revealed, shown, json, unknown] = yield* Effect.all(
+        [
+          effectAudit(directory, ["tail", "-n", "2"]),
+          effectAudit(directory, ["tail", "--reveal"]),
+          effectAudit(directory, ["show", secret.eventId]),
+          effectAudit(directory, ["show", "--json", "--reveal", secret.eventId.toUpperCase()]),
+          effectAudit(directory, ["show", "0:1"])
+        ],
+        { concurrency: 3 }
+      )
+      assert.lengthOf(tail.stdout.trim().split("\n"), 2)
+      for (const { stdout } of [tail, shown]) {
+        assert.notInclude(stdout, "PROMPT")
+        assert.include(stdout, "[6 characters, masked]")
+      }
+      for (const { stdout } of [tail, revealed, shown]) {
+        for (const character of ["\x1b", "\u202e"]) assert.notInclude(stdout, character)
+        assert.include(stdout, "\u{1f98a}")
+      }
+      assert.include(revealed.stdout, "PROMPT")
+      assert.deepInclude(json.json()[0], { eventId: secret.eventId, sequence: 3 })
+      assert.deepInclude(json.json()[0]!.event, { prompt: "PROMPT", user_name: hostile })
+      assert.strictEqual(unknown.code, 64)
+      assert.include(unknown.stderr, "No event 0:1 waits")
+    })
   )
 })
 
 describe("dead", () => {
-  it.scopedLive("shows, exports, retries and discards, when nobody owns the queue", () =>
+  it.scopedLive("shows, exports, retries and discards letters of a queue without an owner", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const secret = useLine({ prompt: "PROMPT" })
@@ -295,7 +291,7 @@ describe("dead", () => {
     })
   )
 
-  it.scopedLive("discards what was refused before a date, or so long ago, with an owner and without", () =>
+  it.scopedLive("discards letters refused before a date or an age, with an owner and without", () =>
     Effect.gen(function* () {
       for (const isOwned of [false, true]) {
         const directory = yield* temporaryDirectory
@@ -304,7 +300,7 @@ describe("dead", () => {
           uses(3),
           uses(3).map(() => ({ class: "rejected", reason: DEAD }) as const)
         )
-        // refused in January, 40 days ago, and now
+        // One refused in January, one 40 days ago, one now.
         const file = path.join(directory, "dead-letter.ndjson")
         const times = ["2026-01-01T12:00:00.000Z", new Date(Date.now() - 40 * 86_400_000).toISOString()]
         const text = fs.readFileSync(file, "utf8")
@@ -339,7 +335,7 @@ describe("dead", () => {
     })
   )
 
-  it.scopedLive("asks an idle owner, which does it at once and delivers", () =>
+  it.scopedLive("asks an idle owner, which retries at once and delivers", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(2), [
@@ -348,7 +344,7 @@ describe("dead", () => {
       ])
       const database = slowDatabase()
       const audit = yield* openAudit({ directory }, { uploader: database.uploader })
-      // its next look would be in a minute
+      // without a request it looks again in a minute
       const wait = ["--wait", "2 minutes"]
       const retried = yield* effectAudit(directory, ["dead", "retry", "--all", ...wait])
       assert.strictEqual(retried.code, 0)
@@ -359,14 +355,14 @@ describe("dead", () => {
     })
   )
 
-  it.scopedLive("asks an owner whose database is away: no attempt to deliver comes of it", () =>
+  it.scopedLive("retries through an owner whose database is away, without an attempt to deliver", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const dead = { class: "rejected", reason: DEAD } as const
       yield* fill(directory, uses(3), [dead, dead])
       const owner = yield* auditProcess()
       yield* owner.open({ directory })
-      // the next attempt is 6 to 8 seconds away
+      // the next attempt comes in 6 to 8 seconds
       yield* Effect.repeat(owner.status, {
         until: ({ failures }) => failures === 3,
         schedule: Schedule.spaced("20 millis")
@@ -388,17 +384,17 @@ describe("dead", () => {
       )
       const after = yield* owner.status
       assert.deepInclude(after, { dead: 0, retried: 1, discarded: 1, waiting: 2 })
-      // on a loaded machine the schedule's own attempt may have come
+      // On a loaded machine the scheduled attempt may have come first.
       if (Date.now() < nextTry!) assert.strictEqual(after.failures, 3)
     })
   )
 
-  it.scopedLive("says so when the owner does not come to it", () =>
+  it.scopedLive("reports an owner that does not answer", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])
       const disk = yield* nodeDisk
-      // as on a machine that has no watch left to give
+      // as if the system's limit of watches were reached
       const watch = (path: string) =>
         Stream.fail(new DiskError({ operation: "watch", path, code: "ENOSPC", cause: undefined }))
       const database = slowDatabase()
@@ -418,8 +414,8 @@ describe("dead", () => {
   )
 })
 
-describe("the database", () => {
-  it.scopedLive("is migrated, delivered to, and examined", () =>
+describe("commands for the database", () => {
+  it.scopedLive("migrate, deliver and examine", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase()
@@ -473,7 +469,7 @@ describe("the database", () => {
     })
   )
 
-  it.scopedLive("is named with its fault by doctor and flush: rights, password, name, port", () =>
+  it.scopedLive("doctor and flush name the fault: rights, password, name or port", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase()
@@ -505,7 +501,7 @@ describe("the database", () => {
     })
   )
 
-  it.scopedLive("is asked for its encryption and its clock", () =>
+  it.scopedLive("doctor reports encryption and clock", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const certificates = yield* Effect.acquireRelease(
@@ -518,7 +514,7 @@ describe("the database", () => {
             args: [
               `--ssl-cert=${certificates.certificate}`,
               `--ssl-key=${certificates.key}`,
-              // of all but root: an hour ahead when it connects, and stopped from then on
+              // For all accounts but root: connected an hour ahead, and stopped from then on.
               "--init-connect=SET timestamp = UNIX_TIMESTAMP() + 3600"
             ]
           })
@@ -546,7 +542,7 @@ describe("the database", () => {
     })
   )
 
-  it.scopedLive("is examined table by table, column by column", () =>
+  it.scopedLive("doctor examines each column of each table", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase()
       yield* Effect.promise(async () => {
@@ -574,7 +570,7 @@ describe("the database", () => {
     })
   )
 
-  it.scopedLive("says where a repeated event could not be told from another one with the same key", () =>
+  it.scopedLive("doctor warns of a unique key that repeated events cannot be told apart by", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase()
       yield* MysqlUploader.migrate(connectionOptions(database))
@@ -601,7 +597,7 @@ describe("the database", () => {
     })
   )
 
-  it.scopedLive("is left to the owner, and gets no event whose kind is unknown", () =>
+  it.scopedLive("flush leaves delivery to the owner, and refuses events of an unknown kind", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const own = useLine({})
@@ -618,32 +614,34 @@ describe("the database", () => {
   )
 })
 
-describe.skipIf(process.platform === "win32")("a path that cannot be looked at", () => {
-  it.scopedLive.each(["a loop of links", "below a file", "too long"])("is said, and no defect: %s", (what) =>
-    Effect.gen(function* () {
-      const directory = yield* temporaryDirectory
-      fs.symlinkSync("two", `${directory}/one`)
-      fs.symlinkSync("one", `${directory}/two`)
-      fs.writeFileSync(`${directory}/file`, "")
-      const name = { "a loop of links": "one", "below a file": "file/x", "too long": "x".repeat(300) }[what]
-      const file = `${directory}/${String(name)}`
-      for (const args of [
-        ["status", "--directory", file],
-        ["adopt", file],
-        ["verify", "--events", file],
-        ["flush", "--url", "mysql://a@127.0.0.1:1/a", "--ssl-ca", file]
-      ]) {
-        const { code, stderr } = yield* effectAudit(directory, args)
-        assert.strictEqual(code, 2, `${args.join(" ")}: ${stderr}`)
-        assert.include(stderr, file)
-        assert.lengthOf(stderr.trimEnd().split("\n"), 1, stderr)
-      }
-    })
+describe.skipIf(process.platform === "win32")("a path that cannot be read", () => {
+  it.scopedLive.each(["a loop of links", "below a file", "too long"])(
+    "gives an error of one line: %s",
+    (what) =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        fs.symlinkSync("two", `${directory}/one`)
+        fs.symlinkSync("one", `${directory}/two`)
+        fs.writeFileSync(`${directory}/file`, "")
+        const name = { "a loop of links": "one", "below a file": "file/x", "too long": "x".repeat(300) }[what]
+        const file = `${directory}/${String(name)}`
+        for (const args of [
+          ["status", "--directory", file],
+          ["adopt", file],
+          ["verify", "--events", file],
+          ["flush", "--url", "mysql://a@127.0.0.1:1/a", "--ssl-ca", file]
+        ]) {
+          const { code, stderr } = yield* effectAudit(directory, args)
+          assert.strictEqual(code, 2, `${args.join(" ")}: ${stderr}`)
+          assert.include(stderr, file)
+          assert.lengthOf(stderr.trimEnd().split("\n"), 1, stderr)
+        }
+      })
   )
 })
 
 describe("adopt and verify", () => {
-  it.scopedLive("adopt no part of a queue, the queue's own or another's", () =>
+  it.scopedLive("refuse to adopt any part of a queue", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const other = `${directory}/other`
@@ -659,7 +657,7 @@ describe("adopt and verify", () => {
     })
   )
 
-  it.scopedLive("take over the file of the Python class, and read everything without a change", () =>
+  it.scopedLive("adopt the file of the Python class, and verify it without changing it", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(3))
@@ -693,7 +691,7 @@ describe("adopt and verify", () => {
   )
 })
 
-it.scopedLive("the length that a line may have is that of the program", () =>
+it.scopedLive("commands accept lines up to the program's own limit", () =>
   Effect.gen(function* () {
     const directory = yield* temporaryDirectory
     yield* fill(directory, [useLine({ prompt: "x".repeat(9 * 1024 * 1024) })])
@@ -715,7 +713,7 @@ it.scopedLive("the length that a line may have is that of the program", () =>
   })
 )
 
-/** All bytes of a directory. */
+/** The hash of all files of a directory. */
 const digest = (directory: string): string => {
   const hash = createHash("sha256")
   for (const name of fs.readdirSync(directory).sort()) {
@@ -728,7 +726,7 @@ const digest = (directory: string): string => {
 const SKIP_PTY = "in a terminal (skipped where python3 cannot imitate one)"
 
 describe.skipIf(!hasPty)(SKIP_PTY, () => {
-  it.scopedLive("has colours, unless NO_COLOR is set", () =>
+  it.scopedLive("colours its output, unless NO_COLOR is set", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(1))
@@ -773,7 +771,7 @@ describe.skipIf(!hasPty)(SKIP_PTY, () => {
     })
   )
 
-  it.scopedLive("asks for the password, and does not show it", () =>
+  it.scopedLive("prompts for the password, and does not echo it", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase()
@@ -798,7 +796,7 @@ describe.skipIf(!hasPty)(SKIP_PTY, () => {
     })
   )
 
-  it.scopedLive("does not pour out the content of letters", () =>
+  it.scopedLive("refuses to export letters to the terminal", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, uses(1), [{ class: "rejected", reason: DEAD }])

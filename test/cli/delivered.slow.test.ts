@@ -1,4 +1,4 @@
-/** `effect-audit events`: what was delivered, found, counted, exported, and who has read it. */
+/** `effect-audit events`: search, count, export, and the record of who has read. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import * as fs from "node:fs"
@@ -68,29 +68,31 @@ const filled = Effect.gen(function* () {
 })
 
 describe("events", () => {
-  it.scopedLive("shows the newest of all kinds, and masks what is sensitive unless it is revealed", () =>
-    Effect.gen(function* () {
-      const { run } = yield* filled
-      const shown = yield* run("--json")
-      assert.strictEqual(shown.code, 0, shown.stderr)
-      assert.lengthOf(shown.json(), 5)
-      const few = yield* run("--json", "--limit", "2")
-      assert.deepStrictEqual(
-        few.json().map(({ kind, time }) => [kind, time]),
-        [
-          ["activity", "2026-01-31T08:00:03.000Z"],
-          ["use_log", "2026-01-31T08:00:02.000Z"]
-        ]
-      )
-      for (const secret of ["PROMPT", "REASON", "METADATA"]) assert.notInclude(shown.stdout, secret)
-      assert.include(shown.stdout, "[10 characters, masked]")
-      assert.include(shown.stderr, "--reveal")
-      const revealed = yield* run("--json", "--reveal")
-      for (const secret of ["PROMPT one", "REASON", "METADATA"]) assert.include(revealed.stdout, secret)
-    })
+  it.scopedLive(
+    "shows the newest events of all kinds, and masks sensitive fields unless they are revealed",
+    () =>
+      Effect.gen(function* () {
+        const { run } = yield* filled
+        const shown = yield* run("--json")
+        assert.strictEqual(shown.code, 0, shown.stderr)
+        assert.lengthOf(shown.json(), 5)
+        const few = yield* run("--json", "--limit", "2")
+        assert.deepStrictEqual(
+          few.json().map(({ kind, time }) => [kind, time]),
+          [
+            ["activity", "2026-01-31T08:00:03.000Z"],
+            ["use_log", "2026-01-31T08:00:02.000Z"]
+          ]
+        )
+        for (const secret of ["PROMPT", "REASON", "METADATA"]) assert.notInclude(shown.stdout, secret)
+        assert.include(shown.stdout, "[10 characters, masked]")
+        assert.include(shown.stderr, "--reveal")
+        const revealed = yield* run("--json", "--reveal")
+        for (const secret of ["PROMPT one", "REASON", "METADATA"]) assert.include(revealed.stdout, secret)
+      })
   )
 
-  it.scopedLive("finds by kind, user, time and conditions, and counts", () =>
+  it.scopedLive("searches by kind, user, time and conditions, and counts", () =>
     Effect.gen(function* () {
       const { run } = yield* filled
       const users = (...args: ReadonlyArray<string>) =>
@@ -136,7 +138,7 @@ describe("events", () => {
     })
   )
 
-  it.scopedLive("exports CSV in which nothing is a formula", () =>
+  it.scopedLive("exports CSV that no spreadsheet reads as formulas", () =>
     Effect.gen(function* () {
       const { run } = yield* filled
       const { stdout } = yield* run("--kind", "use_log", "--csv", "--reveal")
@@ -154,7 +156,7 @@ describe("events", () => {
     })
   )
 
-  it.scopedLive("reads a table of which nobody has the class", () =>
+  it.scopedLive("reads a table without the class of its kind", () =>
     Effect.gen(function* () {
       const { run } = yield* filled
       const ran = yield* run("--kind", "nano_banana_user_log", "--json")
@@ -202,7 +204,7 @@ describe("events", () => {
     })
   )
 
-  it.scopedLive("records who asks for what before it is shown, and shows nothing if it cannot", () =>
+  it.scopedLive("records who searches before it shows anything, and shows nothing if it cannot record", () =>
     Effect.gen(function* () {
       const { directory, run } = yield* filled
       const audit = path.join(directory, "readings")
@@ -230,7 +232,7 @@ describe("events", () => {
     })
   )
 
-  it.scopedLive("fits a terminal", () =>
+  it.scopedLive("fits the width of a terminal", () =>
     Effect.gen(function* () {
       if (!hasPty) return
       const { directory, file } = yield* filled
@@ -248,7 +250,7 @@ describe("events", () => {
 })
 
 onEachServer("events", ({ flavour, rootUrl }) => {
-  it.scopedLive("shows how far a long export has come, on a terminal and not in the export", () =>
+  it.scopedLive("draws the progress of a long export on the terminal, and not into the export", () =>
     Effect.gen(function* () {
       if (!hasPty || flavour === "mysql") return
       const directory = yield* temporaryDirectory
@@ -256,7 +258,7 @@ onEachServer("events", ({ flavour, rootUrl }) => {
       const options = connectionOptions(database)
       yield* MysqlUploader.migrate(options, [UseLog], { index: true })
       const uploader = Context.get(yield* Layer.build(MysqlUploader.layer(options)), Uploader)
-      // more than a second of the server's, on a fast machine too
+      // enough for more than a second of the server, on a fast machine too
       const events = Array.from({ length: 6400 }, (_, index) =>
         use({ prompt: "another" }, { time: T0 + index })
       )
@@ -289,7 +291,7 @@ onEachServer("events", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("reads by an account that may SELECT alone, and says what one lacks that may not", () =>
+  it.scopedLive("needs nothing but SELECT, and names the right that is missing", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase(rootUrl)
@@ -345,10 +347,10 @@ onEachServer("events", ({ flavour, rootUrl }) => {
       })
       assert.include(answer, "Without login_log, activity: there is no such table, or the account may")
       const nobody = yield* account(database, "CREATE VIEW")
-      // no table was looked through, so nobody knows
+      // No table could be searched, so the answer is unknown.
       const unknown = yield* run(nobody.username!, "--id", id)
       assert.strictEqual(unknown.code, 2, unknown.stderr)
-      // what it names can be pasted
+      // the command in the message can be pasted
       const [, command = ""] = /run `effect-audit ([^`]+)`/.exec(unknown.stderr) ?? []
       const migrated = yield* effectAudit(directory, command.split(" "), {
         AUDIT_MYSQL_URL: `mysql://root@${host}:${port}/${name}`

@@ -1,4 +1,4 @@
-/** The second view of the page: the events in the database. */
+/** The page's view of the events in the database. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import * as fs from "node:fs"
@@ -14,7 +14,7 @@ import { temporaryDirectory } from "../support/queue.js"
 const isShown = hasBrowser()
 const T0 = Date.UTC(2026, 0, 31, 8)
 const HOSTILE = `<img src=x onerror="document.title='broken'">`
-/** what turns, hides or moves what stands behind it */
+/** Characters that hide, turn or move the text after them. */
 const UNSEEN = "\u202e\u009b\u200b\u2066"
 const CODES = String.raw`\u202e\u009b\u200b\u2066`
 
@@ -41,7 +41,7 @@ const served = Effect.gen(function* () {
 })
 
 describe("the events of the page", () => {
-  it.scopedLive("are for whoever has the token", () =>
+  it.scopedLive("require the token", () =>
     Effect.gen(function* () {
       const { origin, token } = yield* served
       for (const file of ["kinds", "events?kind=use_log", "event?id=x", "events.csv?kind=use_log"]) {
@@ -59,7 +59,7 @@ describe("the events of the page", () => {
     })
   )
 
-  it.scopedLive("say what is missing where no database is named", () =>
+  it.scopedLive("explain what is missing if no database is named", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])
@@ -74,7 +74,7 @@ describe("the events of the page", () => {
   )
 })
 
-describe("dead letters of a page whose readings are recorded", () => {
+describe("a page that records what is read", () => {
   const letters = Effect.gen(function* () {
     const root = yield* temporaryDirectory
     const readings = path.join(root, "readings")
@@ -91,7 +91,7 @@ describe("dead letters of a page whose readings are recorded", () => {
     return { ask, readings }
   })
 
-  it.scopedLive("are on record where their content is shown or exported", () =>
+  it.scopedLive("records each letter whose content it shows or exports", () =>
     Effect.gen(function* () {
       const { ask, readings } = yield* letters
       assert.notInclude(yield* ask("letter?id=0:0"), "PROMPT")
@@ -107,7 +107,7 @@ describe("dead letters of a page whose readings are recorded", () => {
     })
   )
 
-  it.scopedLive("keep their content where it cannot be recorded", () =>
+  it.scopedLive("shows no content that it cannot record", () =>
     Effect.gen(function* () {
       const { ask, readings } = yield* letters
       fs.writeFileSync(readings, "no directory")
@@ -128,72 +128,74 @@ const recordedIn = (readings: string) =>
     .map((line) => JSON.parse(line) as Readonly<Record<string, unknown>>)
 
 describe.skipIf(!isShown)("the view of the events (skipped where Chromium is missing)", () => {
-  it.scopedLive("shows the newest first, pages, filters, reveals, exports, and runs nothing", () =>
-    Effect.gen(function* () {
-      const { address, events, readings } = yield* served
-      const chromium = yield* browser
-      yield* Effect.promise(async () => {
-        const page = await chromium.newPage({ acceptDownloads: true })
-        const problems: Array<string> = []
-        page.on("pageerror", (error) => problems.push(error.message))
-        page.on("console", (message) => {
-          if (message.type() === "error") problems.push(message.text())
+  it.scopedLive(
+    "shows the newest events first, pages, filters, reveals and exports, and runs no script of an event",
+    () =>
+      Effect.gen(function* () {
+        const { address, events, readings } = yield* served
+        const chromium = yield* browser
+        yield* Effect.promise(async () => {
+          const page = await chromium.newPage({ acceptDownloads: true })
+          const problems: Array<string> = []
+          page.on("pageerror", (error) => problems.push(error.message))
+          page.on("console", (message) => {
+            if (message.type() === "error") problems.push(message.text())
+          })
+          await page.goto(address.href)
+          await page.getByRole("button", { name: "Events" }).click()
+          const rows = page.locator("#events li")
+          await rows.first().waitFor()
+          assert.strictEqual(await rows.count(), 100)
+          assert.strictEqual(await rows.first().getAttribute("data-id"), events.at(-1)!.eventId)
+          assert.include(await rows.first().textContent(), `${HOSTILE}${CODES}`)
+          assert.notInclude(await page.locator("#events").textContent(), "PROMPT")
+
+          const seen = async () =>
+            page.evaluate<Array<string>>(
+              `[...document.querySelectorAll("#events li")].map((row) => row.dataset.id)`
+            )
+          let all = await seen()
+          for (let pages = 1; pages < 3; pages++) {
+            await page.getByRole("button", { name: "Older" }).click()
+            await page.locator(`li[data-id="${events.at(-1 - 100 * pages)!.eventId}"]`).waitFor()
+            all = [...all, ...(await seen())]
+          }
+          assert.deepStrictEqual(all, events.map(({ eventId }) => eventId).reverse())
+          assert.isTrue(await page.getByRole("button", { name: "Older" }).isHidden())
+          await page.getByRole("button", { name: "Newest" }).click()
+          await page.locator(`li[data-id="${events.at(-1)!.eventId}"]`).waitFor()
+
+          await page.getByLabel("User").fill("li")
+          await page.getByLabel("Where").fill("duration_ms>=10; duration_ms<13")
+          await page.getByRole("button", { name: "Find" }).click()
+          await page.locator(`li[data-id="${events[12]!.eventId}"]`).waitFor()
+          assert.deepStrictEqual(await seen(), [events[12]!.eventId, events[10]!.eventId])
+
+          const download = page.waitForEvent("download")
+          await page.getByRole("button", { name: "Export all these events as CSV" }).click()
+          const csv = fs.readFileSync(await (await download).path(), "utf8")
+          assert.lengthOf(csv.trimEnd().split("\r\n"), 3)
+          assert.notInclude(csv, "PROMPT")
+
+          await page.getByRole("button", { name: `Show event ${events[12]!.eventId}` }).click()
+          await page.locator("#letter", { hasText: "masked" }).waitFor()
+          await page.getByRole("button", { name: "Reveal" }).click()
+          await page.locator("#letter", { hasText: "PROMPT 12" }).waitFor()
+          assert.include(await page.locator("#letter").textContent(), `PROMPT 12${CODES}`)
+          await page.keyboard.press("Escape")
+
+          await page.getByLabel("Where").fill("nome=1")
+          await page.getByRole("button", { name: "Find" }).click()
+          await page.getByText("no field nome").waitFor()
+          await page.getByRole("button", { name: "Queue" }).click()
+          await page.locator("main").waitFor()
+          assert.isTrue(await page.locator("#delivered").isHidden())
+          assert.strictEqual(await page.title(), "effect-audit")
+          assert.deepStrictEqual(problems, [])
         })
-        await page.goto(address.href)
-        await page.getByRole("button", { name: "Events" }).click()
-        const rows = page.locator("#events li")
-        await rows.first().waitFor()
-        assert.strictEqual(await rows.count(), 100)
-        assert.strictEqual(await rows.first().getAttribute("data-id"), events.at(-1)!.eventId)
-        assert.include(await rows.first().textContent(), `${HOSTILE}${CODES}`)
-        assert.notInclude(await page.locator("#events").textContent(), "PROMPT")
-
-        const seen = async () =>
-          page.evaluate<Array<string>>(
-            `[...document.querySelectorAll("#events li")].map((row) => row.dataset.id)`
-          )
-        let all = await seen()
-        for (let pages = 1; pages < 3; pages++) {
-          await page.getByRole("button", { name: "Older" }).click()
-          await page.locator(`li[data-id="${events.at(-1 - 100 * pages)!.eventId}"]`).waitFor()
-          all = [...all, ...(await seen())]
-        }
-        assert.deepStrictEqual(all, events.map(({ eventId }) => eventId).reverse())
-        assert.isTrue(await page.getByRole("button", { name: "Older" }).isHidden())
-        await page.getByRole("button", { name: "Newest" }).click()
-        await page.locator(`li[data-id="${events.at(-1)!.eventId}"]`).waitFor()
-
-        await page.getByLabel("User").fill("li")
-        await page.getByLabel("Where").fill("duration_ms>=10; duration_ms<13")
-        await page.getByRole("button", { name: "Find" }).click()
-        await page.locator(`li[data-id="${events[12]!.eventId}"]`).waitFor()
-        assert.deepStrictEqual(await seen(), [events[12]!.eventId, events[10]!.eventId])
-
-        const download = page.waitForEvent("download")
-        await page.getByRole("button", { name: "Export all these events as CSV" }).click()
-        const csv = fs.readFileSync(await (await download).path(), "utf8")
-        assert.lengthOf(csv.trimEnd().split("\r\n"), 3)
-        assert.notInclude(csv, "PROMPT")
-
-        await page.getByRole("button", { name: `Show event ${events[12]!.eventId}` }).click()
-        await page.locator("#letter", { hasText: "masked" }).waitFor()
-        await page.getByRole("button", { name: "Reveal" }).click()
-        await page.locator("#letter", { hasText: "PROMPT 12" }).waitFor()
-        assert.include(await page.locator("#letter").textContent(), `PROMPT 12${CODES}`)
-        await page.keyboard.press("Escape")
-
-        await page.getByLabel("Where").fill("nome=1")
-        await page.getByRole("button", { name: "Find" }).click()
-        await page.getByText("no field nome").waitFor()
-        await page.getByRole("button", { name: "Queue" }).click()
-        await page.locator("main").waitFor()
-        assert.isTrue(await page.locator("#delivered").isHidden())
-        assert.strictEqual(await page.title(), "effect-audit")
-        assert.deepStrictEqual(problems, [])
+        // revealed and exported events are on record
+        const actions = recordedIn(readings).map(({ action }) => action)
+        assert.sameMembers(actions, ["audit.export", "audit.get", "audit.get"])
       })
-      // what was revealed and exported is on record
-      const actions = recordedIn(readings).map(({ action }) => action)
-      assert.sameMembers(actions, ["audit.export", "audit.get", "audit.get"])
-    })
   )
 })

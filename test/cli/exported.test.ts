@@ -1,4 +1,4 @@
-/** The lines of an export are those of events that were made whole. */
+/** The fast export: its lines equal those of events that were decoded whole. */
 import { assert, describe, it } from "@effect/vitest"
 import { Chunk, FastCheck as fc, Schema } from "effect"
 import { Activity } from "effect-audit"
@@ -39,7 +39,7 @@ class Values extends AuditEvent.Class<Values>()("values", {
   sensitive: ["big"]
 }) {}
 
-/** Whoever has a constructor may refuse, or change, what others take. */
+/** A kind whose constructor changes or refuses what its Schema accepts. */
 class Own extends AuditEvent.Class<Own>()("own", { table: "own", fields: { text: Schema.String } }) {
   constructor(input: AuditEvent.InputOf<typeof Own>) {
     if (input.text.length > 3) throw new Error("too long")
@@ -91,7 +91,7 @@ const rowsOf = (kind: AuditEvent.Any) =>
     )
     .map(([time, id, values]) => new ReadRow(id, time, values))
 
-/** A text as a server keeps it: whole characters. */
+/** A text as a server stores it: well-formed Unicode. */
 const stored = (value: Row["values"][number]) => (value === null ? null : String(value).toWellFormed())
 
 /** The row as MySQL sends it. */
@@ -100,7 +100,7 @@ const sent = ({ eventId, time, values }: Row, digits: string): Row => {
   const texts = [...values.map(stored), time === null ? null : sqlDateTime(time) + digits, id]
   const buffers = texts.map((text) => (text === null ? null : Buffer.from(text)))
   const cells: Cells = {
-    // between bytes of others
+    // bytes of other rows surround the row
     buffer: Buffer.concat([
       Buffer.from("before"),
       ...buffers.map((bytes) => bytes ?? Buffer.alloc(0)),
@@ -120,7 +120,7 @@ const ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 const KINDS: ReadonlyArray<AuditEvent.Any> = [UseLog, LoginLog, Activity, Maybe, Odd, Values, Own, table]
 
 describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s", (_, kind) => {
-  it("has the lines of its events", () => {
+  it("writes the same lines as showing each event", () => {
     for (const isRevealed of [true, false]) {
       const show = showing(kind, isRevealed)
       const whole = (row: Row) => show(foundOf(kind)(row))
@@ -143,7 +143,7 @@ describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s"
     }
   })
 
-  it("has the same lines of rows as bytes", () => {
+  it("writes the same lines from the bytes of a row", () => {
     const sentRows = fc.array(
       fc
         .tuple(rowsOf(kind), fc.constantFrom(ID, null), fc.constantFrom("", "000", "999"))
@@ -171,7 +171,7 @@ describe.each(KINDS.map((kind) => [kind.kind, kind] as const))("an export of %s"
   })
 })
 
-it("copies nothing of the value behind one that ends in the middle of a character", () => {
+it("a value that ends inside a character takes no bytes of the next value", () => {
   const row = sent(new ReadRow(ID, 0, ["狐", "狐", "狐"]), "")
   const { buffer, ends, starts } = row.cells!
   const cut: Cells = { buffer, starts, ends: Array.from(ends, (end, index) => (index === 0 ? end - 1 : end)) }

@@ -1,4 +1,4 @@
-/** Rows, lines, names and dates that nobody expects: what shows them goes on, and says nothing that is not so. */
+/** Hostile rows, lines, names and dates: the command survives them, and its answers stay true. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, FastCheck as fc, Layer, Option, Schema } from "effect"
 import { spawnSync } from "node:child_process"
@@ -24,7 +24,7 @@ const DEEP = 20_000
 const nested = (depth: number) => JSON.parse(`${'{"a":['.repeat(depth)}${"]}".repeat(depth)}`) as object
 const T0 = Date.UTC(2026, 0, 31, 8)
 
-describe("what is nested 20,000 deep", () => {
+describe("a value nested 20,000 deep", () => {
   const found = (metadata: object) => ({
     _tag: "Event" as const,
     kind: "activity",
@@ -33,14 +33,14 @@ describe("what is nested 20,000 deep", () => {
     event: { action: "a", outcome: "success", metadata }
   })
 
-  it("is a cell of CSV, cut as in JSON", () => {
+  it("is exported as CSV, cut as in JSON", () => {
     const line = asCsv(showing(Activity, true)(found(nested(DEEP))))
     assert.include(line, "nested deeper than 64, left out")
     const plain = asCsv(showing(Activity, true)(found({ a: [1, "x"] })))
     assert.include(plain, '"{""a"":[1,""x""]}"')
   })
 
-  it("is shown where it waits, and as a dead letter", () => {
+  it("is shown while it waits, and as a dead letter", () => {
     const line = { kind: "use_log", prompt: nested(DEEP), user_name: nested(DEEP) }
     for (const it of [
       { _tag: "Waiting", eventId: "", line } as const,
@@ -85,10 +85,10 @@ describe("what is nested 20,000 deep", () => {
   )
 })
 
-describe("names that every object has", () => {
+describe("names of properties of Object.prototype", () => {
   const NAMES = [...Object.getOwnPropertyNames(Object.prototype), "prototype", "1", "kind", "a b", "a", "b"]
 
-  it("are columns of a table like any other", () => {
+  it("work as columns of a table", () => {
     fc.assert(
       fc.property(fc.uniqueArray(fc.constantFrom(...NAMES), { minLength: 1 }), (names) => {
         const kind = kindOfTable(
@@ -135,7 +135,7 @@ describe("names that every object has", () => {
     issues: []
   })
 
-  it.scopedLive("are kinds like any other", () =>
+  it.scopedLive("work as kinds", () =>
     Effect.gen(function* () {
       class Constructor extends AuditEvent.Class<Constructor>()("constructor", {
         table: "built",
@@ -143,7 +143,7 @@ describe("names that every object has", () => {
       }) {}
       const root = yield* temporaryDirectory
       const filename = path.join(root, "audit.db")
-      // to its type a kind of this name has rules already
+      // by its type, a kind of this name already has rules
       const redact = { use_log: { prompt: Redact.omit } } as never
       const options = { directory: path.join(root, "audit"), events: [Constructor], redact, limits: {} }
       const database = SqliteUploader.layer({ filename, tables: {} })
@@ -155,7 +155,7 @@ describe("names that every object has", () => {
   )
 })
 
-describe("a moment", () => {
+describe("momentOf", () => {
   const at = (text: string) => Effect.runSyncExit(momentOf("before", Option.some(text)))
   const inZone = (zone: string, text: string) => {
     const before = process.env.TZ
@@ -168,7 +168,7 @@ describe("a moment", () => {
     }
   }
 
-  it("is a day of its month, or none", () => {
+  it("accepts exactly the days that exist", () => {
     const two = (number: number) => String(number).padStart(2, "0")
     fc.assert(
       fc.property(
@@ -185,7 +185,7 @@ describe("a moment", () => {
     )
   })
 
-  it("is UTC where it names no zone, wherever the machine is", () => {
+  it("reads a time without a zone as UTC, whatever the machine's zone", () => {
     for (const zone of ["UTC", "Asia/Shanghai", "America/New_York"]) {
       for (const text of ["2026-01-31T08:00", "2026-01-31 08:00:00.000", "2026-01-31T16:00+08:00"]) {
         assert.deepStrictEqual(inZone(zone, text), Exit.succeed(T0), `${text} in ${zone}`)
@@ -193,7 +193,7 @@ describe("a moment", () => {
     }
   })
 
-  it("is no span that leads to the future, or before all dates", () => {
+  it("refuses a span that ends in the future or before the first date", () => {
     for (const text of ["-5 days", "-1 nanos", "99999999999 weeks", "Infinity", "yesterday", ""]) {
       assert.isTrue(Exit.isFailure(at(text)), text)
     }
@@ -202,7 +202,7 @@ describe("a moment", () => {
 })
 
 describe("a limit", () => {
-  it.scopedLive("of none or fewer is refused, where the answer would be that there are none", () =>
+  it.scopedLive("below one is refused, rather than answered with nothing found", () =>
     Effect.gen(function* () {
       const directory = path.join(yield* temporaryDirectory, "audit")
       yield* fill(directory, [useLine({})], [{ class: "rejected", reason: "x" }])
@@ -216,11 +216,11 @@ describe("a limit", () => {
 describe("a database file that this user may not read", () => {
   const under = ["setpriv", "--reuid=1300", "--regid=1300", "--clear-groups"]
   const looks = [process.execPath, "-e", `fs.readdirSync(${JSON.stringify(program)})`]
-  /** root, with setpriv of util-linux, in a checkout that others may read */
+  /** Needs root, setpriv of util-linux, and a checkout that others may read. */
   const canSwitch =
     process.getuid?.() === 0 && spawnSync("setpriv", [...under.slice(1), ...looks]).status === 0
 
-  it.scopedLive.skipIf(!canSwitch)("is said to be so by each command (needs root)", () =>
+  it.scopedLive.skipIf(!canSwitch)("makes each command fail with its name (needs root)", () =>
     Effect.gen(function* () {
       const root = yield* temporaryDirectory
       fs.chmodSync(root, 0o755)

@@ -1,4 +1,4 @@
-/** What `serve` costs: it looks at the queue for a tenth of the time at most. */
+/** The monitor of `serve`: it spends at most a tenth of the time on looking at the queue. */
 import { it } from "@effect/vitest"
 import { Effect, Option, TestClock } from "effect"
 import { assert } from "vitest"
@@ -8,7 +8,7 @@ import { Disk } from "../../src/services/Disk.js"
 import { shifted } from "../support/clock.js"
 import { openQueue } from "../support/queue.js"
 
-/** How often a queue is looked at in a minute if each look takes so long. */
+/** How often the monitor looks at a queue in a minute if each look takes this long. */
 const looks = (took: `${number} millis`) =>
   Effect.gen(function* () {
     const disk = MemoryDisk.make().startProcess()
@@ -27,18 +27,18 @@ const looks = (took: `${number} millis`) =>
     return looks
   }).pipe(Effect.scoped)
 
-it.effect("it looks once a second", () =>
+it.effect("the monitor looks once a second", () =>
   Effect.map(looks("0 millis"), (count) => assert.approximately(count, 60, 2))
 )
 
-it.effect("it looks less often where a look takes long", () =>
+it.effect("the monitor looks less often if a look takes long", () =>
   Effect.map(looks("1000 millis"), (count) => {
     assert.isAtMost(count, 8)
     assert.isAtLeast(count, 4)
   })
 )
 
-it.scoped("the times of its history ascend, however the clock is set", () =>
+it.scoped("the times of the history ascend, however the clock is set", () =>
   Effect.gen(function* () {
     const disk = MemoryDisk.make().startProcess()
     yield* openQueue(disk)

@@ -1,4 +1,4 @@
-/** The page of `effect-audit serve` for everybody: narrow and wide, light and dark, by keyboard, and by ear. */
+/** The page of `effect-audit serve`: for any screen, both colour schemes, keyboard and screen reader. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fs from "node:fs"
@@ -8,7 +8,7 @@ import { browser, hasBrowser } from "../support/browser.js"
 import { fill, serve, useLine } from "../support/cli.js"
 import { temporaryDirectory } from "../support/queue.js"
 
-// installing a browser takes longer than a test may
+// here, since installing a browser takes longer than a test's limit
 const isShown = hasBrowser()
 
 const REASON = `Data too long for column '${"a_very_long_name_of_a_column".repeat(4)}' at row 1`
@@ -37,7 +37,7 @@ const withPage = (options: BrowserContextOptions, use: (page: Page) => Promise<v
     })
   })
 
-/** The texts of the page that can hardly be read: those whose contrast to the ground is below 4.5. */
+/** The texts of the page whose contrast to the background is below 4.5. */
 const FAINT = `
   const channels = (colour) => colour.match(/[\\d.]+/g).map(Number)
   const luminance = (colour) => {
@@ -62,7 +62,7 @@ const FAINT = `
 describe.skipIf(!isShown)("the page (skipped where Chromium is missing and cannot be installed)", () => {
   for (const width of [360, 1280])
     for (const colorScheme of ["light", "dark"] as const)
-      it.scopedLive(`fits ${width} pixels, and can be read in ${colorScheme} colours`, () =>
+      it.scopedLive(`fits ${width} pixels, and is readable in ${colorScheme} colours`, () =>
         withPage({ viewport: { width, height: 800 }, colorScheme }, async (page) => {
           const widths = () =>
             page.evaluate<Array<number>>(
@@ -83,10 +83,10 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         })
       )
 
-  it.scopedLive("has axes with units, and the values of a moment by pointer and by keyboard", () =>
+  it.scopedLive("has axes with units, and shows the values of a moment by pointer and by keyboard", () =>
     withPage({ viewport: { width: 900, height: 800 } }, async (page) => {
       const texts = (id: string) => page.locator(`#${id} text`).allTextContents()
-      // the policy of the page lets no function be waited for
+      // The page's security policy forbids Playwright's waitForFunction.
       const looksAtLeast = async (count: number) => {
         while (Number(await page.getByRole("slider").getAttribute("max")) < count)
           await page.waitForTimeout(50)
@@ -98,7 +98,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
       const age = await texts("agePlot")
       assert.include(age, "0 s")
       assert.isTrue(age.some((text) => /^\d+ min$/.test(text)))
-      // no mark stands twice, and none is half an event
+      // no mark appears twice, and none is a fraction of an event
       for (const marks of [waiting, age]) assert.strictEqual(new Set(marks).size, marks.length, marks.join())
       assert.deepStrictEqual(
         waiting.filter((text) => !/^(\d+|\d\d:\d\d:\d\d)$/.test(text)),
@@ -118,7 +118,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
       const first = await slider.getAttribute("aria-valuetext")
       assert.match(first!, /3 events wait/)
       assert.strictEqual(await page.locator("#reading").textContent(), first)
-      // a moment that was chosen stays, whatever comes in
+      // The chosen moment stays when new data arrive.
       const before = Number(await slider.getAttribute("max"))
       await looksAtLeast(before + 1)
       assert.strictEqual(await slider.getAttribute("aria-valuetext"), first)
@@ -127,7 +127,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("is used by keyboard alone", () =>
+  it.scopedLive("can be used by keyboard alone", () =>
     withPage({}, async (page) => {
       const focused = () =>
         page.evaluate<string>(
@@ -155,7 +155,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("names every button and both plots", () =>
+  it.scopedLive("labels every button and both plots", () =>
     withPage({}, async (page) => {
       const names = await page.evaluate<Array<string>>(
         `[...document.querySelectorAll("button")].map((each) => each.getAttribute("aria-label") ?? each.textContent)`
@@ -166,7 +166,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("claims nothing before the first answer, nor when the server has gone", () =>
+  it.scopedLive("claims nothing before the first answer, or after the server has gone", () =>
     Effect.gen(function* () {
       const { address, program } = yield* served
       const chromium = yield* browser
@@ -193,7 +193,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("says that the queue cannot be looked at, and calls nothing fine", () =>
+  it.scopedLive("says that the queue cannot be read, and does not call it fine", () =>
     Effect.gen(function* () {
       const { address, directory } = yield* served
       const chromium = yield* browser

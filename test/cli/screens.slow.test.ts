@@ -1,4 +1,4 @@
-/** Whatever stands in a queue: no command shows what is masked, moves the cursor, or ends as it should not. */
+/** The command on a hostile queue: it reveals nothing masked, controls no terminal, and ends with a documented code. */
 import { assert, describe, it } from "@effect/vitest"
 import * as HttpServerResponse from "@effect/platform/HttpServerResponse"
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
@@ -18,10 +18,10 @@ import { effectAudit, fill, hasPty, inTerminal, startEffectAudit, useLine } from
 import { refusingPort } from "../support/net.js"
 import { nodeDisk, temporaryDirectory, withQueue } from "../support/queue.js"
 
-/** What may stand nowhere but behind --reveal. */
+/** Only --reveal may show it. */
 const MARKER = "MARKER"
 
-/** C0 but the line's end, DEL, C1, marks and overrides of direction, zero widths, tags, fillers, separators, surrogates. */
+/** C0 except line feed, DEL, C1, directional marks, zero widths, tags, fillers, separators, surrogates. */
 const FORBIDDEN = /(?!\n)[\p{Cc}\p{Cf}\p{DI}\p{Zl}\p{Zp}\p{Cs}]/u
 
 const DOCUMENTED = [0, 1, 2, 3, 64]
@@ -59,7 +59,7 @@ const hostile = fc.array(fc.constantFrom(...PIECES), { maxLength: 6 }).map((piec
 const nested = (depth: number, inner: string) =>
   `${"[".repeat(depth)}${JSON.stringify(inner)}${"]".repeat(depth)}`
 
-/** A value that holds the marker, in some shape; as JSON. */
+/** A value that contains the marker in some shape, as JSON. */
 const secret = fc.oneof(
   hostile.map((text) => JSON.stringify(`${text}${MARKER}`)),
   fc.constant(JSON.stringify({ deep: [MARKER], [`a ${MARKER}`]: 1 })),
@@ -70,7 +70,7 @@ const harmless = fc.oneof(
   hostile.map((text) => JSON.stringify(text)),
   fc.constantFrom("7", "null", "true", "-0.5e300")
 )
-/** What stands in the place of a kind, or of a code, in a line or letter of which a part is lost. */
+/** Replaces a kind or a code in a damaged line or letter. */
 const prompt = hostile.map((text) => `a prompt ${text}${MARKER}`.replaceAll("\n", ""))
 const strangeKind = fc.oneof(
   prompt.map((text) => JSON.stringify(text)),
@@ -106,7 +106,7 @@ const ofOurKind = fc.record({ eventId, ts, shown: harmless, secret, other: secre
     member("ts", given.ts),
     member("user_name", given.shown),
     member("prompt", given.secret),
-    // no field of the kind
+    // not a field of the kind
     member("__proto__", given.other),
     member("Prompt", given.other)
   ])
@@ -149,7 +149,7 @@ const letter = fc.record({
     prompt.map((text) => JSON.stringify(text)),
     secret.filter((json) => !json.startsWith('"'))
   ),
-  // V8 skips what stands in brackets
+  // V8's date parser skips text in brackets
   at: fc.oneof(
     harmless,
     fc.constantFrom('"2026-11-22T19:47:57.000Z"', JSON.stringify(`1 Jan 2026 10:00 (T ${MARKER}) Z`))
@@ -171,7 +171,7 @@ const letterOf = (given: typeof letter extends fc.Arbitrary<infer A> ? A : never
     member("kind", given.kind),
     member("code", given.code),
     member("at", given.at),
-    // the words of a database repeat the row; ours do not
+    // a database's message repeats the row; our own messages do not
     member(
       "reason",
       JSON.stringify(/unknownKind|malformed/.test(given.cls) ? given.words : given.words + MARKER)
@@ -182,7 +182,7 @@ const letterOf = (given: typeof letter extends fc.Arbitrary<infer A> ? A : never
       : member("base64", JSON.stringify(given.content.toString("base64")))
   ])
 
-/** What a command said is fit for a screen, and its code is one that is documented. */
+/** Asserts that the output is safe on a screen, and the exit code is documented. */
 const judge = (
   args: ReadonlyArray<string>,
   ended: { readonly code: number | null; readonly stdout: string; readonly stderr: string },
@@ -204,17 +204,17 @@ const judge = (
   }
 }
 
-/** sixty starts of a process on a machine that is busy with others, milliseconds */
+/** Time for sixty process starts on a busy machine, milliseconds. */
 const SIXTY_CALLS = 600_000
 
-describe("whatever stands in a queue", () => {
+describe("a queue with arbitrary content", () => {
   const isLong = process.env.AUDIT_LONG === "1"
   const seeds = isLong ? 3 : 1
   const seed = Number(process.env.AUDIT_SEED ?? (isLong ? Date.now() % 2 ** 31 : 20_261_129))
 
   for (let round = 0; round < seeds; round++) {
     it.scopedLive(
-      `every command shows only what is fit for a screen (AUDIT_SEED=${seed + round})`,
+      `every command shows only characters that are safe on a screen (AUDIT_SEED=${seed + round})`,
       () =>
         Effect.gen(function* () {
           const directory = yield* temporaryDirectory
@@ -254,7 +254,7 @@ describe("whatever stands in a queue", () => {
             ["migrate", "--print"]
           ]
           const canReveal = (args: ReadonlyArray<string>) => /^(tail|show|dead show)/.test(args.join(" "))
-          // the ordinary run asks for text and JSON by turns
+          // Alternates text and JSON in the ordinary run.
           const calls = looks.flatMap((args, turn) => {
             const ways = [
               args,
@@ -275,7 +275,7 @@ describe("whatever stands in a queue", () => {
             })
           yield* Effect.forEach(calls, call, { concurrency: 2 })
 
-          // these change the queue, so that they come one after the other
+          // these change the queue, so they run one after the other
           const { port } = yield* Effect.promise(refusingPort)
           const url = ["--url", `mysql://audit@127.0.0.1:${port}/audit`]
           const old = path.join(directory, `old ${PIECES.join("").replaceAll("/", "")}.ndjson`)
@@ -295,7 +295,7 @@ describe("whatever stands in a queue", () => {
     )
   }
 
-  it.effect("a line is masked, whatever it is", () =>
+  it.effect("masking hides the content of any line", () =>
     Effect.sync(() => {
       fc.assert(
         fc.property(line, (bytes) => {
@@ -309,7 +309,7 @@ describe("whatever stands in a queue", () => {
     })
   )
 
-  it.effect("what is escaped as JSON is the same value, and what is escaped for a screen stays so", () =>
+  it.effect("escaping as JSON keeps the value, and escaping for a screen is idempotent", () =>
     Effect.sync(() => {
       fc.assert(
         fc.property(fc.oneof(hostile, fc.string({ unit: "binary" })), (text) => {
@@ -322,29 +322,27 @@ describe("whatever stands in a queue", () => {
     })
   )
 
-  it.scopedLive.skipIf(!hasPty)(
-    "in a terminal only our own colours come through (skipped without python3)",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        yield* fill(directory, [useLine({ userName: PIECES.join("") })])
-        fs.appendFileSync(
-          path.join(directory, "00000000000000000000.ndjson"),
-          `broken \x1b[31m${PIECES.join("").replaceAll("\n", "")}\n`
-        )
-        const program = inTerminal(directory, ["tail", "--reveal"])
-        const { stdout } = yield* Effect.promise(() => program.ended)
-        assert.include(stdout, "\x1b[36muse_log\x1b[39m")
-        assert.include(stdout, "broken \\x1b[31m")
-        // eslint-disable-next-line no-control-regex -- what paint makes, and the line's end of a terminal
-        const rest = stdout.replace(/\x1b\[(2|22|36|39)m|\r\n/g, "")
-        assert.notMatch(rest, FORBIDDEN)
-      })
+  it.scopedLive.skipIf(!hasPty)("a terminal gets no colours but our own (skipped without python3)", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({ userName: PIECES.join("") })])
+      fs.appendFileSync(
+        path.join(directory, "00000000000000000000.ndjson"),
+        `broken \x1b[31m${PIECES.join("").replaceAll("\n", "")}\n`
+      )
+      const program = inTerminal(directory, ["tail", "--reveal"])
+      const { stdout } = yield* Effect.promise(() => program.ended)
+      assert.include(stdout, "\x1b[36muse_log\x1b[39m")
+      assert.include(stdout, "broken \\x1b[31m")
+      // eslint-disable-next-line no-control-regex -- our own colours, and the terminal's line end
+      const rest = stdout.replace(/\x1b\[(2|22|36|39)m|\r\n/g, "")
+      assert.notMatch(rest, FORBIDDEN)
+    })
   )
 })
 
-describe("what is too much", () => {
-  it.scopedLive("140,000 letters are listed, and none is discarded by an oversight", () =>
+describe("a queue that is too large", () => {
+  it.scopedLive("140,000 letters are listed, and discarding them asks for confirmation", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])
@@ -365,7 +363,7 @@ describe("what is too much", () => {
     })
   )
 
-  it.scopedLive("the path of a queue moves no cursor, in the log of a program or in its errors", () =>
+  it.scopedLive("the queue's path cannot control the terminal, in a program's log or in its errors", () =>
     Effect.gen(function* () {
       const parent = yield* temporaryDirectory
       const directory = path.join(parent, `it's \x1b[2J\u0085\u202e\u{e0041}`)
@@ -373,13 +371,13 @@ describe("what is too much", () => {
       const logger = Logger.map(Logger.stringLogger, (line) => void lines.push(line))
       const open = openAudit({ directory }).pipe(Effect.provide(Logger.replace(Logger.defaultLogger, logger)))
       const log = yield* open
-      // the worker names its queue in each line
+      // the worker logs the queue's name in each line
       yield* log.use("one")
       yield* Effect.ignore(log.flush)
       assert.isTrue(lines.some((line) => line.includes("queue=")))
       const locked = yield* Effect.flip(open)
       yield* log.close
-      // what stands in the way is said with a command to run
+      // The message contains a command that removes the obstacle.
       const cursor = path.join(directory, "cursor")
       fs.linkSync(cursor, path.join(parent, "copy"))
       const refused = yield* Effect.flip(open)
@@ -401,7 +399,7 @@ describe("what is too much", () => {
   )
 
   it.scopedLive(
-    "a hole of 600 MB, as a power cut may leave one, ends no command and keeps no program from starting",
+    "a file with a hole of 600 MB, as a power cut may leave, ends no command and lets a program start",
     () =>
       Effect.gen(function* () {
         for (const name of ["dead-letter.ndjson", "queue.json", "adoption.json", "status.json", "lock"]) {
@@ -452,62 +450,71 @@ describe("what is too much", () => {
     })
   )
 
-  it.scopedLive("a hole of 700 MB in a segment is a small letter, and discarding it takes no room", () =>
-    Effect.gen(function* () {
-      const directory = yield* temporaryDirectory
-      yield* fill(directory, [useLine({})])
-      const segment = path.join(directory, `${"".padStart(20, "0")}.ndjson`)
-      const handle = fs.openSync(segment, "a")
-      const hole = 700 * 1024 * 1024
-      fs.ftruncateSync(handle, fs.statSync(segment).size + hole)
-      const rest = `{"prompt":"${MARKER}`
-      fs.writeSync(handle, `${rest}\n${useLine({}).line}`)
-      fs.closeSync(handle)
-      const disk = yield* nodeDisk
-      yield* withQueue(disk, { directory }, (queue) =>
-        Effect.gen(function* () {
-          yield* queue.commit(yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 }), [])
-          const batch = yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 })
-          const record = batch.records.at(0)!
-          assert.deepInclude(record, { length: hole + rest.length, problem: "oversize" })
-          yield* queue.commit(batch, [{ record, class: "oversize", reason: "it is too long" }])
-        })
-      )
-      const letters = path.join(directory, "dead-letter.ndjson")
-      assert.isBelow(fs.statSync(letters).size, hole / 100)
-      const [listed] = (yield* effectAudit(directory, ["dead", "list", "--json"])).json()
-      assert.deepInclude(listed, { class: "oversize", length: hole + rest.length })
-      const id = String(listed!.id)
-      for (const args of [
-        ["dead", "list"],
-        ["dead", "show", id],
-        ["dead", "show", id, "--reveal"],
-        ["dead", "show", id, "--json"],
-        ["verify"],
-        ["status"]
-      ]) {
-        const ended = yield* effectAudit(directory, args)
-        judge(args, ended, false)
-        if (args.includes("show")) assert.include(ended.stdout, "734 MB are too large to be shown")
-      }
-      const [exported] = (yield* effectAudit(directory, ["dead", "export"])).json()
-      assert.deepInclude(exported, { id, encoding: "gzip" })
-      const bytes = gunzipSync(Buffer.from(String(exported!.base64), "base64"))
-      assert.isTrue(bytes.equals(Buffer.concat([Buffer.alloc(hole), Buffer.from(rest)])))
+  it.scopedLive(
+    "a hole of 700 MB in a segment becomes a small letter, and discarding it needs no space",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        yield* fill(directory, [useLine({})])
+        const segment = path.join(directory, `${"".padStart(20, "0")}.ndjson`)
+        const handle = fs.openSync(segment, "a")
+        const hole = 700 * 1024 * 1024
+        fs.ftruncateSync(handle, fs.statSync(segment).size + hole)
+        const rest = `{"prompt":"${MARKER}`
+        fs.writeSync(handle, `${rest}\n${useLine({}).line}`)
+        fs.closeSync(handle)
+        const disk = yield* nodeDisk
+        yield* withQueue(disk, { directory }, (queue) =>
+          Effect.gen(function* () {
+            yield* queue.commit(yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 }), [])
+            const batch = yield* queue.take({ maxRecords: 1, maxBytes: 1 << 20 })
+            const record = batch.records.at(0)!
+            assert.deepInclude(record, { length: hole + rest.length, problem: "oversize" })
+            yield* queue.commit(batch, [{ record, class: "oversize", reason: "it is too long" }])
+          })
+        )
+        const letters = path.join(directory, "dead-letter.ndjson")
+        assert.isBelow(fs.statSync(letters).size, hole / 100)
+        const [listed] = (yield* effectAudit(directory, ["dead", "list", "--json"])).json()
+        assert.deepInclude(listed, { class: "oversize", length: hole + rest.length })
+        const id = String(listed!.id)
+        for (const args of [
+          ["dead", "list"],
+          ["dead", "show", id],
+          ["dead", "show", id, "--reveal"],
+          ["dead", "show", id, "--json"],
+          ["verify"],
+          ["status"]
+        ]) {
+          const ended = yield* effectAudit(directory, args)
+          judge(args, ended, false)
+          if (args.includes("show")) assert.include(ended.stdout, "734 MB are too large to be shown")
+        }
+        const [exported] = (yield* effectAudit(directory, ["dead", "export"])).json()
+        assert.deepInclude(exported, { id, encoding: "gzip" })
+        const bytes = gunzipSync(Buffer.from(String(exported!.base64), "base64"))
+        assert.isTrue(bytes.equals(Buffer.concat([Buffer.alloc(hole), Buffer.from(rest)])))
 
-      const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
-      assert.include(retried.stderr, "Only lines that are JSON objects of a fitting size")
-      const discarded = yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
-      assert.deepInclude(discarded, { code: 0, stdout: "1 dead letter discarded.\n" }, discarded.stderr)
-      assert.isFalse(fs.readFileSync(segment).subarray(-1000).includes(MARKER))
-      assert.isBelow(fs.statSync(segment).blocks * 512, 4 * 1024 * 1024)
-      const [status] = (yield* effectAudit(directory, ["status", "--json"])).json()
-      const [books] = status!.queues as ReadonlyArray<Record<string, unknown>>
-      assert.deepInclude(books, { accepted: 3, delivered: 1, waiting: 1, dead: 0, discarded: 1, missing: 0 })
-    })
+        const retried = yield* effectAudit(directory, ["dead", "retry", "--all"])
+        assert.include(retried.stderr, "Only lines that are JSON objects of a fitting size")
+        const discarded = yield* effectAudit(directory, ["dead", "discard", "--all", "--yes"])
+        assert.deepInclude(discarded, { code: 0, stdout: "1 dead letter discarded.\n" }, discarded.stderr)
+        assert.isFalse(fs.readFileSync(segment).subarray(-1000).includes(MARKER))
+        assert.isBelow(fs.statSync(segment).blocks * 512, 4 * 1024 * 1024)
+        const [status] = (yield* effectAudit(directory, ["status", "--json"])).json()
+        const [books] = status!.queues as ReadonlyArray<Record<string, unknown>>
+        assert.deepInclude(books, {
+          accepted: 3,
+          delivered: 1,
+          waiting: 1,
+          dead: 0,
+          discarded: 1,
+          missing: 0
+        })
+      })
   )
 
-  it.scopedLive("a request of 600 MB is set aside, and verify says so", () =>
+  it.scopedLive("a request of 600 MB is set aside, and verify reports it", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
@@ -534,8 +541,8 @@ describe("what is too much", () => {
   )
 })
 
-describe("what an operator gives away by accident", () => {
-  it.scopedLive("a password in --url is warned of, one in the environment is not", () =>
+describe("what an operator could reveal by accident", () => {
+  it.scopedLive("the command warns of a password in --url, but not of one in the environment", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])
@@ -552,64 +559,62 @@ describe("what an operator gives away by accident", () => {
     })
   )
 
-  it.scopedLive(
-    "a password that is not encoded, or stands where none is read, is not repeated in any part",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        yield* fill(directory, [useLine({})])
-        const encode = /write % as %25, \/ as %2F, \? as %3F, # as %23 and @ as %40/
-        const passwords = [
-          "12/SECRET",
-          "12?SECRET",
-          "12#SECRET",
-          "/SECRET",
-          "SEC%RET",
-          "SEC%4RET",
-          "12/a@SECRET"
-        ]
-        const urls = passwords.map((password) => `mysql://app:${password}@127.0.0.1:1/app`)
-        const ends = yield* Effect.forEach(
-          [
-            ...urls.map((url): readonly [ReadonlyArray<string>, string] => [["doctor"], url]),
-            ...[["migrate"], ["migrate", "--print"], ["events"], ["flush"], ["prove", "--key", "x"]].map(
-              (args): readonly [ReadonlyArray<string>, string] => [args, urls[0]!]
-            )
-          ],
-          ([args, url]) =>
-            Effect.map(effectAudit(directory, args, { AUDIT_MYSQL_URL: url }), (ended) => ({
-              args,
-              url,
-              ended
-            })),
-          { concurrency: 2 }
-        )
-        for (const { args, ended, url } of ends) {
-          const said = ended.stdout + ended.stderr
-          assert.notMatch(said, /SEC|RET|app:12|\b12\b/, url)
-          if (!args.includes("--print") && !args.includes("prove")) assert.match(said, encode, url)
-        }
-        for (const args of [
-          ["doctor", "mysql://app:SECRET@127.0.0.1:1/app"],
-          ["mysql://app:SECRET@127.0.0.1:1/app"],
-          ["doctor", "-pSECRET"],
-          ["doctor", "-p", "SECRET"],
-          ["doctor", "--json", "-p", "SECRET"],
-          ["doctor", "--password=SECRET"]
-        ]) {
-          const ended = yield* effectAudit(directory, args)
-          assert.strictEqual(ended.code, 64)
-          assert.notInclude(ended.stdout + ended.stderr, "SECRET", args.join(" "))
-        }
-        const warned = yield* effectAudit(directory, ["doctor", "--url", urls[0]!])
-        assert.include(warned.stderr, "the command line shows the password")
-      })
+  it.scopedLive("the command repeats no part of a password that is badly encoded or in the wrong place", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      yield* fill(directory, [useLine({})])
+      const encode = /write % as %25, \/ as %2F, \? as %3F, # as %23 and @ as %40/
+      const passwords = [
+        "12/SECRET",
+        "12?SECRET",
+        "12#SECRET",
+        "/SECRET",
+        "SEC%RET",
+        "SEC%4RET",
+        "12/a@SECRET"
+      ]
+      const urls = passwords.map((password) => `mysql://app:${password}@127.0.0.1:1/app`)
+      const ends = yield* Effect.forEach(
+        [
+          ...urls.map((url): readonly [ReadonlyArray<string>, string] => [["doctor"], url]),
+          ...[["migrate"], ["migrate", "--print"], ["events"], ["flush"], ["prove", "--key", "x"]].map(
+            (args): readonly [ReadonlyArray<string>, string] => [args, urls[0]!]
+          )
+        ],
+        ([args, url]) =>
+          Effect.map(effectAudit(directory, args, { AUDIT_MYSQL_URL: url }), (ended) => ({
+            args,
+            url,
+            ended
+          })),
+        { concurrency: 2 }
+      )
+      for (const { args, ended, url } of ends) {
+        const said = ended.stdout + ended.stderr
+        assert.notMatch(said, /SEC|RET|app:12|\b12\b/, url)
+        if (!args.includes("--print") && !args.includes("prove")) assert.match(said, encode, url)
+      }
+      for (const args of [
+        ["doctor", "mysql://app:SECRET@127.0.0.1:1/app"],
+        ["mysql://app:SECRET@127.0.0.1:1/app"],
+        ["doctor", "-pSECRET"],
+        ["doctor", "-p", "SECRET"],
+        ["doctor", "--json", "-p", "SECRET"],
+        ["doctor", "--password=SECRET"]
+      ]) {
+        const ended = yield* effectAudit(directory, args)
+        assert.strictEqual(ended.code, 64)
+        assert.notInclude(ended.stdout + ended.stderr, "SECRET", args.join(" "))
+      }
+      const warned = yield* effectAudit(directory, ["doctor", "--url", urls[0]!])
+      assert.include(warned.stderr, "the command line shows the password")
+    })
   )
 
   const canBecome =
     process.getuid?.() === 0 &&
     spawnSync("python3", ["-c", "import os; os.setuid(54321); os.listdir('.')"]).status === 0
-  it.scopedLive.skipIf(!canBecome)("a user without a name decides as its number (skipped but for root)", () =>
+  it.scopedLive.skipIf(!canBecome)("a decision by a user without a name records the uid (needs root)", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
@@ -628,7 +633,7 @@ describe("what an operator gives away by accident", () => {
     })
   )
 
-  it("a line's end in the name of a table stays within the comment of the SQL", () => {
+  it("a line break in a table's name stays inside the comment of the SQL", () => {
     for (const end of ["\n", "\r\n", "\r"]) {
       const sql = MysqlUploader.migrationSql({ tables: { use_log: `x${end}DROP TABLE y; -- ` } })
       const comments = sql.slice(sql.indexOf("-- if the table"), sql.indexOf("CREATE", 10))
@@ -636,7 +641,7 @@ describe("what an operator gives away by accident", () => {
     }
   })
 
-  it.scopedLive("and names that no terminal shows are not printed as SQL", () =>
+  it.scopedLive("migrate --print refuses names that a terminal cannot show", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const args = ["migrate", "--print", "--table", "use_log=x\x1b[2J\u202ey"]
@@ -667,7 +672,7 @@ describe("serve", () => {
     })
   )
 
-  it.scopedLive("no answer is kept by a cache", () =>
+  it.scopedLive("forbids caches to store any answer", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "unknownKind", reason: "r" }])
@@ -705,7 +710,7 @@ describe("serve", () => {
     })
   )
 
-  it.live("keeps no more than the newest state for a reader that reads nothing", () =>
+  it.live("keeps only the newest state for a reader that does not read", () =>
     Effect.gen(function* () {
       const view = (at: number): View => ({
         ...{ at, code: 0, queues: [], history: [], failures: [], letters: [], problem: undefined }
@@ -722,7 +727,7 @@ describe("serve", () => {
       yield* eventsOf(state.changes).pipe(
         Stream.tap(() => {
           seen++
-          // the first one is never done with before all the others have come
+          // the reader keeps the first state until all others have come
           return seen > 1 ? Effect.void : changed
         }),
         Stream.takeUntil((event) => event.includes('"at":1000')),
@@ -734,7 +739,7 @@ describe("serve", () => {
   )
 
   it.scopedLive(
-    "cuts a reader off that takes nothing for a while, and none that reads",
+    "disconnects a reader that stalls, and none that reads",
     () =>
       Effect.gen(function* () {
         const server = makeServer("1 second")

@@ -23,7 +23,7 @@ const formOf = (fields: Readonly<Record<string, string>>) => {
 }
 
 describe("the server", () => {
-  it.scopedLive("outlives those who ask it for another protocol, as every web page may, and leave", () =>
+  it.scopedLive("survives clients that ask for another protocol and leave", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])
@@ -35,7 +35,7 @@ describe("the server", () => {
               `GET ${file} HTTP/1.1\r\nHost: evil.example\r\nUpgrade: ${protocol}\r\nConnection: Upgrade\r\n\r\n`
             )
           )
-          // the answer is on its way, and nobody takes it
+          // leaves while the answer is on its way
           socket.once("data", () => socket.resetAndDestroy())
           socket.on("error", () => undefined).on("close", () => resume(Effect.void))
         })
@@ -49,7 +49,7 @@ describe("the server", () => {
     })
   )
 
-  it.scopedLive("answers on loopback, to whoever has the token", () =>
+  it.scopedLive("answers on loopback, and requires the token", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const secret = useLine({ prompt: "PROMPT" })
@@ -106,67 +106,69 @@ describe("a request to retry", () => {
     ["a form of parts", { body: formOf({ ids: "0:0" }) }]
   ]
 
-  it.scopedLive("of any content or size is answered, says what is wrong with it, and ends nothing", () =>
-    Effect.gen(function* () {
-      const directory = yield* temporaryDirectory
-      yield* fill(
-        directory,
-        Array.from({ length: 3 }, () => useLine({})),
-        Array.from({ length: 3 }, () => ({ class: "rejected", reason: "Data too long" }) as const)
-      )
-      const { address, origin, token } = yield* serve(directory)
-      const authorization = `Bearer ${token}`
-      const retry = (init: Body) =>
-        Effect.promise(async () => {
-          const answer = await fetch(`${origin}/api/retry`, {
-            ...init,
-            method: "POST",
-            headers: { ...init.headers, authorization }
+  it.scopedLive(
+    "gets an answer that says what is wrong, whatever its content or size, and ends nothing",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* temporaryDirectory
+        yield* fill(
+          directory,
+          Array.from({ length: 3 }, () => useLine({})),
+          Array.from({ length: 3 }, () => ({ class: "rejected", reason: "Data too long" }) as const)
+        )
+        const { address, origin, token } = yield* serve(directory)
+        const authorization = `Bearer ${token}`
+        const retry = (init: Body) =>
+          Effect.promise(async () => {
+            const answer = await fetch(`${origin}/api/retry`, {
+              ...init,
+              method: "POST",
+              headers: { ...init.headers, authorization }
+            })
+            return { status: answer.status, body: (await answer.json()) as { readonly message?: string } }
           })
-          return { status: answer.status, body: (await answer.json()) as { readonly message?: string } }
-        })
-      for (const [name, init] of REQUESTS) {
-        const { body, status } = yield* retry(init)
-        assert.strictEqual(status, 400, name)
-        assert.include(body.message, "send JSON like", name)
-      }
+        for (const [name, init] of REQUESTS) {
+          const { body, status } = yield* retry(init)
+          assert.strictEqual(status, 400, name)
+          assert.include(body.message, "send JSON like", name)
+        }
 
-      // without a length, and with one: neither is read to its end
-      const endless = ["Transfer-Encoding: chunked", "Content-Length: 800000000"].map((length) =>
-        Effect.async<string>((resume) => {
-          const socket = net.connect(Number(address.port), "127.0.0.1", () =>
-            socket.write(
-              `POST /api/retry HTTP/1.1\r\nHost: here\r\nAuthorization: ${authorization}\r\n${length}\r\n\r\n`
+        // without a length and with one: the server reads neither to its end
+        const endless = ["Transfer-Encoding: chunked", "Content-Length: 800000000"].map((length) =>
+          Effect.async<string>((resume) => {
+            const socket = net.connect(Number(address.port), "127.0.0.1", () =>
+              socket.write(
+                `POST /api/retry HTTP/1.1\r\nHost: here\r\nAuthorization: ${authorization}\r\n${length}\r\n\r\n`
+              )
             )
-          )
-          socket.once("data", (answer) => {
-            socket.destroy()
-            resume(Effect.succeed(answer.toString()))
+            socket.once("data", (answer) => {
+              socket.destroy()
+              resume(Effect.succeed(answer.toString()))
+            })
           })
-        })
-      )
-      for (const answer of yield* Effect.all(endless)) {
-        assert.match(answer, /^HTTP\/1.1 413 /)
-        assert.include(answer, "ask for fewer letters at a time")
-      }
+        )
+        for (const answer of yield* Effect.all(endless)) {
+          assert.match(answer, /^HTTP\/1.1 413 /)
+          assert.include(answer, "ask for fewer letters at a time")
+        }
 
-      const missing = yield* retry({ body: '{"ids":["0:0","9:9"]}' })
-      assert.strictEqual(missing.status, 404)
-      const exported = yield* Effect.promise(async () => {
-        const answer = await fetch(`${origin}/api/export`, { headers: { authorization } })
-        return (await answer.text()).trim().split("\n")
+        const missing = yield* retry({ body: '{"ids":["0:0","9:9"]}' })
+        assert.strictEqual(missing.status, 404)
+        const exported = yield* Effect.promise(async () => {
+          const answer = await fetch(`${origin}/api/export`, { headers: { authorization } })
+          return (await answer.text()).trim().split("\n")
+        })
+        const ids = exported.map((line) => (JSON.parse(line) as { readonly id: string }).id)
+        // a repeated id counts once
+        assert.lengthOf(ids, 3)
+        const body = JSON.stringify({ ids: [ids[0], ids[2], ids[0]] })
+        assert.include((yield* retry({ body })).body.message, "Appended again")
+        const letters = fs.readFileSync(path.join(directory, "dead-letter.ndjson"), "utf8")
+        assert.lengthOf(letters.match(/"retried"/g)!, 2)
       })
-      const ids = exported.map((line) => (JSON.parse(line) as { readonly id: string }).id)
-      // each is meant once, however often it is named
-      assert.lengthOf(ids, 3)
-      const body = JSON.stringify({ ids: [ids[0], ids[2], ids[0]] })
-      assert.include((yield* retry({ body })).body.message, "Appended again")
-      const letters = fs.readFileSync(path.join(directory, "dead-letter.ndjson"), "utf8")
-      assert.lengthOf(letters.match(/"retried"/g)!, 2)
-    })
   )
 
-  it.scopedLive("that cannot be carried out is answered in the words of the command", () =>
+  it.scopedLive("fails with the same words as the command", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})], [{ class: "rejected", reason: "Data too long" }])
@@ -187,11 +189,11 @@ describe("a request to retry", () => {
   )
 })
 
-// installing a browser takes longer than a test may
+// here, since installing a browser takes longer than a test's limit
 const isShown = hasBrowser()
 
-describe("the answers", () => {
-  it.scopedLive("are bounded and without controls, whatever a letter holds", () =>
+describe("an answer", () => {
+  it.scopedLive("is bounded and without control characters, whatever a letter holds", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { eventId } = useLine({})
@@ -214,63 +216,61 @@ describe("the answers", () => {
 })
 
 describe.skipIf(!isShown)("the page (skipped where Chromium is missing and cannot be installed)", () => {
-  it.scopedLive(
-    "shows the queue, follows it, retries a letter, and runs nothing that stands in an event",
-    () =>
-      Effect.gen(function* () {
-        const directory = path.join(yield* temporaryDirectory, "audit")
-        const letter = useLine({ prompt: HOSTILE, userName: HOSTILE })
-        yield* fill(
-          directory,
-          [letter, ...[1, 2, 3].map((n) => useLine({ prompt: `prompt ${n}` }))],
-          [{ class: "unknownKind", reason: HOSTILE }]
-        )
-        const { address, origin } = yield* serve(directory)
-        const chromium = yield* browser
-        yield* Effect.promise(async () => {
-          const page = await chromium.newPage({
-            viewport: { width: 1000, height: 900 },
-            colorScheme: "light"
-          })
-          const problems: Array<string> = []
-          page.on("pageerror", (error) => problems.push(error.message))
-          page.on("console", (message) => {
-            if (message.type() === "error") problems.push(message.text())
-          })
-          await page.goto(address.href)
-          await page.getByText('1 dead letter: see "effect-audit dead list"').waitFor()
-          assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
-          assert.include(await page.locator("#booksLegend").textContent(), "3 waiting")
-          assert.include(await page.locator("#letters").textContent(), HOSTILE)
-
-          await page.getByRole("button", { name: "Show" }).click()
-          await page.locator("#letter", { hasText: "masked" }).waitFor()
-          await page.getByRole("button", { name: "Reveal" }).click()
-          await page.locator("#letter", { hasText: "onerror" }).waitFor()
-          await page.keyboard.press("Escape")
-          assert.strictEqual(await page.title(), "effect-audit")
-
-          await page.getByRole("button", { name: "Retry" }).click()
-          await page.getByText("Appended again").waitFor()
-          await page.getByText("None.", { exact: true }).waitFor()
-          // appended again first, and decided then: the page may show the books in between
-          await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor()
-          assert.include(await page.locator("#booksLegend").textContent(), "4 waiting")
-          assert.isAbove(
-            (await page.locator("#waitingPlot polyline").getAttribute("points"))!.split(" ").length,
-            1
-          )
-          assert.deepStrictEqual(problems, [])
-
-          const wrong = await chromium.newPage()
-          await wrong.goto(`${origin}/#wrong`)
-          await wrong.getByText("This token is not that of the server").waitFor()
-          assert.isTrue(await wrong.locator("main").isHidden())
+  it.scopedLive("shows the queue, follows it, retries a letter, and runs no script of an event", () =>
+    Effect.gen(function* () {
+      const directory = path.join(yield* temporaryDirectory, "audit")
+      const letter = useLine({ prompt: HOSTILE, userName: HOSTILE })
+      yield* fill(
+        directory,
+        [letter, ...[1, 2, 3].map((n) => useLine({ prompt: `prompt ${n}` }))],
+        [{ class: "unknownKind", reason: HOSTILE }]
+      )
+      const { address, origin } = yield* serve(directory)
+      const chromium = yield* browser
+      yield* Effect.promise(async () => {
+        const page = await chromium.newPage({
+          viewport: { width: 1000, height: 900 },
+          colorScheme: "light"
         })
+        const problems: Array<string> = []
+        page.on("pageerror", (error) => problems.push(error.message))
+        page.on("console", (message) => {
+          if (message.type() === "error") problems.push(message.text())
+        })
+        await page.goto(address.href)
+        await page.getByText('1 dead letter: see "effect-audit dead list"').waitFor()
+        assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
+        assert.include(await page.locator("#booksLegend").textContent(), "3 waiting")
+        assert.include(await page.locator("#letters").textContent(), HOSTILE)
+
+        await page.getByRole("button", { name: "Show" }).click()
+        await page.locator("#letter", { hasText: "masked" }).waitFor()
+        await page.getByRole("button", { name: "Reveal" }).click()
+        await page.locator("#letter", { hasText: "onerror" }).waitFor()
+        await page.keyboard.press("Escape")
+        assert.strictEqual(await page.title(), "effect-audit")
+
+        await page.getByRole("button", { name: "Retry" }).click()
+        await page.getByText("Appended again").waitFor()
+        await page.getByText("None.", { exact: true }).waitFor()
+        // A retry is appended first and decided after that, so the page may show the books in between.
+        await page.locator("#booksLegend", { hasText: "1 retried" }).waitFor()
+        assert.include(await page.locator("#booksLegend").textContent(), "4 waiting")
+        assert.isAbove(
+          (await page.locator("#waitingPlot polyline").getAttribute("points"))!.split(" ").length,
+          1
+        )
+        assert.deepStrictEqual(problems, [])
+
+        const wrong = await chromium.newPage()
+        await wrong.goto(`${origin}/#wrong`)
+        await wrong.getByText("This token is not that of the server").waitFor()
+        assert.isTrue(await wrong.locator("main").isHidden())
       })
+    })
   )
 
-  it.scopedLive("shows several instances as one, and retries a letter of the one that has it", () =>
+  it.scopedLive("shows several instances as one, and retries a letter at the instance that holds it", () =>
     Effect.gen(function* () {
       const directory = path.join(yield* temporaryDirectory, "audit")
       const instance = (index: number) => path.join(directory, `instance-${index}`)
@@ -281,7 +281,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
       yield* Effect.promise(async () => {
         const page = await chromium.newPage()
         await page.goto(address.href)
-        // what is worst comes first, and gives the light
+        // the worst instance comes first, and sets the light
         await page.locator("#sentence", { hasText: "instance-1: 1 dead letter" }).waitFor()
         await page.locator("#others", { hasText: "instance-0: 2 events wait" }).waitFor()
         assert.strictEqual(await page.locator("#light").getAttribute("data-code"), "2")
@@ -300,7 +300,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
     })
   )
 
-  it.scopedLive("says that the database of a program is away, and that it is back", () =>
+  it.scopedLive("shows that a program's database is away, and that it is back", () =>
     Effect.gen(function* () {
       const directory = path.join(yield* temporaryDirectory, "audit")
       const database = yield* mysqlDatabase()
@@ -330,13 +330,13 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         await page.locator("#sentence", { hasText: "idle: everything is delivered" }).waitFor()
         await page.locator("#light[data-code='0']").waitFor()
         await page.locator("#booksLegend", { hasText: "3 delivered" }).waitFor()
-        // what happened is still to be seen
+        // the page still shows the past failure
         assert.include(await page.locator("#failures").textContent(), "ECONNREFUSED")
       })
     })
   )
 
-  it.scopedLive("asks the owner of the queue, and sees what it delivers", () =>
+  it.scopedLive("asks the owner of the queue to retry, and shows what it delivers", () =>
     Effect.gen(function* () {
       // AUDIT_SCREENSHOT=docs/serve.png AUDIT_SCREENSHOT_DIRECTORY=/srv/painter/audit takes the README's picture
       const screenshot = process.env.AUDIT_SCREENSHOT
@@ -353,7 +353,7 @@ describe.skipIf(!isShown)("the page (skipped where Chromium is missing and canno
         }))
       )
       const database = slowDatabase(screenshot === undefined ? "300 millis" : "1200 millis")
-      // nothing is delivered before the page has shown that it waits
+      // delivery starts after the page has shown that the event waits
       const isShown = yield* Effect.makeLatch(screenshot !== undefined)
       const uploader = {
         ...database.uploader,

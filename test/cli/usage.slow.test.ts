@@ -1,4 +1,4 @@
-/** What the command says of itself and of calls that are wrong: to people on any screen, and to programs. */
+/** Help and errors: what the command tells people on any screen, and programs. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import fc from "fast-check"
@@ -18,7 +18,7 @@ const lettersOf = (text: string) => fc.constantFrom(...Array.from(text))
 const NAMES = ["status", "tail", "show", "flush", "dead", "doctor", "migrate", "adopt", "verify", "serve"]
 
 describe("a misspelt word", () => {
-  it("is near to the name that it differs from in one letter", () => {
+  it("has as its nearest name the one that differs in one letter", () => {
     const letter = lettersOf("abcdefghijklmnopqrstuvwxyz")
     const misspelt = fc.constantFrom(...NAMES).chain((name) =>
       fc
@@ -38,7 +38,7 @@ describe("a misspelt word", () => {
     assert.isUndefined(nearest("xyzzy", NAMES))
   })
 
-  it.scopedLive("is said with the right one, of commands and of flags", () =>
+  it.scopedLive("is answered with the right one, for commands and flags", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       for (const [args, said] of [
@@ -57,7 +57,7 @@ describe("a misspelt word", () => {
 })
 
 describe("a call", () => {
-  it.scopedLive("may name the directory and --json before the command, and behind what it is about", () =>
+  it.scopedLive("accepts the directory and --json before the command and after its arguments", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const use = useLine({ prompt: "a" })
@@ -76,7 +76,7 @@ describe("a call", () => {
     })
   )
 
-  it.scopedLive("that fails under --json says so as JSON, whatever went wrong", () =>
+  it.scopedLive("that fails under --json reports every failure as JSON", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       for (const [args, exitCode] of [
@@ -102,7 +102,7 @@ describe("a call", () => {
 })
 
 describe("the help", () => {
-  it.scopedLive("shows the whole call, and the variable of each option that has one", () =>
+  it.scopedLive("shows the whole call, and the environment variable of each option that has one", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const [status, flush, list] = yield* Effect.all(
@@ -144,7 +144,7 @@ describe("on a screen of 60, 80 or 200 columns", () => {
   )
   const row = fc.tuple(cell, cell, cell, fc.string({ maxLength: 300, unit: lettersOf("ab 漢") }))
 
-  it("every table fits, and nothing of it is lost", () => {
+  it("every table fits, and loses nothing", () => {
     fc.assert(
       fc.property(fc.array(row, { minLength: 1, maxLength: 5 }), widths, (rows, columns) => {
         const lines = formatTable(rows, columns)
@@ -158,7 +158,7 @@ describe("on a screen of 60, 80 or 200 columns", () => {
     )
   })
 
-  it("a line is cut between its words", () => {
+  it("long lines break between words", () => {
     const words = fc.array(fc.string({ minLength: 1, maxLength: 20, unit: lettersOf("abc漢") }))
     fc.assert(
       fc.property(words, widths, (words, columns) => {
@@ -174,7 +174,7 @@ describe("on a screen of 60, 80 or 200 columns", () => {
       for (const line of overview("1.2.3", columns)) assert.isAtMost(widthOf(textOf(line)), columns)
   })
 
-  it.scopedLive.skipIf(!hasPty)("so do status, dead list and verify (skipped without python3)", () =>
+  it.scopedLive.skipIf(!hasPty)("status, dead list and verify fit (skipped without python3)", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(
@@ -194,7 +194,7 @@ describe("on a screen of 60, 80 or 200 columns", () => {
 })
 
 describe("a queue that is delivered to SQLite", () => {
-  it.scopedLive("is flushed and examined by the name of its file, and status says so", () =>
+  it.scopedLive("is flushed and examined by its file's name, which status shows", () =>
     Effect.gen(function* () {
       const home = yield* temporaryDirectory
       const directory = path.join(home, "audit")
@@ -204,7 +204,7 @@ describe("a queue that is delivered to SQLite", () => {
       assert.include(before.stdout, "does not exist yet: the first delivery makes it")
       assert.isFalse(fs.existsSync(file))
 
-      // its directory is missing: the program that owned the queue has said so
+      // Its directory is missing, and the program that owned the queue has reported that.
       const audit = yield* openAudit(
         { directory },
         { uploader: yield* SqliteUploader.make({ filename: path.join(home, "absent", "audit.db") }) }
@@ -242,7 +242,7 @@ describe("--events", () => {
     }) {}
     export const first = Currency.EUR`
 
-  it.scopedLive("names tsx where Node reads no TypeScript", () =>
+  it.scopedLive("suggests tsx if Node cannot read TypeScript", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* fill(directory, [useLine({})])

@@ -1,4 +1,4 @@
-/** What operators do to a group, and what stands between it and the program. */
+/** Planned changes of a group of MySQL, and routers and names between it and the program. */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import { Effect, Schedule } from "effect"
 import { spawnSync } from "node:child_process"
@@ -21,10 +21,10 @@ afterAll(() => group.stop())
 
 const EVENTS_PER_SECOND = 500
 
-/** What operators do leaves nothing to be found either. */
+/** With a key, so that `prove` finds nothing after each change. */
 const key = newKey()
 
-/** An audit log under load, over the hosts, or over all members. */
+/** An audit log under load, over the given hosts or over all members. */
 const underLoad = (hosts?: ReadonlyArray<string>) =>
   Effect.gen(function* () {
     const primary = yield* Effect.promise(group.primary)
@@ -40,7 +40,7 @@ const allSynced = Effect.suspend(() =>
   Effect.forEach(group.members, ({ synced }) => Effect.promise(() => synced(group.members.length)))
 )
 
-it.scopedLive("a planned switch-over costs no backoff", () =>
+it.scopedLive("a planned switch-over causes no backoff", () =>
   Effect.gen(function* () {
     const { enter, finish, phases, primary } = yield* underLoad()
     for (const member of [another(primary), primary]) {
@@ -56,48 +56,48 @@ it.scopedLive("a planned switch-over costs no backoff", () =>
   })
 )
 
-it.scopedLive(
-  "a member that was away, and is made the primary when it is back, has all, and gets the rest",
-  () =>
-    Effect.gen(function* () {
-      const { enter, finish, primary } = yield* underLoad()
-      const member = another(primary)
-      yield* enter(`${member.name} is killed`)
-      yield* Effect.promise(() => member.server.kill9())
-      yield* Effect.sleep("8 seconds")
-      yield* enter("and comes back")
-      yield* Effect.promise(() => member.server.restart())
-      yield* allSynced
-      yield* enter("and becomes the primary")
-      yield* Effect.promise(() => group.switchTo(member))
-      yield* Effect.sleep("3 seconds")
-      yield* finish
-    })
-)
-
-it.scopedLive("all members are killed, and come back: the status says why events wait", () =>
+it.scopedLive("a member that returns as the primary has all events, and gets the rest", () =>
   Effect.gen(function* () {
-    const { audit, enter, finish } = yield* underLoad()
-    const stateWith = (codes: ReadonlyArray<string>) =>
-      Effect.gen(function* () {
-        const { failure, state, waiting } = yield* audit.status
-        const isSo = state === "offline" && failure?.class === "transient" && codes.includes(failure.code)
-        return isSo && waiting > 0
-          ? undefined
-          : yield* Effect.fail(`${state}, ${failure?.code ?? "no failure"}`)
-      }).pipe(Effect.retry({ schedule: Schedule.spaced("100 millis"), times: 600 }))
-
-    yield* enter("all are killed")
-    yield* Effect.promise(() => Promise.all(group.members.map(({ server }) => server.kill9())))
-    yield* stateWith(["ECONNREFUSED"])
-    yield* enter("all run, without a group")
-    yield* Effect.promise(() => Promise.all(group.members.map(({ server }) => server.restart())))
-    // none of them takes writes that the others would not have
-    yield* stateWith(["1290"])
-    yield* enter("the group is back")
-    yield* Effect.promise(group.bootstrap)
+    const { enter, finish, primary } = yield* underLoad()
+    const member = another(primary)
+    yield* enter(`${member.name} is killed`)
+    yield* Effect.promise(() => member.server.kill9())
+    yield* Effect.sleep("8 seconds")
+    yield* enter("and comes back")
+    yield* Effect.promise(() => member.server.restart())
+    yield* allSynced
+    yield* enter("and becomes the primary")
+    yield* Effect.promise(() => group.switchTo(member))
+    yield* Effect.sleep("3 seconds")
     yield* finish
   })
+)
+
+it.scopedLive(
+  "the status says why events wait while all members are down, and the rest arrives when they return",
+  () =>
+    Effect.gen(function* () {
+      const { audit, enter, finish } = yield* underLoad()
+      const stateWith = (codes: ReadonlyArray<string>) =>
+        Effect.gen(function* () {
+          const { failure, state, waiting } = yield* audit.status
+          const isSo = state === "offline" && failure?.class === "transient" && codes.includes(failure.code)
+          return isSo && waiting > 0
+            ? undefined
+            : yield* Effect.fail(`${state}, ${failure?.code ?? "no failure"}`)
+        }).pipe(Effect.retry({ schedule: Schedule.spaced("100 millis"), times: 600 }))
+
+      yield* enter("all are killed")
+      yield* Effect.promise(() => Promise.all(group.members.map(({ server }) => server.kill9())))
+      yield* stateWith(["ECONNREFUSED"])
+      yield* enter("all run, without a group")
+      yield* Effect.promise(() => Promise.all(group.members.map(({ server }) => server.restart())))
+      // without the group no member takes writes, since the others would lack them
+      yield* stateWith(["1290"])
+      yield* enter("the group is back")
+      yield* Effect.promise(group.bootstrap)
+      yield* finish
+    })
 )
 
 const routed = (strategy: Strategy, members: ReadonlyArray<Node>) =>
@@ -106,30 +106,33 @@ const routed = (strategy: Strategy, members: ReadonlyArray<Node>) =>
     ({ stop }) => Effect.promise(stop)
   )
 
-it.scopedLive("a router that leads to a secondary: events wait, and arrive when it is the primary", () =>
-  Effect.gen(function* () {
-    const primary = yield* Effect.promise(group.primary)
-    const secondary = another(primary)
-    const router = yield* routed("first-available", [
-      secondary,
-      ...group.members.filter((member) => member !== secondary)
-    ])
-    const { audit, enter, finish } = yield* underLoad([`${router.host}:${router.port}`])
-    yield* Effect.retry(
-      Effect.filterOrFail(
-        audit.status,
-        ({ delivered, failure, state }) => state === "offline" && failure?.code === "1290" && delivered === 0,
-        ({ failure, state }) => `${state}, ${failure?.code ?? "no failure"}`
-      ),
-      { schedule: Schedule.spaced("100 millis"), times: 100 }
-    )
-    yield* enter("it is the primary")
-    yield* Effect.promise(() => group.switchTo(secondary))
-    yield* finish
-  })
+it.scopedLive(
+  "events wait behind a router that leads to a secondary, and arrive when it is the primary",
+  () =>
+    Effect.gen(function* () {
+      const primary = yield* Effect.promise(group.primary)
+      const secondary = another(primary)
+      const router = yield* routed("first-available", [
+        secondary,
+        ...group.members.filter((member) => member !== secondary)
+      ])
+      const { audit, enter, finish } = yield* underLoad([`${router.host}:${router.port}`])
+      yield* Effect.retry(
+        Effect.filterOrFail(
+          audit.status,
+          ({ delivered, failure, state }) =>
+            state === "offline" && failure?.code === "1290" && delivered === 0,
+          ({ failure, state }) => `${state}, ${failure?.code ?? "no failure"}`
+        ),
+        { schedule: Schedule.spaced("100 millis"), times: 100 }
+      )
+      yield* enter("it is the primary")
+      yield* Effect.promise(() => group.switchTo(secondary))
+      yield* finish
+    })
 )
 
-it.scopedLive("a router that leads to each in turn, of which one takes writes", () =>
+it.scopedLive("events arrive through a router that alternates members of which one takes writes", () =>
   Effect.gen(function* () {
     const router = yield* routed("round-robin", group.members)
     const { enter, finish, primary } = yield* underLoad([`${router.host}:${router.port}`])
@@ -140,7 +143,7 @@ it.scopedLive("a router that leads to each in turn, of which one takes writes", 
   })
 )
 
-it.scopedLive("a router that leads to secondaries, beside the members themselves", () =>
+it.scopedLive("events arrive if a router to the secondaries stands beside the members", () =>
   Effect.gen(function* () {
     const primary = yield* Effect.promise(group.primary)
     const secondaries = group.members.filter((member) => member !== primary)
@@ -154,7 +157,7 @@ it.scopedLive("a router that leads to secondaries, beside the members themselves
   })
 )
 
-it.scopedLive("a name that moves to the new primary", (context) =>
+it.scopedLive("events follow a name that moves to the new primary", (context) =>
   Effect.gen(function* () {
     const canTry =
       group.isApart &&
@@ -175,7 +178,7 @@ it.scopedLive("a name that moves to the new primary", (context) =>
     assert.isUndefined(yield* child.open(settings, { mysql }))
     yield* child.use("one")
     yield* child.flush
-    // a switch-over, then a fault: the old primary refuses, or is gone
+    // A switch-over, then a crash: the old primary refuses writes, or is gone.
     const second = another(primary)
     yield* Effect.promise(() => group.switchTo(second))
     leadTo(second)

@@ -1,6 +1,6 @@
 /**
- * The audit log over a cluster whose nodes die, leave, hang and are cut off, one after the other, each while it is the
- * one in use, and at least 100,000 events are recorded at a steady rate.
+ * A failover: the audit log over a cluster whose node in use dies, leaves, hangs or is cut off, again and again.
+ * Meanwhile at least 100,000 events are recorded at a steady rate.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { FAULTS, type Node } from "./node.js"
 const EVENTS = 100_000
 const EVENTS_PER_SECOND = 1250
 
-/** Harms each node in use, and judges; `first` takes writes at the beginning. With a key the rows are proved. */
+/** Harms each node in use, and judges; `first` takes writes at the beginning. With a key, `prove` runs too. */
 export const survives = (nodes: ReadonlyArray<Node>, first: Node, key?: KeyPair) =>
   Effect.gen(function* () {
     const options = yield* Effect.promise(() => prepare(first, nodes, key))

@@ -1,4 +1,4 @@
-/** Many programs deliver to one primary, which is killed: how they come to the next one. */
+/** A fleet: many programs deliver to one primary, which is killed, and move to the next one. */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import { Clock, Deferred, Effect, Either, Fiber, Random, Schedule } from "effect"
 import { createConnection, type RowDataPacket } from "mysql2/promise"
@@ -12,7 +12,7 @@ import type { Node } from "./node.js"
 
 const PROGRAMS = 1000
 
-/** Each stores an event about so often, milliseconds. */
+/** The average time between two events of a program, milliseconds. */
 const INTERVAL_MILLIS = 5000
 
 let group: Group
@@ -21,7 +21,7 @@ beforeAll(async () => {
 })
 afterAll(() => group.stop())
 
-/** How many connections a member has ever had, asked over one of its own. */
+/** How many connections a member has ever had, asked over a connection that stays open. */
 const connectionsOf = ({ server }: Node) =>
   Effect.map(
     Effect.acquireRelease(
@@ -36,14 +36,14 @@ const connectionsOf = ({ server }: Node) =>
   )
 
 it.scopedLive(
-  "a fleet comes to the new primary: connections a second",
+  "a fleet reaches the new primary with fewer than four new connections a program",
   () =>
     Effect.gen(function* () {
       const old = yield* Effect.promise(group.primary)
       const options = yield* Effect.promise(() => prepare(old, group.members))
       for (const { query } of group.members)
         yield* Effect.promise(() => query(`SET GLOBAL max_connections = ${3 * PROGRAMS}`))
-      // before the fleet, whose logins keep this process busy
+      // before the fleet starts, since its logins keep this process busy
       const survivors = group.members.filter((member) => member !== old)
       const counters = yield* Effect.forEach(survivors, connectionsOf)
       const count = Effect.all(counters)
@@ -52,14 +52,14 @@ it.scopedLive(
       const lastStored = new Map<number, number>()
       const codes: Record<string, number> = {}
       let isFinished = false
-      // they are not to start at once
+      // ten programs connect at a time
       const starts = yield* Effect.makeSemaphore(10)
       const allStarted = yield* Deferred.make<void>()
-      // a whole queue for each would need more processors than one process has; the delays are the worker's
+      // Without a queue each, which would need more processors; the delays are those of the worker.
       const program = (index: number) =>
         Effect.gen(function* () {
           yield* starts.take(1)
-          // the default time-outs: all of these share one processor with the servers
+          // the default time-outs, since all programs share one processor with the servers
           const { upload } = yield* uploaderOf({
             ...options,
             connectTimeout: undefined,
@@ -136,7 +136,7 @@ it.scopedLive(
       isFinished = true
       yield* Fiber.join(programs)
       yield* Effect.promise(() => eachOnceOn(survivors, options.database, stored))
-      // a fleet that connects again and again keeps a group from electing a primary
+      // If a fleet connected again and again, then the group could not elect a primary.
       for (const total of made) assert.isBelow(total, 4 * PROGRAMS)
     }),
   900_000

@@ -85,7 +85,7 @@ const nodeOf = (name: string, server: MysqlServer): Node => {
 
 const PACKAGES = ["mariadb-server", "galera-4", "rsync"]
 
-/** The path of the library; Debian's packages are installed where we may. */
+/** The path of the library; installs Debian's packages if we may. */
 const galera = (): string => {
   const find = () =>
     ["/usr/lib/galera", "/usr/lib64/galera-4", "/usr/lib64/galera"]

@@ -1,4 +1,4 @@
-/** Events go on being delivered while a group of MySQL loses its primary. */
+/** Delivery while a group of MySQL loses its primary. */
 import { afterAll, beforeAll, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { type KeyPair, newKey } from "../support/seals.js"
@@ -16,8 +16,6 @@ const survivesHere = (key?: KeyPair) =>
     yield* survives(group!.members, yield* Effect.promise(group!.primary), key)
   })
 
-it.scopedLive("a group of MySQL: all events arrive, each once, and an append waits for no server", () =>
-  survivesHere()
-)
+it.scopedLive("a group of MySQL gets all events once, and no append waits for a server", () => survivesHere())
 
-it.scopedLive("the same with a proof: prove finds nothing, on each member", () => survivesHere(newKey()))
+it.scopedLive("prove finds nothing on any member of a group after a failover", () => survivesHere(newKey()))

@@ -1,6 +1,6 @@
 /**
- * A group of MySQL, three members with a single primary: on a network of its own where we may make one, else on this
- * machine's loopback, where none can be cut off.
+ * A group of MySQL: three members with a single primary. They get a network of their own if we may make one.
+ * Otherwise they share this machine's loopback, where no member can be cut off.
  *
  * @module
  */
@@ -15,13 +15,13 @@ import { type Node, queryOn, stopAll, until } from "./node.js"
 /** Three members. */
 export interface Group {
   readonly members: ReadonlyArray<Node>
-  /** Whether they can be cut off; then all have one port, each at an address of its own. */
+  /** Whether members can be cut off; then each has its own address, and all share one port. */
   readonly isApart: boolean
-  /** The member that the others hold for the primary, once there is one. */
+  /** The member that the others take for the primary, once there is one. */
   readonly primary: () => Promise<Node>
-  /** Makes a group of members that are all outside of one, which no member does by itself. */
+  /** Restarts a group whose members have all left, which no member does by itself. */
   readonly bootstrap: () => Promise<void>
-  /** Makes the member the primary, as for a maintenance of the present one. */
+  /** Makes the member the primary, as before maintenance of the present one. */
   readonly switchTo: (member: Node) => Promise<void>
   readonly stop: () => Promise<void>
 }
@@ -49,7 +49,7 @@ export const startGroup = async (): Promise<Group> => {
         under: site.under,
         ...(network === undefined ? {} : { port }),
         args: argumentsOf(index, site.host, seeds, network?.range ?? "127.0.0.1/8"),
-        // it knows no account of the others yet
+        // the first start knows no accounts of the other members
         firstArgs: ["--loose-group-replication-start-on-boot=OFF", "--super-read-only=OFF"]
       })
       const member = memberOf(`m${index + 1}`, server, network === undefined ? undefined : site)
@@ -79,10 +79,10 @@ const LOOPBACK: Site = { host: "127.0.0.1", under: [], cutOff: () => undefined }
 
 const PASSWORD = "replication"
 
-/** What each member makes for itself, before it has anything in common with the others. */
+/** Statements that each member runs before it joins the group. */
 const ACCOUNTS = [
   "SET SESSION sql_log_bin = 0",
-  // as which clients come from outside of the member's namespace
+  // for clients from outside the member's namespace
   "CREATE USER root@'%'",
   "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION",
   `CREATE USER repl@'%' IDENTIFIED BY '${PASSWORD}'`,
@@ -95,11 +95,11 @@ const argumentsOf = (index: number, host: string, seeds: ReadonlyArray<string>, 
   "--log-bin=binlog",
   "--gtid-mode=ON",
   "--enforce-gtid-consistency=ON",
-  // what says how the group is
+  // shows the state of the group
   "--performance-schema=ON",
   "--skip-name-resolve",
   `--report-host=${host}`,
-  // else a member that is outside of its group takes writes that the others do not have
+  // otherwise a member outside its group takes writes that the others lack
   "--super-read-only=ON",
   "--plugin-load-add=group_replication.so",
   ...Object.entries({
@@ -119,7 +119,7 @@ const argumentsOf = (index: number, host: string, seeds: ReadonlyArray<string>, 
 ]
 
 const memberOf = (name: string, server: MysqlServer, site: Site | undefined): Node => {
-  // not over the network, which the tests harm
+  // over the socket, since the tests harm the network
   const query = queryOn({ user: "root", socketPath: server.socket })
   let isCutOff = false
   return {
@@ -131,7 +131,7 @@ const memberOf = (name: string, server: MysqlServer, site: Site | undefined): No
         const states = await statesOf(query)
         const own = states.find(({ own }) => own === 1)?.state
         if (states.length === size && states.every(({ state }) => state === "ONLINE")) return true
-        // one that was cut off leaves the group, and tries again after five minutes
+        // A member that was cut off leaves the group, and rejoins after five minutes at the earliest.
         if (own === undefined || own === "OFFLINE" || own === "ERROR") {
           await query("STOP GROUP_REPLICATION", "START GROUP_REPLICATION")
         }
@@ -167,7 +167,7 @@ const statesOf = (query: Node["query"]) =>
 
 const primaryOf = async (members: ReadonlyArray<Node>): Promise<Node> => {
   for (const deadline = Date.now() + 90_000; ;) {
-    // one that is down is the primary until the others have noticed
+    // a member that is down stays the primary until the others have noticed
     const up = members.filter(({ server }) => server.pid !== undefined)
     for (const { query } of up) {
       const states = await statesOf(query).catch(() => [])
@@ -181,7 +181,7 @@ const primaryOf = async (members: ReadonlyArray<Node>): Promise<Node> => {
   }
 }
 
-/** The one with all that any member has begins; the others join it. */
+/** The member with all transactions begins the group, and the others join it. */
 const bootstrap = async (members: ReadonlyArray<Node>): Promise<void> => {
   const sets = await Promise.all(
     members.map(({ query }) => query<{ gtids: string }>("SELECT @@global.gtid_executed AS gtids"))

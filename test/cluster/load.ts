@@ -1,5 +1,5 @@
 /**
- * Events at a steady rate into an audit log of this process, and how their delivery goes on from phase to phase.
+ * A load: events at a steady rate into an audit log of this process, with figures for each phase of their delivery.
  *
  * @module
  */
@@ -17,20 +17,20 @@ import { temporaryDirectory } from "../support/queue.js"
 import type { KeyPair } from "../support/seals.js"
 import { type Node, until } from "./node.js"
 
-/** What was seen between two moments. */
+/** The figures between two moments. */
 interface Phase {
   readonly name: string
-  /** milliseconds that each append took */
+  /** The duration of each append, milliseconds. */
   readonly appends: Array<number>
-  /** why uploads failed */
+  /** The codes of failed uploads. */
   readonly codes: Array<string>
-  /** the longest time without a delivery, milliseconds */
+  /** The longest time without a delivery, milliseconds. */
   gap: number
-  /** so many events were on the disk at the end of it that had not been at its beginning */
+  /** How many events reached the disk during that time. */
   appendedInGap: number
 }
 
-/** No other gap is as long. */
+/** A longer gap counts as an outage, milliseconds. */
 const OUTAGE_MILLIS = 2000
 
 const percentile = (values: ReadonlyArray<number>, share: number) =>
@@ -38,7 +38,7 @@ const percentile = (values: ReadonlyArray<number>, share: number) =>
 
 const now = Effect.map(Clock.currentTimeNanos, (nanos) => Number(nanos) / 1e6)
 
-/** Records so many events a second until it is told to finish; the scope closes the audit log. Sealed by a key, if any. */
+/** Records events at a steady rate until `finish`. The scope closes the audit log; a key seals the rows. */
 export const startLoad = (options: MysqlUploader.Options, perSecond: number, key?: KeyPair) =>
   Effect.gen(function* () {
     const phases: Array<Phase> = []
@@ -103,7 +103,7 @@ export const startLoad = (options: MysqlUploader.Options, perSecond: number, key
       }
     }).pipe(Effect.repeat(Schedule.spaced("25 millis")), Effect.fork)
 
-    /** Records on until there are so many, delivers all, prints what was seen, and judges. */
+    /** Records the remaining events, delivers all, prints the figures, and judges. */
     const finish = (events: number, nodes: ReadonlyArray<Node>) =>
       Effect.gen(function* () {
         least = events
@@ -129,7 +129,7 @@ export const startLoad = (options: MysqlUploader.Options, perSecond: number, key
           { accepted, dead, failure, missing, state, waiting },
           { accepted: ids.size, dead: 0, failure: undefined, missing: 0, state: "idle", waiting: 0 }
         )
-        // a batch of appends that waited for a server would keep the next one from beginning
+        // an append that waited for a server would delay the next batch
         for (const { appendedInGap, gap, name } of phases)
           if (gap > OUTAGE_MILLIS) assert.isAbove(appendedInGap, 0, name)
       })
@@ -140,9 +140,9 @@ export const startLoad = (options: MysqlUploader.Options, perSecond: number, key
 let databases = 0
 
 /**
- * A database with the tables, made on a node that takes writes, and how an account with the right to INSERT connects; with
- * a key the rows are to be proved.
- * Nothing is dropped: the servers are not kept.
+ * Makes a database with the tables on a node that takes writes, and an account with the right to INSERT.
+ * With a key its rows are to be proved.
+ * Drops nothing, since the servers are not kept.
  */
 export const prepare = async (node: Node, nodes: ReadonlyArray<Node>, key?: KeyPair) => {
   const database = `audit_${++databases}`
@@ -163,7 +163,7 @@ export const prepare = async (node: Node, nodes: ReadonlyArray<Node>, key?: KeyP
     database,
     username,
     password: Redacted.make(password),
-    // MySQL's passwords go over a network that is no loopback
+    // MySQL's passwords cross a network that is not loopback
     serverPublicKey: "trust",
     hosts: nodes.map(({ server }) => `${server.host}:${server.port}`),
     connectTimeout: "2 seconds",
@@ -171,7 +171,7 @@ export const prepare = async (node: Node, nodes: ReadonlyArray<Node>, key?: KeyP
   } satisfies MysqlUploader.Options
 }
 
-/** Each of the events is once on each of the nodes, which may be behind for a while, and nothing else is. */
+/** Asserts that each node has each event once and nothing else; a node may lag behind for a while. */
 export const eachOnceOn = async (
   nodes: ReadonlyArray<Node>,
   database: string,
@@ -192,7 +192,7 @@ export const eachOnceOn = async (
   }
 }
 
-/** Each node shows one chain, and nothing is found. */
+/** Asserts that each node shows one chain without findings. */
 const provenOn = (nodes: ReadonlyArray<Node>, database: string, { publicPem }: KeyPair, events: number) =>
   Effect.forEach(nodes, ({ name, server: { host, port } }) =>
     Effect.gen(function* () {

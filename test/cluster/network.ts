@@ -1,5 +1,5 @@
 /**
- * A network of this machine's own for servers that can be cut off from each other, and not from us: each has a network
+ * A network on this machine whose servers can be cut off from each other, and not from us. Each server has a network
  * namespace with an address, on a bridge. Needs root on Linux.
  *
  * @module
@@ -7,30 +7,30 @@
 import { execFileSync, spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 
-/** Where one server lives. */
+/** The place of one server. */
 export interface Site {
   readonly host: string
-  /** What the server is started by. */
+  /** The command that runs the server there. */
   readonly under: ReadonlyArray<string>
-  /** Drops all that goes to or comes from the other sites. */
+  /** Drops or passes all traffic to and from the other sites. */
   readonly cutOff: (isCutOff: boolean) => void
 }
 
 /** The sites of a run. */
 export interface Network {
   readonly sites: ReadonlyArray<Site>
-  /** in CIDR notation */
+  /** In CIDR notation. */
   readonly range: string
   readonly remove: () => void
 }
 
-/** Makes a network of so many sites; undefined where we may not. */
+/** Makes a network of `size` sites; undefined if we may not. */
 export const makeNetwork = (size: number): Network | undefined => {
   if (process.platform !== "linux" || process.getuid?.() !== 0) return undefined
   removeLeftovers()
   const bridge = `${PREFIX}${process.pid}`
   const names = Array.from({ length: size }, (_, index) => `${bridge}-${index + 1}`)
-  // 198.18.0.0/15 is for tests of networks (RFC 2544)
+  // 198.18.0.0/15 is reserved for tests of networks (RFC 2544)
   const net = `198.${18 + ((process.pid >> 8) & 1)}.${process.pid & 255}`
   const address = (index: number) => `${net}.${index + 1}`
   const remove = () => {
@@ -76,7 +76,7 @@ const PREFIX = "audit"
 const ip = (...args: ReadonlyArray<string>): string =>
   execFileSync("ip", args, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] })
 
-/** Of runs that were killed. A bridge has the name of the process, a namespace as well. */
+/** Removes the bridges and namespaces of killed runs, which are named after their processes. */
 const removeLeftovers = (): void => {
   const isLeft = (name: string) => {
     const pid = new RegExp(`^${PREFIX}(\\d+)(-\\d+)?$`).exec(name)?.[1]

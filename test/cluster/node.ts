@@ -1,5 +1,5 @@
 /**
- * A server of a cluster, whatever keeps the cluster together, and the faults that it can be given.
+ * A node: one server of any cluster, and the faults that a test inflicts on it.
  *
  * @module
  */
@@ -12,23 +12,23 @@ import type { MysqlServer } from "../support/mysqlServer.js"
 export interface Node {
   readonly name: string
   readonly server: MysqlServer
-  /** Runs statements on this node, as root, over a connection of its own; the rows of the last one. */
+  /** Runs statements on this node as root, over a separate connection; returns the rows of the last one. */
   readonly query: <Row>(...statements: ReadonlyArray<string>) => Promise<Array<Row>>
-  /** Waits until it takes part in a cluster of so many nodes; brings it back where it does not come by itself. */
+  /** Waits until it is in a cluster of `size` nodes; brings it back if it does not return by itself. */
   readonly synced: (size: number) => Promise<void>
-  /** Cuts it off from the others, not from clients; undefined where we have no right to. */
+  /** Cuts it off from the others, not from clients; undefined if we may not. */
   readonly isolate: (() => Promise<void>) | undefined
   readonly rejoin: () => Promise<void>
 }
 
-/** A fault of a node, and how it is mended. */
+/** A fault of a node, with its repair. */
 export interface Fault {
   readonly name: string
   readonly inflict: (node: Node) => Promise<void>
   readonly mend: (node: Node) => Promise<void>
 }
 
-/** Those that every cluster is harmed by. */
+/** The faults that every cluster suffers. */
 export const FAULTS: ReadonlyArray<Fault> = [
   {
     name: "killed (SIGKILL)",
@@ -55,7 +55,7 @@ export const FAULTS: ReadonlyArray<Fault> = [
   }
 ]
 
-/** Runs statements as root, over a connection of their own. */
+/** Runs statements as root, over a separate connection. */
 export const queryOn =
   (options: ConnectionOptions): Node["query"] =>
   async <Row>(...statements: ReadonlyArray<string>): Promise<Array<Row>> => {
@@ -69,7 +69,7 @@ export const queryOn =
     }
   }
 
-/** Asks again until it holds; what fails does not hold yet. */
+/** Asks until the condition holds; an error counts as not yet. */
 export const until = async (what: string, holds: () => Promise<boolean>, seconds = 90): Promise<void> => {
   let failure: unknown
   for (const deadline = Date.now() + seconds * 1000; ;) {
@@ -83,7 +83,7 @@ export const until = async (what: string, holds: () => Promise<boolean>, seconds
   }
 }
 
-/** Ends all nodes. Nobody needs their data: the last ones would wait for a quorum. */
+/** Kills all nodes. Nobody needs their data, and an orderly end would wait for a quorum. */
 export const stopAll = async (nodes: ReadonlyArray<Node>): Promise<void> => {
   for (const { server } of nodes) await server.kill9()
   for (const { server } of nodes) await server.stop()

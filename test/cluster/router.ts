@@ -1,5 +1,5 @@
 /**
- * MySQL Router with destinations that are given once and for all: it knows nothing of the group behind it.
+ * MySQL Router with fixed destinations: it knows nothing of the group behind it.
  *
  * @module
  */
@@ -13,15 +13,15 @@ import { unpackRouter } from "../support/mysqlPackage.js"
 import { type Address, freePort } from "../support/net.js"
 import { type Node, until } from "./node.js"
 
-/** A router that runs. */
+/** A running router. */
 export interface Router extends Address {
   readonly stop: () => Promise<void>
 }
 
-/** To the first of them that it can reach, or to each in turn. */
+/** Routes to the first destination that it can reach, or to each in turn. */
 export type Strategy = "first-available" | "round-robin"
 
-/** Starts one. Its pipe ends with us, and it is killed when the test ends. */
+/** Starts a router. Its pipe ends with us, and the test's end kills it. */
 export const startRouter = async (strategy: Strategy, members: ReadonlyArray<Node>): Promise<Router> => {
   const { args, server } = await unpackRouter()
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-router-"))

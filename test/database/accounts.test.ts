@@ -1,6 +1,6 @@
 /**
- * Accounts as administrators make them, on both servers: which of them deliver, and whether the advice names what is
- * wrong with the others.
+ * Accounts as administrators make them, on both servers: some can deliver, and the others get advice that names their
+ * fault.
  */
 import { assert, beforeAll, it } from "@effect/vitest"
 import { Effect, Redacted } from "effect"
@@ -47,7 +47,7 @@ const roleOf = (database: TestDatabase, user: string) =>
 const tableOf = ({ config }: TestDatabase, table: string = UseLog.table) =>
   `\`${config.database}\`.\`${table}\``
 
-/** Delivers two events by a connection of its own. */
+/** Delivers two events over a separate connection. */
 const deliver = (options: MysqlUploader.Options, tables: MysqlUploader.Options["tables"] = {}) =>
   Effect.scoped(
     Effect.flatMap(uploaderOf({ ...options, tables }), ({ upload }) =>
@@ -74,7 +74,7 @@ const migrated = (rootUrl: string) =>
   Effect.tap(mysqlDatabase(rootUrl), (database) => MysqlUploader.migrate(connectionOptions(database)))
 
 onEachServer("an account", ({ flavour, rootUrl }) => {
-  it.scopedLive("delivers with INSERT on the table alone, on the database, and on the columns", () =>
+  it.scopedLive("delivers with INSERT on the table, on the database, or on all columns", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const columns = ["event_id", "event_time", ...UseLog.columns.map(({ name }) => name)]
@@ -87,25 +87,27 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
         yield* sql(database, `GRANT ${right} TO ${user}`)
         yield* delivers(options)
       }
-      // a column less
+      // without a right on one column
       const { options, user } = yield* poor(database)
       yield* sql(database, `GRANT INSERT (${columns.slice(1).join(", ")}) ON ${tableOf(database)} TO ${user}`)
       yield* refused(options, "1054", /event_id/)
     })
   )
 
-  it.scopedLive("delivers by a default role, and is told of SET DEFAULT ROLE where its role is none", () =>
-    Effect.gen(function* () {
-      const database = yield* migrated(rootUrl)
-      const { options, user } = yield* poor(database)
-      const role = yield* roleOf(database, user)
-      yield* refused(options, "1044", /SET DEFAULT ROLE/)
-      yield* sql(database, `SET DEFAULT ROLE ${role} ${flavour === "mariadb" ? "FOR" : "TO"} ${user}`)
-      yield* delivers(options)
-    })
+  it.scopedLive(
+    "delivers with a default role, and a role that is not active gets advice on SET DEFAULT ROLE",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated(rootUrl)
+        const { options, user } = yield* poor(database)
+        const role = yield* roleOf(database, user)
+        yield* refused(options, "1044", /SET DEFAULT ROLE/)
+        yield* sql(database, `SET DEFAULT ROLE ${role} ${flavour === "mariadb" ? "FOR" : "TO"} ${user}`)
+        yield* delivers(options)
+      })
   )
 
-  it.scopedLive("without the right, a password or a database, the advice is about that", () =>
+  it.scopedLive("gets advice about the missing right, the password, the database or the lock", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const { options, user } = yield* poor(database)
@@ -122,7 +124,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("is not blamed for a definer that is gone or has lost a right", () =>
+  it.scopedLive("is not blamed if the definer of a trigger is gone or has lost a right", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const { options, user } = yield* poor(database)
@@ -131,7 +133,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
         assert.notMatch(reason, /account poor|GRANT INSERT to it|migrate/)
       }
 
-      // a trigger whose definer may no longer have triggers there
+      // a trigger whose definer lost the right to have triggers there
       const definer = yield* poor(database)
       yield* sql(database, `GRANT ALL ON \`${database.config.database}\`.* TO ${definer.user}`)
       yield* sql(database, "CREATE TABLE copies (prompt LONGTEXT)")
@@ -165,7 +167,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
         `CREATE DEFINER = ${definer.user} SQL SECURITY DEFINER VIEW logs AS SELECT * FROM ${UseLog.table}`
       )
       const tables = { use_log: "logs" }
-      // a view has no key that could be seen
+      // the uploader cannot see the key behind a view
       const through = { ...options, deduplication: "none" } as const
       assert.deepStrictEqual(yield* deliver(through, tables), { rejected: [] })
       yield* sql(database, `DROP USER ${definer.user}`)
@@ -176,7 +178,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("an id that is used up: widen id", () =>
+  it.scopedLive("gets the advice to widen id when the ids are used up", () =>
     Effect.gen(function* () {
       const database = yield* migrated(rootUrl)
       const { options, user } = yield* poor(database)
@@ -200,7 +202,7 @@ onEachServer("an account", ({ flavour, rootUrl }) => {
   )
 })
 
-// caching_sha2_password and sha256_password with and without TLS: tls.test.ts
+// tls.test.ts tests caching_sha2_password and sha256_password with and without TLS
 
 onEachFlavour("a server without TLS", (flavour) => {
   let server: Awaited<ReturnType<typeof startServer>>
@@ -209,7 +211,7 @@ onEachFlavour("a server without TLS", (flavour) => {
     return () => server.stop()
   }, 60_000)
 
-  it.scopedLive("delivers on loopback after a restart, when it knows no digest", () =>
+  it.scopedLive("delivers on loopback after a restart, when the server has cached no password", () =>
     Effect.gen(function* () {
       const database = yield* migrated(server.rootUrl)
       const { options, user } = yield* poor(database)

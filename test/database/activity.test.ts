@@ -1,5 +1,5 @@
 /**
- * Activity on real servers and in SQLite: the table that `migrate` makes, and what stands in it.
+ * Activity on real servers and in SQLite: the table that `migrate` makes, and its rows.
  *
  * @module
  */
@@ -56,7 +56,7 @@ const check = (rows: ReadonlyArray<Readonly<Record<string, unknown>>>, traceId: 
 }
 
 onEachServer("activity", ({ rootUrl }) => {
-  it.scopedLive("has its table by `migrate --activity` alone, and its rows there", () =>
+  it.scopedLive("gets its table from `migrate --activity` only, and its rows there", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase(rootUrl)
@@ -86,7 +86,7 @@ onEachServer("activity", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("that wait are delivered by flush of the command", () =>
+  it.scopedLive("is delivered by the command's flush", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* mysqlDatabase(rootUrl)
@@ -107,7 +107,7 @@ onEachServer("activity", ({ rootUrl }) => {
   )
 })
 
-it.scopedLive("activities are rows in SQLite too", () =>
+it.scopedLive("is stored in SQLite too", () =>
   Effect.gen(function* () {
     const directory = yield* temporaryDirectory
     const filename = path.join(directory, "audit.db")

@@ -1,6 +1,6 @@
 /**
- * Whatever a server, a proxy or the network sends or leaves out: nothing is thrown outside of our Effects, an upload
- * fails as an UploadError or the event is stored, and nothing is left open.
+ * Faulty peers: whatever a server, a proxy or the network sends, an upload stores the event or fails as an UploadError.
+ * Nothing is thrown outside our Effects, and nothing stays open.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Cause, Duration, Effect, Exit, Redacted, Schedule } from "effect"
@@ -23,7 +23,7 @@ import type { Listener } from "../support/net.js"
 import { collectUncaught } from "../support/uncaught.js"
 
 const long = process.env.AUDIT_LONG === "1"
-/** conversations of each of the four kinds */
+/** The number of conversations of each of the four kinds. */
 const runs = long ? 3000 : 150
 const seed = Number(
   process.env.AUDIT_SEED ?? (process.env.AUDIT_LONG === "1" ? Date.now() % 1_000_000_000 : 20_261_129)
@@ -55,7 +55,7 @@ afterAll(async () => {
 
 const uncaught = collectUncaught()
 
-/** Time-outs of a client that gives up soon, so that the tests do not wait long. */
+/** Short time-outs, so that the tests do not wait long. */
 const HASTY = { connectTimeout: "1 second", statementTimeout: "700 millis" } as const
 
 const optionsAt = ({ host, port }: { host: string; port: number }): MysqlUploader.Options => ({
@@ -76,7 +76,7 @@ const untilClosed = (listener: Listener) =>
     { schedule: Schedule.spaced("5 millis"), until: (closed) => closed, times: 24_000 }
   )
 
-/** Uploads one event to a peer, and sees that nothing is left of it. */
+/** Uploads one event to a peer, and checks that no resource of it remains. */
 const converse = (
   listen: () => Promise<Listener>,
   options: (address: Listener) => MysqlUploader.Options,
@@ -157,7 +157,7 @@ const mutations = (packets: number): fc.Arbitrary<Mutation> =>
     bytes: bytes(1, 200)
   })
 
-/** What succeeded is stored; and now, by a connection that nobody disturbs, everything is, each once. */
+/** Asserts that events of successful uploads are stored, uploads all again undisturbed, and expects each once. */
 const settle = (conversations: ReadonlyArray<Conversation>) =>
   Effect.gen(function* () {
     const stored = async () => {
@@ -184,7 +184,7 @@ const settle = (conversations: ReadonlyArray<Conversation>) =>
     assert.strictEqual(new Set(found).size, conversations.length)
   }).pipe(Effect.scoped)
 
-/** Open sockets and timers of this process; those of the test's own peers end with them. */
+/** Open sockets and timers of this process. Those of a test's peers end with the peers. */
 const resources = () =>
   process
     .getActiveResourcesInfo()
@@ -193,7 +193,7 @@ const resources = () =>
 
 const leavingNothing = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
-    // the test's own connections
+    // Opens the test's own connections first.
     yield* Effect.promise(() => Promise.all([database.query("SELECT 1"), database.query("SELECT 1")]))
     const before = resources()
     yield* effect
@@ -202,8 +202,8 @@ const leavingNothing = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     assert.isAtMost(after.length, before.length, `left: ${after.join(", ")}; before: ${before.join(", ")}`)
   })
 
-describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
-  it.scopedLive(`${runs} with a changed packet, anywhere`, () =>
+describe(`a conversation with a faulty peer (AUDIT_SEED=${seed})`, () => {
+  it.scopedLive(`${runs} with one changed packet`, () =>
     leavingNothing(
       Effect.flatMap(
         all(mutations(70), (mutation, name) =>
@@ -218,7 +218,7 @@ describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
     ssl: { ca: fs.readFileSync(certificates.authority, "utf8"), servername: "db.test" }
   })
 
-  it.scopedLive(`${runs} with a changed packet inside of TLS`, () =>
+  it.scopedLive(`${runs} with one changed packet inside TLS`, () =>
     leavingNothing(
       Effect.suspend(() => {
         const identity = {
@@ -239,7 +239,7 @@ describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
     )
   )
 
-  it.scopedLive(`${runs} with TLS itself disturbed`, () =>
+  it.scopedLive(`${runs} with a disturbed TLS layer`, () =>
     leavingNothing(
       Effect.flatMap(
         all(mutations(12), (mutation, name) =>
@@ -254,7 +254,7 @@ describe(`a conversation that goes wrong (AUDIT_SEED=${seed})`, () => {
     )
   )
 
-  it.scopedLive(`${runs} with a server that says anything`, () =>
+  it.scopedLive(`${runs} with a server that sends anything`, () =>
     leavingNothing(
       Effect.gen(function* () {
         const greeting = yield* Effect.promise(() => greetingOf(server))
@@ -325,7 +325,7 @@ const scripts = (greeting: Buffer): fc.Arbitrary<Script> => {
     withSequence(fc.constant(OK)),
     withSequence(fc.constant(EOF)),
     errors,
-    // a result: one column, and a row or none
+    // a result: one column, and one row or none
     bytes(0, 20).map((row) =>
       Buffer.concat([
         packetOf(Buffer.from([1]), 1),
@@ -341,7 +341,7 @@ const scripts = (greeting: Buffer): fc.Arbitrary<Script> => {
     // LOAD DATA LOCAL
     fc.constant(packetOf(Buffer.from("\xfb/etc/passwd", "latin1"), 1)),
     fc.constant(packetOf(Buffer.from("\xfbpackage.json", "latin1"), 2)),
-    // another way of authentication
+    // a switch to another authentication method
     fc
       .tuple(
         fc.constantFrom(
@@ -363,7 +363,7 @@ const scripts = (greeting: Buffer): fc.Arbitrary<Script> => {
     bytes(1, 100),
     fc.constant(Buffer.from([0xff, 0xff, 0xff, 1, 0, 0])),
     fc.nat(200).map((n) => Buffer.alloc(n + 1)),
-    // surplus
+    // surplus packets
     fc.constant(Buffer.concat([packetOf(OK, 2), packetOf(OK, 2), packetOf(OK, 1)])),
     fc.constant(Buffer.concat([packetOf(OK, 2), errorPacket(4031, "#HY000idle", 0)])),
     fc.constant(Buffer.concat([packetOf(OK, 2), Buffer.from([1, 0, 0, 0, 0xff])]))

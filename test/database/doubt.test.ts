@@ -4,21 +4,21 @@ import * as fc from "fast-check"
 import { Doubted, makeDoubts } from "../../src/internal/database/doubt.js"
 import { UploadError } from "../../src/schema/Errors.js"
 
-/** A table, and a database that refuses statements with a code which nobody knows. */
+/** A table in a database that refuses statements with an unknown code. */
 class Database {
   readonly stored = new Set<number>()
   statements = 0
 
   constructor(
-    /** events that it refuses */
+    /** The events that it refuses. */
     readonly bad: ReadonlySet<number>,
-    /** whether it refuses whatever it is sent, by the number of the statement */
+    /** Whether it refuses any statement, by the statement's number. */
     readonly isIll: (statement: number) => boolean,
     readonly isLikely: boolean,
     readonly isKnown = false,
-    /** events of {@link LARGE} bytes; the others have one */
+    /** Events of {@link LARGE} bytes; all others have one byte. */
     readonly large: ReadonlySet<number> = new Set(),
-    /** how many bytes of a statement the connection breaks under */
+    /** The connection breaks under a statement of more bytes. */
     readonly limit = Number.POSITIVE_INFINITY
   ) {}
 
@@ -55,7 +55,7 @@ interface Pass {
   readonly statements: number
 }
 
-/** A queue that is delivered pass by pass, in batches; larger ones after a failure that asks for it. */
+/** A queue that is delivered pass by pass, in batches; after a failure that asks for it, in larger ones. */
 class Queue {
   next = 0
   readonly rejected = new Set<number>()
@@ -99,7 +99,7 @@ class Queue {
     const rejected: Array<number> = []
     const reject = (index: number) => Effect.sync(() => void rejected.push(batch[index]!))
     const ids = batch.map((event) => ({ eventId: String(event) }))
-    /** Stores in order, by halves where a connection breaks; an event that breaks one alone is rejected. */
+    /** Stores in order, in halves where a connection breaks. An event that breaks one alone is rejected. */
     const store = (from: number, to: number): Effect.Effect<void, Stopped | UploadError> =>
       Effect.matchEffect(database.insert(batch.slice(from, to)), {
         onSuccess: () => Effect.void,
@@ -159,7 +159,7 @@ class Queue {
   }
 }
 
-/** A store that came to an event in doubt; everything before it is stored or rejected. */
+/** A store that met an event in doubt; everything before it is stored or rejected. */
 interface Stopped {
   readonly _tag: "Stopped"
   readonly doubted: Doubted
@@ -176,7 +176,7 @@ const run = (queue: Queue, passes: number): Effect.Effect<ReadonlyArray<Pass>> =
 const healthy = () => false
 
 describe("doubt", () => {
-  it.effect("rejects the bad events and no others, as long as others are there to compare them with", () =>
+  it.effect("rejects the bad events and no others, if there are others to compare them with", () =>
     Effect.promise(() =>
       fc.assert(
         fc.asyncProperty(
@@ -186,7 +186,7 @@ describe("doubt", () => {
           fc.boolean(),
           async (batchRecords, bad, isLikely, isKnown) => {
             const database = new Database(new Set(bad), healthy, isLikely, isKnown)
-            // good events follow, as in a program that goes on
+            // good events follow, as in a program that continues
             const queue = new Queue(database, 400, Math.max(batchRecords, 8))
             await Effect.runPromise(run(queue, 400))
             assert.isTrue(queue.isDelivered)
@@ -202,14 +202,14 @@ describe("doubt", () => {
     )
   )
 
-  it.effect("events that break the connection for their size are rejected, and block nothing", () =>
+  it.effect("rejects events whose size breaks the connection, and blocks nothing", () =>
     Effect.promise(() =>
       fc.assert(
         fc.asyncProperty(
           fc.integer({ min: 8, max: 60 }),
           fc.uniqueArray(fc.nat(149), { maxLength: 8 }),
           fc.uniqueArray(fc.nat(149), { maxLength: 8 }),
-          // below LARGE they break it, and beyond they do not
+          // one limit below LARGE, so that large events break the connection, and two that let them pass
           fc.constantFrom(LARGE - 1, LARGE, 5 * LARGE),
           fc.boolean(),
           fc.boolean(),
@@ -228,40 +228,38 @@ describe("doubt", () => {
     )
   )
 
-  it.effect(
-    "no good event is rejected by a database that falls ill and recovers, up to twice, at any moment",
-    () =>
-      Effect.promise(() =>
-        fc.assert(
-          fc.asyncProperty(
-            fc.integer({ min: 1, max: 40 }),
-            fc.array(fc.nat(120), { minLength: 4, maxLength: 4 }),
-            fc.uniqueArray(fc.nat(99), { maxLength: 5 }),
-            fc.boolean(),
-            fc.boolean(),
-            async (batchRecords, moments, bad, isLikely, isKnown) => {
-              const [a, b, c, d] = moments.toSorted((one, other) => one - other) as [
-                number,
-                number,
-                number,
-                number
-              ]
-              const isIll = (statement: number) =>
-                (statement >= a && statement < b) || (statement >= c && statement < d)
-              const queue = new Queue(new Database(new Set(bad), isIll, isLikely, isKnown), 300, batchRecords)
-              await Effect.runPromise(run(queue, 300))
-              assert.deepStrictEqual(
-                [...queue.rejected].filter((event) => !bad.includes(event)),
-                []
-              )
-            }
-          ),
-          { numRuns: 200 }
-        )
+  it.effect("rejects no good event if the database falls ill and recovers, up to twice, at any moment", () =>
+    Effect.promise(() =>
+      fc.assert(
+        fc.asyncProperty(
+          fc.integer({ min: 1, max: 40 }),
+          fc.array(fc.nat(120), { minLength: 4, maxLength: 4 }),
+          fc.uniqueArray(fc.nat(99), { maxLength: 5 }),
+          fc.boolean(),
+          fc.boolean(),
+          async (batchRecords, moments, bad, isLikely, isKnown) => {
+            const [a, b, c, d] = moments.toSorted((one, other) => one - other) as [
+              number,
+              number,
+              number,
+              number
+            ]
+            const isIll = (statement: number) =>
+              (statement >= a && statement < b) || (statement >= c && statement < d)
+            const queue = new Queue(new Database(new Set(bad), isIll, isLikely, isKnown), 300, batchRecords)
+            await Effect.runPromise(run(queue, 300))
+            assert.deepStrictEqual(
+              [...queue.rejected].filter((event) => !bad.includes(event)),
+              []
+            )
+          }
+        ),
+        { numRuns: 200 }
       )
+    )
   )
 
-  it.effect("an ill database is asked a few times a pass, blames no event, and needs an operator", () =>
+  it.effect("asks an ill database a few times a pass, blames no event, and needs an operator", () =>
     Effect.gen(function* () {
       for (const isLikely of [true, false]) {
         const queue = new Queue(new Database(new Set(), () => true, isLikely), 5000, 500)
@@ -281,26 +279,24 @@ describe("doubt", () => {
     })
   )
 
-  it.effect(
-    "of a known code an ill database says what it always says, and is asked twice more once it is due",
-    () =>
-      Effect.gen(function* () {
-        for (const isLikely of [true, false]) {
-          const queue = new Queue(new Database(new Set(), () => true, isLikely, true), 5000, 500)
-          const passes = yield* run(queue, 12)
-          assert.strictEqual(queue.rejected.size, 0)
-          for (const { failure } of passes) {
-            assert.deepInclude(failure, { class: "transient", code: "31999", reason: "unknown" })
-          }
-          assert.deepStrictEqual(
-            passes.map(({ statements }) => statements),
-            [...Array<number>(isLikely ? 0 : 6).fill(1), ...Array<number>(isLikely ? 12 : 6).fill(3)]
-          )
+  it.effect("keeps the meaning of a known code, and asks an ill database twice more once that is due", () =>
+    Effect.gen(function* () {
+      for (const isLikely of [true, false]) {
+        const queue = new Queue(new Database(new Set(), () => true, isLikely, true), 5000, 500)
+        const passes = yield* run(queue, 12)
+        assert.strictEqual(queue.rejected.size, 0)
+        for (const { failure } of passes) {
+          assert.deepInclude(failure, { class: "transient", code: "31999", reason: "unknown" })
         }
-      })
+        assert.deepStrictEqual(
+          passes.map(({ statements }) => statements),
+          [...Array<number>(isLikely ? 0 : 6).fill(1), ...Array<number>(isLikely ? 12 : 6).fill(3)]
+        )
+      }
+    })
   )
 
-  it.effect("an event that is alone needs an operator, and is decided once others come", () =>
+  it.effect("needs an operator for a single event, and decides once others follow", () =>
     Effect.gen(function* () {
       const database = new Database(new Set([0]), healthy, true)
       const alone = new Queue(database, 1, 500)
@@ -317,7 +313,7 @@ describe("doubt", () => {
     })
   )
 
-  it.effect("takes two passes, and a third one where nothing followed in the batch", () =>
+  it.effect("takes two passes, or a third one if nothing followed in the batch", () =>
     Effect.gen(function* () {
       for (const [bad, most] of [
         [0, 2],

@@ -1,6 +1,6 @@
 /**
- * Servers that refuse connections: full ones, with many more programs than places, and one that knows no account for
- * our address. No program is ended by that, and in the end each event is stored once.
+ * Servers that refuse connections: full ones with many more programs than places, and one without an account for our
+ * address. No program ends, and each event is stored once in the end.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schedule } from "effect"
@@ -37,7 +37,7 @@ describe("max_connections = 10", () => {
     await server.stop()
   })
 
-  /** Each records an event every 200 ms, for so long; some of them end soon, and make room. */
+  /** Each program records an event every 200 ms for some seconds. Some programs end early, and make room. */
   const logFor = (layers: number, seconds: number) =>
     Effect.gen(function* () {
       const options = yield* account(database, "INSERT")
@@ -63,10 +63,10 @@ describe("max_connections = 10", () => {
           }).pipe(Effect.scoped),
         { concurrency: "unbounded", discard: true }
       )
-      // or it was no test
+      // otherwise the test proves nothing
       assert.isAbove(refused.size, 0)
 
-      // who found no place left its events on the disk
+      // programs without a connection kept their events on disk
       yield* Effect.forEach(
         directories.filter((directory) => readBooks(directory).waiting > 0),
         (directory) =>
@@ -97,7 +97,7 @@ describe("max_connections = 10", () => {
         [12, 2],
         [40, 3]
       ] as const)) {
-    it.scopedLive(`${layers} programs for ${seconds} s: all is delivered in the end, each once`, () =>
+    it.scopedLive(`${layers} programs for ${seconds} s deliver all events once`, () =>
       Effect.provide(logFor(layers, seconds), quiet)
     )
   }
@@ -139,7 +139,7 @@ describe("max_connections = 10", () => {
 describe("1130: the only account is for another host", () => {
   let server: MysqlServer
   beforeAll(async () => {
-    // 127.0.0.1 is not localhost then
+    // so that 127.0.0.1 is not localhost
     server = await startServer({ args: ["--skip-name-resolve"] })
     const root = await createConnection({ uri: server.rootUrl })
     await root.query("CREATE DATABASE app")
@@ -158,7 +158,7 @@ describe("1130: the only account is for another host", () => {
     database: "app"
   })
 
-  it.scopedLive("an operator is asked, by the layer, by openAuditLogger and by the command", () =>
+  it.scopedLive("the layer, openAuditLogger and the command ask for an operator", () =>
     Effect.gen(function* () {
       const before = uncaught.length
       const needsOperator = <E>(

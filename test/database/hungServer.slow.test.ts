@@ -1,6 +1,6 @@
 /**
- * A server that stops answering (SIGSTOP) at the worst moments, and a program that ends meanwhile: its audit log
- * closes within the shutdown's time-out, and its process exits by itself.
+ * A server that stops answering (SIGSTOP) at the worst moments while a program ends. The audit log closes within
+ * `shutdownTimeout`, and the process exits by itself.
  */
 import { afterAll, assert, beforeAll, it } from "@effect/vitest"
 import { Duration, Effect, Logger, Schedule } from "effect"
@@ -32,10 +32,10 @@ const stop = async () => {
 }
 
 const SHUTDOWN_MILLIS = 500
-/** What a loaded machine takes besides. Whoever waits for the server waits for ever, or for the driver's 10 seconds. */
+/** Extra time on a loaded machine. A program that waits for the server takes 10 seconds (the driver), or for ever. */
 const SLACK_MILLIS = 7000
 
-/** A queue with events that wait, the first of them stored by the database, though the queue does not know. */
+/** A queue with waiting events. The database has stored the first ones, which the queue does not know. */
 const filledQueue = ({ stored = [], waiting }: Pick<Case, "stored" | "waiting">) =>
   Effect.gen(function* () {
     const directory = yield* temporaryDirectory
@@ -53,9 +53,9 @@ const filledQueue = ({ stored = [], waiting }: Pick<Case, "stored" | "waiting">)
 interface Case {
   readonly stored?: ReadonlyArray<string>
   readonly waiting: ReadonlyArray<string>
-  /** what the program says, one after the other, before the server is stopped; nothing: it is stopped from the start */
+  /** Texts that the program sends in turn before the server is stopped; if empty, the server is stopped at once. */
   readonly stopAfter: ReadonlyArray<string>
-  /** what happens to the connection besides */
+  /** What happens to the connection after that. */
   readonly then?: (proxy: TcpProxy) => void
 }
 
@@ -104,23 +104,23 @@ onEachFlavour("a program ends while its server hangs", (flavour) => {
   beforeAll(() => start(flavour), 180_000)
   afterAll(stop)
 
-  it.scopedLive("as it connects", () => endsInTime({ waiting: ["connecting"], stopAfter: [] }))
+  it.scopedLive("while it connects", () => endsInTime({ waiting: ["connecting"], stopAfter: [] }))
 
-  it.scopedLive("as it inserts", () => endsInTime({ waiting: ["inserting"], stopAfter: ["inserting"] }))
+  it.scopedLive("while it inserts", () => endsInTime({ waiting: ["inserting"], stopAfter: ["inserting"] }))
 
-  it.scopedLive("as it narrows down", () =>
+  it.scopedLive("while it narrows a batch", () =>
     endsInTime({ waiting: ["narrowing 1", "2", "3", "refused"], stopAfter: ["refused", "narrowing 1"] })
   )
 
-  it.scopedLive("as it commits", () =>
+  it.scopedLive("while it commits", () =>
     endsInTime({ stored: ["stored"], waiting: ["committing"], stopAfter: ["COMMIT"] })
   )
 
-  it.scopedLive("as it rolls back", () =>
+  it.scopedLive("while it rolls back", () =>
     endsInTime({ stored: ["stored"], waiting: ["refused"], stopAfter: ["ROLLBACK"] })
   )
 
-  it.scopedLive("as it backs off", () =>
+  it.scopedLive("while it backs off", () =>
     endsInTime({ waiting: ["backing off"], stopAfter: ["backing off"], then: (proxy) => proxy.cut() })
   )
 })

@@ -1,4 +1,4 @@
-/** The indexes for those who read: tables get them when they are asked for; new ones have those that their kinds name. */
+/** Indexes for reading: `--index` adds them to any table, and new tables get those that their kinds name. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
 import { Activity, AuditEvent } from "effect-audit"
@@ -21,7 +21,7 @@ const indexes = (database: TestDatabase, table: string) =>
   )
 
 onEachServer("indexes", ({ rootUrl }) => {
-  it.scopedLive("over time and id are made by --index only; those that a kind names, with new tables", () =>
+  it.scopedLive("over time and id are created by --index only, and those of a kind with new tables", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -33,14 +33,14 @@ onEachServer("indexes", ({ rootUrl }) => {
 
       const uploader = yield* uploaderOf(options)
       yield* uploader.upload({ definition: UseLog, events: [use()] })
-      // twice at once, and again
+      // twice at once, and once more
       const withIndex = MysqlUploader.migrate(options, [UseLog, Activity], { index: true })
       yield* Effect.all([withIndex, withIndex], { concurrency: 2 })
       yield* withIndex
       assert.deepStrictEqual(yield* indexes(database, UseLog.table), ["event_id", "event_time,event_id"])
       const all = [...named, "event_time,event_id"].sort()
       assert.deepStrictEqual(yield* indexes(database, Activity.table), all)
-      // a new table, too
+      // a new table gets them too
       yield* Effect.promise(() => database.query(`DROP TABLE ${Activity.table}`))
       yield* withIndex
       assert.deepStrictEqual(yield* indexes(database, Activity.table), all)
@@ -48,7 +48,7 @@ onEachServer("indexes", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("are left to those that do the same", () =>
+  it.scopedLive("are not created if others serve the same purpose", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -63,7 +63,7 @@ onEachServer("indexes", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("are refused with what to do where a column has no length", () =>
+  it.scopedLive("on a column without a length are refused with advice", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       class Long extends AuditEvent.Class<Long>()("long", {
@@ -76,7 +76,7 @@ onEachServer("indexes", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("stand in the SQL that is printed, which runs by itself", () =>
+  it.scopedLive("are in the printed SQL, which runs by itself", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const sql = MysqlUploader.migrationSql({}, [Activity], { index: true })

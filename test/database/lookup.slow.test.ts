@@ -1,4 +1,4 @@
-/** Name services that answer, that are silent, and that are not there: real ones, and real processes. */
+/** Name services that answer, stay silent, or are absent: real ones with real processes. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { spawnSync } from "node:child_process"
@@ -13,16 +13,16 @@ import { effectAudit, fill, useLine } from "../support/cli.js"
 import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
 import { temporaryDirectory } from "../support/queue.js"
 
-/** The server's address, which the port of a name service is free on. */
+/** An address whose port 53 is free, for the name service and the server. */
 const ADDRESS = "127.0.0.77"
 
-// a process gets files of its own under /etc, and port 53 wants root
+// A process gets its own files under /etc, and port 53 needs root.
 const canTry =
   process.platform === "linux" &&
   process.getuid?.() === 0 &&
   spawnSync("unshare", ["-m", "sh", "-c", "mount --bind /etc/hosts /etc/resolv.conf"]).status === 0
 
-/** A name service that knows some names of 127.0.0.1, and answers only while it is told to. */
+/** A name service that knows some names of 127.0.0.1, and answers only while it may. */
 const nameService = (names: ReadonlyArray<string>) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
@@ -54,7 +54,7 @@ const nameService = (names: ReadonlyArray<string>) =>
     ({ socket }) => Effect.sync(() => socket.close())
   )
 
-/** A process that sees these files. */
+/** A process that sees these files under /etc. */
 const processWith = (files: { readonly resolv: string; readonly hosts: string }, at = temporaryDirectory) =>
   Effect.gen(function* () {
     const directory = yield* at
@@ -84,15 +84,15 @@ const database = Effect.gen(function* () {
 
 const HOSTS = "127.0.0.1 localhost\n"
 
-/** The shutdown may take two seconds; the rest is what a loaded machine takes to end a process. */
+/** The shutdown may take two seconds. A loaded machine needs the rest to end a process. */
 const settings = (directory: string) =>
   ({ directory, shutdownTimeout: "2 seconds", minFreeBytes: 0 }) as const
 const SLACK = 5000
 
-describe.skipIf(!canTry)(
-  "names (skipped where a process gets no files of its own: unshare -m, as root)",
-  () => {
-    it.scopedLive("of the hosts file are found though the name service is silent, and so is localhost", () =>
+describe.skipIf(!canTry)("host names (needs unshare -m, as root)", () => {
+  it.scopedLive(
+    "in the hosts file are resolved although the name service is silent, and so is localhost",
+    () =>
       Effect.gen(function* () {
         const { state } = yield* nameService([])
         state.isSilent = true
@@ -111,170 +111,169 @@ describe.skipIf(!canTry)(
         }
         assert.deepStrictEqual(state.questions, [])
       })
-    )
+  )
 
-    it.scopedLive(
-      "of a search domain are found, and used again at the end though the service is silent by then",
-      () =>
-        Effect.gen(function* () {
-          const { state } = yield* nameService(["db.corp.example"])
-          const to = yield* database
-          const child = yield* processWith({
-            resolv: `search corp.example\nnameserver ${ADDRESS}\noptions timeout:5 attempts:2\n`,
-            hosts: HOSTS
-          })
-          const directory = yield* temporaryDirectory
-          assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
-          yield* child.use("one")
-          yield* child.flush
-          assert.strictEqual((yield* child.status).delivered, 1)
-          state.isSilent = true
-          yield* to.cutConnections
-          yield* child.use("two")
-          yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
-          assert.isAbove(state.questions.length, 0)
-          state.questions = []
-          const began = performance.now()
-          yield* child.close
-          assert.strictEqual((yield* child.end).code, 0)
-          assert.isBelow(performance.now() - began, 2000 + SLACK)
-          assert.deepStrictEqual(state.questions, [])
-          assert.strictEqual(yield* to.count, 2)
-        })
-    )
-
-    it.scopedLive("whose address changes are looked up anew for each connection", () =>
+  it.scopedLive(
+    "in a search domain are resolved, and used again at the end although the service is silent by then",
+    () =>
       Effect.gen(function* () {
+        const { state } = yield* nameService(["db.corp.example"])
         const to = yield* database
-        const files = yield* temporaryDirectory
-        // nothing listens at the first address
-        const hostsOf = (address: string) => `${HOSTS}${address} db\n`
-        const child = yield* processWith(
-          { resolv: `nameserver ${ADDRESS}\n`, hosts: hostsOf("127.0.0.9") },
-          Effect.succeed(files)
-        )
+        const child = yield* processWith({
+          resolv: `search corp.example\nnameserver ${ADDRESS}\noptions timeout:5 attempts:2\n`,
+          hosts: HOSTS
+        })
         const directory = yield* temporaryDirectory
         assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
-        const move = (address: string) =>
-          Effect.zipRight(
-            Effect.sync(() => fs.writeFileSync(path.join(files, "hosts"), hostsOf(address))),
-            to.cutConnections
-          )
         yield* child.use("one")
-        yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
-        yield* move("127.0.0.1")
         yield* child.flush
-        yield* move("127.0.0.9")
+        assert.strictEqual((yield* child.status).delivered, 1)
+        state.isSilent = true
+        yield* to.cutConnections
         yield* child.use("two")
         yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
-        yield* move("127.0.0.1")
-        yield* child.flush
+        assert.isAbove(state.questions.length, 0)
+        state.questions = []
+        const began = performance.now()
+        yield* child.close
+        assert.strictEqual((yield* child.end).code, 0)
+        assert.isBelow(performance.now() - began, 2000 + SLACK)
+        assert.deepStrictEqual(state.questions, [])
         assert.strictEqual(yield* to.count, 2)
       })
-    )
+  )
 
-    for (const [what, resolv] of [
-      ["absent", "nameserver 127.0.0.78\n"],
-      ["not named at all", ""]
-    ] as const) {
-      it.scopedLive(`that the system alone knows are found: the name service is ${what}`, () =>
-        Effect.gen(function* () {
-          const to = yield* database
-          const child = yield* processWith({ resolv, hosts: HOSTS })
-          const directory = yield* temporaryDirectory
-          // no hosts file and no name service knows it, as with LDAP or NIS; getaddrinfo(3) does
-          assert.isUndefined(yield* child.open(settings(directory), to.at("127.1")))
-          yield* child.use("one")
-          yield* child.flush
-          assert.strictEqual((yield* child.status).delivered, 1)
-        })
+  it.scopedLive("are resolved anew for each connection, so that an address may change", () =>
+    Effect.gen(function* () {
+      const to = yield* database
+      const files = yield* temporaryDirectory
+      // nothing listens at the first address
+      const hostsOf = (address: string) => `${HOSTS}${address} db\n`
+      const child = yield* processWith(
+        { resolv: `nameserver ${ADDRESS}\n`, hosts: hostsOf("127.0.0.9") },
+        Effect.succeed(files)
       )
-    }
+      const directory = yield* temporaryDirectory
+      assert.isUndefined(yield* child.open(settings(directory), to.at("db")))
+      const move = (address: string) =>
+        Effect.zipRight(
+          Effect.sync(() => fs.writeFileSync(path.join(files, "hosts"), hostsOf(address))),
+          to.cutConnections
+        )
+      yield* child.use("one")
+      yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+      yield* move("127.0.0.1")
+      yield* child.flush
+      yield* move("127.0.0.9")
+      yield* child.use("two")
+      yield* Effect.repeat(child.status, { until: ({ failures }) => failures > 0 })
+      yield* move("127.0.0.1")
+      yield* child.flush
+      assert.strictEqual(yield* to.count, 2)
+    })
+  )
 
-    for (const [what, resolv] of [
-      ["silent", `nameserver ${ADDRESS}\n`],
-      // nothing listens there
-      ["absent", "nameserver 127.0.0.78\n"],
-      ["silent, and its substitute absent", `nameserver ${ADDRESS}\nnameserver 127.0.0.78\n`],
-      ["absent, and its substitute silent", `nameserver 127.0.0.78\nnameserver ${ADDRESS}\n`],
-      ["not named at all", ""]
-    ] as const) {
-      it.scopedLive(`are not waited for at the end: the name service is ${what}`, () =>
-        Effect.gen(function* () {
-          const { state } = yield* nameService([])
-          state.isSilent = true
-          const directory = yield* temporaryDirectory
-          const child = yield* processWith({ resolv, hosts: HOSTS })
-          assert.isUndefined(
-            yield* child.open(settings(directory), {
-              mysql: { host: "db.example.com", port: 3306, username: "app", database: "app" }
-            })
-          )
-          yield* child.use("one")
-          // in the middle of an attempt, and once more after it
-          yield* Effect.sleep("300 millis")
-          const began = performance.now()
-          yield* child.close
-          const closed = performance.now() - began
-          const { code } = yield* child.end
-          const took = performance.now() - began
-          assert.strictEqual(code, 0)
-          assert.isBelow(took, 2000 + SLACK, `closed after ${closed} ms, gone after ${took} ms`)
-          yield* Effect.logInfo(
-            `${what}: closed after ${Math.round(closed)} ms, gone after ${Math.round(took)} ms`
-          )
-        })
-      )
-    }
-
-    it.scopedLive("of several addresses are reached by any of them, and doctor says so", () =>
+  for (const [what, resolv] of [
+    ["absent", "nameserver 127.0.0.78\n"],
+    ["not named at all", ""]
+  ] as const) {
+    it.scopedLive(`known to the system only are resolved: the name service is ${what}`, () =>
       Effect.gen(function* () {
-        const found = yield* mysqlDatabase()
-        yield* MysqlUploader.migrate(connectionOptions(found))
-        // the server at one of two addresses, and nobody at the other
-        const proxy = net.createServer((client) => {
-          const server = net.connect(found.config.port, "127.0.0.1")
-          for (const [from, to] of [
-            [client, server],
-            [server, client]
-          ] as const)
-            from.on("error", () => to.destroy()).pipe(to)
-        })
-        yield* Effect.acquireRelease(
-          Effect.promise(() => new Promise<void>((resolve) => proxy.listen(0, "127.0.0.92", resolve))),
-          () => Effect.sync(() => proxy.close())
-        )
-        const files = yield* temporaryDirectory
-        const hosts = path.join(files, "hosts")
-        fs.writeFileSync(
-          hosts,
-          `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n` +
-            `127.0.0.94 half\n127.0.0.92 half\n`
-        )
-        const { port } = proxy.address() as net.AddressInfo
-        const under = ["unshare", "-m", "sh", "-c", `mount --bind ${hosts} /etc/hosts && exec "$@"`, "sh"]
-        const silent = net.createServer(() => undefined)
-        yield* Effect.acquireRelease(
-          Effect.promise(() => new Promise<void>((resolve) => silent.listen(port, "127.0.0.94", resolve))),
-          () => Effect.sync(() => silent.close())
-        )
-        yield* fill(files, [useLine({})])
-        {
-          const url = `mysql://${found.config.username}@half:${port}/${found.config.database}`
-          const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
-          assert.include(stdout, "127.0.0.94, an address of half, takes connections and stays silent")
-          assert.include(stdout, "all columns are there")
-          const flushed = yield* effectAudit(files, ["flush", "--json", "--url", url], {}, under)
-          assert.deepInclude(flushed, { code: 0 }, flushed.stderr)
-        }
-        for (const name of ["one", "another"]) {
-          const url = `mysql://${found.config.username}@${name}:${port}/${found.config.database}`
-          const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
-          assert.include(stdout, `${name}:${port}`)
-          assert.notInclude(stdout, "does not answer")
-          assert.include(stdout, "all columns are there")
-        }
+        const to = yield* database
+        const child = yield* processWith({ resolv, hosts: HOSTS })
+        const directory = yield* temporaryDirectory
+        // As with LDAP or NIS: only getaddrinfo(3) resolves it, no hosts file or name service.
+        assert.isUndefined(yield* child.open(settings(directory), to.at("127.1")))
+        yield* child.use("one")
+        yield* child.flush
+        assert.strictEqual((yield* child.status).delivered, 1)
       })
     )
   }
-)
+
+  for (const [what, resolv] of [
+    ["silent", `nameserver ${ADDRESS}\n`],
+    // nothing listens there
+    ["absent", "nameserver 127.0.0.78\n"],
+    ["silent, and its substitute absent", `nameserver ${ADDRESS}\nnameserver 127.0.0.78\n`],
+    ["absent, and its substitute silent", `nameserver 127.0.0.78\nnameserver ${ADDRESS}\n`],
+    ["not named at all", ""]
+  ] as const) {
+    it.scopedLive(`are not waited for at the end: the name service is ${what}`, () =>
+      Effect.gen(function* () {
+        const { state } = yield* nameService([])
+        state.isSilent = true
+        const directory = yield* temporaryDirectory
+        const child = yield* processWith({ resolv, hosts: HOSTS })
+        assert.isUndefined(
+          yield* child.open(settings(directory), {
+            mysql: { host: "db.example.com", port: 3306, username: "app", database: "app" }
+          })
+        )
+        yield* child.use("one")
+        // in the middle of an attempt, and again after it
+        yield* Effect.sleep("300 millis")
+        const began = performance.now()
+        yield* child.close
+        const closed = performance.now() - began
+        const { code } = yield* child.end
+        const took = performance.now() - began
+        assert.strictEqual(code, 0)
+        assert.isBelow(took, 2000 + SLACK, `closed after ${closed} ms, gone after ${took} ms`)
+        yield* Effect.logInfo(
+          `${what}: closed after ${Math.round(closed)} ms, gone after ${Math.round(took)} ms`
+        )
+      })
+    )
+  }
+
+  it.scopedLive("with several addresses are reached by any of them, and doctor says so", () =>
+    Effect.gen(function* () {
+      const found = yield* mysqlDatabase()
+      yield* MysqlUploader.migrate(connectionOptions(found))
+      // the server has one of two addresses, and nothing listens at the other
+      const proxy = net.createServer((client) => {
+        const server = net.connect(found.config.port, "127.0.0.1")
+        for (const [from, to] of [
+          [client, server],
+          [server, client]
+        ] as const)
+          from.on("error", () => to.destroy()).pipe(to)
+      })
+      yield* Effect.acquireRelease(
+        Effect.promise(() => new Promise<void>((resolve) => proxy.listen(0, "127.0.0.92", resolve))),
+        () => Effect.sync(() => proxy.close())
+      )
+      const files = yield* temporaryDirectory
+      const hosts = path.join(files, "hosts")
+      fs.writeFileSync(
+        hosts,
+        `${HOSTS}127.0.0.93 one\n127.0.0.92 one\n127.0.0.92 another\n127.0.0.93 another\n` +
+          `127.0.0.94 half\n127.0.0.92 half\n`
+      )
+      const { port } = proxy.address() as net.AddressInfo
+      const under = ["unshare", "-m", "sh", "-c", `mount --bind ${hosts} /etc/hosts && exec "$@"`, "sh"]
+      const silent = net.createServer(() => undefined)
+      yield* Effect.acquireRelease(
+        Effect.promise(() => new Promise<void>((resolve) => silent.listen(port, "127.0.0.94", resolve))),
+        () => Effect.sync(() => silent.close())
+      )
+      yield* fill(files, [useLine({})])
+      {
+        const url = `mysql://${found.config.username}@half:${port}/${found.config.database}`
+        const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
+        assert.include(stdout, "127.0.0.94, an address of half, takes connections and stays silent")
+        assert.include(stdout, "all columns are there")
+        const flushed = yield* effectAudit(files, ["flush", "--json", "--url", url], {}, under)
+        assert.deepInclude(flushed, { code: 0 }, flushed.stderr)
+      }
+      for (const name of ["one", "another"]) {
+        const url = `mysql://${found.config.username}@${name}:${port}/${found.config.database}`
+        const { stdout } = yield* effectAudit(files, ["doctor", "--json", "--url", url], {}, under)
+        assert.include(stdout, `${name}:${port}`)
+        assert.notInclude(stdout, "does not answer")
+        assert.include(stdout, "all columns are there")
+      }
+    })
+  )
+})

@@ -1,4 +1,4 @@
-/** Several servers of which one takes writes: read-only members, members that hang, and a new primary. */
+/** Several servers, of which one takes writes: read-only members, hung members, and a new primary. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck as fc, Effect, Fiber } from "effect"
 import { createConnection } from "mysql2/promise"
@@ -34,7 +34,7 @@ onEachFlavour("members", (flavour) => {
   const setReadOnly = (server: MysqlServer, mode: "ON" | "OFF") =>
     Effect.promise(() => say(server, `SET GLOBAL read_only = ${mode}`))
 
-  /** The same database, tables and account on each server; proxies lead to them. */
+  /** The same database, tables and account on each server, behind a proxy. */
   const prepareWith = (more: MysqlUploader.Options) =>
     Effect.gen(function* () {
       const [first, ...others] = servers
@@ -79,7 +79,7 @@ onEachFlavour("members", (flavour) => {
     })
   const prepare = prepareWith({})
 
-  it.scopedLive("those that are read-only are passed over in the same attempt", () =>
+  it.scopedLive("an attempt passes over read-only members", () =>
     Effect.gen(function* () {
       const { rows, uploader } = yield* prepare
       yield* setReadOnly(servers[0]!, "ON")
@@ -90,7 +90,7 @@ onEachFlavour("members", (flavour) => {
   )
 
   it.scopedLive.prop(
-    "a planned switch-over between two batches is no failure",
+    "a planned switch-over between two batches causes no failure",
     {
       turns: fc.array(fc.nat({ max: 2 }), { minLength: 1, maxLength: 6 }),
       connections: fc.integer({ min: 1, max: 3 })
@@ -102,7 +102,7 @@ onEachFlavour("members", (flavour) => {
         for (const turn of turns) {
           for (const [index, server] of servers.entries())
             yield* setReadOnly(server, index === turn ? "OFF" : "ON")
-          // at once, so that several connections are open
+          // at once, to open several connections
           const batches = Array.from({ length: connections }, () => upload(uploader, uses(2)))
           for (const result of yield* Effect.all(batches, { concurrency: "unbounded" })) {
             assert.deepStrictEqual(result, { rejected: [] })
@@ -116,7 +116,7 @@ onEachFlavour("members", (flavour) => {
     { fastCheck: { numRuns: 8 } }
   )
 
-  it.scopedLive("migrate goes on to the one that takes writes, and says so if there is none", () =>
+  it.scopedLive("migrate goes on to the member that takes writes, and reports if there is none", () =>
     Effect.gen(function* () {
       const hosts = servers.map(({ host, port }) => `${host}:${port}`)
       const database = yield* mysqlDatabase(servers[1]!.rootUrl)
@@ -137,7 +137,7 @@ onEachFlavour("members", (flavour) => {
       yield* Effect.addFinalizer(() => Effect.forEach(servers, (server) => setReadOnly(server, "OFF")))
       const options = { ...connectionOptions(database), hosts }
       for (const server of servers) yield* setReadOnly(server, "ON")
-      // root may write there all the same
+      // root could write there nevertheless
       const error = yield* Effect.flip(MysqlUploader.migrate(options))
       assert.deepStrictEqual([error.class, error.code], ["operator", "1290"])
       assert.match(error.reason, /takes no writes/)
@@ -148,12 +148,12 @@ onEachFlavour("members", (flavour) => {
     })
   )
 
-  it.scopedLive("a new primary is waited for while all are read-only", () =>
+  it.scopedLive("an upload waits for a new primary while all members are read-only", () =>
     Effect.gen(function* () {
       const { proxies, rows, uploader } = yield* prepare
       for (const server of servers) yield* setReadOnly(server, "ON")
       const uploading = yield* Effect.fork(upload(uploader, uses(5)))
-      // every one was asked
+      // each member was asked
       yield* Effect.repeat(Effect.sleep("20 millis"), {
         until: () => proxies.every(({ accepted }) => accepted > 0)
       })
@@ -164,7 +164,7 @@ onEachFlavour("members", (flavour) => {
   )
 
   it.scopedLive(
-    "if all stay read-only, the INSERT tells: a transient failure, or a privileged account stores",
+    "if all members stay read-only, the INSERT decides: a transient failure, or a privileged account stores",
     () =>
       Effect.gen(function* () {
         const { rows, uploader } = yield* prepare
@@ -179,36 +179,38 @@ onEachFlavour("members", (flavour) => {
       })
   )
 
-  it.scopedLive("one that hangs is left after the statement's time-out, and asked last for a while", () =>
-    Effect.gen(function* () {
-      const { proxies, rows, uploader } = yield* prepare
-      const [first, second, third] = proxies
-      assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
-      first!.pause()
-      const events = uses(3)
-      assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
-      assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
-      // the next two fall out, and the first one's turn has come
-      for (const proxy of [second!, third!]) {
-        proxy.cut()
-        const more = uses(1)
-        yield* Effect.retry(upload(uploader, more), { times: 3 })
-      }
-      assert.strictEqual(first!.accepted, 1)
-      assert.strictEqual(
-        (yield* rows).reduce((sum, n) => sum + n, 0),
-        6
-      )
-      // it alone is left
-      first!.resume()
-      first!.cut()
-      yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
-      yield* Effect.retry(upload(uploader, uses(1)), { times: 3 })
-      assert.strictEqual(first!.accepted, 2)
-    })
+  it.scopedLive(
+    "an upload leaves a member that hangs after the statement's time-out, and asks it last for a while",
+    () =>
+      Effect.gen(function* () {
+        const { proxies, rows, uploader } = yield* prepare
+        const [first, second, third] = proxies
+        assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
+        first!.pause()
+        const events = uses(3)
+        assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
+        assert.deepStrictEqual(yield* upload(uploader, events), { rejected: [] })
+        // the next two fail, so it is the first one's turn
+        for (const proxy of [second!, third!]) {
+          proxy.cut()
+          const more = uses(1)
+          yield* Effect.retry(upload(uploader, more), { times: 3 })
+        }
+        assert.strictEqual(first!.accepted, 1)
+        assert.strictEqual(
+          (yield* rows).reduce((sum, n) => sum + n, 0),
+          6
+        )
+        // only the first is left
+        first!.resume()
+        first!.cut()
+        yield* Effect.promise(() => Promise.all([second!.close(), third!.close()]))
+        yield* Effect.retry(upload(uploader, uses(1)), { times: 3 })
+        assert.strictEqual(first!.accepted, 2)
+      })
   )
 
-  it.scopedLive("one that hung, and whose locks the hung statement holds, is left for as long", () =>
+  it.scopedLive("an upload leaves a member for as long if the hung statement holds its locks", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = ahead(yield* Effect.clock, () => offset)
@@ -216,7 +218,7 @@ onEachFlavour("members", (flavour) => {
       const { database, proxies, rows, uploader } = prepared
       const [first, ...others] = proxies
       assert.deepStrictEqual(yield* upload(uploader, uses(1)), { rejected: [] })
-      // as in a primary that is cut off from its group: the first statement hangs, and holds its rows
+      // As in a primary cut off from its group: the first statement hangs, and holds its rows.
       const events = uses(1)
       const holder = yield* Effect.acquireRelease(
         Effect.promise(() => createConnection({ uri: servers[0]!.rootUrl })),
@@ -228,10 +230,10 @@ onEachFlavour("members", (flavour) => {
       first!.pause()
       assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "ETIMEDOUT")
       first!.resume()
-      // nobody else is there
+      // no other member is there
       yield* Effect.promise(() => Promise.all(others.map((proxy) => proxy.close())))
       assert.strictEqual((yield* Effect.flip(upload(uploader, events))).code, "1205")
-      // they come back, when the first one's hang is long ago
+      // They return long after the first one hung.
       offset += 31_000
       for (const [index, { port }] of others.entries()) {
         const { host, port: to } = servers[index + 1]!

@@ -1,4 +1,4 @@
-/** Tables that are in use: others go on writing to them while they are migrated, and afterwards. */
+/** Tables in use: other programs keep writing to them during the migration and afterwards. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber } from "effect"
 import * as fs from "node:fs"
@@ -42,17 +42,14 @@ const client = (database: TestDatabase) =>
 
 describe("the reference", () => {
   const source = process.env.AUDIT_REFERENCE ?? path.join(root, "../shared/reference/audit_logger.py")
-  it.skipIf(!fs.existsSync(source))(
-    "inserts by these statements (skipped where its source is absent)",
-    () => {
-      const text = fs.readFileSync(source, "utf8").replace(/\s+/g, " ")
-      for (const statement of Object.values(REFERENCE)) assert.include(text, statement)
-    }
-  )
+  it.skipIf(!fs.existsSync(source))("inserts with these statements (skipped without its source)", () => {
+    const text = fs.readFileSync(source, "utf8").replace(/\s+/g, " ")
+    for (const statement of Object.values(REFERENCE)) assert.include(text, statement)
+  })
 })
 
 onEachServer("the reference", ({ rootUrl }) => {
-  it.scopedLive("goes on working on migrated tables, beside us", () =>
+  it.scopedLive("keeps writing to migrated tables, beside us", () =>
     Effect.gen(function* () {
       const database = yield* tablesInUse(rootUrl)
       const reference = yield* client(database)
@@ -68,7 +65,7 @@ onEachServer("the reference", ({ rootUrl }) => {
       yield* insertBoth
       const before = [...(yield* columns(UseLog.table)), ...(yield* columns(LoginLog.table))]
       yield* MysqlUploader.migrate(connectionOptions(database))
-      // a statement that was prepared before, and NULL in the key a second and a third time
+      // a statement prepared before the migration, and NULL in the key a second and third time
       yield* insertBoth
       yield* insertBoth
       const { upload } = yield* uploaderOf(yield* account(database, "INSERT"))
@@ -90,9 +87,9 @@ onEachServer("the reference", ({ rootUrl }) => {
   )
 })
 
-onEachServer("1,000,000 rows", ({ name, rootUrl }) => {
+onEachServer("a table of 1,000,000 rows", ({ name, rootUrl }) => {
   it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")(
-    "are migrated while another connection inserts, and behind a reader that takes long (AUDIT_LONG=1)",
+    "is migrated while another connection inserts, and behind a slow reader (AUDIT_LONG=1)",
     () =>
       Effect.gen(function* () {
         const database = yield* tablesInUse(rootUrl)
@@ -107,7 +104,7 @@ onEachServer("1,000,000 rows", ({ name, rootUrl }) => {
         const values = ["li", "pc", "theirs", null, "ok", null, null, null, null]
         const insert = Effect.promise(() => writer.query(REFERENCE.use.replaceAll("%s", "?"), values))
 
-        /** Migrates while the writer inserts; milliseconds in all, and of its longest wait. */
+        /** Migrates while the writer inserts. Returns the total time and the writer's longest wait, milliseconds. */
         const migrate = Effect.gen(function* () {
           const done = yield* Deferred.make<void>()
           let longest = 0
@@ -141,7 +138,7 @@ onEachServer("1,000,000 rows", ({ name, rootUrl }) => {
           `${name}, 1,000,000 rows: ${seconds(alone.took)}, longest wait of another writer ${seconds(alone.longest)}; ` +
             `behind a reader of 8 s: ${seconds(behind.took)}, ${seconds(behind.longest)}`
         )
-        // an ALTER waits 2 s for a lock before it steps back
+        // an ALTER waits 2 s for a lock before it gives way
         assert.isBelow(alone.longest, 2000)
         assert.isBelow(behind.longest, 5000)
         const { upload } = yield* uploaderOf(yield* account(database, "INSERT"))

@@ -1,4 +1,4 @@
-/** Tables as people have them: each is migrated and delivered to, each event once, or refused with what to do. */
+/** Tables as users have them: each is migrated and gets each event once, or is refused with advice. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schema, type Scope } from "effect"
 import { AuditEvent } from "effect-audit"
@@ -20,7 +20,7 @@ const TABLE = UseLog.table
 const sql = <Row = Record<string, unknown>>(database: TestDatabase, text: string) =>
   Effect.promise(() => database.query<Row>(text))
 
-/** How the server refuses a statement. */
+/** The error number with which the server refuses a statement; undefined if it does not. */
 const errnoOf = (database: TestDatabase, text: string) =>
   Effect.promise(() =>
     database.query(text).then(
@@ -29,7 +29,7 @@ const errnoOf = (database: TestDatabase, text: string) =>
     )
   )
 
-/** The reference's tables with a row of the other program, changed by the statements. */
+/** The reference's tables with a row of the other program, after the statements. */
 const tables = (rootUrl: string, statements: ReadonlyArray<string> = []) =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase(rootUrl)
@@ -41,7 +41,7 @@ const tables = (rootUrl: string, statements: ReadonlyArray<string> = []) =>
 
 const THEIRS = `INSERT INTO ${TABLE} (user_name, device_name, prompt, status) VALUES ('li', 'pc', 'theirs', 'ok')`
 
-/** What `migrate` says to those who wait. */
+/** Runs `migrate`, and collects its warnings. */
 const migrate = (options: MysqlUploader.Options, kinds: ReadonlyArray<AuditEvent.Any> = [UseLog]) =>
   Effect.gen(function* () {
     const said: Array<string> = []
@@ -52,7 +52,7 @@ const migrate = (options: MysqlUploader.Options, kinds: ReadonlyArray<AuditEvent
     return said
   })
 
-/** Three events, sent by one uploader and again by another, as after a crash: the rows with an id. */
+/** Uploads three events twice, by two uploaders, as after a crash. Returns the rows with an id. */
 const deliverTwice = (database: TestDatabase, deduplication: "key" | "none" = "key") =>
   Effect.gen(function* () {
     const options = { ...(yield* account(database, "INSERT")), deduplication }
@@ -71,9 +71,9 @@ const deliverTwice = (database: TestDatabase, deduplication: "key" | "none" = "k
 interface Shape {
   readonly only?: Flavour
   readonly statements: ReadonlyArray<string>
-  /** writers have to wait, and `migrate` says so before it begins */
+  /** `migrate` says before it begins that writers have to wait. */
   readonly waits?: true
-  /** how the server refuses to add a column without touching the rows */
+  /** The error number if a column cannot be added without touching the rows. */
   readonly refused?: number
 }
 
@@ -89,7 +89,7 @@ const SHAPES: Record<string, Shape> = {
     only: "mariadb",
     statements: [alter("ADD SYSTEM VERSIONING")]
   },
-  "WITH SYSTEM VERSIONING, by columns that show it": {
+  "WITH SYSTEM VERSIONING, with visible columns": {
     only: "mariadb",
     statements: [
       alter(
@@ -148,7 +148,7 @@ const SHAPES: Record<string, Shape> = {
     only: "mysql",
     statements: [alter("ADD CONSTRAINT effect_audit_event_id CHECK (user_name <> '')")]
   },
-  "one key less than a table can have": {
+  "one key below the limit of a table": {
     statements: [
       alter(Array.from({ length: 62 }, (_, n) => `ADD KEY k${n} (user_name(${n + 1}))`).join(", "))
     ]
@@ -158,7 +158,7 @@ const SHAPES: Record<string, Shape> = {
   }
 }
 
-/** Columns that leave a row no room for another 24 bytes. */
+/** Columns that leave less than 24 bytes of a row free. */
 const nearlyFull = [...Array.from({ length: 31 }, (_, n) => [`c${n}`, 250] as const), ["z", 10] as const]
   .map(([name, length]) => `ADD ${name} CHAR(${length}) CHARACTER SET latin1 NOT NULL DEFAULT ''`)
   .join()
@@ -168,7 +168,7 @@ interface Refusal {
   readonly statements: ReadonlyArray<string>
   readonly code: string
   readonly reason: RegExp
-  /** whether the table takes events without a key as it is */
+  /** Whether the unchanged table accepts events with deduplication "none". */
   readonly isWayOut: boolean
 }
 
@@ -185,7 +185,7 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /is a view.*deduplication to "none"/,
     isWayOut: true
   },
-  "event ids that are there twice": {
+  "duplicate event ids": {
     statements: [
       alter("ADD event_id BINARY(16), ADD event_time DATETIME(6)"),
       ...[1, 2].map(() =>
@@ -210,7 +210,7 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /drop that key/,
     isWayOut: true
   },
-  "all keys that a table can have": {
+  "as many keys as a table can have": {
     statements: [
       alter(Array.from({ length: 63 }, (_, n) => `ADD KEY k${n} (user_name(${n + 1}))`).join(", "))
     ],
@@ -225,7 +225,7 @@ const REFUSALS: Record<string, Refusal> = {
     reason: /a CHECK effect_audit_event_id.*drop/,
     isWayOut: true
   },
-  "ids that are there twice, without their times": {
+  "duplicate event ids, without times": {
     statements: [
       alter("ADD event_id BINARY(16)"),
       ...[1, 2].map(() =>
@@ -264,7 +264,7 @@ const REFUSALS: Record<string, Refusal> = {
     isWayOut: false
   },
   "rows without room (4157, then 1118)": {
-    // MariaDB measures no row that it need not write anew
+    // MariaDB does not measure a row that it need not rewrite
     only: "mysql",
     statements: [alter(nearlyFull)],
     code: "1118",
@@ -288,7 +288,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
           assert.deepStrictEqual(yield* migrate(options), [], "there is nothing left to do")
           if (waits !== true) assert.deepStrictEqual(said, [])
           assert.deepStrictEqual(yield* deliverTwice(database), ["0", "1", "2"])
-          // NULL in the key any number of times, where the table lets the other program write
+          // NULL in the key any number of times, if the table lets the other program write
           if (!name.includes("event_id")) for (let n = 0; n < 2; n++) yield* sql(database, THEIRS)
         })
       )
@@ -327,7 +327,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       )
     }
 
-    it.scopedLive("an account without the rights, and says which", () =>
+    it.scopedLive("an account without the rights, and names them", () =>
       Effect.gen(function* () {
         const existing = yield* tables(rootUrl)
         const empty = yield* mysqlDatabase(rootUrl)
@@ -365,7 +365,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     const generated = `BINARY(16) GENERATED ALWAYS AS (x'00') VIRTUAL`
     const wrong = [
       ...ids.map((type) => ({ column: "event_id", type, other: "event_time DATETIME(6)" })),
-      // before migrate, which would not help
+      // without the other column too: migrate would not help
       { column: "event_id", type: "CHAR(36)", other: "more INT" },
       { column: "event_time", type: "BIGINT", other: "more INT" },
       { column: "event_id", type: generated, other: "event_time DATETIME(6)" },
@@ -378,7 +378,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
 
     for (const [turn, { column, other, type }] of wrong.entries()) {
       it.scopedLive.runIf(isTurnOf(flavour, turn))(
-        `refuses ${column} ${type} beside ${other} at migrate and at the first look`,
+        `migrate and the first upload refuse ${column} ${type} beside ${other}`,
         () =>
           Effect.gen(function* () {
             const database = yield* tables(rootUrl, [alter(`ADD ${column} ${type}, ADD ${other}`)])
@@ -403,7 +403,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       ...(flavour === "mariadb" ? ["event_id UUID, ADD event_time DATETIME(3)"] : [])
     ]
     for (const columns of right) {
-      it.scopedLive(`takes ${columns}`, () =>
+      it.scopedLive(`migrate accepts ${columns}`, () =>
         Effect.gen(function* () {
           const database = yield* tables(rootUrl, [alter(`ADD ${columns}`)])
           yield* migrate(connectionOptions(database))
@@ -413,7 +413,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     }
   })
 
-  it.scopedLive("prints SQL that runs by itself, on no tables, on tables, and twice", () =>
+  it.scopedLive("prints SQL that runs by itself on no tables, on existing tables, and twice", () =>
     Effect.gen(function* () {
       const printed = MysqlUploader.migrationSql({}, [UseLog, Order])
       const run = (database: TestDatabase, text: string) =>
@@ -440,7 +440,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("names that no table can have are refused, and it is said what is wrong with them", () =>
+  it.scopedLive("refuses names that no table can have, and says what is wrong with them", () =>
     Effect.gen(function* () {
       const database = yield* tables(rootUrl)
       for (const [name, wrong] of Object.entries({
@@ -465,7 +465,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
       assert.match(error.reason, /events long_named name a column .*65 characters/)
       const tooLongForFiles = { ...connectionOptions(database), tables: { use_log: "表".repeat(64) } }
       assert.match((yield* failureOf(migrate(tooLongForFiles))).reason, /beyond ASCII takes 5 bytes/)
-      // and these are names
+      // these names are valid
       for (const name of [
         "表".repeat(40),
         "t".repeat(64),
@@ -486,7 +486,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("a table that stores nothing gets nothing, and one that forgets is warned of", () =>
+  it.scopedLive("refuses a table that stores nothing, and warns of one that a restart empties", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const has = yield* sql(
@@ -537,7 +537,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("refuses a name with a database in it, wherever it is used", () =>
+  it.scopedLive("refuses a name that includes a database, wherever it is used", () =>
     Effect.gen(function* () {
       const database = yield* tables(rootUrl)
       const named = { tables: { use_log: `${database.config.database}.${TABLE}` } }
@@ -553,7 +553,7 @@ onEachServer("migrate", ({ flavour, rootUrl }) => {
   )
 })
 
-/** A kind whose field takes the name of our counter. */
+/** A kind with a field named like our counter. */
 class Order extends AuditEvent.Class<Order>()("order", {
   table: "orders",
   fields: { id: Schema.String, row_id: Schema.Int }
@@ -565,22 +565,22 @@ class LongNamed extends AuditEvent.Class<LongNamed>()("long_named", {
   columns: { note: "n".repeat(65) }
 }) {}
 
-/** A kind that brings a primary key of its own. */
+/** A kind with its own primary key. */
 class Counted extends AuditEvent.Class<Counted>()("counted", {
   table: "counted",
   fields: { id: Schema.Int, note: Schema.String },
   columns: { id: { type: "BIGINT NOT NULL PRIMARY KEY" }, note: { type: "TEXT NULL COMMENT 'a serial key'" } }
 }) {}
 
-/** A kind whose type says NOT NULL twice, once of the column. */
+/** A kind whose type says NOT NULL twice, once in a comment. */
 class Commented extends AuditEvent.Class<Commented>()("commented", {
   table: "commented",
   fields: { note: Schema.String },
   columns: { note: { type: "VARCHAR(9) COMMENT 'is not null' NOT NULL" } }
 }) {}
 
-onEachServer("a column that an existing table gets", ({ rootUrl }) => {
-  it.scopedLive("takes NULL from the other writers, whatever its comment says", () =>
+onEachServer("a column that migrate adds to an existing table", ({ rootUrl }) => {
+  it.scopedLive("accepts NULL from the other writers, whatever its comment", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       yield* sql(database, "CREATE TABLE commented (n INT PRIMARY KEY)")
@@ -592,7 +592,7 @@ onEachServer("a column that an existing table gets", ({ rootUrl }) => {
   )
 })
 
-/** A server whose global settings are the test's own. */
+/** A server whose global settings the test may change. */
 const ownServer = (flavour: Flavour) =>
   Effect.acquireRelease(
     Effect.promise(() => startServer({ flavour })),
@@ -600,7 +600,7 @@ const ownServer = (flavour: Flavour) =>
   )
 
 onEachFlavour("migrate on a server that takes no writes", (flavour) => {
-  it.scopedLive("refuses, and says so", () =>
+  it.scopedLive("fails, and says why", () =>
     Effect.gen(function* () {
       const server = yield* ownServer(flavour)
       const database = yield* tables(server.rootUrl)
@@ -617,7 +617,7 @@ onEachFlavour("migrate on a server that takes no writes", (flavour) => {
 })
 
 onEachFlavour("a server that demands primary keys", (flavour) => {
-  it.scopedLive("gets one for each kind, and names the table that lacks it", () =>
+  it.scopedLive("gets one in each new table, and migrate names the table that lacks one", () =>
     Effect.gen(function* () {
       const server = yield* ownServer(flavour)
       const database = yield* tables(server.rootUrl, [alter("MODIFY id BIGINT NULL, DROP PRIMARY KEY")])
@@ -647,7 +647,7 @@ onEachFlavour("a server that demands primary keys", (flavour) => {
 })
 
 onEachFlavour("a server that is not strict about the length of rows", (flavour) => {
-  it.scopedLive.skipIf(flavour === "mariadb")("has the table rebuilt (4157)", () =>
+  it.scopedLive.skipIf(flavour === "mariadb")("makes migrate rebuild the table (4157)", () =>
     Effect.gen(function* () {
       const server = yield* Effect.acquireRelease(
         Effect.promise(() => startServer({ flavour, args: ["--innodb-strict-mode=OFF"] })),
@@ -663,8 +663,8 @@ onEachFlavour("a server that is not strict about the length of rows", (flavour) 
 })
 
 describe("the command", () => {
-  onEachServer("says", ({ rootUrl }) => {
-    it.scopedLive("that writers wait, which column is wrong, and that a name is none", () =>
+  onEachServer("migrate and doctor", ({ rootUrl }) => {
+    it.scopedLive("report that writers wait, a wrong column, and an invalid name", () =>
       Effect.gen(function* () {
         const directory = yield* temporaryDirectory
         const database = yield* tables(rootUrl, [
@@ -696,7 +696,7 @@ describe("the command", () => {
   })
 })
 
-it.scopedLive("says nothing of trying again where it does not", () =>
+it.scopedLive("migrate does not announce another attempt if it makes none", () =>
   Effect.gen(function* () {
     const error = yield* failureOf(
       MysqlUploader.migrate({ host: "127.0.0.1", port: 1, username: "root", database: "app" })

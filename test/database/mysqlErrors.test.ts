@@ -18,7 +18,7 @@ const subject: Subject = {
   eventKeys: ["effect_audit_event_id", "PRIMARY"]
 }
 
-/** As mysql2 gives it: the name is wrong on purpose, since it is not to be relied on. */
+/** An error as mysql2 makes it; its name is wrong on purpose, since nothing may rely on it. */
 const serverError = (errno: number, sqlMessage = "Data too long: 'the prompt of a user'") =>
   Object.assign(new Error(sqlMessage), {
     errno,
@@ -28,7 +28,7 @@ const serverError = (errno: number, sqlMessage = "Data too long: 'the prompt of 
     sql: "INSERT"
   })
 
-/** As Node gives it. */
+/** An error as Node makes it. */
 const systemError = (code: string, errno: number | null = -111) =>
   Object.assign(new Error(`connect ${code} 10.0.0.5:3306`), errno === null ? { code } : { code, errno })
 
@@ -72,7 +72,7 @@ describe("classes of failure", () => {
     })
   }
 
-  it("these are all", () => {
+  it("the classes above cover all codes", () => {
     assert.deepStrictEqual(
       [...CODES.keys()].toSorted((a, b) => a - b),
       Object.values(codes)
@@ -81,7 +81,7 @@ describe("classes of failure", () => {
     )
   })
 
-  it("a code that nobody knows is judged by its SQLSTATE, and shown", () => {
+  it("an unknown code is classified by its SQLSTATE, and shown", () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 10_000, max: 65_535 }),
@@ -118,13 +118,13 @@ describe("classes of failure", () => {
     assert.strictEqual(classify(undefined, subject).class, "transient")
   })
 
-  it("a SIGNAL's SQLSTATE says that it is about the row, whatever its number", () => {
+  it("the SQLSTATE of a SIGNAL blames the row, whatever the number", () => {
     for (const errno of [1, 1205, 1142, 31_001]) {
       assert.strictEqual(classify({ errno, sqlState: "45000", sqlMessage: "no" }, subject).class, "record")
     }
   })
 
-  it("connections: by the code, with or without a number", () => {
+  it("connection errors are classified by the code, with or without a number", () => {
     const network = [
       "ECONNREFUSED",
       "ECONNRESET",
@@ -144,7 +144,7 @@ describe("classes of failure", () => {
     assert.deepStrictEqual([closed.class, closed.code], ["transient", "CONNECTION_LOST"])
   })
 
-  it("what does not speak the protocol: one code, and the reason names host and port", () => {
+  it("a peer that does not speak the protocol gives one code, and the reason names host and port", () => {
     const unknown = (code: string) => systemError(code, null)
     for (const error of [
       unknown("PROTOCOL_UNEXPECTED_PACKET"),
@@ -157,14 +157,14 @@ describe("classes of failure", () => {
       assert.deepStrictEqual([failure.class, failure.code], ["transient", "PROTOCOL_ERROR"])
       assert.include(failure.reason, "What answers at db1:3306 does not speak MySQL's protocol")
     }
-    // that is no such answer, but a connection on which TLS broke
+    // not that answer, but a connection on which TLS broke
     assert.strictEqual(
       classify(unknown("ERR_SSL_DECRYPTION_FAILED"), subject).code,
       "ERR_SSL_DECRYPTION_FAILED"
     )
   })
 
-  it("TLS: an operator's matter, unless the connection broke", () => {
+  it("TLS errors need an operator, unless the connection broke", () => {
     for (const code of ["HANDSHAKE_SSL_ERROR", "HANDSHAKE_NO_SSL_SUPPORT", "AUTH_SWITCH_PLUGIN_ERROR"]) {
       const failure = classify(systemError(code, null), subject)
       assert.deepStrictEqual([failure.class, failure.code], ["operator", code])
@@ -176,14 +176,14 @@ describe("classes of failure", () => {
     assert.strictEqual(classify(error, subject).class, "transient")
   })
 
-  it("1062: delivered by our key, of MariaDB and of MySQL 8, an operator's matter by another", () => {
+  it("1062 means delivered for our key, in MariaDB and MySQL 8, and needs an operator for another key", () => {
     const classOf = (message: string) => classify(serverError(1062, message), subject).class
     for (const key of [
       "effect_audit_event_id",
       "use_log.effect_audit_event_id",
       "PRIMARY",
       "use_log.PRIMARY",
-      // as lower_case_table_names = 2 and 1 may have it
+      // as with lower_case_table_names = 2 and 1
       "Use_Log.effect_audit_event_id"
     ]) {
       assert.strictEqual(classOf(`Duplicate entry '\\x01\\x93o' for key '${key}'`), "delivered")
@@ -191,9 +191,9 @@ describe("classes of failure", () => {
     for (const message of [
       "Duplicate entry 'li' for key 'user_name'",
       "Duplicate entry 'li' for key 'other.effect_audit_event_id'",
-      // a value that looks like the end of the message
+      // a value that looks like the message's end
       "Duplicate entry 'x for key 'effect_audit_event_id'' for key 'user_name'",
-      // other languages name the key elsewhere: hence lc_messages
+      // other languages put the key elsewhere, so sessions set lc_messages
       "Doublon dans une entr\u00e9e : 'x' pour la clef 'effect_audit_event_id'"
     ]) {
       assert.strictEqual(classOf(message), "operator", message)
@@ -202,7 +202,7 @@ describe("classes of failure", () => {
     assert.strictEqual(classify(serverError(1062, "x for key 'PRIMARY'"), withoutKeys).class, "operator")
   })
 
-  it("a reason suits what the statement was for", () => {
+  it("a reason fits the purpose of the statement", () => {
     const connecting = { host: "db1:3306", username: "audit", database: "app" }
     const causes = [
       ...[...codes.operator, ...codes.transient, ...codes.busy, 4711].map((errno) => serverError(errno)),
@@ -219,7 +219,7 @@ describe("classes of failure", () => {
     assert.include(classify(serverError(1044), connecting).reason, "GRANT INSERT")
   })
 
-  it("a reason says what to do and never what the database said", () => {
+  it("a reason says what to do, and never quotes the database", () => {
     for (const errno of [...codes.operator, ...codes.transient, ...codes.busy, 1062, 4711]) {
       const error = toUploadError(classify(serverError(errno), subject))
       assert.notInclude(error.message, "the prompt of a user")
@@ -234,7 +234,7 @@ describe("classes of failure", () => {
       reasonOf(1142, "INSERT command denied to user 'audit'@'h' for table 'use_log'"),
       "GRANT INSERT"
     )
-    // of what stands behind the table: its name, neither our account nor migrate
+    // Something behind the table is at fault: the reason names it, not our account or migrate.
     for (const [errno, message, named] of [
       [1146, "Table 'app.copies' doesn't exist", "app.copies"],
       [1054, "Unknown column 'nobodys' in 'field list'", "nobodys"],

@@ -5,7 +5,7 @@ import { makeDriftGuard, narrow, Refused } from "../../src/internal/database/nar
 import { UploadError } from "../../src/schema/Errors.js"
 import type { Rejection } from "../../src/services/Uploader.js"
 
-/** A database that refuses every statement with one of the `bad` in it. */
+/** A database that refuses every statement with a `bad` event in it. */
 const run = (size: number, bad: ReadonlySet<number>, from = 0) => {
   const stored: Array<number> = []
   const rejected: Array<Rejection> = []
@@ -24,7 +24,7 @@ const run = (size: number, bad: ReadonlySet<number>, from = 0) => {
 }
 
 describe("narrow", () => {
-  it.effect("rejects exactly the bad ones, stores all others once and in order", () =>
+  it.effect("rejects exactly the bad events, and stores all others once and in order", () =>
     Effect.promise(() =>
       fc.assert(
         fc.asyncProperty(
@@ -58,7 +58,7 @@ describe("narrow", () => {
     })
   )
 
-  it.effect("many bad events cost at most two statements each and no more than twice the batch", () =>
+  it.effect("many bad events cost at most two statements each, and no more than twice the batch", () =>
     Effect.gen(function* () {
       for (const [size, period] of [
         [500, 5],
@@ -73,7 +73,7 @@ describe("narrow", () => {
     })
   )
 
-  it.effect("an event that is not to blame is never rejected", () =>
+  it.effect("never rejects an event that is not to blame", () =>
     Effect.gen(function* () {
       const blameless = new UploadError({ class: "transient", code: "8004", reason: "transaction too large" })
       const attempt = () => new Refused({ code: "8004", reason: "", blameless })
@@ -88,7 +88,7 @@ describe("the drift guard", () => {
     ...Array.from({ length: fresh }, () => ({})),
     ...Array.from({ length: retried }, () => ({ retried: true }))
   ]
-  /** Uploads a batch of which all from an index on are refused, up to another one; whether it was taken for drift. */
+  /** Uploads a batch whose events from one index up to another are refused. Returns whether that counted as drift. */
   const upload = (
     guard: ReturnType<typeof makeDriftGuard>,
     batch: ReturnType<typeof events>,
@@ -105,13 +105,13 @@ describe("the drift guard", () => {
       return false
     })
 
-  it.effect("counts neither refused events that were retried, nor forgets that others were stored", () =>
+  it.effect("does not count retried events that are refused, and remembers that others were stored", () =>
     Effect.gen(function* () {
       const guard = makeDriftGuard()
       assert.isFalse(yield* upload(guard, events(9), [0, 9]))
       assert.isFalse(yield* upload(guard, events(0, 20), [0, 20]))
       assert.isTrue(yield* upload(guard, events(1), [0, 1]), "nothing was stored meanwhile")
-      // the column was widened, and the retried ones are stored
+      // the column was widened, so the retried events are stored
       assert.isFalse(yield* upload(guard, events(0, 9), [0, 0]))
       assert.isFalse(yield* upload(guard, events(9), [0, 9]))
       assert.isFalse(yield* upload(guard, events(0, 2), [0, 1]))
@@ -120,7 +120,7 @@ describe("the drift guard", () => {
     })
   )
 
-  it.effect("goes on counting the reason that was most frequent", () =>
+  it.effect("goes on counting the most frequent reason", () =>
     Effect.gen(function* () {
       const guard = makeDriftGuard()
       const watch = guard.watch("t", events(9))
@@ -132,7 +132,7 @@ describe("the drift guard", () => {
     })
   )
 
-  it.effect("judges a batch whole, of which a part was stored before", () =>
+  it.effect("judges a batch as a whole if a part was stored before", () =>
     Effect.gen(function* () {
       assert.isTrue(yield* upload(makeDriftGuard(), events(12), [0, 12]))
       const guard = makeDriftGuard()

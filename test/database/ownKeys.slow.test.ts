@@ -1,6 +1,6 @@
 /**
- * Tables with unique keys of their own, which the servers name before the one over `event_id`: a repeated event is
- * delivered, another event with the same key is not, and no queue is blocked by the first.
+ * Tables with further unique keys, which the servers report before the key over `event_id`. A repeated event counts as
+ * delivered, and blocks no queue. Another event with the same key does not.
  */
 import { assert, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
@@ -20,7 +20,7 @@ class Order extends AuditEvent.Class<Order>()("order", {
 
 const order = (no: string | number, part = "") => stored(Order, { no, part })
 
-/** Columns and keys of a table, and the value of its key in the n-th event. */
+/** Columns and keys of a table, and the key's value in the n-th event. */
 interface Keyed {
   readonly keys: string
   readonly no: (n: number) => string | number
@@ -63,7 +63,7 @@ const TELLABLE: Record<string, Keyed> = {
 const LETTERS = Array.from({ length: 26 }, (_, n) => String.fromCodePoint(97 + n)).map(
   (letter) => `${letter}${letter}`
 )
-/** No other value can be written, so only an account that may read tells. */
+/** The key allows no second value to try, so only an account that may read can decide. */
 const UNTOLD: Record<string, Keyed> = {
   "a primary key of words": {
     keys: `MODIFY no ENUM(${LETTERS.map((word) => `'${word}'`).join(",")}) NOT NULL PRIMARY KEY`,
@@ -79,7 +79,7 @@ const UNTOLD: Record<string, Keyed> = {
   }
 }
 
-onEachServer("a unique key of the table's own", ({ rootUrl }) => {
+onEachServer("a unique key that the table's owner added", ({ rootUrl }) => {
   const prepare = ({ keys }: Keyed, rights: string) =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
@@ -146,48 +146,48 @@ onEachServer("a unique key of the table's own", ({ rootUrl }) => {
   }
 
   for (const [name, key] of Object.entries(UNTOLD)) {
-    it.scopedLive(`${name}: what nothing tells is a dead letter that says what to grant`, () =>
-      Effect.gen(function* () {
-        const { ids, upload } = yield* prepare(key, "INSERT")
-        const events = Array.from({ length: 5 }, (_, n) => order(key.no(n)))
-        assert.deepStrictEqual(yield* upload(events), { rejected: [] })
-        const fresh = order(key.no(5))
-        const { rejected } = yield* upload([...events.slice(0, 2), fresh])
-        assert.deepStrictEqual(
-          rejected.map(({ code, index }) => [index, code]),
-          [
-            [0, "1062"],
-            [1, "1062"]
-          ]
-        )
-        assert.include(rejected[0]?.reason, "GRANT SELECT (event_id) ON orders")
-        assert.deepStrictEqual(yield* ids, idsOf([...events, fresh]))
-      })
+    it.scopedLive(
+      `${name}: a repeated event that cannot be told from another becomes a dead letter that says what to grant`,
+      () =>
+        Effect.gen(function* () {
+          const { ids, upload } = yield* prepare(key, "INSERT")
+          const events = Array.from({ length: 5 }, (_, n) => order(key.no(n)))
+          assert.deepStrictEqual(yield* upload(events), { rejected: [] })
+          const fresh = order(key.no(5))
+          const { rejected } = yield* upload([...events.slice(0, 2), fresh])
+          assert.deepStrictEqual(
+            rejected.map(({ code, index }) => [index, code]),
+            [
+              [0, "1062"],
+              [1, "1062"]
+            ]
+          )
+          assert.include(rejected[0]?.reason, "GRANT SELECT (event_id) ON orders")
+          assert.deepStrictEqual(yield* ids, idsOf([...events, fresh]))
+        })
     )
   }
 
-  it.scopedLive(
-    "whatever was delivered before, in whatever batches: each event once, and none is rejected",
-    () =>
-      Effect.gen(function* () {
-        const { ids, run, upload } = yield* prepare(TELLABLE["two keys"]!, "INSERT")
-        yield* Effect.promise(() =>
-          fc.assert(
-            fc.asyncProperty(
-              fc.array(fc.uniqueArray(fc.nat(39), { minLength: 1, maxLength: 40 }), { maxLength: 4 }),
-              async (batches) => {
-                await Effect.runPromise(run("DELETE FROM orders"))
-                const events = Array.from({ length: 40 }, (_, n) => order(text(n), n % 2 === 0 ? "x" : ""))
-                for (const batch of [...batches, events.keys()]) {
-                  const result = await Effect.runPromise(upload(Array.from(batch, (n) => events[n]!)))
-                  assert.deepStrictEqual(result, { rejected: [] })
-                }
-                assert.deepStrictEqual(await Effect.runPromise(ids), idsOf(events))
+  it.scopedLive("any batches delivered before: each event is stored once, and none is rejected", () =>
+    Effect.gen(function* () {
+      const { ids, run, upload } = yield* prepare(TELLABLE["two keys"]!, "INSERT")
+      yield* Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(
+            fc.array(fc.uniqueArray(fc.nat(39), { minLength: 1, maxLength: 40 }), { maxLength: 4 }),
+            async (batches) => {
+              await Effect.runPromise(run("DELETE FROM orders"))
+              const events = Array.from({ length: 40 }, (_, n) => order(text(n), n % 2 === 0 ? "x" : ""))
+              for (const batch of [...batches, events.keys()]) {
+                const result = await Effect.runPromise(upload(Array.from(batch, (n) => events[n]!)))
+                assert.deepStrictEqual(result, { rejected: [] })
               }
-            ),
-            { numRuns: 10 }
-          )
+              assert.deepStrictEqual(await Effect.runPromise(ids), idsOf(events))
+            }
+          ),
+          { numRuns: 10 }
         )
-      })
+      )
+    })
   )
 })

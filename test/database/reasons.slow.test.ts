@@ -1,6 +1,6 @@
 /**
- * Why real servers refused an event, as everybody may see it: the lists, the status, and the log say what is wrong, and
- * hold nothing of the event, whatever the database's own words repeat.
+ * Reasons of real servers for a refusal, as anybody may see them. Lists, status and log say what is wrong.
+ * They show nothing of the event, even if the database's message repeats it.
  *
  * @module
  */
@@ -20,10 +20,10 @@ import type { Flavour } from "../support/mysqlServer.js"
 import { temporaryDirectory } from "../support/queue.js"
 import { onEachServer } from "../support/servers.js"
 
-/** Nothing that is shown may hold this. */
+/** No output may contain this. */
 const SECRET = /reilly|secret|42s/i
 
-/** Values that look like what a server says of its own schema. */
+/** Values that imitate the server's messages about its own schema. */
 const HOSTILE = [
   "O'Reilly secret-42s",
   "O'Reilly' for column 'secret_42s' at row 1",
@@ -34,20 +34,20 @@ const HOSTILE = [
 ]
 
 interface Class {
-  /** the column of the table, and what is made beside it */
+  /** The column of the table, and what is made beside it. */
   readonly column: string
   readonly good: string | number
-  /** what is refused; the hostile values where they are refused as they are */
+  /** The refused values; by default the hostile ones unchanged. */
   readonly bad?: (hostile: string) => string
   readonly trigger?: string
   readonly code: Readonly<Record<Flavour, number>>
-  /** what `dead list` says, where it says more than that the database refused it */
+  /** What `dead list` says beyond "the database refused it". */
   readonly says?: RegExp
 }
 
 const both = (code: number) => ({ mariadb: code, mysql: code })
 
-/** A trigger that repeats the value, by a code of its own or of the server's. */
+/** A trigger that repeats the value, with its own code or a server's code. */
 const signal = (code: number, state = "45000"): Class => ({
   column: "v VARCHAR(200)",
   good: "1",
@@ -80,7 +80,7 @@ const CLASSES: Readonly<Record<string, Class>> = {
   out_of_range: {
     column: "v TINYINT",
     good: 1,
-    // a number of many digits is all that such a column lets through
+    // such a column lets nothing through but a number of many digits
     bad: () => "4200000",
     code: both(1264),
     says: /1264: out of range for v \(TINYINT/
@@ -103,18 +103,18 @@ const CLASSES: Readonly<Record<string, Class>> = {
   signalled_as_1048: signal(1048),
   signalled_as_3819: signal(3819),
   signalled_as_4025: signal(4025),
-  // what a server says by another SQLSTATE
+  // a server's number with another SQLSTATE
   imitated_3819: signal(3819, "23000"),
   imitated_4025: signal(4025, "22001"),
   imitated_1452: { ...signal(1452, "HY000"), says: /1452: a trigger refuses it/ },
   signalled_as_1452: { ...signal(1452), says: /1452: a trigger refuses it/ }
 }
 
-/** What a table of one's own needs beside its columns. */
+/** The columns that an existing table needs. */
 const OWN = "event_id BINARY(16), event_time DATETIME(6), UNIQUE KEY events (event_id)"
 
 onEachServer("reasons", ({ flavour, rootUrl }) => {
-  /** Delivers events to real tables; the log lines, and the commands that anybody may run. */
+  /** Delivers events to real tables, and checks the log lines. Returns the number of letters, and the directory. */
   const refused = (
     definitions: ReadonlyArray<AuditEvent.Any>,
     events: ReadonlyArray<readonly [kind: string, fields: object]>,
@@ -139,7 +139,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
         Effect.gen(function* () {
           const log = Context.get(yield* Layer.build(layer), AuditLog)
           for (const [kind, fields] of events) yield* log.record(kind, fields)
-          // a key of one's own stops the queue instead
+          // a further unique key stops the queue, and flush fails
           yield* Effect.ignore(log.flush)
           return (yield* log.status).dead
         })
@@ -151,7 +151,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
     })
 
   it.scopedLive(
-    "no class of refusal shows anything of the event without --reveal",
+    "show nothing of the event without --reveal, in any class of refusal",
     () =>
       Effect.gen(function* () {
         const kinds = Object.entries(CLASSES).map(([table, it]) => {
@@ -167,7 +167,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
             ...kinds.flatMap(({ bad = (hostile: string) => hostile, good, table }) => [
               [table, { v: good }] as const,
               ...HOSTILE.map((hostile) => [table, { v: bad(hostile) }] as const),
-              // most of a table's events must be good ones: otherwise the table itself is in doubt
+              // Most events of a table must be good, or the table itself is in doubt.
               ...HOSTILE.map(() => [table, { v: good }] as const)
             ])
           ],
@@ -209,7 +209,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
             if (says !== undefined) assert.match(row, says)
           }
         }
-        // where the words of the database are all that there is, the way to them is named
+        // If only the database's message tells the reason, then the list names --reveal.
         assert.include(shown[0]!.stderr, "--reveal")
         const revealed = yield* run("dead", "show", oneOfEach[0]!, "--reveal")
         assert.match(revealed.stdout, SECRET)
@@ -217,7 +217,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
     300_000
   )
 
-  it.scopedLive("a unique key of the table's own stops the queue, and names no value", () =>
+  it.scopedLive("name no value if a unique key of the table's own stops the queue", () =>
     Effect.gen(function* () {
       class Order extends AuditEvent.Class<Order>()("order", {
         table: "orders",
@@ -237,7 +237,7 @@ onEachServer("reasons", ({ flavour, rootUrl }) => {
     })
   )
 
-  it.scopedLive("a name that is too long is listed with its column and type", () =>
+  it.scopedLive("name column and type of a text that is too long", () =>
     Effect.gen(function* () {
       const { dead, directory } = yield* refused(
         [],

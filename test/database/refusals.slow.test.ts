@@ -1,5 +1,5 @@
 /**
- * What real servers refuse, and who is blamed for it: the event, the operator, or nobody before there is evidence.
+ * Refusals of real servers, and their blame: the event, the operator, or nobody until there is evidence.
  *
  * @module
  */
@@ -24,7 +24,7 @@ class Note extends AuditEvent.Class<Note>()("note", {
 
 const note = (v: string | number | null) => stored(Note, { v })
 
-/** A column of one's own, a value that it takes, one that it refuses, and the code; by server where they differ. */
+/** A column, a value that it accepts, one that it refuses, and the code, by server where they differ. */
 interface Refusal {
   readonly column: string
   readonly good: string | number | null
@@ -124,19 +124,19 @@ const RECORDS: Record<string, Refusal> = {
     bad: 2_147_483_647,
     code: both(1301)
   },
-  "generated, no base64": {
+  "generated, invalid base64": {
     column: "v VARCHAR(20), g VARBINARY(50) AS (FROM_BASE64(v)) STORED",
     good: "YQ==",
     bad: "???",
     code: { mariadb: 1958 }
   },
-  "generated from JSON that does not end": {
+  "generated from truncated JSON": {
     column: "v VARCHAR(20), g INT AS (JSON_LENGTH(v)) STORED",
     good: "{}",
     bad: "{",
     code: { mariadb: 4037, mysql: 3141 }
   },
-  "generated from JSON that is no number": {
+  "generated from JSON other than a number": {
     column: "v JSON, g INT AS (CAST(JSON_EXTRACT(v, '$.a') AS SIGNED)) STORED",
     good: '{"a":1}',
     bad: '{"a":"x"}',
@@ -148,7 +148,7 @@ const RECORDS: Record<string, Refusal> = {
     bad: null,
     code: { mysql: 3158 }
   },
-  "generated from no geometry": {
+  "generated from an invalid geometry": {
     column: "v VARCHAR(20), g GEOMETRY AS (ST_GeomFromText(v)) STORED",
     good: "POINT(1 1)",
     bad: "POINT(1",
@@ -172,13 +172,13 @@ const RECORDS: Record<string, Refusal> = {
     bad: "POINT(1 999)",
     code: { mysql: 3616 }
   },
-  "generated, in no such system": {
+  "generated, in an unknown reference system": {
     column: "v INT, g GEOMETRY AS (ST_GeomFromText('POINT(1 1)', v)) STORED",
     good: 0,
     bad: 77,
     code: { mysql: 3548 }
   },
-  "generated from no GeoJSON": {
+  "generated from invalid GeoJSON": {
     column: "v VARCHAR(60), g GEOMETRY AS (ST_GeomFromGeoJSON(v)) STORED",
     good: '{"type":"Point","coordinates":[1,1]}',
     bad: '{"type":"Nope"}',
@@ -213,10 +213,10 @@ const RECORDS: Record<string, Refusal> = {
   })
 }
 
-/** A trigger's body that refuses `x` by a number that nobody knows. */
+/** A trigger's body that refuses `x` with an unknown number. */
 const UNKNOWN = "IF NEW.v = 'x' THEN SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999; END IF"
 
-/** Decided by evidence: what a trigger makes of the row's value, by codes that may mean its own fault as well. */
+/** Refusals that evidence decides: a trigger's code may blame the row's value, or the trigger itself. */
 const DOUBTS: Record<string, Refusal> = {
   "a pattern": trigger("SET @x = ('a' REGEXP NEW.v)", "[", { mariadb: 1139, mysql: 3696 }),
   "no case": trigger("CASE NEW.v WHEN '1' THEN SET @x = 1; END CASE", "2", both(1339)),
@@ -247,7 +247,7 @@ const DOUBTS: Record<string, Refusal> = {
   )
 }
 
-/** What no event is to blame for: a trigger, and what of the reason names what is wrong. */
+/** Refusals that blame no event: a trigger, and the part of the reason that names the fault. */
 const BROKEN: Record<string, { readonly body: string; readonly code: number; readonly named: string }> = {
   "a table of a trigger is gone": { body: "INSERT INTO gone VALUES (1)", code: 1146, named: ".gone" },
   "a function is gone": { body: "SET NEW.v = gone(1)", code: 1305, named: ".gone" },
@@ -257,7 +257,7 @@ const BROKEN: Record<string, { readonly body: string; readonly code: number; rea
     code: 1442,
     named: "notes"
   },
-  "a right, by a code of class 42": {
+  "a missing right, by a code of class 42": {
     body: "SIGNAL SQLSTATE '42000' SET MYSQL_ERRNO = 31997",
     code: 31_997,
     named: "look the code up"
@@ -289,7 +289,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
 
   const applies = ([, { code }]: readonly [string, Refusal]) => code[flavour] !== undefined
 
-  describe("of the record", () => {
+  describe("that blame the record", () => {
     for (const [name, refusal] of Object.entries(RECORDS).filter(applies)) {
       it.scopedLive(`${name}: ${refusal.code[flavour]!}`, () =>
         Effect.gen(function* () {
@@ -301,7 +301,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
             rejected.map(({ code, index }) => [index, code]),
             [[2, String(refusal.code[flavour])]]
           )
-          // alone, and what is there already
+          // the event alone, and an event that is already stored
           const again = yield* uploader.upload({ definition: Note, events: [events[2]!] })
           assert.strictEqual(again.rejected[0]?.code, String(refusal.code[flavour]))
           assert.deepStrictEqual(
@@ -314,7 +314,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
     }
   })
 
-  /** Uploads as the worker does: again until it succeeds, with more events where more are wanted. */
+  /** Uploads as the worker does: until it succeeds, with more events if the uploader asks for them. */
   const deliver = (uploader: Uploader["Type"], all: ReadonlyArray<StoredEvent>, size: number) =>
     Effect.gen(function* () {
       const rejected: Array<StoredEvent> = []
@@ -334,7 +334,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       return { rejected, isDelivered: next === all.length }
     })
 
-  /** A trigger refuses the rows of one value in its own way; the others are stored, whatever it says. */
+  /** A trigger refuses the rows of one value with this code; all others are stored. */
   const rejectsOnly = (
     { run, uploader }: Effect.Effect.Success<ReturnType<typeof prepare>>,
     signal: string,
@@ -377,7 +377,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
     }
 
     it.scopedLive(
-      "any number and state that a trigger invents: no good event is rejected, each bad one is",
+      "by an invented number and SQLSTATE of a trigger reject each bad event and no good one",
       () =>
         Effect.gen(function* () {
           const prepared = yield* prepare("v VARCHAR(50) NULL")
@@ -407,7 +407,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
     )
 
     it.scopedLive(
-      "a number that means something else, given by a trigger to a row that it refuses: that row is a dead letter",
+      "by a trigger that borrows a number make the row a dead letter",
       () =>
         Effect.gen(function* () {
           const prepared = yield* prepare("v VARCHAR(50) NULL")
@@ -475,7 +475,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       600_000
     )
 
-    it.scopedLive("the refusal of every row, whatever number it has, is no row's", () =>
+    it.scopedLive("of every row blame no row, whatever the number", () =>
       Effect.gen(function* () {
         const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
         for (const [errno, state, cls] of [
@@ -504,7 +504,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
     )
 
     it.scopedLive(
-      "beside events that a proxy hangs up on for their size: nothing is blocked",
+      "beside events whose size makes a proxy hang up block nothing",
       () =>
         Effect.gen(function* () {
           const { database, run } = yield* prepare("v LONGTEXT NULL", UNKNOWN)
@@ -520,7 +520,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
               fc.asyncProperty(
                 positions,
                 positions,
-                // many that are too large together; quotes are doubled in a text
+                // events that are too large together; a statement doubles the quotes in a text
                 fc.constantFrom(["1", 1] as const, ["y", 100_000] as const, ["'", 260_000] as const),
                 async (bad, large, [character, length]) => {
                   const valueAt = (index: number) => {
@@ -546,34 +546,32 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       180_000
     )
 
-    it.scopedLive(
-      "a server that refuses everything by such a code is asked a few times, and blames nobody",
-      () =>
-        Effect.gen(function* () {
-          const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
-          yield* run(
-            "CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999"
-          )
-          const events = Array.from({ length: 500 }, () => note("1"))
-          const insertsOf = Effect.map(
-            Effect.promise(() => database.query<{ Value: string }>("SHOW GLOBAL STATUS LIKE 'Com_insert'")),
-            ([row]) => Number(row!.Value)
-          )
-          const classes: Array<string> = []
-          for (let pass = 0; pass < 5; pass++) {
-            const before = yield* insertsOf
-            classes.push((yield* Effect.flip(uploader.upload({ definition: Note, events }))).class)
-            // of the whole run, which is not alone on this server
-            assert.isBelow((yield* insertsOf) - before, 100)
-          }
-          assert.deepStrictEqual(classes, ["transient", "transient", "operator", "operator", "operator"])
-          yield* run("DROP TRIGGER t")
-          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
-        })
+    it.scopedLive("of everything by a doubtful code cost a few statements, and blame no event", () =>
+      Effect.gen(function* () {
+        const { database, run, uploader } = yield* prepare("v VARCHAR(50) NULL")
+        yield* run(
+          "CREATE TRIGGER t BEFORE INSERT ON notes FOR EACH ROW SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 31999"
+        )
+        const events = Array.from({ length: 500 }, () => note("1"))
+        const insertsOf = Effect.map(
+          Effect.promise(() => database.query<{ Value: string }>("SHOW GLOBAL STATUS LIKE 'Com_insert'")),
+          ([row]) => Number(row!.Value)
+        )
+        const classes: Array<string> = []
+        for (let pass = 0; pass < 5; pass++) {
+          const before = yield* insertsOf
+          classes.push((yield* Effect.flip(uploader.upload({ definition: Note, events }))).class)
+          // the counter is of the whole server, which other tests use too
+          assert.isBelow((yield* insertsOf) - before, 100)
+        }
+        assert.deepStrictEqual(classes, ["transient", "transient", "operator", "operator", "operator"])
+        yield* run("DROP TRIGGER t")
+        assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+      })
     )
   })
 
-  describe("of the operator", () => {
+  describe("that need an operator", () => {
     for (const [name, { body, code, named }] of Object.entries(BROKEN)) {
       it.scopedLive(`${name}: ${code}`, () =>
         Effect.gen(function* () {
@@ -590,7 +588,7 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       )
     }
 
-    it.scopedLive("an id that is used up: widen it", () =>
+    it.scopedLive("for an id that is used up advise to widen it", () =>
       Effect.gen(function* () {
         const { run, uploader } = yield* prepare("v INT")
         yield* run(
@@ -605,37 +603,35 @@ onEachServer("refusals", ({ flavour, rootUrl }) => {
       })
     )
 
-    it.scopedLive(
-      "a trigger's copy, with a key of the same name, is no proof that the event was stored",
-      () =>
-        Effect.gen(function* () {
-          const { database, run, uploader } = yield* prepare("v INT")
-          yield* run("CREATE TABLE copies LIKE notes")
-          // MySQL, by its default enforce_gtid_consistency, refuses the mixture altogether where the binary log is on
-          yield* run("ALTER TABLE copies ENGINE = MyISAM")
-          yield* run(
-            "CREATE TRIGGER t AFTER INSERT ON notes FOR EACH ROW INSERT INTO copies (v, event_id) VALUES (NEW.v, NEW.event_id)"
-          )
-          const events = Array.from({ length: 3 }, () => note(1))
-          yield* run(
-            `INSERT INTO copies (v, event_id) VALUES (1, x'${events[1]!.eventId.replaceAll("-", "")}')`
-          )
-          for (const batch of [events.slice(1, 2), events]) {
-            const error = yield* Effect.flip(uploader.upload({ definition: Note, events: batch }))
-            assert.strictEqual(error.class, "operator")
-            assert.include(error.reason, "trigger")
-            const [found] = yield* Effect.promise(() =>
-              database.query<{ n: number }>(
-                `SELECT COUNT(*) AS n FROM notes WHERE event_id = x'${events[1]!.eventId.replaceAll("-", "")}'`
-              )
+    it.scopedLive("by a key of the same name in a trigger's table do not count as delivery", () =>
+      Effect.gen(function* () {
+        const { database, run, uploader } = yield* prepare("v INT")
+        yield* run("CREATE TABLE copies LIKE notes")
+        // with its binary log on, MySQL refuses the mixture by default (enforce_gtid_consistency)
+        yield* run("ALTER TABLE copies ENGINE = MyISAM")
+        yield* run(
+          "CREATE TRIGGER t AFTER INSERT ON notes FOR EACH ROW INSERT INTO copies (v, event_id) VALUES (NEW.v, NEW.event_id)"
+        )
+        const events = Array.from({ length: 3 }, () => note(1))
+        yield* run(
+          `INSERT INTO copies (v, event_id) VALUES (1, x'${events[1]!.eventId.replaceAll("-", "")}')`
+        )
+        for (const batch of [events.slice(1, 2), events]) {
+          const error = yield* Effect.flip(uploader.upload({ definition: Note, events: batch }))
+          assert.strictEqual(error.class, "operator")
+          assert.include(error.reason, "trigger")
+          const [found] = yield* Effect.promise(() =>
+            database.query<{ n: number }>(
+              `SELECT COUNT(*) AS n FROM notes WHERE event_id = x'${events[1]!.eventId.replaceAll("-", "")}'`
             )
-            assert.strictEqual(found?.n, 0)
-          }
-          yield* run("DROP TRIGGER t")
-          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
-          assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
-          assert.strictEqual(yield* countOf(database), 3)
-        })
+          )
+          assert.strictEqual(found?.n, 0)
+        }
+        yield* run("DROP TRIGGER t")
+        assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+        assert.deepStrictEqual(yield* uploader.upload({ definition: Note, events }), { rejected: [] })
+        assert.strictEqual(yield* countOf(database), 3)
+      })
     )
   })
 })

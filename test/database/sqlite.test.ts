@@ -1,4 +1,4 @@
-/** What SQLite refuses, and why. */
+/** The SQLite uploader: what SQLite refuses, and why. */
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Layer, Logger, Schedule, Schema } from "effect"
 import type { Scope } from "effect"
@@ -44,7 +44,7 @@ const expectFailure = (uploader: Uploader["Type"], cls: UploadFailureClass, code
 
 describe("SqliteUploader", () => {
   it.scopedLive(
-    "a file that cannot be opened, or is none of SQLite's, is an operator's matter until it is mended",
+    "needs an operator for a file that it cannot open or that is not SQLite, until that is mended",
     () =>
       Effect.gen(function* () {
         const home = yield* directory
@@ -60,65 +60,69 @@ describe("SqliteUploader", () => {
       })
   )
 
-  it.scopedLive("a table of others is an operator's matter; a locked file passes by itself", () =>
-    Effect.gen(function* () {
-      const filename = path.join(yield* directory, "audit.db")
-      const other = yield* openSqlite(filename)
-      yield* other("CREATE TABLE theirs (user_name TEXT)")
-      yield* expectFailure(yield* uploaderTo(filename, { use_log: "theirs" }), "operator", "SQLITE_ERROR")
+  it.scopedLive(
+    "needs an operator for a table without our columns, and reports a locked file as transient",
+    () =>
+      Effect.gen(function* () {
+        const filename = path.join(yield* directory, "audit.db")
+        const other = yield* openSqlite(filename)
+        yield* other("CREATE TABLE theirs (user_name TEXT)")
+        yield* expectFailure(yield* uploaderTo(filename, { use_log: "theirs" }), "operator", "SQLITE_ERROR")
 
-      const uploader = yield* uploaderTo(filename, { use_log: 'odd "name' })
-      yield* upload(uploader)
-      yield* other("BEGIN IMMEDIATE")
-      yield* expectFailure(uploader, "transient", "SQLITE_BUSY")
-      yield* other("ROLLBACK")
-      assert.deepStrictEqual(yield* upload(uploader), { rejected: [] })
-      const [row] = yield* other('SELECT COUNT(*) AS n FROM "odd ""name"')
-      assert.strictEqual(row?.n, 6)
-    })
+        const uploader = yield* uploaderTo(filename, { use_log: 'odd "name' })
+        yield* upload(uploader)
+        yield* other("BEGIN IMMEDIATE")
+        yield* expectFailure(uploader, "transient", "SQLITE_BUSY")
+        yield* other("ROLLBACK")
+        assert.deepStrictEqual(yield* upload(uploader), { rejected: [] })
+        const [row] = yield* other('SELECT COUNT(*) AS n FROM "odd ""name"')
+        assert.strictEqual(row?.n, 6)
+      })
   )
 
-  it.scopedLive("NOT NULL, CHECK and 64 bits blame a record, another unique key the operator", () =>
-    Effect.gen(function* () {
-      const filename = path.join(yield* directory, "audit.db")
-      const other = yield* openSqlite(filename)
-      yield* other(
-        `CREATE TABLE payments (id INTEGER PRIMARY KEY, cents INTEGER CHECK (cents <> 13), rate REAL NOT NULL,
+  it.scopedLive(
+    "rejects a record that violates NOT NULL, CHECK or 64 bits, and needs an operator for another unique key",
+    () =>
+      Effect.gen(function* () {
+        const filename = path.join(yield* directory, "audit.db")
+        const other = yield* openSqlite(filename)
+        yield* other(
+          `CREATE TABLE payments (id INTEGER PRIMARY KEY, cents INTEGER CHECK (cents <> 13), rate REAL NOT NULL,
            paid INTEGER, tags TEXT UNIQUE, event_id BLOB UNIQUE, event_time TEXT)`
-      )
-      const uploader = yield* uploaderTo(filename)
-      const pay = (cents: bigint, tag: string, rate: number | null = 0.1) =>
-        stored(Payment, new Payment({ cents, rate, paid: true, tags: [tag] }))
-      const { rejected } = yield* uploader.upload({
-        definition: Payment,
-        events: [
-          pay(2n ** 63n - 1n, "a"),
-          pay(13n, "b"),
-          pay(1n, "c", null),
-          pay(2n ** 63n, "d"),
-          pay(-(2n ** 63n), "e")
-        ]
+        )
+        const uploader = yield* uploaderTo(filename)
+        const pay = (cents: bigint, tag: string, rate: number | null = 0.1) =>
+          stored(Payment, new Payment({ cents, rate, paid: true, tags: [tag] }))
+        const { rejected } = yield* uploader.upload({
+          definition: Payment,
+          events: [
+            pay(2n ** 63n - 1n, "a"),
+            pay(13n, "b"),
+            pay(1n, "c", null),
+            pay(2n ** 63n, "d"),
+            pay(-(2n ** 63n), "e")
+          ]
+        })
+        assert.deepStrictEqual(
+          rejected.map(({ code, index }) => [index, code]),
+          [
+            [1, "SQLITE_CONSTRAINT_CHECK"],
+            [2, "SQLITE_CONSTRAINT_NOTNULL"],
+            [3, "RangeError"]
+          ]
+        )
+        assert.deepStrictEqual(
+          (yield* other(
+            "SELECT CAST(cents AS TEXT) AS cents, rate, paid, tags FROM payments ORDER BY id"
+          )).map((row) => ({ ...row })),
+          [
+            { cents: "9223372036854775807", rate: 0.1, paid: 1, tags: '["a"]' },
+            { cents: "-9223372036854775808", rate: 0.1, paid: 1, tags: '["e"]' }
+          ] as ReadonlyArray<unknown>
+        )
+        const error = yield* Effect.flip(uploader.upload({ definition: Payment, events: [pay(1n, "a")] }))
+        assert.deepStrictEqual([error.class, error.code], ["operator", "SQLITE_CONSTRAINT_UNIQUE"])
       })
-      assert.deepStrictEqual(
-        rejected.map(({ code, index }) => [index, code]),
-        [
-          [1, "SQLITE_CONSTRAINT_CHECK"],
-          [2, "SQLITE_CONSTRAINT_NOTNULL"],
-          [3, "RangeError"]
-        ]
-      )
-      assert.deepStrictEqual(
-        (yield* other("SELECT CAST(cents AS TEXT) AS cents, rate, paid, tags FROM payments ORDER BY id")).map(
-          (row) => ({ ...row })
-        ),
-        [
-          { cents: "9223372036854775807", rate: 0.1, paid: 1, tags: '["a"]' },
-          { cents: "-9223372036854775808", rate: 0.1, paid: 1, tags: '["e"]' }
-        ] as ReadonlyArray<unknown>
-      )
-      const error = yield* Effect.flip(uploader.upload({ definition: Payment, events: [pay(1n, "a")] }))
-      assert.deepStrictEqual([error.class, error.code], ["operator", "SQLITE_CONSTRAINT_UNIQUE"])
-    })
   )
 })
 
@@ -133,8 +137,8 @@ class Reading extends AuditEvent.Class<Reading>()("reading", {
   }
 }) {}
 
-describe("what is recorded is stored", () => {
-  it.scopedLive("a number in a column of texts is its digits, in a table of ours and of others", () =>
+describe("recorded values are stored unchanged", () => {
+  it.scopedLive("a number in a text column is stored as its digits, in our tables and in others", () =>
     Effect.gen(function* () {
       const home = yield* directory
       let files = 0
@@ -182,14 +186,14 @@ describe("what is recorded is stored", () => {
   )
 })
 
-// ----------------------------------------------------------------------------------------- troubles with the disk
+// ------------------------------------------------------------------------------------------ faults of the disk
 
 const run = (...[command, ...args]: readonly [string, ...ReadonlyArray<string>]) =>
   spawnSync(command, args).status === 0
 
 const isRoot = process.getuid?.() === 0
 
-/** Whether we may mount something, as root on Linux mostly may. */
+/** Whether we may mount a file system, as root on Linux usually may. */
 const mounts = (() => {
   if (process.platform !== "linux" || !isRoot) return false
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-mount-"))
@@ -200,7 +204,7 @@ const mounts = (() => {
 
 const unmountAtTheEnd = (at: string) => Effect.addFinalizer(() => Effect.sync(() => run("umount", "-l", at)))
 
-/** Makes a file or a directory read-only, for root too, whom the bits do not bind. */
+/** Makes a file or directory read-only, for root too, whom permission bits do not bind. */
 const readOnly = (at: string) =>
   Effect.gen(function* () {
     if (!isRoot) {
@@ -229,9 +233,9 @@ interface Trouble {
   readonly isPossible: boolean
   readonly class: UploadFailureClass
   readonly code: string
-  /** before there is a file */
+  /** Runs before the file exists. */
   readonly prepare?: (home: string) => Effect.Effect<unknown, never, Scope.Scope>
-  /** gives what ends it */
+  /** Returns the effect that ends the fault. */
   readonly inflict: (file: string) => Effect.Effect<Effect.Effect<unknown>, never, Scope.Scope>
 }
 
@@ -285,7 +289,7 @@ describe("a worker that delivers to a file", () => {
       const queue = yield* directory
       yield* prepare?.(home) ?? Effect.void
       const filename = path.join(home, "audit.db")
-      // the tables are there already, and a row
+      // the tables and a row exist already
       yield* Effect.scoped(Effect.flatMap(uploaderTo(filename), (uploader) => upload(uploader, uses(1))))
       const end = yield* inflict(filename)
 
@@ -310,7 +314,7 @@ describe("a worker that delivers to a file", () => {
       assert.deepStrictEqual({ dead, delivered, missing }, { dead: 0, delivered: 3, missing: 0 }, name)
       yield* audit.close
 
-      // as after a crash: what is in the file and its log, and not what the process has in common with itself
+      // As after a crash: the copy has the file and its log, but none of the process's memory.
       const copy = yield* directory
       for (const suffix of ["", "-wal"])
         fs.copyFileSync(filename + suffix, path.join(copy, `audit.db${suffix}`))
@@ -325,7 +329,7 @@ describe("a worker that delivers to a file", () => {
 
   const possible = TROUBLES.filter(({ isPossible }) => isPossible)
   it.scopedLive(
-    `loses nothing and goes on by itself after ${possible.map(({ name }) => name).join("; ")}`,
+    `loses nothing and continues by itself after ${possible.map(({ name }) => name).join("; ")}`,
     () =>
       Effect.forEach(possible, (trouble) => Effect.scoped(endure(trouble)), {
         concurrency: "unbounded",

@@ -1,4 +1,4 @@
-/** Rows of texts in packets: what the server put there, or a failure, and nothing beyond the row. */
+/** Rows of texts in packets: the server's values or a failure, and never bytes beyond the row. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck as fc } from "effect"
 import { type Querying, queryTexts, TextRow } from "../../src/internal/database/mysql/textRows.js"
@@ -12,7 +12,7 @@ const textsOf = (packet: Parameters<TextRow["read"]>[0], columns: number) => {
 
 const runs = process.env.AUDIT_LONG === "1" ? 20_000 : 1000
 
-/** A length, as MySQL's protocol writes it ("Protocol Data Types"). */
+/** A length in MySQL's protocol ("Protocol Data Types"). */
 const lengthOf = (length: number): Buffer => {
   if (length < 0xfb) return Buffer.from([length])
   const bytes = length < 1 << 16 ? 2 : length < 1 << 24 ? 3 : 8
@@ -22,7 +22,7 @@ const lengthOf = (length: number): Buffer => {
   return coded
 }
 
-/** A packet with the row, between bytes of others. */
+/** A packet with the row, between bytes of other packets. */
 const packetOf = (values: ReadonlyArray<string | null>) => {
   const row = Buffer.concat(
     values.map((value) => {
@@ -47,7 +47,7 @@ const texts = fc.oneof(
   fc.constantFrom(40, 84, 90).map((length) => "狐".repeat(length))
 )
 
-it("are read as they were written", () =>
+it("text rows are read as they were written", () =>
   fc.assert(
     fc.property(fc.array(fc.option(texts), { minLength: 1, maxLength: 14 }), (values) => {
       assert.deepStrictEqual(textsOf(packetOf(values), values.length), values)
@@ -55,7 +55,7 @@ it("are read as they were written", () =>
     { numRuns: runs }
   ))
 
-it("fail where they end too soon, or have other columns, and never show what lies behind them", () =>
+it("text rows fail if they end early or have other columns, and never show what lies behind them", () =>
   fc.assert(
     fc.property(fc.array(fc.option(texts), { minLength: 1, maxLength: 5 }), fc.nat(), (values, cut) => {
       const packet = packetOf(values)
@@ -68,7 +68,7 @@ it("fail where they end too soon, or have other columns, and never show what lie
     { numRuns: runs }
   ))
 
-it("are refused where a length is more than there is", () => {
+it("text rows are refused if a length exceeds the packet", () => {
   for (const bytes of [
     [0xfe, 255, 255, 255, 255, 255, 255, 255, 255],
     [0xfd, 255, 255, 255],
@@ -81,7 +81,7 @@ it("are refused where a length is more than there is", () => {
   }
 })
 
-it("are taken from a driver that reads them itself, if they are texts", () => {
+it("text rows are accepted from a driver that parses them itself, if they are texts", () => {
   const byDriver =
     (rows: unknown): Querying["query"] =>
     (_, done) => {

@@ -1,6 +1,6 @@
 /**
- * TLS that is asked for is TLS, and a password goes to nobody who only says that he is the server: against real servers,
- * and against one that lies.
+ * TLS and passwords: a request for TLS is never ignored, and no impostor learns the password. The tests use real
+ * servers, and one that lies.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Effect, Logger, LogLevel, Redacted } from "effect"
@@ -80,7 +80,7 @@ const urlOf = (
     `mysql://${String(username)}:${encodeURIComponent(PASSWORD)}@${String(host)}:${String(port)}/${String(database)}?${parameters}`
   )
 
-/** Delivers two events by a connection of its own. */
+/** Delivers two events over a separate connection. */
 const deliver = (options: MysqlUploader.Options) =>
   Effect.scoped(
     Effect.flatMap(uploaderOf(options), ({ upload }) => upload({ definition: UseLog, events: uses(2) }))
@@ -109,13 +109,13 @@ const findingsOf = (options: MysqlUploader.Options) =>
 
 // ----------------------------------------------------------------------------------------------------- an impostor
 
-/** What somebody says who has put himself between a program and its server. */
+/** The script of an impostor between a program and its server. */
 interface ImpostorOptions {
   readonly host: string
-  /** offers TLS under this identity */
+  /** Offers TLS with this identity. */
   readonly identity?: Identity
   readonly plugin?: string
-  /** what he says after the login, one after the other, each as soon as the client has said something */
+  /** The messages after the login, each sent when the client has said something. */
   readonly messages?: ReadonlyArray<Buffer>
 }
 
@@ -129,13 +129,13 @@ const moreData = (data: string | Buffer) => Buffer.concat([Buffer.from([1]), Buf
 
 const CLIENT_SSL = 0x0800
 
-/** Length of a request for TLS, which a login exceeds. */
+/** The length of a request for TLS; a login is longer. */
 const TLS_REQUEST_BYTES = 32
 
 /** The greeting of MySQL 8 (MySQL Source Code Documentation, "Protocol::HandshakeV10"). */
 const greeting = (plugin: string, offersTls: boolean) => {
   const flags = 0xffff_f7ff + (offersTls ? CLIENT_SSL : 0)
-  // without multi-factor authentication, deprecated EOF, optional metadata and what lies beyond
+  // without multi-factor authentication, deprecated EOF, optional metadata and later flags
   const upper = (flags >>> 16) & 0x00ff
   return Buffer.concat([
     Buffer.from("\x0a8.0.30\0"),
@@ -148,7 +148,7 @@ const greeting = (plugin: string, offersTls: boolean) => {
   ])
 }
 
-/** Listens, and notes whatever could be a password. */
+/** Listens, and collects everything that could be a password. */
 const impostor = ({ host, identity, messages = [], plugin = "caching_sha2_password" }: ImpostorOptions) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
@@ -188,7 +188,7 @@ const impostor = ({ host, identity, messages = [], plugin = "caching_sha2_passwo
       })
   )
 
-/** Whether he has the password: as it is, or under his own key, masked by his own scramble. */
+/** Whether the impostor has the password: in clear, or encrypted with his key and masked by his scramble. */
 const hasLearnt = (heard: ReadonlyArray<Buffer>) =>
   heard.some((chunk) => {
     if (chunk.includes(PASSWORD)) return true
@@ -217,7 +217,7 @@ const credentials = (host: string, port: number) => ({
 
 // ------------------------------------------------------------------------------------------------------- spellings
 
-/** Words of other drivers and tools, and what people make of them. */
+/** Names of other drivers and tools, and misspellings of them. */
 const name = fc
   .oneof(
     fc
@@ -274,8 +274,8 @@ const value = fc.oneof(
   fc.string({ maxLength: 8 })
 )
 
-describe("what is about TLS", () => {
-  it.scopedLive("a parameter of the URL, however it is spelt, never leads to a connection in the clear", () =>
+describe("TLS and connection settings", () => {
+  it.scopedLive("a URL parameter, however it is spelt, never leads to an unencrypted connection", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       const property = fc.asyncProperty(
@@ -302,7 +302,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("an option, however it is spelt, never leads to a connection in the clear", () =>
+  it.scopedLive("an option, however it is spelt, never leads to an unencrypted connection", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       const options = fc.oneof(
@@ -335,7 +335,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("asked for where nothing is read, it is refused", () =>
+  it.scopedLive("a wish for TLS in a place that is not read is refused", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       for (const path of [
@@ -346,7 +346,7 @@ describe("what is about TLS", () => {
           "app?charset=utf8,ssl=true",
           "app?charset=utf8%26sslMode=x"
         ],
-        // the value says it, or a slip of the word
+        // the value asks for TLS, or the name is misspelt
         ...["protocol=tls", "transport=SSL", "minVersion=TLSv1.2", "tsl=true", "sl=true", "ssI=1"].map(
           (parameter) => `app?${parameter}`
         )
@@ -380,7 +380,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("the command refuses variables and flags about TLS that it does not know", () =>
+  it.scopedLive("the command refuses unknown variables and flags about TLS", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const url = `mysql://audit@${here}:1/app`
@@ -408,7 +408,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("a key of the server under a misspelt name is refused, as a parameter and as an option", () =>
+  it.scopedLive("a misspelt name of the server's key is refused, as a parameter and as an option", () =>
     Effect.gen(function* () {
       const { heard, port } = yield* impostor({ host: here })
       const spellings = [
@@ -434,7 +434,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("another option that means nothing is named once, with the one that was meant", () =>
+  it.scopedLive("an unknown option is reported once, with the name that was meant", () =>
     Effect.gen(function* () {
       const lines: Array<string> = []
       const logger = Logger.make(({ message }) => void lines.push(String(message)))
@@ -465,7 +465,7 @@ describe("what is about TLS", () => {
     })
   )
 
-  it.scopedLive("another parameter that means nothing is named once, and its value is not", () =>
+  it.scopedLive("an unknown parameter is reported once, without its value", () =>
     Effect.gen(function* () {
       const lines: Array<string> = []
       const logger = Logger.make(({ message }) => void lines.push(String(message)))
@@ -487,7 +487,7 @@ describe("what is about TLS", () => {
 // --------------------------------------------------------------------------------------------------- the impostor
 
 describe.skipIf(away === undefined)(
-  "whoever stands between program and server does not learn the password",
+  "an impostor between program and server does not learn the password",
   () => {
     const other = String(
       crypto
@@ -502,7 +502,7 @@ describe.skipIf(away === undefined)(
     }
 
     for (const [plugin, messages] of Object.entries(scripts)) {
-      it.scopedLive(`who asks for ${plugin}`, () =>
+      it.scopedLive(`by asking for ${plugin}`, () =>
         Effect.gen(function* () {
           const { heard, port } = yield* impostor({ host: away!, messages })
           const options = credentials(away!, port)
@@ -515,14 +515,14 @@ describe.skipIf(away === undefined)(
           yield* failureOf(deliver({ ...options, serverPublicKey: other }))
           yield* refuses({ ...options, ssl: true }, "HANDSHAKE_NO_SSL_SUPPORT")
           assert.isFalse(hasLearnt(heard))
-          // who trusts any key tells it to anybody: that is what the judge has to see
+          // A client that trusts any key tells it the password: the judge has to see that.
           yield* failureOf(deliver({ ...options, serverPublicKey: "trust" }))
           assert.strictEqual(hasLearnt(heard), plugin !== "mysql_clear_password")
         })
       )
     }
 
-    it.scopedLive("whatever he says, in whatever order", () =>
+    it.scopedLive("by any messages in any order", () =>
       Effect.gen(function* () {
         const message = fc.oneof(
           fc
@@ -563,7 +563,7 @@ describe.skipIf(away === undefined)(
 )
 
 describe("a host that is an IP address", () => {
-  it.scopedLive("is no localhost: a certificate for that name gets neither user nor password", () =>
+  it.scopedLive("is not localhost: a certificate for localhost gets neither user nor password", () =>
     Effect.gen(function* () {
       const local = yield* Effect.acquireRelease(
         Effect.promise(() => makeCertificates("localhost")),
@@ -576,7 +576,7 @@ describe("a host that is an IP address", () => {
       yield* refuses({ ...options, ssl: { ca } }, "HANDSHAKE_SSL_ERROR", /IP addresses/)
       yield* refuses({ ...options, ssl: { ca, servername: "db.test" } }, "HANDSHAKE_SSL_ERROR")
       assert.deepStrictEqual(heard, [])
-      // the right name: now he is told
+      // with the right name the impostor hears the user
       yield* failureOf(deliver({ ...options, ssl: { ca, servername: "localhost" } }))
       assert.isTrue(heard.some((chunk) => chunk.includes("audit")))
     })
@@ -593,7 +593,7 @@ onEachFlavour("a real server", (flavour) => {
   const isOracles = flavour === "mysql"
   const sql = (database: TestDatabase, text: string) => Effect.promise(() => database.query(text))
 
-  it.scopedLive.skipIf(away === undefined)("its address has to stand in the certificate", () =>
+  it.scopedLive.skipIf(away === undefined)("needs its address in the certificate", () =>
     Effect.gen(function* () {
       const database = yield* migrated(flavour)
       const options = yield* account(database, "INSERT", "REQUIRE SSL")
@@ -612,7 +612,7 @@ onEachFlavour("a real server", (flavour) => {
     })
   )
 
-  it.scopedLive.skipIf(away === undefined)("doctor says what the connection is", () =>
+  it.scopedLive.skipIf(away === undefined)("doctor describes the connection", () =>
     Effect.gen(function* () {
       const database = yield* migrated(flavour)
       const options = yield* account(database, "INSERT")
@@ -629,7 +629,7 @@ onEachFlavour("a real server", (flavour) => {
         yield* tlsOf({ host: away!, serverPublicKey: "trust" }),
         /^warning: none: .*whoever shows a key/
       )
-      // the password was proved just now, and need not be sent
+      // The server knows the password from the login before, so it need not be sent.
       assert.match(yield* tlsOf({ host: away! }), /^warning: none: events cross the network in the clear/)
       const ofWrong = yield* findingsOf({ ...options, host: away!, ssl: { ca } })
       assert.match(ofWrong("login"), /^failure: .*certificate.*\(HANDSHAKE_SSL_ERROR\)/)
@@ -645,7 +645,7 @@ onEachFlavour("a real server", (flavour) => {
   )
 
   it.scopedLive.skipIf(away === undefined || isOracles)(
-    "MariaDB asks for no password, so no key is needed",
+    "MariaDB never asks for the password in clear, so it needs no key",
     () =>
       Effect.gen(function* () {
         const database = yield* migrated(flavour)
@@ -654,7 +654,7 @@ onEachFlavour("a real server", (flavour) => {
   )
 
   it.scopedLive.skipIf(away === undefined || !isOracles)(
-    "caching_sha2_password: without TLS the password needs a key that somebody vouches for",
+    "caching_sha2_password: without TLS the password needs a trusted key",
     () =>
       Effect.gen(function* () {
         const database = yield* migrated(flavour)
@@ -672,7 +672,7 @@ onEachFlavour("a real server", (flavour) => {
         )
         yield* refuses({ ...options, serverPublicKey: ownPublicKey }, "1045", /`serverPublicKey`/)
         yield* delivers({ ...options, serverPublicKey: key })
-        // from now on the server knows a digest, and the password is proved
+        // from now on the server has cached the password
         yield* delivers(options)
         yield* refused
         yield* delivers({ ...options, serverPublicKey: "trust" })
@@ -692,7 +692,7 @@ onEachFlavour("a real server", (flavour) => {
         )
         assert.strictEqual(stderr, "")
         assert.match(stdout, /ok {7}login: /)
-        // loopback as ever
+        // loopback needs no key
         yield* forget
         yield* delivers({ ...options, host: here })
         // a restart empties the server's cache
@@ -708,28 +708,30 @@ onEachFlavour("a real server", (flavour) => {
       })
   )
 
-  it.scopedLive.skipIf(away === undefined || !isOracles)("sha256_password: the same, at each login", () =>
-    Effect.gen(function* () {
-      const database = yield* migrated(flavour)
-      const user = `sha256_${process.pid}`
-      yield* sql(database, `CREATE USER '${user}'@'%' IDENTIFIED WITH sha256_password BY '${PASSWORD}'`)
-      yield* Effect.addFinalizer(() => sql(database, `DROP USER '${user}'@'%'`))
-      yield* sql(database, `GRANT INSERT ON \`${database.config.database}\`.* TO '${user}'@'%'`)
-      const options = {
-        ...connectionOptions(database),
-        host: away!,
-        username: user,
-        password: Redacted.make(PASSWORD)
-      }
-      const key = read(path.join(server.dataDirectory, "public_key.pem"))
-      for (let login = 0; login < 2; login++) {
-        yield* refuses(options, "SERVER_PUBLIC_KEY")
-        yield* delivers({ ...options, serverPublicKey: key })
-        yield* delivers({ ...options, serverPublicKey: "trust" })
-        yield* delivers({ ...options, host: here })
-        yield* delivers({ ...options, ssl: { ca: read(certificates.authority), servername: "db.test" } })
-      }
-      yield* refuses({ ...options, serverPublicKey: ownPublicKey }, "1045", /`serverPublicKey`/)
-    })
+  it.scopedLive.skipIf(away === undefined || !isOracles)(
+    "sha256_password: without TLS each login needs a trusted key",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* migrated(flavour)
+        const user = `sha256_${process.pid}`
+        yield* sql(database, `CREATE USER '${user}'@'%' IDENTIFIED WITH sha256_password BY '${PASSWORD}'`)
+        yield* Effect.addFinalizer(() => sql(database, `DROP USER '${user}'@'%'`))
+        yield* sql(database, `GRANT INSERT ON \`${database.config.database}\`.* TO '${user}'@'%'`)
+        const options = {
+          ...connectionOptions(database),
+          host: away!,
+          username: user,
+          password: Redacted.make(PASSWORD)
+        }
+        const key = read(path.join(server.dataDirectory, "public_key.pem"))
+        for (let login = 0; login < 2; login++) {
+          yield* refuses(options, "SERVER_PUBLIC_KEY")
+          yield* delivers({ ...options, serverPublicKey: key })
+          yield* delivers({ ...options, serverPublicKey: "trust" })
+          yield* delivers({ ...options, host: here })
+          yield* delivers({ ...options, ssl: { ca: read(certificates.authority), servername: "db.test" } })
+        }
+        yield* refuses({ ...options, serverPublicKey: ownPublicKey }, "1045", /`serverPublicKey`/)
+      })
   )
 })

@@ -1,5 +1,5 @@
 /**
- * One contract for every Trail: what was delivered is found, exactly, in order, and once.
+ * The contract of every Trail: it finds each delivered event exactly, in order, and once.
  *
  * @module
  */
@@ -19,7 +19,7 @@ import { onEachServer } from "../support/servers.js"
 import { all, mysqlTarget, type ReadTarget, sqliteTarget } from "../support/trail.js"
 
 const FIELDS = {
-  /** a text under a collation to which much is equal that is not */
+  /** A text under a collation that treats many different texts as equal. */
   name: AuditEvent.optional(Schema.String),
   note: AuditEvent.optional(Schema.String),
   whole: AuditEvent.optional(Schema.Int),
@@ -43,7 +43,7 @@ class Doc extends AuditEvent.Class<Doc>()("doc", {
   indexes: [["name"]]
 }) {}
 
-/** The same table, by a program that wants more. */
+/** The same table, read by a program with stricter fields. */
 class Strict extends AuditEvent.Class<Strict>()("strict", {
   table: "docs",
   fields: { ...FIELDS, name: Schema.String.pipe(Schema.minLength(3)), whole: Schema.Int },
@@ -57,7 +57,7 @@ const randomId = () => textOf(randomBytes(16))
 const doc = (input: AuditEvent.InputOf<typeof Doc>, time = T0, eventId = v7()) =>
   stored(Doc, input, { time, eventId })
 
-/** What was recorded, as it stands in a line. */
+/** The recorded fields, as they are in a line. */
 const lineOf = (event: object) =>
   Either.getOrThrow(compile(Doc).encode(event, "01890a5d-ac96-774b-bcce-b302099a8057", T0))
 
@@ -148,7 +148,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
   test("pages over ties, clocks set back and ids that do not grow, in both orders", ({ deliver, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 3000 }, (_, index) => {
-        // most in a few milliseconds; a clock is set back in the middle
+        // Most events share a few milliseconds, and a clock is set back in the middle.
         const time = index < 1000 ? T0 + 5 : T0 + ((index * 7) % 4) - (index > 2000 ? 2 : 0)
         return doc({ whole: index }, time, index % 3 === 0 ? randomId() : v7())
       })
@@ -194,7 +194,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       }
     }))
 
-  test("finds exactly what was asked for, whatever the collation", ({ deliver, trail }) =>
+  test("finds exactly what was searched for, whatever the collation", ({ deliver, trail }) =>
     Effect.gen(function* () {
       const given = fc
         .sample(inputs, { numRuns: 500, seed: 7 })
@@ -261,7 +261,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       for (const field of ["whole", "digits"] as const) {
         for (const value of [0, 1, -1, given.find(({ whole }) => Math.abs(whole ?? 0) > 1e6)!.whole!]) {
           yield* check(field, value, (it) => it === value)
-          // a text as a number loses digits beyond 2^53
+          // compared as a number, a text loses digits beyond 2^53
           yield* check(field, { from: value }, (it) => it !== null && it >= value)
         }
       }
@@ -288,7 +288,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       )
     }))
 
-  test("finds rows that do not fit the kind any more, and goes on behind them", ({ deliver, trail }) =>
+  test("reports rows that do not fit the kind any more, and continues after them", ({ deliver, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 300 }, (_, index) =>
         doc(
@@ -311,7 +311,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       })
     }))
 
-  test("leaves rows without a time or an id to a search of their own", ({ deliver, execute, trail }) =>
+  test("leaves rows without a time or an id to a separate search", ({ deliver, execute, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 200 }, (_, index) => doc({ whole: index }, T0 + index))
       yield* deliver(Doc, events)
@@ -334,7 +334,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       )
     }))
 
-  test("reads tables that no index orders", ({ deliver, execute, trail }) =>
+  test("reads tables without a suitable index", ({ deliver, execute, trail }) =>
     Effect.gen(function* () {
       const events = Array.from({ length: 500 }, (_, index) =>
         doc({ whole: index }, T0 + (index % 9), randomId())
@@ -383,7 +383,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
         assert.strictEqual(misused.code, "QUERY")
       }
 
-      // the queue knows of an event whose table is not there; of any other nobody does
+      // If the table is missing, then only the events of the queue are known.
       yield* execute(`DROP TABLE ${UseLog.table}`)
       const own = (eventId: string) => trail.get(UseLog, eventId)
       assert.strictEqual(Option.getOrThrow(yield* own(waiting.eventId))._tag, "Waiting")
@@ -391,7 +391,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       assert.strictEqual((yield* Effect.flip(own(delivered.eventId))).code, "1146")
     }))
 
-  test("refuses a search that means nothing", ({ deliver, trail }) =>
+  test("refuses a meaningless search", ({ deliver, trail }) =>
     Effect.gen(function* () {
       yield* deliver(Doc, [doc({})])
       const failing = (query: object) => Effect.flip(all(trail.find(Doc, query)))
@@ -408,7 +408,7 @@ const contract = (open: Effect.Effect<ReadTarget, unknown, Scope.Scope>) => {
       }
     }))
 
-  test("says what is missing", ({ deliver, other, trail }) =>
+  test("names the missing table or right", ({ deliver, other, trail }) =>
     Effect.gen(function* () {
       yield* deliver(Doc, [doc({})])
       const elsewhere = yield* other({ tables: { doc: "nowhere" } })

@@ -1,5 +1,5 @@
 /**
- * What a Trail does where a server is slow, breaks off, or holds much: it goes on, in smaller steps.
+ * A Trail under hard conditions: if a server is slow, breaks off or holds much, then it continues in smaller steps.
  *
  * @module
  */
@@ -29,7 +29,7 @@ const readable = (rootUrl: string) =>
     return { database, options, reader, uploader: yield* uploaderOf(options) }
   })
 
-/** Rows of one millisecond, a power of two of them. */
+/** Multiplies the rows by a power of two, all in one millisecond. */
 const multiply = (database: TestDatabase, doublings: number) =>
   Effect.promise(async () => {
     for (let n = 0; n < doublings; n++) {
@@ -43,7 +43,7 @@ const multiply = (database: TestDatabase, doublings: number) =>
 const T0 = Date.UTC(2026, 0, 31, 8)
 
 onEachServer("Trail", ({ rootUrl }) => {
-  it.scopedLive("goes on where the connection breaks in the middle", () =>
+  it.scopedLive("continues after the connection breaks halfway", () =>
     Effect.gen(function* () {
       const { database, reader, uploader } = yield* readable(rootUrl)
       const events = uses(2000)
@@ -73,7 +73,7 @@ onEachServer("Trail", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("reads rows of which a page is more than an answer may have", () =>
+  it.scopedLive("reads rows of which a page would exceed the limit of an answer", () =>
     Effect.gen(function* () {
       const { database, reader, uploader } = yield* readable(rootUrl)
       yield* uploader.upload({ definition: UseLog, events: [use({ prompt: "x".repeat(4 << 20) })] })
@@ -92,7 +92,7 @@ onEachServer("Trail", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("finds a rare match among many rows of one millisecond, and says how far it came", () =>
+  it.scopedLive("finds a rare match among many rows of one millisecond, and reports its progress", () =>
     Effect.gen(function* () {
       const { database, reader, uploader } = yield* readable(rootUrl)
       yield* uploader.upload({ definition: UseLog, events: [use({ prompt: "the one" })] })
@@ -116,7 +116,7 @@ onEachServer("Trail", ({ rootUrl }) => {
   )
 
   it.scopedLive(
-    "reads on in windows where the server ends what takes too long, and says how far it came",
+    "continues in smaller windows if the server ends slow statements, and reports its progress",
     () =>
       Effect.gen(function* () {
         const { database, reader, uploader } = yield* readable(rootUrl)
@@ -161,7 +161,7 @@ onEachServer("Trail", ({ rootUrl }) => {
       })
   )
 
-  it.scopedLive("waits for no lock longer than it may", () =>
+  it.scopedLive("waits for no lock beyond the statement's time limit", () =>
     Effect.gen(function* () {
       const { database, reader, uploader } = yield* readable(rootUrl)
       yield* uploader.upload({ definition: UseLog, events: uses(3) })
@@ -179,7 +179,7 @@ onEachServer("Trail", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("says what to do about an account that may not read, and shows nothing of it", () =>
+  it.scopedLive("tells an account without SELECT what to do, and never shows the password", () =>
     Effect.gen(function* () {
       const { database, uploader } = yield* readable(rootUrl)
       yield* uploader.upload({ definition: UseLog, events: [use({ prompt: "PROMPT" })] })

@@ -1,5 +1,5 @@
 /**
- * One contract for every Uploader, and what becomes of every field of the two kinds of the reference.
+ * The contract of every Uploader, with every field of the two kinds of the reference.
  */
 import { assert, describe, it } from "@effect/vitest"
 import type { Scope } from "effect"
@@ -20,14 +20,14 @@ import { connectionOptions, mysqlDatabase } from "../support/mysql.js"
 import { onEachServer } from "../support/servers.js"
 import { openSqlite } from "../support/sqlite.js"
 
-/** An uploader to an empty database, and a way to look into it that is not its own. */
+/** An uploader to an empty database, and a view of that which is independent of the uploader. */
 interface Target {
   readonly uploader: Uploader["Type"]
   /** The columns of the events of a kind, in the order in which they were stored. */
   readonly rows: (definition: AuditEvent.Any) => Effect.Effect<ReadonlyArray<ReadonlyArray<SqlValue>>>
-  /** Their ids and times (UTC, milliseconds). */
+  /** The ids and times of those events (UTC, milliseconds). */
   readonly identities: (definition: AuditEvent.Any) => Effect.Effect<ReadonlyArray<Identity>>
-  /** From now on the database refuses uses of the device `bad`, each by itself. */
+  /** Makes the database refuse uses of the device `bad`, each by itself. */
   readonly refuseBad: Effect.Effect<void>
 }
 
@@ -78,7 +78,7 @@ const sqlite = Effect.gen(function* () {
   return {
     uploader,
     rows: (definition) =>
-      // as bytes: libsql ends a text at its first NUL when it reads it
+      // as bytes, since libsql ends a text at its first NUL
       database(
         `SELECT ${columnNames(definition)
           .map((name) => `typeof("${name}") || ':' || hex("${name}") AS "${name}"`)
@@ -96,7 +96,7 @@ const sqlite = Effect.gen(function* () {
         (rows) => rows.map((row) => ({ id: row.id as string, time: row.time as string | null }))
       ),
     refuseBad: Effect.gen(function* () {
-      // SQLite cannot add a CHECK to a table that exists; the table is made by the first upload
+      // SQLite cannot add a CHECK to an existing table, and the first upload makes the table
       yield* uploader
         .upload({ definition: UseLog, events: [use({ deviceName: "first" })] })
         .pipe(Effect.orDie)
@@ -132,9 +132,9 @@ const memory = Effect.gen(function* () {
   } satisfies Target
 })
 
-/** Every uploader keeps it. */
+/** The tests that every uploader must pass. */
 const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
-  /** Delivers, and wants nothing rejected. */
+  /** Delivers, and expects nothing rejected. */
   const deliver = ({ uploader }: Target, definition: AuditEvent.Any, events: ReadonlyArray<StoredEvent>) =>
     Effect.map(uploader.upload({ definition, events }), ({ rejected }) =>
       assert.deepStrictEqual(rejected, [])
@@ -199,7 +199,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
         rows,
         events.map((event) => event.row)
       )
-      // what `row` itself must hold is the business of Line.test.ts; here only what the reference promises
+      // test/schema/line.test.ts tests `row` itself; this test holds the promises of the reference
       const none = null
       assert.deepStrictEqual(rows[0], Object.values(fullUse))
       assert.deepStrictEqual(rows[1], ["未知用户", "未知设备", "", none, "error", none, none, none, none])
@@ -255,7 +255,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
       assert.strictEqual(prompts.length, 777)
     }))
 
-  test("stores each event once: repeated batches, overlapping ones, an id twice in one", (target) =>
+  test("stores each event once in repeated batches, overlapping ones, and twice in one", (target) =>
     Effect.gen(function* () {
       const events = uses(250)
       yield* deliver(target, UseLog, events.slice(0, 150))
@@ -270,7 +270,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
       )
     }))
 
-  test("rejects the events that are refused, delivers all others in order", (target) =>
+  test("rejects the events that the database refuses, and delivers all others in order", (target) =>
     Effect.gen(function* () {
       yield* target.refuseBad
       for (const bad of [[0], [99], [57], [3, 10, 11, 12, 40, 41, 42, 43, 44, 98]]) {
@@ -287,7 +287,7 @@ const contract = (open: Effect.Effect<Target, unknown, Scope.Scope>) => {
           (yield* target.rows(UseLog)).slice(before),
           good.map((event) => event.row)
         )
-        // and once more, as after a crash
+        // again, as after a crash
         const again = yield* target.uploader.upload({ definition: UseLog, events })
         assert.strictEqual(again.rejected.length, bad.length)
         assert.strictEqual((yield* target.rows(UseLog)).length, before + good.length)

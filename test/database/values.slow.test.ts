@@ -1,6 +1,6 @@
 /**
- * What is recorded is what is stored: alone or with others, again or among rows that the database refuses, and in a
- * server whose time zone has a summer time.
+ * Values: the database stores what was recorded. Events go alone or together, once or again, among refused rows, and to
+ * a server with daylight saving time.
  */
 import { Effect, Exit, Redacted, Schema, Scope } from "effect"
 import fc from "fast-check"
@@ -28,7 +28,7 @@ const RUNS = isLong ? 2 : 1
 interface Field {
   readonly schema: Schema.Struct.Field
   readonly values: fc.Arbitrary<unknown>
-  /** what was recorded, as a text column shows it */
+  /** The recorded value as a text column shows it. */
   readonly text: (value: never) => string | null
 }
 
@@ -139,7 +139,7 @@ const bigints = fc.oneof(
   fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n })
 )
 
-/** Around both changes of the clock in Europe/Berlin, and at the ends of what columns hold. */
+/** Dates around both clock changes in Europe/Berlin, and at the ends of the columns' ranges. */
 const dates = fc.oneof(
   fc.integer({ min: Date.UTC(2026, 2, 29, 0), max: Date.UTC(2026, 2, 29, 3) }).map((ms) => new Date(ms)),
   fc.integer({ min: Date.UTC(2026, 9, 25, 0), max: Date.UTC(2026, 9, 25, 3) }).map((ms) => new Date(ms)),
@@ -223,11 +223,11 @@ const FIELDS = {
 
 // ------------------------------------------------------------------------------------------------ columns
 
-/** Whether the stored text is what was recorded; `text` is that, `value` the value itself. */
+/** Whether the stored text equals the record; `text` is the expected text, `value` the value itself. */
 type Holds = (stored: string | null, text: string | null, value: unknown) => boolean
 
 const sameText: Holds = (stored, text) => stored === text
-/** 0 and -0 are the same in JSON, and so on disk. */
+/** JSON does not distinguish 0 and -0, and neither does the queue. */
 const sameNumber: Holds = (stored, text) =>
   stored === null ? text === null : Number(stored) === Number(text)
 const sameJson: Holds = (stored, text) =>
@@ -235,14 +235,14 @@ const sameJson: Holds = (stored, text) =>
 const bytes: Holds = (stored, text) =>
   (stored === null ? null : Buffer.from(stored, "hex").toString("utf8")) === text
 const sameMember: Holds = (stored, text) => stored?.toLowerCase() === text?.toLowerCase().replace(/ +$/, "")
-/** In two's complement; fractions are rounded away from zero. */
+/** Compares in two's complement; fractions are rounded away from zero. */
 const bits: Holds = (stored, text, value) => {
   if (stored === null || text === null) return stored === text
   const whole =
     typeof value === "number" ? BigInt(Math.sign(value) * Math.round(Math.abs(value))) : BigInt(text)
   return stored === String(BigInt.asUintN(64, whole)) && whole >= -(2n ** 63n) && whole < 2n ** 64n
 }
-/** An exact decimal of ten digits after the point: what has more is rounded. */
+/** Compares an exact decimal with ten digits after the point; further digits are rounded. */
 const decimal: Holds = (stored, text) => {
   if (stored === null || text === null) return stored === text
   if (/^-?\d+$/.test(text)) return stored === `${text === "-0" ? "0" : text}.0000000000`
@@ -272,12 +272,12 @@ const NUMBERS = [...INTEGERS, "number", "nullOrNumber", "numberFromText"]
 const DATES = ["date", "dateOfNumber", "nullOrDate"]
 
 interface Column {
-  /** undefined: what `migrate` makes of the field */
+  /** If undefined, the column that `migrate` makes for the field. */
   readonly type?: string
-  /** an expression that shows the value as text */
+  /** An SQL expression that shows the value as text. */
   readonly read?: string
   readonly holds: Holds
-  /** the fields whose values it either keeps or refuses; of the others only that all ways agree is promised */
+  /** The fields whose values it keeps or refuses. For all others only equal results in all ways are promised. */
   readonly keeps: ReadonlyArray<string>
 }
 
@@ -295,12 +295,12 @@ const COLUMNS: Record<string, Column> = {
   text: text("TEXT NULL"),
   latin1: text("VARCHAR(255) CHARACTER SET latin1 NULL"),
   utf8mb3: text("LONGTEXT CHARACTER SET utf8mb3 NULL"),
-  // blanks at the end are not part of what it holds
+  // blanks at the end are not part of the value
   char: {
     ...text("CHAR(40) NULL"),
     holds: (stored, text) => stored === (text === null ? null : text.replace(/ +$/, ""))
   },
-  // case and blanks at the end make no other member
+  // neither case nor blanks at the end make a different member
   enum: { ...text("ENUM('a', 'b', '1') NULL"), holds: sameMember },
   set: { ...text("SET('a', 'b', '1', '16') NULL"), holds: sameMember },
   varbinary: { type: "VARBINARY(255) NULL", read: "HEX(value)", holds: bytes, keeps: ALL },
@@ -312,7 +312,7 @@ const COLUMNS: Record<string, Column> = {
   boolean: { type: "BOOLEAN NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   bit: { type: "BIT(1) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: INTEGERS },
   bits: { type: "BIT(64) NULL", read: "CAST(value + 0 AS CHAR)", holds: bits, keeps: NUMBERS },
-  // 0000 is a year, too
+  // 0000 is a valid year
   year: { type: "YEAR NULL", read: CHAR, holds: sameNumber, keeps: INTEGERS },
   time: { type: "TIME NULL", read: CHAR, holds: sameText, keeps: INTEGERS },
   double: {
@@ -342,7 +342,7 @@ const COLUMNS: Record<string, Column> = {
   }
 }
 
-/** What `migrate` makes of a field holds whatever the field may be, but for the ends of BIGINT and DATETIME. */
+/** The column that `migrate` makes: it holds any value of the field, except beyond BIGINT and DATETIME. */
 const ownColumn = (name: string): Column => ({
   read: INTEGERS.includes(name) && name !== "numberLiteral" ? CHAR : "value",
   holds: NUMBERS.includes(name)
@@ -373,9 +373,9 @@ const kindOf = (name: string, table: string, { type }: Column): AuditEvent.Any =
     }
   })
 
-// ------------------------------------------------------------------------------------------------- the ways
+// ------------------------------------------------------------------------------------------------- delivery
 
-/** What became of a value: the text that is stored, or the code with which it was refused. */
+/** The outcome of a value: the stored text, or the code of its refusal. */
 type Outcome = { readonly stored: string | null } | { readonly code: string }
 
 const run = <A, E>(effect: Effect.Effect<A, E>) => Effect.runPromise(effect)
@@ -402,11 +402,11 @@ onEachFlavour("values", (flavour) => {
 
   const eventOf = (definition: AuditEvent.Any, value: unknown, mark = "ok", filler = ""): StoredEvent => ({
     ...stored(definition, { value, mark, filler }),
-    // the drift guard counts the others, and would stop the queue
+    // the drift guard would count the other events, and stop the queue
     retried: true
   })
 
-  /** Uploads the events and tells of each what became of it. */
+  /** Uploads the events, and returns the outcome of each. */
   const outcomes = async (definition: AuditEvent.Any, read: string, events: ReadonlyArray<StoredEvent>) => {
     const { rejected } = await run(uploader.upload({ definition, events }))
     const rows = await database.query<{ id: string; value: string | number | null }>(
@@ -422,14 +422,14 @@ onEachFlavour("values", (flavour) => {
     })
   }
 
-  /** What becomes of the values, which must be the same in all ways that an event can go. */
+  /** The outcomes of the values, which must be equal in all ways that an event can take. */
   const inAllWays = async (definition: AuditEvent.Any, column: Column, values: ReadonlyArray<unknown>) => {
     const read = column.read ?? "value"
     await database.query(`DELETE FROM \`${definition.table}\``)
     const singles = values.map((value) => eventOf(definition, value))
     const alone: Array<Outcome> = []
     for (const event of singles) alone.push(...(await outcomes(definition, read, [event])))
-    // so large that it is prepared on every server
+    // so large that every server gets it prepared
     const large = eventOf(definition, values[0], "ok", "x".repeat(600_000))
     expect(await outcomes(definition, read, [large])).toEqual([alone[0]])
     const isStored = (index: number) => "stored" in alone[index % values.length]!
@@ -477,21 +477,21 @@ onEachFlavour("values", (flavour) => {
     )
   }
 
-  describe("what `migrate` makes of", () => {
+  describe("a column that `migrate` creates for", () => {
     for (const name of ALL) test(name, check(name, `own_${name}`, ownColumn(name)))
   })
 
   for (const [place, [columnName, column]] of Object.entries(COLUMNS).entries()) {
     describe(columnName, () => {
-      // a TIMESTAMP that gets dates and texts is refused by name: see below
+      // a TIMESTAMP that gets dates and texts is refused by name, as a test below shows
       const names = columnName.startsWith("timestamp") ? ALL.filter((name) => name !== "dateOrText") : ALL
-      // field and column like the squares of a chessboard: each of both meets both servers
+      // Fields and columns alternate between the servers like the squares of a chessboard.
       const isHere = (_: string, field: number) => isTurnOf(flavour, place + field)
       for (const name of names.filter(isHere)) test(name, check(name, `t_${columnName}`, column))
     })
   }
 
-  test("text that is no member of an ENUM or a SET, and more bits than there are, are refused", async () => {
+  test("rejects text that is not a member of an ENUM or a SET, and more bits than fit", async () => {
     const definition = AuditEvent.Class()("silent", {
       table: "silent",
       fields: {
@@ -530,7 +530,7 @@ onEachFlavour("values", (flavour) => {
     ])
   })
 
-  test("what a column of times would guess at is refused, and what says the time is stored", async () => {
+  test("rejects what a time column would guess at, and stores what states the time", async () => {
     const TYPES = { y: "YEAR", t: "TIME", d: "DATE", dt: "DATETIME", ts: "TIMESTAMP(3)" }
     const definition = AuditEvent.Class()("guessed", {
       table: "guessed",
@@ -580,7 +580,7 @@ onEachFlavour("values", (flavour) => {
     ])
   })
 
-  test("rows that were made before a column was altered are made again", async () => {
+  test("prepares rows again if a column was altered after they were prepared", async () => {
     const definition = AuditEvent.Class()("altered", {
       table: "altered",
       fields: { n: Schema.Number },
@@ -593,7 +593,7 @@ onEachFlavour("values", (flavour) => {
       await database.query("ALTER TABLE altered MODIFY n DOUBLE NULL")
       await run(uploader.upload({ definition, events: fresh(1) }))
       await database.query("DELETE FROM altered")
-      // its rows are made now, for the table as it is
+      // prepares its rows now, for the table as it is
       const ahead = uploader.upload({ definition, events: fresh(count) })
       await database.query("ALTER TABLE altered MODIFY n VARCHAR(40) NULL")
       const sessions = await database.query<{ id: number }>(
@@ -628,20 +628,20 @@ onEachFlavour("values", (flavour) => {
       )
     ).map(({ at }) => new Date(Math.round(Number(at) * 1000)).toISOString())
 
-  /** Every quarter of an hour around both changes: 01:00 UTC is left out in March, and 00:00 doubled in October. */
+  /** Every quarter of an hour around both changes: in March 01:00 UTC is skipped, in October 00:00 UTC is doubled. */
   const CHANGES = [Date.UTC(2026, 2, 29), Date.UTC(2026, 9, 25)].flatMap((from) =>
     Array.from({ length: 16 }, (_, index) => new Date(from + index * 900_000 + 7))
   )
   const isoOf = (moments: ReadonlyArray<Date>) => moments.map((at) => at.toISOString())
 
-  test("the server has a summer time", async () => {
+  test("the server has a daylight saving time", async () => {
     const [zone] = await database.query<{ summer: string; winter: string }>(
       "SELECT FROM_UNIXTIME(1782907200) AS summer, FROM_UNIXTIME(1767268800) AS winter"
     )
     expect(zone).toMatchObject({ summer: "2026-07-01 14:00:00", winter: "2026-01-01 13:00:00" })
   })
 
-  test("a Date in a TIMESTAMP is exact in the hours that a change of the clock leaves out or doubles", async () => {
+  test("stores a Date in a TIMESTAMP exactly in hours that a clock change skips or doubles", async () => {
     const definition = dated("changes")
     await migrate(definition)
     for (const at of CHANGES) expect(await run(upload(definition, [{ at }]))).toEqual({ rejected: [] })
@@ -654,7 +654,7 @@ onEachFlavour("values", (flavour) => {
       )
     ).toEqual({ rejected: [] })
     expect(await momentsOf("changes")).toEqual(isoOf([...CHANGES, ...CHANGES]))
-    // what the server sets itself agrees with the rows of others
+    // a time set by the server agrees with the rows of others
     await database.query("INSERT INTO changes (at) VALUES (NULL)")
     const [other] = await database.query<{ apart: number }>(
       "SELECT MAX(UNIX_TIMESTAMP(created_at)) - MIN(UNIX_TIMESTAMP(created_at)) AS apart FROM changes"
@@ -662,7 +662,7 @@ onEachFlavour("values", (flavour) => {
     expect(Number(other?.apart)).toBeLessThan(1800)
   })
 
-  test("two kinds by turns on one session each keep their time zone", async () => {
+  test("keeps the time zone of two kinds that alternate on one session", async () => {
     const utc = dated("turns_utc")
     const local = Moment("turns_local", { at: Schema.String, moment: Schema.Date }, { at: TIMESTAMP })
     await migrate(utc, local)
@@ -680,7 +680,7 @@ onEachFlavour("values", (flavour) => {
     for (const { late } of rows) expect(late).toBeLessThan(1800)
   })
 
-  /** Kinds that one session cannot write without shifting something. */
+  /** Kinds that one session cannot write without shifting a time. */
   const REFUSED: ReadonlyArray<readonly [string, AuditEvent.Any, string?]> = [
     [
       "dates and texts into two TIMESTAMPs",
@@ -697,7 +697,7 @@ onEachFlavour("values", (flavour) => {
     ]
   ]
 
-  /** What the server makes by the session's clock, in columns beside a TIMESTAMP; and what it does not. */
+  /** Columns beside a TIMESTAMP, and whether the server fills them by the session's clock. */
   const CLOCKS: Record<string, boolean> = {
     "DATETIME DEFAULT (NOW() - INTERVAL 1 DAY)": true,
     "DATETIME DEFAULT (FROM_UNIXTIME(1782907200))": true,
@@ -720,7 +720,7 @@ onEachFlavour("values", (flavour) => {
   }
 
   test.for(Object.entries(CLOCKS).map((clock, index) => [index, ...clock] as const))(
-    "a column %i %s beside dates in a TIMESTAMP is not shifted",
+    "does not shift column %i, %s, beside dates in a TIMESTAMP",
     async ([index, column, isRefused]) => {
       const definition = dated(`clock_${index}`)
       await migrate(definition)
@@ -741,7 +741,7 @@ onEachFlavour("values", (flavour) => {
   )
 
   test.for(REFUSED)(
-    "%s: the kind is refused by name, unless the server is in UTC",
+    "refuses the kind by name unless the server is in UTC: %s",
     async ([_, definition, column]) => {
       await migrate(definition)
       if (column !== undefined) await database.query(`ALTER TABLE ${definition.table} ADD COLUMN ${column}`)
@@ -768,7 +768,7 @@ onEachFlavour("values", (flavour) => {
     }
   )
 
-  test("texts in TIMESTAMPs, and dates in DATETIMEs, need no time zone", async () => {
+  test("needs no time zone for texts in TIMESTAMPs and dates in DATETIMEs", async () => {
     const definition = Moment("harmless", { at: Schema.String, moment: Schema.Date }, { at: TIMESTAMP })
     await migrate(definition)
     await database.query("ALTER TABLE harmless ADD COLUMN made DATETIME DEFAULT CURRENT_TIMESTAMP")
@@ -783,7 +783,7 @@ onEachFlavour("values", (flavour) => {
     expect(rows.map(({ moment }) => moment)).toEqual(CHANGES.map(dateText))
   })
 
-  test("an account that may INSERT and nothing else suffices", async () => {
+  test("needs INSERT and no other right", async () => {
     const definition = dated("insert_only")
     await migrate(definition)
     await run(

@@ -1,4 +1,4 @@
-/** The walk through a table: nothing is left out or found twice, whatever a statement may cost. */
+/** The walk through a table: it finds each row once, whatever a statement costs. */
 import { assert, it } from "@effect/vitest"
 import { Chunk, Effect, FastCheck as fc, identity, Stream } from "effect"
 import {
@@ -16,16 +16,16 @@ const error = new TrailError({ class: "transient", code: "3024", reason: "too sl
 
 interface Table {
   readonly times: ReadonlyArray<number>
-  /** whether a row fits, of which one in so many does */
+  /** One in so many rows matches. */
   readonly every: number
-  /** a statement that looks at more rows fails */
+  /** A statement that looks at more rows fails. */
   readonly mostRows: number
-  /** a page of more rows fails */
+  /** A page of more rows fails. */
   readonly mostFound: number
   readonly hasConditions: boolean
 }
 
-/** A table in memory, whose statements cost as many rows as they look at. */
+/** A table in memory, whose statements cost the rows that they look at. */
 const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) => {
   const rows = times
     .map((time, index) => ({ time, id: String(index).padStart(8, "0"), fits: index % every === 0 }))
@@ -66,7 +66,7 @@ const tableOf = ({ every, hasConditions, mostFound, mostRows, times }: Table) =>
         if (count > mostFound) return yield* new TooMuch({ what: "large", error })
         return new Made(result(), count, last, size)
       }),
-    // by the index alone, which costs next to nothing
+    // by the index alone, at almost no cost
     ahead: (after, count) =>
       Effect.sync(() => {
         const row = rows[placeOf(after) + count]
@@ -85,7 +85,7 @@ const tables: fc.Arbitrary<Table> = fc.record({
   hasConditions: fc.boolean()
 })
 
-it.effect("takes few pages where each of them reads the whole table", () =>
+it.effect("the walk takes few pages if each of them reads the whole table", () =>
   Effect.gen(function* () {
     const pagesOf = (noWindows: TrailError | undefined) =>
       Effect.gen(function* () {
@@ -109,7 +109,7 @@ it.effect("takes few pages where each of them reads the whole table", () =>
   })
 )
 
-it("finds each row once, in order, with any bound on statements", () =>
+it("the walk finds each row once, in order, with any bound on statements", () =>
   fc.assert(
     fc.asyncProperty(tables, fc.option(fc.integer({ min: 0, max: 700 })), (given, most) =>
       Effect.gen(function* () {
@@ -127,7 +127,7 @@ it("finds each row once, in order, with any bound on statements", () =>
     { numRuns: process.env.AUDIT_LONG === "1" ? 5000 : 300 }
   ))
 
-it.effect("makes progress, and says so, where nothing fits", () =>
+it.effect("the walk makes progress, and reports it, if no row matches", () =>
   Effect.gen(function* () {
     const { table } = tableOf({
       // all in one millisecond
@@ -154,7 +154,7 @@ it.effect("makes progress, and says so, where nothing fits", () =>
   })
 )
 
-it.effect("asks once where an index knows the answer", () =>
+it.effect("the walk asks once if an index knows the answer", () =>
   Effect.gen(function* () {
     const { statements, table } = tableOf({
       times: Array.from({ length: 50_000 }, (_, index) => index),
@@ -171,7 +171,7 @@ it.effect("asks once where an index knows the answer", () =>
   })
 )
 
-it.effect("fails where one row is too much", () =>
+it.effect("the walk fails if one row is too much", () =>
   Effect.gen(function* () {
     const { table } = tableOf({ times: [1, 2], every: 1, mostRows: 100, mostFound: 0, hasConditions: false })
     const failure = yield* Effect.flip(

@@ -1,4 +1,4 @@
-/** The public API says what each of its exports is for: the API reference (`npm run docs:api`) is made from it. */
+/** The public API: each export has a docstring, from which `npm run docs:api` makes the reference. */
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
 import ts from "typescript"
@@ -17,7 +17,7 @@ const program = ts.createProgram(entryPoints, {
 const checker = program.getTypeChecker()
 
 interface Export {
-  /** `MysqlUploader.layer` */
+  /** Such as `MysqlUploader.layer`. */
   readonly name: string
   readonly symbol: ts.Symbol
 }
@@ -27,7 +27,7 @@ const resolved = (symbol: ts.Symbol) =>
 
 const isModule = (symbol: ts.Symbol) => (symbol.flags & ts.SymbolFlags.ValueModule) !== 0
 
-/** What a module exports, that of the modules among it included. */
+/** The exports of a module and of its namespaces. */
 const exportsOf = (module: ts.Symbol, prefix = ""): Array<Export> =>
   checker.getExportsOfModule(module).flatMap((symbol) => {
     const name = prefix + symbol.name
@@ -35,7 +35,7 @@ const exportsOf = (module: ts.Symbol, prefix = ""): Array<Export> =>
     return isModule(target) ? exportsOf(target, `${name}.`) : [{ name, symbol: target }]
   })
 
-/** The docstrings of a symbol that do not say `@internal`; a class and its namespace may share one. */
+/** The tags of a symbol's docstrings without `@internal`; a class and its namespace may share one. */
 const tagsOf = ({ symbol }: Export) =>
   new Map(
     symbol
@@ -46,14 +46,14 @@ const tagsOf = ({ symbol }: Export) =>
 const modules = entryPoints.map((file) => checker.getSymbolAtLocation(program.getSourceFile(file)!)!)
 const all = modules.flatMap((module) => exportsOf(module)).filter((each) => !tagsOf(each).has("internal"))
 
-test("there is an API", () => {
+test("the package exports an API", () => {
   const names = all.map(({ name }) => name)
   expect(names).toEqual(
     expect.arrayContaining(["logUse", "Audit.record", "MysqlUploader.layer", "AuditEvent.Class"])
   )
 })
 
-test.each(["since", "category"])("every export says @%s", (tag) => {
+test.each(["since", "category"])("every export has @%s", (tag) => {
   expect(all.filter((each) => !tagsOf(each).get(tag)).map(({ name }) => name)).toEqual([])
 })
 
@@ -62,7 +62,7 @@ test("every export has a description", () => {
   expect(without.map(({ name }) => name)).toEqual([])
 })
 
-test("every module says what it is for", () => {
+test("every module has a docstring with @since", () => {
   const files = new Set(
     all.flatMap(({ symbol }) => symbol.declarations ?? []).map((declaration) => declaration.getSourceFile())
   )

@@ -1,4 +1,4 @@
-/** The examples of the API, run as the programs that they are. */
+/** The examples of the API, run as programs. */
 import { Effect, Layer } from "effect"
 import { Uploader, UseLog } from "effect-audit"
 import { EventEmitter } from "node:events"
@@ -22,7 +22,7 @@ const workplace = () => {
 
 const fullDisk = { AUDIT_MIN_FREE_BYTES: "1e15" }
 
-test("http-api-actor: the authentication says who is acting", async () => {
+test("http-api-actor takes the actor from the authentication", async () => {
   const { cwd, query } = workplace()
   const port = await freePort()
   const server = start("examples/http-api-actor.ts", { cwd, env: { PORT: String(port) } })
@@ -71,7 +71,7 @@ test("http-api-actor: the authentication says who is acting", async () => {
   ])
 })
 
-test("strict: does nothing that is not recorded", async () => {
+test("strict does nothing that it cannot record", async () => {
   const { cwd, query } = workplace()
   const refused = await run("examples/strict.ts", { cwd, env: fullDisk })
   expect(refused.code).toBe(0)
@@ -86,7 +86,7 @@ test("strict: does nothing that is not recorded", async () => {
   ])
 })
 
-test("on-append-failure: log goes on, die dies, call calls, and none shows what is redacted", async () => {
+test("on-append-failure: log continues, die ends, call calls, and none shows redacted values", async () => {
   const { cwd } = workplace()
   const answer = (form: string) => run("examples/on-append-failure.ts", { cwd, args: [form], env: fullDisk })
 
@@ -107,7 +107,7 @@ test("on-append-failure: log goes on, die dies, call calls, and none shows what 
   for (const { stdout, stderr } of [log, die, call]) expect(stdout + stderr).not.toContain("a red fox")
 })
 
-test("electron-main: audits the windows' requests, and quits once the log is closed", async () => {
+test("electron-main audits the windows' requests, and quits after closing the log", async () => {
   const { cwd } = workplace()
   const database = Effect.runSync(makeMemoryUploader())
   const quit = vi.fn(() => {
@@ -128,7 +128,7 @@ test("electron-main: audits the windows' requests, and quits once the log is clo
   app.emit("will-quit", { preventDefault })
   expect(preventDefault).toHaveBeenCalledTimes(1)
   await vi.waitFor(() => expect(quit).toHaveBeenCalledTimes(1), { timeout: 120_000 })
-  // the second time nothing holds it back
+  // the log is closed, so the second quit is not prevented
   expect(preventDefault).toHaveBeenCalledTimes(1)
   const rows = Effect.runSync(database.stored(UseLog)).map(({ row }) => row)
   expect(rows.map((row) => [row[2], row[4], row[5]])).toEqual([

@@ -1,4 +1,4 @@
-/** Every command of docs/auditing.md is run as it stands there, in its order, against a real server. */
+/** docs/auditing.md: its commands run in their order, unchanged, against a real server. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Logger, Redacted } from "effect"
 import { execFileSync } from "node:child_process"
@@ -18,7 +18,7 @@ const COMMANDS = fs
   .filter((line) => /^ {4}(?:openssl|effect-audit) /.test(line))
   .map((line) => line.trim())
 
-/** Words as a shell has them. */
+/** Splits a command into words, as a shell does. */
 const wordsOf = (command: string) =>
   [...command.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, bare]) => quoted ?? bare!)
 
@@ -26,7 +26,7 @@ const wordsOf = (command: string) =>
 const ERASED = "01890a5d-ac96-774b-bcce-b302099a8057"
 const URL = "mysql://auditor@db.internal/app"
 
-it.scopedLive("the commands of docs/auditing.md do what it says", () =>
+it.scopedLive("the commands of docs/auditing.md do what the document says", () =>
   Effect.gen(function* () {
     const home = yield* temporaryDirectory
     const database = yield* mysqlDatabase()

@@ -12,7 +12,7 @@ const demo = async (options: { readonly args?: ReadonlyArray<string>; readonly u
     args: options.args ?? [],
     env: { TMPDIR: cwd, ...(options.url === undefined ? {} : { AUDIT_MYSQL_URL: options.url }) }
   })
-  // its temporary directory is gone
+  // the demo removed its temporary directory
   expect(fs.readdirSync(cwd).filter((name) => name.startsWith("effect-audit"))).toEqual([])
   expect(ended.stderr).toBe("")
   return ended
@@ -20,7 +20,7 @@ const demo = async (options: { readonly args?: ReadonlyArray<string>; readonly u
 
 const BOOKS = /accepted = delivered \+ waiting \+ refused \+ torn\n +1,000 = +1,000 \+ +0 \+ +0 \+ +0\n/
 
-test("the demo loses nothing, and says so", async () => {
+test("the demo loses nothing, and reports it", async () => {
   const { code, stdout } = await demo()
   expect(stdout).toMatch(/00000000000000000000\.ndjson, 1,000 lines/)
   expect(stdout).toMatch(/kill -9 \d+/)
@@ -31,7 +31,7 @@ test("the demo loses nothing, and says so", async () => {
   expect(code).toBe(0)
 })
 
-test("the demo delivers to MySQL, and makes its tables", async () => {
+test("the demo creates the tables of MySQL and delivers to them", async () => {
   const database = await freshDatabase()
   onTestFinished(database.drop)
   const { code, stdout } = await demo({ url: database.url })
@@ -43,7 +43,7 @@ test("the demo delivers to MySQL, and makes its tables", async () => {
   expect(counts).toEqual({ uses: 875, logins: 125 })
 })
 
-test("the demo fails when a row is taken away behind its back", async () => {
+test("the demo fails if a row disappears from the database", async () => {
   const { code, stdout } = await demo({ args: ["--tamper"] })
   expect(stdout).toContain("✗ 1 acknowledged events are not in the database")
   expect(stdout).toContain("✗ delivered 1000, but the database has 999 rows")

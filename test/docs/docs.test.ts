@@ -1,4 +1,4 @@
-/** What the documentation shows is true: its code compiles, its copies are copies, and its links lead somewhere. */
+/** The documentation: its code compiles, its copies equal their files, and its links have targets. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { fileURLToPath } from "node:url"
@@ -25,10 +25,10 @@ const documents = [
 ]
 
 interface Snippet {
-  /** where it stands, `docs/guide.md:12` */
+  /** Its place, such as `docs/guide.md:12`. */
   readonly place: string
   readonly code: string
-  /** the file that it is a copy of */
+  /** The file of which it is a copy. */
   readonly file: string | undefined
 }
 
@@ -50,7 +50,7 @@ const examplesOf = (module: string): Array<Snippet> =>
     file: undefined
   }))
 
-/** Compiles each snippet as a module of its own, with the settings of this repository. */
+/** Compiles each snippet as a separate module, with this repository's settings. */
 const compile = (snippets: ReadonlyArray<Snippet>): Array<string> => {
   const { config } = ts.readConfigFile(path.join(root, "tsconfig.json"), (file) => ts.sys.readFile(file)) as {
     config: unknown
@@ -82,7 +82,7 @@ const compile = (snippets: ReadonlyArray<Snippet>): Array<string> => {
 const blocks = documents.flatMap(blocksOf)
 const examples = filesIn("src", ".ts").flatMap(examplesOf)
 
-test("there is something to check", () => {
+test("documents and docstrings have examples", () => {
   expect(blocks.length).toBeGreaterThan(0)
   expect(examples.length).toBeGreaterThan(5)
 })
@@ -93,7 +93,7 @@ test("every example compiles", () => {
 })
 
 describe("copies of files", () => {
-  test.each(blocks.filter(({ file }) => file !== undefined))("$place is $file", ({ code, file }) => {
+  test.each(blocks.filter(({ file }) => file !== undefined))("$place equals $file", ({ code, file }) => {
     expect(code).toBe(read(file!))
   })
 })
@@ -101,7 +101,7 @@ describe("copies of files", () => {
 const linksOf = (document: string) =>
   Array.from(read(document).matchAll(/\]\((?!https?:|mailto:)([^)\s]*)\)/g), ([, link]) => link!)
 
-test("relative links lead somewhere", () => {
+test("relative links have a target", () => {
   const broken = documents.flatMap((document) =>
     linksOf(document)
       .filter((link) => {
@@ -115,7 +115,7 @@ test("relative links lead somewhere", () => {
   expect(broken).toEqual([])
 })
 
-test("links of documents that are packed lead to what is packed", () => {
+test("links of packed documents lead to packed files", () => {
   const { files } = JSON.parse(read("package.json")) as { readonly files: ReadonlyArray<string> }
   const isPacked = (file: string) => ["README.md", "LICENSE", ...files].includes(file.split(path.sep)[0]!)
   const broken = documents.filter(isPacked).flatMap((document) =>
@@ -127,7 +127,7 @@ test("links of documents that are packed lead to what is packed", () => {
   expect(broken).toEqual([])
 })
 
-/** The anchors of a document's headings, as GitHub makes them. */
+/** The anchors that GitHub makes from a document's headings. */
 const anchorsOf = (document: string): Array<string> =>
   Array.from(read(document).matchAll(/^#+ (.*)$/gm), ([, heading]) =>
     heading!
@@ -136,7 +136,7 @@ const anchorsOf = (document: string): Array<string> =>
       .replaceAll(" ", "-")
   )
 
-describe("docs/operations.md names every code of a database, where it says what to do", () => {
+describe("docs/operations.md names every code of a database in the section on what to do", () => {
   const mysqlCodes = (...classes: ReadonlyArray<mysql.FailureClass>) =>
     Array.from(mysql.CODES).flatMap(([code, known]) => (classes.includes(known.class) ? [String(code)] : []))
 

@@ -8,7 +8,7 @@ import { fill, useLine } from "../support/cli.js"
 import { run, start, temporaryDirectory } from "../support/program.js"
 import { openSqlite } from "../support/sqlite.js"
 
-/** A directory for one test, and what the example has left in it. */
+/** A directory for one test, with access to what the example leaves there. */
 const workplace = () => {
   const directory = temporaryDirectory()
   onTestFinished(directory.remove)
@@ -19,7 +19,7 @@ const workplace = () => {
       Effect.runPromise(
         Effect.scoped(Effect.flatMap(openSqlite(path.join(cwd, file)), (query) => query(sql)))
       ),
-    /** the segments of the queue, joined */
+    /** The segments of the queue, joined. */
     queued: () =>
       fs
         .readdirSync(path.join(cwd, "audit"))
@@ -62,7 +62,7 @@ test("first-program delivers to MySQL", async () => {
   expect(queued()).toBe("")
 })
 
-test("http-server logs each request's user, also of those that fail", async () => {
+test("http-server records the user of each request, failed ones included", async () => {
   const { cwd, query, queued } = workplace()
   const port = await freePort()
   const server = start("examples/http-server.ts", { cwd, env: { PORT: String(port) } })
@@ -76,7 +76,7 @@ test("http-server logs each request's user, also of those that fail", async () =
     })
   const answered = await post("li", '{"prompt":"a red fox"}')
   expect([answered.status, await answered.json()]).toEqual([200, { image: "a%20red%20fox.png" }])
-  // on disk before the response
+  // the event is on disk before the response
   expect(queued()).toContain('"user_name":"li"')
   expect((await post("wang", '{"prompt":""}')).status).toBe(400)
   expect((await fetch(`http://127.0.0.1:${port}/nowhere`)).status).toBe(404)
@@ -91,7 +91,7 @@ test("http-server logs each request's user, also of those that fail", async () =
   expect(queued()).toBe("")
 })
 
-test("plain-server logs without Effect, before it answers, and closes after the last response", async () => {
+test("plain-server records without Effect before it answers, and closes after the last response", async () => {
   const { cwd, query, queued } = workplace()
   const port = await freePort()
   const server = start("examples/plain-server.ts", { cwd, env: { PORT: String(port) } })
@@ -131,7 +131,7 @@ test("desktop quits cleanly during an outage, and its next start delivers", asyn
   ])
 })
 
-test("health: ready while events can be recorded, and 503 when somebody has to act", async () => {
+test("health answers 503 when events cannot be recorded or an operator is needed", async () => {
   const { cwd } = workplace()
   const probe = async (env: Record<string, string>) => {
     const port = await freePort()
@@ -150,7 +150,7 @@ test("health: ready while events can be recorded, and 503 when somebody has to a
   good.server.kill("SIGTERM")
   await good.server.ended
 
-  // an event that waits, and a file that nobody can open
+  // an event waits, and nobody can open the database file
   fs.mkdirSync(path.join(cwd, "is-a-directory.db"))
   const env = { AUDIT_SQLITE_FILE: "./is-a-directory.db", AUDIT_DIRECTORY: path.join(cwd, "audit") }
   await Effect.runPromise(fill(path.join(cwd, "audit"), [useLine({})]))

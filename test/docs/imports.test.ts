@@ -1,11 +1,11 @@
-/** What a program loads: one that only writes does not load what reads. */
+/** What a program loads: a program that only writes loads no reading code. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import ts from "typescript"
 import { expect, test } from "vitest"
 import { root } from "../support/program.js"
 
-/** The files that a file imports, directly or not, before it runs: types, and dynamic imports, aside. */
+/** The files that a file imports directly or indirectly at start: without types and dynamic imports. */
 const loadedBy = (entry: string): ReadonlyArray<string> => {
   const seen = new Set<string>()
   const visit = (file: string) => {
@@ -27,7 +27,7 @@ const loadedBy = (entry: string): ReadonlyArray<string> => {
 }
 
 test.each(["src/index.ts", "src/mysql.ts", "src/sqlite.ts"])(
-  "%s loads nothing that reads the database",
+  "%s loads no module that reads the database",
   (entry) => {
     const loaded = loadedBy(entry)
     expect(loaded.length).toBeGreaterThan(10)

@@ -1,7 +1,7 @@
 /**
- * The first hour, by the book: getting started is followed line by line in an empty folder, with the packed tarball in
- * the place of the package, and then bundled as docs/deploying.md says. On Effect 4 the import says what to do.
- * `npm run test:install` follows each document that installs, by each package manager, and on older Effects.
+ * The first hour: a program follows getting started line by line in an empty folder, with the packed tarball.
+ * Then it bundles the program as docs/deploying.md says. With Effect 4 the import says what to do.
+ * `npm run test:install` follows each document that installs, with each package manager and on older Effects.
  */
 import * as fs from "node:fs"
 import { isBuiltin } from "node:module"
@@ -14,12 +14,12 @@ import { pack, run, shell, unreachableIn } from "../support/packed.js"
 import { root } from "../support/program.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
-/** A test of `npm run test:install` alone. */
+/** A test that only `npm run test:install` runs. */
 const testAtLength = test.runIf(isLong)
 
 const work = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), "audit-install-")))
 let tarball: string
-/** Where packages come from, for those who do not read npm's configuration. */
+/** Where packages come from, for package managers that ignore npm's configuration. */
 let registry: Record<string, string>
 
 const reaching = async (command: Promise<{ readonly code: number; readonly output: string }>) => {
@@ -39,7 +39,7 @@ beforeAll(async () => {
   const authority = await setting("cafile")
   registry = {
     npm_config_registry: url,
-    // what is in npm's cache is not asked for again
+    // uses npm's cache without asking the registry again
     npm_config_prefer_offline: "true",
     npm_config_audit: "false",
     npm_config_fund: "false",
@@ -59,7 +59,7 @@ const read = (document: string) => fs.readFileSync(path.join(root, document), "u
 type Step =
   { readonly command: string } | { readonly file: string; readonly code: string; readonly command?: never }
 
-/** The commands (lines that are indented) and the files (blocks with `file=`) of a document, in their order. */
+/** The commands (indented lines) and the files (blocks with `file=`) of a document, in order. */
 const stepsOf = (document: string): ReadonlyArray<Step> =>
   Array.from(
     read(document).matchAll(/^ {4}(\S[^\n]*)$|^```\w+ file=(\S+)\n(.*?)^```$|^```.*?^```$/gms),
@@ -69,7 +69,7 @@ const stepsOf = (document: string): ReadonlyArray<Step> =>
 
 const commandsOf = (document: string) => stepsOf(document).flatMap(({ command }) => command ?? [])
 
-/** The row of the table that translates npm's words into those of another package manager. */
+/** The row of the table that translates npm's commands for another package manager. */
 const wordsOf = (manager: string) => {
   const row = new RegExp(`^\\| ${manager}[^|]*\\| \`([^\`]+)\` *\\| \`([^\`]+)\` *\\|$`, "m")
   const [, install, execute] = row.exec(read("docs/getting-started.md"))!
@@ -80,8 +80,8 @@ const FIRST = "docs/getting-started.md"
 const FOLLOWED = [FIRST, "docs/testing.md", "docs/deploying.md", "README.md"]
 
 /**
- * The oldest packages that belong together and install: those of the peer ranges, and the oldest with both drivers. The
- * drivers that belong to the first set were not to be had.
+ * The oldest sets of packages that install together: those of the peer ranges, and those with both drivers.
+ * The registry lacks drivers that belong to the first set.
  */
 const OLDEST_CORE =
   " effect@3.17.14 @effect/platform@0.90.10 @effect/platform-node@0.96.1 @effect/sql@0.44.2 @effect/experimental@0.54.6" +
@@ -93,7 +93,7 @@ const OLDEST_SETS = [OLDEST_CORE, OLDEST_WITH_DRIVERS]
 
 const INSTALLS = /\b(?:(?:npm|pnpm) (?:install|i|add)|yarn add) (?:-\S+ )*[\w@]/
 
-test("every document with a line that installs is followed here", () => {
+test("this file follows every document that has an install command", () => {
   const documents = [".", "docs", "examples", "bench", "test"].flatMap((directory) =>
     fs
       .readdirSync(path.join(root, directory))
@@ -102,7 +102,7 @@ test("every document with a line that installs is followed here", () => {
   )
   const installing = documents.filter((document) => INSTALLS.test(read(document)))
   expect(installing.sort()).toEqual([...FOLLOWED].sort())
-  // and says so in a line that is run, not in passing
+  // the install command is in a line that is run, not only in the prose
   for (const document of FOLLOWED)
     expect(
       read(document)
@@ -111,7 +111,7 @@ test("every document with a line that installs is followed here", () => {
     ).toEqual(commandsOf(document).flatMap((line) => (INSTALLS.test(line) ? [`    ${line}`] : [])))
 })
 
-test("each package is installed by the same version everywhere, and that of the peer range", () => {
+test("all documents install the same version of a package, within the peer range", () => {
   const { peerDependencies } = JSON.parse(read("package.json")) as {
     peerDependencies: Record<string, string>
   }
@@ -128,7 +128,7 @@ test("each package is installed by the same version everywhere, and that of the 
     const [version] = versions.get(name) ?? []
     expect([name, version]).toEqual([name, expect.stringMatching(/^\d+(\.\d+)?$/)])
     expect([name, isWithin(`${version!}.999`, range)]).toEqual([name, true])
-    // the oldest of each range is among those that are tested
+    // the oldest version of each range is tested
     const oldest = /\d+\.\d+\.\d+/.exec(range)![0]
     expect([name, OLDEST_SETS.some((set) => set.includes(` ${name}@${oldest}`))]).toEqual([name, true])
   }
@@ -150,14 +150,14 @@ const isWithin = (version: string, range: string): boolean => {
 
 interface Manager {
   readonly name: string
-  /** its words in the table of the document, unless they are npm's */
+  /** Its row in the table of the document, unless it is npm. */
   readonly row?: string
-  /** the package that it comes as */
+  /** The package that provides it. */
   readonly tool?: string
   readonly env?: Record<string, string>
-  /** the command that names peers that are missing, where adding only counts them */
+  /** The command that names missing peers, if adding only counts them. */
   readonly explains?: string
-  /** what it says of peers that are missing or do not fit */
+  /** How it reports peers that are missing or do not fit. */
   readonly complains: RegExp
 }
 
@@ -185,7 +185,7 @@ const others: ReadonlyArray<Manager> = [
   }
 ]
 
-/** An empty folder, and how commands of the documents are run in it. */
+/** An empty folder, and functions that run the documents' commands there. */
 const workplace = async ({ complains, env = {}, explains, name, row, tool }: Manager) => {
   const folder = fs.mkdtempSync(path.join(work, "project-"))
   onTestFinished(() => fs.rmSync(folder, { recursive: true, force: true }))
@@ -223,7 +223,7 @@ const workplace = async ({ complains, env = {}, explains, name, row, tool }: Man
     expect(code, `${command}\n${output}`).toBe(0)
     if (INSTALLS.test(line)) {
       const explained = explains === undefined ? "" : (await shell(explains, folder, variables)).output
-      // @types/node is a peer of mysql2, which @effect/sql-mysql2 does not hand on
+      // @types/node is a peer of mysql2, and @effect/sql-mysql2 does not pass it on
       const lines = `${output}\n${explained}`.split("\n").filter((each) => !each.includes("@types/node"))
       expect(lines.filter((each) => complains.test(each))).toEqual([])
     }
@@ -232,7 +232,7 @@ const workplace = async ({ complains, env = {}, explains, name, row, tool }: Man
 
   return {
     folder,
-    /** Writes a file of the document, and runs nothing; runs a command, and gives its output. */
+    /** Writes a file without running it; runs a command and returns its output. */
     step: async (step: Step, rename: (file: string) => string = (file) => file): Promise<string> => {
       if (step.command !== undefined) return follow(step.command)
       const file = path.join(folder, rename(step.file))
@@ -289,7 +289,7 @@ const withDatabase = async () => {
   return database
 }
 
-describe("getting started, as it is written", () => {
+describe("the commands of getting started work", () => {
   test("npm", { timeout: 600_000 }, async () => {
     const { folder } = await followTheFirst(npm, await withDatabase())
     fs.mkdirSync(kept)
@@ -305,7 +305,7 @@ describe("getting started, as it is written", () => {
   })
 })
 
-/** A line that installs, with the versions of a set. */
+/** An install command with the versions of a set. */
 const withVersions = (line: string, set: string): string =>
   INSTALLS.test(line)
     ? line.replaceAll(/ (@effect\/[\w-]+|effect)@\S+/g, (_, name: string) => {
@@ -332,7 +332,7 @@ const OWN_UPLOADER = `
 `
 
 testAtLength(
-  "the oldest packages of the peer ranges, with an uploader of one's own",
+  "the oldest packages of the peer ranges work with a custom uploader",
   { timeout: 600_000 },
   async () => {
     const place = await workplace(npm)
@@ -360,11 +360,11 @@ const RUNS_BY_ITSELF = `
   await Effect.runPromise(Effect.provide(program, AuditLive))
 `
 
-/** Packages of a program that runs without @effect/platform-node: at most so many, and so many MB as `du -m` counts them. */
+/** The limits of a program without @effect/platform-node: packages, and MB as `du -m` counts them. */
 const MOST_PACKAGES = 40
 const MOST_MEGABYTES = 80
 
-/** The packages in a folder, and what they take on the disk, bytes. */
+/** The packages in a folder, and their size in bytes. */
 const installedIn = (folder: string) => {
   const entries = fs.readdirSync(folder, { recursive: true, withFileTypes: true })
   const packages = entries.filter(
@@ -381,7 +381,7 @@ testAtLength.for([
   { name: "newest", versions: undefined },
   { name: "oldest that have drivers", versions: OLDEST_WITH_DRIVERS }
 ])(
-  "a program without @effect/platform-node, with the $name packages: all commands work",
+  "all commands of a program without @effect/platform-node work, with the $name packages",
   { timeout: 600_000 },
   async ({ versions }) => {
     const place = await workplace(npm)
@@ -405,11 +405,11 @@ testAtLength.for([
       path.join(place.folder, "kinds.mjs"),
       `export { UseLog, LoginLog } from "effect-audit"\n`
     )
-    // a command that shares the program's Effect serves, too
+    // a command that shares the program's Effect can serve too
     place.set("AUDIT_EVENTS", "./kinds.mjs")
     const address = /^http:\/\/127\.0\.0\.1:\d+\/#/m
     let served = ""
-    // it never ends by itself, and a loaded machine takes its time to begin
+    // It never ends by itself, and starts slowly on a loaded machine.
     for (const seconds of [10, 120]) {
       if (!address.test(served))
         served = (await place.run(`timeout ${seconds} npx effect-audit serve --directory audit --port 0`))
@@ -419,11 +419,11 @@ testAtLength.for([
   }
 )
 
-/** What npm has installed by getting started, for the documents that go on from there. */
+/** The packages that npm installed for getting started, for the documents that continue from there. */
 const kept = path.join(work, "kept")
 const INSTALLATION = ["package.json", "package-lock.json", "node_modules"]
 
-/** A folder in which getting started was followed as far as its installation. */
+/** A folder where getting started was followed up to its installation. */
 const installed = async (tool?: string) => {
   const place = await workplace({ ...npm, ...(tool === undefined ? {} : { tool }) })
   if (fs.existsSync(kept)) fs.cpSync(kept, place.folder, { recursive: true, verbatimSymlinks: true })
@@ -431,7 +431,7 @@ const installed = async (tool?: string) => {
   return place
 }
 
-// its test runs among ours, too: test/studio.test.ts
+// test/studio.test.ts tests its code among our own tests
 testAtLength("docs/testing.md, as it is written", { timeout: 600_000 }, async () => {
   const place = await installed()
   let output = ""
@@ -439,7 +439,7 @@ testAtLength("docs/testing.md, as it is written", { timeout: 600_000 }, async ()
   expect(output).toMatch(/Tests +3 passed/)
 })
 
-test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, async () => {
+test("the bundle of docs/deploying.md works as written", { timeout: 600_000 }, async () => {
   const place = await installed()
   const database = await withDatabase()
   place.set("AUDIT_MYSQL_URL", database.url)
@@ -447,10 +447,10 @@ test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, as
     if (step.command === undefined) await place.step(step, path.basename)
     else if (step.command.includes("migrate")) await place.follow(step.command)
   for (const line of commandsOf("docs/deploying.md"))
-    // tsx has brought an esbuild along
+    // tsx has installed esbuild
     if (isLong || !INSTALLS.test(line)) await place.follow(line)
   expect(await database.query(USE)).toMatchObject([{ user_name: "li", prompt: "a red fox" }])
-  // nothing of it is needed any more but the two native packages
+  // the bundle needs nothing but the two native packages
   const bundled = fs.readFileSync(path.join(place.folder, "bundled.mjs"), "utf8")
   const imported = Array.from(
     bundled.matchAll(/(?:from|import\(|require\() ?"([\w@/.:-]+)"/g),
@@ -460,13 +460,13 @@ test("docs/deploying.md: the bundle, as it is written", { timeout: 600_000 }, as
   expect(outside.filter((name) => !["fs-native-extensions", "@libsql/client"].includes(name))).toEqual([])
 })
 
-// its program runs among ours, too: test/docs/examples.test.ts
+// test/docs/examples.test.ts runs its program among our own tests
 testAtLength("README.md, as it is written, in an empty folder", { timeout: 600_000 }, async () => {
   const place = await workplace(npm)
   let program = ""
   for (const step of stepsOf("README.md")) {
     if (step.command === undefined) program = step.code
-    // the others are for those who cloned it
+    // the other commands need a clone of the repository
     if (step.command === undefined || INSTALLS.test(step.command)) await place.step(step)
   }
   const [, line] = /^ \* {5}(npx tsx \S+)$/m.exec(program)!
@@ -483,7 +483,7 @@ testAtLength("README.md, as it is written, in an empty folder", { timeout: 600_0
 
 // ---------------------------------------------------------------------------------------- another runtime
 
-/** The program of getting started, run by another runtime; its outcome, and the folder. */
+/** Runs the program of getting started with another runtime; returns its outcome and the folder. */
 const runBy = async (tool: string, line: string) => {
   const place = await installed(tool)
   const database = await withDatabase()
@@ -494,7 +494,7 @@ const runBy = async (tool: string, line: string) => {
   return { place, database, ended: await place.run(line) }
 }
 
-describe.runIf(isLong)("docs/deploying.md, on another runtime", () => {
+describe.runIf(isLong)("docs/deploying.md on another runtime", () => {
   test("Bun delivers", { timeout: 600_000 }, async () => {
     const { database, ended, place } = await runBy("bun@1", "bun getting-started.ts")
     expect(ended.code, ended.output).toBe(0)
@@ -503,7 +503,7 @@ describe.runIf(isLong)("docs/deploying.md, on another runtime", () => {
   })
 
   test(
-    "Deno is refused a queue on disk, with a sentence, and runs tests in memory",
+    "Deno refuses a queue on disk with a sentence, and runs tests in memory",
     { timeout: 600_000 },
     async () => {
       const { ended, place } = await runBy("deno@2", "deno run -A getting-started.ts")
@@ -538,21 +538,21 @@ const IN_MEMORY = `
 const DRIVERS = "@effect/sql-mysql2@0.53 @effect/sql-libsql@0.42"
 
 const OLDER = [
-  ["an Effect 3 that is too old", "effect@3.16.0"],
-  ["the oldest Effect that can be told from Effect 4", "effect@3.10.0"]
+  ["an Effect 3 below the peer range", "effect@3.16.0"],
+  ["the oldest Effect that differs detectably from Effect 4", "effect@3.10.0"]
 ]
 
 describe.each([
   ["Effect 4", `effect@4 @effect/platform@0.97 @effect/sql@0.52 @effect/experimental@0.61 ${DRIVERS}`],
   ...(isLong ? OLDER : [])
-])("on %s", (_, packages) => {
+])("with %s", (_, packages) => {
   let folder: string
   let sentence: string
 
   beforeAll(async () => {
     folder = fs.mkdtempSync(path.join(work, "other-"))
     fs.writeFileSync(path.join(folder, "package.json"), JSON.stringify({ type: "module" }))
-    // as yarn and pnpm do: they warn of peers that do not fit, and go on
+    // as yarn and pnpm do: they warn of peers that do not fit, and continue
     const line = `npm install --legacy-peer-deps --ignore-scripts effect-audit@file:${tarball} ${packages}`
     const { code, output } = await reaching(shell(line, folder, registry))
     expect(code, output).toBe(0)
@@ -564,14 +564,14 @@ describe.each([
   }, 240_000)
 
   test.each(["effect-audit", "effect-audit/mysql", "effect-audit/sqlite", "effect-audit/testing"])(
-    "the import of %s says what was found and what to do",
+    "importing %s says what was found and what to do",
     async (specifier) => {
       const code = `import(${JSON.stringify(specifier)}).catch((error) => console.log(error.message))`
       expect((await run(process.execPath, ["--eval", code], folder)).trim()).toBe(sentence)
     }
   )
 
-  test("a program that imports several says it", async () => {
+  test("a program with several imports gets the same sentence", async () => {
     const names = ["effect-audit", "effect-audit/mysql", "effect-audit/sqlite"]
     const imports = ["effect", ...names].map((name, index) => `import * as m${index} from "${name}"\n`)
     fs.writeFileSync(path.join(folder, "program.js"), imports.join(""))
@@ -580,7 +580,7 @@ describe.each([
     expect(output).toContain(`Error: ${sentence}\n`)
   })
 
-  test("the command says nothing else, where it needs Effect", async () => {
+  test("the command prints the sentence and nothing else, if it needs Effect", async () => {
     expect(await shell("node_modules/.bin/effect-audit flush", folder)).toEqual({
       code: 70,
       output: `${sentence}\n`

@@ -1,4 +1,4 @@
-/** docs/options.md names every option, every variable and every flag, and none that there is not. */
+/** docs/options.md: it names every option, variable and flag, and no others. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import ts from "typescript"
@@ -49,7 +49,7 @@ const optionsOf = (module: string): ReadonlyArray<string> => {
   return checker.getPropertiesOfType(checker.getDeclaredTypeOfSymbol(symbol)).map(({ name }) => name)
 }
 
-describe("the options of a layer", () => {
+describe("the document lists every option of a layer", () => {
   test.each(Object.entries(MODULES))("%s", (heading, module) => {
     const rows = section(heading)
       .split("\n")
@@ -59,7 +59,7 @@ describe("the options of a layer", () => {
   })
 })
 
-test("the variables", () => {
+test("the document lists every environment variable", () => {
   const ofLayer = Array.from(
     read("src/layers/AuditLayer.ts").matchAll(/Config\.(?!nested)\w+\("([A-Z_]+)"\)/g),
     ([, name]) => `AUDIT_${name!}`
@@ -71,7 +71,7 @@ test("the variables", () => {
   expect(sorted(named(page, /`(AUDIT_[A-Z_]+)`/g))).toEqual(sorted([...ofLayer, ...ofCommand]))
 })
 
-test("the flags", () => {
+test("the document lists every flag", () => {
   const flags = sources("src/cli").flatMap((source) =>
     Array.from(
       source.matchAll(/Options\.(?!with|optional|repeated|map)\w+\(\s*"([a-z-]+)"/g),

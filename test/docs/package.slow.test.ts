@@ -1,6 +1,6 @@
 /**
- * The package as its users get it: packed once, judged by publint and arethetypeswrong, installed into an empty
- * project, compiled against and run there. With AUDIT_LONG=1 it also runs under the other lines of Node.
+ * The package as users get it: packed once, checked by publint and arethetypeswrong, and installed into an empty
+ * project. Programs compile against it and run there. With AUDIT_LONG=1 they run on the other lines of Node too.
  */
 import { checkPackage, createPackageFromTarballData } from "@arethetypeswrong/core"
 import type { Problem } from "@arethetypeswrong/core"
@@ -16,7 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest"
 import { pack, run, unreachableIn } from "../support/packed.js"
 import { root } from "../support/program.js"
 
-/** Each is a download of 50 MB. */
+/** Each download has 50 MB. */
 const otherLines = process.env.AUDIT_LONG === "1" ? ["20", "22", "24"] : ([] as Array<string>)
 
 interface Manifest {
@@ -51,12 +51,12 @@ const install = (directory: string, dependencies: Record<string, string>) => {
   return run("npm", NPM_INSTALL, directory)
 }
 
-/** Why there is no project: the registry that it comes from cannot be reached. */
+/** Why there is no project: the registry cannot be reached. */
 let unreachable: string | undefined
 
 const peers = [...Object.keys(manifest.peerDependencies), "@types/node"]
 
-/** The peers as a user has them, in the versions that everything else here was tested with. */
+/** Installs the peers in the versions that the other tests use. */
 const installPeers = () =>
   install(project, Object.fromEntries(peers.map((name) => [name, manifest.devDependencies[name]!])))
 
@@ -71,7 +71,7 @@ const ifReachable = async (installation: Promise<unknown>) => {
 }
 
 beforeAll(async () => {
-  // side by side: one computes, the other waits for files
+  // side by side: one computes, the other waits for the network
   const [file] = await Promise.all([pack(), ifReachable(installPeers())])
   tarball = fs.readFileSync(file)
   if (unreachable === undefined) await ifReachable(run("npm", [...NPM_INSTALL, file], project))
@@ -85,26 +85,26 @@ const needsProject = (context: TestContext) => {
 
 // ---------------------------------------------------------------------------------------- judges
 
-test("publint has nothing to say", async () => {
+test("publint finds nothing", async () => {
   const { messages, pkg } = await publint({ pack: { tarball: new Uint8Array(tarball).buffer }, strict: true })
   expect(messages.map((message) => formatMessage(message, pkg, { color: false }))).toEqual([])
 })
 
-test("arethetypeswrong has nothing to say, for a package of ES modules", async () => {
+test("arethetypeswrong finds nothing, for a package of ES modules", async () => {
   const analysis = await checkPackage(createPackageFromTarballData(tarball))
   if (!analysis.types) throw new Error("the package has no types")
   expect(Object.keys(analysis.entrypoints).sort()).toEqual(subPaths("./package.json"))
-  // as by `attw --profile esm-only`
+  // as with `attw --profile esm-only`
   const isOurs = (problem: Problem) =>
     !("resolutionKind" in problem && ["node10", "node16-cjs"].includes(problem.resolutionKind))
   expect(analysis.problems.filter(isOurs)).toEqual([])
 })
 
-/** What can be imported. */
+/** The sub-paths that can be imported. */
 const subPaths = (...more: ReadonlyArray<string>): Array<string> =>
   [...new Set([...Object.keys(manifest.exports).filter((name) => !name.includes("*")), ...more])].sort()
 
-test("only what users need is packed", async (context) => {
+test("the package holds only what users need", async (context) => {
   needsProject(context)
   const packed = fs
     .readdirSync(path.join(project, "node_modules/effect-audit"), { recursive: true, encoding: "utf8" })
@@ -132,7 +132,7 @@ const compile = (options: ts.CompilerOptions): Array<string> => {
     },
     undefined
   )
-  // our declarations too, which skipLibCheck would leave out; not those of others
+  // checks our declarations, which skipLibCheck would skip, and no others
   const ours = program
     .getSourceFiles()
     .filter(
@@ -164,7 +164,7 @@ describe("in an empty project", () => {
     fs.writeFileSync(path.join(project, "uploaders.mjs"), UPLOADERS)
   })
 
-  test("a program with every sub-path names them all", () => {
+  test("the program imports every sub-path", () => {
     const imported = Array.from(PROGRAM.matchAll(/from "effect-audit(.*)"/g), ([, name]) => `.${name!}`)
     expect([...new Set([...imported, "./package.json"])].sort()).toEqual(subPaths())
   })
@@ -172,7 +172,7 @@ describe("in an empty project", () => {
   test.for([
     ["node16", { module: ts.ModuleKind.Node16, moduleResolution: ts.ModuleResolutionKind.Node16 }],
     ["bundler", { module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }]
-  ] as const)("it compiles with moduleResolution %s", ([, options], context) => {
+  ] as const)("the program compiles with moduleResolution %s", ([, options], context) => {
     needsProject(context)
     expect(compile(options)).toEqual([])
   })
@@ -189,7 +189,7 @@ describe("in an empty project", () => {
   const works = async (node: string) => {
     const cwd = fs.mkdtempSync(path.join(project, "run-"))
     const output = await run(node, ["../program.js"], cwd)
-    // below what the program logs
+    // the last line, after the program's logs
     expect(JSON.parse(output.trim().split("\n").at(-1)!)).toEqual({
       delivered: 3,
       prompts: ["a red fox"],
@@ -199,12 +199,12 @@ describe("in an empty project", () => {
     expect(await run(node, [bin, "verify"], cwd)).toContain("4 accepted, 4 delivered, 0 wait, 0 missing")
   }
 
-  test(`it works under this Node, ${process.version}`, async (context) => {
+  test(`the program works under this Node, ${process.version}`, async (context) => {
     needsProject(context)
     await works(process.execPath)
   })
 
-  test.for(otherLines)("it works under Node %s", { timeout: 240_000 }, async (line, context) => {
+  test.for(otherLines)("the program works under Node %s", { timeout: 240_000 }, async (line, context) => {
     needsProject(context)
     const directory = path.join(work, `node-${line}`)
     await install(directory, { node: `npm:node-${process.platform}-${process.arch}@${line}` })
@@ -218,7 +218,7 @@ describe("in an empty project", () => {
   const DRIVERS = /\/(mysql2|libsql|@libsql\/[^/]+|@effect\/sql-[^/]+)\//
   const COMMAND = /\/(@effect\/(cli|printer[^/]*)|effect-audit\/dist\/cli)\//
 
-  /** The files of the modules that these imports load, of both kinds. */
+  /** The files that these imports load, ES modules and CommonJS. */
   const loaded = async (...specifiers: ReadonlyArray<string>) => {
     const list = path.join(project, "loaded.txt")
     fs.rmSync(list, { force: true })
@@ -228,14 +228,14 @@ describe("in an empty project", () => {
     return [...new Set(fs.readFileSync(list, "utf8").split("\n"))]
   }
 
-  test("the root and ./testing load no driver, and not the command", async (context) => {
+  test("the root and ./testing load neither a driver nor the command", async (context) => {
     needsProject(context)
     const files = await loaded("effect-audit", "effect-audit/testing")
     expect(files.filter((file) => file.includes("effect-audit/dist/")).length).toBeGreaterThan(10)
     expect(files.filter((file) => DRIVERS.test(file) || COMMAND.test(file))).toEqual([])
   })
 
-  test("./mysql and ./sqlite load theirs when an uploader is made", async (context) => {
+  test("./mysql and ./sqlite load their driver when an uploader is made", async (context) => {
     needsProject(context)
     const files = await loaded("effect-audit/mysql", "effect-audit/sqlite")
     expect(files.filter((file) => DRIVERS.test(file) || COMMAND.test(file))).toEqual([])
@@ -254,7 +254,7 @@ describe("in an empty project", () => {
     ["doctor"],
     ["migrate", "--print"],
     ["flush", "--help"]
-  ])("the command loads nothing of others for: %s", async (args, context) => {
+  ])("the command loads no other package for: %s", async (args, context) => {
     needsProject(context)
     const list = path.join(project, "loaded-by-command.txt")
     fs.rmSync(list, { force: true })
@@ -269,7 +269,7 @@ describe("in an empty project", () => {
     expect(files.filter((file) => others.test(file))).toEqual([])
   })
 
-  test("the libraries of the command are not installed", async (context) => {
+  test("the libraries that the command bundles are not installed", async (context) => {
     needsProject(context)
     const installed = fs.readdirSync(path.join(project, "node_modules/@effect"))
     expect(installed.filter((name) => /^(cli|printer|typeclass)/.test(name))).toEqual([])
@@ -277,7 +277,7 @@ describe("in an empty project", () => {
     expect(fs.readFileSync(licenses, "utf8")).toMatch(/^@effect\/cli \S+ \(MIT\)/)
   })
 
-  test("a bundle holds only what it uses", async (context) => {
+  test("a bundle of a program holds only what the program uses", async (context) => {
     needsProject(context)
     const { metafile } = await build({
       stdin: {
@@ -294,14 +294,14 @@ describe("in an empty project", () => {
     const inputs = Object.values(metafile.outputs).flatMap((output) => Object.entries(output.inputs))
     const held = inputs.filter(([, { bytesInOutput }]) => bytesInOutput > 0).map(([file]) => `/${file}`)
     expect(held).toContainEqual(expect.stringMatching(/effect-audit\/dist\/schema\/AuditEvent\.js$/))
-    // what refuses another Effect stays in, although nobody uses it
+    // the check of Effect's version stays in, although nothing uses it
     expect(held).toContainEqual(expect.stringMatching(/effect-audit\/dist\/schema\/Effect3\.js$/))
     const others =
       /\/(@effect\/|undici|fs-native-extensions|effect-audit\/dist\/(layers|internal|services)\/)/
     expect(held.filter((file) => [DRIVERS, COMMAND, others].some((kind) => kind.test(file)))).toEqual([])
   })
 
-  test("without the native addon everything loads, and a queue says what to do", async (context) => {
+  test("without the native addon all modules load, and opening a queue says what to do", async (context) => {
     needsProject(context)
     const addon = path.join(project, "node_modules/fs-native-extensions/prebuilds")
     fs.renameSync(addon, `${addon}.away`)
@@ -324,7 +324,7 @@ describe("in an empty project", () => {
     }
   })
 
-  test("without @effect/platform-node a program and the command work", async (context) => {
+  test("the program and the command work without @effect/platform-node", async (context) => {
     needsProject(context)
     const scope = path.join(project, "node_modules/@effect")
     for (const name of ["platform-node", "platform-node-shared", "cluster", "rpc", "workflow"])
@@ -336,8 +336,8 @@ describe("in an empty project", () => {
     expect(await run(process.execPath, [bin, ...doctor], cwd)).toContain("ok")
   })
 
-  // the last one: it takes the drivers away
-  test("without the drivers the root works, and a sub-path says what it lacks", async (context) => {
+  // last, since it removes the drivers
+  test("without the drivers the root loads, and a sub-path names the missing driver", async (context) => {
     needsProject(context)
     const scope = path.join(project, "node_modules/@effect")
     const drivers = fs.readdirSync(scope).filter((name) => name.startsWith("sql-"))
@@ -362,7 +362,7 @@ describe("in an empty project", () => {
   })
 })
 
-/** Resolutions of ES modules, noted in a file. */
+/** Hooks that write each resolved ES module to a file. */
 const HOOKS = `
 import { register } from "node:module"
 const hooks = \`
@@ -375,7 +375,7 @@ export const resolve = async (specifier, context, next) => {
 register("data:text/javascript," + encodeURIComponent(hooks))
 `
 
-/** Makes the uploaders, or one of them. */
+/** Makes both uploaders, or one of them. */
 const UPLOADERS = `
 import { Effect, Redacted } from "effect"
 import { MysqlUploader } from "effect-audit/mysql"
@@ -386,7 +386,7 @@ if (only !== "sqlite") await make(MysqlUploader.make({ url: Redacted.make("mysql
 if (only !== "mysql") await make(SqliteUploader.make({ filename: "./audit.db" }))
 `
 
-/** Imports what it is told, and notes the CommonJS modules that came along. */
+/** Imports its arguments, and writes the CommonJS modules that were loaded. */
 const TRACE = `
 import { appendFileSync } from "node:fs"
 import { createRequire } from "node:module"

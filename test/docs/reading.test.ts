@@ -1,4 +1,4 @@
-/** The SQL of docs/reading.md runs as it stands, on tables that `migrate` makes. */
+/** docs/reading.md: its SQL runs unchanged on tables that `migrate` makes. */
 import { assert, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { Activity } from "effect-audit"
@@ -12,7 +12,7 @@ import { onEachServer } from "../support/servers.js"
 
 const document = fs.readFileSync("docs/reading.md", "utf8")
 
-/** Of fenced blocks, and the one that stands alone. */
+/** The statements of fenced blocks, and the one outside of them. */
 const statements = [
   ...[...document.matchAll(/```sql\n([\s\S]*?)```/g)].map(([, block]) => block!),
   /^ {4}(DELETE FROM .*)$/m.exec(document)![1]!
@@ -22,7 +22,7 @@ const statements = [
   .filter((statement) => statement !== "")
 
 onEachServer("docs/reading.md", ({ rootUrl }) => {
-  it.scopedLive("its SQL runs", () =>
+  it.scopedLive("the SQL of the document runs", () =>
     Effect.gen(function* () {
       assert.isAbove(statements.length, 9)
       const database = yield* mysqlDatabase(rootUrl)

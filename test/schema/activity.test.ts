@@ -1,4 +1,4 @@
-/** Activity: what it takes, and what it gets from the region and from the span. */
+/** Activity: its own fields, and those from the region and the span. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Fiber } from "effect"
 import * as fc from "fast-check"
@@ -22,7 +22,7 @@ const CONTEXT: Audit.Context = {
 }
 
 describe("Activity", () => {
-  it.effect("takes who, from where and in which request from the region, and the rest from the event", () =>
+  it.effect("takes actor, origin and request from the region, and the rest from the event", () =>
     Effect.gen(function* () {
       yield* logActivity({
         action: "document.delete",
@@ -53,7 +53,7 @@ describe("Activity", () => {
     }).pipe(Effect.provide(layer))
   )
 
-  it("keeps every key of its metadata, __proto__ as well, and gives it back from a row", () => {
+  it("keeps every key of its metadata, __proto__ included, and restores it from a row", () => {
     for (const metadata of [
       '{"__proto__":1,"a":2}',
       '{"__proto__":{"isAdmin":true},"constructor":{"prototype":null}}',
@@ -89,7 +89,7 @@ describe("Activity", () => {
     }).pipe(Effect.provide(layer))
   )
 
-  it.effect("records an effect as an activity, whatever becomes of it", () =>
+  it.effect("records the outcome of an effect", () =>
     Effect.gen(function* () {
       const remove = (id: string): Effect.Effect<void, Error> =>
         id === "1" ? Effect.void : Effect.fail(new Error(`${id} is locked`))
@@ -113,7 +113,7 @@ describe("Activity", () => {
     }).pipe(Effect.provide(layer))
   )
 
-  it.effect("refuses what the table could not hold, and says which field", () =>
+  it.effect("refuses values that the table cannot hold, and names the field", () =>
     Effect.gen(function* () {
       for (const [field, input] of [
         ["action", { action: "", outcome: "success" }],
@@ -133,7 +133,7 @@ describe("Activity", () => {
     }).pipe(Effect.provide(layer))
   )
 
-  it.effect("is no kind of a layer that does not carry it", () =>
+  it.effect("is refused by a layer that does not carry it", () =>
     Effect.gen(function* () {
       const error = yield* Effect.flip(
         Effect.flatMap(AuditLog, (log) => log.record("activity", { action: "a", outcome: "success" }))
@@ -158,7 +158,7 @@ describe("withContext", () => {
     { requiredKeys: [] }
   )
 
-  it.effect("fills in from the inner region before the outer one, and never mixes two actors", () =>
+  it.effect("prefers the inner region to the outer one, and never mixes two actors", () =>
     Effect.promise(() =>
       fc.assert(
         fc.asyncProperty(context, context, async (outer, inner) => {
@@ -176,7 +176,7 @@ describe("withContext", () => {
     )
   )
 
-  it.effect("serves the other kinds too, and is inherited by fibers", () =>
+  it.effect("applies to the other kinds too, and is inherited by fibers", () =>
     Effect.gen(function* () {
       yield* Effect.forkDaemon(logUse({ status: "s" })).pipe(
         Effect.flatMap(Fiber.join),

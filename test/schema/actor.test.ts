@@ -1,4 +1,4 @@
-/** Who is acting: explicit, inner actor, outer actor, default. */
+/** The actor: explicit, then the inner region, then the outer one, then the default. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Schema } from "effect"
 import {
@@ -14,7 +14,7 @@ import {
 } from "effect-audit"
 import { AuditTest } from "effect-audit/testing"
 
-/** A kind that names its fields otherwise; its second field knows nothing of actors. */
+/** A kind with other names for the actor's fields; nothing fills its second field. */
 class Payment extends AuditEvent.Class<Payment>()("payment", {
   table: "payments",
   fields: { payer: AuditEvent.text("nobody"), userName: AuditEvent.optional(Schema.String) },
@@ -27,7 +27,7 @@ const users = Effect.gen(function* () {
 })
 
 describe("withActor", () => {
-  it.effect("explicit before inner before outer before default", () =>
+  it.effect("prefers explicit values, then the inner region, the outer one, the default", () =>
     Effect.gen(function* () {
       yield* Effect.gen(function* () {
         yield* logUse({ status: "s", userName: "explicit" })
@@ -65,7 +65,7 @@ describe("withActor", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("serves every kind as the kind says, and events made by a constructor", () =>
+  it.effect("names the actor in the fields that a kind declares, also in events made by a constructor", () =>
     Effect.gen(function* () {
       yield* Effect.gen(function* () {
         yield* logLogin({ localIp: "10.0.0.5" })
@@ -86,7 +86,7 @@ describe("withActor", () => {
     }).pipe(Effect.provide(AuditTest.layerWith({ events: [Payment] })))
   )
 
-  it.effect("around the whole program gives nobody another name", () =>
+  it.effect("replaces the default name if it wraps the whole program", () =>
     Effect.gen(function* () {
       yield* logUse({ status: "s" })
       yield* logUse({ status: "s", userName: "", deviceName: null })
@@ -100,8 +100,8 @@ describe("withActor", () => {
   )
 })
 
-describe("nobody", () => {
-  it.effect("has a name in the tables of the Python class alone", () =>
+describe("the default name", () => {
+  it.effect("is used in the tables of the Python class only", () =>
     Effect.gen(function* () {
       yield* logLogin({})
       yield* logActivity({ action: "a", outcome: "success" })

@@ -1,4 +1,4 @@
-/** Effects that record themselves, whatever becomes of them. */
+/** Audited effects: each records its outcome. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Data, Deferred, Effect, Exit, Fiber, Schema, TestClock } from "effect"
 import { Audit, AuditEvent, UseLog } from "effect-audit"
@@ -27,7 +27,7 @@ const audit = Audit.audited<{ readonly path: string }>({
 })
 
 describe("audited", () => {
-  it.effect("success: the result, the duration, and fields that are known afterwards", () =>
+  it.effect("records a success with the result, the duration, and fields known afterwards", () =>
     Effect.gen(function* () {
       const fiber = yield* Effect.fork(
         image.pipe(
@@ -50,7 +50,7 @@ describe("audited", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("a typed failure, a defect, and both at once: the cause stays as it was", () =>
+  it.effect("records a failure, a defect, and both at once, and leaves the cause as it is", () =>
     Effect.gen(function* () {
       const failure = Cause.fail(new Blocked({ reason: "SAFETY" }))
       const defect = Cause.die(new TypeError("x is undefined"))
@@ -74,7 +74,7 @@ describe("audited", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("an interruption is recorded before the fiber ends", () =>
+  it.effect("records an interruption before the fiber ends", () =>
     Effect.gen(function* () {
       const started = yield* Deferred.make<void>()
       const fiber = yield* Effect.fork(
@@ -90,7 +90,7 @@ describe("audited", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("a function that throws costs its field, not the event and not the result", () =>
+  it.effect("omits the field whose function throws, and keeps the event and the result", () =>
     Effect.gen(function* () {
       const result = yield* Effect.succeed(1).pipe(
         Audit.audited({
@@ -106,7 +106,7 @@ describe("audited", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("a log that cannot be written changes nothing, unless the layer says so", () =>
+  it.effect("does not change the result if the log cannot be written", () =>
     Effect.gen(function* () {
       yield* AuditTest.diskFull
       assert.deepStrictEqual(yield* Effect.succeed({ path: "p" }).pipe(audit), { path: "p" })
@@ -115,7 +115,7 @@ describe("audited", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("onAppendFailure: die stops the program that must not go on unaudited", () =>
+  it.effect("with onAppendFailure: die ends the program if the log cannot be written", () =>
     Effect.gen(function* () {
       yield* AuditTest.diskFull
       const exit = yield* Effect.exit(Effect.succeed({ path: "p" }).pipe(audit))
@@ -148,7 +148,7 @@ describe("auditedAs", () => {
     }).pipe(Effect.provide(AuditTest.layerWith({ events: [Payment] })))
   )
 
-  it.effect("a function that throws is an event that does not fit", () => {
+  it.effect("treats a function that throws as an invalid event", () => {
     const failures: Array<string> = []
     return Effect.gen(function* () {
       const result = yield* Effect.succeed("r1").pipe(

@@ -1,4 +1,4 @@
-/** Events and lines: the compiled encoder and decoder do what the Schema says, whatever they are given. */
+/** Events and lines: the compiled encoder and decoder agree with the Schema for any input. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, DateTime, Either, FastCheck as fc, Option, Schema, SchemaAST } from "effect"
 import { isDeepStrictEqual } from "node:util"
@@ -61,7 +61,7 @@ const junk: fc.Arbitrary<unknown> = fc.oneof(
   fc.anything({ withNullPrototype: true, withBigInt: true, withDate: true, withSparseArray: true })
 )
 
-/** An object with the fields of a kind: mostly right ones, but also left out, and nonsense. */
+/** Objects with the fields of a kind: mostly valid, some absent or nonsense. */
 const inputs = (
   definition: AuditEvent.Any,
   valueOf: (field: Schema.Struct.Field) => fc.Arbitrary<unknown>
@@ -92,7 +92,7 @@ const wireInputs = (definition: AuditEvent.Any) =>
   )
 
 const json = (value: unknown): unknown => JSON.parse(JSON.stringify(value))
-/** Without what JSON does not know, but which changes nothing: absent keys and the sign of zero. */
+/** Removes differences that JSON cannot carry: absent keys and the sign of zero. */
 const plain = (value: unknown): unknown => {
   if (Object.is(value, -0)) return 0
   if (Array.isArray(value)) return value.map(plain)
@@ -113,11 +113,11 @@ const isJson = (value: unknown) => {
 
 const constructorOf = (definition: AuditEvent.Any) => definition as unknown as new (input: unknown) => object
 
-/** What the Schema says of an input: the fields of the line by key, or undefined. */
+/** The Schema's encoding of an input: the fields of the line by key; undefined if it refuses. */
 const encodedBySchema = (definition: AuditEvent.Any, input: object): unknown => {
   const struct = Schema.Struct(definition.fields) as unknown as Schema.Schema.AnyNoContext
   const instance = new (constructorOf(definition))(input)
-  // stricter than a Schema: what is written as it stands must be JSON, so that nothing is changed in silence
+  // Stricter than a Schema: a value written unchanged must be JSON, so that nothing changes silently.
   const instanceFields = instance as Readonly<Record<string, unknown>>
   const isChanged = (field: string) => {
     const schema = definition.fields[field]!
@@ -125,19 +125,19 @@ const encodedBySchema = (definition: AuditEvent.Any, input: object): unknown => 
   }
   if (Object.keys(definition.fields).some((field) => !isChanged(field) && !isJson(instanceFields[field])))
     return undefined
-  // an optional field that is undefined is one that is not given, also where the Schema is `exact`
+  // an optional field that is undefined counts as absent, also where the Schema is `exact`
   const given = Object.entries(instance).filter(([, value]) => value !== undefined)
   const encoded = Schema.encodeUnknownEither(struct)(Object.fromEntries(given))
   if (Either.isLeft(encoded) || !isJson(encoded.right)) return undefined
   const fields = encoded.right as Record<string, unknown>
-  // nor does a key of a record vanish, as this one does in a Schema's copy
+  // a record keeps all its keys, while the Schema's copy drops this one
   const isCut = (field: string) =>
     !isChanged(field) && Object.hasOwn(Object(instanceFields[field]) as object, "__proto__")
   const valueOf = (field: string) => (isCut(field) ? instanceFields[field] : fields[field])
   return plain(Object.fromEntries(definition.columns.map(({ field, key }) => [key, valueOf(field)])))
 }
 
-/** What the Schema says of a line: the columns, or undefined. */
+/** The Schema's decoding of a line: the columns; undefined if it refuses. */
 const decodedBySchema = (definition: AuditEvent.Any, wire: Readonly<Record<string, unknown>>) => {
   const struct = Schema.Struct(definition.fields) as unknown as Schema.Schema.AnyNoContext
   const decoded = Schema.decodeUnknownEither(struct)(wire)
@@ -164,7 +164,7 @@ describe.each(kinds.map((kind) => [kind.kind, kind] as const))("lines of %s", (_
   const codec = compile(definition)
   const filled = Object.keys(definition.fromTime)
 
-  it("are encoded as the Schema says", () => {
+  it("are encoded as the Schema encodes them", () => {
     let right = 0
     fc.assert(
       fc.property(eventInputs(definition), (input) => {
@@ -188,7 +188,7 @@ describe.each(kinds.map((kind) => [kind.kind, kind] as const))("lines of %s", (_
     assert.isAbove(right, runs / 10)
   })
 
-  it("are decoded as the Schema says", () => {
+  it("are decoded as the Schema decodes them", () => {
     let right = 0
     fc.assert(
       fc.property(
@@ -213,7 +213,7 @@ describe.each(kinds.map((kind) => [kind.kind, kind] as const))("lines of %s", (_
     assert.isAbove(right, runs / 10)
   })
 
-  it("come back as they went", () => {
+  it("survive a round trip", () => {
     fc.assert(
       fc.property(eventInputs(definition), (input) => {
         const line = codec.encode(input, ID, TIME)
@@ -251,7 +251,7 @@ describe("lines of the Python class", () => {
     finish_reason: null
   }
 
-  it("are read, with an id made from the line and the time of the zone that is given", () => {
+  it("get an id made from the line, and a time in the given zone", () => {
     const event = decoded(use, "Asia/Shanghai")
     assert.strictEqual(event.eventId, "made-from-the-line")
     assert.strictEqual(event.time, Date.UTC(2025, 10, 30, 15, 59, 59))
@@ -273,7 +273,7 @@ describe("lines of the Python class", () => {
     )
   })
 
-  it("lack what they lack", () => {
+  it("get the defaults of the class for missing fields", () => {
     const event = decoded({ kind: "use_log" })
     assert.strictEqual(event.time, null)
     assert.deepStrictEqual(event.row, ["未知用户", "未知设备", "", null, "unknown", null, null, null, null])
@@ -283,7 +283,7 @@ describe("lines of the Python class", () => {
     ])
   })
 
-  it("take the time of a login from login_time, or else from ts, as it stood on the wall", () => {
+  it("take the wall time of a login from login_time, or else from ts", () => {
     const login = { kind: "login_log", ts: "2025-11-30T23:59:59.123456", user_name: null }
     const time = (line: object) => decoded(line, "Asia/Shanghai").row.at(-1)
     assert.strictEqual(time({ ...login, login_time: "2025-01-01 00:00:00" }), "2025-01-01 00:00:00")
@@ -291,9 +291,9 @@ describe("lines of the Python class", () => {
     assert.strictEqual(time({ ...login, login_time: "" }), "2025-11-30 23:59:59")
   })
 
-  it("hold what MySQL made of them, since the class checked nothing", () => {
+  it("get the values that MySQL stored, since the class checked nothing", () => {
     const duration = (duration_ms: unknown) => decoded({ ...use, duration_ms }).row[7]
-    // as MariaDB stored what PyMySQL sent: a float as a DOUBLE, a Decimal as the text that the class made of it
+    // What MariaDB stored of PyMySQL's values: a float came as a DOUBLE, a Decimal as text.
     const stored = [
       [1840.5, 1840],
       [1841.5, 1842],
@@ -309,11 +309,11 @@ describe("lines of the Python class", () => {
     for (const [given, expected] of stored) assert.strictEqual(duration(given), expected, String(given))
     const texts = decoded({ ...use, user_name: 42, prompt: 1.5, model: false }).row
     assert.deepStrictEqual([texts[0], texts[2], texts[6]], ["42", "1.5", "0"])
-    // a dead letter that is retried has got an id
+    // a dead letter that is retried has an id
     assert.strictEqual(decoded({ ...use, event_id: ID, duration_ms: 0.4 }).row[7], 0)
   })
 
-  it("are invalid where MySQL refused them, or what it stored cannot be told", () => {
+  it("are invalid if MySQL refused them, or if the stored value cannot be known", () => {
     for (const duration_ms of ["", "soon", "0x10", "\u00a012", "Infinity", [1], {}, 1e300]) {
       assert.strictEqual(refused(JSON.stringify({ ...use, duration_ms })), "invalid")
     }
@@ -321,13 +321,13 @@ describe("lines of the Python class", () => {
       const line = JSON.stringify(use).replace('"user_name":"未知用户"', `"user_name":${user_name}`)
       assert.strictEqual(refused(line), "invalid", user_name)
     }
-    // not of the class
+    // the class does not write such times
     for (const ts of ["2025-11-30T23:59:59.000Z", "2025-11-30T23:59:59+08:00"]) {
       assert.strictEqual(refused(JSON.stringify({ ...use, ts, duration_ms: 1840.5 })), "invalid")
     }
   })
 
-  it("with any ts are read without a defect", () => {
+  it("never cause a defect, whatever their ts", () => {
     fc.assert(
       fc.property(
         fc.oneof(
@@ -340,14 +340,14 @@ describe("lines of the Python class", () => {
       ),
       { numRuns: runs }
     )
-    // the rest of the event is worth more than its time
+    // an unreadable time does not lose the rest of the event
     assert.strictEqual(decoded({ ...use, ts: "xZ" }).time, null)
     assert.strictEqual(decoded({ kind: "login_log", user_name: "li", ts: "xZ" }).row[0], "li")
   })
 })
 
 describe("odd lines and inputs", () => {
-  it("null is the default of a field that takes none, and itself where it is a value", () => {
+  it("treat null as absent, unless null is a value of the field", () => {
     const fieldsOf = (input: unknown) => {
       const line = Either.getOrThrow(compile(Maybe).encode(input, ID, TIME))
       const { defaulted, defaulted_or_null } = JSON.parse(line) as Record<string, unknown>
@@ -364,7 +364,7 @@ describe("odd lines and inputs", () => {
     }
   })
 
-  it("any text is an event or refused, never a defect", () => {
+  it("become an event or a refusal, and never a defect", () => {
     fc.assert(
       fc.property(
         fc.oneof(
@@ -387,7 +387,7 @@ describe("odd lines and inputs", () => {
     assert.strictEqual(refused('{"kind":"use_log","duration_ms":1.5}'), "invalid")
   })
 
-  it("keys like __proto__ are keys like others", () => {
+  it("treat keys like __proto__ as ordinary keys", () => {
     const text = `{"__proto__":{"status":"forged","user_name":"forged"},"constructor":1,"kind":"use_log"}`
     const event = Either.getOrThrow(decode(text))
     assert.deepStrictEqual([event.row[0], event.row[4]], ["未知用户", "unknown"])
@@ -397,7 +397,7 @@ describe("odd lines and inputs", () => {
     assert.isUndefined(({} as Record<string, unknown>).status)
   })
 
-  it("keys that a nested Schema does not know are dropped, as the Schema does", () => {
+  it("lose the keys that a nested Schema does not know", () => {
     const nested = { whole: 1, texts: [], secret: "x" }
     const line = compile(Odd).encode({ ...VALID, nested }, ID, TIME)
     assert.notInclude(Either.getOrThrow(line), "secret")
@@ -408,7 +408,7 @@ describe("odd lines and inputs", () => {
     )
   })
 
-  it("inputs without a prototype are inputs, others than objects are not", () => {
+  it("accept objects without a prototype, and refuse all but objects", () => {
     const input = Object.assign(Object.create(null) as object, { status: "success" })
     assert.isTrue(Either.isRight(compile(UseLog).encode(input, ID, TIME)))
     for (const none of [null, undefined, 1, "x", true, Symbol("x")]) {
@@ -416,7 +416,7 @@ describe("odd lines and inputs", () => {
     }
   })
 
-  it("numbers that JSON cannot carry are refused by name, lone surrogates are carried", () => {
+  it("refuse numbers that JSON cannot carry, by field, and accept lone surrogates", () => {
     const encode = (fields: object) => compile(UseLog).encode({ status: "s", ...fields }, ID, TIME)
     for (const durationMs of [NaN, Infinity, -Infinity, 1.5, 2 ** 53, "1", 1n]) {
       const issues = Either.getOrThrow(Either.flip(encode({ durationMs })))
@@ -432,7 +432,7 @@ describe("odd lines and inputs", () => {
     assert.notInclude(Either.getOrThrow(encode({ prompt: "\u2028\n\r\u0000" })).slice(0, -1), "\n")
   })
 
-  it("an input that throws when it is looked at is refused", () => {
+  it("refuse an input whose getter throws", () => {
     const hostile = {
       get status(): string {
         throw new Error("no")
@@ -441,7 +441,7 @@ describe("odd lines and inputs", () => {
     assert.isTrue(Either.isLeft(compile(UseLog).encode(hostile, ID, TIME)))
   })
 
-  it("a Schema that throws refuses its line, and no other", () => {
+  it("refuse the line for which a Schema throws, and no other", () => {
     class Throwing extends AuditEvent.Class<Throwing>()("throwing", {
       table: "throwing",
       fields: {
@@ -459,7 +459,7 @@ describe("odd lines and inputs", () => {
     assert.isTrue(Either.isLeft(codec.encode({ value: "bad" }, ID, TIME)))
   })
 
-  it("the wall clock of a login is that of this machine", () => {
+  it("record the local time of a login", () => {
     const line = JSON.parse(Either.getOrThrow(compile(LoginLog).encode({}, ID, TIME))) as {
       login_time: string
     }

@@ -1,4 +1,4 @@
-/** Kinds of events of a program's own: the same way as UseLog and LoginLog, from the call to the table. */
+/** A program's own kinds: they take the same way as UseLog and LoginLog, from the call to the table. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Schema } from "effect"
 import { Audit, AuditEvent, AuditLayer, logUse, Uploader } from "effect-audit"
@@ -19,7 +19,7 @@ class Payment extends AuditEvent.Class<Payment>()("payment", {
   columns: { account: "account_no", cents: { type: "INT UNSIGNED NOT NULL" } }
 }) {}
 
-/** The same kind, a release later: one field more. */
+/** The same kind one release later, with one more field. */
 class PaymentOfToday extends AuditEvent.Class<PaymentOfToday>()("payment", {
   table: "payments",
   fields: {
@@ -33,7 +33,7 @@ class PaymentOfToday extends AuditEvent.Class<PaymentOfToday>()("payment", {
 const outage = new UploadError({ class: "transient", code: "ECONNREFUSED", reason: "down" })
 
 describe("own kinds", () => {
-  it.scopedLive("go from the call to their table", () =>
+  it.scopedLive("reach their table", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const filename = path.join(directory, "audit.db")
@@ -61,7 +61,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("an event that does not fit is refused by name, and nothing is written", () =>
+  it.scopedLive("refuse an event that does not fit, by name, and write nothing", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()
@@ -78,7 +78,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("`log` never fails: what cannot be recorded goes to onAppendFailure", () =>
+  it.scopedLive("pass what cannot be recorded to onAppendFailure: `log` never fails", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()
@@ -97,7 +97,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("a line from before a field was added gets its default", () =>
+  it.scopedLive("give a line from before a field was added the field's default", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* makeMemoryUploader()
@@ -117,7 +117,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("a line of a kind that is not carried goes to the dead letters and blocks nobody", () =>
+  it.scopedLive("make a line of an unknown kind a dead letter, which blocks no other", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* makeMemoryUploader()
@@ -139,7 +139,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("unknownKind: wait: it is delivered by the first program that carries the kind", () =>
+  it.scopedLive("with unknownKind: wait a line waits for the first program that carries its kind", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* makeMemoryUploader()
@@ -151,7 +151,7 @@ describe("own kinds", () => {
       yield* database.outage(outage)
       yield* Audit.record(new Payment({ account: "0042", cents: 1999 })).pipe(Effect.provide(withPayments))
       yield* database.recover
-      // an older version of the program, twice
+      // an older version of the program runs twice
       yield* Effect.provide(Audit.flush, without)
       const kept = yield* Effect.provide(Effect.zipRight(Audit.flush, Audit.status), without)
       assert.deepInclude(kept, { delivered: 0, waiting: 0, dead: 1, missing: 0 })
@@ -162,7 +162,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("two classes of one kind are refused at the start", () =>
+  it.scopedLive("refuse two classes of one kind when the layer is built", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()
@@ -175,7 +175,7 @@ describe("own kinds", () => {
     })
   )
 
-  it.scopedLive("sizes that would hold delivery up for ever are refused at the start", () =>
+  it.scopedLive("refuse sizes that would stop delivery for ever", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()

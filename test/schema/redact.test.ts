@@ -1,4 +1,4 @@
-/** What of an event reaches the disk, and what does not. */
+/** Redaction and limits: what of an event reaches the disk. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Redacted, Schema } from "effect"
 import { Audit, AuditEvent, AuditLayer, logLogin, logUse, Redact, Uploader, UseLog } from "effect-audit"
@@ -27,7 +27,7 @@ const delivered = <A>(event: AuditTest.EventClass<A>) =>
   Effect.zipRight(Audit.flush, AuditTest.delivered(event))
 
 describe("redaction", () => {
-  it.effect("omit, mask, hash, and a function of one's own, by kind and field", () =>
+  it.effect("applies omit, mask, hash and a custom function, by kind and field", () =>
     Effect.gen(function* () {
       yield* logUse({ userName: "li", prompt: "secret", errorMessage: "secret", status: "s" })
       yield* Audit.record(new Payment({ account: "DE0042", cents: 1999, note: "secret" }))
@@ -52,7 +52,7 @@ describe("redaction", () => {
     )
   )
 
-  it.effect("the actor is redacted like what the event says itself; what is not given stays so", () =>
+  it.effect("redacts the actor like the event's own fields, and leaves absent fields absent", () =>
     Effect.gen(function* () {
       yield* logUse({ status: "s" }).pipe(Audit.withActor({ userName: "li" }))
       yield* logUse({ status: "s", userName: "" })
@@ -75,7 +75,7 @@ describe("redaction", () => {
     )
   )
 
-  it.scopedLive("what is redacted is nowhere on the disk, dead letters included", () =>
+  it.scopedLive("keeps redacted values off the disk, dead letters included", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const database = yield* makeMemoryUploader()
@@ -103,7 +103,7 @@ describe("redaction", () => {
     })
   )
 
-  it.effect("a redaction that throws lets nothing through, and onAppendFailure sees what is left", () => {
+  it.effect("withholds everything if a redaction throws, and gives onAppendFailure the rest", () => {
     const failures: Array<AuditLayer.AppendFailure> = []
     return Effect.gen(function* () {
       yield* logUse({ userName: "li", prompt: "secret", status: "s" })
@@ -139,7 +139,7 @@ describe("redaction", () => {
     )
   })
 
-  it.scopedLive("a key of less than 16 bytes is refused when the layer is built, with advice", () =>
+  it.scopedLive("refuses a key of less than 16 bytes when the layer is built, with advice", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()
@@ -183,7 +183,7 @@ describe("redaction", () => {
     })
   )
 
-  it("a key of bytes is those that it had, whatever becomes of them", () => {
+  it("copies a key of bytes, so that later changes have no effect", () => {
     const digest = createHmac("sha256", BYTES.subarray(8, 40)).update("li").digest("hex")
     const own = Uint8Array.from(BYTES)
     const shared = new Uint8Array(new SharedArrayBuffer(64))
@@ -200,7 +200,7 @@ describe("redaction", () => {
     }
   })
 
-  it.effect("what is no object is redacted whole before onAppendFailure sees it", () => {
+  it.effect("redacts an input that is not an object as a whole, before onAppendFailure sees it", () => {
     const failures: Array<AuditLayer.AppendFailure> = []
     const inputs: ReadonlyArray<unknown> = ["SECRET", 7n, () => "SECRET", Symbol("SECRET"), ["SECRET"], null]
     return Effect.gen(function* () {
@@ -221,7 +221,7 @@ describe("redaction", () => {
     )
   })
 
-  it.scopedLive("a rule that would never apply is refused at the start", () =>
+  it.scopedLive("refuses a rule that would never apply when the layer is built", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { uploader } = yield* makeMemoryUploader()
@@ -248,7 +248,7 @@ describe("redaction", () => {
 })
 
 describe("limits", () => {
-  it.effect("cut a text, and say so at its end", () =>
+  it.effect("cut a text, and mark the cut at its end", () =>
     Effect.gen(function* () {
       yield* logUse({ prompt: "x".repeat(100), status: "s" })
       yield* logUse({ prompt: "x".repeat(20), status: "s" })

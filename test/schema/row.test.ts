@@ -1,4 +1,4 @@
-/** Rows and events: what a row is read back to is what was recorded. */
+/** Rows and events: a row is read back as the event that was recorded. */
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Either, FastCheck as fc, Schema } from "effect"
 import { Activity } from "../../src/schema/Activity.js"
@@ -49,13 +49,13 @@ const inputs = (definition: AuditEvent.Any) => {
   return Arbitrary.make(Schema.typeSchema(struct))
 }
 
-/** What a line is apart from what JSON does not tell apart. */
+/** A line as data, without differences that JSON cannot carry. */
 const parsed = (line: string): unknown =>
   JSON.parse(line.toWellFormed(), (_, value: unknown) =>
     typeof value === "string" ? value.toWellFormed() : value
   )
 
-/** A row as MySQL shows it, all texts, and as SQLite does. */
+/** A row as drivers return it: MySQL's all texts, SQLite's with numbers. */
 const forms: ReadonlyArray<readonly [string, (value: SqlValue) => Raw]> = [
   ["as texts", (value) => (value === null ? null : String(value))],
   ["with numbers", (value) => (typeof value === "bigint" ? String(value) : value)]
@@ -65,7 +65,7 @@ describe.each(
   [UseLog, LoginLog, Activity, Rich, Maybe].map((kind) => [kind.kind, kind as AuditEvent.Any] as const)
 )("rows of %s", (_, definition) => {
   const codec = compile(definition)
-  it.each(forms)("are read back to the event, %s", (_, show) => {
+  it.each(forms)("are restored to the event, %s", (_, show) => {
     let right = 0
     fc.assert(
       fc.property(inputs(definition), (input) => {
@@ -95,7 +95,7 @@ class Own extends AuditEvent.Class<Own>()("own", { table: "own", fields: { whole
   }
 }
 
-/** What a column may hold, whatever the field is. */
+/** Raw values that a column of any type may hold. */
 const raws = fc.oneof(
   fc.constantFrom(null, "", "0", "-0", "007", "1.5", "-12", "1e3", " 1", "+1", "NaN", "999999999999999"),
   fc.constantFrom(
@@ -115,7 +115,7 @@ const raws = fc.oneof(
 
 it.each(
   [UseLog, LoginLog, Activity, Rich, Maybe, Own].map((kind) => [kind.kind, kind as AuditEvent.Any] as const)
-)("what is read without the Schema of %s is what the Schema reads", (_, definition) => {
+)("reading %s without its Schema gives what the Schema reads", (_, definition) => {
   const slow = definition.columns.map(({ field }) => restoringField(definition.fields[field]!))
   const Event = definition as unknown as new (input: object) => object
   const row = fc.array(raws, { minLength: slow.length, maxLength: slow.length })
@@ -159,7 +159,7 @@ it.each(
   assert.isAbove(right, runs / 2)
 })
 
-it("times are what Date makes of them", () => {
+it("times are parsed as Date parses them", () => {
   const byDate = (text: string) => {
     const [, date, clock, fraction = ""] =
       /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d+))?Z?$/.exec(text) ?? []
@@ -184,7 +184,7 @@ it("times are what Date makes of them", () => {
 })
 
 describe("a row that does not fit", () => {
-  it("says which fields, and what was expected", () => {
+  it("names its fields, and what was expected", () => {
     const row = Array.from({ length: Rich.columns.length }, () => "?")
     const found = restoring(Rich)(row)
     assert.isTrue(Either.isLeft(found))
@@ -196,7 +196,7 @@ describe("a row that does not fit", () => {
     assert.deepInclude(issues, { field: "isSo", expected: "boolean" })
   })
 
-  it("has the defaults of a field that was added later", () => {
+  it("gets the default of a field that was added later", () => {
     const nulls = Maybe.columns.map(() => null)
     const found = Either.getOrThrow(restoring(Maybe)(nulls)) as Maybe
     assert.strictEqual(found.required, "old")
@@ -205,7 +205,7 @@ describe("a row that does not fit", () => {
     assert.isNull(found.whole)
   })
 
-  it("is never an exception, whatever the columns hold", () => {
+  it("never causes an exception, whatever the columns hold", () => {
     const raw = fc.oneof(
       fc.constant(null),
       fc.string({ unit: "binary" }),
@@ -227,7 +227,7 @@ describe("a row that does not fit", () => {
   })
 })
 
-it("texts, numbers, booleans and dates can be searched for", () => {
+it("only texts, numbers, booleans and dates can be searched for", () => {
   const scalar = Object.keys(Rich.fields).filter((name) =>
     isScalarField((Rich.fields as AuditEvent.Any["fields"])[name]!)
   )

@@ -1,4 +1,4 @@
-/** What must compile, and what must not: the guarantees that cost nothing at run time. */
+/** The types: what must compile, and what must not. */
 import { Effect, Layer, Redacted, Schema } from "effect"
 import { describe, expectTypeOf, test } from "vitest"
 import type {
@@ -33,22 +33,22 @@ class Refund extends AuditEvent.Class<Refund>()("refund", {
 const directory = "./audit"
 const payment = { account: "0042", cents: 1999, currency: "EUR" } as const
 const UploaderLive = MysqlUploader.layer({ url: Redacted.make("mysql://app@db/app") })
-/** Compiles only if nothing is left to be provided. */
+/** Compiles only if the program needs nothing more. */
 const complete = <A, E>(program: Effect.Effect<A, E>) => program
-/** Looks at the types only. */
+/** Checks the types, and runs nothing. */
 const construct = (_: () => AuditEvent.Instance) => undefined
 
 describe("a program", () => {
   const AuditLive = AuditLayer.layer({ directory })
 
-  test("that provides the uploader is complete", () => {
+  test("compiles with an uploader", () => {
     const WithUploader = Layer.provide(AuditLive, UploaderLive)
     complete(logLogin({ userName: "li" }).pipe(Effect.provide(WithUploader)))
     complete(Audit.record(new UseLog({ status: "success" })).pipe(Effect.provide(WithUploader)))
     complete(Audit.record(new LoginLog({})).pipe(Effect.provide(WithUploader)))
   })
 
-  test("that forgets the uploader does not compile", () => {
+  test("does not compile without an uploader", () => {
     expectTypeOf(AuditLive).toExtend<Layer.Layer<AuditLog, QueueOpenError | QueueLocked, Uploader>>()
     const program = logLogin({ userName: "li" }).pipe(Effect.provide(AuditLive))
     expectTypeOf(program).toEqualTypeOf<Effect.Effect<void, QueueOpenError | QueueLocked, Uploader>>()
@@ -56,7 +56,7 @@ describe("a program", () => {
     complete(program)
   })
 
-  test("that forgets the audit log does not compile", () => {
+  test("does not compile without the audit log", () => {
     // @ts-expect-error -- the audit log is missing
     complete(logUse({ status: "success" }))
   })
@@ -65,13 +65,13 @@ describe("a program", () => {
 describe("an own kind of event", () => {
   const pay = Audit.record(new Payment(payment))
 
-  test("says in R that the layer must carry it", () => {
+  test("requires in R a layer that carries it", () => {
     expectTypeOf(pay).toEqualTypeOf<
       Effect.Effect<Receipt, AppendError, AuditLog | AuditEvent.Kind<"payment">>
     >()
   })
 
-  test("is recorded through a layer that carries it, beside the built-in ones", () => {
+  test("compiles with a layer that carries it beside the built-in kinds", () => {
     const AuditLive = AuditLayer.layer({ directory, events: [Payment, Refund] })
     expectTypeOf<Layer.Layer.Success<typeof AuditLive>>().toEqualTypeOf<
       | AuditLog
@@ -86,7 +86,7 @@ describe("an own kind of event", () => {
     )
   })
 
-  test("does not compile with a layer that does not", () => {
+  test("does not compile with a layer that lacks it", () => {
     const program = pay.pipe(Effect.provide(AuditLayer.layer({ directory, events: [Refund] })))
     expectTypeOf<Effect.Effect.Context<typeof program>>().toEqualTypeOf<
       Uploader | AuditEvent.Kind<"payment">
@@ -106,15 +106,15 @@ describe("an own kind of event", () => {
     construct(() => new Payment({ cents: 1, currency: "EUR" }))
     // @ts-expect-error -- cents is a number
     construct(() => new Payment({ ...payment, cents: "1999" }))
-    // @ts-expect-error -- there is no such value
+    // @ts-expect-error -- the currency does not exist
     construct(() => new Payment({ ...payment, currency: "GBP" }))
     // @ts-expect-error -- there is no field of this name
     construct(() => new Payment({ ...payment, colour: "red" }))
-    // @ts-expect-error -- its fields alone are no event
+    // @ts-expect-error -- the fields alone are not an event
     Audit.record(payment)
   })
 
-  test("names its own fields only", () => {
+  test("accepts the names of its own fields only", () => {
     AuditEvent.Class()("typo", {
       table: "payments",
       fields: { account: Schema.String },
@@ -130,24 +130,24 @@ describe("an own kind of event", () => {
     AuditEvent.Class()("typo", {
       table: "payments",
       fields: { cents: Schema.Int },
-      // @ts-expect-error -- a text is no number
+      // @ts-expect-error -- a text is not a number
       fromActor: { cents: (actor) => actor.userName }
     })
   })
 })
 
 describe("the reference's events", () => {
-  test("status is required", () => {
+  test("require the status", () => {
     logUse({ status: "success" })
     // @ts-expect-error -- status is missing
     logUse({ userName: "li" })
-    // @ts-expect-error -- status is a text
+    // @ts-expect-error -- status must be a text
     logUse({ status: null })
     // @ts-expect-error -- status is missing
     construct(() => new UseLog({ userName: "li" }))
   })
 
-  test("every other field may be left out, null or undefined", () => {
+  test("accept every other field as absent, null or undefined", () => {
     type Text = string | null | undefined
     expectTypeOf<UseLogInput>().toEqualTypeOf<{
       readonly status: string
@@ -169,17 +169,17 @@ describe("the reference's events", () => {
     }>()
   })
 
-  test("a field that does not exist does not compile", () => {
+  test("accept no unknown field", () => {
     // @ts-expect-error -- there is no field of this name
     logUse({ status: "success", username: "li" })
   })
 
-  test("logUse and logLogin do not fail", () => {
+  test("never fail through logUse and logLogin", () => {
     expectTypeOf(logUse({ status: "success" })).toEqualTypeOf<Effect.Effect<void, never, AuditLog>>()
     expectTypeOf(logLogin({})).toEqualTypeOf<Effect.Effect<void, never, AuditLog>>()
   })
 
-  test("their classes are Schemas", () => {
+  test("have Schemas as classes", () => {
     expectTypeOf(Schema.decodeUnknownSync(UseLog)({})).toEqualTypeOf<UseLog>()
   })
 })
@@ -198,11 +198,11 @@ describe("audited", () => {
     ).toEqualTypeOf<Result>()
     expectTypeOf(image.pipe(Audit.audited({ prompt: "p" }))).toEqualTypeOf<Result>()
     expectTypeOf(Audit.audited(image, { resultPath: (image) => image.path })).toEqualTypeOf<Result>()
-    // @ts-expect-error -- what it measures is not given
+    // @ts-expect-error -- audited sets the status
     image.pipe(Audit.audited({ status: "success" }))
   })
 
-  test("of an own kind, knows the exit and the kind", () => {
+  test("knows the exit and the kind of an own event", () => {
     expectTypeOf(
       image.pipe(Audit.auditedAs(Payment, (exit) => ({ ...payment, note: Audit.statusOf(exit) })))
     ).toEqualTypeOf<Effect.Effect<Image, Blocked, LoginLog | AuditLog | AuditEvent.Kind<"payment">>>()
@@ -214,7 +214,7 @@ describe("audited", () => {
 describe("redaction and limits", () => {
   const key = Redacted.make("key")
 
-  test("are typed by kind and field, own kinds and built-in ones", () => {
+  test("are typed by kind and field, for own kinds and built-in ones", () => {
     AuditLayer.layer({
       directory,
       events: [Payment],
@@ -237,7 +237,7 @@ describe("redaction and limits", () => {
     })
   })
 
-  test("that do not fit the field do not compile", () => {
+  test("do not compile if they do not fit the field", () => {
     // @ts-expect-error -- the field must be given
     AuditLayer.layer({ directory, events: [Payment], redact: { payment: { account: Redact.omit } } })
     // @ts-expect-error -- a number cannot be masked
@@ -246,11 +246,11 @@ describe("redaction and limits", () => {
     AuditLayer.layer({ directory, events: [Payment], redact: { payment: { currency: Redact.mask } } })
     // @ts-expect-error -- there is no field of this name
     AuditLayer.layer({ directory, redact: { use_log: { prmopt: Redact.omit } } })
-    // @ts-expect-error -- a kind that is not carried
+    // @ts-expect-error -- the layer does not carry the kind
     AuditLayer.layer({ directory, redact: { payment: { note: Redact.omit } } })
     // @ts-expect-error -- a number has no length
     AuditLayer.layer({ directory, limits: { use_log: { durationMs: 100 } } })
-    // @ts-expect-error -- cut, it would no longer be one of the two texts
+    // @ts-expect-error -- a cut value would not be one of the two texts
     AuditLayer.layer({ directory, events: [Payment], limits: { payment: { currency: 100 } } })
   })
 })

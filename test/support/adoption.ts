@@ -1,5 +1,5 @@
 /**
- * What tests of adoption begin with: the lines that the class has left, and a life of the program that adopts them.
+ * Helpers for tests of adoption: the lines that the Python class left, and a program that adopts them.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { queueFile } from "./reference.js"
 /** The lines of the old file. */
 export const LINES = queueFile.trimEnd().split("\n")
 
-/** What the old program writes once more. */
+/** A line that the old program writes later. */
 export const LATER = '{"kind":"login_log","ts":"2026-01-01T00:00:00","user_name":"later"}\n'
 
 /** A line, without the spaces that Python writes. */
@@ -32,7 +32,7 @@ export const deliver = (
     })
   )
 
-/** A disk whose directories lie on file systems of their own. */
+/** A disk whose directories are on different file systems. */
 export const acrossFileSystems =
   (real: Disk["Type"]): Disk["Type"]["rename"] =>
   (from, to) =>

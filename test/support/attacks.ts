@@ -1,6 +1,6 @@
 /**
- * A scene of sealed rows, and what somebody who owns the database may do to it: each attack, and each lawful change, with
- * what a verifier has to find.
+ * Attacks on a proof: sealed rows, what the owner of the database may do to them, and what a verifier has to find.
+ * Lawful changes are among them.
  *
  * @module
  */
@@ -47,11 +47,11 @@ export const USE: KindTable = {
 const MEASURE: KindTable = { kind: "measure", table: "measures", columns: ["text", "n", "at"], erasable: [] }
 const KINDS = [USE, MEASURE]
 
-/** A database with the tables, and the flags by which the command finds it. */
+/** A database with the tables, and the command's flags for it. */
 export interface Place {
   readonly hand: Hand
   readonly open: Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>
-  /** makes the tables of the kinds, and that of the seals */
+  /** Makes the tables of the kinds, and the table of seals. */
   readonly migrate: () => Promise<unknown>
   readonly args: ReadonlyArray<string>
   readonly isMysql: boolean
@@ -62,9 +62,9 @@ export interface Scene extends Place {
   readonly sealer: Sealer
   readonly uses: ReadonlyArray<Event>
   readonly measures: ReadonlyArray<Event>
-  /** of its seals */
+  /** The heads of its seals. */
   readonly heads: ReadonlyArray<string>
-  /** the first event of a seal, as a condition */
+  /** A condition for the event of a seal, by default the first. */
   readonly where: (seal: number, event?: number) => string
   readonly run: Hand["run"]
 }
@@ -131,9 +131,9 @@ export interface Attack {
   readonly run: (scene: Scene) => Promise<unknown>
   readonly finds: ReadonlyArray<Finding["kind"]>
   readonly with?: (scene: Scene) => Partial<Options>
-  /** what the findings have to say, each in one of them */
+  /** Texts of which each is in one of the findings. */
   readonly tells?: (scene: Scene) => ReadonlyArray<string>
-  /** what the summary has to say */
+  /** The expected part of the summary. */
   readonly says?: (scene: Scene) => Partial<Summary>
   readonly only?: "mysql" | "sqlite"
 }
@@ -162,7 +162,7 @@ const sealUpdate = (
 
 const quoted = ({ hand }: Scene, name: string) => hand.quote(name)
 
-/** The table without the key that keeps ids apart. */
+/** Removes the key that keeps ids unique. */
 const withoutKey = async ({ isMysql, run }: Scene) => {
   if (isMysql) return run(`ALTER TABLE ${TABLE} DROP INDEX effect_audit_event_id`)
   await run(`CREATE TABLE copied AS SELECT * FROM ${TABLE}`)
@@ -170,7 +170,7 @@ const withoutKey = async ({ isMysql, run }: Scene) => {
   return run(`ALTER TABLE copied RENAME TO ${TABLE}`)
 }
 
-/** Erases an event as the printed SQL does. */
+/** Erases an event with the SQL that the command prints. */
 const erase = async ({ hand, run, uses, where }: Scene, seal = 1, event = 1) => {
   const [row] = await run(`SELECT audit_proof FROM ${TABLE} WHERE ${where(seal, event)}`)
   const salt = Buffer.from(row!.audit_proof as Uint8Array)
@@ -186,7 +186,7 @@ export const uuid = (id: Buffer) =>
 const allowErasure = ({ sealer, uses }: Scene, ...events: ReadonlyArray<number>) =>
   sealer.store([], noticeBytes("erase", "use_log", ...events.map((index) => uuid(uses[index]!.id))))
 
-/** A seal names the next key, which signs those that follow. */
+/** Seals a notice of the next key, which signs all later seals. */
 const rotate = async (sealer: Sealer): Promise<KeyPair> => {
   const next = newKey()
   await sealer.store([], noticeBytes("key", next.named))
@@ -196,7 +196,7 @@ const rotate = async (sealer: Sealer): Promise<KeyPair> => {
 
 const anchored = ({ sealer }: Scene): Partial<Options> => ({ anchors: anchorsIn(sealer.anchor) })
 
-/** Proves on from a seal that was proved. */
+/** Proves from an anchor: a seal that was proved before. */
 const proved =
   (number: number) =>
   ({ sealer }: Scene): Partial<Options> => ({ since: { chain: sealer.chain.toString("hex"), number } })
@@ -207,7 +207,7 @@ const headOf = ({ heads, sealer }: Scene, number: number) => ({
   head: heads[number]!
 })
 
-/** What is said of the chain of the scene. */
+/** The summary of the scene's chain. */
 const provedOf = ({ sealer }: Scene, anchored: number | undefined) => {
   const number = sealer.number - 1
   return {
@@ -226,7 +226,7 @@ const event = ({ isMysql }: Scene): Event => ({
   columns: { user_name: "x", device_name: "x", prompt: "x", status: "x" }
 })
 
-/** Nothing was done that a proof is about. */
+/** Lawful changes: the proof does not cover them. */
 export const LAWFUL: ReadonlyArray<Attack> = [
   {
     name: "nothing",
@@ -235,13 +235,13 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     says: (scene) => ({ seals: 3, rows: 12, bare: 0, unsealed: 0, chains: [provedOf(scene, undefined)] })
   },
   {
-    name: "a row of others, without a proof",
+    name: "a foreign row without a proof",
     run: (scene) => scene.sealer.insert(USE, event(scene), null),
     finds: [],
     says: () => ({ bare: 1 })
   },
   {
-    name: "a table of others that has a column of that name alone",
+    name: "a foreign table whose only column is audit_proof",
     run: async ({ hand, run }) => {
       await run("CREATE TABLE theirs (audit_proof VARBINARY(32))")
       await run(`INSERT INTO theirs VALUES (${hand.bytes(randomBytes(16))})`)
@@ -249,17 +249,17 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "a view of others that shows the rows and their proofs",
+    name: "a foreign view of the rows and their proofs",
     run: ({ run }) => run(`CREATE VIEW theirs AS SELECT * FROM ${TABLE}`),
     finds: []
   },
   {
-    name: "a column more, with a default",
+    name: "an additional column with a default",
     run: ({ run }) => run(`ALTER TABLE ${TABLE} ADD COLUMN later VARCHAR(9) DEFAULT 'x'`),
     finds: []
   },
   {
-    name: "a column of theirs changed",
+    name: "a column outside the events changed",
     run: ({ run }) => run(`UPDATE ${TABLE} SET created_at = '2020-01-01 00:00:00'`),
     finds: []
   },
@@ -273,13 +273,13 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     only: "mysql"
   },
   {
-    name: "a table that was renamed, if it is named",
+    name: "a renamed table, if the options name it",
     run: ({ run }) => run(`ALTER TABLE ${TABLE} RENAME TO moved`),
     finds: [],
     with: () => ({ tables: { use_log: "moved" } })
   },
   {
-    name: "an event that was erased after a seal allowed it",
+    name: "an event erased after a seal allowed it",
     run: async (scene) => {
       await allowErasure(scene, 4)
       await erase(scene)
@@ -287,7 +287,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "rows that were removed after a seal allowed it",
+    name: "rows removed after a seal allowed it",
     run: async ({ run, sealer, where }) => {
       await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
       for (let i = 0; i < EVENTS_EACH; i++) await run(`DELETE FROM ${TABLE} WHERE ${where(0, i)}`)
@@ -295,7 +295,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "rows that were removed after a seal of another chain allowed it",
+    name: "rows removed after a seal of another chain allowed it",
     run: async ({ hand, key, run, sealer, where }) => {
       await new Sealer(hand, key, KINDS).store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
       for (let i = 0; i < EVENTS_EACH; i++) await run(`DELETE FROM ${TABLE} WHERE ${where(0, i)}`)
@@ -303,7 +303,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "a key that follows another one, and a chain that begins with it",
+    name: "a key that follows another, and a chain that begins with it",
     run: async (scene) => {
       const { hand, sealer } = scene
       await rotate(sealer)
@@ -313,7 +313,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "another chain that goes on from the first, and an event that two seals are about",
+    name: "a chain that continues another, and an event in two seals",
     run: async ({ hand, key, sealer, uses, run }) => {
       const other = new Sealer(hand, key, KINDS)
       const head = [sealer.chain.toString("hex"), "2", sealer.head.toString("hex")]
@@ -324,12 +324,12 @@ export const LAWFUL: ReadonlyArray<Attack> = [
       )
       await run(`DELETE FROM ${TABLE} WHERE event_id = ${hand.bytes(uses[8]!.id)}`)
       await other.store([uses[8]!])
-      // the row of the later seal has another salt, so the earlier one finds it changed
+      // the later seal's row has another salt, so the earlier seal reports a change
     },
     finds: ["changed"]
   },
   {
-    name: "so many seals that their numbers have several digits, and come in several pages",
+    name: "enough seals for numbers of several digits, and several pages",
     run: async ({ sealer }) => {
       for (let i = 0; i < 220; i++) await sealer.seal(Buffer.alloc(0), Buffer.alloc(0))
     },
@@ -343,39 +343,39 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     says: (scene) => ({ chains: [provedOf(scene, 2)] })
   },
   {
-    name: "an anchor from before, which stands behind a newer one",
+    name: "an old anchor after a newer one",
     run: async () => undefined,
     finds: [],
     with: (scene) => ({ anchors: [2, 1].map((number) => headOf(scene, number)) }),
     says: (scene) => ({ chains: [provedOf(scene, 2)] })
   },
   {
-    name: "events that were delivered without a seal, as a seal tells",
+    name: "events delivered without a seal, as a later seal says",
     run: ({ sealer }) => sealer.store([], noticeBytes("unsealed", "0:1", "0:2")),
     finds: [],
     says: () => ({ seals: 4, unsealed: 1 })
   },
   {
-    name: "rows changed that were sealed up to a seal that was proved",
+    name: "rows changed before the seal from which proving continues",
     run: ({ run, where }) => run(`UPDATE ${TABLE} SET model = 'x' WHERE ${where(0)} OR ${where(1)}`),
     finds: [],
     with: proved(1),
     says: () => ({ seals: 3, rows: EVENTS_EACH + 1 })
   },
   {
-    name: "all rows changed, and the last seal was proved",
+    name: "all rows changed, if proving continues from the last seal",
     run: ({ run }) => run(`UPDATE ${TABLE} SET model = 'x'`),
     finds: [],
     with: proved(2),
     says: () => ({ rows: 0 })
   },
   {
-    name: "an erased row that is back as it was",
+    name: "an erased row restored unchanged",
     run: (scene) => allowErasure(scene, 4),
     finds: []
   },
   {
-    name: "a later life of the program, which numbers its kinds anew",
+    name: "a restarted program that numbers its kinds differently",
     run: async (scene) => {
       const { hand, key, measures, sealer } = scene
       const again = new Sealer(hand, key, KINDS, sealer.chain)
@@ -387,7 +387,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     says: () => ({ rows: 14 })
   },
   {
-    name: "rows that were removed after two seals allowed it, the later one fewer of them",
+    name: "rows removed after two seals allowed it, the later one for fewer rows",
     run: async ({ run, sealer, where }) => {
       for (const before of ["2", "1"])
         await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), before))
@@ -396,13 +396,13 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "every row has a proof, where all must have one",
+    name: "all rows with a proof, if all must have one",
     run: async () => undefined,
     finds: [],
     with: () => ({ isExclusive: true })
   },
   {
-    name: "rows that were removed after a seal allowed it that tells of a head, too",
+    name: "rows removed after a seal allowed it that also names a head",
     run: async (scene) => {
       const { chain, number, head } = headOf(scene, 2)
       const witness = noticeBytes("witness", chain, String(number), head)
@@ -410,11 +410,11 @@ export const LAWFUL: ReadonlyArray<Attack> = [
       await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(0)}`)
     },
     finds: [],
-    // what stands in the same database is no anchor
+    // a seal in the same database is not an anchor
     says: (scene) => ({ chains: [provedOf(scene, undefined)] })
   },
   {
-    name: "a seal that names a key that is none, and is followed by its own",
+    name: "a seal that names an invalid key, followed by another seal of its own key",
     run: async (scene) => {
       await scene.sealer.store([], noticeBytes("key", "00"))
       await scene.sealer.store([event(scene)])
@@ -422,7 +422,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "keys that follow each other, in chains that are looked at in the other order",
+    name: "keys that follow each other, in chains that are read in the opposite order",
     run: async (scene) => {
       const { hand, sealer } = scene
       const [first, next] = [0, 1].map((last) => Buffer.alloc(16).fill(last, 15))
@@ -433,7 +433,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
     finds: []
   },
   {
-    name: "a chain that begins with a key that a seal of another names, and is looked at before it",
+    name: "a chain read before the one whose seal names its key",
     run: async (scene) => {
       const { hand, sealer } = scene
       const next = await rotate(sealer)
@@ -453,7 +453,7 @@ export const LAWFUL: ReadonlyArray<Attack> = [
   }
 ]
 
-/** bytes of ids that are none */
+/** Invalid lengths of an id, bytes. */
 const LENGTHS = [1, 3, 4, 5, 17]
 
 export const ATTACKS: ReadonlyArray<Attack> = [
@@ -477,35 +477,35 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed"]
   },
   {
-    name: "a salt made a hash",
+    name: "a salt replaced by a hash",
     run: ({ hand, run, where }) =>
       run(`UPDATE ${TABLE} SET audit_proof = ${hand.bytes(randomBytes(32))} WHERE ${where(0)}`),
     finds: ["changed"]
   },
   {
-    name: "a DOUBLE by one ulp",
+    name: "a DOUBLE changed by one ulp",
     run: ({ run }) => run("UPDATE measures SET n = 0.3"),
     finds: ["changed", "changed", "changed"]
   },
   {
-    name: "a Date by a millisecond",
+    name: "a Date changed by a millisecond",
     run: ({ run }) => run("UPDATE measures SET at = '2026-01-31 08:00:00.124'"),
     finds: ["changed", "changed", "changed"]
   },
   {
-    name: "a text made bytes",
+    name: "a text replaced by bytes",
     run: ({ run, where }) => run(`UPDATE ${TABLE} SET model = CAST(model AS BLOB) WHERE ${where(1)}`),
     finds: ["changed"],
     only: "sqlite"
   },
   {
-    name: "bytes in place of NULL",
+    name: "NULL replaced by bytes",
     run: ({ run, where }) => run(`UPDATE ${TABLE} SET result_path = x'00' WHERE ${where(1)}`),
     finds: ["changed"],
     only: "sqlite"
   },
   {
-    name: "a number made a text",
+    name: "a number replaced by a text",
     run: ({ run }) => run("UPDATE measures SET n = '0.3x'"),
     finds: ["changed", "changed", "changed"],
     only: "sqlite"
@@ -522,7 +522,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
   },
   { name: "the table removed", run: ({ run }) => run(`DROP TABLE ${TABLE}`), finds: ["removed"] },
   {
-    name: "the table removed, and the last seal was proved",
+    name: "the table removed, if proving continues from the last seal",
     run: ({ run }) => run(`DROP TABLE ${TABLE}`),
     finds: ["removed"],
     with: proved(2)
@@ -538,7 +538,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["removed", ...Array<"foreign">(9).fill("foreign")]
   },
   {
-    name: "rows with a proof of their own added, and one without",
+    name: "rows added with an invented proof, and one without",
     run: async (scene) => {
       await scene.sealer.insert(USE, event(scene), null)
       for (let i = 0; i < 5; i++)
@@ -580,7 +580,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["foreign"]
   },
   {
-    name: "a proof taken from a row and given to one of their own",
+    name: "a proof moved from a row to an added one",
     run: async (scene) => {
       const [row] = await scene.run(`SELECT audit_proof FROM ${TABLE} WHERE ${scene.where(0)}`)
       await scene.run(`UPDATE ${TABLE} SET audit_proof = NULL WHERE ${scene.where(0)}`)
@@ -589,7 +589,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed", "foreign"]
   },
   {
-    name: "rows whose ids are longer and shorter than an id, added with a proof",
+    name: "rows with ids of a wrong length added, with a proof",
     run: async ({ hand, isMysql, run }) => {
       if (isMysql) await run("ALTER TABLE measures MODIFY event_id VARBINARY(17)")
       for (const id of LENGTHS.map((length) => Buffer.alloc(length, 1))) {
@@ -601,7 +601,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     tells: () => LENGTHS.map((length) => ` ${"01".repeat(length)} the row has a proof`)
   },
   {
-    name: "a row with a text for an id added, with a proof",
+    name: "a row with a text as its id added, with a proof",
     run: ({ hand, run }) =>
       run(
         `INSERT INTO measures (text, audit_proof, event_id) VALUES ('x', ${hand.bytes(randomBytes(16))}, 'x')`
@@ -623,7 +623,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: Array<"foreign">(10).fill("foreign")
   },
   {
-    name: "a view in place of the table, with a row more",
+    name: "the table replaced by a view with an additional row",
     run: async (scene) => {
       const { run, sealer } = scene
       await sealer.insert(USE, event(scene), randomBytes(16))
@@ -640,7 +640,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["removed"]
   },
   {
-    name: "a row replaced that was sealed before a seal that was proved",
+    name: "a row replaced before the seal from which proving continues",
     run: async (scene) => {
       await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(0)}`)
       await scene.sealer.insert(USE, event(scene), randomBytes(16))
@@ -649,7 +649,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     with: proved(1)
   },
   {
-    name: "rows and seals cut off at the end, up to which they were proved",
+    name: "rows and seals cut off at the end, including the seal from which proving continues",
     run: async (scene) => {
       await scene.run(`DELETE FROM effect_audit_seal WHERE ${quoted(scene, "number")} = 2`)
       for (let i = 0; i < EVENTS_EACH; i++) await scene.run(`DELETE FROM ${TABLE} WHERE ${scene.where(2, i)}`)
@@ -659,7 +659,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     with: proved(2)
   },
   {
-    name: "a whole chain dropped, up to whose end it was proved",
+    name: "a chain dropped whose last seal was proved",
     run: async (s) => {
       await s.run("DELETE FROM effect_audit_seal")
       await s.run(`DELETE FROM ${TABLE}`)
@@ -670,7 +670,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     with: proved(2)
   },
   {
-    name: "a row changed that may be removed",
+    name: "a row changed that a seal allows to remove",
     run: async ({ run, sealer, where }) => {
       await sealer.store([], noticeBytes("purge", sealer.chain.toString("hex"), "1"))
       await run(`UPDATE ${TABLE} SET model = 'x' WHERE ${where(0)}`)
@@ -712,14 +712,14 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed", "changed"]
   },
   {
-    name: "a row of others, where there must be none",
+    name: "a foreign row, if there must be none",
     run: (scene) => scene.sealer.insert(USE, event(scene), null),
     finds: ["unproved"],
     with: () => ({ isExclusive: true })
   },
   { name: "erased without a seal that allows it", run: (scene) => erase(scene), finds: ["erased"] },
   {
-    name: "erased, and the seal allows another one",
+    name: "an event erased, while the seal allows another one",
     run: async (scene) => {
       await allowErasure(scene, 0)
       await erase(scene)
@@ -727,7 +727,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["erased"]
   },
   {
-    name: "another content after an erasure",
+    name: "a content changed after an erasure",
     run: async (scene) => {
       await allowErasure(scene, 4)
       await erase(scene)
@@ -736,7 +736,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed"]
   },
   {
-    name: "a field erased that may not be",
+    name: "a field erased that no seal allows to erase",
     run: async (scene) => {
       await allowErasure(scene, 4)
       await erase(scene)
@@ -745,7 +745,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["changed"]
   },
   {
-    name: "an event that was erased after a seal allowed it for another kind",
+    name: "an event erased after a seal allowed it for another kind",
     run: async (scene) => {
       await scene.sealer.store([], noticeBytes("erase", "measure", uuid(scene.uses[4]!.id)))
       await erase(scene)
@@ -762,7 +762,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["chain"]
   },
   {
-    name: "a key that goes on after another one has followed it",
+    name: "a key used again after another one has followed it",
     run: async (scene) => {
       const { key, sealer } = scene
       await rotate(sealer)
@@ -773,7 +773,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["key"]
   },
   {
-    name: "a key that a seal of nobody's names",
+    name: "a key named by a seal of an unknown key",
     run: async (scene) => {
       const { sealer } = scene
       sealer.key = newKey()
@@ -783,7 +783,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["key", "key"]
   },
   {
-    name: "a key that was changed without a word",
+    name: "a key changed without a notice",
     run: async (scene) => {
       scene.sealer.key = newKey()
       await scene.sealer.store([event(scene)])
@@ -799,7 +799,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["removed"]
   },
   {
-    name: "rows removed of a seal that came after the one that allows it",
+    name: "rows removed of a later seal than the one that allows it",
     run: async (scene) => {
       const later = event(scene)
       await scene.sealer.store([], noticeBytes("purge", scene.sealer.chain.toString("hex"), "1000"))
@@ -924,12 +924,12 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["chain", "chain", "chain", "chain", "chain"]
   },
   {
-    name: "the chain under another name",
+    name: "the chain renamed",
     run: (s) => s.run(`UPDATE effect_audit_seal SET chain = ${s.hand.bytes(randomBytes(16))}`),
     finds: ["chain", "chain", "chain"]
   },
   {
-    name: "a seal copied behind the last",
+    name: "a seal copied after the last one",
     run: (s) => {
       const rest = `until, prev, entries, notices, head, key_id, sig`
       return s.run(
@@ -982,7 +982,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     with: anchored
   },
   {
-    name: "everything removed, and a seal left that no query finds",
+    name: "everything removed but a seal that no query finds",
     run: async (s) => {
       await s.run(`DELETE FROM effect_audit_seal WHERE ${quoted(s, "number")} > 0`)
       await s.run("UPDATE effect_audit_seal SET chain = 'x'")
@@ -993,7 +993,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     only: "sqlite"
   },
   {
-    name: "seals whose numbers are none",
+    name: "seals with invalid numbers",
     run: async (s) => {
       for (const [number, text] of [
         [1, "1.5"],
@@ -1007,7 +1007,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     only: "sqlite"
   },
   {
-    name: "a seal whose number is larger than any",
+    name: "a seal with the largest BIGINT as its number",
     run: (s) =>
       s.run(
         `UPDATE effect_audit_seal SET ${quoted(s, "number")} = 9223372036854775807 WHERE ${quoted(s, "number")} = 2`
@@ -1015,7 +1015,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["chain", "foreign", "foreign", "foreign", "foreign"]
   },
   {
-    name: "a chain rewritten by a stolen key that another one tells of",
+    name: "a chain rewritten by a stolen key, while another chain names its head",
     run: async (s) => {
       const other = new Sealer(s.hand, s.key, KINDS)
       await other.store([], noticeBytes("witness", s.sealer.chain.toString("hex"), "2", s.heads[2]!))
@@ -1028,7 +1028,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["gap"]
   },
   {
-    name: "a signed seal with a notice that nobody knows",
+    name: "a signed seal with an unknown notice",
     run: ({ sealer }) => sealer.store([], noticeBytes("later", "x")),
     finds: ["chain"]
   },
@@ -1043,7 +1043,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["chain"]
   },
   {
-    name: "an entry of which no seal says the columns",
+    name: "an entry whose columns no seal names",
     run: (s) =>
       s.sealer.seal(
         Buffer.concat([randomBytes(16), Buffer.from("00000000000000ff", "hex"), randomBytes(32)]),
@@ -1052,7 +1052,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["chain"]
   },
   {
-    name: "a whole chain dropped that another one tells of",
+    name: "a chain dropped whose head another chain names",
     run: async (s) => {
       const other = new Sealer(s.hand, s.key, KINDS)
       await other.store(
@@ -1066,7 +1066,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     finds: ["gap"]
   },
   {
-    name: "a chain cut off that another one tells of",
+    name: "a chain cut off whose head another chain names",
     run: async (s) => {
       const other = new Sealer(s.hand, s.key, KINDS)
       await other.store(
@@ -1091,7 +1091,7 @@ export const ATTACKS: ReadonlyArray<Attack> = [
     tells: () => [":1  it has another head"]
   },
   {
-    name: "an anchor of a chain that is not there",
+    name: "an anchor of an absent chain",
     run: async () => undefined,
     finds: ["anchor"],
     with: () => ({ anchors: [{ chain: "00".repeat(16), number: 1, head: "00".repeat(32) }] }),

@@ -1,5 +1,5 @@
 /**
- * Audit logs in the process of the tests.
+ * Audit logs in the process of the test.
  *
  * @module
  */
@@ -19,7 +19,7 @@ export const away: Uploader["Type"] = {
   upload: () => new UploadError({ class: "transient", code: "ECONNREFUSED", reason: "the database is away" })
 }
 
-/** A database with one table of unique ids, which takes its time for each batch. */
+/** A database with one table of unique ids, and a delay for each batch. */
 export const slowDatabase = (delay: Duration.DurationInput = 0) => {
   const events = new Map<string, StoredEvent>()
   const uploader: Uploader["Type"] = {
@@ -36,7 +36,7 @@ export const slowDatabase = (delay: Duration.DurationInput = 0) => {
   return { events, uploader, prompts: () => [...events.values()].map(({ line }) => line.prompt as string) }
 }
 
-/** An audit log that is closed with the scope, or before. */
+/** An audit log that closes with the scope, or earlier. */
 export const openAudit = (
   settings: AuditLayer.Options,
   options: { readonly uploader?: Uploader["Type"]; readonly disk?: Disk["Type"] } = {}

@@ -1,5 +1,5 @@
 /**
- * Processes with an audit log (auditProgram.ts), to be told what to do.
+ * Processes with an audit log (auditProgram.ts), which take commands.
  *
  * @module
  */
@@ -16,7 +16,7 @@ type Open = Extract<Command, { readonly do: "open" }>
 /** A process with an audit log. */
 export interface AuditProcess {
   readonly pid: number
-  /** Opens the log; the error, if it cannot. */
+  /** Opens the log; returns the error if that fails. */
   readonly open: (
     settings: Open["settings"],
     options?: Pick<Open, "at" | "database" | "mysql">
@@ -27,13 +27,13 @@ export interface AuditProcess {
   readonly flush: Effect.Effect<void>
   readonly close: Effect.Effect<void>
   readonly umask: (mask: number) => Effect.Effect<void>
-  /** Lets it end by itself, and waits for that. */
+  /** Lets the process end by itself, and waits for that. */
   readonly end: Effect.Effect<Ended>
-  /** Kills it with SIGKILL, and waits until it is gone. */
+  /** Kills the process with SIGKILL, and waits for its end. */
   readonly kill: Effect.Effect<Ended>
 }
 
-/** Starts a process, killed when the scope closes; `under` is a command that runs it, such as `unshare -n`. */
+/** Starts a process, which the scope kills; `under` is a command that runs it, such as `unshare -n`. */
 export const auditProcess = (
   options: { readonly under?: ReadonlyArray<string> } = {}
 ): Effect.Effect<AuditProcess, never, Scope.Scope> =>

@@ -1,6 +1,6 @@
 /**
- * A process with an audit log, that opens, uses and closes it when it is told to. One command a line, one answer a
- * line, both JSON; its logs go to stderr. auditProcess.ts holds the other end.
+ * A program with an audit log, which it opens, uses and closes on command. Commands and answers are JSON, one a line;
+ * logs go to stderr. auditProcess.ts is the other end.
  *
  * @module
  */
@@ -10,15 +10,15 @@ import { MysqlUploader } from "effect-audit/mysql"
 import { SqliteUploader } from "effect-audit/sqlite"
 import { createInterface } from "node:readline"
 
-/** What the process can be told to do. */
+/** The commands. */
 export type Command =
   | {
       readonly do: "open"
       readonly settings: AuditLayer.Settings
-      /** the SQLite file, or the MySQL server, that takes the events; without one the database is away */
+      /** The SQLite file or MySQL server for the events; without one the database is away. */
       readonly database?: string | undefined
       readonly mysql?: Pick<MysqlUploader.Options, "host" | "port" | "username" | "database"> | undefined
-      /** when to begin, milliseconds since 1970: for two that begin together */
+      /** When to begin, milliseconds since 1970, so that two processes begin together. */
       readonly at?: number
     }
   | { readonly do: "use"; readonly prompts: ReadonlyArray<string> }
@@ -36,7 +36,7 @@ export interface OpenFailure {
   readonly sameProcess?: boolean
 }
 
-/** What comes back; the first of all, not asked for, is the process's id. */
+/** An answer; the first one comes without a command, and is the process id. */
 export type Answer = { readonly value?: unknown } | { readonly error: OpenFailure }
 
 const away = Layer.succeed(Uploader, {
@@ -63,7 +63,7 @@ const carryOut = async (command: Command): Promise<Answer> => {
   switch (command.do) {
     case "open": {
       const opened = ManagedRuntime.make(layerOf(command))
-      // a timer is too coarse: two processes are to meet within a millisecond
+      // Spins, since a timer is too coarse: two processes have to meet within a millisecond.
       while (Date.now() < (command.at ?? 0));
       const result = await Effect.runPromise(Effect.either(opened.runtimeEffect))
       if (Either.isRight(result)) {

@@ -1,6 +1,5 @@
 /**
- * Peers that do not keep to MySQL's protocol: a proxy that changes what a real server says, and a server that says
- * what it is told to.
+ * Faulty peers: a proxy that changes a real server's packets, and a server that follows a script.
  *
  * @module
  */
@@ -10,9 +9,9 @@ import * as tls from "node:tls"
 import type { Address, Listener } from "./net.js"
 import { listenerOf } from "./net.js"
 
-/** What happens to one packet of a server, or to one chunk where packets cannot be seen. */
+/** A change of one packet of a server, or of one chunk if packets cannot be seen. */
 export interface Mutation {
-  /** which one, counted from 0; the greeting is the first */
+  /** Its number, counted from 0; the greeting is the first. */
   readonly packet: number
   readonly change:
     | "flip"
@@ -31,7 +30,7 @@ export interface Mutation {
     | "end"
     | "reset"
     | "endWithin"
-  /** where in it, as a share of its length from 0 to 1 */
+  /** Its place in the packet, as a share of the length from 0 to 1. */
   readonly at: number
   readonly bytes: Buffer
 }
@@ -42,30 +41,30 @@ export interface Identity {
   readonly cert: string
 }
 
-/** What a {@link mutatingProxy} is told. */
+/** Options of a {@link mutatingProxy}. */
 export interface MutatingProxyOptions {
   readonly target: Address
   readonly mutation: Mutation
-  /** for clients that ask for TLS: the proxy ends it, and changes what is inside; the server must offer it */
+  /** The proxy's identity: it decrypts the client's TLS, and changes packets inside. The server must offer TLS. */
   readonly tls?: Identity
-  /** changes chunks as they come from the network, TLS or not */
+  /** Changes chunks as they come from the network, TLS or not. */
   readonly blind?: boolean
 }
 
-/** An error packet, as it comes before the greeting: without an SQLSTATE. */
+/** An error packet before the greeting: it has no SQLSTATE. */
 export const errorPacket = (errno: number, text: string, sequence = 0): Buffer => {
   const body = Buffer.concat([Buffer.from([0xff, errno & 0xff, errno >> 8]), Buffer.from(text)])
   return packetOf(body, sequence)
 }
 
-/** A body with its header. */
+/** A packet: header and body. */
 export const packetOf = (body: Buffer, sequence: number): Buffer =>
   Buffer.concat([
     Buffer.from([body.length & 0xff, (body.length >> 8) & 0xff, body.length >> 16, sequence]),
     body
   ])
 
-/** Forwards to a real server, and changes one packet of what it answers. */
+/** Forwards to a real server, and changes one packet of its answers. */
 export const mutatingProxy = (options: MutatingProxyOptions): Promise<Listener> => {
   const sockets = new Set<net.Socket>()
   const hold = (socket: net.Socket) => {
@@ -74,7 +73,7 @@ export const mutatingProxy = (options: MutatingProxyOptions): Promise<Listener> 
   }
   const server = net.createServer((client) => {
     const upstream = net.connect(options.target.port, options.target.host)
-    // only the clients count: the server's side ends a moment later
+    // holds the clients only, since the server's side ends a moment later
     hold(client)
     client.on("close", () => upstream.destroy())
     upstream.on("close", () => client.end())
@@ -91,7 +90,7 @@ const connect = (client: Duplex, upstream: Duplex, raw: net.Socket, options: Mut
   upstream.on("data", mutator(client, raw, options))
 }
 
-/** The greeting and the request for TLS pass; then each side has a TLS of its own. */
+/** Forwards the greeting and the request for TLS; then each side has separate TLS. */
 const connectTls = (
   client: net.Socket,
   upstream: net.Socket,
@@ -101,7 +100,7 @@ const connectTls = (
   const change = mutator(client, client, options)
   upstream.on("data", change)
   client.once("data", (request: Buffer) => {
-    // 32 bytes: a request for TLS, not a login
+    // 32 bytes and a header: a request for TLS, not a login
     if (request.length !== 36) return void client.destroy()
     upstream.write(request)
     upstream.off("data", change)
@@ -117,7 +116,7 @@ const connectTls = (
   })
 }
 
-/** Hears the server's chunks, and says to the client what becomes of them. */
+/** Takes the server's chunks, and sends the changed ones to the client. */
 const mutator = (client: Duplex, raw: net.Socket, { blind = false, mutation }: MutatingProxyOptions) => {
   let pending = Buffer.alloc(0)
   let count = 0
@@ -207,16 +206,16 @@ const changePacket = (
   }
 }
 
-/** What a {@link scriptedServer} does, one step at a connection, one after each thing that the client says. */
+/** A script of a {@link scriptedServer}: one step at a connection, and one after each message of the client. */
 export interface Script {
   readonly steps: ReadonlyArray<Buffer>
-  /** all at once, without waiting for the client */
+  /** Sends all steps at once, without waiting for the client. */
   readonly atOnce: boolean
-  /** afterwards */
+  /** What it does after the last step. */
   readonly then: "end" | "reset" | "stay"
 }
 
-/** Says what its script says, whatever it is told; `heard` collects that. */
+/** Follows its script, whatever the client says; `heard` collects that. */
 export const scriptedServer = async (
   script: Script
 ): Promise<Listener & { readonly heard: () => Buffer }> => {

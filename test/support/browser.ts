@@ -1,5 +1,5 @@
 /**
- * Chromium without a window: that of Debian, installed where we may.
+ * Chromium without a window; Debian's package, which is installed if we may.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { chromium } from "playwright-core"
 
 const EXECUTABLE = "/usr/bin/chromium"
 
-/** Whether there is a browser, after an attempt to install one. */
+/** Whether there is a browser, if necessary after an attempt to install one. */
 export const hasBrowser = (): boolean => {
   if (fs.existsSync(EXECUTABLE)) return true
   if (process.getuid?.() !== 0 || !fs.existsSync("/usr/bin/apt-get")) return false
@@ -25,7 +25,7 @@ export const hasBrowser = (): boolean => {
   return (apt(...install) || (apt("update") && apt(...install))) && fs.existsSync(EXECUTABLE)
 }
 
-/** A browser that is closed with the scope. */
+/** A browser, which the scope closes. */
 export const browser: Effect.Effect<Browser, never, Scope.Scope> = Effect.acquireRelease(
   Effect.promise(() => chromium.launch({ executablePath: EXECUTABLE, args: ["--no-sandbox"] })),
   (open) => Effect.promise(() => open.close())

@@ -13,7 +13,7 @@ export interface Certificates {
   readonly key: string
 }
 
-/** An authority, a server's certificate for name and addresses signed by it, and an authority that has signed nothing. */
+/** An authority, a server's certificate from it for the name and addresses, and an authority that signed nothing. */
 export const makeCertificates = async (
   name: string,
   addresses: ReadonlyArray<string> = []

@@ -1,5 +1,5 @@
 /**
- * The command `effect-audit` as a child process, and queues in the states that an operator meets.
+ * The command `effect-audit` as a child process, and queues in the states that an operator sees.
  *
  * @module
  */
@@ -13,11 +13,11 @@ import type { Ended } from "./program.js"
 import { run, start } from "./program.js"
 import { nodeDisk, withQueue } from "./queue.js"
 
-/** What `effect-audit` runs. */
+/** The source of `effect-audit`. */
 const COMMAND = "src/cli/main.ts"
 
 export interface Ran extends Ended {
-  /** each line of its output, parsed */
+  /** Each line of its output, parsed. */
   readonly json: () => ReadonlyArray<Record<string, unknown>>
 }
 
@@ -29,7 +29,7 @@ export const effectAudit = (
   under: ReadonlyArray<string> = []
 ): Effect.Effect<Ran> =>
   Effect.promise(async () => {
-    // a user who may not look into the directory cannot start there either
+    // a user who may not enter the directory cannot start there
     const cwd = under.length === 0 ? directory : path.dirname(directory)
     const ended = await run(COMMAND, { cwd, args, env: { AUDIT_DIRECTORY: directory, ...env }, under })
     return {
@@ -42,7 +42,7 @@ export const effectAudit = (
     }
   })
 
-// the code is that of the command
+// exits with the command's code
 const pty = (columns: number) => `
 import os, pty, select, sys, fcntl, struct, termios
 pid, fd = pty.fork()
@@ -61,11 +61,11 @@ while True:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 `
 
-/** Whether a terminal can be imitated here. */
+/** Whether we can imitate a terminal here. */
 export const hasPty =
   spawnSync("python3", ["-c", "import pty, termios, os; os.waitstatus_to_exitcode"]).status === 0
 
-/** Starts the command; `under` is a command that runs it. */
+/** Starts the command; `under` is a command that runs it, such as `setpriv`. */
 export const startEffectAudit = (
   directory: string,
   args: ReadonlyArray<string>,
@@ -92,7 +92,7 @@ export const inTerminal = (
     ]
   })
 
-/** The page's server of a directory, until the scope closes; its address with the token. */
+/** Serves the page of a directory until the scope closes. Returns its address, with the token. */
 export const serve = (directory: string, args: ReadonlyArray<string> = []) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
@@ -107,7 +107,7 @@ export const serve = (directory: string, args: ReadonlyArray<string> = []) =>
     }
   )
 
-/** A use as it stands in the queue. */
+/** A use as a line of the queue. */
 export const useLine = (
   input: Partial<UseLogInput>,
   { at = Date.now(), eventId = v7() }: { readonly at?: number; readonly eventId?: string } = {}
@@ -116,7 +116,7 @@ export const useLine = (
   line: Either.getOrThrow(compile(UseLog).encode({ status: "success", ...input }, eventId, at))
 })
 
-/** Appends uses to the queue of a directory, makes dead letters of the first ones, and leaves. */
+/** Appends uses to a directory's queue, makes dead letters of the first ones, and closes it. */
 export const fill = (
   directory: string,
   uses: ReadonlyArray<ReturnType<typeof useLine>>,

@@ -2,9 +2,9 @@
 import { Effect, Schedule } from "effect"
 import type { Clock } from "effect"
 
-/** A clock whose wall time is off by what `offset` says, as one that is set while the program runs. */
+/** A clock whose wall time is shifted by `offset` milliseconds, as if somebody set it. */
 export const shifted = (clock: Clock.Clock, offset: () => number): Clock.Clock =>
-  // all else is that of the test clock, which is adjusted through it
+  // all else is the test clock's, so that a test can adjust it
   Object.assign(Object.create(clock) as Clock.Clock, {
     unsafeCurrentTimeMillis: () => clock.unsafeCurrentTimeMillis() + offset(),
     currentTimeMillis: Effect.sync(() => clock.unsafeCurrentTimeMillis() + offset()),
@@ -12,7 +12,7 @@ export const shifted = (clock: Clock.Clock, offset: () => number): Clock.Clock =
     currentTimeNanos: Effect.sync(() => clock.unsafeCurrentTimeNanos())
   })
 
-/** A clock that is ahead by so many milliseconds, for durations as well. */
+/** A clock that is ahead by `offset` milliseconds, for durations too. */
 export const ahead = (clock: Clock.Clock, offset: () => number): Clock.Clock => {
   const nanos = () => clock.unsafeCurrentTimeNanos() + BigInt(Math.round(offset() * 1e6))
   return Object.assign(shifted(clock, offset), {
@@ -21,6 +21,6 @@ export const ahead = (clock: Clock.Clock, offset: () => number): Clock.Clock => 
   })
 }
 
-/** Waits until something holds: two minutes, since a loaded machine takes long. */
+/** Retries a check for two minutes, since a loaded machine is slow. */
 export const eventually = (check: () => void): Effect.Effect<void, unknown> =>
   Effect.retry(Effect.try(check), { times: 2400, schedule: Schedule.spaced("50 millis") })

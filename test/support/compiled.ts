@@ -1,6 +1,6 @@
 /**
- * Programs of this repository, compiled once in a run into files that plain node starts. They start in a third of a
- * second; through tsx it takes more than one, and tests start hundreds.
+ * Programs of this repository, compiled once in a run for plain node. They start in a third of a second. With tsx they
+ * take more than one second, and the tests start hundreds.
  *
  * @module
  */
@@ -18,7 +18,7 @@ export const compiled = (file: string): string => {
   const home = path.join(programs, file.replaceAll(/\W/g, "-"))
   const program = path.join(home, `${path.basename(file, ".ts")}.mjs`)
   if (fs.existsSync(program)) return program
-  // Test files run side by side: whoever is first puts it in place, whole.
+  // Test files run in parallel: the first one renames its directory into place, whole.
   const mine = `${home}.${process.pid}`
   buildSync({
     entryPoints: [path.join(root, file)],
@@ -30,15 +30,15 @@ export const compiled = (file: string): string => {
     platform: "node",
     format: "esm",
     target: "node20",
-    // native, or loaded late
+    // native, or imported late
     external: ["fs-native-extensions", "mysql2", "@libsql/client", "undici", "ws"],
-    // for the CommonJS modules within
+    // for CommonJS modules in the bundle
     banner: {
       js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
     },
     logLevel: "error"
   })
-  // what the command serves lies beside it
+  // the command serves the page from its own directory
   fs.cpSync(path.join(root, "src/cli/page"), path.join(mine, "page"), { recursive: true })
   try {
     fs.renameSync(mine, home)

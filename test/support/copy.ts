@@ -1,5 +1,5 @@
 /**
- * The package with an Effect of its own, as a bundler puts it into a program: see `compiled`.
+ * The package with a second copy of Effect, as in a program that a bundler made; `compiled` makes it.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { Uploader } from "../../src/services/Uploader.js"
 export { openAuditLogger } from "../../src/AuditLogger.js"
 export * as AuditLayer from "../../src/layers/AuditLayer.js"
 
-/** A table in memory, as the layer of an uploader, and how many events are in it. */
+/** A table in memory: the layer of its uploader, and the number of its events. */
 export const makeDatabase = () => {
   let stored = 0
   const { uploader } = Effect.runSync(makeMemoryUploader())

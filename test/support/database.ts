@@ -1,5 +1,5 @@
 /**
- * Databases for tests: one of its own for each test, on the server of the run.
+ * Databases for tests: a separate one for each test, on the server of the run.
  *
  * @module
  */
@@ -29,9 +29,9 @@ export interface TestDatabase {
   readonly drop: () => Promise<void>
 }
 
-/** Creates an empty utf8mb4 database, on the server of the run unless another one's URL is given. */
+/** Creates an empty utf8mb4 database, on the server of the run unless a URL names another. */
 export const freshDatabase = async (rootUrl?: string): Promise<TestDatabase> => {
-  // Imported late, since vitest cannot be loaded by the benchmarks and crash tests that give a URL.
+  // Imported late, since benchmarks and crash tests give a URL and cannot load vitest.
   const url = new URL(rootUrl ?? (await import("vitest")).inject("mysqlRootUrl"))
   const database = `audit_${randomUUID().replaceAll("-", "")}`
   const account = {
@@ -46,7 +46,7 @@ export const freshDatabase = async (rootUrl?: string): Promise<TestDatabase> => 
   await connection.query(`CREATE DATABASE \`${database}\` CHARACTER SET utf8mb4`)
   await connection.end()
 
-  // A pool, since it connects again after the server was restarted.
+  // a pool, since it reconnects after a restart of the server
   const pool = createPool({
     ...account,
     user: username,
@@ -73,7 +73,7 @@ export const freshDatabase = async (rootUrl?: string): Promise<TestDatabase> => 
   }
 }
 
-/** Creates the two tables of the reference as its users have them: without anything of ours. */
+/** Creates the two tables of the reference without anything of ours. */
 export const createReferenceTables = async (database: Pick<TestDatabase, "query">): Promise<void> => {
   await database.query(`
     CREATE TABLE nano_banana_user_use_log (

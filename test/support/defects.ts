@@ -1,6 +1,6 @@
 /**
- * A program without Effect whose logger or uploader has a defect. DEFECT names it; the uploader writes the ids of what
- * it has stored to `stored` in DIRECTORY/.., and the program prints how the log was at the end.
+ * A program without Effect whose logger or uploader has the defect named by DEFECT. The uploader writes the stored ids
+ * to `stored` in DIRECTORY/.., and the program prints the log's last status.
  */
 import { Effect, Layer } from "effect"
 import { openAuditLogger, Uploader, UploadError } from "effect-audit"
@@ -20,7 +20,7 @@ console.log = () => {
 
 const failures: Record<string, () => Effect.Effect<never, UploadError>> = {
   logger: () => new UploadError({ class: "transient", code: "ECONNREFUSED", reason: "the database is away" }),
-  // slowly: the program ends before the first attempt does, and the last one fails
+  // slowly, so that the program ends before the first attempt, and the last attempt fails
   operator: () =>
     Effect.delay(
       new UploadError({ class: "operator", code: "1142", reason: "the INSERT right is missing" }),
@@ -30,7 +30,7 @@ const failures: Record<string, () => Effect.Effect<never, UploadError>> = {
     throw new Error("a defect of the uploader")
   },
   interrupts: () => Effect.interrupt,
-  // unlike `Effect.never` without a timer, which would keep the process
+  // without a timer, which `Effect.never` has and which would keep the process alive
   hangs: () => Effect.uninterruptible(Effect.async(() => undefined))
 }
 
@@ -39,7 +39,7 @@ const audit = await openAuditLogger({
   directory,
   minFreeBytes: 0,
   uploadTimeout: 500,
-  // one that hangs is waited for so long; the others end at once, however loaded the machine is
+  // A hung uploader uses up this time; the others end at once, however loaded the machine is.
   shutdownTimeout: defect === "hangs" ? 6000 : 60_000,
   uploader: Layer.succeed(Uploader, {
     concurrency: 1,

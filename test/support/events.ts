@@ -1,5 +1,5 @@
 /**
- * Stored events for the tests of uploaders, made the way of a real one: encoded to a line, and read from it.
+ * Stored events for tests of uploaders, made as in production: encoded to a line, and read from it.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import { compile, makeDecoder } from "../../src/schema/Line.js"
 import { LoginLog, type LoginLogInput } from "../../src/schema/LoginLog.js"
 import { UseLog, type UseLogInput } from "../../src/schema/UseLog.js"
 
-/** The line of an input and what is read from it. */
+/** The event of an input: encoded to its line, and read back. */
 export const stored = (
   definition: AuditEvent.Any,
   input: unknown,
@@ -24,7 +24,7 @@ export const stored = (
   )
 }
 
-/** A use; `status` is `success` unless it is given. */
+/** A use, by default with the status `success`. */
 export const use = (
   input: Partial<UseLogInput> = {},
   options?: { readonly eventId?: string; readonly time?: number }
@@ -36,6 +36,6 @@ export const login = (
   options?: { readonly eventId?: string; readonly time?: number }
 ) => stored(LoginLog, input, options)
 
-/** So many uses, told apart by their prompts `0`, `1` and so on. */
+/** `count` uses with the prompts `0`, `1` and so on. */
 export const uses = (count: number, input?: (index: number) => Partial<UseLogInput>): Array<StoredEvent> =>
   Array.from({ length: count }, (_, index) => use({ prompt: String(index), ...input?.(index) }))

@@ -1,6 +1,6 @@
 /**
- * Random lives of a queue, with deaths of the process, power cuts and failing calls at any step, and the oracle
- * that judges what is left after each of them.
+ * Random histories of a queue, with crashes, power cuts and failing calls at any step. An oracle judges the rest
+ * after each of them.
  *
  * @module
  */
@@ -26,24 +26,24 @@ import type { Call, Fault } from "../../src/layers/MemoryDisk.js"
 import type { Disk } from "../../src/services/Disk.js"
 import * as queues from "./queue.js"
 
-/** Where events are delivered to, and what delivers them. */
+/** A destination of events, and the worker that delivers to it. */
 export interface Target {
   readonly segmentBytes: number
-  /** The id of the event that is the `index`-th of those that are appended when so many were before. */
+  /** The id of the `index`-th event of a step, after `appended` earlier ones. */
   readonly idOf: (appended: number, index: number) => string
   readonly line: (id: string) => string
-  /** the ids of what has arrived */
+  /** The ids of delivered events. */
   readonly stored: ReadonlySet<string>
-  /** Begins to deliver from a queue, in a process that may be killed. */
+  /** Starts to deliver from a queue, in a process that may be killed. */
   readonly start: (queue: queues.Queue) => Effect.Effect<Worker, never, Scope.Scope>
-  /** What the database is asked before each statement, as the disk before each call; replaces the one before. */
+  /** Sets the faults of the next statements, as the disk has them for its calls. */
   readonly inject: (fault: () => Fault | undefined) => void
-  /** Fails where something is wrong with what has arrived. */
+  /** Fails if something is wrong with the delivered events. */
   readonly judge: Effect.Effect<void>
 }
 
 export interface Worker {
-  /** Delivers a batch, or more of them. */
+  /** Delivers one batch, or more. */
   readonly deliver: (options: {
     readonly maxRecords: number
     readonly isRejected: (id: string) => boolean
@@ -51,7 +51,7 @@ export interface Worker {
   readonly deliverAll: Effect.Effect<unknown, unknown>
 }
 
-/** A set of ids, which nothing goes wrong with. */
+/** A set of ids, which never fails. */
 export const plainTarget: Effect.Effect<Target> = Effect.sync(() => {
   const stored = new Set<string>()
   return {
@@ -69,18 +69,18 @@ export const plainTarget: Effect.Effect<Target> = Effect.sync(() => {
   }
 })
 
-/** What is done, and what goes wrong at which call to the disk. */
+/** An action, and its mishap at one of its calls to the disk. */
 export interface Step {
   readonly action:
     | { readonly type: "append"; readonly count: number }
     | { readonly type: "deliver"; readonly maxRecords: number; readonly rejecting: boolean }
     | { readonly type: "compact" }
     | { readonly type: "reopen" }
-    /** the oldest letters, so many of them */
+    /** Decides about this many of the oldest letters. */
     | { readonly type: "retry" | "discard"; readonly count: number }
   readonly mishap:
     | { readonly type: "kill" | "power"; readonly call: number }
-    /** the call fails, after `short` bytes if it is a write, and those that follow it, as many as `times` says */
+    /** Fails `times` calls from this one on; a write leaves `short` bytes. */
     | {
         readonly type: "fail"
         readonly call: number
@@ -88,14 +88,14 @@ export interface Step {
         readonly times: number
       }
     /**
-     * the call is not answered for longer than an append waits; if it was one, the answer comes at the end of the next
-     * step, with this code or with success
+     * Answers the call later than an append waits. If it was an append, then the answer comes at the end of the next
+     * step: success, or this code.
      */
     | { readonly type: "hang"; readonly call: number; readonly code: string | undefined }
     | undefined
 }
 
-/** A life, and the dice of its power cuts: 0 where they are exhausted. */
+/** A history, and the dice of its power cuts: 0 when they are used up. */
 export interface History {
   readonly steps: ReadonlyArray<Step>
   readonly dice: ReadonlyArray<number>
@@ -162,8 +162,8 @@ const lettersOf = (disk: Disk["Type"]) => deadLetters.make(disk, DIRECTORY)
 const APPEND_TIMEOUT = "10 seconds"
 
 /**
- * Lives a history; throws when the oracle finds a promise broken. `skip` names calls that are left out. Says how many
- * calls the last step made, up to its mishap and with it.
+ * Runs a history, and throws if the oracle finds a broken promise. `skip` names calls that are left out. Returns how
+ * many calls the last step made, up to its mishap and including it.
  */
 export const live = (
   history: History,
@@ -185,19 +185,19 @@ export const live = (
     // ------------------------------------------------------------------------------- what the world outside knows
     const acknowledged = new Map<string, number>()
     const rejected = new Set<string>()
-    /** somebody wanted them to be given up; `gone` are those of whom it was said that they are */
+    /** Ids that somebody wanted to discard; of those in `gone` the queue has said that they are discarded. */
     const discarding = new Set<string>()
     const gone = new Set<string>()
-    /** they were retried */
+    /** Ids that were retried. */
     const repeated = new Set<string>()
     let isCut = false
-    /** lines that retries may have appended */
+    /** The number of lines that retries may have appended. */
     let retried = 0
     let queueId: string | undefined
     /**
-     * Failed fsyncs of a segment whose lines could not be taken back either. The system then shows lines that are not
-     * on the disk, also to a next process, which numbers them: a power cut can make such a number `missing`, although
-     * nobody was told that its event is safe.
+     * Failed fsyncs of a segment whose lines could not be cut off either. The system then shows lines that are not on
+     * disk, and the next process numbers them. A power cut can make such a number `missing`, although nobody was told
+     * that its event is safe.
      */
     let doubtful = 0
     let reached = { delivered: 0, torn: 0, refused: 0 }
@@ -216,7 +216,7 @@ export const live = (
       return open.queue
     })
 
-    /** the action; what is learned counts only while the process lives */
+    /** Runs the action. Its result counts only while the process lives. */
     const act = (action: Step["action"], isAlive: () => boolean): Effect.Effect<unknown, unknown> =>
       Effect.gen(function* () {
         const queue = yield* ensureOpen
@@ -231,7 +231,7 @@ export const live = (
             return yield* Effect.forEach(ids, (id) => Effect.exit(one(id)), { concurrency: "unbounded" })
           }
           case "deliver": {
-            // what was refused may be taken the next time: the table was mended, or the program knows the kind
+            // A refused event may be accepted later: somebody mended the table, or the program knows its kind.
             const isRejected = (id: string) => {
               const isRefused = action.rejecting && !database.has(id) && id.endsWith("1")
               if (isRefused) rejected.add(id)
@@ -242,7 +242,7 @@ export const live = (
             return
           }
           case "compact":
-            // not in the turn of an append, which still holds the guard
+            // not during an append, which holds the guard
             return yield* Effect.zipRight(settle, queue.compact)
           case "reopen": {
             const { close } = open!
@@ -263,7 +263,7 @@ export const live = (
             const ids = { action: "discard", letters: [...chosen], by: "operator" } as const
             yield* requests.submit(disk, DIRECTORY, ids)
             yield* queue.carryOutRequests
-            // a letter that the cursor could not count stays
+            // a letter stays if the cursor could not count it
             const open = new Set((yield* openLetters).map(({ event }) => event))
             if (isAlive()) for (const event of events) if (!open.has(event)) gone.add(event)
             return
@@ -276,7 +276,7 @@ export const live = (
         reached = { delivered, torn, refused: dead + retried + discarded }
       })
 
-    /** the letters that wait for a decision, as an operator would see them */
+    /** The letters that wait for a decision, as an operator sees them. */
     const openLetters = Effect.gen(function* () {
       const letters = yield* lettersOf(disk)
       const { entries } = yield* letters.page({ limit: 1000, contentBytes: 1 << 20, select: () => true })
@@ -287,8 +287,8 @@ export const live = (
     })
 
     /**
-     * Nothing that was discarded, as somebody was told, stands in a file, whatever was lost. A known gap: an event that
-     * was retried before has an older line, which comes back with its removed segment until the next start.
+     * No file holds an event that the queue reported as discarded, whatever was lost. Known gap: an event that was
+     * retried before has an older line, which a power cut brings back with its segment until the next start.
      */
     const nothingOfTheGone = Effect.gen(function* () {
       const absent = [...gone].filter((id) => !(isCut && repeated.has(id)))
@@ -303,7 +303,7 @@ export const live = (
       }
     })
 
-    /** lets a call be answered whose caller has given up */
+    /** Answers a call whose caller has given up. */
     let answerLate: Effect.Effect<unknown> = Effect.void
     let calls = 0
 
@@ -322,7 +322,7 @@ export const live = (
         if (mishap.type === "fail") {
           const failed = calls - 1 - mishap.call
           if (failed >= mishap.times) return skipping(call)
-          // what is tried next is to take the lines back
+          // the failed call after a failed fsync is the one that cuts the lines off
           if (syncFailed) doubtful++
           syncFailed ||= call?.operation === "append" && call.step === "sync"
           return mishap.short === undefined || failed > 0
@@ -374,7 +374,7 @@ export const live = (
         assert.ok(Exit.isSuccess(result) || !Cause.isDie(result.cause), String(result))
       }
       const judged = yield* Effect.catchTag(ensureOpen, "QueueLocked", () => {
-        // closed without an answer of the disk: the lock goes with the process
+        // the disk did not answer the close: only the end of the process releases the lock
         memory.kill()
         disk = memory.startProcess()
         return ensureOpen
@@ -384,7 +384,7 @@ export const live = (
 
     const lastCalls = calls
     yield* answerLate
-    // the last word: everything is delivered, and everything is there
+    // at the end everything is delivered, and nothing is lost
     const queue = yield* ensureOpen
     yield* open!.worker.deliverAll
     yield* judge(queue)
@@ -413,7 +413,7 @@ export const live = (
         assert.ok(refused >= reached.refused, "refused does not go back")
         const waiting = new Set(yield* queues.waitingIds(queue))
         const letters = yield* openLetters
-        // those that a crash kept from the books as well: their lines still wait
+        // including letters that a crash kept from the books: their lines still wait
         const dead = new Set([...letters.map(({ event }) => event), ...discarding])
         assert.ok(
           letters.every(({ isWhole }) => isWhole),
@@ -451,5 +451,5 @@ const start = (disk: Disk["Type"], { segmentBytes, start }: Target) =>
     return { queue, worker, close: Effect.zipRight(Scope.close(scope, Exit.void), close) }
   })
 
-/** Until nothing goes on by itself: the disk answers in microtasks. */
+/** Lets all background work finish: the disk answers in microtasks. */
 const settle = Effect.promise(() => setImmediate())

@@ -1,5 +1,5 @@
 /**
- * The command in a directory of its own, with the packages that it loads.
+ * The command in a separate directory, with the packages that it loads.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import { root } from "./program.js"
 
 const EXTERNAL = ["fs-native-extensions", "mysql2"]
 
-/** Puts it there; what runs it with these arguments and variables. */
+/** Installs the command. Returns a function that runs it with arguments and variables. */
 export const installCommand = async (directory: string) => {
   const copied = new Set<string>()
   const copyPackage = (name: string) => {
@@ -36,7 +36,7 @@ export const installCommand = async (directory: string) => {
     format: "esm",
     target: "node20",
     external: EXTERNAL,
-    // for the modules of CommonJS within
+    // for CommonJS modules in the bundle
     banner: {
       js: `import { createRequire as requireOf } from "node:module"; const require = requireOf(import.meta.url);`
     }

@@ -2,7 +2,7 @@
 import { Schema } from "effect"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
 
-/** Every way in which a field may be left out. */
+/** A kind with every sort of optional field. */
 export class Maybe extends AuditEvent.Class<Maybe>()("maybe", {
   table: "maybe",
   fields: {

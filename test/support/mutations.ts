@@ -1,5 +1,5 @@
 /**
- * The syncs that the promise rests on: what each is called in test/README.md, and the calls that are left out to show
+ * The syncs that the promise needs, by their names in test/README.md. Tests leave out their calls, and have to fail.
  * that a test notices.
  *
  * @module
@@ -8,7 +8,7 @@ import type { Call } from "../../src/layers/MemoryDisk.js"
 
 const isLetters = (path: string) => path.endsWith("/dead-letter.ndjson")
 const isSegment = (path: string) => /\d{20}\.ndjson$/.test(path)
-/** The sync that follows a change of such an entry; one that follows a later change still takes it along. */
+/** The sync right after a change of such an entry. A sync after a later change includes it too, and stays. */
 const syncsEntry = (is: (name: string) => boolean) => (call: Call) =>
   call.operation === "syncDirectory" && is(call.unsynced.at(-1) ?? "")
 
@@ -33,15 +33,15 @@ export const mutations: Readonly<Record<string, (call: Call) => boolean>> = {
     operation === "append" && step === "sync" && path.endsWith("/queue.json.new")
 }
 
-/** Random histories need it once in thousands: it has a named one. */
+/** Random histories need it once in thousands, so it has a named one. */
 export const sealedEnd = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "read" && isSegment(path)
 
-/** What a process that died has decided, or taken back. */
+/** The sync of what a killed process decided, or took back. */
 export const foundDecision = ({ mode, operation, path }: Call): boolean =>
   operation === "sync" && mode === "append" && isLetters(path)
 
-/** Of the entry of the first segment: its removal, which comes behind its making. */
+/** The sync of the first segment's removal, which follows that of its creation. */
 export const removal = (): ((call: Call) => boolean) => {
   let isMade = false
   return ({ operation, unsynced }) => {

@@ -13,31 +13,31 @@ import { Uploader } from "../../src/services/Uploader.js"
 import type { TestDatabase } from "./database.js"
 import { freshDatabase } from "./database.js"
 
-/** An empty database, on the server of the run unless another one's URL is given. */
+/** An empty database, on the server of the run unless a URL names another. */
 export const mysqlDatabase = (rootUrl?: string): Effect.Effect<TestDatabase, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.promise(() => freshDatabase(rootUrl)),
     (database) => Effect.promise(() => database.drop())
   )
 
-/** How root connects to it. */
+/** How root connects to the database. */
 export const connectionOptions = ({ config }: TestDatabase): MysqlUploader.Options => ({
   ...config,
   password: Redacted.make(config.password)
 })
 
-/** An uploader of its own. */
+/** A separate uploader. */
 export const uploaderOf = (
   options: MysqlUploader.Options
 ): Effect.Effect<Uploader["Type"], never, Scope.Scope> =>
   Effect.map(Layer.build(MysqlUploader.layer(options)), Context.get(Uploader))
 
-/** The password of {@link account}: no error may show it. */
+/** The password of {@link account}, which no error may show. */
 export const PASSWORD = "s3cr3t-ключ"
 
 let accounts = 0
 
-/** An account with the given rights on the database, and no other. */
+/** An account with the given rights on the database, and no others. */
 export const account = (
   database: TestDatabase,
   rights: string,
@@ -53,7 +53,7 @@ export const account = (
     ({ username }) => Effect.promise(() => database.query(`DROP USER '${username}'@'%'`))
   )
 
-/** The typed failure of an effect; it must show neither the password nor anything of an event, however it is printed. */
+/** The typed failure of an effect. Printed in any way, it must show neither the password nor an event's content. */
 export const failureOf = <A, R>(
   effect: Effect.Effect<A, UploadError, R>
 ): Effect.Effect<UploadError, never, R> =>

@@ -1,6 +1,6 @@
 /**
- * Oracle's MySQL, and its Router, out of Debian's packages, unpacked into the cache of the user: nothing is
- * installed, nothing of the system changes, and no root is needed.
+ * Oracle's MySQL and its Router from Debian's packages, unpacked into the user's cache. That needs no root, installs
+ * nothing and changes nothing in the system.
  *
  * @module
  */
@@ -12,11 +12,11 @@ import { promisify } from "node:util"
 
 const run = promisify(execFile)
 
-// the only suite that has it
+// the only suite with the package
 const SUITE = "sid"
 const KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-/** A command that starts a program: its loader, and what stands before all other arguments. */
+/** A command that starts a program: its loader, and the first arguments. */
 export interface Command {
   readonly server: string
   readonly args: ReadonlyArray<string>
@@ -29,17 +29,17 @@ export const cacheDirectory = (): string => {
   return path.join(cache, "effect-audit")
 }
 
-/** A program out of a package. */
+/** A program in a package. */
 interface Program {
-  /** in Debian */
+  /** Its package in Debian. */
   readonly package: string
-  /** of its directory in the cache */
+  /** The name of its directory in the cache. */
   readonly name: string
   /** The file, below /usr. */
   readonly file: string
-  /** Where its own libraries lie, below /usr/lib. */
+  /** The directory of its own libraries, below /usr/lib. */
   readonly libraries: string
-  /** What stands before all other arguments, by what lies below /usr. */
+  /** Its first arguments, given the unpacked /usr. */
   readonly args: (usr: string) => ReadonlyArray<string>
 }
 
@@ -68,13 +68,13 @@ const ROUTER: Program = {
   args: () => []
 }
 
-/** The server that {@link unpackMysql} has left in the cache. */
+/** The server that {@link unpackMysql} left in the cache. */
 export const unpackedMysql = (): Command | undefined => unpacked(MYSQL)
 
 const unpacked = (program: Program): Command | undefined =>
   commandIn(path.join(cacheDirectory(), program.name), program)
 
-/** By its own loader, since it needs a newer libc than that of the stable release. */
+/** The command with the program's own loader, since it needs a newer libc than Debian stable has. */
 const commandIn = (root: string, { args, file, libraries: own }: Program): Command | undefined => {
   const usr = path.join(root, "usr")
   const server = path.join(usr, file)
@@ -91,12 +91,12 @@ const commandIn = (root: string, { args, file, libraries: own }: Program): Comma
 }
 
 /**
- * Downloads the packages (60 MB) with an apt state of its own, unpacks them (270 MB), and says where the server is.
- * Whole or not at all: an interrupted download is not taken for a server, and two runs at once are harmless.
+ * Downloads the packages (60 MB) with a separate apt state, unpacks them (270 MB), and returns the command.
+ * All or nothing: an interrupted download leaves no server, and two runs at once are harmless.
  */
 export const unpackMysql = (): Promise<Command> => unpack(MYSQL)
 
-/** MySQL Router (25 MB, 100 MB unpacked), as it is in the cache, or downloaded now. */
+/** MySQL Router (25 MB, 100 MB unpacked), from the cache, or downloaded now. */
 export const unpackRouter = async (): Promise<Command> => unpacked(ROUTER) ?? (await unpack(ROUTER))
 
 const unpack = async (program: Program): Promise<Command> => {
@@ -111,12 +111,12 @@ const unpack = async (program: Program): Promise<Command> => {
       await run("dpkg", ["-x", file, root])
     const command = commandIn(root, program)
     if (command === undefined) throw new Error(`${program.package} has another layout`)
-    // a kernel or processor that it cannot run on shows here
+    // fails here if the kernel or processor cannot run it
     await run(command.server, [...command.args, "--version"])
     try {
       fs.renameSync(root, path.join(parent, program.name))
     } catch (error) {
-      // another run was faster
+      // another run may have been faster
       if (unpacked(program) === undefined) throw error
     }
     return unpacked(program)!
@@ -125,7 +125,7 @@ const unpack = async (program: Program): Promise<Command> => {
   }
 }
 
-/** What runs that were killed have left, an hour ago or earlier. */
+/** Removes what killed runs left more than an hour ago. */
 const removeLeftovers = (parent: string, of: string): void => {
   for (const name of fs.readdirSync(parent).filter((name) => name.startsWith(`${of}.`))) {
     const directory = path.join(parent, name)
@@ -134,7 +134,7 @@ const removeLeftovers = (parent: string, of: string): void => {
   }
 }
 
-/** Downloads the package and all that it needs, from the first of the system's mirrors that has them. */
+/** Downloads the package and its dependencies from the first of the system's mirrors that has them. */
 const download = async (name: string, home: string): Promise<ReadonlyArray<string>> => {
   if (!fs.existsSync(KEYRING)) throw new Error("this is no Debian")
   let failure: unknown
@@ -172,7 +172,7 @@ const downloadFrom = async (
     "Dir::State::Lists": at("lists"),
     "Dir::Cache": at("cache"),
     "Dir::Cache::archives": at("archives"),
-    // root's cache is closed to apt's own user
+    // apt's own user cannot read root's cache
     "APT::Sandbox::User": "root",
     "APT::Install-Recommends": "false"
   }

@@ -1,6 +1,6 @@
 /**
  * The servers of a run, MariaDB's and Oracle's: those of `AUDIT_TEST_MYSQL_URL` and `AUDIT_TEST_ORACLE_URL`
- * (accounts that may create databases), or private ones that are started here and gone afterwards.
+ * (accounts that may create databases), or private ones, which end with the run.
  *
  * @module
  */
@@ -14,9 +14,9 @@ import { findServer, startServer } from "./mysqlServer.js"
 
 declare module "vitest" {
   export interface ProvidedContext {
-    /** The URL of the server that most tests use (MariaDB's), with an account that may do everything. */
+    /** The URL of the server for most tests (MariaDB), with an account that may do everything. */
     mysqlRootUrl: string
-    /** That of Oracle's MySQL; undefined where there is none. */
+    /** The URL of Oracle's MySQL; undefined if there is none. */
     oracleRootUrl: string | undefined
   }
 }
@@ -43,7 +43,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   }
 }
 
-/** What is installed, or Debian's package where we may install it. MySQL stands in where there is nothing else. */
+/** The installed MariaDB, or Debian's package if we may install it. If there is none, MySQL takes its place. */
 const bringMariadb = async (): Promise<Flavour> => {
   if (findServer("mariadb") !== undefined) return "mariadb"
   const isDebian = process.getuid?.() === 0 && fs.existsSync("/usr/bin/apt-get")
@@ -67,7 +67,7 @@ const bringMariadb = async (): Promise<Flavour> => {
   }
 }
 
-/** What is installed or was unpacked before, or Debian's package, unpacked now. Without it, its tests are skipped. */
+/** MySQL: installed, unpacked before, or Debian's package unpacked now. If there is none, its tests are skipped. */
 const bringMysql = async (): Promise<Flavour | undefined> => {
   if (findServer("mysql") !== undefined) return "mysql"
   try {

@@ -27,7 +27,7 @@ const isAlive = (pid: number) => {
   }
 }
 
-/** Connects and asks, within three seconds. */
+/** Connects and runs a query within three seconds. */
 const ask = async (server: Pick<MysqlServer, "rootUrl">) => {
   const connection = await createConnection({ uri: server.rootUrl, connectTimeout: 3000 })
   try {
@@ -38,7 +38,7 @@ const ask = async (server: Pick<MysqlServer, "rootUrl">) => {
   }
 }
 
-test("the server of the run has fresh databases with the tables of the reference", async () => {
+test("the run's server creates databases with the tables of the reference", async () => {
   const one = await freshDatabase()
   const other = await freshDatabase()
   await createReferenceTables(one)
@@ -63,7 +63,7 @@ test("the server of the run has fresh databases with the tables of the reference
 })
 
 test.skipIf(findServer("mysql") === undefined)(
-  "Oracle's MySQL starts as well: fresh databases, kill -9 and restart, no files left",
+  "Oracle's MySQL creates databases, restarts after kill -9, and leaves no files",
   async () => {
     const server = await start({ flavour: "mysql" })
     const database = await freshDatabase(server.rootUrl)
@@ -91,7 +91,7 @@ test.skipIf(findServer("mysql") === undefined)(
   }
 )
 
-test("two servers at once; stop leaves neither process nor files", async () => {
+test("two servers run at once, and stop leaves neither process nor files", async () => {
   const [one, other] = await Promise.all([start(), start({ args: ["--max-allowed-packet=1M"] })])
   expect(one.port).not.toBe(other.port)
   const database = await freshDatabase(other.rootUrl)
@@ -110,7 +110,7 @@ test("two servers at once; stop leaves neither process nor files", async () => {
   await expect(ask(other)).resolves.toEqual([{ one: 1 }])
 })
 
-test("SIGSTOP silences the server, SIGCONT wakes it; a frozen one can be stopped", async () => {
+test("SIGSTOP silences a server, SIGCONT wakes it, and a frozen server can be stopped", async () => {
   const server = await start()
   server.sigstop()
   await expect(ask(server)).rejects.toMatchObject({ code: "ETIMEDOUT" })
@@ -122,7 +122,7 @@ test("SIGSTOP silences the server, SIGCONT wakes it; a frozen one can be stopped
   expect(isAlive(pid)).toBe(false)
 })
 
-test("a frozen server answers nothing, not even what is sent at once", async () => {
+test("a frozen server answers nothing, not even requests that are sent at once", async () => {
   const server = await start()
   const connection = await createConnection({ uri: server.rootUrl })
   try {
@@ -139,7 +139,7 @@ test("a frozen server answers nothing, not even what is sent at once", async () 
   }
 })
 
-test("restart keeps the data, after an orderly end and after kill -9", async () => {
+test("restart keeps the data after an orderly end and after kill -9", async () => {
   const server = await start()
   const database = await freshDatabase(server.rootUrl)
   await database.query("CREATE TABLE t (n INT)")
@@ -156,7 +156,7 @@ test("restart keeps the data, after an orderly end and after kill -9", async () 
   await database.drop()
 })
 
-test("a server does not outlive the process that started it, even when that is killed", async () => {
+test("a server ends with the process that started it, even if that is killed", async () => {
   const program = `
     import { startServer } from ${JSON.stringify(new URL("./mysqlServer.ts", import.meta.url).href)}
     const { pid, dataDirectory } = await startServer()

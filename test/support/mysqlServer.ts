@@ -1,7 +1,6 @@
 /**
- * A database server of the tests' own, MariaDB's or Oracle's: a private data directory, a private port on
- * 127.0.0.1, root without a password, and the controls that fault tests need. It never outlives the process
- * that started it.
+ * A database server for tests, MariaDB's or Oracle's: a private data directory, a private port on 127.0.0.1, root
+ * without a password, and controls for faults. It ends with the process that started it.
  *
  * @module
  */
@@ -21,25 +20,25 @@ import { freePort } from "./net.js"
 
 const run = promisify(execFile)
 
-/** Whose server it is: MariaDB's, or Oracle's MySQL. */
+/** The maker of a server: MariaDB, or Oracle's MySQL. */
 export type Flavour = "mariadb" | "mysql"
 
 /** The programs of an installed server. */
 export interface ServerPrograms {
   readonly flavour: Flavour
-  /** The server, or the loader that it is started by. */
+  /** The server, or the loader that starts it. */
   readonly server: string
-  /** What stands before all other arguments: `--no-defaults` has to. */
+  /** The first arguments, since `--no-defaults` must come first. */
   readonly args: ReadonlyArray<string>
   /** `mariadb-install-db`; absent for Oracle's mysqld, which initializes itself. */
   readonly installer: string | undefined
-  /** A directory that only its owner may enter, so that the server runs as the owner. */
+  /** Whether only the owner may enter its directory, so that the server runs as the owner. */
   readonly isPrivate: boolean
 }
 
 /**
- * Finds a server in the PATH and in the usual places, and Oracle's also in the cache of the tests.
- * Without a flavour MariaDB goes first.
+ * Finds a server in the PATH and the usual places, and Oracle's also in the cache of the tests.
+ * Without a flavour it prefers MariaDB.
  */
 export const findServer = (flavour?: Flavour): ServerPrograms | undefined => {
   if (flavour === undefined) return findServer("mariadb") ?? findServer("mysql")
@@ -73,7 +72,7 @@ export const findServer = (flavour?: Flavour): ServerPrograms | undefined => {
 
 const NO_DEFAULTS = ["--no-defaults"]
 
-/** MariaDB comes with a `mysqld` too. */
+/** Asks for the version, since MariaDB has a `mysqld` too. */
 const isOracles = (file: string): boolean => {
   const { status, stdout } = spawnSync(file, [...NO_DEFAULTS, "--version"], { encoding: "utf8" })
   return status === 0 && !stdout.includes("MariaDB")
@@ -81,21 +80,21 @@ const isOracles = (file: string): boolean => {
 
 /** Options of {@link startServer}. */
 export interface ServerOptions {
-  /** Default: MariaDB's where it is installed, else Oracle's. */
+  /** Default: MariaDB if it is installed, else Oracle's MySQL. */
   readonly flavour?: Flavour
-  /** Further arguments of the server; the last one wins. */
+  /** More arguments of the server; the last one wins. */
   readonly args?: ReadonlyArray<string>
-  /** Those of the first start only. */
+  /** Arguments of the first start only. */
   readonly firstArgs?: ReadonlyArray<string>
-  /** Further variables of its environment: `TZ` is its time zone, without tables of time zones. */
+  /** More environment variables; `TZ` is the server's time zone, without tables of time zones. */
   readonly env?: Readonly<Record<string, string>>
-  /** Where it listens: 127.0.0.1, or an address of the namespace that it runs in, where root's account is to be made. */
+  /** Its address: 127.0.0.1, or one in its network namespace, for which root gets an account. */
   readonly host?: string
-  /** Its port there; without it a free one. */
+  /** Its port; by default a free one. */
   readonly port?: number
-  /** What it is started by, before its own command: `ip netns exec NAME`. */
+  /** A command that starts it, such as `ip netns exec NAME`. */
   readonly under?: ReadonlyArray<string>
-  /** Where the data live. The caller's to remove; without it they are gone after `stop`. */
+  /** The data directory, which the caller removes. The default one is removed by `stop`. */
   readonly dataDirectory?: string
 }
 
@@ -107,26 +106,26 @@ export interface MysqlServer {
   /** `mysql://root@host:port` */
   readonly rootUrl: string
   readonly dataDirectory: string
-  /** The process id of the present run, undefined while the server is down. */
+  /** The process id; undefined while the server is down. */
   readonly pid: number | undefined
-  /** Ends the server for good, in order if its data stay, and removes what is temporary. */
+  /** Ends the server and removes temporary files. If its data stay, the shutdown is orderly. */
   readonly stop: () => Promise<void>
-  /** SIGKILL. The data stay for `restart`. */
+  /** Kills the server with SIGKILL. The data stay for `restart`. */
   readonly kill9: () => Promise<void>
-  /** Freezes the server before it returns: connections stay established, and silent. */
+  /** Freezes the server before it returns: connections stay established and silent. */
   readonly sigstop: () => void
   readonly sigcont: () => void
-  /** Starts the server again with its data, on the same port; one that runs is shut down first. */
+  /** Starts the server again with its data on the same port, if necessary after an orderly shutdown. */
   readonly restart: () => Promise<void>
 }
 
-/** Starts a server of its own and waits until it answers (MariaDB half a second, MySQL one; the first one longer). */
+/** Starts a server and waits until it answers: MariaDB takes 0.5 s, MySQL 1 s, and the first start longer. */
 export const startServer = async (options: ServerOptions = {}): Promise<MysqlServer> => {
   const programs = findServer(options.flavour)
   if (programs === undefined)
     throw new Error(`no server is installed: ${options.flavour ?? "mariadb or mysql"}`)
 
-  // The data of a caller lie elsewhere; socket, log and pid file are always temporary.
+  // always holds socket, log and pid file; a caller's data are elsewhere
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-mysql-"))
   const watchdog = startWatchdog(home)
   const dataDirectory = options.dataDirectory ?? path.join(home, "data")
@@ -158,7 +157,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
 
   const start = async (more: ReadonlyArray<string> = []) => {
     const log = fs.openSync(file.log, "a")
-    // Its own session: an interrupt from the terminal is for the tests, which then stop the server.
+    // Its own session: the terminal's interrupt goes to the tests, which then stop the server.
     const command = [...(options.under ?? []), programs.server]
     const started = spawn(command[0]!, [...command.slice(1), ...programs.args, ...serverArguments, ...more], {
       stdio: ["ignore", log, log],
@@ -196,7 +195,7 @@ export const startServer = async (options: ServerOptions = {}): Promise<MysqlSer
   }
 
   const stop = async () => {
-    // data that are removed need no order, which takes MySQL two seconds
+    // temporary data need no orderly shutdown, which takes MySQL two seconds
     await end(options.dataDirectory === undefined ? "SIGKILL" : "SIGTERM")
     await watchdog.dismiss()
   }
@@ -240,14 +239,14 @@ const ARGUMENTS: Record<Flavour, ReadonlyArray<string>> = {
   mysql: [
     "--innodb-redo-log-capacity=48M",
     "--mysqlx=OFF",
-    // MariaDB's default, too; each commit would cost a second sync
+    // MariaDB's default too: with a binary log each commit costs a second sync
     "--skip-log-bin",
-    // the default names a directory that a package of the system makes
+    // the default directory comes from a system package
     "--secure-file-priv=NULL"
   ]
 }
 
-/** Servers refuse to run as root without being told an account: `mysql` where it exists, else root after all. */
+/** As root, a server needs an account to run as: `mysql` if it exists, else root. */
 const serverAccount = async (
   { isPrivate }: ServerPrograms,
   directories: ReadonlyArray<string>
@@ -280,8 +279,8 @@ const initialize = async (
 }
 
 /**
- * Where initialized data are kept in the cache of the user, by version and arguments, for the next server to start with.
- * Initializing takes MySQL five seconds, copying a fifth of one.
+ * The directory of initialized data in the user's cache, by version and arguments, for later servers.
+ * MySQL takes five seconds to initialize, and a fifth of a second to copy.
  */
 const templateOf = async (
   server: string,
@@ -299,7 +298,7 @@ const copyInto = async (template: string, dataDirectory: string): Promise<void> 
   await run("cp", ["-pR", `${template}/.`, dataDirectory])
 }
 
-/** Whole or not at all, and without what each server is to make for itself: its identity, and its keys. */
+/** Keeps the data, all or nothing, without the identity and keys that each server makes for itself. */
 const keepAs = async (template: string, dataDirectory: string): Promise<void> => {
   fs.mkdirSync(path.dirname(template), { recursive: true })
   const copy = fs.mkdtempSync(`${template}.`)
@@ -310,12 +309,12 @@ const keepAs = async (template: string, dataDirectory: string): Promise<void> =>
     fs.renameSync(copy, template)
   } catch (error) {
     fs.rmSync(copy, { recursive: true, force: true })
-    // another run was faster
+    // another run may have been faster
     if (!fs.existsSync(template)) throw error
   }
 }
 
-/** Asked over the socket: away from loopback nobody knows root. */
+/** Waits over the socket, since root has no account away from loopback. */
 const untilItAnswers = async (socketPath: string, running: () => boolean): Promise<void> => {
   const deadline = Date.now() + 60_000
   for (;;) {
@@ -331,10 +330,10 @@ const untilItAnswers = async (socketPath: string, running: () => boolean): Promi
   }
 }
 
-/** One thread hears of a SIGSTOP first, and the others go on until it has told them: they may still answer. */
+/** Waits for all threads: after SIGSTOP those that have not stopped yet may still answer. */
 const untilAllThreadsStop = (pid: number): void => {
   const tasks = `/proc/${pid}/task`
-  // where there is no /proc, nothing tells
+  // without /proc there is no way to tell
   if (!fs.existsSync(tasks)) return
   const deadline = Date.now() + 10_000
   while (!fs.readdirSync(tasks).every((task) => isStopped(path.join(tasks, task, "stat")))) {
@@ -342,7 +341,7 @@ const untilAllThreadsStop = (pid: number): void => {
   }
 }
 
-/** By the state, which follows the name in parentheses: proc_pid_stat(5). A thread that is gone is stopped, too. */
+/** Reads the state after the name in parentheses: proc_pid_stat(5). A thread that is gone counts as stopped. */
 const isStopped = (stat: string): boolean => {
   try {
     return /\) T [^)]*$/.test(fs.readFileSync(stat, "utf8"))
@@ -352,8 +351,8 @@ const isStopped = (stat: string): boolean => {
 }
 
 /**
- * A shell that waits for our end of its pipe to close, which the kernel does however we die, and then kills
- * the server whose pid stands in `home` and removes the directory.
+ * A shell that waits until its pipe from us closes, which the kernel does however we die. Then it kills the server
+ * whose pid is in `home`, and removes the directory.
  */
 const startWatchdog = (home: string) => {
   const script = `read -r _; [ -f "$1/pid" ] && kill -9 "$(cat "$1/pid")"; rm -rf "$1"`
@@ -366,7 +365,7 @@ const startWatchdog = (home: string) => {
   const pipe = shell.stdin
   if (pipe instanceof Socket) pipe.unref()
   return {
-    /** Lets it clean up, and waits for that. */
+    /** Lets it clean up, and waits for its end. */
     dismiss: async () => {
       shell.ref()
       pipe.end()

@@ -22,7 +22,7 @@ const connect = (address: Address) => {
   return { socket, received: () => received.join("") }
 }
 
-/** A server that answers everything with itself, and remembers it. */
+/** A server that echoes, and remembers everything. */
 const echoServer = async () => {
   const heard: Array<string> = []
   const server = net.createServer((socket) => {
@@ -46,12 +46,12 @@ const proxied = async () => {
   return { target, proxy }
 }
 
-test("refusingPort refuses", async () => {
+test("refusingPort refuses connections", async () => {
   const { socket } = connect(await refusingPort())
   await expect(once(socket, "connect")).rejects.toMatchObject({ code: "ECONNREFUSED" })
 })
 
-test("silentServer accepts, listens and says nothing", async () => {
+test("silentServer accepts connections and says nothing", async () => {
   const server = await silentServer()
   const { socket, received } = connect(server)
   socket.write("anybody there?")
@@ -73,7 +73,7 @@ test("tcpProxy forwards", async () => {
   await soon(() => expect(proxy.connections).toBe(0))
 })
 
-test("tcpProxy: a pause holds everything back, also for new connections", async () => {
+test("tcpProxy holds everything back while paused, new connections included", async () => {
   const { proxy, target } = await proxied()
   const before = connect(proxy)
   await soon(() => expect(proxy.connections).toBe(1))
@@ -90,7 +90,7 @@ test("tcpProxy: a pause holds everything back, also for new connections", async 
   })
 })
 
-test("tcpProxy: dropped replies are lost, requests arrive", async () => {
+test("tcpProxy drops replies, and forwards requests", async () => {
   const { proxy, target } = await proxied()
   const { socket, received } = connect(proxy)
   proxy.dropReplies()
@@ -102,7 +102,7 @@ test("tcpProxy: dropped replies are lost, requests arrive", async () => {
   await soon(() => expect(received()).toBe(" again"))
 })
 
-test("tcpProxy: a cut ends the present connections, later ones work", async () => {
+test("tcpProxy cuts the present connections, and accepts later ones", async () => {
   const { proxy } = await proxied()
   const first = connect(proxy)
   await soon(() => expect(proxy.connections).toBe(1))
@@ -114,7 +114,7 @@ test("tcpProxy: a cut ends the present connections, later ones work", async () =
   await soon(() => expect(second.received()).toBe("x"))
 })
 
-test("tcpProxy: acts once when a client says a text, before the server answers it", async () => {
+test("tcpProxy acts once when a client sends a text, before the server answers", async () => {
   const { proxy, target } = await proxied()
   const { received, socket } = connect(proxy)
   proxy.whenAsked("commit", proxy.dropReplies)

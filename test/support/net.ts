@@ -1,6 +1,6 @@
 /**
- * Peers that misbehave on purpose: a port that refuses, a server that never speaks, a proxy that can be
- * paused, cut and made to swallow replies. Everything listens on 127.0.0.1.
+ * Faulty peers on 127.0.0.1: a port that refuses, a server that never speaks, and a proxy that can pause, cut, and
+ * drop replies.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { randomInt } from "node:crypto"
 import { once } from "node:events"
 import * as net from "node:net"
 
-/** Where something listens. */
+/** An address with a port. */
 export interface Address {
   readonly host: string
   readonly port: number
@@ -27,8 +27,8 @@ const closed = (server: net.Server): Promise<void> =>
   })
 
 /**
- * A port that nobody listens on. It lies below the range from which the kernel takes the ports of outgoing
- * connections: no client can come to occupy it while a server restarts, nor connect to itself.
+ * A port without a listener. It is below the range from which the kernel takes ports for outgoing connections.
+ * So no client can occupy it while a server restarts, or connect to itself.
  */
 export const freePort = async (): Promise<number> => {
   for (;;) {
@@ -47,15 +47,15 @@ export const freePort = async (): Promise<number> => {
 /** An address that refuses connections (ECONNREFUSED). */
 export const refusingPort = async (): Promise<Address> => ({ host, port: await freePort() })
 
-/** A listener that a test has started. */
+/** A listener that a test started. */
 export interface Listener extends Address {
-  /** How many clients are connected now. */
+  /** The number of connected clients. */
   readonly connections: number
   /** Destroys every connection and stops listening. */
   readonly close: () => Promise<void>
 }
 
-/** Lets a server listen on a free port; closing it destroys what `connections` holds. */
+/** Makes a server listen on a free port. Closing it destroys what `connections` holds. */
 export const listenerOf = async (
   server: net.Server,
   connections: ReadonlySet<{ readonly destroy: () => unknown }>
@@ -89,44 +89,44 @@ export const silentServer = async (): Promise<Listener> => {
 
 /** A TCP proxy whose network can fail. */
 export interface TcpProxy extends Listener {
-  /** How many clients have ever connected. */
+  /** The number of clients that have ever connected. */
   readonly accepted: number
-  /** Nothing passes any more, in either direction: not even the end of a connection. */
+  /** Holds back everything in both directions, including the end of a connection. */
   readonly pause: () => void
-  /** What the client says still arrives; what the server answers is lost. */
+  /** Forwards the client's messages, and drops the server's answers. */
   readonly dropReplies: () => void
-  /** Ends `pause` and `dropReplies`. What was swallowed meanwhile stays lost. */
+  /** Ends `pause` and `dropReplies`. Dropped answers stay lost. */
   readonly resume: () => void
-  /** Destroys all present connections; new ones are welcome. */
+  /** Destroys all present connections, and accepts new ones. */
   readonly cut: () => void
-  /** Acts once, as soon as a client has said the text, which the server is just about to hear. */
+  /** Acts once, when a client has sent the text and before the server gets it. */
   readonly whenAsked: (text: string, act: () => void) => void
 }
 
 type Flow = "open" | "paused" | "noReplies"
 
-/** What a {@link lyingProxy} is told. */
+/** Options of a {@link lyingProxy}. */
 export interface LyingProxyOptions {
   readonly target: Address
-  /** the server's `max_allowed_packet` */
+  /** The server's real `max_allowed_packet`. */
   readonly truth: number
-  /** what it says instead, of as many digits */
+  /** The value that it reports instead, with the same number of digits. */
   readonly lie: number
   /**
-   * Whether the server's refusal reaches the client. A server that hangs up while it is still being sent something
-   * takes its last words back (the kernel's RST): then it must get no more than the head of a packet it refuses.
+   * Whether the server's refusal reaches the client. If a server hangs up while it still gets data, then the kernel's
+   * RST discards its last answer. To be audible, it must get no more than the head of a packet that it refuses.
    */
   readonly audible: boolean
 }
 
-/** A proxy of a MySQL server, which takes larger packets than the server. */
+/** A proxy of a MySQL server that reports a larger packet limit than the server has. */
 export const lyingProxy = async ({ audible, lie, target, truth }: LyingProxyOptions): Promise<Listener> => {
   const links = new Set<Link>()
   const server = net.createServer((client) => {
     const upstream = net.connect(target.port, target.host)
     const link = new Link(client, upstream)
     links.add(link)
-    // a client waits for an answer before it sends on: its packets start with a chunk, and end with one
+    // A client waits for an answer before it sends more, so its packets begin and end with a chunk.
     let rest = 0
     let isTooLarge = false
     client.on("data", (request) => {
@@ -156,7 +156,7 @@ export const lyingProxy = async ({ audible, lie, target, truth }: LyingProxyOpti
   return listenerOf(server, links)
 }
 
-/** A proxy of a MySQL server that hangs up on packets of more than `limit` bytes, of which the server hears nothing. */
+/** A proxy of a MySQL server that hangs up on packets above `limit` bytes; the server does not see them. */
 export const limitingProxy = async ({
   limit,
   target
@@ -169,7 +169,7 @@ export const limitingProxy = async ({
     const upstream = net.connect(target.port, target.host)
     const link = new Link(client, upstream)
     links.add(link)
-    // a client waits for an answer before it sends on: its packets start with a chunk, and end with one
+    // A client waits for an answer before it sends more, so its packets begin and end with a chunk.
     let rest = 0
     client.on("data", (request) => {
       let end = rest
@@ -195,7 +195,7 @@ export const limitingProxy = async ({
 /** Forwards connections to `target` until it is told otherwise. */
 export const tcpProxy = async (options: {
   readonly target: Address
-  /** where it listens: a free port, unless a test has taken one before */
+  /** The port to listen on; by default a free one. */
   readonly port?: number
 }): Promise<TcpProxy> => {
   let flow: Flow = "open"
@@ -215,7 +215,7 @@ export const tcpProxy = async (options: {
     const link = new Link(client, upstream)
     links.add(link)
     accepted++
-    // before the pipe, so that it hears everything first
+    // before the pipe, so that it gets everything first
     client.on("data", listenTo)
     link.apply(flow)
     for (const socket of [client, upstream]) {

@@ -1,6 +1,6 @@
 /**
- * A judge outside the process: reads the queue's directory and the database, and says what does not hold. It shares
- * no code with the library: it knows the format of the files from ARCHITECTURE.md.
+ * The judge: from outside the process it reads the queue's directory and the database, and names broken promises. It
+ * shares no code with the library, and takes the file format from ARCHITECTURE.md.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import * as fs from "node:fs"
 import * as path from "node:path"
 import { crc32 } from "node:zlib"
 
-/** A queue's directory, as it lies there between two processes. */
+/** The content of a queue's directory between two processes. */
 export interface Books {
   readonly accepted: number
   readonly delivered: number
@@ -16,14 +16,14 @@ export interface Books {
   readonly refused: number
   readonly torn: number
   readonly missing: number
-  /** event ids of the lines behind the cursor */
+  /** Event ids of the lines after the cursor. */
   readonly waitingIds: ReadonlyArray<string>
   /**
-   * event ids of the dead letters; without those that were retried, or delivered after all, and those that a crash kept
-   * from the books: their lines still wait, and the database may take them this time
+   * Event ids of the dead letters. Those that were retried or delivered are not among them, nor those that a crash kept
+   * from the books: their lines still wait, and the database may accept them.
    */
   readonly deadIds: ReadonlyArray<string>
-  /** how many letters were discarded: their content is erased, so nothing says which events they were */
+  /** The number of discarded letters. Their content is erased, so nothing tells which events they were. */
   readonly discarded: number
 }
 
@@ -66,20 +66,20 @@ export const readBooks = (directory: string): Books => {
   }
 }
 
-/** What the judge is shown. */
+/** The evidence for the judge. */
 export interface Evidence {
-  /** ids that the process printed after `record` had returned, of all its lives */
+  /** Ids that the process printed after `record` had returned, in all its lives. */
   readonly acknowledged: ReadonlyArray<string>
   readonly books: Books
-  /** `event_id` of each row, as a UUID */
+  /** The `event_id` of each row, as a UUID. */
   readonly rows: ReadonlyArray<string>
-  /** ids that the database refused: those that were discarded are among them */
+  /** Ids that the database refused, including those that were discarded. */
   readonly refused?: ReadonlyArray<string>
-  /** how many retries of a dead letter may have been cut short: each may stand in the queue twice, under one id */
+  /** How many retries may have been interrupted: each may leave its event in the queue twice, with one id. */
   readonly interruptedRetries?: number
 }
 
-/** What does not hold; nothing if all is well. */
+/** The broken promises; empty if all is well. */
 export const judge = ({
   acknowledged,
   books,
@@ -95,7 +95,7 @@ export const judge = ({
   const lost = erased.length <= books.discarded ? gone.filter((id) => !mayBeDiscarded.has(id)) : gone
   const both = books.deadIds.filter((id) => stored.has(id))
   const { accepted, delivered, missing, refused, torn, waiting } = books
-  // a commit that the process did not live to note is delivered again, and stored once
+  // the process died before it noted a commit, so the batch is delivered again and stored once
   const unnoted = rows.length - delivered
   const claims: ReadonlyArray<readonly [holds: boolean, otherwise: string]> = [
     [lost.length === 0, `${lost.length} acknowledged events are lost: ${lost.slice(0, 3).join(", ")} ...`],
@@ -116,7 +116,7 @@ export const judge = ({
   return claims.filter(([holds]) => !holds).map(([, otherwise]) => otherwise)
 }
 
-/** The tables' ids as UUIDs, by a function that runs SQL. */
+/** The ids of all rows as UUIDs, by a function that runs SQL. */
 export const readRows = async (
   query: (sql: string) => Promise<ReadonlyArray<unknown>>
 ): Promise<ReadonlyArray<string>> => {
@@ -145,7 +145,7 @@ type Cursor = Readonly<
   >
 >
 
-/** Two slots of 512 bytes: JSON, blanks, eight hexadecimal digits of CRC-32, a line's end. The newer one counts. */
+/** Reads two slots of 512 bytes: JSON, blanks, eight hexadecimal digits of CRC-32, line feed. The newer one counts. */
 const readCursor = (file: string): Cursor => {
   const bytes = fs.readFileSync(file)
   const slots = [0, 512].flatMap((start) => {
@@ -158,7 +158,7 @@ const readCursor = (file: string): Cursor => {
   return newest
 }
 
-/** The lines of a file that may be absent; blank ones mean nothing. */
+/** The lines of a file that may be absent; blank ones are skipped. */
 const readLines = (file: string) => {
   const lines: Array<{ readonly offset: number; readonly text: string }> = []
   if (!fs.existsSync(file)) return lines
@@ -181,7 +181,7 @@ const entryOf = (text: string): ReadonlyArray<Entry> => {
   try {
     return [JSON.parse(text) as Entry]
   } catch {
-    // cut short by a crash: the letter was written again
+    // a crash cut the entry short, and the letter was written again
     return []
   }
 }

@@ -14,13 +14,13 @@ import { root } from "./program.js"
 
 const exec = promisify(execFile)
 
-/** The environment of this run, without what is meant for the tests alone. */
+/** The environment of this run, without the variables of the tests. */
 const environment = () =>
   Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !/^(AUDIT_|NODE_OPTIONS$|VITEST)/.test(name))
   )
 
-/** Runs a command; its output, or an error that carries it. */
+/** Runs a command. Returns its output, or fails with an error that contains it. */
 export const run = async (
   file: string,
   args: ReadonlyArray<string>,
@@ -31,7 +31,7 @@ export const run = async (
   return stdout
 }
 
-/** The same for a line of a shell, with all that it writes. */
+/** Runs a shell line, and returns all its output. */
 export const shell = async (
   line: string,
   cwd: string,
@@ -47,7 +47,7 @@ export const shell = async (
   }
 }
 
-/** The tarball. Whoever of a run asks first packs it; the others wait for that. */
+/** The tarball. The first caller in a run packs it, and the others wait. */
 export const pack = async (): Promise<string> => {
   const home = path.join(inject("sharedDirectory"), "packed")
   const [tarball, failure] = [path.join(home, "effect-audit.tgz"), path.join(home, "failure")]
@@ -75,7 +75,7 @@ export const pack = async (): Promise<string> => {
   }
 }
 
-/** Packs the working tree beside it, since `dist` of the repository may be in use; the tarball. */
+/** Packs a copy of the working tree, since the repository's `dist` may be in use. Returns the tarball. */
 const packCopy = async (work: string): Promise<string> => {
   const copy = path.join(work, "copy")
   fs.mkdirSync(copy)
@@ -102,6 +102,6 @@ const packCopy = async (work: string): Promise<string> => {
   )
 }
 
-/** Why npm did not get what it asked the registry for, if that is why it failed. */
+/** Why npm could not reach the registry; undefined if it failed for another reason. */
 export const unreachableIn = (text: string): string | undefined =>
   /E(NOTFOUND|AI_AGAIN|CONNREFUSED|CONNRESET|TIMEDOUT|NETUNREACH|HOSTUNREACH|NOTCACHED)/.exec(text)?.[0]

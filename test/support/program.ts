@@ -1,5 +1,5 @@
 /**
- * Programs of this repository, run as real child processes in a directory of their own.
+ * Programs of this repository, run as real child processes in a separate directory.
  *
  * @module
  */
@@ -28,29 +28,29 @@ export interface Ended {
   readonly stderr: string
 }
 
-/** A program that runs. */
+/** A running program. */
 export interface Program {
   readonly stdin: Writable
-  /** what it has written so far */
+  /** Its output so far. */
   readonly stdout: () => string
-  /** Waits until its output has the text; rejects if the program ends without it. */
+  /** Waits until the output has the text; rejects if the program ends without it. */
   readonly prints: (text: string | RegExp) => Promise<void>
   readonly kill: (signal: NodeJS.Signals) => void
-  /** Waits for its end, and that its output was read whole. */
+  /** Waits until it has ended, and all its output is read. */
   readonly ended: Promise<Ended>
 }
 
 export interface ProgramOptions {
-  /** where it runs */
+  /** Its working directory. */
   readonly cwd: string
   readonly args?: ReadonlyArray<string>
-  /** beside our own variables, of which those named AUDIT_... are left out */
+  /** Added to our own variables, without those named AUDIT_... */
   readonly env?: Readonly<Record<string, string>>
-  /** options of Node itself */
+  /** Options of Node. */
   readonly execArgv?: ReadonlyArray<string>
-  /** a command that runs it, such as `unshare -n` */
+  /** A command that runs it, such as `unshare -n`. */
   readonly under?: ReadonlyArray<string>
-  /** by tsx instead of compiled: for a program that starts another one by its source */
+  /** Runs it with tsx instead of compiled, for a program that starts another one from source. */
   readonly tsx?: boolean
 }
 
@@ -70,7 +70,7 @@ export const start = (
     }
   )
   endWithUs(child)
-  // a program may end without reading what it is told
+  // a program may end without reading its input
   child.stdin.on("error", () => undefined)
 
   let stdout = ""

@@ -1,5 +1,5 @@
 /**
- * Databases whose rows are sealed, and what `prove` says of them.
+ * Databases with sealed rows, and the findings of `prove`.
  *
  * @module
  */
@@ -29,9 +29,9 @@ import { newKey } from "./seals.js"
 export interface ProvenDatabase {
   readonly key: Redacted.Redacted
   readonly privatePem: string
-  /** a MySQL URL, or the name of an SQLite file */
+  /** A MySQL URL, or the name of an SQLite file. */
   readonly address: string
-  /** whose it is, and what its connections are */
+  /** The uploader; the scope closes its connections. */
   readonly uploader: Effect.Effect<Uploader["Type"], never, Scope.Scope>
   readonly query: (sql: string) => Effect.Effect<ReadonlyArray<Record<string, unknown>>>
   readonly prove: (options?: Partial<Options>) => Effect.Effect<{
@@ -48,7 +48,7 @@ export type MakeProven = (
   kinds?: ReadonlyArray<AuditEvent.Any>
 ) => Effect.Effect<ProvenDatabase, never, Scope.Scope>
 
-/** Proves what a database shows: what was found, and what the verifier says in the end. */
+/** Proves a database. Returns the findings, and the verifier's summary. */
 export const verified = (
   open: Effect.Effect<Source<unknown>, unknown, Scope.Scope | Disk>,
   publicPem: string,
@@ -69,7 +69,7 @@ export const verified = (
   }).pipe(
     Effect.scoped,
     Effect.provide(NodeDisk.layer),
-    // the server of a loaded machine is slow to answer
+    // on a loaded machine the server may answer too late
     Effect.retry({ times: 5 }),
     Effect.orDie
   )
@@ -84,7 +84,7 @@ export const proving =
       chains: summary.chains.map(({ chain }) => chain)
     }))
 
-/** A life of the program on this directory. */
+/** Runs the program on this directory, from start to end. */
 export const lifeOf = <A>(
   database: ProvenDatabase,
   directory: string,
@@ -155,11 +155,11 @@ const sqlite: MakeProven = (kinds = [UseLog, LoginLog]) =>
     }
   })
 
-/** One for tests without a scope: how a program of its own seals, and what is found of it. */
+/** A proven database for tests without a scope, for programs that seal by themselves. */
 export interface OpenProven {
   readonly address: string
   readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
-  /** the private key, PEM */
+  /** The private key, PEM. */
   readonly key: string
   readonly findings: () => Promise<ReadonlyArray<Finding>>
 }

@@ -1,7 +1,7 @@
 /**
- * What a history (histories.ts) is delivered to with a proof: an SQLite file, by the pass and the sealer of the worker,
- * and `prove` after each step. The database answers late, fails and dies with its process as the disk does: before
- * anything is stored, or when all of it was committed.
+ * A target with a proof for a history (histories.ts): an SQLite file, the worker's pass and sealer, and `prove` after
+ * each step. Like the disk, the database answers late, fails, or dies with its process. That happens before a
+ * transaction, or after its commit.
  *
  * @module
  */
@@ -30,7 +30,7 @@ const codec = compile(UseLog)
 const { privatePem, publicPem } = newKey()
 const key = Either.getOrThrow(sealingKey(Redacted.make(privatePem)))
 
-/** Targets in files of this directory, each a copy of one that is empty. */
+/** Targets in files of this directory, copied from an empty one. */
 export const provenTargets = async (
   directory: string
 ): Promise<Effect.Effect<Target, never, Scope.Scope>> => {
@@ -38,7 +38,7 @@ export const provenTargets = async (
   await Effect.runPromise(
     Effect.gen(function* () {
       yield* SqliteUploader.migrateProof({ filename: empty }, [UseLog])
-      // into the file that is copied
+      // moves everything into the file that is copied
       yield* (yield* openSqlite(empty))("PRAGMA wal_checkpoint(TRUNCATE)")
     }).pipe(Effect.scoped)
   )
@@ -109,7 +109,7 @@ const makeTarget = (filename: string): Effect.Effect<Target, never, Scope.Scope>
                   queue,
                   uploader,
                   read,
-                  // the first batches are a fifth as large
+                  // because the first batches are a fifth as large
                   maxRecords: 5 * maxRecords,
                   maxBytes: 1 << 20,
                   uploadTimeout: Duration.minutes(10),
@@ -135,7 +135,7 @@ const makeTarget = (filename: string): Effect.Effect<Target, never, Scope.Scope>
     }
   })
 
-/** A database that is asked what goes wrong, before a transaction and when it was committed. */
+/** A database that may fail before a transaction, and after its commit. */
 const failing = (uploader: Uploader["Type"], faultOf: () => Fault | undefined): Uploader["Type"] => {
   const failed = (code: string) => new UploadError({ class: "transient", code, reason: "the test" })
   const passing = Effect.suspend(() => {

@@ -17,7 +17,7 @@ import type { Batch, QueueFile, QueueRecord, Refusal } from "../../src/services/
 /** The service of a queue. */
 export type Queue = QueueFile["Type"]
 
-/** The queue of a directory, until the scope closes; it writes no reserve meanwhile, unless it is told to. */
+/** The queue of a directory, until the scope closes. By default it writes no reserve. */
 export const openQueue = (disk: Disk["Type"], options: Partial<QueueFileLayer.Options> = {}) =>
   QueueFileLayer.make({ directory: "/audit", minFreeBytes: 0, reserveBytes: 0, ...options }).pipe(
     Effect.provideService(Disk, disk)
@@ -26,21 +26,21 @@ export const openQueue = (disk: Disk["Type"], options: Partial<QueueFileLayer.Op
 /** The disk of this machine. */
 export const nodeDisk: Effect.Effect<Disk["Type"]> = Effect.provide(Disk, NodeDisk.layer)
 
-/** A directory that is gone when the scope closes. */
+/** A directory, which the scope removes. */
 export const temporaryDirectory: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
   Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "audit-queue-"))),
-  // a process that a test kills after this may still write into it
+  // retries, since a killed process may still write into it
   (directory) => Effect.sync(() => fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 }))
 )
 
-/** Uses a queue and closes it: what a process does between its start and its end. */
+/** Opens a queue, uses it and closes it, as a process does between its start and its end. */
 export const withQueue = <A, E>(
   disk: Disk["Type"],
   options: Partial<QueueFileLayer.Options>,
   use: (queue: Queue) => Effect.Effect<A, E>
 ) => Effect.scoped(Effect.flatMap(openQueue(disk, options), use))
 
-/** A queue that the test itself closes. */
+/** A queue that the test closes. */
 export const openClosable = (disk: Disk["Type"], options: Partial<QueueFileLayer.Options> = {}) =>
   Effect.gen(function* () {
     const scope = yield* Scope.make()
@@ -50,11 +50,11 @@ export const openClosable = (disk: Disk["Type"], options: Partial<QueueFileLayer
     return { queue, close: Scope.close(scope, Exit.void) }
   })
 
-/** A line that carries an id, and as many more bytes as asked for. */
+/** A line with an id, and `padding` more bytes. */
 export const lineOf = (id: string, padding = 0): string =>
   `{"event_id":"${id}"${padding > 0 ? `,"pad":"${"x".repeat(padding)}"` : ""}}\n`
 
-/** The id of a line that `lineOf` made; undefined for all others. */
+/** The id of a line from `lineOf`; undefined for any other line. */
 export const idOf = ({ bytes, problem }: Pick<QueueRecord, "bytes" | "problem">): string | undefined => {
   if (problem !== undefined) return undefined
   try {
@@ -65,10 +65,10 @@ export const idOf = ({ bytes, problem }: Pick<QueueRecord, "bytes" | "problem">)
   }
 }
 
-/** Appends a line of the id. */
+/** Appends a line with the id. */
 export const append = (queue: Queue, id: string, padding = 0) => queue.append(lineOf(id, padding), id)
 
-/** Appends lines of the ids, one after the other. */
+/** Appends lines with the ids, one after the other. */
 export const appendAll = (queue: Queue, ids: ReadonlyArray<string>, padding = 0) =>
   Effect.forEach(ids, (id) => append(queue, id, padding))
 
@@ -78,7 +78,7 @@ export const idsOf = (prefix: string, count: number): ReadonlyArray<string> =>
 
 const LIMITS = { maxRecords: 100, maxBytes: 1 << 20 }
 
-/** Everything from the cursor on, in the order of the queue; the cursor stays. */
+/** All records from the cursor on, in order; the cursor does not move. */
 export const readAll = (queue: Queue) =>
   Effect.gen(function* () {
     const records: Array<QueueRecord> = []
@@ -91,17 +91,17 @@ export const readAll = (queue: Queue) =>
     }
   })
 
-/** The ids that wait, in the order of the queue. */
+/** The ids that wait, in order. */
 export const waitingIds = (queue: Queue) =>
   Effect.map(readAll(queue), (records) => records.map(idOf).filter((id) => id !== undefined))
 
-/** What the worker would make of a record: undefined if it is delivered. */
+/** The worker's answer to a record; undefined if it is delivered. */
 export const refusalOf = (record: QueueRecord): Refusal | undefined => {
   if (record.problem !== undefined) return { record, class: record.problem, reason: record.problem }
   return idOf(record) === undefined ? { record, class: "malformed", reason: "malformed" } : undefined
 }
 
-/** Delivers one batch to `database`, as the worker does; how many records it had. */
+/** Delivers one batch to `database`, as the worker does. Returns the number of its records. */
 export const deliver = (
   queue: Queue,
   database: Set<string>,
@@ -126,7 +126,7 @@ export const deliver = (
 export const deliverAll = (queue: Queue, database: Set<string>, options?: Parameters<typeof deliver>[2]) =>
   Effect.repeat(deliver(queue, database, options), { until: (count) => count === 0 })
 
-/** What the books say, and whether they add up. */
+/** The books, and whether they balance. */
 export const books = (queue: Queue) =>
   Effect.map(queue.status, (status) => {
     const { accepted, dead, delivered, discarded, missing, retried, torn, waiting } = status
@@ -142,7 +142,7 @@ export interface LetterInFile {
   readonly bytes: Buffer
 }
 
-/** The letters in a dead-letter file, in order, but for those whose lines were delivered after all. */
+/** The letters in a dead-letter file, in order, without those that were delivered after all. */
 export const lettersIn = (text: string): ReadonlyArray<LetterInFile> => {
   let letters: ReadonlyArray<LetterInFile> = []
   for (const line of text.split("\n").slice(0, -1)) {
@@ -160,13 +160,13 @@ export const lettersIn = (text: string): ReadonlyArray<LetterInFile> => {
       const bytes = letter.encoding === "gzip" ? gunzipSync(kept) : kept
       letters = [...letters, { id: letter.id, class: letter.class, reason: letter.reason, bytes }]
     } catch {
-      // a torn entry: its letter was written again
+      // a torn entry, whose letter was written again
     }
   }
   return letters
 }
 
-/** The text of a file of a disk; empty if there is none. */
+/** The text of a file on a disk; empty if there is none. */
 export const textOf = (disk: Disk["Type"], file: string) =>
   Effect.scoped(
     Effect.gen(function* () {

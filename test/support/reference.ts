@@ -1,6 +1,6 @@
 /**
- * The queue file of the Python class: written by itself where python3 and its source are at hand (AUDIT_REFERENCE, or
- * beside this repository), else as it was written for the fixture.
+ * The queue file of the Python class. The class writes it now if python3 and its source are available
+ * (AUDIT_REFERENCE, or beside this repository). Otherwise it is the fixture, which the class wrote before.
  *
  * @module
  */
@@ -30,6 +30,6 @@ const live = written()
 /** Whether the Python class itself has run. */
 export const isLive = live !== undefined
 
-/** Five events: two uses, two equal logins, and a login without anything. */
+/** Five events: two uses, two equal logins, and a login without fields. */
 export const queueFile: string =
   live ?? fs.readFileSync(path.join(root, "test/fixtures/audit_queue.ndjson"), "utf8")

@@ -7,7 +7,7 @@ import { Effect } from "effect"
 import type { StoredEvent } from "../../src/schema/Line.js"
 import type { Uploader, UploadBatch } from "../../src/services/Uploader.js"
 
-/** The uploader whose database refuses some events; `onRefused` hears of them before a seal says so. */
+/** An uploader whose database refuses some events. `onRefused` gets them before a seal names them. */
 export const refusing = (
   uploader: Uploader["Type"],
   isRefused: (event: StoredEvent) => boolean,

@@ -1,6 +1,6 @@
 /**
- * Seals by another hand: rows and seals as the format says, written with Node's crypto and plain drivers. It shares no
- * code with the library, so that both have to understand the format in the same way.
+ * Seals by an independent writer: rows and seals in the documented format, with Node's crypto and plain drivers. It
+ * shares no code with the library, so a test compares two readings of the format.
  *
  * @module
  */
@@ -14,14 +14,14 @@ import {
   sign
 } from "node:crypto"
 
-/** A database under test, by the driver that is furthest from ours. */
+/** A database under test, through the driver that is least like ours. */
 export interface Hand {
   readonly name: string
   readonly run: (
     sql: string,
     params?: ReadonlyArray<unknown>
   ) => Promise<ReadonlyArray<Record<string, unknown>>>
-  /** a literal of these bytes */
+  /** The SQL literal of these bytes. */
   readonly bytes: (value: Uint8Array) => string
   readonly quote: (name: string) => string
 }
@@ -30,7 +30,7 @@ export interface Event {
   readonly kind: string
   readonly id: Buffer
   readonly time: string | null
-  /** the text by which the database shows each column */
+  /** The text of each column, as the database shows it. */
   readonly columns: Readonly<Record<string, string | null>>
 }
 
@@ -87,7 +87,7 @@ export interface KeyPair {
   readonly publicPem: string
   readonly privatePem: string
   readonly id: Buffer
-  /** as a seal names it */
+  /** The key's name in a seal. */
   readonly named: string
   readonly key: KeyObject
 }
@@ -104,7 +104,7 @@ export const newKey = (): KeyPair => {
   }
 }
 
-/** Writes rows and seals, as a program with this key does. */
+/** Writes rows and seals, like a program with this key. */
 export class Sealer {
   number = 0
   head = Buffer.alloc(32)
@@ -177,7 +177,7 @@ export class Sealer {
   }
 }
 
-/** SQLite by libsql's own client. */
+/** SQLite through libsql's own client. */
 export const handOf = (client: Client): Hand => ({
   name: "SQLite",
   run: async (sql, params = []) =>

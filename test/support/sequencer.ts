@@ -1,13 +1,13 @@
 /**
- * The files that take longest begin first, so that the end of a run does not wait for one of them. Vitest knows that
- * only from its own cache of an earlier run, which a fresh clone lacks.
+ * The order of test files: the slowest begin first, so that the run does not end with one of them. Vitest knows the
+ * durations only from the cache of an earlier run, which a fresh clone lacks.
  *
  * @module
  */
 import type { TestSpecification } from "vitest/node"
 import { BaseSequencer } from "vitest/node"
 
-/** Those above ten seconds on two cores, the longest first. */
+/** The files above ten seconds on two cores, the slowest first. */
 const LONGEST = [
   "process/owners.slow",
   "cli/screens.slow",

@@ -1,5 +1,5 @@
 /**
- * The same tests on MariaDB and on Oracle's MySQL. Those of MySQL are skipped where there is none.
+ * Tests on both MariaDB and Oracle's MySQL. Those of MySQL are skipped if there is none.
  *
  * @module
  */
@@ -30,8 +30,8 @@ export const onEachServer = (what: string, tests: (server: RunServer) => void): 
 }
 
 /**
- * Whether a case is for this server: the ordinary run tries each of many on one of the two, by turns, and the long run on
- * both.
+ * Whether a case is for this server. The ordinary run tries each of many cases on one of the two in turn, the long run
+ * on both.
  */
 export const isTurnOf = (flavour: Flavour, turn: number): boolean =>
   process.env.AUDIT_LONG === "1" ||
@@ -39,7 +39,7 @@ export const isTurnOf = (flavour: Flavour, turn: number): boolean =>
   findServer("mysql") === undefined ||
   FLAVOURS[turn % 2] === flavour
 
-/** Runs the tests for each flavour of which they can start servers of their own. */
+/** Runs the tests for each flavour that is installed. */
 export const onEachFlavour = (what: string, tests: (flavour: Flavour) => void): void => {
   for (const flavour of FLAVOURS) {
     describe.skipIf(findServer(flavour) === undefined)(`${what} (${NAMES[flavour]})`, () => tests(flavour))

@@ -1,6 +1,6 @@
 /**
- * The directory that the files of a run share: compiled programs, and the packed package. It stands below node_modules,
- * where the programs find their packages.
+ * The directory that the test files of a run share: compiled programs, and the packed package. It is below
+ * node_modules, where the programs find their packages.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type { TestProject } from "vitest/node"
 
 declare module "vitest" {
   export interface ProvidedContext {
-    /** What the files of a run make once. */
+    /** Holds what is made once in a run. */
     sharedDirectory: string
   }
 }
@@ -24,7 +24,7 @@ export default function setup(project: TestProject): () => void {
   const home = path.join(parent, String(process.pid))
   const programs = path.join(home, "programs")
   fs.mkdirSync(programs, { recursive: true })
-  // the command reads its version from there
+  // the command reads its version there
   fs.copyFileSync(path.join(root, "package.json"), path.join(home, "package.json"))
   project.provide("sharedDirectory", home)
   project.onTestsRerun(() => {
@@ -34,7 +34,7 @@ export default function setup(project: TestProject): () => void {
   return () => fs.rmSync(home, { recursive: true, force: true })
 }
 
-/** What runs that were killed have left: their directories are named by their process ids. */
+/** Removes the directories of killed runs, which have the name of their process ids. */
 const removeLeftovers = (): void => {
   if (!fs.existsSync(parent)) return
   for (const name of fs.readdirSync(parent)) {

@@ -1,5 +1,5 @@
 /**
- * A second connection to an SQLite file, to look at what an uploader has put there.
+ * A second connection to an SQLite file, to check what an uploader stored.
  *
  * @module
  */

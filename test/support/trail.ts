@@ -1,5 +1,5 @@
 /**
- * Databases to read from: events are delivered by an uploader, and read by a trail.
+ * Databases to read: an uploader delivers events, and a trail reads them.
  *
  * @module
  */
@@ -22,9 +22,9 @@ import { openSqlite } from "./sqlite.js"
 
 export interface ReadTarget {
   readonly trail: Trail["Type"]
-  /** Delivers events, and wants none refused. */
+  /** Delivers events, and expects none refused. */
   readonly deliver: (definition: AuditEvent.Any, events: ReadonlyArray<StoredEvent>) => Effect.Effect<void>
-  /** Runs a statement, not as the trail does. */
+  /** Runs a statement over another connection. */
   readonly execute: (sql: string) => Effect.Effect<unknown>
   /** Another trail of the same database. */
   readonly other: (
@@ -44,7 +44,7 @@ const deliverBy =
           Effect.flatMap(({ rejected }) => (rejected.length === 0 ? Effect.void : Effect.die(rejected)))
         )
 
-/** The trail's account may SELECT, and nothing else. */
+/** A MySQL database; the trail's account has SELECT and no other right. */
 export const mysqlTarget = (rootUrl: string, kinds: ReadonlyArray<AuditEvent.Any>) =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase(rootUrl)
@@ -73,14 +73,14 @@ export const sqliteTarget = Effect.gen(function* () {
   } satisfies ReadTarget
 })
 
-/** All that a stream finds. */
+/** All elements of a stream. */
 export const all = <A, E>(stream: Stream.Stream<A, E>): Effect.Effect<ReadonlyArray<A>, E> =>
   Effect.map(Stream.runCollect(stream), Chunk.toReadonlyArray)
 
-/** so often the server repeats a prompt before it hashes it: about a millisecond of the processor */
+/** How often the server repeats a prompt before it hashes it: about a millisecond of processor time. */
 export const REPEATED = 70_000
 
-/** Makes each row of the uses take time to read: `error_message` is the hash of a long text, made anew whenever it is read. */
+/** Makes reading slow: `error_message` becomes the hash of a long text, computed at each read. */
 export const makeSlow = (database: TestDatabase) =>
   Effect.promise(() =>
     database.query(

@@ -1,11 +1,11 @@
 /**
- * What is thrown outside of Effects while the tests of a file run.
+ * Errors thrown outside Effects while the tests of a file run.
  *
  * @module
  */
 import { beforeAll } from "vitest"
 
-/** Collects it from now on; vitest would say it, too, but not in which step of a test. */
+/** Collects them from now on. Vitest reports them too, but without the test's step. */
 export const collectUncaught = (): Array<unknown> => {
   const uncaught: Array<unknown> = []
   const note = (error: unknown) => void uncaught.push(error)

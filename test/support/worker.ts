@@ -1,11 +1,10 @@
 /**
- * The program of the kill and crash tests: fibers that log uses and logins, as fast as the disk lets them, and a
- * worker that delivers them meanwhile. The id of an event goes to stdout when `record` has returned, so that a judge
- * outside knows what was acknowledged.
+ * The program of the kill and crash tests: fibers log uses and logins as fast as the disk allows, and a worker delivers
+ * them. When `record` returns, the event's id goes to stdout, so that a judge outside knows what was acknowledged.
  *
  * WORKER_DATABASE: a MySQL URL, or the name of an SQLite file. WORKER_EVENTS: how many events; 0 for "until killed".
- * WORKER_PROOF_KEY: the private key that seals what is delivered, PEM. WORKER_CONNECTIONS: to MySQL, 1 by default.
- * WORKER_INSTANCES: how many of them share the directory; by default one has it for itself.
+ * WORKER_PROOF_KEY: the private key that seals delivered rows, PEM. WORKER_CONNECTIONS: to MySQL, 1 by default.
+ * WORKER_INSTANCES: how many of them share the directory; by default it has the directory alone.
  * WORKER_THEN: `flush` and end (the default), just `end`, or `stay` for a signal.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -30,7 +29,7 @@ const UploaderLive = Layer.unwrapEffect(
   )
 )
 
-// small segments and batches: the more of them, the more there is to break
+// small segments and batches give more boundaries at which something can break
 const AuditLive = AuditLayer.layerConfig({
   directory: Config.string("WORKER_DIRECTORY"),
   segmentBytes: Config.succeed(32 * 1024),
@@ -51,7 +50,7 @@ const logOne = (index: number) =>
         ? yield* Audit.recordLogin({ ...who, localIp: "10.0.0.5" })
         : yield* Audit.recordUse({ ...who, prompt: "一只红狐狸\n".repeat(index % 30), status: "success" })
     yield* Effect.sync(() => process.stdout.write(`${eventId}\n`))
-    // the worker and its database are to keep pace, or it would be an outage
+    // slow enough for the worker and its database to keep up; otherwise this would be an outage
     yield* Effect.sleep(index % 4)
   })
 
