@@ -114,7 +114,7 @@ export const stage = async (place: Place): Promise<Scene> => {
       columns: {
         text: "x",
         n: "0.30000000000000004",
-        at: place.isMysql ? "2026-01-31 08:00:00.123" : "2026-01-31 08:00:00.123"
+        at: "2026-01-31 08:00:00.123"
       }
     }
     await sealer.store([...some, measure])
