@@ -136,7 +136,7 @@ const crashAt = (
     return isReached
   })
 
-describe("a crash in the middle of adopting", () => {
+describe("a crash during adoption", () => {
   const variants: Array<Variant> = []
   for (const isFar of [false, true]) {
     for (const next of ["same", "withoutOption", "oldProgram"] as const) {
@@ -216,31 +216,31 @@ describe("a crash in the middle of adopting", () => {
       isIt: ({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)
     }
   ]
-  it.live("takes what the old program had not synced yet", () =>
+  it.live("adopts lines that the old program had not synced", () =>
     Effect.map(
       missingAfter(() => false),
       (missing) => assert.strictEqual(missing, 0)
     )
   )
-  it.live("shows that the sync of the old file is needed", () =>
+  it.live("proves that the sync of the old file is needed", () =>
     Effect.map(
       missingAfter(({ operation, path }) => operation === "sync" && path === OLD),
       (missing) => assert.strictEqual(missing, LINES.length)
     )
   )
-  it.live("makes a rename durable that a killed process has left", () =>
+  it.live("syncs a rename that a killed process made", () =>
     Effect.map(
       storedAfterRename(() => false),
       (times) => assert.strictEqual(times, 1)
     )
   )
-  it.live("shows that the sync of the entries, before looking for the file, is needed", () =>
+  it.live("proves that the sync of the entries before the search for the file is needed", () =>
     Effect.map(
       storedAfterRename(({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)),
       (times) => assert.strictEqual(times, 2)
     )
   )
-  it.live("a record whose content the power took costs nothing, where the old file is named again", () =>
+  it.live("loses no line if a power cut takes the record's content and the old file is named again", () =>
     Effect.gen(function* () {
       const variant = { end: "power", dice: 0, isFar: true, next: "same" } as const
       const isIt = ({ path, step }: MemoryDisk.Call) => isSync(step, path, "/audit/adoption.json")
@@ -249,7 +249,7 @@ describe("a crash in the middle of adopting", () => {
       assert.isAbove(step, 60)
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
-  it.live.each(syncs)("shows that the sync $sync is needed", ({ isFar, isIt }) =>
+  it.live.each(syncs)("proves that the sync $sync is needed", ({ isFar, isIt }) =>
     Effect.gen(function* () {
       const variant = { end: "power", dice: 0, isFar, next: "same" } as const
       for (let step = 30; ; step++) {
@@ -260,7 +260,7 @@ describe("a crash in the middle of adopting", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("instances that start together adopt one old file of another file system once", () =>
+  it.scopedLive("adopts a file of another file system once, if two instances start together", () =>
     Effect.gen(function* () {
       const real = yield* nodeDisk
       const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }

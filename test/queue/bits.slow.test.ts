@@ -277,7 +277,7 @@ const waiting = (files: Files) =>
     return yield* q.withQueue(yield* q.nodeDisk, { directory }, q.waitingIds)
   }).pipe(Effect.scoped)
 
-describe("bits", () => {
+describe("a damaged directory", () => {
   const queue = fc.nat(2)
   it(
     `${runs} harmed directories open, and lose nothing that was not touched (AUDIT_SEED=${seed})`,
@@ -313,10 +313,10 @@ describe("bits", () => {
     3_600_000
   )
 
-  it("two delivered lines that became one hide nothing that waits behind them", () =>
+  it("delivers the lines after two delivered lines that damage joined", () =>
     Effect.runPromise(survives(queues[1]!, [{ type: "copy", file: 0, at: 0.25, from: 0, length: 4 }])))
 
-  it("a letter that lacks but its line's end counts before the next entry ends it, and after", () =>
+  it("counts a letter without its line end, before and after the next entry completes it", () =>
     Effect.runPromise(
       survives(queues[2]!, [
         { type: "cut", file: 0, at: 0 },
@@ -324,7 +324,7 @@ describe("bits", () => {
       ])
     ))
 
-  it.scopedLive("a letter whose number is none names no segment, and costs no event", () =>
+  it.scopedLive("ignores the invalid number of a letter, and loses no event", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       for (const sequence of ["null", "-1", "1e99", "9007199254740991", '"4"', "0.5", "7"]) {
@@ -340,7 +340,7 @@ describe("bits", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("refuses appends before they are acknowledged once the numbers are used up", () =>
+  it.scopedLive("refuses appends when the numbers are used up", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       const directory = `${yield* q.temporaryDirectory}/audit`

@@ -28,7 +28,7 @@ const repaired: Cursor = {
 }
 
 describe("a repaired cursor", () => {
-  it("has counted what stands before it, with a number or without", () => {
+  it("counts the lines before its position, with a number or without", () => {
     const counted = (...line: Parameters<typeof lineAt>) => isCounted(repaired, lineAt(...line))
     assert.isTrue(counted(0, 0, 0, false))
     assert.isTrue(counted(0, 20, 1, true))
@@ -38,7 +38,7 @@ describe("a repaired cursor", () => {
     assert.isFalse(counted(1, 40, 2, false))
   })
 
-  it("of a version that did not say where it began counts by the numbers", () => {
+  it("counts by line numbers if an earlier version wrote no start position", () => {
     const { repeatedOffset: _, repeatedSegment: __, ...old } = repaired
     const body = JSON.stringify({ generation: 7, ...old }).padEnd(SLOT_BYTES - 9)
     const slot = decodeSlot(Buffer.from(`${body}${crc32(body).toString(16).padStart(8, "0")}\n`))
@@ -46,7 +46,7 @@ describe("a repaired cursor", () => {
     assert.isTrue(isCounted(slot!, lineAt(0, 20, 1, true)))
   })
 
-  it("keeps its place when it is repaired again before it is back there", () => {
+  it("keeps its position if a second repair comes before delivery is back there", () => {
     const again = (cursor: Cursor) =>
       recover({
         segments: [
@@ -67,8 +67,8 @@ describe("a repaired cursor", () => {
   })
 })
 
-describe("a slot", () => {
-  it("whose number has no next one is damaged: it would be the newest for ever", () => {
+describe("a cursor slot", () => {
+  it("is damaged if its generation has no successor", () => {
     for (const generation of [2 ** 53 - 1, 2 ** 53 - 2]) {
       assert.isUndefined(decodeSlot(encodeSlot(generation, empty)))
     }
@@ -76,10 +76,10 @@ describe("a slot", () => {
   })
 })
 
-describe("a cursor of what is sealed", () => {
+describe("a cursor with a seal", () => {
   const seal = { chain: "0f".repeat(16), number: 7, head: "a0".repeat(32) }
 
-  it("keeps the last seal, however large its numbers are", () => {
+  it("keeps the last seal, with the largest numbers", () => {
     const most = Number.MAX_SAFE_INTEGER
     const counts = Object.fromEntries(Object.keys(empty).map((field) => [field, most])) as typeof empty
     const cursor = {
@@ -96,12 +96,12 @@ describe("a cursor of what is sealed", () => {
     assert.deepStrictEqual(decodeSlot(slot), { generation, ...cursor })
   })
 
-  it("says nothing of seals where there are none", () => {
+  it("omits the field without a seal", () => {
     assert.notInclude(Buffer.from(encodeSlot(1, empty)).toString(), "seal")
     assert.notProperty(decodeSlot(encodeSlot(1, empty)), "seal")
   })
 
-  it("goes on without a seal that is none", () => {
+  it("ignores an invalid seal", () => {
     for (const wrong of [
       null,
       7,

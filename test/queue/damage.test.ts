@@ -66,8 +66,8 @@ const outcome = (place: {
 
 const without = (...ids: ReadonlyArray<string>) => [...IDS.filter((id) => !ids.includes(id)), "later"]
 
-describe("damage", () => {
-  it.scoped("a torn tail is counted as torn, and kept", () =>
+describe("a damaged queue", () => {
+  it.scoped("counts and keeps a torn tail", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ segments }) => fs.appendFileSync(segments.at(-1)!, '{"event_id":"to'))
       const { books, delivered, letters } = yield* outcome(place)
@@ -80,7 +80,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("a torn tail that lacks nothing but its end is delivered", () =>
+  it.scoped("delivers a last line that lacks only its line end", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ segments }) =>
         fs.appendFileSync(segments.at(-1)!, q.lineOf("tail").trimEnd())
@@ -91,7 +91,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("a tail of NULs, as a power cut leaves it, is torn", () =>
+  it.scoped("counts a tail of NULs, as a power cut leaves it, as torn", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ segments }) => fs.appendFileSync(segments.at(-1)!, Buffer.alloc(300)))
       const { books, delivered, letters } = yield* outcome(place)
@@ -110,7 +110,7 @@ describe("damage", () => {
     ["a string with U+2028", Buffer.from('"\u2028"')]
   ]
   for (const [what, bytes] of lines) {
-    it.scoped(`a line between others: ${what}`, () =>
+    it.scoped(`keeps a damaged line as a dead letter: ${what}`, () =>
       Effect.gen(function* () {
         const place = yield* damaged(({ segments }) => {
           const [first] = segments
@@ -129,7 +129,7 @@ describe("damage", () => {
     )
   }
 
-  it.scoped("a line of 200 MB goes to the dead letters, with flat memory", () =>
+  it.scoped("moves a line of 200 MB to the dead letters, with flat memory", () =>
     Effect.gen(function* () {
       /** The most memory of the process, in MB, while a line of this many MB goes to the dead letters. */
       const peakOf = Effect.fnUntraced(function* (megabytes: number) {
@@ -158,7 +158,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("what is no text is kept in no more bytes than it has, byte for byte", () =>
+  it.scoped("keeps a line of invalid UTF-8 byte for byte, in no more bytes", () =>
     Effect.gen(function* () {
       const zeros = Buffer.alloc(3_000_001)
       const half = Buffer.concat([Buffer.from('{"event_id":"ha'), zeros, Buffer.from('lf"}')])
@@ -175,7 +175,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("a missing segment is counted as missing", () =>
+  it.scoped("counts the lines of a missing segment as missing", () =>
     Effect.gen(function* () {
       let lost = 0
       const place = yield* damaged(({ segments }) => {
@@ -189,7 +189,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("empty segments are passed over, and gone at last", () =>
+  it.scoped("skips empty segments, and removes them in the end", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ directory, segments }) => {
         fs.writeFileSync(path.join(directory, "99".padStart(20, "0") + ".ndjson"), "")
@@ -211,7 +211,7 @@ describe("damage", () => {
     ["second slot damaged", (file) => overwrite(file, 522, "damage")]
   ]
   for (const [what, damage] of cursors) {
-    it.scoped(`the cursor: ${what}`, () =>
+    it.scoped(`delivers again after damage to the cursor: ${what}`, () =>
       Effect.gen(function* () {
         const place = yield* damaged(({ directory }) => damage(`${directory}/cursor`), { delivered: 4 })
         const { books, delivered } = yield* outcome(place)
@@ -221,7 +221,7 @@ describe("damage", () => {
     )
   }
 
-  it.scoped("the cursor: gone, with letters of a segment that is gone, too, and of one that is not", () =>
+  it.scoped("repairs a removed cursor with letters of a removed segment and of a present one", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ directory }) => fs.rmSync(`${directory}/cursor`), {
         delivered: 6,
@@ -234,7 +234,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("the cursor: from the future, and in the middle of a line", () =>
+  it.scoped("repairs a cursor that is ahead of the segments, or inside a line", () =>
     Effect.gen(function* () {
       for (const change of [
         { offset: 5 },
@@ -252,7 +252,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("stray files are left alone", () =>
+  it.scoped("leaves stray files alone", () =>
     Effect.gen(function* () {
       const strays = [
         "x.ndjson",
@@ -275,7 +275,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("the tail of the dead-letter file is torn", () =>
+  it.scoped("copes with a torn tail of the dead-letter file", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ directory, segments }) => {
         fs.writeFileSync(`${directory}/dead-letter.ndjson`, '{"type":"letter","id":"0:0","seq')
@@ -291,7 +291,7 @@ describe("damage", () => {
   )
 
   it(
-    `${runs} random mutations: no defect, no hang, untouched lines arrive (AUDIT_SEED=${seed})`,
+    `delivers untouched lines after each of ${runs} random mutations (AUDIT_SEED=${seed})`,
     {
       timeout: 3_600_000
     },

@@ -21,9 +21,9 @@ const refuseAll = (queue: q.Queue, count: number, padding: number) =>
     q.deliverAll(queue, new Set(), { isRejected: () => true })
   )
 
-describe("letters that are retried", () => {
+describe("a retry", () => {
   it.effect.prop(
-    "and events beside them have the numbers that their callers were told, and each stands there once",
+    "appends each letter once, and leaves the numbers of concurrent events as acknowledged",
     [
       FastCheck.integer({ min: 1, max: 30 }),
       FastCheck.integer({ min: 0, max: 5 }),
@@ -74,7 +74,7 @@ describe("letters that are retried", () => {
   )
 
   it.effect.prop(
-    "are as many as the queue has room for, and the others stay",
+    "appends as many letters as the queue has room for, and keeps the others",
     [FastCheck.integer({ min: 1, max: 40 }), FastCheck.integer({ min: 0, max: 40 })],
     ([letters, room]) =>
       Effect.gen(function* () {

@@ -108,7 +108,7 @@ describe("a failing disk", () => {
     ["EIO", "syncDirectory"],
     ["EIO", "info"]
   ] as const) {
-    it.effect(`${code} on ${operation} of the next segment, a hundred times`, () =>
+    it.effect(`recovers from ${code} on ${operation} of the next segment, a hundred times`, () =>
       Effect.gen(function* () {
         const place = yield* start({ segmentBytes: 30 })
         place.memory.inject((call) => {
@@ -125,7 +125,7 @@ describe("a failing disk", () => {
     )
   }
 
-  it.effect("random faults at a tenth of all calls, and a restart now and then", () =>
+  it.effect("loses no event with a fault in a tenth of all calls, and restarts", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -162,7 +162,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a write that is never answered: a typed error after appendTimeout, and the next one works", () =>
+  it.effect("fails an append after appendTimeout if the write hangs, and accepts the next one", () =>
     Effect.gen(function* () {
       const place = yield* start({ appendTimeout: "10 seconds" })
       const answer = yield* Deferred.make<void>()
@@ -200,7 +200,7 @@ describe("a failing disk", () => {
       return Effect.zipRight(Deferred.succeed(answer, undefined), settle)
     })
 
-  it.effect("a look at the free space that hangs: its group is not written beside the ones after it", () =>
+  it.effect("writes no group late if its check of free space hung", () =>
     Effect.gen(function* () {
       const place = yield* start()
       yield* TestClock.adjust("2 seconds")
@@ -224,7 +224,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a look at the free space that hangs over the closing: the next owner's segment stays", () =>
+  it.effect("keeps the next owner's segment if a check of free space hangs over the close", () =>
     Effect.gen(function* () {
       const place = yield* start()
       yield* q.deliverAll(place.queue, new Set())
@@ -244,7 +244,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a file that does not close: nobody waits for it", () =>
+  it.effect("waits for no file that hangs in close", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const plain = memory.startProcess()
@@ -270,7 +270,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a write that fails when its caller has given up: its line is neither read nor left behind", () =>
+  it.effect("removes the line of a write that fails after its caller gave up", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const isSync = (call: Call) => call.operation === "append" && call.step === "sync" && isSegment(call)
@@ -286,7 +286,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a write that works when its caller has given up: its line turns up, once", () =>
+  it.effect("delivers the line of a write once if it succeeds after its caller gave up", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const isData = (call: Call) => call.operation === "append" && call.step === "data" && isSegment(call)
@@ -299,7 +299,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a cursor that cannot be written: delivered again, counted once", () =>
+  it.effect("delivers again and counts once if the cursor cannot be written", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const database = new Set<string>()
@@ -314,7 +314,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a letter that is written when the cursor cannot be, and its line delivered the next time", () =>
+  it.effect("takes back a letter if the cursor failed and the next delivery succeeds", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const database = new Set<string>()
@@ -342,7 +342,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a letter for which there is no room, and its line delivered the next time", () =>
+  it.effect("delivers a line whose letter had no room", () =>
     Effect.gen(function* () {
       const { disk, memory, queue } = yield* start()
       const database = new Set<string>()
@@ -360,7 +360,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a full disk with the database up frees itself by delivery", () =>
+  it.effect("frees a full disk by delivery", () =>
     Effect.gen(function* () {
       const { disk, memory, queue } = yield* start({ segmentBytes: 500 })
       memory.capacity = 6000
@@ -377,7 +377,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a disk that fails and recovers under the whole audit log", () =>
+  it.effect("records again after the disk has recovered", () =>
     Effect.gen(function* () {
       yield* Audit.recordUse({ status: "a" })
       yield* AuditTest.diskFails("EIO")
@@ -393,8 +393,8 @@ describe("a failing disk", () => {
   )
 })
 
-describe("a failing disk, for real", () => {
-  it.scoped("a file that is cut off, and goes on where it ends", () =>
+describe("a failing real disk", () => {
+  it.scoped("appends at the end of a file that was cut off", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       const path = `${yield* q.temporaryDirectory}/file`
@@ -410,7 +410,7 @@ describe("a failing disk, for real", () => {
   )
 
   const tmpfs = process.platform === "linux" && process.getuid?.() === 0
-  it.scoped.skipIf(!tmpfs)("a tmpfs that is full (needs root: mount)", () =>
+  it.scoped.skipIf(!tmpfs)("refuses appends on a full tmpfs, and recovers (needs root: mount)", () =>
     Effect.gen(function* () {
       const mount = yield* q.temporaryDirectory
       const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", "size=256k", "tmpfs", mount])

@@ -46,7 +46,7 @@ const BOOKS = {
 const idOf = (number: number) => `019c0000-0000-7000-8000-${String(number).padStart(12, "0")}`
 
 describe("a directory of format 1", () => {
-  it.scopedLive("is read from outside", () =>
+  it.scopedLive("can be inspected", () =>
     Effect.gen(function* () {
       const disk = yield* nodeDisk
       const directory = yield* copyOf(kept)
@@ -65,7 +65,7 @@ describe("a directory of format 1", () => {
     })
   )
 
-  it.scopedLive("opens, goes on with its numbers and delivers what waits under its ids", () =>
+  it.scopedLive("opens, continues its numbers and delivers waiting events under their ids", () =>
     Effect.gen(function* () {
       const directory = yield* copyOf(kept)
       const database = slowDatabase()
@@ -103,7 +103,7 @@ describe("a directory of format 2, with seals", () => {
     head: "bf408abc58bd6ce6e5ca9b8f9db910958f034237376e5f88891f257ce7b5516a"
   }
 
-  it.scopedLive("opens, delivers what waits, and keeps its last seal", () =>
+  it.scopedLive("opens, delivers waiting events, and keeps its last seal", () =>
     Effect.gen(function* () {
       const directory = yield* copyOf(keptOfFormat2)
       assert.deepInclude(yield* inspect(yield* nodeDisk, directory), { ...books, seal })

@@ -51,7 +51,7 @@ const untilClean = (disk: Disk["Type"]) =>
 const BOOKS = { dead: 0, discarded: COUNT, missing: 0, balanced: true }
 
 describe("a start with many decided letters", () => {
-  it.live("records and delivers while their content is erased, and has the same books before and after", () =>
+  it.live("records and delivers while it erases their content, with the same counts before and after", () =>
     Effect.gen(function* () {
       const { disk, memory } = yield* withDecidedLetters
       const goOn = yield* Deferred.make<void>()
@@ -76,7 +76,7 @@ describe("a start with many decided letters", () => {
     })
   )
 
-  it.live("delivers while the file of heads waits for the disk", () =>
+  it.live("delivers while the disk delays the file of heads", () =>
     Effect.gen(function* () {
       const { disk, memory } = yield* withDecidedLetters
       const isWaiting = yield* Deferred.make<void>()
@@ -102,7 +102,7 @@ describe("a start with many decided letters", () => {
   )
 
   for (const torn of [0, 1])
-    it.live(`no step of it reads much more than a megabyte, with ${torn} torn ends`, () =>
+    it.live(`reads about a megabyte in each step, with ${torn} torn ends`, () =>
       Effect.gen(function* () {
         const { disk, memory } = yield* withLetters(5000)
         const head = { id: "9000:0", segment: 9000, offset: 0, sequence: 9000, length: 3, class: "torn" }
@@ -131,7 +131,7 @@ describe("a start with many decided letters", () => {
       })
     )
 
-  it.live("is closed meanwhile, and the next one goes on", () =>
+  it.live("leaves the rest to the next owner if it closes", () =>
     Effect.gen(function* () {
       const { disk } = yield* withDecidedLetters
       yield* q.withQueue(disk, {}, (queue) => q.append(queue, "new"))
@@ -145,7 +145,7 @@ describe("a start with many decided letters", () => {
     })
   )
 
-  it.live("keeps the books, and erases in the end, if the power fails at any call to the letters", () =>
+  it.live("keeps the counts, and erases in the end, if the power fails at any call to the letters", () =>
     Effect.gen(function* () {
       for (let call = 0; call < 40; call += 2) {
         const { memory } = yield* withDecidedLetters

@@ -108,7 +108,7 @@ describe("inspect", () => {
     })
   )
 
-  it.scoped("does not count a line that is being written, unless nobody writes it", () =>
+  it.scoped("counts an incomplete last line only if no owner writes it", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -127,7 +127,7 @@ describe("inspect", () => {
     })
   )
 
-  it.scoped("counts what is left when the owner cuts off a failed append while it looks", () =>
+  it.scoped("counts the remaining lines if the owner cuts off a failed append meanwhile", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       const { queue } = yield* openClosable(disk)
@@ -147,7 +147,7 @@ describe("inspect", () => {
     })
   )
 
-  it.scoped("lists the queues of several instances in their order", () =>
+  it.scoped("lists the queues of several instances in order", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       for (const path of ["/audit", "/audit/instance-10", "/audit/instance-2", "/audit/requests"]) {

@@ -14,7 +14,7 @@ const same = <A>(sequence: Sequence<A>, items: ReadonlyArray<A>) => {
   }
 }
 
-it("a lazy sequence has what an array has, and so has one sequence after the other", () => {
+it("a lazy sequence, and a concatenation, equals an array", () => {
   fc.assert(
     fc.property(fc.array(fc.array(fc.integer(), { maxLength: 5 }), { maxLength: 5 }), (parts) => {
       for (const part of parts) same(lazy(part), part)

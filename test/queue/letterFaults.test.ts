@@ -66,7 +66,7 @@ const erasedTheLine = (disk: Disk["Type"]) =>
     }
   })
 
-it.effect("keeps a damaged letter, beside one that the cursor has not counted", () =>
+it.effect("keeps a damaged letter beside one that the cursor has not counted", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
@@ -88,7 +88,7 @@ it.effect("keeps a damaged letter, beside one that the cursor has not counted", 
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("keeps a damaged letter where both slots of the cursor are damaged and its line is gone", () =>
+it.effect("keeps a damaged letter if both cursor slots are damaged and its line is gone", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -100,7 +100,7 @@ it.effect("keeps a damaged letter where both slots of the cursor are damaged and
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("keeps a damaged letter where the newest slot of the cursor is damaged", () =>
+it.effect("keeps a damaged letter if the newest cursor slot is damaged", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
@@ -116,7 +116,7 @@ it.effect("keeps a damaged letter where the newest slot of the cursor is damaged
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("keeps a damaged letter while others are retried", () =>
+it.effect("keeps a damaged letter while it retries others", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -131,7 +131,7 @@ it.effect("keeps a damaged letter while others are retried", () =>
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("erases the line of a discarded letter later, if the disk has failed", () =>
+it.effect("erases the line of a discarded letter later if the disk failed", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
@@ -156,7 +156,7 @@ it.effect("erases the line of a discarded letter later, if the disk has failed",
     yield* erasedTheLine(disk)
   })
 )
-it.effect("erases the line of a discarded letter, if the request is interrupted", () =>
+it.effect("erases the line of a discarded letter if the request is interrupted", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -179,7 +179,7 @@ it.effect("erases the line of a discarded letter, if the request is interrupted"
     yield* erasedTheLine(disk)
   })
 )
-it.effect("counts letters that were removed as missing, if the first try to restore the file fails", () =>
+it.effect("counts removed letters as missing if the first attempt to restore the file fails", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -204,7 +204,7 @@ it.effect("counts letters that were removed as missing, if the first try to rest
     assert.deepInclude(books, { dead: 0, missing: 1, retried: 1, balanced: true })
   })
 )
-it.effect("does not count a removed letter as missing that the cursor had not counted", () =>
+it.effect("does not count a removed letter as missing if the cursor had not counted it", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -224,7 +224,7 @@ it.effect("does not count a removed letter as missing that the cursor had not co
     assert.deepInclude(books, { dead: 0, missing: 0, retried: 1, balanced: true })
   })
 )
-it.effect("says format 2 again, if queue.json alone is removed", () =>
+it.effect("writes format 2 again if somebody removes only queue.json", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -242,7 +242,7 @@ it.effect("says format 2 again, if queue.json alone is removed", () =>
   })
 )
 
-it.effect("warns once of what cannot be erased, not after each commit", () =>
+it.effect("warns once about content it cannot erase, not after each commit", () =>
   Effect.gen(function* () {
     const warnings: Array<string> = []
     const collect = Logger.make(({ logLevel, message }) => {
@@ -312,7 +312,7 @@ const takenBackBesideARetry = (letters: number, lead: number) =>
     assert.strictEqual(before.discarded, letters)
   })
 
-it.effect("replaces the file once, if a delivery takes letters back beside a retry", () =>
+it.effect("replaces the file once if a delivery takes letters back during a retry", () =>
   Effect.forEach([5, 600], (letters) =>
     Effect.forEach(
       Array.from({ length: 10 }, (_, index) => 10 * index),

@@ -18,7 +18,7 @@ const text = fc.oneof(
 )
 
 describe("a head", () => {
-  it("of any kind, code and reason takes less than 4 KiB, and says how each begins", () => {
+  it("takes less than 4 KiB, and keeps the beginning of kind, code and reason", () => {
     fc.assert(
       fc.property(text, text, text, (kind, code, reason) => {
         const record = { ...place, bytes: Buffer.alloc(0) } as never
@@ -39,7 +39,7 @@ describe("a head", () => {
     )
   })
 
-  it("that stays of a letter takes at most 200 bytes, whoever decided, and is read as it was", () => {
+  it("of a decided letter takes at most 200 bytes, and reads back unchanged", () => {
     fc.assert(
       fc.property(
         fc.string({ unit: "binary", maxLength: 400 }),
@@ -59,7 +59,7 @@ describe("a head", () => {
     )
   })
 
-  it.scopedLive("of an earlier version that is longer is listed, counted, shown and decided", () =>
+  it.scopedLive("from an earlier version may be longer: it is listed, counted, shown and decided", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -95,7 +95,7 @@ describe("a head", () => {
 })
 
 describe("a retry", () => {
-  it.scopedLive("of a line that is exactly as long as may be is appended, delivered, and refused again", () =>
+  it.scopedLive("of a line of exactly the maximum length is appended, delivered, and refused again", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -134,7 +134,7 @@ describe("a retry", () => {
 })
 
 describe("a file of heads", () => {
-  it.scopedLive("keeps numbers and decisions when both slots of the cursor are damaged", () =>
+  it.scopedLive("keeps numbers and decisions if both cursor slots are damaged", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -182,7 +182,7 @@ describe("a file of heads", () => {
     })
   )
 
-  it.scopedLive("of a newer format is refused by name, from inside and outside", () =>
+  it.scopedLive("of a newer format is refused with its name, by the owner and by inspect", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -206,7 +206,7 @@ describe("a file of heads", () => {
   )
 })
 
-describe("an entry that is longer than what is read at once", () => {
+describe("an entry longer than one read", () => {
   const long = "x".repeat(400_000)
   const withLong = Effect.gen(function* () {
     const directory = yield* q.temporaryDirectory
@@ -218,7 +218,7 @@ describe("an entry that is longer than what is read at once", () => {
     return { directory, disk: yield* q.nodeDisk, file: `${directory}/dead-letter.ndjson` }
   })
 
-  it.scopedLive("is a letter with the line's end that an editor has left, and erased like any other", () =>
+  it.scopedLive("is a letter and is erased, with the line end of an editor", () =>
     Effect.gen(function* () {
       const { directory, disk, file } = yield* withLong
       fs.writeFileSync(file, fs.readFileSync(file, "latin1").replaceAll("\n", "\r\n"), "latin1")
@@ -231,7 +231,7 @@ describe("an entry that is longer than what is read at once", () => {
     })
   )
 
-  it.scopedLive("is none if it is cut off behind a quote of its content", () =>
+  it.scopedLive("is no letter if it is cut off after a quote in its content", () =>
     Effect.gen(function* () {
       const { directory, disk, file } = yield* withLong
       const [, entry] = fs.readFileSync(file, "latin1").split("\n")
@@ -249,7 +249,7 @@ describe("an entry that is longer than what is read at once", () => {
 })
 
 describe("dead list --after", () => {
-  it.scopedLive("goes on behind a letter that was decided meanwhile, and behind a file of heads", () =>
+  it.scopedLive("continues after a letter decided meanwhile, and after a file of heads", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const refusals = Array.from({ length: 6 }, () => ({ class: "rejected", reason: "REASON" }) as const)

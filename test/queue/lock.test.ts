@@ -38,7 +38,7 @@ describe("the lock", () => {
     })
   )
 
-  it.scopedLive("is free as soon as its owner is killed", () =>
+  it.scopedLive("is free once its owner is killed", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const owner = yield* auditProcess()
@@ -90,7 +90,7 @@ describe("the lock", () => {
       })
   )
 
-  it.scopedLive.skipIf(process.platform !== "linux")("leaves nothing open where it was refused", () =>
+  it.scopedLive.skipIf(process.platform !== "linux")("leaves no descriptor open if it is refused", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* openAudit({ directory })
@@ -103,7 +103,7 @@ describe("the lock", () => {
   )
 
   it.scopedLive(
-    "is not taken for owned while somebody looks who owns it, but by one who never ends looking",
+    "is refused while another process looks at its owner without end, and free after the look",
     () =>
       Effect.gen(function* () {
         const directory = yield* temporaryDirectory
@@ -121,7 +121,7 @@ describe("the lock", () => {
       })
   )
 
-  it.scopedLive("lockWait waits for the owner to leave, and no longer than that", () =>
+  it.scopedLive("is taken with lockWait once the owner leaves", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const owner = yield* openAudit({ directory })
@@ -138,7 +138,7 @@ describe("the lock", () => {
 })
 
 describe("instances", () => {
-  it.scopedLive("take the first free sub-directory; one too many is told what to do", () =>
+  it.scopedLive("take the first free sub-directory; the error for one too many names the remedy", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const settings = { directory, instances: 2 }
@@ -158,7 +158,7 @@ describe("instances", () => {
     })
   )
 
-  it.scopedLive("take over and deliver what a killed process has left", () =>
+  it.scopedLive("take over and deliver the events of a killed process", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const settings = { directory, instances: 3, pollInterval: "200 millis" } as const
@@ -180,7 +180,7 @@ describe("instances", () => {
     })
   )
 
-  it.scopedLive("are not kept from starting by a take-over that takes long", () =>
+  it.scopedLive("start while a slow take-over runs", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const settings = { directory, instances: 2, pollInterval: "100 millis", batchRecords: 1 } as const

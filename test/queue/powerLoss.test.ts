@@ -234,7 +234,7 @@ const OF_DECISIONS = new Set(["erasedLetter", "erasedLine", "heads", "headsEntry
 
 describe("power loss", () => {
   it(
-    `no acknowledged event is lost in ${runs} random histories (AUDIT_SEED=${seed})`,
+    `loses no acknowledged event in ${runs} random histories (AUDIT_SEED=${seed})`,
     // alone 10,000 took four minutes, beside the other long tests on two slow cores more than ten
     { timeout: long ? 3_600_000 : 600_000 },
     () => fc.assert(property(), { numRuns: runs, seed })
@@ -250,7 +250,7 @@ describe("power loss", () => {
     afterAll(() => fs.rmSync(home, { recursive: true, force: true }))
 
     it(
-      `nothing is lost, and nothing found, in ${provenRuns} random histories (AUDIT_SEED=${seed})`,
+      `loses nothing, and prove finds nothing, in ${provenRuns} random histories (AUDIT_SEED=${seed})`,
       { timeout: long ? 3_600_000 : 600_000 },
       () => fc.assert(property(undefined, true, target), { numRuns: provenRuns, seed })
     )
@@ -279,7 +279,7 @@ describe("power loss", () => {
   }
 
   // the sync at opening keeps that tail; what the power drops nevertheless, after a sync that lied, is survived as well
-  it.effect("a tail that was delivered and is lost although it was synced", () =>
+  it.effect("counts once a delivered tail that the disk lost after its sync", () =>
     live(
       named["a tail that was delivered and then lost, before new appends with the database down"]!,
       mutations.tail
@@ -291,7 +291,7 @@ describe("power loss", () => {
     ["the last one", ["a"], [], [0]],
     ["one before others", ["a"], ["c", "d", "e"], [0, 1]]
   ] as const) {
-    it.effect(`segments that were delivered and removed come back, no line is counted twice: ${what}`, () =>
+    it.effect(`counts no line twice if removed segments come back: ${what}`, () =>
       Effect.gen(function* () {
         const memory = MemoryDisk.make()
         const database = new Set<string>()
@@ -351,7 +351,7 @@ describe("power loss", () => {
       return [...ids, "later"].filter((id) => !database.has(id))
     }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
 
-  it.effect("a cursor ahead of every segment is repaired for good before the first append", () =>
+  it.effect("syncs the repair of a cursor ahead of every segment before the first append", () =>
     Effect.map(
       restored(() => false),
       (lost) => assert.deepStrictEqual(lost, [])
@@ -404,13 +404,13 @@ describe("power loss", () => {
       }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
     ).pipe(Effect.map((found) => found.flat()))
 
-  it.effect("a decision is durable before its letter is erased", () =>
+  it.effect("syncs a decision before it erases the letter", () =>
     Effect.map(
       blankLetters(false, () => false),
       (blank) => assert.lengthOf(blank, 0)
     )
   )
-  it.effect("what a killed process has decided is durable before it is erased", () =>
+  it.effect("syncs the decision of a killed process before it erases the letter", () =>
     Effect.map(
       blankLetters(true, () => false),
       (blank) => assert.lengthOf(blank, 0)

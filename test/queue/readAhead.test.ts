@@ -21,7 +21,7 @@ const fileOf = (size: number, salt = 0) => {
 }
 
 describe("reading ahead", () => {
-  it("gives what the file holds, whatever is asked for, and never reads beyond the end", () => {
+  it("returns the file's bytes for any range, and never reads past the end", () => {
     const files = [fileOf(3 * MiB), fileOf(3 * MiB, 7)]
     const ask = fc.record({
       which: fc.constantFrom(0, 1),
@@ -46,7 +46,7 @@ describe("reading ahead", () => {
     )
   })
 
-  it.effect("one read serves several batches of a file, and no other file", () =>
+  it.effect("serves several batches of one file with one read", () =>
     Effect.gen(function* () {
       const one = fileOf(2 * MiB)
       const other = fileOf(2 * MiB, 1)
@@ -65,7 +65,7 @@ describe("reading ahead", () => {
     })
   )
 
-  it.effect("a look is only a look", () =>
+  it.effect("does not advance by a look", () =>
     Effect.gen(function* () {
       const { file, reads } = fileOf(2 * MiB)
       const ahead = readAhead.make().over(file, 2 * MiB)

@@ -20,7 +20,7 @@ const step = FastCheck.record({
   sequence: FastCheck.maxSafeNat()
 })
 
-it("answers as a map would, in the order of what came first", () =>
+it("equals a map, in the order of insertion", () =>
   FastCheck.assert(
     FastCheck.property(FastCheck.array(step, { maxLength: 400, size: "max" }), (steps) => {
       const register = new Register()

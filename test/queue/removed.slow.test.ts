@@ -28,8 +28,8 @@ const waitingIsThere = (disk: Disk["Type"], directory: string) =>
     assert.strictEqual(accepted, delivered + waiting + dead + retried + discarded + torn + missing)
   })
 
-describe("a directory that is removed under the program", () => {
-  it.scopedLive("is made anew: the identity stays, numbers go on, what was lost is missing", () =>
+describe("a directory removed under the program", () => {
+  it.scopedLive("is made again with its identity and numbers, and lost lines count as missing", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -64,7 +64,7 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("says at once what was lost, while the database is away", () =>
+  it.scopedLive("brings the lost lines into the status at once, while the database is away", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -84,7 +84,7 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("is missed without an append: a commit or a compaction makes it anew as well", () =>
+  it.scopedLive("is made again by a commit or a compaction, without an append", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const queue = yield* q.openQueue(yield* q.nodeDisk, { directory })
@@ -100,39 +100,37 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive(
-    "takes dead letters with it: those that waited for a decision are missing, decisions stay",
-    () =>
-      Effect.gen(function* () {
-        const directory = `${yield* q.temporaryDirectory}/audit`
-        const disk = yield* q.nodeDisk
-        const { close, queue } = yield* q.openClosable(disk, { directory })
-        yield* q.appendAll(queue, q.idsOf("a", 4))
-        const database = new Set<string>()
-        yield* q.deliverAll(queue, database, { isRejected: (id) => id !== "a3" })
-        yield* queue.retry(({ sequence }) => sequence === 0, "test")
-        yield* q.deliverAll(queue, database)
-        assert.deepInclude(yield* q.books(queue), { dead: 2, retried: 1, delivered: 2, missing: 0 })
-        remove(directory)
-        yield* q.append(queue, "after")
-        yield* q.deliverAll(queue, database)
-        const books = {
-          dead: 0,
-          retried: 1,
-          missing: 2,
-          delivered: 3,
-          waiting: 0,
-          accepted: 6,
-          balanced: true
-        }
-        assert.deepInclude(yield* q.books(queue), books)
-        yield* close
-        assert.deepInclude(yield* q.books(yield* q.openQueue(disk, { directory })), books)
-      })
+  it.scopedLive("costs the letters that waited for a decision, which count as missing, but no decision", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const { close, queue } = yield* q.openClosable(disk, { directory })
+      yield* q.appendAll(queue, q.idsOf("a", 4))
+      const database = new Set<string>()
+      yield* q.deliverAll(queue, database, { isRejected: (id) => id !== "a3" })
+      yield* queue.retry(({ sequence }) => sequence === 0, "test")
+      yield* q.deliverAll(queue, database)
+      assert.deepInclude(yield* q.books(queue), { dead: 2, retried: 1, delivered: 2, missing: 0 })
+      remove(directory)
+      yield* q.append(queue, "after")
+      yield* q.deliverAll(queue, database)
+      const books = {
+        dead: 0,
+        retried: 1,
+        missing: 2,
+        delivered: 3,
+        waiting: 0,
+        accepted: 6,
+        balanced: true
+      }
+      assert.deepInclude(yield* q.books(queue), books)
+      yield* close
+      assert.deepInclude(yield* q.books(yield* q.openQueue(disk, { directory })), books)
+    })
   )
 
   it.scopedLive.each(["nothing", "an append", "a look at the state"] as const)(
-    "takes dead letters with it from an idle program, which ends after %s: the next one finds them missing",
+    "costs the letters of an idle program, which the next start counts as missing, after %s",
     (before) =>
       Effect.gen(function* () {
         const directory = `${yield* q.temporaryDirectory}/audit`
@@ -161,7 +159,7 @@ describe("a directory that is removed under the program", () => {
       })
   )
 
-  it.scopedLive("in part: identity, cursor and decisions that somebody removed are written anew", () =>
+  it.scopedLive("in part gets its identity, cursor and decisions back", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       for (const name of ["queue.json", "cursor", "dead-letter.ndjson"]) {
@@ -200,7 +198,7 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("and put back from a copy: nothing is appended to the old files, which nobody reads", () =>
+  it.scopedLive("and restored from a copy gets no append to the restored files", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       for (const [index, reads] of [false, true].entries()) {
@@ -224,7 +222,7 @@ describe("a directory that is removed under the program", () => {
   )
 
   it.scopedLive(
-    "by a real rm -rf, at any moment of a program that appends and delivers",
+    "by a real rm -rf, at any moment, loses no event uncounted",
     () =>
       Effect.gen(function* () {
         const disk = yield* q.nodeDisk
@@ -274,7 +272,7 @@ describe("a directory that is removed under the program", () => {
     600_000
   )
 
-  it.scopedLive("while somebody reads, over the close: the lock is not taken again after it", () =>
+  it.scopedLive("during a read: the program does not take the lock again after its close", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const real = yield* q.nodeDisk
@@ -317,7 +315,7 @@ describe("a directory that is removed under the program", () => {
   )
 
   it.scopedLive(
-    "still hears of requests, once it is made anew",
+    "receives requests once it is made again",
     () =>
       Effect.gen(function* () {
         const directory = `${yield* q.temporaryDirectory}/audit`
@@ -359,7 +357,7 @@ describe("a directory that is removed under the program", () => {
     120_000
   )
 
-  it.scopedLive("and made anew by another process: appends fail and say so, its files are left alone", () =>
+  it.scopedLive("and made again by another process fails appends, and keeps that process's files", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const other = yield* auditProcess()
@@ -404,125 +402,123 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("and left again by another process: it is another queue now, and is not taken over", () =>
-    Effect.gen(function* () {
-      const directory = `${yield* q.temporaryDirectory}/audit`
-      const log = yield* openAudit({ directory })
-      yield* log.use("before")
-      const other = yield* openAudit({ directory: `${directory}.other` })
-      yield* other.use("of the other")
-      yield* other.close
-      // at once, since this program would make it anew
-      remove(directory)
-      fs.renameSync(`${directory}.other`, directory)
-      const status = fs.readFileSync(`${directory}/status.json`, "utf8")
-      const error = yield* Effect.flip(log.use("during"))
-      assert.include(error, { code: "LOCK_LOST" })
-      yield* Effect.ignore(Effect.timeout(log.flush, "1 second"))
-      yield* log.close
-      assert.strictEqual(fs.readFileSync(`${directory}/status.json`, "utf8"), status)
-      // and nobody is locked out by that
-      const third = yield* openAudit({ directory }, slowDatabase())
-      yield* third.flush
-      assert.deepInclude(yield* third.status, { accepted: 1, delivered: 1, missing: 0 })
-    })
-  )
-
   it.scopedLive(
-    "and replaced by an older copy of it: appends fail and say that, and a start goes on with it",
+    "and then left by another process is another queue, which the program does not take over",
     () =>
       Effect.gen(function* () {
         const directory = `${yield* q.temporaryDirectory}/audit`
-        const log = yield* openAudit({ directory }, slowDatabase())
+        const log = yield* openAudit({ directory })
         yield* log.use("before")
-        yield* log.flush
-        fs.cpSync(directory, `${directory}.copy`, { recursive: true })
-        yield* log.use("after the copy")
-        yield* log.flush
+        const other = yield* openAudit({ directory: `${directory}.other` })
+        yield* other.use("of the other")
+        yield* other.close
         // at once, since this program would make it anew
         remove(directory)
-        fs.renameSync(`${directory}.copy`, directory)
-        const { message } = yield* Effect.flip(log.use("during"))
-        assert.include(message, "n older copy was put back", message)
-        assert.include(message, "start this program again")
-        assert.notInclude(message, "made it anew")
+        fs.renameSync(`${directory}.other`, directory)
+        const status = fs.readFileSync(`${directory}/status.json`, "utf8")
+        const error = yield* Effect.flip(log.use("during"))
+        assert.include(error, { code: "LOCK_LOST" })
+        yield* Effect.ignore(Effect.timeout(log.flush, "1 second"))
         yield* log.close
-        const next = yield* openAudit({ directory })
-        yield* next.use("next")
-        assert.deepInclude(yield* next.status, { missing: 0, waiting: 1 })
+        assert.strictEqual(fs.readFileSync(`${directory}/status.json`, "utf8"), status)
+        // and nobody is locked out by that
+        const third = yield* openAudit({ directory }, slowDatabase())
+        yield* third.flush
+        assert.deepInclude(yield* third.status, { accepted: 1, delivered: 1, missing: 0 })
       })
   )
 
-  it.scopedLive(
-    "in parts, at any moment: every acknowledged event is delivered or missing, numbers go on",
-    () =>
-      Effect.gen(function* () {
-        const parent = yield* q.temporaryDirectory
-        const disk = yield* q.nodeDisk
-        const step = fc.constantFrom(
-          "append",
-          "append",
-          "deliver",
-          "compact",
-          "rm -rf",
-          "rm lock",
-          "rm segments",
-          "reopen"
-        )
-        let rounds = 0
-        yield* Effect.promise(() =>
-          fc.assert(
-            fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 14 }), (steps) =>
-              Effect.runPromise(
-                Effect.scoped(
-                  Effect.gen(function* () {
-                    const directory = `${parent}/${rounds++}`
-                    const database = new Set<string>()
-                    let acknowledged = 0
-                    let { close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 })
-                    let expected = 0
-                    for (const [index, step] of steps.entries()) {
-                      if (step === "append") {
-                        for (const id of q.idsOf(`${index}-`, 3)) {
-                          assert.strictEqual(yield* q.append(queue, id, 60), expected++)
-                          acknowledged++
-                        }
-                      } else if (step === "deliver") {
-                        yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 2 }))
-                      } else if (step === "compact") yield* Effect.ignore(queue.compact)
-                      else if (step === "rm -rf")
-                        fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 })
-                      else if (step === "rm lock") fs.rmSync(`${directory}/lock`, { force: true })
-                      else if (step === "rm segments" && fs.existsSync(directory)) {
-                        for (const name of fs.readdirSync(directory)) {
-                          if (/^\d{20}\.ndjson$/.test(name)) fs.rmSync(`${directory}/${name}`)
-                        }
-                      } else if (step === "reopen") {
-                        // before it leaves, it makes what is gone anew
-                        yield* q.append(queue, `last ${index}`, 60)
-                        expected++
+  it.scopedLive("and replaced by an older copy fails appends until the next start", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const log = yield* openAudit({ directory }, slowDatabase())
+      yield* log.use("before")
+      yield* log.flush
+      fs.cpSync(directory, `${directory}.copy`, { recursive: true })
+      yield* log.use("after the copy")
+      yield* log.flush
+      // at once, since this program would make it anew
+      remove(directory)
+      fs.renameSync(`${directory}.copy`, directory)
+      const { message } = yield* Effect.flip(log.use("during"))
+      assert.include(message, "n older copy was put back", message)
+      assert.include(message, "start this program again")
+      assert.notInclude(message, "made it anew")
+      yield* log.close
+      const next = yield* openAudit({ directory })
+      yield* next.use("next")
+      assert.deepInclude(yield* next.status, { missing: 0, waiting: 1 })
+    })
+  )
+
+  it.scopedLive("in parts, at any moment, leaves each acknowledged event delivered or missing", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const disk = yield* q.nodeDisk
+      const step = fc.constantFrom(
+        "append",
+        "append",
+        "deliver",
+        "compact",
+        "rm -rf",
+        "rm lock",
+        "rm segments",
+        "reopen"
+      )
+      let rounds = 0
+      yield* Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 14 }), (steps) =>
+            Effect.runPromise(
+              Effect.scoped(
+                Effect.gen(function* () {
+                  const directory = `${parent}/${rounds++}`
+                  const database = new Set<string>()
+                  let acknowledged = 0
+                  let { close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 })
+                  let expected = 0
+                  for (const [index, step] of steps.entries()) {
+                    if (step === "append") {
+                      for (const id of q.idsOf(`${index}-`, 3)) {
+                        assert.strictEqual(yield* q.append(queue, id, 60), expected++)
                         acknowledged++
-                        yield* close
-                        ;({ close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 }))
                       }
-                      if (fs.existsSync(directory)) yield* waitingIsThere(disk, directory)
+                    } else if (step === "deliver") {
+                      yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 2 }))
+                    } else if (step === "compact") yield* Effect.ignore(queue.compact)
+                    else if (step === "rm -rf")
+                      fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 })
+                    else if (step === "rm lock") fs.rmSync(`${directory}/lock`, { force: true })
+                    else if (step === "rm segments" && fs.existsSync(directory)) {
+                      for (const name of fs.readdirSync(directory)) {
+                        if (/^\d{20}\.ndjson$/.test(name)) fs.rmSync(`${directory}/${name}`)
+                      }
+                    } else if (step === "reopen") {
+                      // before it leaves, it makes what is gone anew
+                      yield* q.append(queue, `last ${index}`, 60)
+                      expected++
+                      acknowledged++
+                      yield* close
+                      ;({ close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 }))
                     }
-                    yield* q.append(queue, "the last")
-                    acknowledged++
-                    yield* Effect.retry(q.deliverAll(queue, database), { times: 20 })
-                    const { accepted, balanced, delivered, missing, waiting } = yield* q.books(queue)
-                    assert.isTrue(balanced)
-                    assert.deepStrictEqual({ accepted, waiting }, { accepted: acknowledged, waiting: 0 })
-                    assert.strictEqual(delivered + missing, acknowledged)
-                    assert.isTrue(database.has("the last"))
-                    yield* close
-                  })
-                )
+                    if (fs.existsSync(directory)) yield* waitingIsThere(disk, directory)
+                  }
+                  yield* q.append(queue, "the last")
+                  acknowledged++
+                  yield* Effect.retry(q.deliverAll(queue, database), { times: 20 })
+                  const { accepted, balanced, delivered, missing, waiting } = yield* q.books(queue)
+                  assert.isTrue(balanced)
+                  assert.deepStrictEqual({ accepted, waiting }, { accepted: acknowledged, waiting: 0 })
+                  assert.strictEqual(delivered + missing, acknowledged)
+                  assert.isTrue(database.has("the last"))
+                  yield* close
+                })
               )
-            ),
-            { numRuns: 60 }
-          )
+            )
+          ),
+          { numRuns: 60 }
         )
-      })
+      )
+    })
   )
 })

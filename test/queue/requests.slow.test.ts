@@ -52,7 +52,7 @@ const withLetter = Effect.gen(function* () {
 })
 
 describe("requests", () => {
-  it.scopedLive("what is none is set aside and said once, and holds nothing up", () =>
+  it.scopedLive("that are invalid are set aside, logged once, and delay nothing", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const logs: Array<string> = []
@@ -95,7 +95,7 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive("10,000 that are none make one line, and those of the next minute another", () =>
+  it.scopedLive("that are invalid make one log line a minute, for 10,000 of them", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const logs: Array<string> = []
@@ -137,7 +137,7 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive("come in the order in which they were left, whatever the clock says meanwhile", () =>
+  it.scopedLive("run in the order of their submission, whatever the clock says", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -182,31 +182,29 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive(
-    "a retry comes before the discard that was asked for later, although the clock was set back",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* withLetter
-        const disk = yield* q.nodeDisk
-        const queue = yield* q.openQueue(disk, { directory })
-        yield* q.append(queue, "a")
-        yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
-        let offset = 0
-        const clock = shifted(yield* Effect.clock, () => offset)
-        const ask = (action: "retry" | "discard") =>
-          Effect.withClock(requests.submit(disk, directory, { action, letters: "all", by: "li" }), clock)
-        yield* ask("retry")
-        offset = -6 * HOUR
-        yield* ask("discard")
-        yield* queue.carryOutRequests
-        const database = new Set<string>()
-        yield* q.deliverAll(queue, database)
-        assert.deepStrictEqual([...database], ["a"])
-      })
+  it.scopedLive("run a retry before a later discard, although the clock was set back", () =>
+    Effect.gen(function* () {
+      const directory = yield* withLetter
+      const disk = yield* q.nodeDisk
+      const queue = yield* q.openQueue(disk, { directory })
+      yield* q.append(queue, "a")
+      yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      const ask = (action: "retry" | "discard") =>
+        Effect.withClock(requests.submit(disk, directory, { action, letters: "all", by: "li" }), clock)
+      yield* ask("retry")
+      offset = -6 * HOUR
+      yield* ask("discard")
+      yield* queue.carryOutRequests
+      const database = new Set<string>()
+      yield* q.deliverAll(queue, database)
+      assert.deepStrictEqual([...database], ["a"])
+    })
   )
 
   it.scopedLive(
-    "more than fit into the memory are read a few at a time",
+    "are read a few at a time if they exceed the memory",
     () =>
       Effect.gen(function* () {
         const directory = yield* withLetter
@@ -232,7 +230,7 @@ describe("requests", () => {
     120_000
   )
 
-  it.scopedLive("a shutdown leaves the rest to the next owner, and calls none of them stuck", () =>
+  it.scopedLive("stay for the next owner after a shutdown, and none is reported as stuck", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const logs: Array<string> = []
@@ -264,7 +262,7 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive("one that the disk does not read holds up neither appends nor commits", () =>
+  it.scopedLive("delay neither appends nor commits if the disk hangs on one", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const real = yield* q.nodeDisk
@@ -285,7 +283,7 @@ describe("requests", () => {
   )
 
   it.scopedLive(
-    "one that the disk does not read holds up no pass, nor a later look",
+    "delay neither a pass nor a later look if the disk hangs on one",
     () =>
       Effect.gen(function* () {
         const directory = yield* withLetter

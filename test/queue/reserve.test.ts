@@ -35,8 +35,8 @@ const fill = (memory: MemoryDisk.MemoryDisk, disk: Disk["Type"]) =>
 /** Every fourth one is refused. */
 const isRejected = (id: string) => Number(/\d+$/.exec(id)![0]) % 4 === 0
 
-describe("on a full disk", () => {
-  it.live("refused events among the others do not stop delivery, and the reserve is made again", () =>
+describe("a full disk", () => {
+  it.live("delivers past refused events, and makes the reserve again", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -64,40 +64,38 @@ describe("on a full disk", () => {
     })
   )
 
-  it.live(
-    "a reserve that a killed process has emptied is owed by the next one, which records nothing into it",
-    () =>
-      Effect.gen(function* () {
-        const memory = MemoryDisk.make()
-        let disk = memory.startProcess()
-        const database = new Set<string>()
-        yield* q.withQueue(disk, OPTIONS, (queue) =>
-          Effect.gen(function* () {
-            yield* awaitReserve(disk)
-            yield* q.appendAll(queue, q.idsOf("e", 40), 300)
-            yield* fill(memory, disk)
-            // the segment of this letter stays, and so nothing is free but what is left of the reserve
-            yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
-            assert.strictEqual(yield* sizeOf(disk), 0)
-            memory.kill()
-          })
-        )
-        disk = memory.startProcess()
-        yield* q.withQueue(disk, OPTIONS, (queue) =>
-          Effect.gen(function* () {
-            for (let more = 0; more < 20; more++) {
-              const refused = yield* Effect.flip(q.append(queue, "more1", 300))
-              assert.strictEqual(refused._tag, "QueueFull")
-            }
-            yield* q.deliverAll(queue, database, { isRejected })
-            assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
-            yield* awaitReserve(disk)
-          })
-        )
-      })
+  it.live("records nothing before it restores a reserve that a killed process emptied", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      let disk = memory.startProcess()
+      const database = new Set<string>()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          yield* awaitReserve(disk)
+          yield* q.appendAll(queue, q.idsOf("e", 40), 300)
+          yield* fill(memory, disk)
+          // the segment of this letter stays, and so nothing is free but what is left of the reserve
+          yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
+          assert.strictEqual(yield* sizeOf(disk), 0)
+          memory.kill()
+        })
+      )
+      disk = memory.startProcess()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          for (let more = 0; more < 20; more++) {
+            const refused = yield* Effect.flip(q.append(queue, "more1", 300))
+            assert.strictEqual(refused._tag, "QueueFull")
+          }
+          yield* q.deliverAll(queue, database, { isRejected })
+          assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
+          yield* awaitReserve(disk)
+        })
+      )
+    })
   )
 
-  it.live("the room is asked for once the disk has given it back: with the sync of the emptied file", () =>
+  it.live("uses the reserve's room after the sync of the emptied file", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -119,7 +117,7 @@ describe("on a full disk", () => {
     })
   )
 
-  it.live("that a reserve was begun is known after a power cut: its entry is synced", () =>
+  it.live("knows after a power cut that a reserve was begun", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -132,7 +130,7 @@ describe("on a full disk", () => {
     })
   )
 
-  it.live("a decision needs no other room", () =>
+  it.live("carries out a decision without more room", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -150,32 +148,29 @@ describe("on a full disk", () => {
     })
   )
 
-  it(
-    "no history of a disk that is full by turns stops delivery, or loses an event",
-    { timeout: 600_000 },
-    () =>
-      fc.assert(
-        fc.asyncProperty(
-          fc.array(
-            fc.record({
-              events: fc.nat(6),
-              padding: fc.integer({ min: 250, max: 400 }),
-              isFull: fc.boolean(),
-              maxRecords: fc.integer({ min: 1, max: 4 }),
-              batches: fc.nat(4),
-              end: fc.constantFrom("goes on", "kill", "power"),
-              call: fc.nat(25)
-            }),
-            { minLength: 1, maxLength: 8 }
-          ),
-          fc.array(fc.nat(1_000_000), { maxLength: 40 }),
-          async (steps, dice) => {
-            await setImmediate()
-            await Effect.runPromise(fullByTurns(steps, dice))
-          }
+  it("delivers every event on a disk that is full at times", { timeout: 600_000 }, () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.array(
+          fc.record({
+            events: fc.nat(6),
+            padding: fc.integer({ min: 250, max: 400 }),
+            isFull: fc.boolean(),
+            maxRecords: fc.integer({ min: 1, max: 4 }),
+            batches: fc.nat(4),
+            end: fc.constantFrom("goes on", "kill", "power"),
+            call: fc.nat(25)
+          }),
+          { minLength: 1, maxLength: 8 }
         ),
-        { numRuns: process.env.AUDIT_LONG === "1" ? 2000 : 60 }
-      )
+        fc.array(fc.nat(1_000_000), { maxLength: 40 }),
+        async (steps, dice) => {
+          await setImmediate()
+          await Effect.runPromise(fullByTurns(steps, dice))
+        }
+      ),
+      { numRuns: process.env.AUDIT_LONG === "1" ? 2000 : 60 }
+    )
   )
 })
 
@@ -245,7 +240,7 @@ const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
 
 const tmpfs = process.platform === "linux" && process.getuid?.() === 0
 
-describe("on a tmpfs that is full (needs root: mount)", () => {
+describe("a full tmpfs (needs root: mount)", () => {
   // the reserve of a program, as large as the longest letter
   const options = { maxLineBytes: 50_000, segmentBytes: 100_000, reserveBytes: undefined }
 
@@ -269,7 +264,7 @@ describe("on a tmpfs that is full (needs root: mount)", () => {
     return { directory, disk, foreign: `${mount}/foreign`, isThere, open, reserve }
   })
 
-  it.scopedLive.skipIf(!tmpfs)("by a file of somebody else", () =>
+  it.scopedLive.skipIf(!tmpfs)("filled by another file stops no delivery", () =>
     Effect.gen(function* () {
       const found = yield* mounted
       if (found === undefined) return yield* Effect.log("no tmpfs could be mounted: not tested")
@@ -293,7 +288,7 @@ describe("on a tmpfs that is full (needs root: mount)", () => {
     })
   )
 
-  it.scopedLive.skipIf(!tmpfs)("by the queue itself", () =>
+  it.scopedLive.skipIf(!tmpfs)("filled by the queue stops no delivery", () =>
     Effect.gen(function* () {
       const found = yield* mounted
       if (found === undefined) return yield* Effect.log("no tmpfs could be mounted: not tested")

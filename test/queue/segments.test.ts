@@ -4,7 +4,7 @@ import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
 import * as segmentFiles from "../../src/internal/queue/segments.js"
 
 describe("segments", () => {
-  it.scoped("one that was removed while somebody was about to read it takes no other one with it", () =>
+  it.scoped("keep their successors if one is removed before a read", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       yield* disk.makeDirectory("/queue")
