@@ -144,10 +144,10 @@ for (const [name, make] of PROVEN) {
     })
 
     for (const [what, wrap] of [
-      ["the answer to it is lost, twice", losing(2)],
-      ["it fails before it is committed, twice", failing(2)]
+      ["its answer is lost twice", losing(2)],
+      ["it fails twice before its commit", failing(2)]
     ] as const)
-      it.scopedLive(`${what}: it is said once, and the request is gone`, () =>
+      it.scopedLive(`${what}: one seal records the request, and the request is removed`, () =>
         Effect.gen(function* () {
           const { database, directory } = yield* given
           yield* lifeOf(
@@ -167,10 +167,10 @@ for (const [name, make] of PROVEN) {
       )
 
     for (const [what, commits] of [
-      ["before it is answered", true],
-      ["before it was committed", false]
+      ["before the answer", true],
+      ["before the commit", false]
     ] as const)
-      it.scopedLive(`the program ends ${what}: the next life has it said once`, () =>
+      it.scopedLive(`the program ends ${what}: the next start has one seal record the request`, () =>
         Effect.gen(function* () {
           const { database, directory } = yield* given
           const link = { isCut: false }
@@ -196,7 +196,7 @@ for (const [name, make] of PROVEN) {
         })
       )
 
-    it.scopedLive("the same words about later seals are said again", () =>
+    it.scopedLive("records an equal request about later seals again", () =>
       Effect.gen(function* () {
         const { database, directory } = yield* given
         yield* lifeOf(
@@ -223,7 +223,7 @@ for (const [name, make] of PROVEN) {
 
     if (name === "SQLite") return
     for (const [what, act] of BREAKS)
-      it.scopedLive(`its connection ${what}: it is said once, and the request is gone`, () =>
+      it.scopedLive(`its connection ${what}: one seal records the request, and the request is removed`, () =>
         Effect.gen(function* () {
           const { database, directory } = yield* given
           const url = new URL(database.address)

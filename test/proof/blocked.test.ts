@@ -27,7 +27,7 @@ class Note extends AuditEvent.Class<Note>()("note", {
 const untilDelivered = (log: AuditLog["Type"]) =>
   Effect.retry(log.flush, { times: 12 }).pipe(Effect.ignore, Effect.zipRight(log.status))
 
-onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
+onEachServer("a queue with a proof", ({ rootUrl }) => {
   const prepare = (rights: string) =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
@@ -68,7 +68,7 @@ onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
     )
 
   it.scopedLive(
-    "events under whose size a proxy hangs up",
+    "delivers past events at whose size a proxy hangs up",
     () =>
       Effect.gen(function* () {
         const { directory, proven, target } = yield* prepare("INSERT")
@@ -94,7 +94,7 @@ onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
   )
 
   for (const rights of ["INSERT", "INSERT, SELECT"]) {
-    it.scopedLive(`a unique key of the table's own, for an account with ${rights}`, () =>
+    it.scopedLive(`delivers past duplicates of another unique key, with ${rights}`, () =>
       Effect.gen(function* () {
         const { directory, proven, query } = yield* prepare(rights)
         // the server names a primary key before the one over event_id

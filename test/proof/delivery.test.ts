@@ -116,7 +116,7 @@ const untilDelivered = (log: AuditLog["Type"]) =>
 
 for (const [name, make] of PROVEN) {
   describe(`delivery with a proof (${name})`, () => {
-    it.scopedLive("every row has its seal, over several lives, and dead letters are told of", () =>
+    it.scopedLive("seals every row over several starts, and records dead letters", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -140,26 +140,24 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive(
-      "an answer that was lost is looked up: no row twice, none without its seal, and one chain",
-      () =>
-        Effect.gen(function* () {
-          const database = yield* make(KINDS)
-          const directory = path.join(yield* temporaryDirectory, "audit")
-          const status = yield* life(
-            database,
-            directory,
-            (log) => Effect.zipRight(record(log, 100), untilDelivered(log)),
-            { wrap: losing(3) }
-          )
-          assert.strictEqual(status.delivered + status.dead, 100)
-          const { rows } = yield* assertProven(database)
-          assert.strictEqual(rows, status.delivered)
-          assert.strictEqual(status.dead, name === "SQLite" ? 0 : 4)
-        })
+    it.scopedLive("looks up a lost answer: no row twice, none without its seal, and one chain", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const status = yield* life(
+          database,
+          directory,
+          (log) => Effect.zipRight(record(log, 100), untilDelivered(log)),
+          { wrap: losing(3) }
+        )
+        assert.strictEqual(status.delivered + status.dead, 100)
+        const { rows } = yield* assertProven(database)
+        assert.strictEqual(rows, status.delivered)
+        assert.strictEqual(status.dead, name === "SQLite" ? 0 : 4)
+      })
     )
 
-    it.scopedLive("a batch that fails at its end leaves nothing behind", () =>
+    it.scopedLive("stores nothing of a batch that fails at its end", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -179,7 +177,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("a program that ends before the answer comes goes on where the seals are", () =>
+    it.scopedLive("continues after the stored seals if the program ended before the answer", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -205,45 +203,42 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive(
-      "an older copy of the directory is none to forge by: its events are delivered once, and sealed",
-      () =>
-        Effect.gen(function* () {
-          const database = yield* make(KINDS)
-          const home = yield* temporaryDirectory
-          const directory = path.join(home, "audit")
-          const record20 = (log: AuditLog["Type"]) =>
-            Effect.zipRight(record(log, 20), Effect.ignore(log.flush))
-          yield* life(database, directory, record20)
-          // a copy with events that are not delivered yet
-          yield* life(database, directory, record20, {
-            wrap: (uploader) => ({
-              ...uploader,
-              sealing: {
-                ...uploader.sealing!,
-                upload: () =>
-                  new UploadError({
-                    class: "transient",
-                    code: "AWAY",
-                    reason: "the database is away for a while"
-                  })
-              }
-            })
+    it.scopedLive("delivers and seals the events of an older copy of the directory once", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const home = yield* temporaryDirectory
+        const directory = path.join(home, "audit")
+        const record20 = (log: AuditLog["Type"]) => Effect.zipRight(record(log, 20), Effect.ignore(log.flush))
+        yield* life(database, directory, record20)
+        // a copy with events that are not delivered yet
+        yield* life(database, directory, record20, {
+          wrap: (uploader) => ({
+            ...uploader,
+            sealing: {
+              ...uploader.sealing!,
+              upload: () =>
+                new UploadError({
+                  class: "transient",
+                  code: "AWAY",
+                  reason: "the database is away for a while"
+                })
+            }
           })
-          fs.cpSync(directory, path.join(home, "copy"), { recursive: true })
-          yield* life(database, directory, record20)
-          const rows = yield* countRows(database)
-          const status = yield* life(database, path.join(home, "copy"), (log) =>
-            Effect.zipRight(record(log, 20), untilDelivered(log))
-          )
-          assert.strictEqual(status.waiting, 0)
-          const added = yield* countRows(database)
-          assert.strictEqual(added - rows, name === "SQLite" ? 20 : 19)
-          yield* assertProven(database)
         })
+        fs.cpSync(directory, path.join(home, "copy"), { recursive: true })
+        yield* life(database, directory, record20)
+        const rows = yield* countRows(database)
+        const status = yield* life(database, path.join(home, "copy"), (log) =>
+          Effect.zipRight(record(log, 20), untilDelivered(log))
+        )
+        assert.strictEqual(status.waiting, 0)
+        const added = yield* countRows(database)
+        assert.strictEqual(added - rows, name === "SQLite" ? 20 : 19)
+        yield* assertProven(database)
+      })
     )
 
-    it.scopedLive("a cursor that was lost: its chain is found again, or a new one tells of it", () =>
+    it.scopedLive("finds the chain of a lost cursor again, or records it in a new chain", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -260,7 +255,7 @@ for (const [name, make] of PROVEN) {
     )
 
     it.scopedLive(
-      "an event of another's is told of and not sealed, and one that is recorded twice is stored once",
+      "records a row of another writer without a seal, and stores an event recorded twice once",
       () =>
         Effect.gen(function* () {
           const database = yield* make(KINDS)
@@ -293,7 +288,7 @@ for (const [name, make] of PROVEN) {
         })
     )
 
-    it.scopedLive("without the option rows are as they ever were; with it again the chain goes on", () =>
+    it.scopedLive("seals no row without the option, and continues the chain with it", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -306,7 +301,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("heads go to the log, from where prove takes them", () =>
+    it.scopedLive("logs heads, which prove reads as anchors", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -335,8 +330,8 @@ for (const [name, make] of PROVEN) {
   })
 }
 
-onEachServer("an account that may insert, and read the seals alone", ({ rootUrl }) => {
-  it.scopedLive("leaves no row without its seal, whatever is there already", () =>
+onEachServer("an account that may insert, and read only the seals", ({ rootUrl }) => {
+  it.scopedLive("leaves no row without its seal, whatever rows exist already", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       yield* MysqlUploader.migrate(connectionOptions(database), KINDS, { proof: true })
@@ -398,8 +393,8 @@ const halfDelivered = Effect.gen(function* () {
   return { database, directory }
 })
 
-describe("flush by the command", () => {
-  it.scopedLive("seals with the program's key, and delivers nothing without it", () =>
+describe("effect-audit flush", () => {
+  it.scopedLive("seals with the program's key, and delivers nothing without the key", () =>
     Effect.gen(function* () {
       const { database, directory } = yield* halfDelivered
       const flush = (env: Readonly<Record<string, string>>) =>
@@ -418,8 +413,8 @@ describe("flush by the command", () => {
   )
 })
 
-describe("flush by the command, of a database that was set back", () => {
-  it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")("waits for the missing seals, and goes on", () =>
+describe("effect-audit flush, to a database that was set back", () => {
+  it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")("waits for the missing seals, and continues", () =>
     Effect.gen(function* () {
       const { database, directory } = yield* halfDelivered
       yield* database.query("DELETE FROM effect_audit_seal")
@@ -435,8 +430,8 @@ describe("flush by the command, of a database that was set back", () => {
   )
 })
 
-describe("the option", () => {
-  it.scopedLive("a key that is none, and an uploader that seals nothing, are refused at the start", () =>
+describe("the option proof", () => {
+  it.scopedLive("refuses at the start an invalid key, and an uploader that cannot seal", () =>
     Effect.gen(function* () {
       const [, make] = PROVEN.at(-1)!
       const { key, uploader } = yield* make()

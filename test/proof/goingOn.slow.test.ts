@@ -114,27 +114,29 @@ const awayWhile =
 const nothingArrives = awayWhile(() => true)
 
 for (const [name, make] of PROVEN) {
-  describe(`going on (${name})`, () => {
-    it.scopedLive("a database set back while the program is stopped: a gap is found, and nothing else", () =>
-      withClock((later) =>
-        Effect.gen(function* () {
-          const database = yield* make()
-          const directory = path.join(yield* temporaryDirectory, "audit")
-          yield* lifeOf(database, directory, deliver(30))
-          const setBack = yield* backUp(database)
-          yield* lifeOf(database, directory, deliver(30))
-          yield* setBack
-          yield* lifeOf(database, directory, (log) => deliverAnew(log, later))
-          assert.strictEqual(yield* countRows(database), 35)
-          yield* assertGap(database)
-          // for ever
-          yield* lifeOf(database, directory, deliver(10))
-          yield* assertGap(database)
-        })
-      )
+  describe(`a proof over outside changes (${name})`, () => {
+    it.scopedLive(
+      "finds a gap, and nothing else, if the database is set back while the program is stopped",
+      () =>
+        withClock((later) =>
+          Effect.gen(function* () {
+            const database = yield* make()
+            const directory = path.join(yield* temporaryDirectory, "audit")
+            yield* lifeOf(database, directory, deliver(30))
+            const setBack = yield* backUp(database)
+            yield* lifeOf(database, directory, deliver(30))
+            yield* setBack
+            yield* lifeOf(database, directory, (log) => deliverAnew(log, later))
+            assert.strictEqual(yield* countRows(database), 35)
+            yield* assertGap(database)
+            // for ever
+            yield* lifeOf(database, directory, deliver(10))
+            yield* assertGap(database)
+          })
+        )
     )
 
-    it.scopedLive("a database set back under a program that runs: a gap is found, and nothing else", () =>
+    it.scopedLive("finds a gap, and nothing else, if the database is set back while the program runs", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -158,7 +160,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("the same where it lost its connection: it begins a new chain", () =>
+    it.scopedLive("begins a new chain if the database is set back, and its connection was lost", () =>
       withClock((later) =>
         Effect.gen(function* () {
           const database = yield* make()
@@ -186,33 +188,31 @@ for (const [name, make] of PROVEN) {
       )
     )
 
-    it.scopedLive(
-      "a database and its directory set back together: an anchor tells, and nothing else does",
-      () =>
-        Effect.gen(function* () {
-          const database = yield* make()
-          const home = yield* temporaryDirectory
-          const [directory, copy] = [path.join(home, "audit"), path.join(home, "copy")]
-          yield* lifeOf(database, directory, deliver(30))
-          fs.cpSync(directory, copy, { recursive: true })
-          const setBack = yield* backUp(database)
-          const last = yield* lifeOf(database, directory, (log) =>
-            Effect.zipRight(deliver(30)(log), log.status)
-          )
-          yield* setBack
-          fs.rmSync(directory, { recursive: true })
-          fs.renameSync(copy, directory)
-          yield* lifeOf(database, directory, deliver(5))
-          yield* assertProven(database, 35)
-          const { findings } = yield* database.prove({ anchors: [last.seal!] })
-          assert.deepStrictEqual(
-            findings.map(({ kind }) => kind),
-            ["anchor"]
-          )
-        })
+    it.scopedLive("needs an anchor to find a database and a directory that were set back together", () =>
+      Effect.gen(function* () {
+        const database = yield* make()
+        const home = yield* temporaryDirectory
+        const [directory, copy] = [path.join(home, "audit"), path.join(home, "copy")]
+        yield* lifeOf(database, directory, deliver(30))
+        fs.cpSync(directory, copy, { recursive: true })
+        const setBack = yield* backUp(database)
+        const last = yield* lifeOf(database, directory, (log) =>
+          Effect.zipRight(deliver(30)(log), log.status)
+        )
+        yield* setBack
+        fs.rmSync(directory, { recursive: true })
+        fs.renameSync(copy, directory)
+        yield* lifeOf(database, directory, deliver(5))
+        yield* assertProven(database, 35)
+        const { findings } = yield* database.prove({ anchors: [last.seal!] })
+        assert.deepStrictEqual(
+          findings.map(({ kind }) => kind),
+          ["anchor"]
+        )
+      })
     )
 
-    it.scopedLive("a directory that is moved goes on with its chain", () =>
+    it.scopedLive("continues the chain of a moved directory", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const home = yield* temporaryDirectory
@@ -224,7 +224,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("a directory and its copy deliver at once: each event is stored once, and sealed", () =>
+    it.scopedLive("stores and seals each event once while a directory and its copy deliver", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const home = yield* temporaryDirectory
@@ -249,42 +249,40 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive(
-      "what a process left is taken over with its chain, also where the database was set back",
-      () =>
-        withClock((later) =>
-          Effect.gen(function* () {
-            const database = yield* make()
-            const parent = yield* temporaryDirectory
-            const left = path.join(parent, "instance-1")
-            const setBack = yield* backUp(database)
-            yield* lifeOf(database, left, deliver(20))
-            yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
-            const settings = { instances: 2, pollInterval: "100 millis" } as const
-            const arrive = (rows: number) =>
-              Effect.retry(
-                Effect.filterOrFail(countRows(database), (count) => count === rows),
-                { times: 300, schedule: Schedule.spaced("100 millis") }
-              )
-            yield* lifeOf(database, parent, () => arrive(30), { settings })
-            assert.lengthOf(yield* assertProven(database, 30), 1)
+    it.scopedLive("takes over a directory with its chain, also if the database was set back", () =>
+      withClock((later) =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const parent = yield* temporaryDirectory
+          const left = path.join(parent, "instance-1")
+          const setBack = yield* backUp(database)
+          yield* lifeOf(database, left, deliver(20))
+          yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
+          const settings = { instances: 2, pollInterval: "100 millis" } as const
+          const arrive = (rows: number) =>
+            Effect.retry(
+              Effect.filterOrFail(countRows(database), (count) => count === rows),
+              { times: 300, schedule: Schedule.spaced("100 millis") }
+            )
+          yield* lifeOf(database, parent, () => arrive(30), { settings })
+          assert.lengthOf(yield* assertProven(database, 30), 1)
 
-            yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
-            yield* setBack
-            // it looks for a second or two at a time
-            yield* lifeOf(
-              database,
-              parent,
-              () => Effect.zipRight(Effect.delay(later, "2 seconds"), arrive(10)),
-              { settings }
-            )
-            const { findings } = yield* database.prove({ isExclusive: true })
-            assert.deepStrictEqual(
-              findings.map(({ kind }) => kind),
-              ["gap"]
-            )
-          })
-        )
+          yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
+          yield* setBack
+          // it looks for a second or two at a time
+          yield* lifeOf(
+            database,
+            parent,
+            () => Effect.zipRight(Effect.delay(later, "2 seconds"), arrive(10)),
+            { settings }
+          )
+          const { findings } = yield* database.prove({ isExclusive: true })
+          assert.deepStrictEqual(
+            findings.map(({ kind }) => kind),
+            ["gap"]
+          )
+        })
+      )
     )
   })
 }

@@ -38,7 +38,7 @@ for (const [name, make] of PROVEN) {
     )
 
   describe(`erase and purge (${name})`, () => {
-    it.scopedLive("erase: a seal permits it first; what is erased without one is found", () =>
+    it.scopedLive("erase: a seal permits it first; prove finds an erasure without one", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -93,7 +93,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("purge: rows of seals before one, and no others", () =>
+    it.scopedLive("purge: removes the rows of earlier seals, and no others", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const directory = path.join(yield* temporaryDirectory, "audit")

@@ -70,7 +70,7 @@ const tests = (get: () => Place, isMysql: boolean) => {
   describe("finds", () => {
     for (const attack of ATTACKS.filter(applies)) test(attack.name, () => check(attack))
   })
-  test("the command says what it proved, and ends with 3 where something is wrong", async () => {
+  test("the command reports what it proved, and exits with 3 if something is wrong", async () => {
     const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-prove-"))
     const [keyFile, log] = [path.join(home, "audit-key.pub"), path.join(home, "program.log")]
     fs.writeFileSync(keyFile, scene.key.publicPem)

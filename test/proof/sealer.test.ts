@@ -99,7 +99,7 @@ const waiting = <A>(effect: Effect.Effect<A, UploadError>) =>
   })
 
 describe("the sealer", () => {
-  it.effect("goes on with its chain, in one life and the next, and says a manifest once in each", () =>
+  it.effect("continues its chain over starts, and records a manifest once in each", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -112,7 +112,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("takes up seals whose answers never came, and knows their events by place and id", () =>
+  it.effect("finds the seals of lost answers, and knows their events by position and id", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -137,7 +137,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("the same of the very first seal; and a seal that never arrived is made anew", () =>
+  it.effect("finds a first seal of a lost answer, and makes again a seal that never arrived", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -152,7 +152,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("the next life finds a first seal that no cursor knows of, and its events", () =>
+  it.effect("finds at the next start a first seal that no cursor knows, and its events", () =>
     Effect.gen(function* () {
       const table = new Table()
       const queueId = randomUUID()
@@ -170,44 +170,42 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect(
-    "a chain that begins anew tells of the old one, also where its first seal fails or its answer is lost",
-    () =>
-      Effect.gen(function* () {
-        const table = new Table()
-        const queueId = randomUUID()
-        const sealer = table.sealer(undefined, queueId)
-        for (let i = 0; i < 3; i++) yield* next(table, sealer)
-        const left = sealer.head!
-        table.seals = table.seals.slice(0, 1)
-        const again = table.sealer(left, queueId)
-        yield* waiting(again.resume)
-        // it never arrives
-        const lost = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
-        again.doubt()
-        assert.deepStrictEqual(again.head, left)
-        yield* again.resume
-        const made = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
-        assert.deepStrictEqual(decodeNotices(made.notices), decodeNotices(lost.notices))
-        assert.deepInclude(decodeNotices(made.notices)![0], { word: "previous", ...left })
-        // it arrives, and the program ends: the next one finds it
-        table.seals.push(made)
-        const third = table.sealer(left, queueId)
-        yield* waiting(third.resume)
-        assert.deepStrictEqual(third.head, {
-          chain: hex(made.chain),
-          number: 0,
-          head: hex(made.head),
-          forked: 1
-        })
-        yield* next(table, third)
-        assertChain(table, made.chain)
-        assert.strictEqual(third.head!.forked, 1)
-        assert.strictEqual(table.sealer(third.head).head!.forked, 1)
+  it.effect("records the old chain in a new one, also if its first seal fails or its answer is lost", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const queueId = randomUUID()
+      const sealer = table.sealer(undefined, queueId)
+      for (let i = 0; i < 3; i++) yield* next(table, sealer)
+      const left = sealer.head!
+      table.seals = table.seals.slice(0, 1)
+      const again = table.sealer(left, queueId)
+      yield* waiting(again.resume)
+      // it never arrives
+      const lost = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
+      again.doubt()
+      assert.deepStrictEqual(again.head, left)
+      yield* again.resume
+      const made = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
+      assert.deepStrictEqual(decodeNotices(made.notices), decodeNotices(lost.notices))
+      assert.deepInclude(decodeNotices(made.notices)![0], { word: "previous", ...left })
+      // it arrives, and the program ends: the next one finds it
+      table.seals.push(made)
+      const third = table.sealer(left, queueId)
+      yield* waiting(third.resume)
+      assert.deepStrictEqual(third.head, {
+        chain: hex(made.chain),
+        number: 0,
+        head: hex(made.head),
+        forked: 1
       })
+      yield* next(table, third)
+      assertChain(table, made.chain)
+      assert.strictEqual(third.head!.forked, 1)
+      assert.strictEqual(table.sealer(third.head).head!.forked, 1)
+    })
   )
 
-  it.effect("says once between which places events were delivered without a seal", () =>
+  it.effect("records once between which positions events were delivered without a seal", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -225,7 +223,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("a new key is named by a seal that the one before signs, once, and by none without it", () =>
+  it.effect("names a new key once, in a seal that the previous key signs", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -254,7 +252,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("a late answer to a seal that was given up changes nothing", () =>
+  it.effect("ignores a late answer to an abandoned seal", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -272,7 +270,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("no time goes back, whatever the clock does", () =>
+  it.effect("never lets a seal's time go back", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -286,20 +284,20 @@ describe("the sealer", () => {
     ["set back", (table) => void table.seals.splice(2)],
     ["emptied", (table) => void table.seals.splice(0)],
     [
-      "changed at the last seal that was known",
+      "changed at the last known seal",
       (table) => {
         table.seals[3] = { ...table.seals[3]!, head: randomBytes(32) }
       }
     ],
     [
-      "gone on by somebody without the key",
+      "continued by somebody without the key",
       (table) => {
         const last = table.seals.at(-1)!
         table.seals.push({ ...last, number: last.number + 1, prev: last.head, head: randomBytes(32) })
       }
     ],
     [
-      "gone on with a gap",
+      "continued with a gap",
       (table) => {
         const last = table.seals.at(-1)!
         table.seals.push({ ...last, number: last.number + 2 })
@@ -308,7 +306,7 @@ describe("the sealer", () => {
   ]
   for (const [what, change] of others) {
     it.effect(
-      `begins a new chain after a minute where the database was ${what}, and says so in its first seal`,
+      `begins a new chain after a minute if the database was ${what}, and records it in its first seal`,
       () =>
         Effect.gen(function* () {
           const table = new Table()
@@ -342,7 +340,7 @@ describe("the sealer", () => {
     )
   }
 
-  it.effect("a database that shows the seals late is believed when it does", () =>
+  it.effect("continues its chain when a database shows the seals late", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -358,7 +356,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("the entries of a seal name their manifests, whatever kinds were stored", () =>
+  it.effect("names the manifest of each entry, whatever kinds were stored", () =>
     Effect.gen(function* () {
       const sealer = new Table().sealer()
       yield* sealer.resume

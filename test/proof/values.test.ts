@@ -301,7 +301,7 @@ const check = (run: (inputs: ReadonlyArray<unknown>) => Promise<number>) => asyn
   }
 }
 
-onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
+onEachServer("a sealed value", ({ rootUrl }) => {
   let database: TestDatabase
   let scope: Scope.CloseableScope
   beforeAll(async () => {
@@ -313,7 +313,7 @@ onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
     await database.drop()
   })
 
-  test("one leaf from line, row and text", async () => {
+  test("gives a line, its row and its text one leaf", async () => {
     const options = connectionOptions(database)
     await Effect.runPromise(MysqlUploader.migrate(options, [Everything], { proof: true }))
     const { keepers, present, session, uploader } = await Effect.runPromise(
@@ -337,7 +337,7 @@ onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
     )()
   })
 
-  test("numbers are shown as we foretell", async () => {
+  test("predicts how the server prints numbers", async () => {
     await database.query("CREATE TABLE numbers (id INT PRIMARY KEY, n DOUBLE)")
     const numbers = fc.sample(number, { seed: SEED, numRuns: 2000 }).map((n) => n + 0)
     await database.query("INSERT INTO numbers VALUES ?", [numbers.map((n, index) => [index, String(n)])])
@@ -351,12 +351,12 @@ onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
   })
 })
 
-describe("what is sealed is what is stored (SQLite)", () => {
+describe("a sealed value (SQLite)", () => {
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-proof-"))
   const filename = path.join(home, "audit.db")
   afterAll(() => fs.rmSync(home, { recursive: true }))
 
-  test("one leaf from line, row and text", async () => {
+  test("gives a line, its row and its text one leaf", async () => {
     const client = createClient({ url: pathToFileURL(filename).href })
     await Effect.runPromise(
       Effect.gen(function* () {
@@ -384,7 +384,7 @@ describe("what is sealed is what is stored (SQLite)", () => {
   })
 })
 
-describe("columns that change what is written to them", () => {
+describe("a column that changes its values", () => {
   const column = (declared: string, charset: string | null = null): Column => ({
     charset,
     type: /^[a-z0-9]+/.exec(declared)![0],
@@ -422,7 +422,7 @@ describe("columns that change what is written to them", () => {
       "double(10,2)"
     ],
     ...["int(5) unsigned zerofill", "vector(3)", "datetime(2)"]
-  ])("%s is refused", (declared) => {
+  ])("is refused: %s", (declared) => {
     for (const storage of ["text", "integer", "number", "boolean", "dateTime"] as const) {
       if (declared === "datetime(2)" && storage === "text") continue
       const found = mysqlKeeperOf(
@@ -435,10 +435,10 @@ describe("columns that change what is written to them", () => {
   test.each([
     ["varchar(8)", "sjis"],
     ["longtext", "gbk"]
-  ])("%s in %s is refused", (declared, charset) => {
+  ])("is refused: %s in %s", (declared, charset) => {
     expect(Either.isLeft(mysqlKeeperOf(column(declared, charset), "text"))).toBe(true)
   })
-  test("a text in a column of numbers is refused", () => {
+  test("is refused: a text in a numeric column", () => {
     for (const declared of ["int", "bigint", "double"])
       expect(Either.isLeft(mysqlKeeperOf(column(declared), "text")), declared).toBe(true)
   })
