@@ -36,8 +36,8 @@ import { newKey } from "../support/seals.js"
 
 const HOUR = 3_600_000
 
-describe("a clock that is set", () => {
-  it.effect("back by six hours: minFreeBytes is looked at as before", () =>
+describe("a clock set", () => {
+  it.effect("back by six hours does not stop the check of minFreeBytes", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       memory.capacity = 1_000_000
@@ -56,7 +56,7 @@ describe("a clock that is set", () => {
     })
   )
 
-  it.effect("either way: a shutdown takes no longer than it may", () =>
+  it.effect("either way does not lengthen a shutdown beyond its limit", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -75,7 +75,7 @@ describe("a clock that is set", () => {
     })
   )
 
-  it.effect("back: a loop that was sound for long is started again at once when it dies", () =>
+  it.effect("back does not delay the restart of a loop that had run for long", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -193,7 +193,7 @@ describe("a clock that is set", () => {
     )
 
   it.effect(
-    "at random: nothing changes but timestamps",
+    "at random changes nothing but timestamps",
     () =>
       Effect.promise(() =>
         fc.assert(
@@ -212,13 +212,13 @@ describe("a clock that is set", () => {
   )
 })
 
-describe("a loop that stands still", () => {
+describe("a blocked event loop", () => {
   const block = (millis: number) => {
     const until = performance.now() + millis
     while (performance.now() < until);
   }
 
-  it.scopedLive("fails no append on a disk that answers", () =>
+  it.scopedLive("fails no append if the disk answers", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const audit = yield* openAudit({ directory, appendTimeout: "500 millis" })
@@ -235,7 +235,7 @@ describe("a loop that stands still", () => {
     })
   )
 
-  it.scopedLive("expires what is not answered, not much later than it should", () =>
+  it.scopedLive("expires a hanging append soon after its limit", () =>
     Effect.gen(function* () {
       const clock = yield* Effect.clock
       let current: watchdog.UnderWay | undefined
@@ -268,7 +268,7 @@ describe("a loop that stands still", () => {
 
 const nextTurn = Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
 
-describe("who looks at the wall clock", () => {
+describe("the wall clock", () => {
   /** Timestamps, and what is compared with them. Durations come from src/internal/monotonic.ts. */
   const SHOWN = [
     "cli/moment.ts",
@@ -285,7 +285,7 @@ describe("who looks at the wall clock", () => {
     "layers/StatusFile.ts"
   ]
 
-  it("needs a time to show", () => {
+  it("is read only for timestamps", () => {
     const root = path.join(import.meta.dirname, "../../src")
     const found = fs
       .readdirSync(root, { recursive: true, encoding: "utf8" })
@@ -300,7 +300,7 @@ describe("who looks at the wall clock", () => {
     assert.deepStrictEqual(found.map((file) => file.replaceAll(path.sep, "/")).sort(), SHOWN)
   })
 
-  it.effect("is not the sealer: it waits a minute for its chain, however the clock is set", () =>
+  it.effect("does not change the minute that the sealer waits for its chain", () =>
     Effect.gen(function* () {
       for (const jump of [-6 * HOUR, 6 * HOUR, 24 * 365 * HOUR]) {
         let offset = 0
@@ -330,7 +330,7 @@ describe("who looks at the wall clock", () => {
     })
   )
 
-  it.effect("is no walk through a table: what is slow does not grow, and what is quick does", () =>
+  it.effect("does not change the page size of a walk through a table", () =>
     Effect.gen(function* () {
       /** The rows of the windows, of statements that take so long while the clock is set each time. */
       const windows = (millis: number, jump: number) =>

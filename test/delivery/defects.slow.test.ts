@@ -253,7 +253,7 @@ const run = (test: Effect.Effect<void, unknown>) =>
 const idsOf = (events: ReadonlyArray<{ readonly eventId: string }>) =>
   events.map(({ eventId }) => eventId).sort()
 
-it.live("a clock that cannot sleep is replaced by the system's", () =>
+it.live("replaces a clock that cannot sleep by the system's", () =>
   Effect.gen(function* () {
     const clock = yield* Effect.clock
     const broken = (sleep: Clock.Clock["sleep"]) =>
@@ -268,52 +268,50 @@ it.live("a clock that cannot sleep is replaced by the system's", () =>
   })
 )
 
-it.effect(
-  "a metric of the program that throws keeps nothing from being measured, recorded or delivered",
-  () =>
-    Effect.gen(function* () {
-      interface Registry {
-        readonly get: (key: { readonly name: string }) => object
-      }
-      const registry = globalValue<Registry>(Symbol.for("effect/Metric/globalMetricRegistry"), () => {
-        throw new Error("Effect keeps its metrics elsewhere")
-      })
-      const original = registry.get
-      const throwing = () => {
-        throw new Error("a defect of the program")
-      }
-      yield* Effect.acquireRelease(
-        Effect.sync(() =>
-          Object.assign(registry, {
-            get: (key: { readonly name: string }) => {
-              const hook = original.call(registry, key)
-              return key.name.startsWith("effect_audit_")
-                ? { ...hook, update: throwing, modify: throwing }
-                : hook
-            }
-          })
-        ),
-        () => Effect.sync(() => Object.assign(registry, { get: original }))
-      )
-      const memory = MemoryDisk.make()
-      const disk = memory.startProcess()
-      const table = yield* makeMemoryUploader()
-      yield* table.outage(new UploadError({ class: "transient", code: "1", reason: "away" }))
-      const { close, log } = yield* open(disk, table.uploader, () => undefined)
-      const { eventId } = yield* log.record("use_log", { status: "success" })
-      yield* seconds(1)
-      assert.include(yield* log.status, { state: "offline", waiting: 1 })
-      yield* table.recover
-      yield* seconds(5)
-      assert.include(yield* log.status, { state: "idle", delivered: 1 })
-      assert.deepEqual(idsOf(yield* table.stored(UseLog)), [eventId])
-      assert.include(yield* closeInTime(disk, close), { state: "closed", failure: null })
-    }).pipe(Effect.scoped, Effect.provide(quiet))
+it.effect("measures, records and delivers although a metric of the program throws", () =>
+  Effect.gen(function* () {
+    interface Registry {
+      readonly get: (key: { readonly name: string }) => object
+    }
+    const registry = globalValue<Registry>(Symbol.for("effect/Metric/globalMetricRegistry"), () => {
+      throw new Error("Effect keeps its metrics elsewhere")
+    })
+    const original = registry.get
+    const throwing = () => {
+      throw new Error("a defect of the program")
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        Object.assign(registry, {
+          get: (key: { readonly name: string }) => {
+            const hook = original.call(registry, key)
+            return key.name.startsWith("effect_audit_")
+              ? { ...hook, update: throwing, modify: throwing }
+              : hook
+          }
+        })
+      ),
+      () => Effect.sync(() => Object.assign(registry, { get: original }))
+    )
+    const memory = MemoryDisk.make()
+    const disk = memory.startProcess()
+    const table = yield* makeMemoryUploader()
+    yield* table.outage(new UploadError({ class: "transient", code: "1", reason: "away" }))
+    const { close, log } = yield* open(disk, table.uploader, () => undefined)
+    const { eventId } = yield* log.record("use_log", { status: "success" })
+    yield* seconds(1)
+    assert.include(yield* log.status, { state: "offline", waiting: 1 })
+    yield* table.recover
+    yield* seconds(5)
+    assert.include(yield* log.status, { state: "idle", delivered: 1 })
+    assert.deepEqual(idsOf(yield* table.stored(UseLog)), [eventId])
+    assert.include(yield* closeInTime(disk, close), { state: "closed", failure: null })
+  }).pipe(Effect.scoped, Effect.provide(quiet))
 )
 
 describe.concurrent("a hook that throws", () => {
   for (const name of [...Object.keys(hooks), "listener"]) {
-    it(`${name}: every acknowledged event is delivered once, and the log closes`, async () => {
+    it(`${name}: delivers every acknowledged event once, and closes`, async () => {
       await fc.assert(
         fc.asyncProperty(behaviours, fc.integer({ min: 1, max: 4 }), (behaviour, count) =>
           run(
@@ -371,9 +369,9 @@ describe.concurrent("a hook that throws", () => {
   }
 })
 
-describe.concurrent("an uploader of one's own", () => {
+describe.concurrent("a custom uploader", () => {
   for (const [name, { code, upload }] of Object.entries(uploads)) {
-    it(`${name}: status says so, and every event is delivered once when it is mended`, async () => {
+    it(`${name}: the status reports it, and every event is delivered once after the repair`, async () => {
       await fc.assert(
         fc.asyncProperty(
           behaviours,
@@ -429,7 +427,7 @@ describe.concurrent("an uploader of one's own", () => {
       )
     })
 
-    it.effect(`${name}: at the end the status file says so, and the lock is free`, () =>
+    it.effect(`${name}: the status file reports it at the end, and the lock is free`, () =>
       Effect.gen(function* () {
         const memory = MemoryDisk.make()
         const disk = memory.startProcess()

@@ -35,7 +35,7 @@ const crowd = (times: ReadonlyArray<number>) =>
     ...Object.values(Arr.groupBy(times, (time) => String(Math.floor(time)))).map(({ length }) => length)
   )
 
-it.scoped("jitter spreads their retries: at the cap no second holds more than 5 %", () =>
+it.scoped("spread their retries by jitter: no second has more than 5 % of them at the cap", () =>
   Effect.gen(function* () {
     yield* swiftTimers
     const fleet = yield* Effect.replicateEffect(startWorker, WORKERS)

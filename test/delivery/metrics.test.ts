@@ -40,7 +40,7 @@ const since = (before: ReadonlyMap<string, number>, name: string) =>
 const seconds = (count: number) => Effect.repeatN(TestClock.adjust("1 second"), count - 1)
 
 describe("metrics", () => {
-  it.effect("count what is recorded, refused, delivered and failed, and tell the state", () =>
+  it.effect("count recorded, refused, delivered and failed events, and show the state", () =>
     Effect.gen(function* () {
       const before = registry()
       yield* Effect.forEach([1, 2, 3], (n) => logUse({ prompt: String(n), status: "success" }))
@@ -75,7 +75,7 @@ describe("metrics", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("rest while nothing happens and nothing waits", () =>
+  it.effect("do no work while the queue is idle and empty", () =>
     Effect.gen(function* () {
       yield* logUse({ prompt: "x", status: "success" })
       yield* Audit.flush
@@ -90,7 +90,7 @@ describe("metrics", () => {
 })
 
 describe("delivery", () => {
-  it.effect("has a span of its own for each upload, and annotates the log", () => {
+  it.effect("has a span for each upload, and annotates the log", () => {
     const spans: Array<Tracer.Span> = []
     const annotations: Array<Readonly<Record<string, unknown>>> = []
     const tracer = Tracer.make({
@@ -264,7 +264,7 @@ describe("documentation", () => {
   )
 
   const hasPromtool = spawnSync("promtool", ["--version"]).status === 0
-  describe.skipIf(!hasPromtool)("by promtool (skipped where Prometheus is not installed)", () => {
+  describe.skipIf(!hasPromtool)("promtool (skipped without Prometheus)", () => {
     const promtool = (...args: ReadonlyArray<string>) => {
       const { status, stderr, stdout } = spawnSync("promtool", args, {
         cwd: fileURLToPath(new URL("..", import.meta.url)),
@@ -273,7 +273,7 @@ describe("documentation", () => {
       assert.strictEqual(status, 0, stdout + stderr)
     }
 
-    it("the alerts page whom they should, and nobody else", () => {
+    it("the alerts fire when they should, and only then", () => {
       promtool("check", "rules", "--lint-fatal", "docs/alerts.yml")
       promtool("test", "rules", "test/fixtures/alerts.yml")
     })
@@ -291,24 +291,24 @@ describe("documentation", () => {
     })
   })
 
-  it("docs/metrics.md names each of them, and no other", () => {
+  it("docs/metrics.md names every metric, and no other", () => {
     const named = new Set(read("docs/metrics.md").match(/\beffect_audit_[a-z_]+[a-z]/g))
     assert.deepEqual([...named].sort(), defined.map(({ name }) => name).sort())
   })
 
-  it("each alert says what it means", () => {
+  it("each alert has a description", () => {
     assert.isAtLeast(alerts.length, 5)
     for (const alert of alerts) assert.match(alert, /expr: .+[^]*summary: .+[^]*description: .+/)
   })
 
-  it("the dashboard is one", () => {
+  it("the dashboard describes each panel", () => {
     for (const { description, title } of dashboard.panels) assert.isAbove(description.length, title.length)
   })
 })
 
 // last, since the registry keeps the label, and the documentation knows none of a program's own
 describe("metrics of a program with labels", () => {
-  it.effect("carry the labels of the program that provides the log", () =>
+  it.effect("carry the labels of the program", () =>
     Effect.gen(function* () {
       const before = registry()
       yield* logUse({ prompt: "x", status: "success" })

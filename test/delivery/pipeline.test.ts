@@ -82,7 +82,7 @@ const keeps = (
   })
 
 describe("a pipeline", () => {
-  it("keeps the order, its bounds, and what was done before a failure", () =>
+  it("keeps the order, its bounds, and the work done before a failure", () =>
     fc.assert(
       fc.asyncProperty(
         fc.array(times, { maxLength: 12 }),
@@ -96,7 +96,7 @@ describe("a pipeline", () => {
       { numRuns: 60 }
     ))
 
-  it.effect("works on one while it makes the next and finishes the one before", () =>
+  it.effect("prepares the next batch and finishes the previous one while it works on one", () =>
     Effect.gen(function* () {
       const things = Array<Times>(10).fill({ make: 10, work: 10, finish: 10 })
       const fiber = yield* Effect.fork(Effect.timed(live(things, 1)))
@@ -107,7 +107,7 @@ describe("a pipeline", () => {
     })
   )
 
-  it.live("goes on wherever a fiber yields to others", () =>
+  it.live("makes progress wherever a fiber yields", () =>
     Effect.gen(function* () {
       const answer = Effect.async<void>((resume) => {
         setImmediate(() => resume(Effect.void))
@@ -140,7 +140,7 @@ describe("a pipeline", () => {
     })
   )
 
-  it.effect("an interruption ends all three", () =>
+  it.effect("ends all three stages if it is interrupted", () =>
     Effect.gen(function* () {
       const working = yield* Deferred.make<void>()
       const interrupted: Array<string> = []

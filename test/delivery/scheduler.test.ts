@@ -123,7 +123,7 @@ const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return lines
   })
 
-it.effect("a failure that interrupted something else is a failure", () =>
+it.effect("reports a failure, not the interruption that it caused", () =>
   Effect.gen(function* () {
     const failed = Effect.zipRight(Effect.yieldNow(), failing("operator", "X")({} as UploadBatch))
     const both: Answer = () =>
@@ -138,7 +138,7 @@ it.effect("a failure that interrupted something else is a failure", () =>
   })
 )
 
-it.effect("a letter whose sync hangs over the closing meets no next owner", () =>
+it.effect("lets no next owner in while the sync of a letter hangs over the close", () =>
   Effect.gen(function* () {
     const rejecting: Answer = () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "x" }] })
     const { close, disk, memory, use } = yield* start({ answer: rejecting })
@@ -157,7 +157,7 @@ it.effect("a letter whose sync hangs over the closing meets no next owner", () =
   }).pipe(Effect.scoped)
 )
 
-describe("the first batches are small, since their code is cold", () => {
+describe("the first batches are small, while their code is cold", () => {
   /** The sizes of the batches that deliver so many events by 50, each stored within so many microseconds a row. */
   const sizesAt = (micros: number, events: number) =>
     Effect.gen(function* () {
@@ -181,7 +181,7 @@ describe("the first batches are small, since their code is cold", () => {
     })
   const times = (count: number, size: number) => Array<number>(count).fill(size)
 
-  it.effect("they are twice as large after ten", () =>
+  it.effect("doubles their size after ten", () =>
     Effect.gen(function* () {
       // and one more each time, since it was prepared ahead
       const sizes = [...times(11, 10), ...times(11, 20), ...times(11, 40), ...times(4, 50)]
@@ -189,7 +189,7 @@ describe("the first batches are small, since their code is cold", () => {
     })
   )
 
-  it.effect("or when one was stored fast", () =>
+  it.effect("doubles their size if one was stored fast", () =>
     Effect.gen(function* () {
       const sizes = [...times(2, 10), ...times(2, 20), ...times(2, 40), ...times(5, 50)]
       assert.deepStrictEqual(yield* sizesAt(20, 390), sizes)
@@ -216,7 +216,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("starts anew after a success", () =>
+  it.effect("resets the backoff after a success", () =>
     Effect.gen(function* () {
       const { script, scheduler, uploads, use } = yield* start({ answer: failing() })
       yield* use("a")
@@ -236,7 +236,7 @@ describe("the worker's times", () => {
   )
 
   it.effect(
-    "an append during a backoff makes no attempt; a flush makes one, and leaves the backoff alone",
+    "attempts nothing for an append during a backoff, and once for a flush, which keeps the backoff",
     () =>
       Effect.gen(function* () {
         const { scheduler, uploads, use } = yield* start({ answer: failing() })
@@ -259,7 +259,7 @@ describe("the worker's times", () => {
       })
   )
 
-  it.effect("delivered lines leave the disk after a second of rest", () =>
+  it.effect("removes delivered lines after an idle second", () =>
     Effect.gen(function* () {
       const { disk, uploads, use } = yield* start()
       yield* use("a")
@@ -271,7 +271,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("delivered lines that could not leave it, leave it later", () =>
+  it.effect("removes delivered lines later if a removal fails", () =>
     Effect.gen(function* () {
       const { disk, memory, use } = yield* start()
       yield* use("a")
@@ -284,7 +284,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("and so do those beside an append that the disk refuses in the end", () =>
+  it.effect("removes delivered lines later if an append fails meanwhile", () =>
     Effect.gen(function* () {
       const { disk, memory, use } = yield* start()
       yield* use("a")
@@ -302,7 +302,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("and so do those whose removal failed when they were committed", () =>
+  it.effect("removes delivered lines later if their removal failed at the commit", () =>
     Effect.gen(function* () {
       const { disk, memory, queue, scheduler, script, use } = yield* start()
       const failsTo = (operation: "append" | "remove") => {
@@ -345,7 +345,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("looks at least once a minute", () =>
+  it.effect("looks for events at least once a minute", () =>
     Effect.gen(function* () {
       let takes = 0
       const over = (queue: q.Queue): q.Queue => ({
@@ -389,7 +389,7 @@ describe("a request of another process", () => {
       return { ...worker, ask, open }
     })
 
-  it.effect("is carried out at once by an idle worker, which delivers what it asks for", () =>
+  it.effect("is carried out at once by an idle worker, which delivers the requested events", () =>
     Effect.gen(function* () {
       const { ask, open, queue, uploads } = yield* startWithLetters()
       yield* seconds(10)
@@ -430,7 +430,7 @@ describe("a request of another process", () => {
     })
   )
 
-  it.effect("waits for the next look where the directory cannot be watched", () =>
+  it.effect("waits for the next look if the directory cannot be watched", () =>
     Effect.gen(function* () {
       const { ask, open } = yield* startWithLetters({
         over: (queue) => ({
@@ -448,7 +448,7 @@ describe("a request of another process", () => {
     })
   )
 
-  it.effect("appends a letter once, however many ask for it at the same time", () =>
+  it.effect("appends a letter once for several concurrent requests", () =>
     Effect.gen(function* () {
       const { ask, queue } = yield* startWithLetters({ answer: hangs })
       yield* Effect.all([ask("retry"), ask("retry"), queue.retry(() => true, "li"), queue.carryOutRequests], {
@@ -459,8 +459,8 @@ describe("a request of another process", () => {
   )
 })
 
-describe("the worker's words", () => {
-  it.effect("each change of state once, not each retry", () =>
+describe("the worker's log", () => {
+  it.effect("reports each change of state once, and not each retry", () =>
     Effect.gen(function* () {
       const lines = yield* logged(
         Effect.gen(function* () {
@@ -485,7 +485,7 @@ describe("the worker's words", () => {
     })
   )
 
-  it.effect("changes are a stream", () =>
+  it.effect("provides the changes as a stream", () =>
     Effect.gen(function* () {
       const { script, scheduler, use } = yield* start({ answer: failing("operator", "1142") })
       yield* settle
@@ -506,7 +506,7 @@ describe("the worker's words", () => {
 })
 
 describe("the worker's end", () => {
-  it.effect("a last drain delivers what waits", () =>
+  it.effect("delivers waiting events in a last drain", () =>
     Effect.gen(function* () {
       const { close, script, uploads, use } = yield* start({ answer: failing() })
       yield* use("a")
@@ -517,7 +517,7 @@ describe("the worker's end", () => {
     })
   )
 
-  it.effect("a last drain delivers what is on its way to the disk", () =>
+  it.effect("delivers events on their way to the disk in a last drain", () =>
     Effect.gen(function* () {
       const { close, memory, uploads, use } = yield* start()
       yield* settle
@@ -535,7 +535,7 @@ describe("the worker's end", () => {
     })
   )
 
-  it.effect("is bounded when the database hangs, says what waits, and fails an open flush", () =>
+  it.effect("is bounded if the database hangs, reports what waits, and fails a pending flush", () =>
     Effect.gen(function* () {
       const lines = yield* logged(
         Effect.gen(function* () {
@@ -563,7 +563,7 @@ describe("the worker's end", () => {
   )
 
   for (const operation of ["append", "writeAt", "readAt", "remove"] as const) {
-    it.effect(`is bounded when the disk does not answer any ${operation}`, () =>
+    it.effect(`is bounded if every ${operation} of the disk hangs`, () =>
       Effect.gen(function* () {
         const { close, memory, script, use } = yield* start({ answer: failing() })
         yield* use("a")
@@ -583,7 +583,7 @@ describe("the worker's end", () => {
 })
 
 describe("a batch", () => {
-  it.effect("kinds that were delivered are not sent again when a later one fails", () =>
+  it.effect("does not send delivered kinds again if a later kind fails", () =>
     Effect.gen(function* () {
       const { login, queue, script, uploads, use } = yield* start({ answer: failing() })
       script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : works(batch))
@@ -604,7 +604,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("what one kind had refused stays refused when another kind is tried again", () =>
+  it.effect("keeps refused events refused if another kind is retried", () =>
     Effect.gen(function* () {
       const { disk, login, queue, script, uploads, use } = yield* start({ answer: failing() })
       const refuses: Answer = ({ events }) =>
@@ -632,7 +632,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a line that a hung disk writes late is not taken for one that was delivered", () =>
+  it.effect("does not mistake a line that a hung disk writes late for a delivered one", () =>
     Effect.gen(function* () {
       const { login, memory, queue, script, uploads, use } = yield* start({ answer: failing() })
       yield* use("a")
@@ -663,7 +663,7 @@ describe("a batch", () => {
     })
   )
 
-  it("each event is delivered or refused once, whatever fails in between", () =>
+  it("delivers or refuses each event once, whatever fails in between", () =>
     fc.assert(
       fc.asyncProperty(
         fc.array(fc.tuple(fc.constantFrom("use", "login"), fc.constantFrom("fits", "refused")), {
@@ -722,7 +722,7 @@ describe("a batch", () => {
       { numRuns: process.env.AUDIT_LONG === "1" ? 200 : 10 }
     ))
 
-  it.effect("what cannot be delivered goes to the dead letters, the rest arrives", () =>
+  it.effect("moves undeliverable events to the dead letters, and delivers the rest", () =>
     Effect.gen(function* () {
       const { disk, queue, script, uploads, use } = yield* start()
       script.answer = ({ events }) =>
@@ -758,7 +758,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("the next one is read while the database works on this one", () =>
+  it.effect("is read while the database works on the previous one", () =>
     Effect.gen(function* () {
       let takes = 0
       const over = (queue: q.Queue): q.Queue => ({
@@ -783,7 +783,7 @@ describe("a batch", () => {
     }
   })
 
-  it.effect("the cursor follows several at once, but each one where an event could be stored twice", () =>
+  it.effect("moves the cursor with others, or by itself if an event could be stored twice", () =>
     Effect.gen(function* () {
       const statuses = Array.from({ length: 40 }, (_, i) => `${i}`)
       for (const atLeastOnce of [false, true]) {
@@ -810,7 +810,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("no more lines than a batch may have wait for the cursor", () =>
+  it.effect("leaves at most a batch of lines to wait for the cursor", () =>
     Effect.gen(function* () {
       const counts: Array<number> = []
       const first = yield* Deferred.make<void>()
@@ -832,7 +832,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a flush does not wait for the end of a pass", () =>
+  it.effect("ends a flush before the end of the pass", () =>
     Effect.gen(function* () {
       const { scheduler, use } = yield* start({
         options: { batchRecords: 1 },
@@ -849,7 +849,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a clock that is set back does not hold up the cursor", () =>
+  it.effect("moves the cursor although the clock is set back", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -871,7 +871,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a delivery that goes on moves the cursor twenty times a second", () =>
+  it.effect("moves the cursor twenty times a second during a long delivery", () =>
     Effect.gen(function* () {
       const counts: Array<number> = []
       const { queue, use } = yield* start({
@@ -896,7 +896,7 @@ describe("a batch", () => {
       () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "no" }] })
     ]
   ]
-  it.effect.each(endings)("what was delivered before %s is behind the cursor", ([, then]) =>
+  it.effect.each(endings)("moves the cursor past delivered events before %s", ([, then]) =>
     Effect.gen(function* () {
       const first = yield* Deferred.make<void>()
       const { close, disk, queue, use } = yield* start({
@@ -918,7 +918,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("two at once are committed in order", () =>
+  it.effect("is committed in order with a concurrent one", () =>
     Effect.gen(function* () {
       const appended = yield* Deferred.make<void>()
       const first = yield* Deferred.make<void>()
@@ -956,7 +956,7 @@ describe("a batch", () => {
     carryOutRequests: Effect.sync(look)
   })
 
-  it.effect("requests are carried out during a pass that does not end", () =>
+  it.effect("lets requests run during a pass that does not end", () =>
     Effect.gen(function* () {
       let looks = 0
       const { queue, use } = yield* start({
@@ -972,7 +972,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("an event waits no longer than a moment for requests that take long", () =>
+  it.effect("delivers an event soon, beside slow requests", () =>
     Effect.gen(function* () {
       const { uploads, use } = yield* start({
         over: (queue) => ({ ...queue, carryOutRequests: Effect.never }),
@@ -989,7 +989,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("requests are carried out during a pass, also when the clock is set back", () =>
+  it.effect("lets requests run during a pass, also if the clock is set back", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -1017,7 +1017,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a flush waits for what was appended before it, also during a pass", () =>
+  it.effect("makes a flush wait for earlier appends, also during a pass", () =>
     Effect.gen(function* () {
       const { scheduler, uploads, use } = yield* start()
       for (let round = 0; round < 50; round++) {
@@ -1052,7 +1052,7 @@ describe("a request that cannot be carried out", () => {
   const ask = (disk: Parameters<typeof requests.submit>[0], action: "retry" | "discard") =>
     requests.submit(disk, "/audit", { action, letters: "all", by: "li" })
 
-  it.effect("for want of room in the queue does not keep delivery from making it", () =>
+  it.effect("for lack of room in the queue does not stop delivery", () =>
     Effect.gen(function* () {
       const { close, disk, queue, script } = yield* withLetter({ maxQueueBytes: 2000 }, 20)
       yield* ask(disk, "retry")
@@ -1064,7 +1064,7 @@ describe("a request that cannot be carried out", () => {
     })
   )
 
-  it.effect("for want of room on the disk does not, either, and is said once", () =>
+  it.effect("for lack of room on the disk does not stop delivery, and is logged once", () =>
     Effect.gen(function* () {
       const lines = yield* logged(
         Effect.gen(function* () {
