@@ -54,7 +54,7 @@ test("reads a directory", () => {
   })
 })
 
-test("a refused event that was discarded, and erased, is not lost", () => {
+test("does not count a refused, discarded and erased event as lost", () => {
   const at = directory()
   fs.writeFileSync(
     path.join(at, "dead-letter.ndjson"),
@@ -69,7 +69,7 @@ test("a refused event that was discarded, and erased, is not lost", () => {
   expect(judge(two).join()).toMatch(/2 acknowledged events are lost/)
 })
 
-test("a letter counts once its line no longer waits", () => {
+test("counts a letter once its line no longer waits", () => {
   const at = directory()
   const letter = (place: string, index: number) =>
     `\n${JSON.stringify({ type: "letter", class: "rejected", id: place, line: JSON.stringify({ event_id: id(index) }) })}\n`
@@ -81,7 +81,7 @@ test("a letter counts once its line no longer waits", () => {
   expect(readBooks(at)).toMatchObject({ waitingIds: [id(3)], deadIds: [id(2)] })
 })
 
-test("finds nothing wrong where nothing is", () => {
+test("finds nothing wrong in sound evidence", () => {
   const evidence = honest()
   expect(judge(evidence)).toEqual([])
   // committed, but the process died before it could note it
@@ -110,6 +110,6 @@ test.for<[string, (evidence: Evidence) => Evidence, RegExp]>([
     /5 rows, but 2 delivered/
   ],
   ["an id given twice", (e) => ({ ...e, acknowledged: [id(0), id(0)] }), /an id was given twice/]
-])("sees %s", ([_, tamper, problem]) => {
+])("finds %s", ([_, tamper, problem]) => {
   expect(judge(tamper(honest())).join("\n")).toMatch(problem)
 })

@@ -84,8 +84,8 @@ const obey = (message: string) => {
 
 // ----------------------------------------------------------------------------------------------------- directories
 
-describe("whose directory it is", () => {
-  it("is told by owner, group and mode: every combination against a table", () => {
+describe("the owner of a directory", () => {
+  it("follows from owner, group and mode, in every combination", () => {
     // rows: the first that fits decides; x is any
     const table: ReadonlyArray<
       readonly [
@@ -136,7 +136,7 @@ describe("whose directory it is", () => {
     )
   })
 
-  it.scopedLive("is not asked on Windows, where everything looks like 0777 of nobody", () =>
+  it.scopedLive("is not checked on Windows, where every mode looks like 0777", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       fs.chmodSync(directory, 0o777)
@@ -148,8 +148,8 @@ describe("whose directory it is", () => {
   )
 })
 
-describe.skipIf(!canSwitch)("whose directory it is, in processes of other users (needs root)", () => {
-  it.scopedLive("is a platform's, root:gid 2775: accepted, and warned of once (needs root)", () =>
+describe.skipIf(!canSwitch)("a directory, for processes of other users (needs root)", () => {
+  it.scopedLive("of a platform, root:gid 2775, is accepted with one warning (needs root)", () =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       makeDirectory(directory, 0, GROUP, 0o2775)
@@ -173,7 +173,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     { what: "2770", mode: 0o2770, gid: GROUP },
     { what: "0775, as umask 002 leaves it", mode: 0o775, gid: SERVICE }
   ])(
-    "is ours and open to a group, $what: it becomes 0700, which is said once (needs root)",
+    "of the program's user, open to a group, becomes 0700, which is logged once: $what (needs root)",
     ({ gid, mode }) =>
       Effect.gen(function* () {
         const directory = `${yield* openParent}/audit`
@@ -216,7 +216,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     })
   )
 
-  it.scopedLive("is another user's: root may open it", () =>
+  it.scopedLive("of another user can be opened by root", () =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       makeDirectory(directory, OTHER, OTHER, 0o700)
@@ -233,7 +233,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     "dead-letter.ndjson",
     "requests",
     "00000000000000000000.ndjson"
-  ])("holds a %s of root's: refused, with the chown that mends it (needs root)", (name) =>
+  ])("with a %s of root is refused, with the chown that repairs it (needs root)", (name) =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       yield* fill(directory, [useLine({}), useLine({})], [{ class: "rejected", reason: "a dead letter" }])
@@ -321,9 +321,9 @@ const makeOutside = (parent: string) => {
   return { outside, assertUntouched: () => assert.deepStrictEqual(look(), before) }
 }
 
-describe.skipIf(process.platform === "win32")("under a name of ours", () => {
+describe.skipIf(process.platform === "win32")("under a name of the queue", () => {
   it.scopedLive.each(kindsPlanted)(
-    "%s is refused by opening, which says where; nothing outside of the directory is touched",
+    "%s makes opening fail with its path, and nothing outside the directory is touched",
     (what) =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
@@ -351,7 +351,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
       })
   )
 
-  it.scopedLive("a hard link that is taken away while it is opened leads to nothing", () =>
+  it.scopedLive("a hard link removed during the open does no harm", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const { assertUntouched, outside } = makeOutside(parent)
@@ -375,7 +375,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
 
   const kindsPut = [...kindsPlanted, "a hard link"] as const
   it.scopedLive.each(kindsPut)(
-    "%s that is put there while the program runs: what fails says so, the rest goes on, and nothing outside changes",
+    "%s, put there while the program runs, fails only its own call, and nothing outside changes",
     (what) =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
@@ -451,7 +451,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     600_000
   )
 
-  it.scopedLive("a second name of a file outside is not written to: opening says how to part them", () =>
+  it.scopedLive("a hard link to a file outside is not written to: the error says how to separate them", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const { assertUntouched, outside } = makeOutside(parent)
@@ -478,7 +478,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("an old file with two names is copied: the other one stays as it is", () =>
+  it.scopedLive("an old file with two names is copied, and the other name stays unchanged", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const directory = path.join(parent, "audit")
@@ -500,7 +500,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     })
   )
 
-  it.scopedLive.each([...kindsPlanted])("%s that comes later is not opened either, in any way", (what) =>
+  it.scopedLive.each([...kindsPlanted])("%s that comes later is never opened", (what) =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const { assertUntouched, outside } = makeOutside(parent)
@@ -529,7 +529,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
   )
 
   it.scopedLive(
-    "is a second name of a file of root's, in another's directory: not written to (needs root)",
+    "a hard link to a file of root, in another user's directory, is not written to (needs root)",
     () =>
       Effect.gen(function* () {
         if (!isRoot) return
@@ -553,7 +553,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
       })
   )
 
-  it.scopedLive("an instance that is a link is refused, and by the command as well", () =>
+  it.scopedLive("an instance directory that is a link is refused, also by the command", () =>
     Effect.gen(function* () {
       const parent = yield* openParent
       const { assertUntouched, outside } = makeOutside(parent)
@@ -570,7 +570,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     })
   )
 
-  it.scopedLive("the directory itself may be named through a link, which is followed once", () =>
+  it.scopedLive("the directory itself may be a link, which is followed once", () =>
     Effect.gen(function* () {
       const parent = yield* openParent
       const real = path.join(parent, "real")
@@ -590,7 +590,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
   )
 
   it.scopedLive(
-    "links that lead in a circle are named, wherever they stand in a path",
+    "a circle of links is named in the error, anywhere in a path",
     () =>
       Effect.gen(function* () {
         const parent = yield* openParent
@@ -637,7 +637,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     COMMANDS_TAKE
   )
 
-  it.scopedLive("the user may name links: adopt takes what they lead to", () =>
+  it.scopedLive("a link that the user names in adopt is followed", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       for (const [index, target] of ["old.ndjson", path.join(parent, "old.ndjson")].entries()) {
@@ -728,7 +728,7 @@ const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
 
 describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   it.scopedLive(
-    "becomes the owner: whatever it did, all files are the service's, which starts and appends",
+    "becomes the owner: all files stay the service's, which starts and appends",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -797,7 +797,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "asks a program that runs, which reads its requests; the record says root",
+    "leaves requests that a running program reads, and the record names root",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -819,7 +819,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "refuses where it cannot become the owner, with the line of sudo, and touches nothing",
+    "refuses if it cannot become the owner, prints the sudo command, and touches nothing",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -851,7 +851,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "is refused below a directory that is private, with the line of sudo for whoever has that",
+    "refuses below a private directory, and prints the sudo command",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -895,7 +895,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
     { what: "a platform's directory, the file of the service", place: [0, GROUP, 0o2775], old: SERVICE },
     { what: "no directory yet, the file of the service", place: undefined, old: SERVICE }
   ] as const)(
-    "adopts nothing where it cannot tell whose the queue will be, and says how: $what",
+    "adopts nothing if it cannot tell the future owner, and says what to do: $what",
     ({ old: oldUid, place }) =>
       Effect.gen(function* () {
         const { directory, old, parent } = yield* freshQueue(place, oldUid)
@@ -944,7 +944,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "adopts for itself where only root can be the program's user",
+    "adopts for itself if only root can be the program's user",
     () =>
       Effect.gen(function* () {
         for (const place of [undefined, [0, 0, 0o700]] as const) {
@@ -958,7 +958,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "says what to do with a file that the owner may not read, or not move",
+    "says what to do if the owner may not read or move the file",
     () =>
       Effect.gen(function* () {
         const { directory } = yield* serviceQueue
@@ -990,7 +990,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "delivers though only root may read its installation, the module of events and the authority",
+    "delivers although only root may read the installation, the events module and the CA file",
     () =>
       Effect.gen(function* () {
         const { directory } = yield* serviceQueue
@@ -1039,7 +1039,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "is not led out of the directory by the service's user",
+    "follows no link of the service's user out of the directory",
     () =>
       Effect.gen(function* () {
         const { directory, ids } = yield* serviceQueue
@@ -1063,7 +1063,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
 })
 
 describe("a program that starts while the command holds the queue", () => {
-  it.scopedLive("waits for it a moment, also without lockWait; for another program it does not", () =>
+  it.scopedLive("waits briefly for the command, without lockWait too, but not for another program", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -1079,7 +1079,7 @@ describe("a program that starts while the command holds the queue", () => {
     })
   )
 
-  it.scopedLive("finds it out from the lock of a real one, which a server keeps busy", () =>
+  it.scopedLive("recognizes a real command by its lock, while a server keeps it busy", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       yield* fill(directory, [useLine({})])

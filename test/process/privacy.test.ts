@@ -86,7 +86,7 @@ const makeWitness = () => {
   }
 }
 
-it.scopedLive("each change of state is logged once; events and passwords are kept out of everything", () =>
+it.scopedLive("logs each change of state once, and prints no event and no password anywhere", () =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase()
     yield* MysqlUploader.migrate(connectionOptions(database))
@@ -194,7 +194,7 @@ const SECRETS = [PASSWORD, encodeURIComponent(PASSWORD)]
 const WORDS = ["PROMPT", "FATAL", "狐", "Duplicate entry", "Incorrect", "Access denied"]
 
 for (const level of LogLevel.allLevels) {
-  it.scopedLive(`at the level ${level.label} no more is said than there may be`, () =>
+  it.scopedLive(`logs only what the level ${level.label} allows`, () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase()
       yield* MysqlUploader.migrate(connectionOptions(database))
@@ -241,7 +241,7 @@ for (const level of LogLevel.allLevels) {
   )
 }
 
-it.scopedLive("the log on promises prints neither, and its errors show neither", () =>
+it.scopedLive("AuditLogger prints neither in its log nor in its errors", () =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase()
     yield* MysqlUploader.migrate(connectionOptions(database))

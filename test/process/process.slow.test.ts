@@ -98,7 +98,7 @@ const troubles: Record<string, (url: string) => Promise<string>> = {
 }
 
 test.for(Object.entries(troubles))(
-  "with %s it starts, logs and ends, by itself and by SIGTERM, and the next start delivers",
+  "with %s a program starts, logs and ends, by itself and by SIGTERM, and the next start delivers",
   async ([_, trouble]) => {
     const database = await migratedDatabase()
     onTestFinished(database.drop)
@@ -128,7 +128,7 @@ test.for(Object.entries(troubles))(
   }
 )
 
-test.for(["SIGINT", "SIGTERM"] as const)("%s drains, and the program exits with 0", async (signal) => {
+test.for(["SIGINT", "SIGTERM"] as const)("%s makes the program drain, and exit with 0", async (signal) => {
   const { acknowledged, cwd, directory, startAndLog } = workplace()
   const server = path.join(cwd, "server")
   const program = await startAndLog(path.join(server, "audit.db"), "stay")
@@ -161,7 +161,7 @@ const databases: Record<
 }
 
 test.for(Object.keys(databases))(
-  "a signal at any moment of a delivery to %s ends it in order",
+  "a signal at any moment of a delivery to %s ends the program in order",
   async (name) => {
     const { acknowledged, cwd, directory, startAndLog } = workplace()
     const database = await databases[name]!(cwd)
@@ -207,7 +207,7 @@ test.for([
   }
 )
 
-test("a program that ends before its first delivery could fail leaves the reason", async () => {
+test("a program that ends before its first delivery fails leaves the reason", async () => {
   const { status, stored } = await runWithDefect("operator")
   expect(stored).toBe("")
   expect(status).toMatchObject({ state: "closed", failure: { class: "operator", code: "1142" } })
@@ -227,8 +227,8 @@ test("after a complete delivery and an idle second, no event is left in the dire
   expect(await program.ended).toMatchObject({ code: 0 })
 })
 
-onEachServer("where making code from strings is forbidden", ({ rootUrl }) => {
-  test("events are delivered", async () => {
+onEachServer("with code generation from strings disallowed", ({ rootUrl }) => {
+  test("delivers events", async () => {
     const database = await migratedDatabase(rootUrl)
     onTestFinished(database.drop)
     const { cwd, directory } = workplace()
