@@ -204,7 +204,7 @@ describe.concurrent("killed with SIGKILL", { timeout: isLong ? 3_600_000 : 600_0
   test("while it appends", (context) =>
     ordeal({ points: named("append", "seal", "create", "sync"), database: "sqlite" }, context))
 
-  test("while it counts", (context) =>
+  test("while it keeps the books", (context) =>
     ordeal({ points: named("write", "remove", "fsync"), database: "sqlite" }, context))
 
   test("while it carries out requests", (context) =>

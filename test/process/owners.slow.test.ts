@@ -200,7 +200,7 @@ describe.skipIf(!canSwitch)("a directory, for processes of other users (needs ro
     { what: "root's, of a group that is not ours", uid: 0, gid: 6000, mode: 0o2775 },
     { what: "a platform's that everybody may write to", uid: 0, gid: GROUP, mode: 0o2777 },
     { what: "ours, and everybody may write to it", uid: SERVICE, gid: SERVICE, mode: 0o777 }
-  ])("is $what: refused, with the command that mends it", ({ gid, mode, uid }) =>
+  ])("is refused, with the command that repairs it: $what", ({ gid, mode, uid }) =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       makeDirectory(directory, uid, gid, mode)

@@ -1,4 +1,4 @@
-/** The queue file of the Python class becomes a part of ours: every event of it once, whatever happens meanwhile. */
+/** Adoption: each event of the Python class's queue file is delivered once, whatever happens meanwhile. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, LogLevel } from "effect"
 import { execFileSync } from "node:child_process"
@@ -17,7 +17,7 @@ const NOISE = {
   torn: '{"kind":"login_l'
 }
 
-/** What the class leaves when it was killed at its worst moments, on the system that ends lines this way. */
+/** A file as the class leaves it when it is killed at the worst moments, with these line ends. */
 const untidy = (lineEnd: string) =>
   [LINES[0], NOISE.malformed[0], "", ...LINES.slice(1), "  ", NOISE.malformed[1], NOISE.torn].join(lineEnd)
 
@@ -120,7 +120,7 @@ describe("adoption", () => {
         const settings = { directory: `${directory}/audit`, adopt: { path: old } }
         const books = { accepted: 3, delivered: 0, waiting: 0, dead: 0, discarded: 3, torn: 0, missing: 0 }
         assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
-        // a later start, and one that has lost its cursor, count them the same
+        // a later start, and one without its cursor, count the same
         assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
         fs.rmSync(`${settings.directory}/cursor`)
         assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
@@ -147,7 +147,7 @@ describe("adoption", () => {
         assert.deepStrictEqual({ accepted, missing }, { accepted: 5, missing: 0 }, `start ${start}`)
       }
       assert.sameMembers(withoutId(database), LINES.map(normal))
-      // the link stays; the file that it led to became the segment, or is put aside
+      // the link stays; its file became the segment, or is set aside
       assert.isTrue(fs.lstatSync(old).isSymbolicLink())
       assert.deepStrictEqual(fs.readdirSync(`${root}/program`), ["old.ndjson"])
       assert.deepStrictEqual(fs.readdirSync(`${root}/elsewhere`), isFar ? ["old.ndjson.0.adopted"] : [])
@@ -207,7 +207,7 @@ describe("adoption", () => {
           )
         }
         assert.strictEqual(fs.readFileSync(old, "utf8"), text)
-        // with room it is
+        // with room, a start adopts it
         execFileSync("mount", ["-o", "remount,size=16m", small])
         const { accepted } = yield* Effect.scoped(Effect.flatMap(openAudit(settings), (_) => _.status))
         assert.strictEqual(accepted, 2 + text.trimEnd().split("\n").length)
@@ -229,7 +229,7 @@ describe("adoption", () => {
         fs.writeFileSync(`${root}/audit/adoption.json`, `{"source":"${old}","aside":"${old}.0.bdopted"}`)
         const database = slowDatabase()
         if (isAside) {
-          // without the name nobody knows whose copy it is: it stays
+          // without the option, nobody knows the source of the copy: it stays
           assert.deepInclude(yield* deliver({ directory: settings.directory }, database), { accepted: 0 })
           assert.isTrue(fs.existsSync(`${root}/audit/adoption.copy`))
         }
@@ -305,7 +305,7 @@ describe("adoption", () => {
           const what = `${named}, ${moment}`
           for (let start = 0; start < 2; start++)
             yield* deliver({ directory, ...adopt }, { ...database, disk })
-          // then somebody looks, and names the old file
+          // then the operator names the old file
           yield* deliver({ directory, adopt: { path: old } }, { ...database, disk })
           yield* deliver({ directory, ...adopt }, { ...database, disk })
           const more = { old: 0, "": 0, other: 4, alike: 6 }[file]
@@ -326,7 +326,7 @@ describe("adoption", () => {
       yield* deliver(settings, database)
       assert.lengthOf(withoutId(database), 5)
 
-      // the old program was started again
+      // the old program ran again
       fs.writeFileSync(old, queueFile)
       yield* deliver(settings, database)
       yield* deliver(settings, database)
@@ -400,7 +400,7 @@ describe("adoption", () => {
       const old = path.join(directory, "audit_queue.ndjson")
       const queue = `${directory}/audit`
       yield* Effect.scoped(Effect.flatMap(openAudit({ directory: queue }), ({ use }) => use("before")))
-      // of a process that was killed before its first line
+      // as a process leaves it that is killed before its first line
       fs.writeFileSync(`${queue}/${"1".padStart(20, "0")}.ndjson`, "")
       fs.writeFileSync(old, queueFile)
       const database = slowDatabase()

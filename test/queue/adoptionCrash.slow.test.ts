@@ -1,4 +1,4 @@
-/** A crash at every step of adopting: every event of the old file is delivered once, whatever the next start does. */
+/** A crash at each step of adoption: each event of the old file is delivered once, whatever the next start does. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel } from "effect"
 import * as fs from "node:fs"
@@ -12,7 +12,7 @@ import { queueFile } from "../support/reference.js"
 
 const OLD = "/old/audit_queue.ndjson"
 
-/** Writes to the old file, as the class does: opened to append, fsynced. Its directory is synced too. */
+/** Writes to the old file as the class does: appends, then fsyncs. Also syncs its directory. */
 const writeOld = (disk: Disk["Type"], text: string, end: "synced" | "unsynced" = "synced") =>
   Effect.gen(function* () {
     yield* disk.makeDirectory("/old")
@@ -24,18 +24,18 @@ const writeOld = (disk: Disk["Type"], text: string, end: "synced" | "unsynced" =
 
 interface Variant {
   readonly end: "kill" | "power"
-  /** what of the unsynced arrives: 0 nothing, 1 everything, else at random */
+  /** how much unsynced data survives: 0 nothing, 1 everything, else a random part */
   readonly dice: number
   readonly isFar: boolean
   /** the start after the crash: with the option, without it, or after the old program has written again */
   readonly next: "same" | "withoutOption" | "oldProgram"
-  /** where the link leads that the option names, if it names one */
+  /** the target of the link, if the option names a link */
   readonly link?: string | undefined
 }
 
 const LINK = "/program/link.ndjson"
 
-/** The disk with a link to the old file, which nobody may take for the file itself. */
+/** The disk with a link to the old file. Nobody may take the link for the file. */
 const withLink = (disk: Disk["Type"], to: string): Disk["Type"] => {
   const target = path.posix.resolve(path.posix.dirname(LINK), to)
   const isLink = (file: string) => file === LINK
@@ -55,7 +55,7 @@ const withLink = (disk: Disk["Type"], to: string): Disk["Type"] => {
   }
 }
 
-/** Crashes at the given call of adopting and delivering, starts again, crashes at the end, starts again. */
+/** Crashes at the given call of adoption and delivery, starts again, crashes at the end, starts again. */
 const crashAt = (
   step: number,
   { dice, end, isFar, link, next }: Variant,
@@ -66,7 +66,7 @@ const crashAt = (
     let seed = step * 7919 + dice
     const choose = (bound: number) =>
       dice < 2 ? Math.min(dice, bound - 1) : (seed = (seed * 48271) % 0x7fffffff) % bound
-    /** a rename of the old file goes across file systems first, and then beside it */
+    /** the first rename of the old file crosses file systems; the next stays beside it */
     let isCrossing = true
     const far = (call: MemoryDisk.Call): MemoryDisk.Fault | undefined => {
       if (isLeftOut(call)) return { type: "skip" }
@@ -147,7 +147,7 @@ describe("a crash during adoption", () => {
       }
     }
   }
-  // in ordinary runs each takes every twelfth step, all together every one
+  // in ordinary runs each variant takes every twelfth step; together they take all
   const stride = process.env.AUDIT_LONG === "1" ? 1 : 12
   it.live.each(variants.map((variant, index) => ({ ...variant, first: index % stride })))(
     `$end at every step (each ${stride}th from $first): other file system $isFar, dice $dice, next start $next, link $link`,
@@ -159,7 +159,7 @@ describe("a crash during adoption", () => {
       }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  /** How many lines are missing, when the old program was killed before its fsync, and the power fails after ours began. */
+  /** How many lines are missing if the old program is killed before its fsync, and the power fails after adoption. */
   const missingAfter = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -168,14 +168,14 @@ describe("a crash during adoption", () => {
       memory.kill()
       memory.inject((call) => (isLeftOut(call) ? { type: "skip" } : undefined))
       const { use } = yield* openAudit(settings, { disk: memory.startProcess() })
-      // its number rests on those of the lines that were adopted
+      // its number follows those of the adopted lines
       yield* use("later")
       memory.cutPower(() => 0)
       const { missing } = yield* deliver(settings, { ...slowDatabase(), disk: memory.startProcess() })
       return missing
     }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
 
-  /** How often the lines are stored, when a first start is killed after the rename, and the power fails after a second. */
+  /** How often each line is stored if the first start is killed after the rename, and the power fails after the second. */
   const storedAfterRename = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -277,7 +277,7 @@ describe("a crash during adoption", () => {
             yield* Effect.sleep("50 millis")
           })
         )
-        // the supervisor starts anew what did not start
+        // the supervisor restarts an instance that failed to start
         yield* Effect.all([Effect.exit(start), Effect.exit(start)], { concurrency: 2 })
         yield* Effect.all([start, start], { concurrency: 2 })
         assert.strictEqual(events.size, 5, "each line once")

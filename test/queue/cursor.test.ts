@@ -1,4 +1,4 @@
-/** What the cursor says of lines that are delivered once more after a repair. */
+/** The cursor: which lines it counts again after a repair, and what a slot holds. */
 import { assert, describe, it } from "@effect/vitest"
 import { crc32 } from "node:zlib"
 import {
@@ -17,7 +17,7 @@ const lineAt = (segment: number, offset: number, sequence: number, surplus: bool
   return { segment, offset, sequence, surplus, bytes, length: 2, text: "{}", problem: undefined }
 }
 
-/** Delivered: 0, a line without a number, 1; then repaired, and about to begin anew. */
+/** Lines 0, one without a number, and 1 were delivered; then a repair set the position back to the start. */
 const repaired: Cursor = {
   ...empty,
   settled: 2,
@@ -89,7 +89,7 @@ describe("a cursor with a seal", () => {
       missing: most,
       seal: { ...seal, number: most, forked: 1, bare: 1 }
     } satisfies Cursor
-    // of as many digits
+    // with the most digits
     const generation = 2 ** 52
     const slot = encodeSlot(generation, cursor)
     assert.lengthOf(slot, SLOT_BYTES)

@@ -1,4 +1,4 @@
-/** Whatever happened to the files: the queue opens, delivers all that is whole, and keeps the rest byte for byte. */
+/** Damaged files: the queue opens, delivers each whole line, and keeps the rest byte for byte. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
@@ -11,7 +11,7 @@ const long = process.env.AUDIT_LONG === "1"
 const runs = long ? 10_000 : 100
 const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
-/** A directory with ten events in segments of about three, and what is done to it before it is opened again. */
+/** A directory with ten events in segments of about three, after the given damage. */
 const damaged = (
   damage: (at: { readonly directory: string; readonly segments: ReadonlyArray<string> }) => void,
   options: { readonly delivered?: number; readonly rejected?: ReadonlyArray<string> } = {}
@@ -35,7 +35,7 @@ const damaged = (
 
 const IDS = q.idsOf("e", 10)
 
-/** Opens it, delivers everything twice over, and tells what became of it. */
+/** Opens the queue, delivers everything, and opens it again: the books, the delivered ids and the letters. */
 const outcome = (place: {
   readonly disk: Effect.Effect.Success<typeof q.nodeDisk>
   readonly directory: string
@@ -52,7 +52,6 @@ const outcome = (place: {
         return yield* q.books(queue)
       })
     )
-    // a second start finds nothing new
     yield* q.withQueue(disk, { directory }, (queue) =>
       Effect.gen(function* () {
         assert.lengthOf(yield* q.readAll(queue), 0)
@@ -115,7 +114,7 @@ describe("a damaged queue", () => {
         const place = yield* damaged(({ segments }) => {
           const [first] = segments
           fs.writeFileSync(first!, Buffer.concat([bytes, Buffer.from("\n"), fs.readFileSync(first!)]))
-          // numbers stay as they were: a line for a line
+          // replaces a line, so that the numbers stay
           fs.writeFileSync(first!, dropLine(fs.readFileSync(first!), 1))
         })
         const { books, delivered, letters } = yield* outcome(place)
@@ -131,7 +130,7 @@ describe("a damaged queue", () => {
 
   it.scoped("moves a line of 200 MB to the dead letters, with flat memory", () =>
     Effect.gen(function* () {
-      /** The most memory of the process, in MB, while a line of this many MB goes to the dead letters. */
+      /** The peak memory of the process, in MB, while a line of this many MB goes to the dead letters. */
       const peakOf = Effect.fnUntraced(function* (megabytes: number) {
         const place = yield* damaged(({ segments }) => {
           const handle = fs.openSync(segments.at(-1)!, "a")
@@ -152,7 +151,7 @@ describe("a damaged queue", () => {
         assert.isBelow(letters, megabytes * 1024 * 1024)
         return peak / 1024 / 1024
       })
-      // what any oversize line takes: some tens of MB of buffers wait for a collection
+      // the baseline of any oversize line: some tens of MB of buffers wait for a collection
       const before = yield* peakOf(20)
       assert.isBelow((yield* peakOf(200)) - before, 80)
     })
@@ -227,7 +226,7 @@ describe("a damaged queue", () => {
         delivered: 6,
         rejected: ["e1", "e4"]
       })
-      // e4 is delivered again, and this time it is taken
+      // e4 is delivered again, and now the database takes it
       const { books, delivered } = yield* outcome(place)
       assert.sameMembers(delivered, without("e1"))
       assert.include(books, { accepted: 11, delivered: 10, dead: 1, missing: 0 })
@@ -352,14 +351,14 @@ const mutate = (content: Buffer, { at, bytes, type }: Mutation): Buffer | undefi
   }
 }
 
-/** Mutates files of a valid directory, and asks for every line that still stands in a segment as it was. */
+/** Mutates files of a valid directory, and expects each line that is unchanged in a segment. */
 const survives = (mutations: ReadonlyArray<Mutation>) =>
   Effect.gen(function* () {
     let whole: ReadonlyArray<string> = []
     const place = yield* damaged(
       ({ directory, segments }) => {
         for (const each of mutations) {
-          // what the queue keeps about itself is protected by its own checks: a damaged identity refuses to open
+          // a queue with a damaged identity refuses to open
           const names = fs.readdirSync(directory).filter((name) => name !== "queue.json" && name !== "lock")
           const file = path.join(directory, names.sort()[each.file % names.length]!)
           if (!fs.statSync(file).isFile()) continue
@@ -408,7 +407,7 @@ const overwrite = (file: string, offset: number, text: string) => {
   fs.closeSync(handle)
 }
 
-/** Changes the newest slot, with a right checksum. */
+/** Changes the newest slot, with a valid checksum. */
 const rewriteCursor = (file: string, change: Partial<Cursor>) => {
   const { cursor, generation } = decode(fs.readFileSync(file))!
   const slot = Buffer.from(encodeSlot(generation, { ...cursor, ...change }))

@@ -1,4 +1,4 @@
-/** Decisions about many letters: appended again at once, beside events, and as many of them as there is room for. */
+/** Decisions about many letters: a retry appends as many as there is room for, beside events. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, FastCheck, Fiber } from "effect"
 import { turnEventLoop } from "../../src/internal/turnEventLoop.js"
@@ -14,7 +14,7 @@ const ask = (
   letters: "all" | Iterable<string>
 ) => Effect.zipRight(requests.submit(disk, "/audit", { action, letters, by: "li" }), queue.carryOutRequests)
 
-/** So many letters wait for a decision. */
+/** Makes this many letters, which wait for a decision. */
 const refuseAll = (queue: q.Queue, count: number, padding: number) =>
   Effect.zipRight(
     q.appendAll(queue, q.idsOf("L", count), padding),
@@ -44,7 +44,7 @@ describe("a retry", () => {
                 : undefined
             )
             const told = new Map<string, number>()
-            /** Waits for the disk, or joins the group of whoever waits already. */
+            /** Waits for the disk, or joins the group that already waits. */
             const append = (prefix: string, count: number) =>
               Effect.forkAll(
                 q
@@ -80,7 +80,7 @@ describe("a retry", () => {
       Effect.gen(function* () {
         const disk = MemoryDisk.make().startProcess()
         yield* q.withQueue(disk, {}, (queue) => refuseAll(queue, letters, 1000))
-        // a line that is retried has a mark, and two figures at most
+        // a retried line has a mark, and an id of at most two digits
         const lineBytes = Buffer.byteLength(q.lineOf("L10", 1000)) + 20
         yield* q.withQueue(disk, { maxQueueBytes: room * lineBytes }, (queue) =>
           Effect.gen(function* () {

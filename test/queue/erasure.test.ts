@@ -1,4 +1,4 @@
-/** What is decided is erased: no file of the directory holds it, and the books stay as they were. */
+/** Erasure: no file of the directory holds a decided letter, and the books stay the same. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import * as fs from "node:fs"
@@ -73,7 +73,7 @@ describe("a decision", () => {
       fs.cpSync(directory, other, { recursive: true })
       const old = { type: "discarded", id: ids[1], at: "2026-01-01T00:00:00.000Z", by: "li" }
       fs.appendFileSync(`${other}/dead-letter.ndjson`, `\n${JSON.stringify(old)}\n`)
-      // a copy that a crash has cut off in the middle
+      // a copy that a crash cut off
       fs.appendFileSync(
         `${other}/dead-letter.ndjson`,
         `\n${lettersFile(directory)

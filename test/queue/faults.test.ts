@@ -1,4 +1,4 @@
-/** A disk that fails: typed errors, nothing acknowledged is missing, and it goes on as soon as the disk does. */
+/** A failing disk: errors are typed, no acknowledged event is lost, and the queue recovers with the disk. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Either, Exit, Fiber, Scope, TestClock } from "effect"
 import { spawnSync } from "node:child_process"
@@ -14,7 +14,7 @@ import * as q from "../support/queue.js"
 
 const isSegment = ({ path }: Pick<Call, "path">) => /\d{20}\.ndjson$/.test(path)
 
-/** Until nothing goes on by itself: the disk in memory answers in microtasks. */
+/** Waits until all fibers wait: the disk in memory answers in microtasks. */
 const settle = Effect.promise(() => setImmediate())
 
 /** A queue with one acknowledged event. */
@@ -25,7 +25,7 @@ const start = (options: Parameters<typeof q.openQueue>[1] = {}) =>
     const scope = yield* Scope.make()
     const queue = yield* Scope.extend(q.openQueue(disk, options), scope)
     yield* q.append(queue, "before")
-    /** the next call that fits has this fault, all others none */
+    /** gives the next matching call this fault, and no other call */
     const once = (fits: (call: Call) => boolean, fault: Fault) => {
       let done = false
       memory.inject((call) => {
@@ -40,7 +40,7 @@ const start = (options: Parameters<typeof q.openQueue>[1] = {}) =>
 const failing = (queue: q.Queue, id: string) =>
   Effect.map(Effect.flip(q.append(queue, id)), (error) => error as QueueWriteError)
 
-/** What every fault ends in: acknowledged events are there, also for the next process; no heap of segments. */
+/** What holds after each fault: this process and the next find the acknowledged events, in few segments. */
 const mended = (
   { close, disk, memory, queue }: Effect.Effect.Success<ReturnType<typeof start>>,
   expected: ReadonlyArray<string>
@@ -178,13 +178,13 @@ describe("a failing disk", () => {
       const error = yield* Fiber.join(stuck)
       assert.include(error, { code: "ETIMEDOUT", outcome: "unknown", eventId: "stuck" })
       yield* Fiber.join(behind)
-      // the disk answers after all: the event turns up, and nobody is harmed
+      // the disk answers after all: the event appears, and nothing else changes
       yield* Deferred.succeed(answer, undefined)
       yield* mended(place, ["before", "behind"])
     })
   )
 
-  /** An append whose call to the disk hangs for longer than its caller waits; `answer` is the disk's, too late. */
+  /** An append whose call to the disk hangs longer than its caller waits; `answer` ends the call, too late. */
   const givenUp = (
     place: Effect.Effect.Success<ReturnType<typeof start>>,
     fits: (call: Call) => boolean,
@@ -205,7 +205,7 @@ describe("a failing disk", () => {
       const place = yield* start()
       yield* TestClock.adjust("2 seconds")
       const answer = yield* givenUp(place, ({ operation }) => operation === "volume")
-      // it is with the disk when the late answer comes, and what is written beside it would fail
+      // the disk still has this write when the late answer comes; a second write beside it would fail
       const written = yield* Deferred.make<void>()
       let syncs = 0
       place.memory.inject((call) => {
@@ -275,7 +275,7 @@ describe("a failing disk", () => {
       const place = yield* start()
       const isSync = (call: Call) => call.operation === "append" && call.step === "sync" && isSegment(call)
       const answer = yield* givenUp(place, isSync, "EIO")
-      // it may be in the page cache, but not on the disk
+      // the line may be in the page cache, but not on the disk
       assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
       yield* answer
       assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
@@ -352,7 +352,7 @@ describe("a failing disk", () => {
           : undefined
       )
       yield* Effect.flip(q.deliver(queue, database, { isRejected: () => true }))
-      // there is no letter to take back, which would need room as well
+      // no letter was written, so taking one back needs no room
       yield* q.deliver(queue, database)
       assert.include(yield* q.books(queue), { delivered: 1, dead: 0, waiting: 0 })
       memory.inject(() => undefined)
@@ -368,7 +368,7 @@ describe("a failing disk", () => {
       while (Either.isRight(yield* Effect.either(q.append(queue, `e${count}`)))) count++
       assert.isAbove(count, 50)
       const database = new Set<string>()
-      // no dead letter can be written, and no file made: the cursor is overwritten in place
+      // nobody can write a letter or create a file, but the cursor is overwritten in place
       yield* q.deliverAll(queue, database, { maxRecords: 10 })
       assert.isAtLeast(database.size, count + 1)
       yield* q.append(queue, "after")
@@ -435,10 +435,10 @@ describe("a failing real disk", () => {
             for (const id of q.idsOf(`full-${round}-`, 20)) yield* Effect.ignore(q.append(queue, id, 5000))
             yield* q.deliverAll(queue, database)
             yield* queue.compact
-            // what the last failed append left is replaced by the next one
+            // the next append replaces the rest of the last failed one
             assert.isAtMost((yield* q.segmentNames(disk, directory)).length, 1)
           }
-          // what there was room for of a line counts as nothing
+          // a line that was written in part counts as nothing
           assert.include(yield* q.books(queue), { missing: 0, waiting: 0, torn: 0, balanced: true })
         })
       )

@@ -1,4 +1,4 @@
-/** What is left of decided letters is tidied away beside appends and delivery, whatever ends the process meanwhile. */
+/** Housekeeping: the queue erases decided letters beside appends and delivery, whatever ends the process. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Logger, LogLevel } from "effect"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -10,7 +10,7 @@ import * as q from "../support/queue.js"
 const LETTERS = "/audit/dead-letter.ndjson"
 const COUNT = 1500
 
-/** A directory of an earlier version: many letters, more than a megabyte, all discarded and none erased. */
+/** A directory of an earlier version: over a megabyte of letters, all discarded and none erased. */
 const withLetters = (count: number) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
@@ -65,7 +65,7 @@ describe("a start with many decided letters", () => {
           const database = new Set<string>()
           assert.include(yield* q.books(queue), BOOKS)
           yield* q.append(queue, "new")
-          // the step that waits holds what a commit needs: it has at most a part of the file
+          // a commit waits for the pending step, which covers only a part of the file
           yield* Deferred.succeed(goOn, undefined)
           yield* q.deliverAll(queue, database)
           assert.deepStrictEqual([...database], ["new"])

@@ -1,4 +1,4 @@
-/** What another process reads from the files of a queue is what its owner says of itself. */
+/** Inspect: another process reads from the files what the owner reports. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Stream } from "effect"
 import { inspect, ownerOf, queuesIn, snapshot, waitingLines } from "../../src/internal/queue/inspect.js"
@@ -15,7 +15,7 @@ import {
 } from "../support/queue.js"
 import type { Queue } from "../support/queue.js"
 
-/** What both of them say. */
+/** The fields that both report. */
 const common = <A extends Effect.Effect.Success<Queue["status"]>>({
   accepted,
   dead,
@@ -50,7 +50,7 @@ const agree = (disk: Disk["Type"], queue: Queue, directory: string) =>
     return outside
   })
 
-/** Through everything that changes the books, in segments of a few lines each. */
+/** Does everything that changes the books, in segments of a few lines. */
 const life = (disk: Disk["Type"], directory: string) =>
   Effect.gen(function* () {
     const { close, queue } = yield* openClosable(disk, { directory, segmentBytes: 400 })

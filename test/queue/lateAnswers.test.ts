@@ -1,4 +1,4 @@
-/** A disk that answers when the queue is closed already: nothing of the old owner meets the next one. */
+/** Late answers of the disk, after the queue has closed: no call of the old owner harms the next one. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, TestClock } from "effect"
 import { setImmediate } from "node:timers/promises"
@@ -9,7 +9,7 @@ import type { Disk } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import * as q from "../support/queue.js"
 
-/** So many turns: each step of a decision lets others have theirs. */
+/** Many turns of the event loop, since each step of a decision yields. */
 const settle = Effect.repeatN(
   Effect.promise(() => setImmediate()),
   20
@@ -25,7 +25,7 @@ const owned = Effect.gen(function* () {
   return { disk, first, memory }
 })
 
-/** Closes while calls to the disk hang, which takes as long as a shutdown may. */
+/** Closes while calls to the disk hang, which takes the whole shutdown time. */
 const closeOver = (place: { readonly close: Effect.Effect<void> }) =>
   Effect.gen(function* () {
     const closing = yield* Effect.fork(place.close)
@@ -34,7 +34,7 @@ const closeOver = (place: { readonly close: Effect.Effect<void> }) =>
     yield* Fiber.join(closing)
   })
 
-/** Six lines in two segments, delivered so that the cursor's slot that an old owner would write to is a newer one. */
+/** Delivers six lines in two segments, so that an old owner's write would hit a newer cursor slot. */
 const lateCursor = (next: q.Queue) =>
   Effect.gen(function* () {
     yield* q.appendAll(next, q.idsOf("n", 6))
@@ -44,7 +44,7 @@ const lateCursor = (next: q.Queue) =>
     yield* next.commit({ records: [...a.records, ...b.records], start: a.start, end: b.end }, [])
   })
 
-/** Whether the books of the seven lines are right when the owner is killed. */
+/** Kills the owner, and checks that the next one's books count seven lines. */
 const judgeNextProcess = (memory: MemoryDisk.MemoryDisk) =>
   Effect.gen(function* () {
     memory.kill()
@@ -174,7 +174,7 @@ describe("an owner with calls to the disk under way at its close", () => {
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const plain = memory.startProcess()
-      // like NodeDisk: an interrupted caller leaves the call to the kernel
+      // as in NodeDisk, interrupting the caller does not stop the call
       const leave = <A, E>(call: Effect.Effect<A, E>) => Effect.flatMap(Effect.forkDaemon(call), Fiber.join)
       const disk: Disk["Type"] = {
         ...plain,

@@ -7,7 +7,7 @@ const lazy = <A>(items: ReadonlyArray<A>) => new LazySequence(items.length, (ind
 
 const same = <A>(sequence: Sequence<A>, items: ReadonlyArray<A>) => {
   expect(sequence.length).toBe(items.length)
-  // as often as one likes
+  // iteration can be repeated
   for (let time = 0; time < 2; time++) expect([...sequence]).toEqual(items)
   for (let index = -items.length - 2; index <= items.length + 1; index++) {
     expect(sequence.at(index)).toBe(items.at(index))

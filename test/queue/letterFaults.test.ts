@@ -1,4 +1,4 @@
-/** Dead letters that are damaged, lost or decided while the disk fails: none is erased that waits, and none forgotten. */
+/** Dead letters that are damaged, lost, or decided on a failing disk: no open letter is erased or forgotten. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger } from "effect"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
@@ -17,7 +17,7 @@ const patch = (disk: Disk["Type"], file: string, at: number, bytes: Buffer) =>
     })
   )
 
-/** One bit of the first letter's number is another one: the line is no entry any more. */
+/** Flips one bit of the first letter's number, so that the line is no entry any more. */
 const damageFirst = (disk: Disk["Type"]) =>
   Effect.gen(function* () {
     const text = yield* q.textOf(disk, LETTERS)
@@ -44,7 +44,7 @@ const discardAll = (disk: Disk["Type"], queue: q.Queue) =>
 const failWritingCursor = ({ operation }: MemoryDisk.Call): MemoryDisk.Fault | undefined =>
   operation === "writeAt" ? { type: "fail", code: "EIO" } : undefined
 
-/** Two letters that wait for a decision, A and B, and whatever follows. */
+/** Two letters, A and B, that wait for a decision; then `then`. */
 const twoLetters = (disk: Disk["Type"], then: Effect.Effect<void> = Effect.void) =>
   q.withQueue(disk, {}, (queue) =>
     Effect.gen(function* () {
@@ -276,7 +276,7 @@ it.effect("warns once about content it cannot erase, not after each commit", () 
   })
 )
 
-/** Some letters were discarded; those of three more lines were written, then the cursor could not be: these come again. */
+/** Some letters are discarded. Three more are written, but the cursor fails, so their lines come again. */
 const takenBackBesideARetry = (letters: number, lead: number) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()

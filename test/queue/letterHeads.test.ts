@@ -1,4 +1,4 @@
-/** What stands before a letter's content: bounded when it is written, and read however long it is. */
+/** The head of a letter, before its content: bounded when written, read at any length. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fc from "fast-check"
@@ -71,7 +71,7 @@ describe("a head", () => {
           { class: "rejected", reason: "REASON" }
         ]
       )
-      // as it was written before heads were bounded; one is longer than what is read at once
+      // as earlier versions wrote it, without a bound; one head is longer than one read
       const file = `${directory}/dead-letter.ndjson`
       const reasons = ["x".repeat(10_000), "y".repeat(600_000)]
       const old = fs
@@ -103,7 +103,7 @@ describe("a retry", () => {
       const options = { directory, maxLineBytes }
       const empty = q.lineOf("e").length + ',"pad":""'.length
       const line = q.lineOf("e", maxLineBytes + 1 - empty)
-      // without the line's end
+      // without the line end
       assert.strictEqual(line.length - 1, maxLineBytes)
       yield* q.withQueue(disk, options, (queue) =>
         Effect.gen(function* () {
@@ -164,7 +164,7 @@ describe("a file of heads", () => {
               balanced: true
             }
           )
-          // what stands on disk is delivered again, the retried line where it stood first as well
+          // every line on disk is delivered again, the retried line at its first position too
           yield* q.deliverAll(queue, new Set())
           assert.include(yield* q.books(queue), {
             delivered: 8,
@@ -200,7 +200,7 @@ describe("a file of heads", () => {
       const { code, stderr } = yield* effectAudit(directory, ["dead", "retry", "--all"])
       assert.notStrictEqual(code, 0)
       assert.match(stderr, /format 3/)
-      // nobody carries it out some day, unseen
+      // no later start carries it out unseen
       assert.deepStrictEqual(fs.readdirSync(requests.directoryOf(directory)), [])
     })
   )
@@ -235,7 +235,7 @@ describe("an entry longer than one read", () => {
     Effect.gen(function* () {
       const { directory, disk, file } = yield* withLong
       const [, entry] = fs.readFileSync(file, "latin1").split("\n")
-      // in the content, which is JSON in JSON: the quote is escaped
+      // inside the content, which is JSON in JSON: the quote is escaped
       const end = entry!.indexOf('"}') + 2
       assert.isAbove(end, 400_000)
       const { damaged } = yield* Effect.zipRight(

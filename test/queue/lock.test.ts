@@ -1,4 +1,4 @@
-/** One directory, one owner: processes, layers, namespaces and instances beside each other. */
+/** The lock: one owner for each directory, among processes, layers, namespaces and instances. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Fiber, Option } from "effect"
 import { spawnSync } from "node:child_process"
@@ -29,7 +29,7 @@ describe("the lock", () => {
       const [duration, refused] = yield* Effect.timed(lockedOut({ directory }))
       assert.include(refused, { directory, pid: owner.pid, sameProcess: false })
       assert.include(refused.message, `in use by process ${owner.pid}`)
-      // without lockWait nothing is waited for; the least wait there is, for the command, is 10 seconds
+      // without lockWait a start does not wait; the shortest wait, for the command, is 10 seconds
       assert.isBelow(Duration.toMillis(duration), 9000)
 
       const again = yield* owner.open({ directory })
@@ -109,7 +109,7 @@ describe("the lock", () => {
         const directory = yield* temporaryDirectory
         const owner = yield* openAudit({ directory })
         yield* owner.close
-        // as NodeDisk.lockHolder does, for longer
+        // as NodeDisk.lockHolder does, but for longer
         const fd = fs.openSync(`${directory}/lock`, "r")
         assert.isTrue(tryLock(fd, { shared: true }))
         const [duration] = yield* Effect.timed(lockedOut({ directory }))
@@ -175,7 +175,7 @@ describe("instances", () => {
       yield* eventually(() =>
         assert.isFalse(fs.readdirSync(`${directory}/instance-1`).some((name) => /^\d+\.ndjson$/.test(name)))
       )
-      // and the place is free again
+      // the sub-directory is free again
       yield* openAudit(settings)
     })
   )

@@ -1,4 +1,4 @@
-/** Who may read the queue, where it may lie, how large it may grow, and what an interrupted caller leaves. */
+/** Permissions: who may read the queue, where it may be, how large it grows, and what an interrupted caller leaves. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Logger } from "effect"
 import { spawnSync } from "node:child_process"
@@ -37,7 +37,7 @@ const ACL = Buffer.from(
   ].join(""),
   "hex"
 )
-/** Whether it was set: setfacl is seldom installed. */
+/** Sets an ACL, and says whether that worked. Not by setfacl, which is seldom installed. */
 const setAcl = (type: "access" | "default", file: string): boolean =>
   spawnSync("python3", [
     "-c",
@@ -80,7 +80,7 @@ describe.skipIf(!isPosix)("permissions", () => {
           assert.deepStrictEqual(modesUnder(made)[0], ["", "700"], "a parent that was made")
         }
 
-        // the database is away: what was adopted and recorded stays
+        // the database is away, so adopted and recorded events stay
         assert.isUndefined(yield* program.open({ directory, adopt: { path: old } }))
         yield* program.use("a", "b")
         const segment = (first: number) => `${String(first).padStart(20, "0")}.ndjson`
@@ -136,14 +136,14 @@ describe.skipIf(!isPosix)("permissions", () => {
 
 // -------------------------------------------------------------------------------------------------------- the place
 
-/** A disk that says so of the file system. */
+/** A disk that reports this file system. */
 const diskOn = (volume: Partial<Volume>) =>
   Effect.map(nodeDisk, (disk): Disk["Type"] => ({
     ...disk,
     volume: (name) => Effect.map(disk.volume(name), (found) => ({ ...found, ...volume }))
   }))
 
-/** What is logged meanwhile, and how the effect ends. */
+/** The log lines of the effect, and its exit. */
 const logsOf = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     const logs: Array<string> = []
@@ -171,7 +171,7 @@ describe("the directory of the queue", () => {
         logs.filter((line) => line.startsWith("INFO")),
         [`INFO audit queue: ${directory}`]
       )
-      // one that is refused says nothing of a queue of its own
+      // a refused start logs no directory
       const refused = yield* logsOf(openAudit({ directory }, { disk }))
       assert.isTrue(Exit.isFailure(refused.exit))
       assert.deepStrictEqual(refused.logs, [])

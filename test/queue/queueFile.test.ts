@@ -1,4 +1,4 @@
-/** The queue: append, take, commit, compact, on the disk of this machine and on that in memory. */
+/** The queue: append, take, commit and compact, on a real disk and in memory. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, Stream, TestClock } from "effect"
 import { setImmediate } from "node:timers/promises"
@@ -37,7 +37,7 @@ describe.each([
         ids.filter((id) => id !== "e3")
       )
       assert.lengthOf(yield* q.segmentNames(disk, directory), 1)
-      // in the turn of an append its guard is still held
+      // the writer keeps its guard during the turn of an append
       yield* Effect.promise(() => setImmediate())
       yield* queue.compact
       assert.lengthOf(yield* q.segmentNames(disk, directory), 0)
@@ -227,7 +227,7 @@ it.effect("decides no letter before the cursor has counted it", () =>
 )
 
 describe("a retried letter", () => {
-  /** The line as it is appended again, after it was refused for this reason. */
+  /** The line as a retry appends it, after a refusal of this class. */
   const again = (queue: q.Queue, line: string, cls: Refusal["class"]) =>
     Effect.gen(function* () {
       yield* queue.append(`${line}\n`, "a")
@@ -246,7 +246,7 @@ describe("a retried letter", () => {
       const marked = `${line.slice(0, -1)},"$retried":true}`
       assert.strictEqual(yield* again(queue, ` ${line} `, "rejected"), marked)
       assert.strictEqual(yield* again(queue, marked, "rejected"), marked)
-      // it was never offered to a table: whether that fits is not known
+      // no table was tried, so nobody knows whether the line fits one
       assert.strictEqual(yield* again(queue, line, "unknownKind"), line)
       const old = yield* again(queue, '{"kind":"use_log","big":12345678901234567890}', "rejected")
       assert.match(
@@ -353,7 +353,7 @@ describe("a delivered segment that cannot be removed", () => {
       yield* Effect.gen(function* () {
         const queue = yield* q.openQueue(disk, { segmentBytes: 1 })
         const database = new Set<string>()
-        // a segment each
+        // one segment for each event
         yield* q.appendAll(queue, q.idsOf("early", 5))
         const [first] = yield* q.segmentNames(disk)
         memory.inject(({ operation, path }) =>
@@ -386,11 +386,11 @@ describe("a take beside a commit", () => {
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const queue = yield* q.openQueue(memory.startProcess(), { segmentBytes: 1 })
-      // a segment each
+      // one segment for each event
       yield* q.appendAll(queue, ["a", "b", "c", "d"])
       const a = yield* queue.take({ maxRecords: 1, maxBytes: 1000 })
       const b = yield* queue.take({ from: a.end, maxRecords: 1, maxBytes: 1000 })
-      // whoever asks for the oldest line takes the reader away, so that the next take must open the file
+      // the status replaces the reader, so the next take must open the file
       yield* queue.status
       const opened = yield* Deferred.make<void>()
       memory.inject(({ operation }) =>
@@ -418,7 +418,7 @@ describe("a take beside a commit", () => {
       let opens = 0
       memory.inject(({ operation, path, step }) => {
         if (!path.endsWith(".ndjson")) return undefined
-        // the second one is to read
+        // the second open is for reading
         if (operation === "open" && ++opens === 2) {
           const until = Effect.zipRight(Deferred.succeed(opening, undefined), Deferred.await(opened))
           return { type: "wait", until }

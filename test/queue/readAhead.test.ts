@@ -1,4 +1,4 @@
-/** Reading on: the same bytes as without it, by fewer reads. */
+/** Reading ahead: the same bytes in fewer reads. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fc from "fast-check"
@@ -8,7 +8,7 @@ import type { DiskError, File } from "../../src/services/Disk.js"
 const KiB = 1024
 const MiB = KiB * KiB
 
-/** A file of so many bytes, each telling where it stands, and how often it was read. */
+/** A file of this size whose bytes follow from their position, and its reads. */
 const fileOf = (size: number, salt = 0) => {
   const bytes = Buffer.from(Uint8Array.from({ length: size }, (_, i) => (i * 31 + (i >>> 8) + salt) & 0xff))
   const reads: Array<readonly [offset: number, length: number]> = []

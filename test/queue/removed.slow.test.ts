@@ -1,4 +1,4 @@
-/** What becomes of a queue whose directory is removed under its program: `rm -rf`, a cleaner of /tmp, a lost volume. */
+/** A directory removed under its program, by `rm -rf`, a cleaner of /tmp or a lost volume: no loss goes uncounted. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule, Stream } from "effect"
 import * as fc from "fast-check"
@@ -17,7 +17,7 @@ const remove = (directory: string) => fs.rmSync(directory, { recursive: true })
 const queueIdIn = (directory: string) =>
   (JSON.parse(fs.readFileSync(`${directory}/queue.json`, "utf8")) as { queueId: string }).queueId
 
-/** What waits, by the numbers of who looks from outside, are the lines that stand there; the rest is missing. */
+/** Checks that `inspect` counts exactly the lines on disk as waiting. */
 const waitingIsThere = (disk: Disk["Type"], directory: string) =>
   Effect.gen(function* () {
     const owner = yield* inspection.ownerOf(disk, directory)
@@ -43,7 +43,7 @@ describe("a directory removed under the program", () => {
       yield* q.deliverAll(queue, database)
       assert.isTrue(database.has("after"))
       const { delivered, missing } = yield* q.books(queue)
-      // what was open to be read is not even lost
+      // an open reader may still deliver lines of the removed file
       assert.strictEqual(delivered + missing, 4)
       assert.deepInclude(yield* q.books(queue), { accepted: 4, waiting: 0, balanced: true })
       assert.strictEqual(delivered, database.size)
@@ -78,7 +78,6 @@ describe("a directory removed under the program", () => {
       yield* close
       const next = yield* q.openQueue(disk, { directory })
       assert.deepInclude(yield* q.books(next), books)
-      // counted once
       yield* q.deliverAll(next, new Set())
       assert.deepInclude(yield* q.books(next), { ...books, delivered: 1, waiting: 0 })
     })
@@ -171,7 +170,7 @@ describe("a directory removed under the program", () => {
           yield* queue.retry(({ sequence }) => sequence === 0, "test")
           yield* queue.compact
           const queueId = queueIdIn(directory)
-          // the space is looked at once a second, and the directory with it
+          // an append checks the space and the directory once a second
           if (then === "append") yield* Effect.sleep("1100 millis")
           fs.rmSync(`${directory}/${name}`)
           if (then === "append") yield* q.append(queue, "after")
@@ -232,7 +231,7 @@ describe("a directory removed under the program", () => {
           const queueId = queueIdIn(directory)
           const database = new Set<string>()
           yield* q.appendAll(queue, q.idsOf("early", 1 + Math.floor(Math.random() * 400)))
-          // more names to remove, so that it takes a while
+          // more names, so that the removal takes a while
           for (let index = 0; index < 300; index++) fs.writeFileSync(`${directory}/x${index}`, "")
           let acknowledged = (yield* q.books(queue)).accepted
           const removing = execFile("rm", ["-rf", directory])
@@ -249,7 +248,7 @@ describe("a directory removed under the program", () => {
             )
           }
           yield* Effect.promise(() => ended)
-          // whatever it has taken last is seen once a second
+          // the queue notices the last removal within a second
           yield* Effect.sleep("1050 millis")
           yield* q.append(queue, "the last")
           acknowledged++
@@ -264,7 +263,7 @@ describe("a directory removed under the program", () => {
           assert.strictEqual(next.queueId, queueId)
           const { accepted, dead, delivered, missing } = yield* q.books(next)
           assert.deepInclude(books, { accepted, dead, delivered, missing })
-          // one may have been written although its commit failed, and its line was lost then
+          // a letter may exist although its commit failed and its line was lost later
           const kept = new Set((yield* q.letters(disk, directory)).map(({ id }) => id))
           assert.isAtLeast(kept.size, dead)
         }
@@ -367,7 +366,7 @@ describe("a directory removed under the program", () => {
       remove(directory)
       assert.isUndefined(yield* other.open({ directory }))
       yield* other.use("of the other", "and one more")
-      // its own reserve is still being made, and its state is said each second
+      // the other process still makes its reserve, and writes its state each second
       const contents = () =>
         fs
           .readdirSync(directory)
@@ -386,7 +385,7 @@ describe("a directory removed under the program", () => {
         assert.include(error.message, "another process has made it anew")
         assert.include(error.message, "start this program again")
       }
-      // nor do its delivery and its end touch them
+      // neither its delivery nor its close touches them
       for (const attempt of [queue.commit(batch, []), queue.compact, q.deliver(queue, new Set())]) {
         const error = yield* Effect.flip(Effect.asVoid(attempt))
         assert.include(error, { _tag: "QueueAccessError", code: "LOCK_LOST" })
@@ -412,7 +411,7 @@ describe("a directory removed under the program", () => {
         const other = yield* openAudit({ directory: `${directory}.other` })
         yield* other.use("of the other")
         yield* other.close
-        // at once, since this program would make it anew
+        // at once, before this program makes it again
         remove(directory)
         fs.renameSync(`${directory}.other`, directory)
         const status = fs.readFileSync(`${directory}/status.json`, "utf8")
@@ -421,7 +420,7 @@ describe("a directory removed under the program", () => {
         yield* Effect.ignore(Effect.timeout(log.flush, "1 second"))
         yield* log.close
         assert.strictEqual(fs.readFileSync(`${directory}/status.json`, "utf8"), status)
-        // and nobody is locked out by that
+        // a third program can open that queue
         const third = yield* openAudit({ directory }, slowDatabase())
         yield* third.flush
         assert.deepInclude(yield* third.status, { accepted: 1, delivered: 1, missing: 0 })
@@ -437,7 +436,7 @@ describe("a directory removed under the program", () => {
       fs.cpSync(directory, `${directory}.copy`, { recursive: true })
       yield* log.use("after the copy")
       yield* log.flush
-      // at once, since this program would make it anew
+      // at once, before this program makes it again
       remove(directory)
       fs.renameSync(`${directory}.copy`, directory)
       const { message } = yield* Effect.flip(log.use("during"))
@@ -494,7 +493,7 @@ describe("a directory removed under the program", () => {
                         if (/^\d{20}\.ndjson$/.test(name)) fs.rmSync(`${directory}/${name}`)
                       }
                     } else if (step === "reopen") {
-                      // before it leaves, it makes what is gone anew
+                      // an append makes removed files again before the close
                       yield* q.append(queue, `last ${index}`, 60)
                       expected++
                       acknowledged++

@@ -1,4 +1,4 @@
-/** What lies in `requests/`: carried out if it is a request, set aside and said if it is none, and in nobody's way. */
+/** Files in `requests/`: the queue carries out requests, sets other files aside, logs them, and waits for none. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, Schedule, Scope } from "effect"
 import * as fc from "fast-check"
@@ -14,7 +14,7 @@ import * as q from "../support/queue.js"
 const HOUR = 3_600_000
 const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T00:00:00.000Z" }
 
-/** Everything that is no request, by its name. */
+/** Files and other things that are no requests, by name. */
 const FOREIGN: Readonly<Record<string, (file: string) => Promise<void> | void>> = {
   "no JSON": (file) => fs.writeFileSync(file, "{"),
   "an action of nobody": (file) => fs.writeFileSync(file, JSON.stringify({ ...DISCARD, action: "delete" })),
@@ -37,7 +37,7 @@ const FOREIGN: Readonly<Record<string, (file: string) => Promise<void> | void>> 
   "a socket": (file) =>
     new Promise((resolve) => {
       const server = net.createServer().listen(file, () => {
-        // the name stays if the server does not close
+        // the name stays, since the server does not close
         server.unref()
         resolve()
       })
@@ -120,13 +120,13 @@ describe("requests", () => {
           lines()[0],
           `10000 files cannot be carried out as requests, first ${directory}/requests/0.json`
         )
-        // one after the other, as the watch sees them
+        // one at a time, as the watch sees them
         for (let index = 10_000; index < 10_050; index++) {
           put(index, 1)
           yield* queue.carryOutRequests
         }
         assert.lengthOf(lines(), 1)
-        // none is left unsaid: the next pass has them, whether there is a new one or not
+        // the next pass logs the rest, with or without a new one
         offset = 60_000_000_000n
         yield* queue.carryOutRequests
         assert.lengthOf(lines(), 2)
@@ -304,7 +304,7 @@ describe("requests", () => {
           yield* Effect.timeout(log.flush, "30 seconds")
         }
         assert.sameMembers(database.prompts(), ["a", "b", "c"])
-        // comes while the other one is read: whoever reads looks again
+        // arrives during the read of the other request: the reader looks again
         fs.writeFileSync(`${directory}/requests/2.json`, JSON.stringify(DISCARD))
         yield* Effect.sleep("100 millis")
         yield* Deferred.succeed(answer, undefined)

@@ -1,4 +1,4 @@
-/** A full disk frees itself: what the database refuses finds room in the reserve, and delivery goes on. */
+/** The reserve: on a full disk, refused events find room in it, and delivery continues. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
@@ -18,21 +18,21 @@ const OPTIONS: Partial<Options> = { reserveBytes: BYTES, segmentBytes: 1000 }
 
 const sizeOf = (disk: Disk["Type"], file = RESERVE) => Effect.map(disk.info(file), (info) => info?.size ?? 0)
 
-/** The owner makes it beside whatever else it does. */
+/** The owner makes the reserve in the background. */
 const awaitReserve = (disk: Disk["Type"], file = RESERVE, bytes = BYTES) =>
   Effect.promise(() => sleep(1)).pipe(
     Effect.zipRight(sizeOf(disk, file)),
     Effect.repeat({ until: (size) => size === bytes })
   )
 
-/** From now on not a byte more fits. */
+/** Fills the disk to the last byte. */
 const fill = (memory: MemoryDisk.MemoryDisk, disk: Disk["Type"]) =>
   Effect.gen(function* () {
     memory.capacity = Number.MAX_SAFE_INTEGER
     memory.capacity -= (yield* disk.volume("/")).freeBytes
   })
 
-/** Every fourth one is refused. */
+/** The database refuses every fourth event. */
 const isRejected = (id: string) => Number(/\d+$/.exec(id)![0]) % 4 === 0
 
 describe("a full disk", () => {
@@ -46,7 +46,7 @@ describe("a full disk", () => {
           yield* q.appendAll(queue, q.idsOf("e", 40), 300)
           yield* fill(memory, disk)
           const database = new Set<string>()
-          // several of them in a batch
+          // several refused events in a batch
           yield* q.deliverAll(queue, database, { isRejected })
           assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
           yield* awaitReserve(disk)
@@ -74,7 +74,7 @@ describe("a full disk", () => {
           yield* awaitReserve(disk)
           yield* q.appendAll(queue, q.idsOf("e", 40), 300)
           yield* fill(memory, disk)
-          // the segment of this letter stays, and so nothing is free but what is left of the reserve
+          // the segment of this letter stays, so only the rest of the reserve is free
           yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
           assert.strictEqual(yield* sizeOf(disk), 0)
           memory.kill()
@@ -181,7 +181,7 @@ interface Step {
   readonly maxRecords: number
   readonly batches: number
   readonly end: "goes on" | "kill" | "power"
-  /** at which call to the disk the process dies */
+  /** the call to the disk at which the process dies */
   readonly call: number
 }
 
@@ -211,7 +211,8 @@ const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
         if (Exit.isSuccess(result) && isAlive()) acknowledged.add(id)
       }
       count += events
-      // somebody else who takes room that is owed stops delivery; what had no room is made again by the next commit only
+      // Another file that takes owed room stops delivery, so wait for the whole reserve.
+      // Only the next commit tries a piece again that had no room.
       if (isFull && isAlive() && memory.capacity === Number.POSITIVE_INFINITY) {
         const whole = Effect.timeout(awaitReserve(disk), "200 millis")
         yield* Effect.ignore(Effect.zipRight(whole, fill(memory, disk)))
@@ -241,10 +242,10 @@ const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
 const tmpfs = process.platform === "linux" && process.getuid?.() === 0
 
 describe("a full tmpfs (needs root: mount)", () => {
-  // the reserve of a program, as large as the longest letter
+  // the default reserve, as large as the longest letter
   const options = { maxLineBytes: 50_000, segmentBytes: 100_000, reserveBytes: undefined }
 
-  /** A small file system with a queue, whose reserve is there. */
+  /** A small file system for a queue; `isThere` waits for the reserve. */
   const mounted = Effect.gen(function* () {
     const mount = yield* q.temporaryDirectory
     const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", "size=2m", "tmpfs", mount])
@@ -271,7 +272,7 @@ describe("a full tmpfs (needs root: mount)", () => {
       const { directory, foreign, isThere, open, reserve } = found
       const queue = yield* open(options)
       yield* isThere
-      // as many blocks as it says: it is no sparse file
+      // not a sparse file
       assert.isAtLeast(fs.statSync(reserve).blocks * 512, fs.statSync(reserve).size)
       yield* q.appendAll(queue, q.idsOf("e", 200), 5000)
       assert.throws(() => fs.writeFileSync(foreign, Buffer.alloc(4_000_000)), /ENOSPC/)
@@ -305,7 +306,7 @@ describe("a full tmpfs (needs root: mount)", () => {
         }
         yield* q.deliverAll(queue, database, { isRejected })
         yield* queue.compact
-        // nobody needs them any more, and they take the room
+        // open letters would keep the room
         yield* queue.retry(() => true, "li")
         yield* q.deliverAll(queue, database)
         yield* isThere

@@ -18,7 +18,7 @@ const FULL = new DiskError({
 interface Given {
   readonly bytes?: number
   readonly minFreeBytes?: number
-  /** what stands there before, bytes */
+  /** the size of an existing reserve, in bytes */
   readonly before?: number
   readonly makes?: boolean
 }
@@ -46,7 +46,7 @@ const start = ({ before, bytes = MiB, makes = true, minFreeBytes = 0 }: Given = 
         )
     })
     const size = Effect.map(disk.info(PATH), (info) => info?.size)
-    /** From now on so much is free. */
+    /** Leaves this much free space, in bytes. */
     const leave = (free: number) =>
       Effect.gen(function* () {
         memory.capacity = Number.MAX_SAFE_INTEGER
@@ -64,7 +64,7 @@ const put = (disk: ReturnType<MemoryDisk.MemoryDisk["startProcess"]>, path: stri
     })
   )
 
-/** A write that finds no room so often, and then some; how often it was tried. */
+/** A write that fails this many times, and then succeeds; and its attempts. */
 const failing = (times: number, error = FULL) => {
   const tried = { times: 0 }
   const write = Effect.suspend(() => (++tried.times <= times ? error : Effect.succeed("written")))

@@ -12,7 +12,7 @@ describe("segments", () => {
       yield* segments.append(Buffer.from("old\n"), 1, 0)
       yield* segments.append(Buffer.from("new\n"), 1, 1)
       const [old] = segments.all
-      // as compaction does, between the look for the segment and its opening
+      // as compaction does, between the search for the segment and its open
       yield* segments.remove(old!)
       assert.strictEqual((yield* Effect.flip(segments.reader(old!))).code, "ENOENT")
       assert.deepStrictEqual(

@@ -26,7 +26,7 @@ const answer = ({ entries }: Group) =>
     for (const entry of entries) entry.done(Effect.succeed(entry.eventId))
   })
 
-/** Like a disk: when whoever is ready has run. */
+/** Answers like a disk, after all ready fibers have run. */
 const answerLater = (group: Group) =>
   Effect.zipRight(
     Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve))),
@@ -134,7 +134,7 @@ describe("group commit", () => {
       )
       yield* commit.awaitAnswers
       yield* Effect.fork(commit.add("first"))
-      // taken by the writer or not: it waits
+      // waits, whether the writer has taken the entry or not
       const soon = yield* Effect.fork(commit.awaitAnswers)
       yield* Effect.repeatN(Effect.yieldNow(), 10)
       const later = yield* Effect.fork(commit.awaitAnswers)
