@@ -1,4 +1,4 @@
-/** The bytes of a proof: no two contents are the same bytes, what was written is read back, and no flipped bit stays unseen. */
+/** The bytes of a proof: different contents have different bytes, everything reads back, and any flipped bit shows. */
 import { assert, describe, it } from "@effect/vitest"
 import { Either, Redacted } from "effect"
 import fc from "fast-check"
@@ -92,7 +92,7 @@ describe("framing", () => {
         assert.strictEqual(frame(domain, parts).equals(frame(other, others)), isSame)
       })
     )
-    // what plain concatenation would confuse
+    // parts that plain concatenation would confuse
     fc.assert(
       fc.property(fc.string({ unit: "binary", minLength: 1 }), fc.nat(), (text, at) => {
         const cut = at % text.length
@@ -163,7 +163,7 @@ describe("framing", () => {
     ]) {
       assert.isUndefined(netstrings(Buffer.from(text)), text)
     }
-    // whatever the bytes are, reading them writes the same
+    // any bytes that can be read are written the same
     fc.assert(
       fc.property(bytes(0, 20), (given) => {
         const read = netstrings(given)

@@ -1,6 +1,6 @@
 /**
- * Delivery with a proof: whatever happened to the program or its directory, `prove` finds nothing where nothing was done
- * to the database, and each row that the program stored has its seal.
+ * Delivery with a proof: each row that the program stored has its seal, whatever happened to the program or its
+ * directory. If nobody changed the database, `prove` finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Redacted, Schema } from "effect"
@@ -39,7 +39,7 @@ const TABLES = ["nano_banana_user_use_log", "nano_banana_user_log", "notes"]
 const life: typeof lifeOf = (database, directory, use, options) =>
   lifeOf(database, directory, use, { events: [Note], ...options })
 
-/** Some events of all kinds, every tenth of which the database refuses where it can. */
+/** Records events of all kinds. The database refuses every tenth, if it can. */
 const record = (log: AuditLog["Type"], count: number) =>
   Effect.forEach(
     Array.from({ length: count }, (_, index) => index),
@@ -62,7 +62,7 @@ const countRows = (database: ProvenDatabase) =>
     (counts) => counts.reduce((sum, [row]) => sum + Number(row!.n), 0)
   )
 
-/** Nothing is found, and every row has a seal. */
+/** Checks that `prove` finds nothing, and that every row has a seal. */
 const assertProven = (database: ProvenDatabase, chains: number | "any" = 1) =>
   Effect.gen(function* () {
     const proved = yield* database.prove({ isExclusive: true })
@@ -72,7 +72,7 @@ const assertProven = (database: ProvenDatabase, chains: number | "any" = 1) =>
     return proved
   })
 
-/** The answer to the first seals never comes, although they were committed. */
+/** The first seals are committed, but their answers are lost. */
 const losing =
   (answers: number) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
@@ -92,7 +92,7 @@ const losing =
     }
   }
 
-/** The first transactions fail when everything is stored but the seal. */
+/** The first transactions fail after the rows, before the seal. */
 const failingAtTheSeal =
   (times: number) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
@@ -126,7 +126,7 @@ for (const [name, make] of PROVEN) {
             Effect.zipRight(record(log, 60), untilDelivered(log))
           )).dead
         }
-        // SQLite's columns have no lengths
+        // SQLite's columns have no lengths, so it refuses nothing
         assert.strictEqual(dead, name === "SQLite" ? 0 : 6)
         const { rows, seals } = yield* assertProven(database)
         assert.strictEqual(rows, 180 - dead)
@@ -210,7 +210,7 @@ for (const [name, make] of PROVEN) {
         const directory = path.join(home, "audit")
         const record20 = (log: AuditLog["Type"]) => Effect.zipRight(record(log, 20), Effect.ignore(log.flush))
         yield* life(database, directory, record20)
-        // a copy with events that are not delivered yet
+        // a copy with undelivered events
         yield* life(database, directory, record20, {
           wrap: (uploader) => ({
             ...uploader,
@@ -356,10 +356,10 @@ onEachServer("an account that may insert, and read only the seals", ({ rootUrl }
         directory,
         (log) =>
           Effect.gen(function* () {
-            // the transaction fails after a look at what is there already, which must not have committed anything
+            // the transaction fails after a query for existing rows, which must commit nothing
             const note = (text: string, eventId?: string) =>
               log.record("note", { text }, eventId === undefined ? {} : { eventId })
-            // a twin of another's row
+            // the row of another writer has the same id
             yield* Effect.all([note("w"), note("x", theirs), record(log, 10), note("y"), note("z")], {
               concurrency: "unbounded"
             })
@@ -379,7 +379,7 @@ onEachServer("an account that may insert, and read only the seals", ({ rootUrl }
   )
 })
 
-/** A queue whose first three events were delivered and sealed, while three more wait. */
+/** A queue with three delivered and sealed events, and three that wait. */
 const halfDelivered = Effect.gen(function* () {
   const [, make] = PROVEN.at(-1)!
   const database = yield* make(KINDS)

@@ -1,6 +1,6 @@
 /**
- * Going on after what happens to a database or a directory from outside: where the database was set back, `prove` finds the
- * gap and nothing else; where directories are moved, copied and taken over, it finds nothing.
+ * A proof over outside changes. If a database is set back, `prove` finds the gap and nothing else. If a directory is
+ * moved, copied or taken over, it finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule } from "effect"
@@ -37,7 +37,7 @@ const countRows = ({ query }: ProvenDatabase) =>
     (counts) => counts.reduce((sum, [row]) => sum + Number(row!.n), 0)
   )
 
-/** A backup of the database, which puts it back as it is now. */
+/** Backs up the database; the result restores it. */
 const backUp = ({ query }: ProvenDatabase) =>
   Effect.gen(function* () {
     const last = yield* eachTable((table) => query(`SELECT COALESCE(MAX(id), 0) AS n FROM ${table}`))
@@ -49,7 +49,7 @@ const backUp = ({ query }: ProvenDatabase) =>
     })
   })
 
-/** Runs with a clock that can be put forward: the sealer waits a minute for a chain that is not as it was left. */
+/** Runs with a clock that `later` puts forward: the sealer waits a minute for a chain that has changed. */
 const withClock = <A, E, R>(use: (later: Effect.Effect<void>) => Effect.Effect<A, E, R>) =>
   Effect.flatMap(Effect.clock, (clock) => {
     let offset = 0
@@ -60,7 +60,7 @@ const withClock = <A, E, R>(use: (later: Effect.Effect<void>) => Effect.Effect<A
     )
   })
 
-/** Delivers although seals are missing: a new chain begins after a minute. */
+/** Delivers although seals are missing, in the new chain that begins after a minute. */
 const deliverAnew = (log: AuditLog["Type"], later: Effect.Effect<void>) =>
   Effect.gen(function* () {
     const { cause } = yield* Effect.flip(deliver(5)(log))
@@ -71,7 +71,7 @@ const deliverAnew = (log: AuditLog["Type"], later: Effect.Effect<void>) =>
     assert.deepStrictEqual([waiting, seal?.forked], [0, 1])
   })
 
-/** One seal is missing, of which the new chain tells; of the rows that are there each has its seal. */
+/** Checks that one seal is missing, which the new chain records, and that each row has its seal. */
 const assertGap = (database: ProvenDatabase) =>
   Effect.gen(function* () {
     const { chains, findings, rows } = yield* database.prove({ isExclusive: true })
@@ -93,8 +93,8 @@ const assertProven = (database: ProvenDatabase, expected: number) =>
 const away: UploadError = new UploadError({ class: "transient", code: "AWAY", reason: "the test" })
 
 /**
- * A database that answers nothing for a while. Seals are not read either: an answer that was on its way when the database
- * was set back would say that all is as it was left.
+ * A database that is away for a while. It reads no seals either: an answer from before the restore would show the chain
+ * unchanged.
  */
 const awayWhile =
   (isAway: () => boolean) =>
@@ -129,7 +129,7 @@ for (const [name, make] of PROVEN) {
             yield* lifeOf(database, directory, (log) => deliverAnew(log, later))
             assert.strictEqual(yield* countRows(database), 35)
             yield* assertGap(database)
-            // for ever
+            // a later start changes nothing
             yield* lifeOf(database, directory, deliver(10))
             yield* assertGap(database)
           })
@@ -140,7 +140,7 @@ for (const [name, make] of PROVEN) {
       Effect.gen(function* () {
         const database = yield* make()
         const directory = path.join(yield* temporaryDirectory, "audit")
-        // nothing fails, so nothing makes it look: its next seal does not follow the one before it
+        // nothing fails, so the sealer does not read the seals: its next seal leaves a gap
         yield* lifeOf(database, directory, (log) =>
           Effect.gen(function* () {
             yield* deliver(30)(log)
@@ -230,14 +230,14 @@ for (const [name, make] of PROVEN) {
         const home = yield* temporaryDirectory
         const directories = ["audit", "copy"].map((name) => path.join(home, name))
         yield* lifeOf(database, directories[0]!, deliver(20))
-        // both have these
+        // both directories have these events
         yield* lifeOf(database, directories[0]!, (log) => record(log, 20), { wrap: nothingArrives })
         fs.cpSync(directories[0]!, directories[1]!, { recursive: true })
         const some = (log: AuditLog["Type"]) =>
           Effect.repeatN(
             Effect.zipRight(
               record(log, 10),
-              // the other one may have taken the number of the next seal
+              // the other program may have taken the number of the next seal
               Effect.retry(log.flush, { times: 1000, schedule: Schedule.spaced("20 millis") })
             ),
             5
@@ -269,7 +269,7 @@ for (const [name, make] of PROVEN) {
 
           yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
           yield* setBack
-          // it looks for a second or two at a time
+          // each search for the chain takes a second or two
           yield* lifeOf(
             database,
             parent,

@@ -1,4 +1,4 @@
-/** The sealer: how it goes on after anything that may have happened to its chain, in a database in memory. */
+/** The sealer: how it continues after any change to its chain, with a table in memory. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Either, Redacted, TestClock } from "effect"
 import { randomBytes, randomUUID } from "node:crypto"
@@ -14,7 +14,6 @@ import { newKey } from "../support/seals.js"
 const key = Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem)))
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex")
 
-/** A table of seals. */
 class Table {
   seals: Array<Seal> = []
   readonly sealing: Sealing = {
@@ -40,7 +39,7 @@ class Table {
     queueId: string = randomUUID(),
     keys: Pick<Settings, "key" | "previousKey"> = { key }
   ) {
-    // a life of the program has an uploader of its own
+    // each start of the program has its own uploader
     const sealing = { ...this.sealing }
     return new Sealer({ ...keys, sealing, last, queueId, position: { segment: 3, offset: 70 } })
   }
@@ -57,7 +56,7 @@ const stored = (ids: ReadonlyArray<Uint8Array> = [randomBytes(16)]): ReadonlyArr
   }
 ]
 
-/** Makes a seal and stores it; whether its answer comes. */
+/** Makes a seal and stores it. Without `answers`, its answer is lost. */
 const next = (
   table: Table,
   sealer: Sealer,
@@ -76,7 +75,7 @@ const next = (
 
 const words = (seal: Seal) => (decodeNotices(seal.notices) ?? []).map(({ word }) => word)
 
-/** All seals of a chain follow each other. */
+/** Checks that the seals of a chain follow each other. */
 const assertChain = (table: Table, chain: Uint8Array) => {
   const seals = table.seals.filter((seal) => hex(seal.chain) === hex(chain))
   let prev: Uint8Array = Buffer.alloc(32)
@@ -164,7 +163,7 @@ describe("the sealer", () => {
       const second = yield* next(table, again)
       assert.deepStrictEqual(words(second), ["manifest"])
       assertChain(table, first.chain)
-      // a chain of another queue is another one
+      // another queue has another chain
       const other = yield* next(table, table.sealer())
       assert.deepStrictEqual(words(other), ["witness", "manifest"])
     })
@@ -180,7 +179,7 @@ describe("the sealer", () => {
       table.seals = table.seals.slice(0, 1)
       const again = table.sealer(left, queueId)
       yield* waiting(again.resume)
-      // it never arrives
+      // this seal never arrives
       const lost = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
       again.doubt()
       assert.deepStrictEqual(again.head, left)
@@ -188,7 +187,7 @@ describe("the sealer", () => {
       const made = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
       assert.deepStrictEqual(decodeNotices(made.notices), decodeNotices(lost.notices))
       assert.deepInclude(decodeNotices(made.notices)![0], { word: "previous", ...left })
-      // it arrives, and the program ends: the next one finds it
+      // the seal arrives, and the program ends: the next start finds the seal
       table.seals.push(made)
       const third = table.sealer(left, queueId)
       yield* waiting(third.resume)
@@ -244,7 +243,7 @@ describe("the sealer", () => {
       assert.isUndefined(wrongIn(later, newKeys.key))
       assert.notInclude(words(later), "key")
       assert.lengthOf(new Set(table.seals.map(({ chain }) => hex(chain))), 1)
-      // a key that was lost
+      // a program whose previous key is lost
       const { key: other } = { key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))) }
       const stranger = table.sealer(again.head, undefined, { key: other })
       yield* waiting(stranger.resume)

@@ -1,6 +1,6 @@
 /**
- * One leaf for one event: from its line, from the row that the driver is given, and from the text that the database
- * shows, for every type that `migrate` makes and every column that is let through, on each database.
+ * Sealed values: the line, the driver's row and the database's text of an event give one leaf. This holds for every type
+ * that `migrate` makes, and every column that it accepts, on each database.
  */
 import { Effect, Either, Schema, Scope, Exit } from "effect"
 import fc from "fast-check"
@@ -197,7 +197,7 @@ const whole = fc.oneof(
   fc.maxSafeInteger(),
   fc.constantFrom(0, -1, Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER)
 )
-/** what fits, and now and then what may not */
+/** fitting values, and now and then one that may not fit */
 const mostly = (fitting: fc.Arbitrary<string>) =>
   fc.oneof({ weight: 20, arbitrary: fitting }, { weight: 1, arbitrary: text })
 const optional = <A>(values: fc.Arbitrary<A>) => fc.option(values, { freq: 6 })
@@ -224,7 +224,7 @@ const input = fc.record({
   moment6: optional(date)
 })
 
-/** The events as they come from lines. */
+/** The events as read from lines. */
 const eventsOf = (inputs: ReadonlyArray<unknown>): ReadonlyArray<StoredEvent> =>
   inputs.map((input, index) => {
     const codec = compile(Everything)
@@ -235,7 +235,7 @@ const eventsOf = (inputs: ReadonlyArray<unknown>): ReadonlyArray<StoredEvent> =>
     return { definition: Everything, eventId, time: 1_790_000_000_000 + index, row, line: parsed }
   })
 
-/** Sends events with their salts; each row that is there has the leaf that was sealed. How many rows were compared. */
+/** Uploads events with their salts, checks that each stored row has its sealed leaf, and returns their number. */
 const compare = (
   upload: Uploader["Type"]["upload"],
   keepers: Keepers,
@@ -247,11 +247,11 @@ const compare = (
     const { entries, events, places, refused, salts } = prove(Everything, MANIFEST, keepers, given)
     const sealed = decodeEntries(entries)!
     const rejected = new Set<number>()
-    // one by one: a table of which most events are refused is said to have drifted
+    // one by one: a table that refuses most events counts as drifted
     for (const [index, event] of events.entries()) {
       const result = yield* upload({
         definition: withProof(Everything),
-        // bytes are no value of an event's; drivers take them all the same
+        // no event has bytes as a value, but drivers take them
         events: [
           { ...event, row: [...event.row, saltAt(salts, index) as unknown as SqlValue], retried: true }
         ]
@@ -279,7 +279,7 @@ const compare = (
       assert.deepStrictEqual(leaf, sealed[index]!.leaf)
       rows++
     }
-    // only a time may be one that nobody can foretell
+    // only the form of a time can be unpredictable
     for (const { reason } of refused) assert.match(reason, /in which form clock6?(?:, clock6?)* of /)
     return rows
   })
@@ -294,7 +294,7 @@ const check = (run: (inputs: ReadonlyArray<unknown>) => Promise<number>) => asyn
   )
   console.log(`proof values: ${rows} rows compared`)
   expect(rows).toBeGreaterThan(10 * RUNS)
-  // one hostile value at a time, which no other value of the row keeps from being stored
+  // one hostile value at a time: no other value makes the database refuse the row
   for (const field of Object.keys(FIELDS) as ReadonlyArray<keyof typeof FIELDS>) {
     const isText = ["text", "mixed", "short", "tiny", "latin", "sorted", "clock", "clock6"].includes(field)
     if (isText) await run(HOSTILE.map((value) => ({ [field]: value })))
@@ -344,7 +344,7 @@ onEachServer("a sealed value", ({ rootUrl }) => {
     const rows = await database.query<{ text: string }>(
       "SELECT CAST(n AS CHAR) AS text FROM numbers ORDER BY id"
     )
-    // servers begin the exponent at different sizes
+    // servers switch to an exponent at different sizes
     expect(rows.map(({ text }) => numberText(Number(text)))).toEqual(numbers.map(numberText))
     const plain = rows.filter((_, index) => Math.abs(numbers[index]!) > 0.001)
     expect(plain.map(({ text }) => text)).toEqual(numbers.filter((n) => Math.abs(n) > 0.001).map(numberText))

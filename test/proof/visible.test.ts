@@ -1,4 +1,4 @@
-/** How far a queue is sealed, and the alarm that stays: status, doctor, the page and the metrics. */
+/** The last seal and the lasting alarm, in status, doctor, the page and the metrics. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Metric } from "effect"
 import * as fs from "node:fs"
@@ -23,7 +23,7 @@ const gaugesOf = (directory: string) =>
       ])
   )
 
-/** An embedded database with tables for a proof, and a place for a queue. */
+/** An SQLite database with tables for a proof, and a directory for a queue. */
 const given = Effect.gen(function* () {
   const [, make] = PROVEN.at(-1)!
   return { database: yield* make(), directory: path.join(yield* temporaryDirectory, "audit") }
@@ -54,7 +54,7 @@ it.scopedLive(
       assert.strictEqual(doctor.code, 0, doctor.stdout)
       assert.include(doctor.stdout, `up to seal ${chain}:${number}, head ${head}`)
 
-      // as a start leaves it that has found another chain than the one that it left
+      // as a start leaves the cursor if its chain was set back or changed
       const file = path.join(directory, "cursor")
       const { cursor, generation } = decode(fs.readFileSync(file))!
       const slot = encodeSlot(generation + 1, { ...cursor, seal: { ...cursor.seal!, forked: 1 } })
