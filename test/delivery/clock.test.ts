@@ -1,4 +1,4 @@
-/** Clocks that are set back and forth, and loops that stand still: durations are durations all the same. */
+/** Durations: they stay right if somebody sets the clock, or if the event loop blocks. */
 import { assert, describe, it } from "@effect/vitest"
 import {
   Duration,
@@ -107,7 +107,7 @@ describe("a clock set", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  /** What a program does with its log, and what happens to its disk and database meanwhile. */
+  /** A step of a program with its log, or a change of its disk or database. */
   type Step =
     | { readonly type: "append"; readonly count: number }
     | { readonly type: "pass"; readonly millis: number }
@@ -133,7 +133,7 @@ describe("a clock set", () => {
   )
   const jumps = fc.array(fc.integer({ min: -6 * HOUR, max: 6 * HOUR }), { minLength: 1, maxLength: 8 })
 
-  /** What comes of them, but for times. */
+  /** The outcome of the steps, without timestamps. */
   const outcomeOf = (script: ReadonlyArray<Step>, offset: () => number) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -155,7 +155,7 @@ describe("a clock set", () => {
         if (step.type === "append") {
           for (let index = 0; index < step.count; index++) {
             const append = yield* Effect.fork(Effect.either(audit.use("prompt")))
-            // the disk may be silent
+            // the disk may hang
             yield* TestClock.adjust("3 seconds")
             const result = yield* Fiber.join(append)
             seen.push(result._tag === "Right" ? result.right.sequence : result.left._tag)
@@ -177,7 +177,7 @@ describe("a clock set", () => {
           const closing = yield* Effect.fork(audit.close)
           yield* TestClock.adjust("10 seconds")
           yield* Fiber.join(closing)
-          // what hung is answered, and the lock given back
+          // the disk answers pending calls, and the lock is free
           yield* TestClock.adjust("2 minutes")
           audit = yield* open
         }
@@ -222,7 +222,7 @@ describe("a blocked event loop", () => {
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const audit = yield* openAudit({ directory, appendTimeout: "500 millis" })
-      // before, while and after the first steps of the append
+      // before, during and after the first steps of the append
       for (const turns of [0, 1, 2, 3]) {
         const append = yield* Effect.fork(audit.use("prompt"))
         for (let turn = 0; turn < turns; turn++) yield* nextTurn
@@ -269,7 +269,7 @@ describe("a blocked event loop", () => {
 const nextTurn = Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
 
 describe("the wall clock", () => {
-  /** Timestamps, and what is compared with them. Durations come from src/internal/monotonic.ts. */
+  /** Files with timestamps, or comparisons with them. Durations come from src/internal/monotonic.ts. */
   const SHOWN = [
     "cli/moment.ts",
     "cli/mysqlDoctor.ts",
@@ -306,7 +306,7 @@ describe("the wall clock", () => {
         let offset = 0
         const sealer = new Sealer({
           key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))),
-          // the database shows nothing of it
+          // the database never shows the chain
           sealing: {
             read: () => Effect.succeed([]),
             heads: Effect.succeed([]),
@@ -332,7 +332,7 @@ describe("the wall clock", () => {
 
   it.effect("does not change the page size of a walk through a table", () =>
     Effect.gen(function* () {
-      /** The rows of the windows, of statements that take so long while the clock is set each time. */
+      /** The rows of each window, if each statement takes this long and sets the clock. */
       const windows = (millis: number, jump: number) =>
         Effect.gen(function* () {
           let [offset, nanos] = [0, 0n]

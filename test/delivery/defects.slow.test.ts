@@ -1,6 +1,6 @@
 /**
- * What a program hands in may throw, die, hang or answer nonsense: the worker goes on, nothing is lost, doubled or
- * wrongly delivered, the state tells the truth, and the log closes.
+ * Defects in the program's hooks and uploader, which throw, die, hang or answer nonsense. The worker continues, each
+ * event is delivered once and rightly, the state is true, and the log closes.
  */
 import { assert, describe, it } from "@effect/vitest"
 import {
@@ -44,7 +44,7 @@ import { Uploader, type UploadBatch, type UploadResult } from "../../src/service
 const isLong = process.env.AUDIT_LONG === "1"
 const UPLOAD_TIMEOUT = 60
 
-/** Whether the n-th call misbehaves, from 1 on, until the hook is mended. */
+/** Which call misbehaves, counted from 1, until the hook is repaired. */
 type Behaviour = "once" | "always" | number
 const behaviours: fc.Arbitrary<Behaviour> = fc.oneof(
   fc.constantFrom<Behaviour>("once", "always"),
@@ -54,12 +54,12 @@ const behaviours: fc.Arbitrary<Behaviour> = fc.oneof(
 class Misbehaving {
   calls = 0
   misbehaved = 0
-  /** what a fiber of the program itself calls is not the audit log's to contain */
+  /** off while the program's own fiber calls the hook: the audit log cannot contain that */
   isArmed = true
 
   constructor(readonly behaviour: Behaviour) {}
 
-  /** Counts a call; whether it is to misbehave. */
+  /** Counts a call, and says whether it misbehaves. */
   get isDue(): boolean {
     if (!this.isArmed) return false
     this.calls++
@@ -77,7 +77,7 @@ class Misbehaving {
   }
 }
 
-/** What of the program is called by the audit log, and how it is put where that finds it. */
+/** The hooks that the audit log calls, and how a program provides each. */
 const hooks: Record<
   string,
   (hook: Misbehaving) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
@@ -123,7 +123,7 @@ const hooks: Record<
   }
 }
 
-/** Those that the fiber which builds and closes the layer calls for itself, at every step. */
+/** Hooks that the fiber which builds and closes the layer also calls itself, at every step. */
 const ofEveryStep = ["tracer, around a step", "metric labels"]
 
 const tracerOf = (throwing: {
@@ -157,7 +157,7 @@ const rejecting = (...rejected: ReadonlyArray<unknown>): Upload => {
 }
 const letter = { index: 0, code: "1", reason: "refused" }
 
-/** What an uploader of one's own may do, and the code of the failure that the status then has. */
+/** What a custom uploader may do, and the code of the failure in the status. */
 const uploads: Record<string, { readonly upload: Upload; readonly code: "DEFECT" | "ETIMEDOUT" }> = {
   throws: {
     upload: () => {
@@ -194,7 +194,7 @@ const uploads: Record<string, { readonly upload: Upload; readonly code: "DEFECT"
   }
 }
 
-/** The whole log over a disk in memory, and the table that it delivers to. */
+/** The whole log over a disk in memory, and its table. */
 const open = (
   disk: Disk["Type"],
   uploader: Uploader["Type"],
@@ -224,7 +224,7 @@ const open = (
 const seconds = (count: number) => TestClock.adjust(Duration.seconds(count))
 const settle = TestClock.adjust(0)
 
-/** Closes a log in bounded time; what its status file says then. */
+/** Closes a log in bounded time, and reads its status file. */
 const closeInTime = (disk: Disk["Type"], close: Effect.Effect<void>) =>
   Effect.gen(function* () {
     const closing = yield* Effect.fork(close)
@@ -233,7 +233,7 @@ const closeInTime = (disk: Disk["Type"], close: Effect.Effect<void>) =>
     return Option.getOrThrow(yield* statusFile.read(disk, "/audit"))
   })
 
-/** Opens the queue anew, which shows that its lock is free, and delivers what is left. */
+/** Opens the queue again, so its lock is free, and delivers the rest. */
 const deliverRest = (memory: MemoryDisk.MemoryDisk, uploader: Uploader["Type"]) =>
   Effect.gen(function* () {
     const { close, log } = yield* open(memory.startProcess(), uploader)
@@ -334,7 +334,7 @@ describe.concurrent("a hook that throws", () => {
                 yield* settle
                 recorded.push(yield* Fiber.join(recording))
               }
-              // it does not fail by its type, so it must not die
+              // its type has no error, so it must not die
               const logging = log.log("use_log", { status: 1 })
               yield* ofEveryStep.includes(name) ? logging : (within?.(logging) ?? logging)
               yield* seconds(3)
@@ -401,7 +401,7 @@ describe.concurrent("a custom uploader", () => {
                   assert.isAbove(failures, 0)
                 }
                 if (behaviour === "always") {
-                  // again and again, and it never stands at `delivering`
+                  // it retries, and the state never stays at `delivering`
                   for (let minute = 0; minute < 5; minute++) yield* seconds(60)
                   const flush = yield* Effect.fork(Effect.flip(log.flush))
                   yield* seconds(2 * UPLOAD_TIMEOUT)

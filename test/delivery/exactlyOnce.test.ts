@@ -1,4 +1,4 @@
-/** The whole audit log over a real server: what was committed, and did not reach the cursor, is not stored twice. */
+/** Exactly once: a real server stores no event twice that it committed before the cursor moved. */
 import { assert, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Logger, Redacted, Schedule } from "effect"
 import * as fs from "node:fs"
@@ -33,7 +33,7 @@ const rows = (database: TestDatabase) =>
     ([row]) => row!.n
   )
 
-/** Waits until the server has committed more rows than so many. */
+/** Waits until the server has committed more than `count` rows. */
 const committedBeyond = (database: TestDatabase, count: number) =>
   rows(database).pipe(
     Effect.filterOrFail((now) => now > count),
@@ -71,7 +71,7 @@ onEachServer("an event whose answer was lost", ({ name, rootUrl }) => {
         yield* record((round % 7) + 1, `of round ${round}.`)
         const stored = yield* committedBeyond(database, before)
         yield* hangUp
-        // some are stored and some are not: INSERT IGNORE in a transaction
+        // some events are stored already, so the uploader uses INSERT IGNORE in a transaction
         yield* record((round % 5) + 1, "one more")
         proxy.whenAsked("COMMIT", proxy.dropReplies)
         const unheard = yield* Effect.fork(Effect.exit(audit.flush))
@@ -116,7 +116,7 @@ onEachServer("an event whose answer was lost", ({ name, rootUrl }) => {
         { uploader: yield* uploaderOf({ ...options, host: proxy.host, port: proxy.port }) }
       )
       for (let round = 0; round < ROUNDS; round++) {
-        // a new connection looks at the table first: from here on a COMMIT is one of rows and their seal
+        // a new connection reads the table first; from here on each COMMIT is one of rows and their seal
         yield* Effect.zipRight(audit.use("before it"), Effect.retry(audit.flush, { times: 20 }))
         const before = yield* rows(database)
         proxy.whenAsked("COMMIT", proxy.dropReplies)

@@ -1,4 +1,4 @@
-/** Three stages at once, under TestClock. */
+/** The pipeline: three stages at once, under TestClock. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, TestClock, TestContext } from "effect"
 import * as fc from "fast-check"
@@ -13,7 +13,7 @@ interface Times {
 const time = fc.constantFrom(0, 0, 1, 2, 5, 20)
 const times: fc.Arbitrary<Times> = fc.record({ make: time, work: time, finish: time })
 
-/** What happened, in order, and how it ended. */
+/** Runs a pipeline: its events in order, and its exit. */
 const live = (things: ReadonlyArray<Times>, concurrency: number, fails?: readonly [keyof Times, number]) =>
   Effect.gen(function* () {
     const events: Array<readonly [keyof Times, "begins" | "ends" | "fails", number]> = []
@@ -41,7 +41,7 @@ const live = (things: ReadonlyArray<Times>, concurrency: number, fails?: readonl
     return { events, exit: yield* Fiber.await(fiber) }
   })
 
-/** What must be so, whatever takes how long, and whatever fails. */
+/** Checks the invariants, for any durations and any failure. */
 const keeps = (
   things: ReadonlyArray<Times>,
   concurrency: number,
@@ -54,7 +54,7 @@ const keeps = (
       events.filter(([name, type]) => name === stage && type === what).map(([, , number]) => number)
     const first = (count: number) => Array.from({ length: count }, (_, number) => number)
 
-    // all before the failure, in order, each once
+    // each item before the failure, in order, once
     const complete = fails?.[1] ?? things.length
     assert.deepStrictEqual(of("finish", "ends"), first(complete))
     assert.deepStrictEqual(of("make", "begins"), first(of("make", "begins").length))
@@ -112,7 +112,7 @@ describe("a pipeline", () => {
       const answer = Effect.async<void>((resume) => {
         setImmediate(() => resume(Effect.void))
       })
-      // one that waits for something outside, and one that does not
+      // a stage that waits for something outside, and one that does not
       for (const stage of [answer, Effect.void]) {
         for (const concurrency of [1, 3]) {
           for (let budget = 24; budget < 64; budget++) {

@@ -1,4 +1,4 @@
-/** The worker under TestClock, over the real queue, with an Uploader that does what the test says. */
+/** The worker, under TestClock, over the real queue, with a scripted Uploader. */
 import { assert, describe, it } from "@effect/vitest"
 import {
   Clock,
@@ -48,11 +48,11 @@ interface Setting {
   readonly atLeastOnce?: boolean
   readonly options?: Partial<SchedulerLayer.Options>
   readonly maxQueueBytes?: number
-  /** stands between the worker and the queue */
+  /** wraps the queue for the worker */
   readonly over?: (queue: q.Queue) => q.Queue
 }
 
-/** A worker, at its start over an empty queue. */
+/** A worker that starts over an empty queue. */
 const start = ({
   answer = works,
   atLeastOnce,
@@ -86,7 +86,7 @@ const start = ({
           })
       }),
       Scope.extend(scope),
-      // the jitter at its maximum: the delays as they stand in the documentation
+      // the jitter at its maximum gives the documented delays
       Effect.withRandom(Random.fixed([1]))
     )
     const record = (definition: AuditEvent.Any, input: unknown) =>
@@ -112,7 +112,7 @@ const start = ({
 const seconds = (count: number) => TestClock.adjust(`${count} seconds`)
 const settle = TestClock.adjust(0)
 
-/** What is logged at Info or above, while the effect runs. */
+/** The log lines of the effect at Info or above. */
 const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     const lines: Array<readonly [LogLevel.LogLevel["label"], string]> = []
@@ -152,17 +152,17 @@ it.effect("lets no next owner in while the sync of a letter hangs over the close
     const closing = yield* Effect.fork(close)
     yield* seconds(5)
     yield* Fiber.join(closing)
-    // the lock goes with the process
+    // only the end of the process frees the lock
     assert.include(yield* Effect.flip(q.openQueue(disk)), { _tag: "QueueLocked" })
   }).pipe(Effect.scoped)
 )
 
 describe("the first batches are small, while their code is cold", () => {
-  /** The sizes of the batches that deliver so many events by 50, each stored within so many microseconds a row. */
+  /** The sizes of the batches, of at most 50, that deliver these events at these microseconds a row. */
   const sizesAt = (micros: number, events: number) =>
     Effect.gen(function* () {
       const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })
-      // alone: what it takes says nothing of larger ones
+      // alone: its duration says nothing about larger batches
       yield* use("first")
       yield* settle
       script.answer = works
@@ -183,7 +183,7 @@ describe("the first batches are small, while their code is cold", () => {
 
   it.effect("doubles their size after ten", () =>
     Effect.gen(function* () {
-      // and one more each time, since it was prepared ahead
+      // eleven, since one batch is prepared ahead
       const sizes = [...times(11, 10), ...times(11, 20), ...times(11, 40), ...times(4, 50)]
       assert.deepStrictEqual(yield* sizesAt(200, 970), sizes)
     })
@@ -309,7 +309,7 @@ describe("the worker's times", () => {
         memory.inject((call) => (call.operation === operation ? { type: "fail", code: "EIO" } : undefined))
       }
       yield* use("a")
-      // at rest, with nothing on disk
+      // idle, with no segment on disk
       yield* seconds(2)
       script.answer = failing()
       yield* use("b")
@@ -317,7 +317,7 @@ describe("the worker's times", () => {
       failsTo("append")
       yield* Effect.flip(use("c"))
       memory.inject(() => undefined)
-      // into the next segment: that of "b" is to go when both are delivered
+      // into the next segment, so that the segment of "b" goes once both are delivered
       yield* use("d")
       script.answer = works
       failsTo("remove")
@@ -364,7 +364,7 @@ describe("the worker's times", () => {
 })
 
 describe("a request of another process", () => {
-  /** A worker with two dead letters, which does what the test says from then on. */
+  /** A worker with two dead letters, scripted by the test from then on. */
   const startWithLetters = (options: Setting = {}) =>
     Effect.gen(function* () {
       const worker = yield* start({
@@ -382,7 +382,7 @@ describe("a request of another process", () => {
       const ask = (action: requests.Decision["action"], letters: "all" | Iterable<string> = "all") =>
         Effect.zipRight(
           requests.submit(worker.disk, "/audit", { action, letters, by: "li" }),
-          // each step of a decision lets others have their turn
+          // each step of a decision yields
           Effect.repeatN(settle, 10)
         )
       const open = Effect.map(requests.list(worker.disk, "/audit"), (files) => files.length)
@@ -443,7 +443,7 @@ describe("a request of another process", () => {
       yield* seconds(50)
       assert.strictEqual(yield* open, 1)
       yield* seconds(10)
-      // it lets the event loop turn meanwhile, for which the clock does not wait
+      // the event loop turns meanwhile, and the clock does not wait for that
       yield* Effect.repeat(Effect.zipRight(settle, open), { until: (letters) => letters === 0 })
     })
   )
@@ -524,7 +524,7 @@ describe("the worker's end", () => {
       memory.inject(({ operation }) =>
         operation === "append" ? { type: "wait", until: Effect.sleep(1000) } : undefined
       )
-      // its caller is gone, but the event is written whole
+      // its caller is gone, but the whole event is written
       yield* Effect.flatMap(Effect.fork(use("a")), (caller) =>
         Effect.zipRight(settle, Fiber.interrupt(caller))
       )
@@ -544,13 +544,13 @@ describe("the worker's end", () => {
           const flush = yield* Effect.fork(Effect.flip(scheduler.flush))
           yield* settle
           const closing = yield* Effect.fork(close)
-          // a tenth of the 5 seconds is for those who close after it
+          // a tenth of the 5 seconds is left for the layers that close later
           yield* TestClock.adjust(4499)
           assert.isTrue(Option.isNone(yield* Fiber.poll(closing)))
           yield* TestClock.adjust(1)
           assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
           assert.include(yield* Fiber.join(flush), { _tag: "FlushError", waiting: 1 })
-          // nobody would ever answer a later one
+          // a later flush would get no answer
           assert.include(yield* Effect.flip(scheduler.flush), { _tag: "FlushError", waiting: 1 })
         })
       )
@@ -617,7 +617,7 @@ describe("a batch", () => {
       yield* Effect.all([use("a"), use("refused"), login("li")], { concurrency: "unbounded" })
       yield* seconds(2)
       script.answer = refuses
-      // beside what was tried already, in one batch with it
+      // in one batch with the event that was tried already
       yield* Effect.all([use("refused"), use("b")], { concurrency: "unbounded" })
       yield* seconds(4)
       assert.deepStrictEqual(
@@ -646,13 +646,13 @@ describe("a batch", () => {
       yield* seconds(11)
       assert.include(yield* Effect.flip(Effect.flatten(Fiber.join(late))), { outcome: "unknown" })
       memory.inject(() => undefined)
-      // into the next segment; of its two kinds one is delivered
+      // into the next segment; one of its two kinds is delivered
       yield* use("b")
       yield* login("li")
       script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : works(batch))
       uploads.length = 0
       yield* seconds(60)
-      // behind "a", before what is settled already
+      // after "a", before the settled lines
       yield* Deferred.succeed(answered, undefined)
       yield* seconds(1)
       script.answer = works
@@ -670,7 +670,7 @@ describe("a batch", () => {
           minLength: 1,
           maxLength: 12
         }),
-        // what becomes of the uploads, one after the other; later ones work
+        // whether each upload works, in order; later ones do
         fc.array(fc.boolean(), { maxLength: 10 }),
         fc.integer({ min: 1, max: 5 }),
         fc.integer({ min: 1, max: 3 }),
@@ -950,7 +950,7 @@ describe("a batch", () => {
     })
   )
 
-  /** Calls whenever requests are looked for. */
+  /** Calls `look` at each search for requests. */
   const withLooks = (look: () => void) => (queue: q.Queue) => ({
     ...queue,
     carryOutRequests: Effect.sync(look)
@@ -983,7 +983,7 @@ describe("a batch", () => {
       for (let event = 0; event < 30; event++) yield* use("a")
       yield* TestClock.adjust("200 millis")
       assert.isAtLeast(uploads.length, 1)
-      // some hundred milliseconds each second, since a pass looks for requests so often
+      // once a second, a pass waits some hundred milliseconds for requests
       yield* TestClock.adjust("4 seconds")
       assert.strictEqual(uploads.length, 30)
     })
@@ -1036,7 +1036,7 @@ describe("a batch", () => {
 })
 
 describe("a request that cannot be carried out", () => {
-  /** A worker with a dead letter and, its database being down, as many events that wait as are asked for. */
+  /** A worker with a dead letter, a database that is down, and `count` waiting events. */
   const withLetter = (setting: Setting, count: number) =>
     Effect.gen(function* () {
       const refuses: Answer = () => Effect.succeed({ rejected: [{ index: 0, code: "1", reason: "no" }] })
