@@ -1,4 +1,4 @@
-/** The audit log on promises. */
+/** AuditLogger: the audit log with promises. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Logger, LogLevel, Schema } from "effect"
 import {
@@ -89,7 +89,7 @@ describe("AuditLogger", () => {
     await first.shutdown()
     await second.logUse({ status: "second" })
     const closing = second.shutdown()
-    // waits for the one that is closing
+    // waits for the log that closes
     const third = await openAuditLogger(options)
     await third.logUse({ status: "third" })
     await Promise.all([closing, third.shutdown()])
@@ -168,7 +168,7 @@ describe("AuditLogger", () => {
       readonly state: string
     }
     assert.notStrictEqual(state, "closed")
-    // the rest goes on by itself, within shutdownTimeout
+    // the rest of the close runs in the background, within shutdownTimeout
     await using again = await openAuditLogger(options)
     await again.flush()
     assert.deepInclude(await again.status(), { accepted: 1, delivered: 1 })
@@ -180,7 +180,7 @@ describe("AuditLogger", () => {
     const audit = await openAuditLogger({ ...options, closeOnSignals: ["SIGUSR2"] })
     await audit.logUse({ status: "s" })
     const listeners = process.listenerCount("SIGUSR2")
-    // keeps the signal from ending this process
+    // this listener keeps the signal from ending the process
     const guard = () => undefined
     process.on("SIGUSR2", guard)
     process.kill(process.pid, "SIGUSR2")
@@ -205,7 +205,7 @@ describe("a directory under several paths", () => {
     // the directory does not exist yet
     const logs = await Promise.all(names.map(open))
     for (const log of logs) await log.logUse({ status: "s" })
-    // what it is called by, and what tells it from others, differ here
+    // the path and the identity of the directory differ here
     const [one] = logs
     logs.push(await open(`../${path.basename(home)}/audit/`))
     for (const log of logs) assert.strictEqual((await log.status()).accepted, names.length)
@@ -213,7 +213,7 @@ describe("a directory under several paths", () => {
     await one!.logUse({ status: "last" })
     await one!.shutdown()
     assert.lengthOf(stored(UseLog), names.length + 1)
-    // and is not taken for another one
+    // two directories are two logs
     const [a, b] = [await open("a"), await open("b")]
     await a.logUse({ status: "a" })
     assert.strictEqual((await b.status()).accepted, 0)
@@ -261,7 +261,7 @@ describe("an invalid event", () => {
       [SECRET],
       { [AuditEvent.TypeId]: { kind: SECRET } },
       failing,
-      // of a kind that the log does not carry
+      // an event of an unknown kind
       Object.assign(new Payment({ cents: 1 }), { prompt: SECRET })
     ]
     for (const nothing of nothings) {
@@ -277,7 +277,7 @@ describe("an invalid event", () => {
   })
 })
 
-/** Bundles the package with an Effect that says a version, and loads it from beside the packages that stay outside. */
+/** Bundles the package with an Effect that states this version, and loads the bundle beside the external packages. */
 const bundled = async (version: string): Promise<typeof Copy> => {
   const file = path.join(root, "node_modules", `.audit-copy-${process.pid}-${version}.cjs`)
   onTestFinished(() => fs.rmSync(file, { force: true }))
@@ -342,7 +342,7 @@ describe("two copies of the package in one process", () => {
     await first.shutdown()
     assert.lengthOf(await writing, 200)
     await second.recordUse({ status: "s" })
-    // the last one closes, and whoever comes meanwhile waits for it
+    // the last handle closes, and an open meanwhile waits for that
     const [again] = await Promise.all([openAuditLogger({ ...options, directory }), second.shutdown()])
     assert.deepInclude(await again.status(), { accepted: 201, delivered: 201, waiting: 0 })
     await again.shutdown()
@@ -353,7 +353,7 @@ describe("two copies of the package in one process", () => {
   it("share the log of a directory until the last handle of either closes", async () => {
     const file = compiled("test/support/copy.ts")
     const load = async (name: string): Promise<typeof Copy> => {
-      // beside the original: they find the packages by the directories above
+      // beside the original, since copies find packages in the directories above
       const copy = `${path.dirname(file)}-${process.pid}-${name}`
       fs.cpSync(path.dirname(file), copy, { recursive: true })
       onTestFinished(() => fs.rmSync(copy, { recursive: true, maxRetries: 10 }))
@@ -373,7 +373,7 @@ describe("two copies of the package in one process", () => {
     assert.deepInclude(await second.status(), { accepted: 2, delivered: 2 })
     assert.deepStrictEqual(await first.status(), await second.status())
     await first.shutdown()
-    // a hot reload: the new copy goes on where the old one has left
+    // a hot reload: the new copy continues the numbers
     assert.strictEqual((await second.recordUse({ status: "success" })).sequence, 2)
     await second.shutdown("5 seconds")
     assert.strictEqual(database.stored(), 3)

@@ -1,4 +1,4 @@
-/** The test double of users, used as they use it. */
+/** AuditTest: the test double, as programs use it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Schema, TestClock } from "effect"
 import { Audit, AuditEvent, LoginLog, logLogin, logUse, UseLog } from "effect-audit"

@@ -1,4 +1,4 @@
-/** The judge of the kill tests must see what it is there to see. */
+/** The judge of the kill tests: it finds each fault that it looks for. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { crc32 } from "node:zlib"
@@ -9,7 +9,7 @@ import { temporaryDirectory } from "../support/program.js"
 
 const id = (index: number) => `00000000-0000-7000-8000-${String(index).padStart(12, "0")}`
 
-/** Five lines: two delivered, one refused, one that waits, and a torn end. */
+/** Five lines: two delivered, one refused, one waiting, and a torn end. */
 const directory = () => {
   const { path: at, remove } = temporaryDirectory()
   onTestFinished(remove)
@@ -63,7 +63,7 @@ test("does not count a refused, discarded and erased event as lost", () => {
   const evidence = { ...honest(), books: readBooks(at) }
   expect(evidence.books).toMatchObject({ deadIds: [], discarded: 1 })
   expect(judge({ ...evidence, refused: [id(2)] })).toEqual([])
-  // the database refused another one, or two of them
+  // the database refused another event, or two
   expect(judge({ ...evidence, refused: [id(1)] }).join()).toMatch(/1 acknowledged events are lost/)
   const two = { ...evidence, rows: [id(0)], refused: [id(1), id(2)] }
   expect(judge(two).join()).toMatch(/2 acknowledged events are lost/)
@@ -84,7 +84,7 @@ test("counts a letter once its line no longer waits", () => {
 test("finds nothing wrong in sound evidence", () => {
   const evidence = honest()
   expect(judge(evidence)).toEqual([])
-  // committed, but the process died before it could note it
+  // committed, but the process died before it moved the cursor
   expect(judge({ ...evidence, rows: [...evidence.rows, id(3)] })).toEqual([])
 })
 

@@ -1,6 +1,6 @@
 /**
- * Whose files these are: directories of others, links and worse under our names, and the command as root. Real
- * directories and real processes of other users, so that most of it needs root.
+ * Ownership: directories of other users, links and other things under names of the queue, and the command as root. Real
+ * directories and processes of other users, so most tests need root.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Exit, Fiber, Logger, LogLevel, Schedule } from "effect"
@@ -28,16 +28,16 @@ import { root } from "../support/program.js"
 import * as q from "../support/queue.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
-/** The ordinary run takes the ways by turns, the long run each of them every time. */
+/** The ways to test: in the ordinary run one by turns, in the long run all. */
 const oneOf = <A>(ways: ReadonlyArray<A>, turn: number): ReadonlyArray<A> =>
   isLong ? ways : [ways[turn % ways.length]!]
 
 const SERVICE = 1234
 const OTHER = 1300
-/** a group of the platform, as Kubernetes' fsGroup is */
+/** a group of the platform, as fsGroup of Kubernetes */
 const GROUP = 5000
 
-/** What runs a program as a user, with groups of its own. */
+/** The command line that runs a program as this user, with these groups. */
 const as = (uid: number, groups: ReadonlyArray<number> = []) => [
   "setpriv",
   `--reuid=${uid}`,
@@ -56,7 +56,7 @@ const canSwitch =
     `fs.readdirSync(${JSON.stringify(root)})`
   ]).status === 0
 
-/** An empty directory that everybody may look into. */
+/** An empty directory that everybody may read. */
 const openParent = Effect.tap(q.temporaryDirectory, (parent) =>
   Effect.sync(() => fs.chmodSync(parent, 0o755))
 )
@@ -69,13 +69,13 @@ const makeDirectory = (directory: string, uid: number, gid: number, mode: number
 
 const modeOf = (file: string) => fs.statSync(file).mode & 0o7777
 
-/** Everything under a directory, and whose it is. */
+/** The owner of everything under a directory. */
 const ownersIn = (directory: string) =>
   ["", ...fs.readdirSync(directory, { recursive: true, encoding: "utf8" })].map(
     (name) => [name, fs.lstatSync(path.join(directory, name)).uid] as const
   )
 
-/** Runs the command that a message ends with, as its reader would. */
+/** Runs the command at the end of a message, as its reader would. */
 const obey = (message: string) => {
   const command = / Run (.+)$/.exec(message)?.[1]
   assert.isDefined(command, message)
@@ -86,7 +86,7 @@ const obey = (message: string) => {
 
 describe("the owner of a directory", () => {
   it("follows from owner, group and mode, in every combination", () => {
-    // rows: the first that fits decides; x is any
+    // the first matching row decides; x matches any
     const table: ReadonlyArray<
       readonly [
         world: boolean | "x",
@@ -251,7 +251,7 @@ describe.skipIf(!canSwitch)("a directory, for processes of other users (needs ro
   )
 })
 
-/** twenty starts of a process on a machine that is busy with others, milliseconds */
+/** time for twenty starts of a process on a busy machine, in milliseconds */
 const COMMANDS_TAKE = 300_000
 
 // ----------------------------------------------------------------------------------------------- names of ours
@@ -272,12 +272,12 @@ const FILES = [
   "status.json.new",
   "adoption.json.new"
 ]
-/** Those that are written to in place. */
+/** Files that the queue writes in place. */
 const WRITTEN = ["lock", "cursor", "dead-letter.ndjson"]
 
 const hangs = () => ({ _tag: "Hangs", message: "it hangs" })
 
-/** What somebody may put under a name, and what must not change by that. */
+/** Things that somebody may put under a name of the queue. */
 const planted = {
   "a link to a file": (file: string, outside: string) => fs.symlinkSync(`${outside}/victim`, file),
   "a link to nothing": (file: string, outside: string) => fs.symlinkSync(`${outside}/absent`, file),
@@ -289,7 +289,7 @@ const planted = {
       `require("net").createServer().listen(process.argv[1], () => process.kill(process.pid, 9))`,
       file
     ]),
-  // it has no end
+  // a device that has no end
   "a device": (file: string) => void spawnSync("mknod", [file, "c", "1", "5"]),
   "a directory": (file: string) => {
     fs.mkdirSync(file)
@@ -302,7 +302,6 @@ const kindsPlanted = (Object.keys(planted) as ReadonlyArray<Planted>).filter(
   (what) => what !== "a device" || isRoot
 )
 
-/** A directory with a file of root's, and what it looks like. */
 const setFstat = (fstat: typeof builtin.fstat) => {
   builtin.fstat = fstat
   syncBuiltinESMExports()
@@ -329,7 +328,7 @@ describe.skipIf(process.platform === "win32")("under a name of the queue", () =>
         const parent = yield* q.temporaryDirectory
         const { assertUntouched, outside } = makeOutside(parent)
         for (const name of [...FILES, "requests"]) {
-          // a directory is what requests is to be; one under the name of a segment was always left alone
+          // `requests` must be a directory, and the queue ignores a directory with a segment's name
           if (what === "a directory" && (name === "requests" || /^\d/.test(name))) continue
           const directory = path.join(parent, `of ${name}`)
           fs.mkdirSync(directory, { mode: 0o700 })
@@ -380,7 +379,7 @@ describe.skipIf(process.platform === "win32")("under a name of the queue", () =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
         const { assertUntouched, outside } = makeOutside(parent)
-        // under the first name of a segment that does not exist yet, and all others
+        // all names, with that of a segment that does not exist yet
         const names = [...FILES, "00000000000000000003.ndjson", "requests"]
         for (const [turn, name] of names.entries()) {
           if (what === "a directory" && name === "requests") continue
@@ -659,7 +658,7 @@ describe.skipIf(process.platform === "win32")("under a name of the queue", () =>
 
 // ------------------------------------------------------------------------------------------------ the command
 
-/** A queue of the service with three letters and an event that waits, as it leaves one. */
+/** A queue of the service, as its program leaves it, with three letters and a waiting event. */
 const serviceQueue = Effect.gen(function* () {
   const parent = yield* openParent
   const directory = path.join(parent, "audit")
@@ -693,7 +692,7 @@ const decisionsIn = (directory: string) =>
     .filter((line) => /"type":"(retried|discarded)"/.test(line))
     .map((line) => (JSON.parse(line) as { by: string }).by.split("@")[0])
 
-/** A server that takes a connection and hangs up half a second later. */
+/** A server that accepts connections, and hangs up half a second later. */
 const silentServer = Effect.gen(function* () {
   const server = yield* Effect.acquireRelease(
     Effect.async<ReturnType<typeof createServer>>((resume) => {
@@ -711,7 +710,7 @@ const silentServer = Effect.gen(function* () {
   return { port: (server.address() as { port: number }).port, called }
 })
 
-/** Commands, and the codes that they end with where the program is down, and beside it. */
+/** Commands, and their exit codes without and beside a running program. */
 const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
   [
     [["status"], 2, 2],
@@ -832,7 +831,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
         const before = snapshot()
         const { port } = yield* Effect.promise(refusingPort)
         const unable = [
-          // root of a container without the capability, and somebody else
+          // root in a container without the capability, and another user
           ["setpriv", "--bounding-set=-setuid"],
           as(OTHER)
         ]
@@ -878,7 +877,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
     COMMANDS_TAKE
   )
 
-  /** A directory that nobody has used, and a file of the Python class. */
+  /** An unused directory, and a file of the Python class. */
   const freshQueue = (place: readonly [uid: number, gid: number, mode: number] | undefined, oldUid: number) =>
     Effect.gen(function* () {
       const parent = yield* openParent
@@ -905,7 +904,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
         assert.include(stderr, `nobody can tell whose it is`)
         assert.include(stderr, `sudo -u USER${place === undefined ? "" : ` -g '#${GROUP}'`} effect-audit`)
         assert.deepStrictEqual(ownersIn(parent), before)
-        // as it says: the user has the directory, or the program has been there
+        // as the message says: give the user the directory, or run the program first
         const groups = place === undefined ? [] : [GROUP]
         if (place === undefined) makeDirectory(directory, SERVICE, SERVICE, 0o700)
         const program = yield* auditProcess({ under: as(SERVICE, groups) })
