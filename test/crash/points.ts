@@ -1,6 +1,6 @@
 /**
- * The points at which a process is killed: a call to the disk, with its operation and file, or a statement to the
- * database, and how far the call is.
+ * The points at which a process is killed. Each is a call to the disk, with its operation and file, or a statement to
+ * the database, and how far the call is.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * The program of the crash tests: fibers record uses, a database refuses some of them once, and an operator retries and
+ * The program of the crash tests. Fibers record uses, a database refuses some of them once, and an operator retries and
  * discards dead letters. The disk kills the process at one of the points in points.ts.
  *
  * CRASH_DIRECTORY, CRASH_DATABASE (a MySQL URL, or the name of an SQLite file), CRASH_EVENTS (0 for "until killed"),
@@ -84,8 +84,8 @@ const load = (count: number, pauseOf: (index: number) => number) =>
   )
 
 /**
- * Submits requests. Every fourth time nobody records until the request is carried out. Then no letter is open, which
- * under load may not happen for long, and a file of heads replaces the file.
+ * Submits requests. Every fourth time nobody records until the request is carried out. Then no letter is open,
+ * which is rare under load, and a file of heads replaces the file.
  */
 const operator = (directory: string) =>
   Effect.gen(function* () {

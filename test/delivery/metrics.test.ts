@@ -36,7 +36,7 @@ const registry = (): ReadonlyMap<string, number> =>
 const since = (before: ReadonlyMap<string, number>, name: string) =>
   (registry().get(name) ?? 0) - (before.get(name) ?? 0)
 
-/** Passes seconds one by one: a measurement each second is then done by the last but one, on a slow machine too. */
+/** Passes seconds one by one, so that a slow machine too has measured by the last but one. */
 const seconds = (count: number) => Effect.repeatN(TestClock.adjust("1 second"), count - 1)
 
 describe("metrics", () => {

@@ -1,6 +1,6 @@
 /**
- * Privacy: the log while everything fails, with hostile texts in events and in the database's errors. It has each change
- * of state once, no content of an event above Debug, and no password.
+ * Privacy: the log while everything fails, with hostile texts in events and in the database's errors. It has each
+ * change of state once, no content of an event above Debug, and no password.
  */
 import { assert, it, vi } from "@effect/vitest"
 import {

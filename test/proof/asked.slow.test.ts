@@ -1,6 +1,6 @@
 /**
- * A seal without rows, which only permits something: if its commit fails or its answer is lost, one seal still records
- * the request, and `prove` finds nothing.
+ * A seal without rows, which only permits something. If its commit fails or its answer is lost, one seal still records
+ * the request. `prove` finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Redacted, Schedule } from "effect"

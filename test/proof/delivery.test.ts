@@ -1,6 +1,6 @@
 /**
- * Delivery with a proof: each row that the program stored has its seal, whatever happened to the program or its
- * directory. If nobody changed the database, `prove` finds nothing.
+ * Delivery with a proof: each stored row has its seal, whatever happened to the program or its directory. If nobody
+ * changed the database, `prove` finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Redacted, Schema } from "effect"

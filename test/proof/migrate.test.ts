@@ -1,4 +1,4 @@
-/** `migrate --proof`: it adds the columns that seals need, and refuses by name a table whose rows nobody could prove. */
+/** `migrate --proof`: it adds the columns of seals, and refuses by name a table whose rows nobody could prove. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schema } from "effect"
 import * as fs from "node:fs"

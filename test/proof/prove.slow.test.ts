@@ -1,6 +1,6 @@
 /**
- * `prove`: what it finds, and what it must accept. Another implementation writes rows and seals (test/support/seals.ts);
- * then comes one attack at a time (test/support/attacks.ts), on each database.
+ * `prove`: what it finds, and what it must accept. Another implementation writes rows and seals
+ * (test/support/seals.ts). Then comes one attack at a time (test/support/attacks.ts), on each database.
  */
 import { createClient } from "@libsql/client"
 import { Effect } from "effect"

@@ -1,6 +1,6 @@
 /**
- * Sealed values: the line, the driver's row and the database's text of an event give one leaf. This holds for every type
- * that `migrate` makes, and every column that it accepts, on each database.
+ * Sealed values: the line, the driver's row and the database's text of an event give one leaf. This holds for every
+ * type that `migrate` makes, and every column that it accepts, on each database.
  */
 import { Effect, Either, Schema, Scope, Exit } from "effect"
 import fc from "fast-check"

@@ -1,4 +1,4 @@
-/** A crash at each step of adoption: each event of the old file is delivered once, whatever the next start does. */
+/** A crash at each step of adoption: any next start delivers each event of the old file once. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel } from "effect"
 import * as fs from "node:fs"
@@ -175,7 +175,7 @@ describe("a crash during adoption", () => {
       return missing
     }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
 
-  /** How often each line is stored if the first start is killed after the rename, and the power fails after the second. */
+  /** How often each line is stored. A kill follows the first start's rename, and a power cut the second start. */
   const storedAfterRename = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()

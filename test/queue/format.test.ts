@@ -10,8 +10,8 @@ import { root } from "../support/program.js"
 import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
 
 /**
- * Fifteen lines were accepted: three delivered, one letter of each class (the first retried, the second discarded), a
- * torn end, and five that wait. One request names a letter that does not exist.
+ * Fifteen lines were accepted. Three are delivered, five wait, and one is a torn end. Each class has one letter: the
+ * first was retried, the second discarded. One request names a letter that does not exist.
  */
 const kept = path.join(root, "test/fixtures/queue-v1")
 

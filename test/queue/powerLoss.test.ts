@@ -441,7 +441,7 @@ describe("power loss", () => {
   const withDecisions = Object.values(named).filter(({ steps }) =>
     steps.some(({ action: { type } }) => type === "discard")
   )
-  /** Each history as it is, then with a power cut at any call of its last step that keeps some unsynced changes. */
+  /** Each history as it is, then with a power cut at any call of its last step. Some unsynced changes survive. */
   const variants = [
     ...withDecisions,
     ...withDecisions.flatMap((history) =>

@@ -1,4 +1,4 @@
-/** A directory removed under its program, by `rm -rf`, a cleaner of /tmp or a lost volume: no loss goes uncounted. */
+/** A directory removed under its program, by `rm -rf` or a cleaner of /tmp: no loss goes uncounted. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule, Stream } from "effect"
 import * as fc from "fast-check"
