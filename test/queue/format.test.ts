@@ -10,7 +10,7 @@ import { root } from "../support/program.js"
 import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
 
 /**
- * Fifteen lines were accepted. Three are delivered, five wait, and one is a torn end. Each class has one letter: the
+ * Fifteen lines were accepted. Three are delivered, five wait, and one is a torn end. Six became letters: the
  * first was retried, the second discarded. One request names a letter that does not exist.
  */
 const kept = path.join(root, "test/fixtures/queue-v1")
