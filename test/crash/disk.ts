@@ -1,5 +1,5 @@
 /**
- * The disk of this machine, which kills the process at a moment of the list (points.ts).
+ * The real disk, which kills the process at one of the points in points.ts.
  *
  * @module
  */
@@ -24,7 +24,7 @@ const targetOf = (file: string): Target => {
   return "other"
 }
 
-/** Kills this process when `isNow` says so; `far`: the old file is on another file system. */
+/** Kills this process when `isNow` is true. `far`: the old file is on another file system. */
 export const layer = (options: { readonly isNow: (call: string) => boolean; readonly far: boolean }) => {
   const { isNow } = options
   const die = (): never => {
@@ -43,7 +43,7 @@ export const layer = (options: { readonly isNow: (call: string) => boolean; read
       Effect.tap(() => hit(operation, target, "after"))
     )
 
-  /** A write, which may be cut short, or die between the write and its fsync. */
+  /** A write, which may stop in the middle, or between the write and its fsync. */
   const writing = (
     operation: string,
     file: string,
@@ -55,7 +55,7 @@ export const layer = (options: { readonly isNow: (call: string) => boolean; read
     const part = (phase: Phase, count: number) =>
       Effect.sync(() => {
         if (!isNow(`${operation} ${target} ${phase}`)) return
-        // no O_DSYNC here: what is written is in the page cache only
+        // no O_DSYNC here: the bytes are only in the page cache
         const plain = fs.openSync(file, at === undefined ? "a" : "r+")
         fs.writeSync(plain, bytes, 0, count, at ?? null)
         die()

@@ -1,5 +1,5 @@
 /**
- * The drivers of the databases, which kill the process at a moment of the list (points.ts).
+ * The database drivers, which kill the process at one of the points in points.ts.
  *
  * @module
  */
@@ -15,7 +15,7 @@ interface Command extends EventEmitter {
   readonly sql?: string
 }
 
-/** Kills this process when `isNow` says so. */
+/** Kills this process when `isNow` is true. */
 export const hook = (isNow: (call: string) => boolean): void => {
   const hit = (target: Target, phase: Phase) => {
     if (!isNow(`send ${target} ${phase}`)) return
@@ -23,7 +23,7 @@ export const hook = (isNow: (call: string) => boolean): void => {
     for (;;);
   }
   let isSealed = false
-  /** What a statement of a transaction with a seal is about; those that only look end with a COMMIT as well. */
+  /** The target of a statement in a transaction with a seal. A transaction that only reads ends with a COMMIT too. */
   const targetOf = (sql: string): Target | undefined => {
     if (sql.startsWith("COMMIT")) {
       if (!isSealed) return undefined

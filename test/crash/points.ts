@@ -1,14 +1,14 @@
 /**
- * The moments at which a process is killed: a call to the disk, by what it does and to which file, or a statement to the
- * database, and how far it has come.
+ * The points at which a process is killed. Each is a call to the disk, with its operation and file, or a statement to
+ * the database, and how far the call is.
  *
  * @module
  */
 
-/** How far the call has come: `half` of its bytes are written, or all of them but not fsynced. */
+/** How far the call is. `half`: half of its bytes are written. `written`: all of them, but not fsynced. */
 export type Phase = "before" | "half" | "written" | "after"
 
-/** The kinds of files in a queue's directory, and of the old file beside it; and of statements that store a batch. */
+/** The kinds of files in a queue's directory and of the old file, and of statements that store a batch. */
 export type Target =
   | "segment"
   | "cursor"
@@ -25,12 +25,11 @@ export type Target =
   | "commit"
   | "other"
 
-/** A moment. */
 export interface Point {
   readonly name: string
   /** the call, as `hit` in disk.ts and drivers.ts names it */
   readonly call: `${string} ${Target} ${Phase}`
-  /** the kill comes at one of so many first calls, at random */
+  /** the kill comes at a random one of this many first calls */
   readonly among: number
 }
 
@@ -51,7 +50,7 @@ const WORDS: Record<Phase, string> = {
 
 const around: ReadonlyArray<Phase> = ["before", "after"]
 
-/** What can be under way when a process dies. */
+/** The calls to the disk that can be pending when a process dies. */
 export const points: ReadonlyArray<Point> = [
   ...each("append", "append segment", 20, ["before", "half", "written", "after"]),
   ...each("seal a segment", "close segment", 5, around),
@@ -78,7 +77,7 @@ export const points: ReadonlyArray<Point> = [
   ...each("adopt by copy, record's removal", "remove record", 1, around)
 ]
 
-/** What can be under way in the database, where rows and their seal are one transaction. */
+/** The same for the database, if rows and their seal are one transaction. */
 export const databasePoints: ReadonlyArray<Point> = [
   ...each("store rows", "send rows", 6, around),
   ...each("store a seal", "send seal", 6, around),

@@ -1,10 +1,10 @@
 /**
- * The program of the crash tests: fibers that record uses, a database that refuses some of them once, an operator who
- * has dead letters retried and discarded, and a disk that kills the process at a moment of the list.
+ * The program of the crash tests. Fibers record uses, a database refuses some of them once, and an operator retries and
+ * discards dead letters. The disk kills the process at one of the points in points.ts.
  *
  * CRASH_DIRECTORY, CRASH_DATABASE (a MySQL URL, or the name of an SQLite file), CRASH_EVENTS (0 for "until killed"),
  * CRASH_CALL and CRASH_OCCURRENCE (see points.ts), CRASH_OLD (the file to adopt), CRASH_FAR, CRASH_REQUESTS,
- * CRASH_PROOF_KEY (what seals what is delivered, PEM).
+ * CRASH_PROOF_KEY (the key that seals deliveries, PEM).
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Config, Effect, Layer, Logger, Option, Redacted, Schedule } from "effect"
@@ -33,8 +33,8 @@ const settings = Config.all({
 }).pipe(Config.nested("CRASH"))
 
 /**
- * The database refuses every event that asks for it, once; a file outlives the process, since no database refuses what
- * it has stored.
+ * The database refuses each marked event once. A file remembers these over the process, since no database refuses a
+ * stored event.
  */
 const refusingOnce = (uploader: Uploader["Type"], memory: string): Uploader["Type"] => {
   const refused = new Set(fs.existsSync(memory) ? fs.readFileSync(memory, "utf8").split("\n") : [])
@@ -59,7 +59,7 @@ const recordOne = (index: number, pause: number) =>
     yield* Effect.sleep(pause)
   })
 
-/** while it is quiet nobody begins to record */
+/** while `isQuiet`, no fiber begins to record */
 const records = { isQuiet: false, recording: 0 }
 const until = (is: () => boolean) => Effect.repeat(Effect.sleep("5 millis"), { until: is })
 const recorded = <A, E, R>(one: Effect.Effect<A, E, R>) =>
@@ -84,8 +84,8 @@ const load = (count: number, pauseOf: (index: number) => number) =>
   )
 
 /**
- * Asks again and again. Every fourth time nothing new comes until the request is carried out: then no letter is open,
- * which beside a load may not happen for long, and the file is replaced by one of heads.
+ * Submits requests. Every fourth time nobody records until the request is carried out. Then no letter is open,
+ * which is rare under load, and a file of heads replaces the file.
  */
 const operator = (directory: string) =>
   Effect.gen(function* () {
@@ -140,7 +140,7 @@ const program = Effect.gen(function* () {
     Layer.provide(database)
   )
 
-  // an operator needs letters, so delivery is to keep pace on a slow machine too
+  // an operator needs letters, so delivery must keep pace on a slow machine too
   const work = options.requests
     ? Effect.raceFirst(
         load(options.events, () => 20),

@@ -1,4 +1,4 @@
-/** Clocks that are set back and forth, and loops that stand still: durations are durations all the same. */
+/** Durations: they stay right if somebody sets the clock, or if the event loop blocks. */
 import { assert, describe, it } from "@effect/vitest"
 import {
   Duration,
@@ -36,8 +36,8 @@ import { newKey } from "../support/seals.js"
 
 const HOUR = 3_600_000
 
-describe("a clock that is set", () => {
-  it.effect("back by six hours: minFreeBytes is looked at as before", () =>
+describe("a clock set", () => {
+  it.effect("back by six hours does not stop the check of minFreeBytes", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       memory.capacity = 1_000_000
@@ -56,7 +56,7 @@ describe("a clock that is set", () => {
     })
   )
 
-  it.effect("either way: a shutdown takes no longer than it may", () =>
+  it.effect("either way does not lengthen a shutdown beyond its limit", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -75,7 +75,7 @@ describe("a clock that is set", () => {
     })
   )
 
-  it.effect("back: a loop that was sound for long is started again at once when it dies", () =>
+  it.effect("back does not delay the restart of a loop that had run for long", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -107,7 +107,7 @@ describe("a clock that is set", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  /** What a program does with its log, and what happens to its disk and database meanwhile. */
+  /** A step of a program with its log, or a change of its disk or database. */
   type Step =
     | { readonly type: "append"; readonly count: number }
     | { readonly type: "pass"; readonly millis: number }
@@ -133,7 +133,7 @@ describe("a clock that is set", () => {
   )
   const jumps = fc.array(fc.integer({ min: -6 * HOUR, max: 6 * HOUR }), { minLength: 1, maxLength: 8 })
 
-  /** What comes of them, but for times. */
+  /** The outcome of the steps, without timestamps. */
   const outcomeOf = (script: ReadonlyArray<Step>, offset: () => number) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -155,7 +155,7 @@ describe("a clock that is set", () => {
         if (step.type === "append") {
           for (let index = 0; index < step.count; index++) {
             const append = yield* Effect.fork(Effect.either(audit.use("prompt")))
-            // the disk may be silent
+            // the disk may hang
             yield* TestClock.adjust("3 seconds")
             const result = yield* Fiber.join(append)
             seen.push(result._tag === "Right" ? result.right.sequence : result.left._tag)
@@ -177,7 +177,7 @@ describe("a clock that is set", () => {
           const closing = yield* Effect.fork(audit.close)
           yield* TestClock.adjust("10 seconds")
           yield* Fiber.join(closing)
-          // what hung is answered, and the lock given back
+          // the disk answers pending calls, and the lock is free
           yield* TestClock.adjust("2 minutes")
           audit = yield* open
         }
@@ -193,7 +193,7 @@ describe("a clock that is set", () => {
     )
 
   it.effect(
-    "at random: nothing changes but timestamps",
+    "at random changes nothing but timestamps",
     () =>
       Effect.promise(() =>
         fc.assert(
@@ -212,17 +212,17 @@ describe("a clock that is set", () => {
   )
 })
 
-describe("a loop that stands still", () => {
+describe("a blocked event loop", () => {
   const block = (millis: number) => {
     const until = performance.now() + millis
     while (performance.now() < until);
   }
 
-  it.scopedLive("fails no append on a disk that answers", () =>
+  it.scopedLive("fails no append if the disk answers", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const audit = yield* openAudit({ directory, appendTimeout: "500 millis" })
-      // before, while and after the first steps of the append
+      // before, during and after the first steps of the append
       for (const turns of [0, 1, 2, 3]) {
         const append = yield* Effect.fork(audit.use("prompt"))
         for (let turn = 0; turn < turns; turn++) yield* nextTurn
@@ -235,7 +235,7 @@ describe("a loop that stands still", () => {
     })
   )
 
-  it.scopedLive("expires what is not answered, not much later than it should", () =>
+  it.scopedLive("expires a hanging append soon after its limit", () =>
     Effect.gen(function* () {
       const clock = yield* Effect.clock
       let current: watchdog.UnderWay | undefined
@@ -268,8 +268,8 @@ describe("a loop that stands still", () => {
 
 const nextTurn = Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve)))
 
-describe("who looks at the wall clock", () => {
-  /** Timestamps, and what is compared with them. Durations come from src/internal/monotonic.ts. */
+describe("the wall clock", () => {
+  /** Files with timestamps, or comparisons with them. Durations come from src/internal/monotonic.ts. */
   const SHOWN = [
     "cli/moment.ts",
     "cli/mysqlDoctor.ts",
@@ -285,7 +285,7 @@ describe("who looks at the wall clock", () => {
     "layers/StatusFile.ts"
   ]
 
-  it("needs a time to show", () => {
+  it("is read only for timestamps", () => {
     const root = path.join(import.meta.dirname, "../../src")
     const found = fs
       .readdirSync(root, { recursive: true, encoding: "utf8" })
@@ -300,13 +300,13 @@ describe("who looks at the wall clock", () => {
     assert.deepStrictEqual(found.map((file) => file.replaceAll(path.sep, "/")).sort(), SHOWN)
   })
 
-  it.effect("is not the sealer: it waits a minute for its chain, however the clock is set", () =>
+  it.effect("does not change the minute that the sealer waits for its chain", () =>
     Effect.gen(function* () {
       for (const jump of [-6 * HOUR, 6 * HOUR, 24 * 365 * HOUR]) {
         let offset = 0
         const sealer = new Sealer({
           key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))),
-          // the database shows nothing of it
+          // the database never shows the chain
           sealing: {
             read: () => Effect.succeed([]),
             heads: Effect.succeed([]),
@@ -330,9 +330,9 @@ describe("who looks at the wall clock", () => {
     })
   )
 
-  it.effect("is no walk through a table: what is slow does not grow, and what is quick does", () =>
+  it.effect("does not change the page size of a walk through a table", () =>
     Effect.gen(function* () {
-      /** The rows of the windows, of statements that take so long while the clock is set each time. */
+      /** The rows of each window, if each statement takes this long and sets the clock. */
       const windows = (millis: number, jump: number) =>
         Effect.gen(function* () {
           let [offset, nanos] = [0, 0n]

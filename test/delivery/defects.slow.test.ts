@@ -1,6 +1,6 @@
 /**
- * What a program hands in may throw, die, hang or answer nonsense: the worker goes on, nothing is lost, doubled or
- * wrongly delivered, the state tells the truth, and the log closes.
+ * Defects in the program's hooks and uploader, which throw, die, hang or answer nonsense. The worker continues, each
+ * event is delivered once and rightly, the state is true, and the log closes.
  */
 import { assert, describe, it } from "@effect/vitest"
 import {
@@ -44,7 +44,7 @@ import { Uploader, type UploadBatch, type UploadResult } from "../../src/service
 const isLong = process.env.AUDIT_LONG === "1"
 const UPLOAD_TIMEOUT = 60
 
-/** Whether the n-th call misbehaves, from 1 on, until the hook is mended. */
+/** Which call misbehaves, counted from 1, until the hook is repaired. */
 type Behaviour = "once" | "always" | number
 const behaviours: fc.Arbitrary<Behaviour> = fc.oneof(
   fc.constantFrom<Behaviour>("once", "always"),
@@ -54,12 +54,12 @@ const behaviours: fc.Arbitrary<Behaviour> = fc.oneof(
 class Misbehaving {
   calls = 0
   misbehaved = 0
-  /** what a fiber of the program itself calls is not the audit log's to contain */
+  /** off while the program's own fiber calls the hook: the audit log cannot contain that */
   isArmed = true
 
   constructor(readonly behaviour: Behaviour) {}
 
-  /** Counts a call; whether it is to misbehave. */
+  /** Counts a call, and says whether it misbehaves. */
   get isDue(): boolean {
     if (!this.isArmed) return false
     this.calls++
@@ -77,7 +77,7 @@ class Misbehaving {
   }
 }
 
-/** What of the program is called by the audit log, and how it is put where that finds it. */
+/** The hooks that the audit log calls, and how a program provides each. */
 const hooks: Record<
   string,
   (hook: Misbehaving) => <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
@@ -123,7 +123,7 @@ const hooks: Record<
   }
 }
 
-/** Those that the fiber which builds and closes the layer calls for itself, at every step. */
+/** Hooks that the fiber which builds and closes the layer also calls itself, at every step. */
 const ofEveryStep = ["tracer, around a step", "metric labels"]
 
 const tracerOf = (throwing: {
@@ -157,7 +157,7 @@ const rejecting = (...rejected: ReadonlyArray<unknown>): Upload => {
 }
 const letter = { index: 0, code: "1", reason: "refused" }
 
-/** What an uploader of one's own may do, and the code of the failure that the status then has. */
+/** What a custom uploader may do, and the code of the failure in the status. */
 const uploads: Record<string, { readonly upload: Upload; readonly code: "DEFECT" | "ETIMEDOUT" }> = {
   throws: {
     upload: () => {
@@ -194,7 +194,7 @@ const uploads: Record<string, { readonly upload: Upload; readonly code: "DEFECT"
   }
 }
 
-/** The whole log over a disk in memory, and the table that it delivers to. */
+/** The whole log over a disk in memory, and its table. */
 const open = (
   disk: Disk["Type"],
   uploader: Uploader["Type"],
@@ -224,7 +224,7 @@ const open = (
 const seconds = (count: number) => TestClock.adjust(Duration.seconds(count))
 const settle = TestClock.adjust(0)
 
-/** Closes a log in bounded time; what its status file says then. */
+/** Closes a log in bounded time, and reads its status file. */
 const closeInTime = (disk: Disk["Type"], close: Effect.Effect<void>) =>
   Effect.gen(function* () {
     const closing = yield* Effect.fork(close)
@@ -233,7 +233,7 @@ const closeInTime = (disk: Disk["Type"], close: Effect.Effect<void>) =>
     return Option.getOrThrow(yield* statusFile.read(disk, "/audit"))
   })
 
-/** Opens the queue anew, which shows that its lock is free, and delivers what is left. */
+/** Opens the queue again, so its lock is free, and delivers the rest. */
 const deliverRest = (memory: MemoryDisk.MemoryDisk, uploader: Uploader["Type"]) =>
   Effect.gen(function* () {
     const { close, log } = yield* open(memory.startProcess(), uploader)
@@ -253,7 +253,7 @@ const run = (test: Effect.Effect<void, unknown>) =>
 const idsOf = (events: ReadonlyArray<{ readonly eventId: string }>) =>
   events.map(({ eventId }) => eventId).sort()
 
-it.live("a clock that cannot sleep is replaced by the system's", () =>
+it.live("replaces a clock that cannot sleep by the system's", () =>
   Effect.gen(function* () {
     const clock = yield* Effect.clock
     const broken = (sleep: Clock.Clock["sleep"]) =>
@@ -268,52 +268,50 @@ it.live("a clock that cannot sleep is replaced by the system's", () =>
   })
 )
 
-it.effect(
-  "a metric of the program that throws keeps nothing from being measured, recorded or delivered",
-  () =>
-    Effect.gen(function* () {
-      interface Registry {
-        readonly get: (key: { readonly name: string }) => object
-      }
-      const registry = globalValue<Registry>(Symbol.for("effect/Metric/globalMetricRegistry"), () => {
-        throw new Error("Effect keeps its metrics elsewhere")
-      })
-      const original = registry.get
-      const throwing = () => {
-        throw new Error("a defect of the program")
-      }
-      yield* Effect.acquireRelease(
-        Effect.sync(() =>
-          Object.assign(registry, {
-            get: (key: { readonly name: string }) => {
-              const hook = original.call(registry, key)
-              return key.name.startsWith("effect_audit_")
-                ? { ...hook, update: throwing, modify: throwing }
-                : hook
-            }
-          })
-        ),
-        () => Effect.sync(() => Object.assign(registry, { get: original }))
-      )
-      const memory = MemoryDisk.make()
-      const disk = memory.startProcess()
-      const table = yield* makeMemoryUploader()
-      yield* table.outage(new UploadError({ class: "transient", code: "1", reason: "away" }))
-      const { close, log } = yield* open(disk, table.uploader, () => undefined)
-      const { eventId } = yield* log.record("use_log", { status: "success" })
-      yield* seconds(1)
-      assert.include(yield* log.status, { state: "offline", waiting: 1 })
-      yield* table.recover
-      yield* seconds(5)
-      assert.include(yield* log.status, { state: "idle", delivered: 1 })
-      assert.deepEqual(idsOf(yield* table.stored(UseLog)), [eventId])
-      assert.include(yield* closeInTime(disk, close), { state: "closed", failure: null })
-    }).pipe(Effect.scoped, Effect.provide(quiet))
+it.effect("measures, records and delivers although a metric of the program throws", () =>
+  Effect.gen(function* () {
+    interface Registry {
+      readonly get: (key: { readonly name: string }) => object
+    }
+    const registry = globalValue<Registry>(Symbol.for("effect/Metric/globalMetricRegistry"), () => {
+      throw new Error("Effect keeps its metrics elsewhere")
+    })
+    const original = registry.get
+    const throwing = () => {
+      throw new Error("a defect of the program")
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        Object.assign(registry, {
+          get: (key: { readonly name: string }) => {
+            const hook = original.call(registry, key)
+            return key.name.startsWith("effect_audit_")
+              ? { ...hook, update: throwing, modify: throwing }
+              : hook
+          }
+        })
+      ),
+      () => Effect.sync(() => Object.assign(registry, { get: original }))
+    )
+    const memory = MemoryDisk.make()
+    const disk = memory.startProcess()
+    const table = yield* makeMemoryUploader()
+    yield* table.outage(new UploadError({ class: "transient", code: "1", reason: "away" }))
+    const { close, log } = yield* open(disk, table.uploader, () => undefined)
+    const { eventId } = yield* log.record("use_log", { status: "success" })
+    yield* seconds(1)
+    assert.include(yield* log.status, { state: "offline", waiting: 1 })
+    yield* table.recover
+    yield* seconds(5)
+    assert.include(yield* log.status, { state: "idle", delivered: 1 })
+    assert.deepEqual(idsOf(yield* table.stored(UseLog)), [eventId])
+    assert.include(yield* closeInTime(disk, close), { state: "closed", failure: null })
+  }).pipe(Effect.scoped, Effect.provide(quiet))
 )
 
 describe.concurrent("a hook that throws", () => {
   for (const name of [...Object.keys(hooks), "listener"]) {
-    it(`${name}: every acknowledged event is delivered once, and the log closes`, async () => {
+    it(`${name}: delivers every acknowledged event once, and closes`, async () => {
       await fc.assert(
         fc.asyncProperty(behaviours, fc.integer({ min: 1, max: 4 }), (behaviour, count) =>
           run(
@@ -336,7 +334,7 @@ describe.concurrent("a hook that throws", () => {
                 yield* settle
                 recorded.push(yield* Fiber.join(recording))
               }
-              // it does not fail by its type, so it must not die
+              // its type has no error, so it must not die
               const logging = log.log("use_log", { status: 1 })
               yield* ofEveryStep.includes(name) ? logging : (within?.(logging) ?? logging)
               yield* seconds(3)
@@ -371,9 +369,9 @@ describe.concurrent("a hook that throws", () => {
   }
 })
 
-describe.concurrent("an uploader of one's own", () => {
+describe.concurrent("a custom uploader", () => {
   for (const [name, { code, upload }] of Object.entries(uploads)) {
-    it(`${name}: status says so, and every event is delivered once when it is mended`, async () => {
+    it(`${name}: the status reports it, and every event is delivered once after the repair`, async () => {
       await fc.assert(
         fc.asyncProperty(
           behaviours,
@@ -403,7 +401,7 @@ describe.concurrent("an uploader of one's own", () => {
                   assert.isAbove(failures, 0)
                 }
                 if (behaviour === "always") {
-                  // again and again, and it never stands at `delivering`
+                  // it retries, and the state never stays at `delivering`
                   for (let minute = 0; minute < 5; minute++) yield* seconds(60)
                   const flush = yield* Effect.fork(Effect.flip(log.flush))
                   yield* seconds(2 * UPLOAD_TIMEOUT)
@@ -429,7 +427,7 @@ describe.concurrent("an uploader of one's own", () => {
       )
     })
 
-    it.effect(`${name}: at the end the status file says so, and the lock is free`, () =>
+    it.effect(`${name}: the status file reports it at the end, and the lock is free`, () =>
       Effect.gen(function* () {
         const memory = MemoryDisk.make()
         const disk = memory.startProcess()

@@ -1,4 +1,4 @@
-/** The whole audit log over a real server: what was committed, and did not reach the cursor, is not stored twice. */
+/** Exactly once: a real server stores no event twice that it committed before the cursor moved. */
 import { assert, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Logger, Redacted, Schedule } from "effect"
 import * as fs from "node:fs"
@@ -33,7 +33,7 @@ const rows = (database: TestDatabase) =>
     ([row]) => row!.n
   )
 
-/** Waits until the server has committed more rows than so many. */
+/** Waits until the server has committed more than `count` rows. */
 const committedBeyond = (database: TestDatabase, count: number) =>
   rows(database).pipe(
     Effect.filterOrFail((now) => now > count),
@@ -41,69 +41,67 @@ const committedBeyond = (database: TestDatabase, count: number) =>
     Effect.orDie
   )
 
-onEachServer("an event whose commit was not heard of", ({ name, rootUrl }) => {
-  it.scopedLive(
-    `is stored once: ${ROUNDS} answers to an INSERT and ${ROUNDS} to a COMMIT, lost on their way`,
-    () =>
-      Effect.gen(function* () {
-        const { database, options } = yield* migrated(rootUrl)
-        const proxy = yield* Effect.acquireRelease(
-          Effect.promise(() => tcpProxy({ target: { host: options.host!, port: options.port! } })),
-          (proxy) => Effect.promise(proxy.close)
+onEachServer("an event whose answer was lost", ({ name, rootUrl }) => {
+  it.scopedLive(`is stored once: ${ROUNDS} lost answers to an INSERT and ${ROUNDS} to a COMMIT`, () =>
+    Effect.gen(function* () {
+      const { database, options } = yield* migrated(rootUrl)
+      const proxy = yield* Effect.acquireRelease(
+        Effect.promise(() => tcpProxy({ target: { host: options.host!, port: options.port! } })),
+        (proxy) => Effect.promise(proxy.close)
+      )
+      const audit = yield* openAudit(
+        { directory: yield* temporaryDirectory },
+        { uploader: yield* uploaderOf({ ...options, host: proxy.host, port: proxy.port }) }
+      )
+      const ids: Array<string> = []
+      const record = (count: number, prompt: string) =>
+        Effect.forEach(
+          Array.from({ length: count }),
+          () => Effect.map(audit.use(prompt), ({ eventId }) => ids.push(eventId)),
+          { concurrency: "unbounded", discard: true }
         )
-        const audit = yield* openAudit(
-          { directory: yield* temporaryDirectory },
-          { uploader: yield* uploaderOf({ ...options, host: proxy.host, port: proxy.port }) }
-        )
-        const ids: Array<string> = []
-        const record = (count: number, prompt: string) =>
-          Effect.forEach(
-            Array.from({ length: count }),
-            () => Effect.map(audit.use(prompt), ({ eventId }) => ids.push(eventId)),
-            { concurrency: "unbounded", discard: true }
-          )
-        const hangUp = Effect.sync(() => {
-          proxy.cut()
-          proxy.resume()
-        })
+      const hangUp = Effect.sync(() => {
+        proxy.cut()
+        proxy.resume()
+      })
 
-        for (let round = 0; round < ROUNDS; round++) {
-          const before = yield* rows(database)
-          proxy.whenAsked(`of round ${round}.`, proxy.dropReplies)
-          yield* record((round % 7) + 1, `of round ${round}.`)
-          const stored = yield* committedBeyond(database, before)
-          yield* hangUp
-          // some are stored and some are not: INSERT IGNORE in a transaction
-          yield* record((round % 5) + 1, "one more")
-          proxy.whenAsked("COMMIT", proxy.dropReplies)
-          const unheard = yield* Effect.fork(Effect.exit(audit.flush))
-          yield* committedBeyond(database, stored)
-          yield* hangUp
-          assert.isTrue(Exit.isFailure(yield* unheard))
-          yield* audit.flush
+      for (let round = 0; round < ROUNDS; round++) {
+        const before = yield* rows(database)
+        proxy.whenAsked(`of round ${round}.`, proxy.dropReplies)
+        yield* record((round % 7) + 1, `of round ${round}.`)
+        const stored = yield* committedBeyond(database, before)
+        yield* hangUp
+        // some events are stored already, so the uploader uses INSERT IGNORE in a transaction
+        yield* record((round % 5) + 1, "one more")
+        proxy.whenAsked("COMMIT", proxy.dropReplies)
+        const unheard = yield* Effect.fork(Effect.exit(audit.flush))
+        yield* committedBeyond(database, stored)
+        yield* hangUp
+        assert.isTrue(Exit.isFailure(yield* unheard))
+        yield* audit.flush
+      }
+
+      const found = yield* Effect.promise(() =>
+        database.query<{ id: string }>(`SELECT HEX(event_id) AS id FROM ${UseLog.table}`)
+      )
+      assert.deepStrictEqual(
+        found.map(({ id }) => id).sort(),
+        ids.map((id) => id.replaceAll("-", "").toUpperCase()).sort()
+      )
+      const { accepted, dead, delivered, waiting } = yield* audit.status
+      assert.deepStrictEqual(
+        { accepted, dead, delivered, waiting },
+        {
+          accepted: ids.length,
+          delivered: ids.length,
+          dead: 0,
+          waiting: 0
         }
-
-        const found = yield* Effect.promise(() =>
-          database.query<{ id: string }>(`SELECT HEX(event_id) AS id FROM ${UseLog.table}`)
-        )
-        assert.deepStrictEqual(
-          found.map(({ id }) => id).sort(),
-          ids.map((id) => id.replaceAll("-", "").toUpperCase()).sort()
-        )
-        const { accepted, dead, delivered, waiting } = yield* audit.status
-        assert.deepStrictEqual(
-          { accepted, dead, delivered, waiting },
-          {
-            accepted: ids.length,
-            delivered: ids.length,
-            dead: 0,
-            waiting: 0
-          }
-        )
-      }).pipe(Effect.provide(quiet))
+      )
+    }).pipe(Effect.provide(quiet))
   )
 
-  it.scopedLive(`and sealed once: ${ROUNDS} answers to a COMMIT, lost on their way`, () =>
+  it.scopedLive(`is stored and sealed once: ${ROUNDS} lost answers to a COMMIT`, () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -118,7 +116,7 @@ onEachServer("an event whose commit was not heard of", ({ name, rootUrl }) => {
         { uploader: yield* uploaderOf({ ...options, host: proxy.host, port: proxy.port }) }
       )
       for (let round = 0; round < ROUNDS; round++) {
-        // a new connection looks at the table first: from here on a COMMIT is one of rows and their seal
+        // a new connection reads the table first; from here on each COMMIT is one of rows and their seal
         yield* Effect.zipRight(audit.use("before it"), Effect.retry(audit.flush, { times: 20 }))
         const before = yield* rows(database)
         proxy.whenAsked("COMMIT", proxy.dropReplies)
@@ -143,7 +141,7 @@ onEachServer("an event whose commit was not heard of", ({ name, rootUrl }) => {
   )
 
   it.scopedLive(
-    `a restored snapshot: ${REPLAYED} rows are replayed in at most 5 times their first delivery`,
+    `is found in a restored snapshot: ${REPLAYED} rows replay in at most 5 times their first delivery`,
     () =>
       Effect.gen(function* () {
         const { database, options } = yield* migrated(rootUrl)

@@ -1,15 +1,15 @@
-/** A thousand programs lose their database at the same moment: they must not all come back in the same second. */
+/** A thousand programs that lose their database at once: jitter spreads their retries. */
 import { assert, it } from "@effect/vitest"
 import { Array as Arr, Clock, Effect, Random, Schedule, TestClock } from "effect"
 import { vi } from "vitest"
 import { backoff } from "../../src/layers/SchedulerLive.js"
 
 const WORKERS = 1000
-/** from this retry on, counted from 0, the delay is the largest there is: 2, 4 ... 256, 300 */
+/** the first retry, from 0, with the longest delay: 2, 4 ... 256, 300 seconds */
 const AT_THE_CAP = 8
 const RETRIES = 11
 
-/** Waits as a worker does (scheduler.test.ts); the seconds since the outage at which it tries again fill up. */
+/** A worker that waits as the real one does (scheduler.test.ts), and the seconds of its retries since the outage. */
 const startWorker = Effect.gen(function* () {
   const times: Array<number> = []
   const driver = yield* Schedule.driver(backoff)
@@ -18,7 +18,7 @@ const startWorker = Effect.gen(function* () {
   return times
 })
 
-/** TestClock lets some timers of 0 ms pass before it wakes a sleeper, and here are 11,000 to wake. */
+/** Replaces timers of 0 ms: TestClock waits for some before it wakes each of 11,000 sleepers. */
 const swiftTimers = Effect.acquireRelease(
   Effect.sync(() => {
     const { setTimeout } = globalThis
@@ -29,13 +29,13 @@ const swiftTimers = Effect.acquireRelease(
   (spy) => Effect.sync(() => spy.mockRestore())
 )
 
-/** How many fall into the fullest second. */
+/** The number of retries in the fullest second. */
 const crowd = (times: ReadonlyArray<number>) =>
   Math.max(
     ...Object.values(Arr.groupBy(times, (time) => String(Math.floor(time)))).map(({ length }) => length)
   )
 
-it.scoped("jitter spreads their retries: at the cap no second holds more than 5 %", () =>
+it.scoped("spread their retries by jitter: no second has more than 5 % of them at the cap", () =>
   Effect.gen(function* () {
     yield* swiftTimers
     const fleet = yield* Effect.replicateEffect(startWorker, WORKERS)

@@ -12,7 +12,7 @@ import * as AuditTest from "../../src/layers/AuditTest.js"
 import { freePort } from "../support/net.js"
 import { start, temporaryDirectory } from "../support/program.js"
 
-/** What the registry holds now, as `name{label=value}`; of a histogram how many values it has. */
+/** The registry's values now, as `name{label=value}`; of a histogram its count. */
 const registry = (): ReadonlyMap<string, number> =>
   new Map(
     Metric.unsafeSnapshot()
@@ -36,11 +36,11 @@ const registry = (): ReadonlyMap<string, number> =>
 const since = (before: ReadonlyMap<string, number>, name: string) =>
   (registry().get(name) ?? 0) - (before.get(name) ?? 0)
 
-/** One by one: whoever measures every second has done so at the last but one, on a slow machine too. */
+/** Passes seconds one by one, so that a slow machine too has measured by the last but one. */
 const seconds = (count: number) => Effect.repeatN(TestClock.adjust("1 second"), count - 1)
 
 describe("metrics", () => {
-  it.effect("count what is recorded, refused, delivered and failed, and tell the state", () =>
+  it.effect("count recorded, refused, delivered and failed events, and show the state", () =>
     Effect.gen(function* () {
       const before = registry()
       yield* Effect.forEach([1, 2, 3], (n) => logUse({ prompt: String(n), status: "success" }))
@@ -75,12 +75,12 @@ describe("metrics", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("rest while nothing happens and nothing waits", () =>
+  it.effect("do no work while the queue is idle and empty", () =>
     Effect.gen(function* () {
       yield* logUse({ prompt: "x", status: "success" })
       yield* Audit.flush
       yield* TestClock.adjust("10 seconds")
-      // the worker's poll and ours, of 60 seconds each, and nothing that comes sooner
+      // only the polls of the worker and of the metrics, of 60 seconds each
       const now = yield* Clock.currentTimeMillis
       const armed = yield* TestClock.sleeps()
       assert.isNotEmpty([...armed])
@@ -90,7 +90,7 @@ describe("metrics", () => {
 })
 
 describe("delivery", () => {
-  it.effect("has a span of its own for each upload, and annotates the log", () => {
+  it.effect("has a span for each upload, and annotates the log", () => {
     const spans: Array<Tracer.Span> = []
     const annotations: Array<Readonly<Record<string, unknown>>> = []
     const tracer = Tracer.make({
@@ -149,7 +149,7 @@ describe("documentation", () => {
   const defined = [
     ...read("src/internal/metrics.ts").matchAll(/= (counter|gauge|seconds)\(\s*"([a-z_]+)"/g)
   ].map(([, type, name]) => ({ type: type!, name: `effect_audit_${name!}` }))
-  /** as the exporter of OpenTelemetry calls them */
+  /** the names that the OpenTelemetry exporter uses */
   const exported = defined.flatMap(({ name, type }) =>
     type === "counter"
       ? [`${name}_total`]
@@ -158,7 +158,7 @@ describe("documentation", () => {
         : [`${name}_bucket`, `${name}_sum`, `${name}_count`]
   )
 
-  /** test/proof/visible.test.ts sees these */
+  /** test/proof/visible.test.ts covers these */
   const OF_PROOF = ["effect_audit_seal_number", "effect_audit_forked_chain"]
 
   it("examples/metrics.ts exports them by these names", async () => {
@@ -179,7 +179,7 @@ describe("documentation", () => {
       assert.match(text, /^effect_audit_state\{[^}]*state="needsOperator"[^}]*\} 0/m)
       const names = new Set(text.match(/^effect_audit_[a-z_]+/gm))
       for (const name of names) assert.include(exported, name)
-      // the others appear with the first failure, and with a proof
+      // the others appear with the first failure, or with a proof
       const absent = exported.filter((name) => !names.has(name))
       assert.deepEqual(absent, [
         "effect_audit_append_failures_total",
@@ -201,7 +201,7 @@ describe("documentation", () => {
     }>
   }
   const targets = dashboard.panels.flatMap((panel) => panel.targets)
-  /** each alert from its expression on */
+  /** the text of each alert, from its expression on */
   const alerts = read("docs/alerts.yml")
     .split(/- alert: /)
     .slice(1)
@@ -216,7 +216,7 @@ describe("documentation", () => {
 
   it.effect("the dashboard, the alerts and docs/metrics.md use labels that the metrics have", () =>
     Effect.gen(function* () {
-      // everything that can happen, so that each label is seen
+      // everything that can happen, so that each label appears
       yield* Effect.ignore(Audit.recordUse({ status: 1 as unknown as string }))
       yield* logUse({ status: "success" })
       yield* Audit.flush
@@ -264,7 +264,7 @@ describe("documentation", () => {
   )
 
   const hasPromtool = spawnSync("promtool", ["--version"]).status === 0
-  describe.skipIf(!hasPromtool)("by promtool (skipped where Prometheus is not installed)", () => {
+  describe.skipIf(!hasPromtool)("promtool (skipped without Prometheus)", () => {
     const promtool = (...args: ReadonlyArray<string>) => {
       const { status, stderr, stdout } = spawnSync("promtool", args, {
         cwd: fileURLToPath(new URL("..", import.meta.url)),
@@ -273,7 +273,7 @@ describe("documentation", () => {
       assert.strictEqual(status, 0, stdout + stderr)
     }
 
-    it("the alerts page whom they should, and nobody else", () => {
+    it("the alerts fire when they should, and only then", () => {
       promtool("check", "rules", "--lint-fatal", "docs/alerts.yml")
       promtool("test", "rules", "test/fixtures/alerts.yml")
     })
@@ -291,24 +291,24 @@ describe("documentation", () => {
     })
   })
 
-  it("docs/metrics.md names each of them, and no other", () => {
+  it("docs/metrics.md names every metric, and no other", () => {
     const named = new Set(read("docs/metrics.md").match(/\beffect_audit_[a-z_]+[a-z]/g))
     assert.deepEqual([...named].sort(), defined.map(({ name }) => name).sort())
   })
 
-  it("each alert says what it means", () => {
+  it("each alert has a description", () => {
     assert.isAtLeast(alerts.length, 5)
     for (const alert of alerts) assert.match(alert, /expr: .+[^]*summary: .+[^]*description: .+/)
   })
 
-  it("the dashboard is one", () => {
+  it("the dashboard describes each panel", () => {
     for (const { description, title } of dashboard.panels) assert.isAbove(description.length, title.length)
   })
 })
 
-// last, since the registry keeps the label, and the documentation knows none of a program's own
+// last, since the registry keeps the label, which the documentation does not list
 describe("metrics of a program with labels", () => {
-  it.effect("carry the labels of the program that provides the log", () =>
+  it.effect("carry the labels of the program", () =>
     Effect.gen(function* () {
       const before = registry()
       yield* logUse({ prompt: "x", status: "success" })

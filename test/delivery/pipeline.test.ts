@@ -1,4 +1,4 @@
-/** Three stages at once, under TestClock. */
+/** The pipeline: three stages at once, under TestClock. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, TestClock, TestContext } from "effect"
 import * as fc from "fast-check"
@@ -13,7 +13,7 @@ interface Times {
 const time = fc.constantFrom(0, 0, 1, 2, 5, 20)
 const times: fc.Arbitrary<Times> = fc.record({ make: time, work: time, finish: time })
 
-/** What happened, in order, and how it ended. */
+/** Runs a pipeline: its events in order, and its exit. */
 const live = (things: ReadonlyArray<Times>, concurrency: number, fails?: readonly [keyof Times, number]) =>
   Effect.gen(function* () {
     const events: Array<readonly [keyof Times, "begins" | "ends" | "fails", number]> = []
@@ -41,7 +41,7 @@ const live = (things: ReadonlyArray<Times>, concurrency: number, fails?: readonl
     return { events, exit: yield* Fiber.await(fiber) }
   })
 
-/** What must be so, whatever takes how long, and whatever fails. */
+/** Checks the invariants, for any durations and any failure. */
 const keeps = (
   things: ReadonlyArray<Times>,
   concurrency: number,
@@ -54,7 +54,7 @@ const keeps = (
       events.filter(([name, type]) => name === stage && type === what).map(([, , number]) => number)
     const first = (count: number) => Array.from({ length: count }, (_, number) => number)
 
-    // all before the failure, in order, each once
+    // each item before the failure, in order, once
     const complete = fails?.[1] ?? things.length
     assert.deepStrictEqual(of("finish", "ends"), first(complete))
     assert.deepStrictEqual(of("make", "begins"), first(of("make", "begins").length))
@@ -82,7 +82,7 @@ const keeps = (
   })
 
 describe("a pipeline", () => {
-  it("keeps the order, its bounds, and what was done before a failure", () =>
+  it("keeps the order, its bounds, and the work done before a failure", () =>
     fc.assert(
       fc.asyncProperty(
         fc.array(times, { maxLength: 12 }),
@@ -96,7 +96,7 @@ describe("a pipeline", () => {
       { numRuns: 60 }
     ))
 
-  it.effect("works on one while it makes the next and finishes the one before", () =>
+  it.effect("prepares the next batch and finishes the previous one while it works on one", () =>
     Effect.gen(function* () {
       const things = Array<Times>(10).fill({ make: 10, work: 10, finish: 10 })
       const fiber = yield* Effect.fork(Effect.timed(live(things, 1)))
@@ -107,12 +107,12 @@ describe("a pipeline", () => {
     })
   )
 
-  it.live("goes on wherever a fiber yields to others", () =>
+  it.live("makes progress wherever a fiber yields", () =>
     Effect.gen(function* () {
       const answer = Effect.async<void>((resume) => {
         setImmediate(() => resume(Effect.void))
       })
-      // one that waits for something outside, and one that does not
+      // a stage that waits for something outside, and one that does not
       for (const stage of [answer, Effect.void]) {
         for (const concurrency of [1, 3]) {
           for (let budget = 24; budget < 64; budget++) {
@@ -140,7 +140,7 @@ describe("a pipeline", () => {
     })
   )
 
-  it.effect("an interruption ends all three", () =>
+  it.effect("ends all three stages if it is interrupted", () =>
     Effect.gen(function* () {
       const working = yield* Deferred.make<void>()
       const interrupted: Array<string> = []

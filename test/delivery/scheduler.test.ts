@@ -1,4 +1,4 @@
-/** The worker under TestClock, over the real queue, with an Uploader that does what the test says. */
+/** The worker, under TestClock, over the real queue, with a scripted Uploader. */
 import { assert, describe, it } from "@effect/vitest"
 import {
   Clock,
@@ -48,11 +48,11 @@ interface Setting {
   readonly atLeastOnce?: boolean
   readonly options?: Partial<SchedulerLayer.Options>
   readonly maxQueueBytes?: number
-  /** stands between the worker and the queue */
+  /** wraps the queue for the worker */
   readonly over?: (queue: q.Queue) => q.Queue
 }
 
-/** A worker, at its start over an empty queue. */
+/** A worker that starts over an empty queue. */
 const start = ({
   answer = works,
   atLeastOnce,
@@ -86,7 +86,7 @@ const start = ({
           })
       }),
       Scope.extend(scope),
-      // the jitter at its maximum: the delays as they stand in the documentation
+      // the jitter at its maximum gives the documented delays
       Effect.withRandom(Random.fixed([1]))
     )
     const record = (definition: AuditEvent.Any, input: unknown) =>
@@ -112,7 +112,7 @@ const start = ({
 const seconds = (count: number) => TestClock.adjust(`${count} seconds`)
 const settle = TestClock.adjust(0)
 
-/** What is logged at Info or above, while the effect runs. */
+/** The log lines of the effect at Info or above. */
 const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     const lines: Array<readonly [LogLevel.LogLevel["label"], string]> = []
@@ -123,7 +123,7 @@ const logged = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return lines
   })
 
-it.effect("a failure that interrupted something else is a failure", () =>
+it.effect("reports a failure, not the interruption that it caused", () =>
   Effect.gen(function* () {
     const failed = Effect.zipRight(Effect.yieldNow(), failing("operator", "X")({} as UploadBatch))
     const both: Answer = () =>
@@ -138,7 +138,7 @@ it.effect("a failure that interrupted something else is a failure", () =>
   })
 )
 
-it.effect("a letter whose sync hangs over the closing meets no next owner", () =>
+it.effect("lets no next owner in while the sync of a letter hangs over the close", () =>
   Effect.gen(function* () {
     const rejecting: Answer = () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "x" }] })
     const { close, disk, memory, use } = yield* start({ answer: rejecting })
@@ -152,17 +152,17 @@ it.effect("a letter whose sync hangs over the closing meets no next owner", () =
     const closing = yield* Effect.fork(close)
     yield* seconds(5)
     yield* Fiber.join(closing)
-    // the lock goes with the process
+    // only the end of the process frees the lock
     assert.include(yield* Effect.flip(q.openQueue(disk)), { _tag: "QueueLocked" })
   }).pipe(Effect.scoped)
 )
 
-describe("the first batches are small, since their code is cold", () => {
-  /** The sizes of the batches that deliver so many events by 50, each stored within so many microseconds a row. */
+describe("the first batches are small, while their code is cold", () => {
+  /** The sizes of the batches, of at most 50, that deliver these events at these microseconds a row. */
   const sizesAt = (micros: number, events: number) =>
     Effect.gen(function* () {
       const { script, uploads, use } = yield* start({ answer: failing(), options: { batchRecords: 50 } })
-      // alone: what it takes says nothing of larger ones
+      // alone: its duration says nothing about larger batches
       yield* use("first")
       yield* settle
       script.answer = works
@@ -181,15 +181,15 @@ describe("the first batches are small, since their code is cold", () => {
     })
   const times = (count: number, size: number) => Array<number>(count).fill(size)
 
-  it.effect("they are twice as large after ten", () =>
+  it.effect("doubles their size after ten", () =>
     Effect.gen(function* () {
-      // and one more each time, since it was prepared ahead
+      // eleven, since one batch is prepared ahead
       const sizes = [...times(11, 10), ...times(11, 20), ...times(11, 40), ...times(4, 50)]
       assert.deepStrictEqual(yield* sizesAt(200, 970), sizes)
     })
   )
 
-  it.effect("or when one was stored fast", () =>
+  it.effect("doubles their size if one was stored fast", () =>
     Effect.gen(function* () {
       const sizes = [...times(2, 10), ...times(2, 20), ...times(2, 40), ...times(5, 50)]
       assert.deepStrictEqual(yield* sizesAt(20, 390), sizes)
@@ -216,7 +216,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("starts anew after a success", () =>
+  it.effect("resets the backoff after a success", () =>
     Effect.gen(function* () {
       const { script, scheduler, uploads, use } = yield* start({ answer: failing() })
       yield* use("a")
@@ -236,7 +236,7 @@ describe("the worker's times", () => {
   )
 
   it.effect(
-    "an append during a backoff makes no attempt; a flush makes one, and leaves the backoff alone",
+    "attempts nothing for an append during a backoff, and once for a flush, which keeps the backoff",
     () =>
       Effect.gen(function* () {
         const { scheduler, uploads, use } = yield* start({ answer: failing() })
@@ -259,7 +259,7 @@ describe("the worker's times", () => {
       })
   )
 
-  it.effect("delivered lines leave the disk after a second of rest", () =>
+  it.effect("removes delivered lines after an idle second", () =>
     Effect.gen(function* () {
       const { disk, uploads, use } = yield* start()
       yield* use("a")
@@ -271,7 +271,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("delivered lines that could not leave it, leave it later", () =>
+  it.effect("removes delivered lines later if a removal fails", () =>
     Effect.gen(function* () {
       const { disk, memory, use } = yield* start()
       yield* use("a")
@@ -284,7 +284,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("and so do those beside an append that the disk refuses in the end", () =>
+  it.effect("removes delivered lines later if an append fails meanwhile", () =>
     Effect.gen(function* () {
       const { disk, memory, use } = yield* start()
       yield* use("a")
@@ -302,14 +302,14 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("and so do those whose removal failed when they were committed", () =>
+  it.effect("removes delivered lines later if their removal failed at the commit", () =>
     Effect.gen(function* () {
       const { disk, memory, queue, scheduler, script, use } = yield* start()
       const failsTo = (operation: "append" | "remove") => {
         memory.inject((call) => (call.operation === operation ? { type: "fail", code: "EIO" } : undefined))
       }
       yield* use("a")
-      // at rest, with nothing on disk
+      // idle, with no segment on disk
       yield* seconds(2)
       script.answer = failing()
       yield* use("b")
@@ -317,7 +317,7 @@ describe("the worker's times", () => {
       failsTo("append")
       yield* Effect.flip(use("c"))
       memory.inject(() => undefined)
-      // into the next segment: that of "b" is to go when both are delivered
+      // into the next segment, so that the segment of "b" goes once both are delivered
       yield* use("d")
       script.answer = works
       failsTo("remove")
@@ -345,7 +345,7 @@ describe("the worker's times", () => {
     })
   )
 
-  it.effect("looks at least once a minute", () =>
+  it.effect("looks for events at least once a minute", () =>
     Effect.gen(function* () {
       let takes = 0
       const over = (queue: q.Queue): q.Queue => ({
@@ -364,7 +364,7 @@ describe("the worker's times", () => {
 })
 
 describe("a request of another process", () => {
-  /** A worker with two dead letters, which does what the test says from then on. */
+  /** A worker with two dead letters, scripted by the test from then on. */
   const startWithLetters = (options: Setting = {}) =>
     Effect.gen(function* () {
       const worker = yield* start({
@@ -382,14 +382,14 @@ describe("a request of another process", () => {
       const ask = (action: requests.Decision["action"], letters: "all" | Iterable<string> = "all") =>
         Effect.zipRight(
           requests.submit(worker.disk, "/audit", { action, letters, by: "li" }),
-          // each step of a decision lets others have their turn
+          // each step of a decision yields
           Effect.repeatN(settle, 10)
         )
       const open = Effect.map(requests.list(worker.disk, "/audit"), (files) => files.length)
       return { ...worker, ask, open }
     })
 
-  it.effect("is carried out at once by an idle worker, which delivers what it asks for", () =>
+  it.effect("is carried out at once by an idle worker, which delivers the requested events", () =>
     Effect.gen(function* () {
       const { ask, open, queue, uploads } = yield* startWithLetters()
       yield* seconds(10)
@@ -430,7 +430,7 @@ describe("a request of another process", () => {
     })
   )
 
-  it.effect("waits for the next look where the directory cannot be watched", () =>
+  it.effect("waits for the next look if the directory cannot be watched", () =>
     Effect.gen(function* () {
       const { ask, open } = yield* startWithLetters({
         over: (queue) => ({
@@ -443,12 +443,12 @@ describe("a request of another process", () => {
       yield* seconds(50)
       assert.strictEqual(yield* open, 1)
       yield* seconds(10)
-      // it lets the event loop turn meanwhile, for which the clock does not wait
+      // the event loop turns meanwhile, and the clock does not wait for that
       yield* Effect.repeat(Effect.zipRight(settle, open), { until: (letters) => letters === 0 })
     })
   )
 
-  it.effect("appends a letter once, however many ask for it at the same time", () =>
+  it.effect("appends a letter once for several concurrent requests", () =>
     Effect.gen(function* () {
       const { ask, queue } = yield* startWithLetters({ answer: hangs })
       yield* Effect.all([ask("retry"), ask("retry"), queue.retry(() => true, "li"), queue.carryOutRequests], {
@@ -459,8 +459,8 @@ describe("a request of another process", () => {
   )
 })
 
-describe("the worker's words", () => {
-  it.effect("each change of state once, not each retry", () =>
+describe("the worker's log", () => {
+  it.effect("reports each change of state once, and not each retry", () =>
     Effect.gen(function* () {
       const lines = yield* logged(
         Effect.gen(function* () {
@@ -485,7 +485,7 @@ describe("the worker's words", () => {
     })
   )
 
-  it.effect("changes are a stream", () =>
+  it.effect("provides the changes as a stream", () =>
     Effect.gen(function* () {
       const { script, scheduler, use } = yield* start({ answer: failing("operator", "1142") })
       yield* settle
@@ -506,7 +506,7 @@ describe("the worker's words", () => {
 })
 
 describe("the worker's end", () => {
-  it.effect("a last drain delivers what waits", () =>
+  it.effect("delivers waiting events in a last drain", () =>
     Effect.gen(function* () {
       const { close, script, uploads, use } = yield* start({ answer: failing() })
       yield* use("a")
@@ -517,14 +517,14 @@ describe("the worker's end", () => {
     })
   )
 
-  it.effect("a last drain delivers what is on its way to the disk", () =>
+  it.effect("delivers events on their way to the disk in a last drain", () =>
     Effect.gen(function* () {
       const { close, memory, uploads, use } = yield* start()
       yield* settle
       memory.inject(({ operation }) =>
         operation === "append" ? { type: "wait", until: Effect.sleep(1000) } : undefined
       )
-      // its caller is gone, but the event is written whole
+      // its caller is gone, but the whole event is written
       yield* Effect.flatMap(Effect.fork(use("a")), (caller) =>
         Effect.zipRight(settle, Fiber.interrupt(caller))
       )
@@ -535,7 +535,7 @@ describe("the worker's end", () => {
     })
   )
 
-  it.effect("is bounded when the database hangs, says what waits, and fails an open flush", () =>
+  it.effect("is bounded if the database hangs, reports what waits, and fails a pending flush", () =>
     Effect.gen(function* () {
       const lines = yield* logged(
         Effect.gen(function* () {
@@ -544,13 +544,13 @@ describe("the worker's end", () => {
           const flush = yield* Effect.fork(Effect.flip(scheduler.flush))
           yield* settle
           const closing = yield* Effect.fork(close)
-          // a tenth of the 5 seconds is for those who close after it
+          // a tenth of the 5 seconds is left for the layers that close later
           yield* TestClock.adjust(4499)
           assert.isTrue(Option.isNone(yield* Fiber.poll(closing)))
           yield* TestClock.adjust(1)
           assert.isTrue(Option.isSome(yield* Fiber.poll(closing)))
           assert.include(yield* Fiber.join(flush), { _tag: "FlushError", waiting: 1 })
-          // nobody would ever answer a later one
+          // a later flush would get no answer
           assert.include(yield* Effect.flip(scheduler.flush), { _tag: "FlushError", waiting: 1 })
         })
       )
@@ -563,7 +563,7 @@ describe("the worker's end", () => {
   )
 
   for (const operation of ["append", "writeAt", "readAt", "remove"] as const) {
-    it.effect(`is bounded when the disk does not answer any ${operation}`, () =>
+    it.effect(`is bounded if every ${operation} of the disk hangs`, () =>
       Effect.gen(function* () {
         const { close, memory, script, use } = yield* start({ answer: failing() })
         yield* use("a")
@@ -583,7 +583,7 @@ describe("the worker's end", () => {
 })
 
 describe("a batch", () => {
-  it.effect("kinds that were delivered are not sent again when a later one fails", () =>
+  it.effect("does not send delivered kinds again if a later kind fails", () =>
     Effect.gen(function* () {
       const { login, queue, script, uploads, use } = yield* start({ answer: failing() })
       script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : works(batch))
@@ -604,7 +604,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("what one kind had refused stays refused when another kind is tried again", () =>
+  it.effect("keeps refused events refused if another kind is retried", () =>
     Effect.gen(function* () {
       const { disk, login, queue, script, uploads, use } = yield* start({ answer: failing() })
       const refuses: Answer = ({ events }) =>
@@ -617,7 +617,7 @@ describe("a batch", () => {
       yield* Effect.all([use("a"), use("refused"), login("li")], { concurrency: "unbounded" })
       yield* seconds(2)
       script.answer = refuses
-      // beside what was tried already, in one batch with it
+      // in one batch with the event that was tried already
       yield* Effect.all([use("refused"), use("b")], { concurrency: "unbounded" })
       yield* seconds(4)
       assert.deepStrictEqual(
@@ -632,7 +632,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a line that a hung disk writes late is not taken for one that was delivered", () =>
+  it.effect("does not mistake a line that a hung disk writes late for a delivered one", () =>
     Effect.gen(function* () {
       const { login, memory, queue, script, uploads, use } = yield* start({ answer: failing() })
       yield* use("a")
@@ -646,13 +646,13 @@ describe("a batch", () => {
       yield* seconds(11)
       assert.include(yield* Effect.flip(Effect.flatten(Fiber.join(late))), { outcome: "unknown" })
       memory.inject(() => undefined)
-      // into the next segment; of its two kinds one is delivered
+      // into the next segment; one of its two kinds is delivered
       yield* use("b")
       yield* login("li")
       script.answer = (batch) => (batch.definition.kind === "login_log" ? failing()(batch) : works(batch))
       uploads.length = 0
       yield* seconds(60)
-      // behind "a", before what is settled already
+      // after "a", before the settled lines
       yield* Deferred.succeed(answered, undefined)
       yield* seconds(1)
       script.answer = works
@@ -663,14 +663,14 @@ describe("a batch", () => {
     })
   )
 
-  it("each event is delivered or refused once, whatever fails in between", () =>
+  it("delivers or refuses each event once, whatever fails in between", () =>
     fc.assert(
       fc.asyncProperty(
         fc.array(fc.tuple(fc.constantFrom("use", "login"), fc.constantFrom("fits", "refused")), {
           minLength: 1,
           maxLength: 12
         }),
-        // what becomes of the uploads, one after the other; later ones work
+        // whether each upload works, in order; later ones do
         fc.array(fc.boolean(), { maxLength: 10 }),
         fc.integer({ min: 1, max: 5 }),
         fc.integer({ min: 1, max: 3 }),
@@ -722,7 +722,7 @@ describe("a batch", () => {
       { numRuns: process.env.AUDIT_LONG === "1" ? 200 : 10 }
     ))
 
-  it.effect("what cannot be delivered goes to the dead letters, the rest arrives", () =>
+  it.effect("moves undeliverable events to the dead letters, and delivers the rest", () =>
     Effect.gen(function* () {
       const { disk, queue, script, uploads, use } = yield* start()
       script.answer = ({ events }) =>
@@ -758,7 +758,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("the next one is read while the database works on this one", () =>
+  it.effect("is read while the database works on the previous one", () =>
     Effect.gen(function* () {
       let takes = 0
       const over = (queue: q.Queue): q.Queue => ({
@@ -783,7 +783,7 @@ describe("a batch", () => {
     }
   })
 
-  it.effect("the cursor follows several at once, but each one where an event could be stored twice", () =>
+  it.effect("moves the cursor with others, or by itself if an event could be stored twice", () =>
     Effect.gen(function* () {
       const statuses = Array.from({ length: 40 }, (_, i) => `${i}`)
       for (const atLeastOnce of [false, true]) {
@@ -810,7 +810,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("no more lines than a batch may have wait for the cursor", () =>
+  it.effect("leaves at most a batch of lines to wait for the cursor", () =>
     Effect.gen(function* () {
       const counts: Array<number> = []
       const first = yield* Deferred.make<void>()
@@ -832,7 +832,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a flush does not wait for the end of a pass", () =>
+  it.effect("ends a flush before the end of the pass", () =>
     Effect.gen(function* () {
       const { scheduler, use } = yield* start({
         options: { batchRecords: 1 },
@@ -849,7 +849,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a clock that is set back does not hold up the cursor", () =>
+  it.effect("moves the cursor although the clock is set back", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -871,7 +871,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a delivery that goes on moves the cursor twenty times a second", () =>
+  it.effect("moves the cursor twenty times a second during a long delivery", () =>
     Effect.gen(function* () {
       const counts: Array<number> = []
       const { queue, use } = yield* start({
@@ -896,7 +896,7 @@ describe("a batch", () => {
       () => Effect.succeed({ rejected: [{ index: 0, code: "1406", reason: "no" }] })
     ]
   ]
-  it.effect.each(endings)("what was delivered before %s is behind the cursor", ([, then]) =>
+  it.effect.each(endings)("moves the cursor past delivered events before %s", ([, then]) =>
     Effect.gen(function* () {
       const first = yield* Deferred.make<void>()
       const { close, disk, queue, use } = yield* start({
@@ -918,7 +918,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("two at once are committed in order", () =>
+  it.effect("is committed in order with a concurrent one", () =>
     Effect.gen(function* () {
       const appended = yield* Deferred.make<void>()
       const first = yield* Deferred.make<void>()
@@ -950,13 +950,13 @@ describe("a batch", () => {
     })
   )
 
-  /** Calls whenever requests are looked for. */
+  /** Calls `look` at each search for requests. */
   const withLooks = (look: () => void) => (queue: q.Queue) => ({
     ...queue,
     carryOutRequests: Effect.sync(look)
   })
 
-  it.effect("requests are carried out during a pass that does not end", () =>
+  it.effect("lets requests run during a pass that does not end", () =>
     Effect.gen(function* () {
       let looks = 0
       const { queue, use } = yield* start({
@@ -972,7 +972,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("an event waits no longer than a moment for requests that take long", () =>
+  it.effect("delivers an event soon, beside slow requests", () =>
     Effect.gen(function* () {
       const { uploads, use } = yield* start({
         over: (queue) => ({ ...queue, carryOutRequests: Effect.never }),
@@ -983,13 +983,13 @@ describe("a batch", () => {
       for (let event = 0; event < 30; event++) yield* use("a")
       yield* TestClock.adjust("200 millis")
       assert.isAtLeast(uploads.length, 1)
-      // some hundred milliseconds each second, since a pass looks for requests so often
+      // once a second, a pass waits some hundred milliseconds for requests
       yield* TestClock.adjust("4 seconds")
       assert.strictEqual(uploads.length, 30)
     })
   )
 
-  it.effect("requests are carried out during a pass, also when the clock is set back", () =>
+  it.effect("lets requests run during a pass, also if the clock is set back", () =>
     Effect.gen(function* () {
       let offset = 0
       const clock = shifted(yield* Effect.clock, () => offset)
@@ -1017,7 +1017,7 @@ describe("a batch", () => {
     })
   )
 
-  it.effect("a flush waits for what was appended before it, also during a pass", () =>
+  it.effect("makes a flush wait for earlier appends, also during a pass", () =>
     Effect.gen(function* () {
       const { scheduler, uploads, use } = yield* start()
       for (let round = 0; round < 50; round++) {
@@ -1036,7 +1036,7 @@ describe("a batch", () => {
 })
 
 describe("a request that cannot be carried out", () => {
-  /** A worker with a dead letter and, its database being down, as many events that wait as are asked for. */
+  /** A worker with a dead letter, a database that is down, and `count` waiting events. */
   const withLetter = (setting: Setting, count: number) =>
     Effect.gen(function* () {
       const refuses: Answer = () => Effect.succeed({ rejected: [{ index: 0, code: "1", reason: "no" }] })
@@ -1052,7 +1052,7 @@ describe("a request that cannot be carried out", () => {
   const ask = (disk: Parameters<typeof requests.submit>[0], action: "retry" | "discard") =>
     requests.submit(disk, "/audit", { action, letters: "all", by: "li" })
 
-  it.effect("for want of room in the queue does not keep delivery from making it", () =>
+  it.effect("for lack of room in the queue does not stop delivery", () =>
     Effect.gen(function* () {
       const { close, disk, queue, script } = yield* withLetter({ maxQueueBytes: 2000 }, 20)
       yield* ask(disk, "retry")
@@ -1064,7 +1064,7 @@ describe("a request that cannot be carried out", () => {
     })
   )
 
-  it.effect("for want of room on the disk does not, either, and is said once", () =>
+  it.effect("for lack of room on the disk does not stop delivery, and is logged once", () =>
     Effect.gen(function* () {
       const lines = yield* logged(
         Effect.gen(function* () {

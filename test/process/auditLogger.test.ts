@@ -1,4 +1,4 @@
-/** The audit log on promises. */
+/** AuditLogger: the audit log with promises. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Logger, LogLevel, Schema } from "effect"
 import {
@@ -75,7 +75,7 @@ describe("AuditLogger", () => {
     await using _ = await openAuditLogger(options)
   })
 
-  it("is one log for each directory: it closes with the last handle, and opens again", async () => {
+  it("keeps one log for each directory, which closes with its last handle, and opens again", async () => {
     const { options, stored } = setUp()
     const [first, second] = await Promise.all([
       openAuditLogger(options),
@@ -89,7 +89,7 @@ describe("AuditLogger", () => {
     await first.shutdown()
     await second.logUse({ status: "second" })
     const closing = second.shutdown()
-    // waits for the one that is closing
+    // waits for the log that closes
     const third = await openAuditLogger(options)
     await third.logUse({ status: "third" })
     await Promise.all([closing, third.shutdown()])
@@ -99,7 +99,7 @@ describe("AuditLogger", () => {
     )
   })
 
-  it("after shutdown it says so", async () => {
+  it("rejects recordUse and flush after shutdown", async () => {
     const { options } = setUp()
     const audit = await openAuditLogger(options)
     await audit.shutdown()
@@ -108,7 +108,7 @@ describe("AuditLogger", () => {
     assert.propertyVal(await rejection(audit.flush()), "_tag", "FlushError")
   })
 
-  it("rejects with the error itself", async () => {
+  it("rejects with the typed error", async () => {
     const { database, options } = setUp()
     await using audit = await openAuditLogger(options)
     const invalid = await rejection(audit.recordUse({ status: "s", durationMs: 1.5 }))
@@ -119,7 +119,7 @@ describe("AuditLogger", () => {
     assert.propertyVal(await rejection(audit.flush()), "waiting", 1)
   })
 
-  it("rejects when it cannot be opened, and may be opened later", async () => {
+  it("rejects if it cannot open, and opens later", async () => {
     const { options } = setUp()
     const file = path.join(options.directory, "a-file")
     fs.writeFileSync(file, "")
@@ -133,7 +133,7 @@ describe("AuditLogger", () => {
     await using _ = await openAuditLogger(broken)
   })
 
-  it("onAppendFailure: a function that is waited for, or a rejection", async () => {
+  it("awaits onAppendFailure, or rejects without one", async () => {
     const { options } = setUp()
     const seen: Array<string> = []
     const onAppendFailure: AuditLoggerOptions["onAppendFailure"] = async ({ error, input }) => {
@@ -158,7 +158,7 @@ describe("AuditLogger", () => {
     )
   })
 
-  it("shutdown resolves in time though the database hangs", async () => {
+  it("resolves shutdown in time although the database hangs", async () => {
     const { database, options } = setUp()
     const uploader = Layer.succeed(Uploader, { ...database.uploader, upload: () => Effect.never })
     const audit = await openAuditLogger({ ...options, uploader, shutdownTimeout: "1 second" })
@@ -168,19 +168,19 @@ describe("AuditLogger", () => {
       readonly state: string
     }
     assert.notStrictEqual(state, "closed")
-    // the rest goes on by itself, within shutdownTimeout
+    // the rest of the close runs in the background, within shutdownTimeout
     await using again = await openAuditLogger(options)
     await again.flush()
     assert.deepInclude(await again.status(), { accepted: 1, delivered: 1 })
   })
 
-  it("closes upon a signal, if told so", async () => {
+  it("closes on a signal if the option is set", async () => {
     const { options, stored } = setUp()
     const seen = new Promise((resolve) => process.once("SIGUSR2", resolve))
     const audit = await openAuditLogger({ ...options, closeOnSignals: ["SIGUSR2"] })
     await audit.logUse({ status: "s" })
     const listeners = process.listenerCount("SIGUSR2")
-    // keeps the signal from ending this process
+    // this listener keeps the signal from ending the process
     const guard = () => undefined
     process.on("SIGUSR2", guard)
     process.kill(process.pid, "SIGUSR2")
@@ -193,8 +193,8 @@ describe("AuditLogger", () => {
   })
 })
 
-describe("a directory by other names", () => {
-  it("is one log: through links, also while it is made, and through what leads to the same place", async () => {
+describe("a directory under several paths", () => {
+  it("is one log through links, also while it is created, and through equal paths", async () => {
     const { options, stored } = setUp()
     const home = options.directory
     fs.symlinkSync(".", path.join(home, "link"))
@@ -205,7 +205,7 @@ describe("a directory by other names", () => {
     // the directory does not exist yet
     const logs = await Promise.all(names.map(open))
     for (const log of logs) await log.logUse({ status: "s" })
-    // what it is called by, and what tells it from others, differ here
+    // the path and the identity of the directory differ here
     const [one] = logs
     logs.push(await open(`../${path.basename(home)}/audit/`))
     for (const log of logs) assert.strictEqual((await log.status()).accepted, names.length)
@@ -213,14 +213,14 @@ describe("a directory by other names", () => {
     await one!.logUse({ status: "last" })
     await one!.shutdown()
     assert.lengthOf(stored(UseLog), names.length + 1)
-    // and is not taken for another one
+    // two directories are two logs
     const [a, b] = [await open("a"), await open("b")]
     await a.logUse({ status: "a" })
     assert.strictEqual((await b.status()).accepted, 0)
     await Promise.all([a.shutdown(), b.shutdown()])
   })
 
-  it("is found by what it is, and not by its path: a mount of it (skipped where nothing may be mounted)", async (context) => {
+  it("is one log through a bind mount (skipped without the right to mount)", async (context) => {
     const { options } = setUp()
     const [real, mount] = ["real", "mount"].map((name) => path.join(options.directory, name))
     fs.mkdirSync(real!)
@@ -234,8 +234,8 @@ describe("a directory by other names", () => {
   })
 })
 
-describe("what is no event", () => {
-  it("goes to onAppendFailure without a word of it, or is rejected, and nothing is thrown", async () => {
+describe("an invalid event", () => {
+  it("goes to onAppendFailure without its content, or rejects, and throws nothing", async () => {
     const SECRET = "SECRET"
     const fail = () => {
       throw new Error(SECRET)
@@ -261,7 +261,7 @@ describe("what is no event", () => {
       [SECRET],
       { [AuditEvent.TypeId]: { kind: SECRET } },
       failing,
-      // of a kind that the log does not carry
+      // an event of an unknown kind
       Object.assign(new Payment({ cents: 1 }), { prompt: SECRET })
     ]
     for (const nothing of nothings) {
@@ -277,7 +277,7 @@ describe("what is no event", () => {
   })
 })
 
-/** Bundles the package with an Effect that says a version, and loads it from beside the packages that stay outside. */
+/** Bundles the package with an Effect that states this version, and loads the bundle beside the external packages. */
 const bundled = async (version: string): Promise<typeof Copy> => {
   const file = path.join(root, "node_modules", `.audit-copy-${process.pid}-${version}.cjs`)
   onTestFinished(() => fs.rmSync(file, { force: true }))
@@ -308,7 +308,7 @@ const [major, minor] = own.split(".").map(Number)
 const another = `${major!}.${minor! + 1}.0`
 
 describe("two copies of the package in one process", () => {
-  it("do not run by an Effect of another version, and say so", async () => {
+  it("refuse to share an Effect of another version, and say why", async () => {
     const open = async (version: string) => {
       const copy = await bundled(version)
       const layer = copy.AuditLayer.layer({ directory: temporaryDirectory() })
@@ -326,7 +326,7 @@ describe("two copies of the package in one process", () => {
     assert.strictEqual(await open(`${major!}.${minor!}.999`), "opened")
   })
 
-  it("share it though one is a CommonJS bundle with another Effect, which closes while the other one writes", async () => {
+  it("share a log although one is a CommonJS bundle with its own Effect, and closes while the other writes", async () => {
     const home = temporaryDirectory()
     const copy = await bundled(another)
     assert.notStrictEqual(copy.openAuditLogger, openAuditLogger)
@@ -342,7 +342,7 @@ describe("two copies of the package in one process", () => {
     await first.shutdown()
     assert.lengthOf(await writing, 200)
     await second.recordUse({ status: "s" })
-    // the last one closes, and whoever comes meanwhile waits for it
+    // the last handle closes, and an open meanwhile waits for that
     const [again] = await Promise.all([openAuditLogger({ ...options, directory }), second.shutdown()])
     assert.deepInclude(await again.status(), { accepted: 201, delivered: 201, waiting: 0 })
     await again.shutdown()
@@ -350,10 +350,10 @@ describe("two copies of the package in one process", () => {
     assert.propertyVal(await rejection(second.recordUse({ status: "s" })), "_tag", "QueueClosed")
   })
 
-  it("share the log of a directory, until the last handle of either is given back", async () => {
+  it("share the log of a directory until the last handle of either closes", async () => {
     const file = compiled("test/support/copy.ts")
     const load = async (name: string): Promise<typeof Copy> => {
-      // beside the original: they find the packages by the directories above
+      // beside the original, since copies find packages in the directories above
       const copy = `${path.dirname(file)}-${process.pid}-${name}`
       fs.cpSync(path.dirname(file), copy, { recursive: true })
       onTestFinished(() => fs.rmSync(copy, { recursive: true, maxRetries: 10 }))
@@ -373,7 +373,7 @@ describe("two copies of the package in one process", () => {
     assert.deepInclude(await second.status(), { accepted: 2, delivered: 2 })
     assert.deepStrictEqual(await first.status(), await second.status())
     await first.shutdown()
-    // a hot reload: the new copy goes on where the old one has left
+    // a hot reload: the new copy continues the numbers
     assert.strictEqual((await second.recordUse({ status: "success" })).sequence, 2)
     await second.shutdown("5 seconds")
     assert.strictEqual(database.stored(), 3)

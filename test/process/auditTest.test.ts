@@ -1,4 +1,4 @@
-/** The test double of users, used as they use it. */
+/** AuditTest: the test double, as programs use it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Schema, TestClock } from "effect"
 import { Audit, AuditEvent, LoginLog, logLogin, logUse, UseLog } from "effect-audit"
@@ -40,7 +40,7 @@ describe("AuditTest", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("gives back what columns cannot hold", () =>
+  it.effect("returns values that columns cannot hold", () =>
     Effect.gen(function* () {
       const visit = {
         guest: { name: "Ann", tags: ["vip", "早"] },
@@ -57,7 +57,7 @@ describe("AuditTest", () => {
     }).pipe(Effect.provide(AuditTest.layerWith({ events: [Visit] })))
   )
 
-  it.effect("plays an outage: nothing is lost, and the backoff delivers", () =>
+  it.effect("simulates an outage: the backoff delivers every event", () =>
     Effect.gen(function* () {
       yield* AuditTest.outage
       yield* logUse({ status: "success" })
@@ -88,7 +88,7 @@ describe("AuditTest", () => {
     }).pipe(Effect.provide(AuditTest.layer))
   )
 
-  it.effect("plays a full and a failing disk", () =>
+  it.effect("simulates a full and a failing disk", () =>
     Effect.gen(function* () {
       const record = Effect.either(Audit.recordUse({ status: "success" }))
       const errorOf = Effect.map(record, (result) => (Either.isLeft(result) ? result.left._tag : "recorded"))

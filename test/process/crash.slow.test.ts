@@ -1,6 +1,6 @@
 /**
- * Killed with SIGKILL at named points, by the disk or the driver itself: nothing acknowledged is lost, nothing is stored
- * twice, and with a proof nothing is found.
+ * SIGKILL at named points, by the disk or the driver: no acknowledged event is lost or stored twice. With a proof,
+ * `prove` finds nothing.
  */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
@@ -17,10 +17,10 @@ import { type MakeProven, openProven, type OpenProven, PROVEN } from "../support
 import { openSqlite } from "../support/sqlite.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
-/** how often it is killed at each point, and how often at random under load */
+/** kills at each point, and at random under load */
 const ROUNDS = isLong ? 10 : 1
 const RANDOM = isLong ? 100 : 5
-/** the points of the disk once more, on each database with a proof, in the long run */
+/** kills at each point of the disk, on each database with a proof, in the long run */
 const ROUNDS_PROVEN = 3
 
 const program = "test/crash/program.ts"
@@ -62,14 +62,14 @@ const RANDOM_POINT: Point = { name: "at random, under load", call: "none directo
 
 interface Ordeal {
   readonly points: ReadonlyArray<Point>
-  /** dead letters are retried and discarded meanwhile */
+  /** an operator retries and discards dead letters meanwhile */
   readonly requests?: boolean
   readonly adopting?: "near" | "far"
-  /** one whose rows are sealed, or one without a proof */
+  /** a database with a proof, or a name without one */
   readonly database: "sqlite" | "mysql" | MakeProven
 }
 
-/** One directory, killed at each of the points in turn, judged after each, and a last life that ends in order. */
+/** Kills programs on one directory at each point in turn, judges each kill, and ends a last program in order. */
 const ordeal = async (
   { adopting, database: kind, points, requests = false }: Ordeal,
   context: TestContext
@@ -85,7 +85,7 @@ const ordeal = async (
       CRASH_DIRECTORY: directory,
       CRASH_DATABASE: address,
       CRASH_EVENTS: String(events),
-      // a life that ends in order leaves nothing: not what is retried while it ends either
+      // the last program must leave nothing, so nobody retries letters while it ends
       CRASH_REQUESTS: String(requests && point !== undefined),
       CRASH_FAR: String(adopting === "far"),
       ...(adopting === undefined ? {} : { CRASH_OLD: old }),
@@ -102,7 +102,7 @@ const ordeal = async (
   }
   const judgeAll = (kills: number) =>
     readRows(query).then((rows) => {
-      // letters are appended again by batches of 1,000: all of one may stand in the queue when the process dies
+      // a retry appends letters in batches of 1,000, so a kill may leave a whole batch in the queue
       const interruptedRetries = requests ? kills * 1000 : 0
       return judge({
         acknowledged,
@@ -126,7 +126,7 @@ const ordeal = async (
     acknowledged.push(...ids(ended.stdout))
   }
 
-  // the first life makes the directory and the tables
+  // the first program creates the directory and the tables
   await end(20)
   let kills = 0
   for (const point of points) {
@@ -167,7 +167,7 @@ const ordeal = async (
 
 const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length === 36)
 
-/** Without a proof there is no key, and nothing to find. */
+/** Without a proof, a database has no key and no findings. */
 type Database = Omit<OpenProven, "key"> & Partial<Pick<OpenProven, "key">>
 
 const openDatabase = async (
@@ -194,7 +194,7 @@ const openDatabase = async (
 const repeated = <A>(items: ReadonlyArray<A>, rounds = ROUNDS) =>
   Array.from({ length: rounds }, () => items).flat()
 
-/** The points whose names begin so. */
+/** The points whose names begin with one of these. */
 const startingWith = (...starts: ReadonlyArray<string>) =>
   points.filter(({ name }) => starts.some((start) => name.startsWith(start)))
 

@@ -1,6 +1,6 @@
 /**
- * Killed with SIGKILL at random moments, under load: nothing that was acknowledged is lost, nothing is stored twice, and
- * with a proof nothing is found.
+ * SIGKILL at random moments, under load: no acknowledged event is lost or stored twice. With a proof, `prove` finds
+ * nothing.
  */
 import { Effect } from "effect"
 import { randomInt } from "node:crypto"
@@ -27,7 +27,7 @@ const KILLS_INSTANCES = long ? 20 : 1
 interface Database {
   readonly address: string
   readonly query: (sql: string) => Promise<ReadonlyArray<unknown>>
-  /** what seals what is delivered, and what `prove` finds, with a proof alone */
+  /** the key that seals deliveries; it and `findings` only with a proof */
   readonly key?: OpenProven["key"]
   readonly findings?: OpenProven["findings"]
 }
@@ -56,11 +56,11 @@ const sqlite = async (directory: string): Promise<Database> => {
 
 const ids = (stdout: string) => stdout.split("\n").filter((line) => line.length === 36)
 
-/** Kills it at a random moment: mostly under load, sometimes while it still starts. */
+/** Kills the program at a random moment: mostly under load, sometimes during its start. */
 const killSoon = async (program: Program) => {
   if (randomInt(5) > 0) {
     await program.prints("\n")
-    // by the number of events, so that a slow machine sees a load as well
+    // counts events, not time, so that a slow machine has a load too
     const enough = program.prints(new RegExp(`(?:.+\\n){${randomInt(1, 200)}}`))
     await Promise.race([enough.catch(() => undefined), sleep(2000)])
     await sleep(randomInt(30))
@@ -71,7 +71,7 @@ const killSoon = async (program: Program) => {
   return program.ended
 }
 
-/** So many lives and deaths on one directory, judged after each, and a last life that ends in order. */
+/** Starts and kills programs on one directory, judges each kill, and ends a last program in order. */
 const ordeal = async (context: TestContext, kills: number, open: Open) => {
   const { path: cwd, remove } = temporaryDirectory()
   context.onTestFinished(remove)
@@ -81,7 +81,7 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
     WORKER_DIRECTORY: directory,
     WORKER_DATABASE: database.address,
     WORKER_EVENTS: String(events),
-    // the seals of both come in their order
+    // with two connections, seals must still be stored in order
     WORKER_CONNECTIONS: String(randomInt(1, 3)),
     ...(database.key === undefined ? {} : { WORKER_PROOF_KEY: database.key })
   })
@@ -93,7 +93,7 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
     rows: await readRows(database.query)
   })
 
-  // the first life makes the directory and the tables
+  // the first program creates the directory and the tables
   const first = await run(worker, { cwd, env: env(10) })
   expect(first).toMatchObject({ code: 0 })
   acknowledged.push(...ids(first.stdout))
@@ -112,17 +112,17 @@ const ordeal = async (context: TestContext, kills: number, open: Open) => {
   expect(judge({ acknowledged, books, rows })).toEqual([])
   expect(books).toMatchObject({ waiting: 0, refused: 0, missing: 0, delivered: rows.length })
   expect(await database.findings?.()).toEqual(nothing)
-  // the load was one
+  // the programs were under load
   expect(acknowledged.length).toBeGreaterThan(kills * 20)
   const sealed = database.key === undefined ? "without a proof" : "with a proof"
   console.log(`${context.task.name}, ${sealed}: ${kills} kills, ${acknowledged.length} events acknowledged`)
 }
 
 const PROGRAMS = 3
-/** one that is just being replaced included */
+/** one more for a program that is being replaced */
 const INSTANCES = PROGRAMS + 1
 
-/** Programs that share a directory, one after the other killed and started again, until one is left, which takes over. */
+/** Kills and restarts programs that share a directory, until one is left, which takes over. */
 const instancesOrdeal = async (context: TestContext, kills: number, database: OpenProven) => {
   const { path: cwd, remove } = temporaryDirectory()
   context.onTestFinished(remove)
@@ -147,7 +147,7 @@ const instancesOrdeal = async (context: TestContext, kills: number, database: Op
     await programs[next]!.prints(new RegExp(`(?:.+\\n){${randomInt(1, 100)}}`))
     await end(programs[next]!, "SIGKILL")
     if (kill < kills) programs[next] = start(worker, { cwd, env: env(200) })
-    // the first one may be killed before it has sealed anything
+    // the first program may die before its first seal
     const found = (await database.findings()).filter(({ subject }) => subject !== "the chains")
     expect(found, `after kill ${kill + 1}`).toEqual([])
   }

@@ -1,4 +1,4 @@
-/** The judge of the kill tests must see what it is there to see. */
+/** The judge of the kill tests: it finds each fault that it looks for. */
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { crc32 } from "node:zlib"
@@ -9,7 +9,7 @@ import { temporaryDirectory } from "../support/program.js"
 
 const id = (index: number) => `00000000-0000-7000-8000-${String(index).padStart(12, "0")}`
 
-/** Five lines: two delivered, one refused, one that waits, and a torn end. */
+/** Five lines: two delivered, one refused, one waiting, and a torn end. */
 const directory = () => {
   const { path: at, remove } = temporaryDirectory()
   onTestFinished(remove)
@@ -54,7 +54,7 @@ test("reads a directory", () => {
   })
 })
 
-test("a refused event that was discarded, and erased, is not lost", () => {
+test("does not count a refused, discarded and erased event as lost", () => {
   const at = directory()
   fs.writeFileSync(
     path.join(at, "dead-letter.ndjson"),
@@ -63,13 +63,13 @@ test("a refused event that was discarded, and erased, is not lost", () => {
   const evidence = { ...honest(), books: readBooks(at) }
   expect(evidence.books).toMatchObject({ deadIds: [], discarded: 1 })
   expect(judge({ ...evidence, refused: [id(2)] })).toEqual([])
-  // the database refused another one, or two of them
+  // the database refused another event, or two
   expect(judge({ ...evidence, refused: [id(1)] }).join()).toMatch(/1 acknowledged events are lost/)
   const two = { ...evidence, rows: [id(0)], refused: [id(1), id(2)] }
   expect(judge(two).join()).toMatch(/2 acknowledged events are lost/)
 })
 
-test("a letter counts once its line no longer waits", () => {
+test("counts a letter once its line no longer waits", () => {
   const at = directory()
   const letter = (place: string, index: number) =>
     `\n${JSON.stringify({ type: "letter", class: "rejected", id: place, line: JSON.stringify({ event_id: id(index) }) })}\n`
@@ -81,10 +81,10 @@ test("a letter counts once its line no longer waits", () => {
   expect(readBooks(at)).toMatchObject({ waitingIds: [id(3)], deadIds: [id(2)] })
 })
 
-test("finds nothing wrong where nothing is", () => {
+test("finds nothing wrong in sound evidence", () => {
   const evidence = honest()
   expect(judge(evidence)).toEqual([])
-  // committed, but the process died before it could note it
+  // committed, but the process died before it moved the cursor
   expect(judge({ ...evidence, rows: [...evidence.rows, id(3)] })).toEqual([])
 })
 
@@ -110,6 +110,6 @@ test.for<[string, (evidence: Evidence) => Evidence, RegExp]>([
     /5 rows, but 2 delivered/
   ],
   ["an id given twice", (e) => ({ ...e, acknowledged: [id(0), id(0)] }), /an id was given twice/]
-])("sees %s", ([_, tamper, problem]) => {
+])("finds %s", ([_, tamper, problem]) => {
   expect(judge(tamper(honest())).join("\n")).toMatch(problem)
 })

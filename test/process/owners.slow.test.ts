@@ -1,6 +1,6 @@
 /**
- * Whose files these are: directories of others, links and worse under our names, and the command as root. Real
- * directories and real processes of other users, so that most of it needs root.
+ * Ownership: directories of other users, links and other things under names of the queue, and the command as root. Real
+ * directories and processes of other users, so most tests need root.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Exit, Fiber, Logger, LogLevel, Schedule } from "effect"
@@ -28,16 +28,16 @@ import { root } from "../support/program.js"
 import * as q from "../support/queue.js"
 
 const isLong = process.env.AUDIT_LONG === "1"
-/** The ordinary run takes the ways by turns, the long run each of them every time. */
+/** The ways to test: in the ordinary run one by turns, in the long run all. */
 const oneOf = <A>(ways: ReadonlyArray<A>, turn: number): ReadonlyArray<A> =>
   isLong ? ways : [ways[turn % ways.length]!]
 
 const SERVICE = 1234
 const OTHER = 1300
-/** a group of the platform, as Kubernetes' fsGroup is */
+/** a group of the platform, as fsGroup of Kubernetes */
 const GROUP = 5000
 
-/** What runs a program as a user, with groups of its own. */
+/** The command line that runs a program as this user, with these groups. */
 const as = (uid: number, groups: ReadonlyArray<number> = []) => [
   "setpriv",
   `--reuid=${uid}`,
@@ -56,7 +56,7 @@ const canSwitch =
     `fs.readdirSync(${JSON.stringify(root)})`
   ]).status === 0
 
-/** An empty directory that everybody may look into. */
+/** An empty directory that everybody may read. */
 const openParent = Effect.tap(q.temporaryDirectory, (parent) =>
   Effect.sync(() => fs.chmodSync(parent, 0o755))
 )
@@ -69,13 +69,13 @@ const makeDirectory = (directory: string, uid: number, gid: number, mode: number
 
 const modeOf = (file: string) => fs.statSync(file).mode & 0o7777
 
-/** Everything under a directory, and whose it is. */
+/** The owner of everything under a directory. */
 const ownersIn = (directory: string) =>
   ["", ...fs.readdirSync(directory, { recursive: true, encoding: "utf8" })].map(
     (name) => [name, fs.lstatSync(path.join(directory, name)).uid] as const
   )
 
-/** Runs the command that a message ends with, as its reader would. */
+/** Runs the command at the end of a message, as its reader would. */
 const obey = (message: string) => {
   const command = / Run (.+)$/.exec(message)?.[1]
   assert.isDefined(command, message)
@@ -84,9 +84,9 @@ const obey = (message: string) => {
 
 // ----------------------------------------------------------------------------------------------------- directories
 
-describe("whose directory it is", () => {
-  it("is told by owner, group and mode: every combination against a table", () => {
-    // rows: the first that fits decides; x is any
+describe("the owner of a directory", () => {
+  it("follows from owner, group and mode, in every combination", () => {
+    // the first matching row decides; x matches any
     const table: ReadonlyArray<
       readonly [
         world: boolean | "x",
@@ -136,7 +136,7 @@ describe("whose directory it is", () => {
     )
   })
 
-  it.scopedLive("is not asked on Windows, where everything looks like 0777 of nobody", () =>
+  it.scopedLive("is not checked on Windows, where every mode looks like 0777", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       fs.chmodSync(directory, 0o777)
@@ -148,8 +148,8 @@ describe("whose directory it is", () => {
   )
 })
 
-describe.skipIf(!canSwitch)("whose directory it is, in processes of other users (needs root)", () => {
-  it.scopedLive("is a platform's, root:gid 2775: accepted, and warned of once (needs root)", () =>
+describe.skipIf(!canSwitch)("a directory, for processes of other users (needs root)", () => {
+  it.scopedLive("of a platform, root:gid 2775, is accepted with one warning (needs root)", () =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       makeDirectory(directory, 0, GROUP, 0o2775)
@@ -173,7 +173,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     { what: "2770", mode: 0o2770, gid: GROUP },
     { what: "0775, as umask 002 leaves it", mode: 0o775, gid: SERVICE }
   ])(
-    "is ours and open to a group, $what: it becomes 0700, which is said once (needs root)",
+    "of the program's user, open to a group, becomes 0700, which is logged once: $what (needs root)",
     ({ gid, mode }) =>
       Effect.gen(function* () {
         const directory = `${yield* openParent}/audit`
@@ -200,7 +200,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     { what: "root's, of a group that is not ours", uid: 0, gid: 6000, mode: 0o2775 },
     { what: "a platform's that everybody may write to", uid: 0, gid: GROUP, mode: 0o2777 },
     { what: "ours, and everybody may write to it", uid: SERVICE, gid: SERVICE, mode: 0o777 }
-  ])("is $what: refused, with the command that mends it", ({ gid, mode, uid }) =>
+  ])("is refused, with the command that repairs it: $what", ({ gid, mode, uid }) =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       makeDirectory(directory, uid, gid, mode)
@@ -216,7 +216,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     })
   )
 
-  it.scopedLive("is another user's: root may open it", () =>
+  it.scopedLive("of another user can be opened by root", () =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       makeDirectory(directory, OTHER, OTHER, 0o700)
@@ -233,7 +233,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
     "dead-letter.ndjson",
     "requests",
     "00000000000000000000.ndjson"
-  ])("holds a %s of root's: refused, with the chown that mends it (needs root)", (name) =>
+  ])("with a %s of root is refused, with the chown that repairs it (needs root)", (name) =>
     Effect.gen(function* () {
       const directory = `${yield* openParent}/audit`
       yield* fill(directory, [useLine({}), useLine({})], [{ class: "rejected", reason: "a dead letter" }])
@@ -251,7 +251,7 @@ describe.skipIf(!canSwitch)("whose directory it is, in processes of other users 
   )
 })
 
-/** twenty starts of a process on a machine that is busy with others, milliseconds */
+/** time for twenty starts of a process on a busy machine, in milliseconds */
 const COMMANDS_TAKE = 300_000
 
 // ----------------------------------------------------------------------------------------------- names of ours
@@ -272,12 +272,12 @@ const FILES = [
   "status.json.new",
   "adoption.json.new"
 ]
-/** Those that are written to in place. */
+/** Files that the queue writes in place. */
 const WRITTEN = ["lock", "cursor", "dead-letter.ndjson"]
 
 const hangs = () => ({ _tag: "Hangs", message: "it hangs" })
 
-/** What somebody may put under a name, and what must not change by that. */
+/** Things that somebody may put under a name of the queue. */
 const planted = {
   "a link to a file": (file: string, outside: string) => fs.symlinkSync(`${outside}/victim`, file),
   "a link to nothing": (file: string, outside: string) => fs.symlinkSync(`${outside}/absent`, file),
@@ -289,7 +289,7 @@ const planted = {
       `require("net").createServer().listen(process.argv[1], () => process.kill(process.pid, 9))`,
       file
     ]),
-  // it has no end
+  // a device that has no end
   "a device": (file: string) => void spawnSync("mknod", [file, "c", "1", "5"]),
   "a directory": (file: string) => {
     fs.mkdirSync(file)
@@ -302,7 +302,6 @@ const kindsPlanted = (Object.keys(planted) as ReadonlyArray<Planted>).filter(
   (what) => what !== "a device" || isRoot
 )
 
-/** A directory with a file of root's, and what it looks like. */
 const setFstat = (fstat: typeof builtin.fstat) => {
   builtin.fstat = fstat
   syncBuiltinESMExports()
@@ -321,15 +320,15 @@ const makeOutside = (parent: string) => {
   return { outside, assertUntouched: () => assert.deepStrictEqual(look(), before) }
 }
 
-describe.skipIf(process.platform === "win32")("under a name of ours", () => {
+describe.skipIf(process.platform === "win32")("under a name of the queue", () => {
   it.scopedLive.each(kindsPlanted)(
-    "%s is refused by opening, which says where; nothing outside of the directory is touched",
+    "%s makes opening fail with its path, and nothing outside the directory is touched",
     (what) =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
         const { assertUntouched, outside } = makeOutside(parent)
         for (const name of [...FILES, "requests"]) {
-          // a directory is what requests is to be; one under the name of a segment was always left alone
+          // `requests` must be a directory, and the queue ignores a directory with a segment's name
           if (what === "a directory" && (name === "requests" || /^\d/.test(name))) continue
           const directory = path.join(parent, `of ${name}`)
           fs.mkdirSync(directory, { mode: 0o700 })
@@ -351,7 +350,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
       })
   )
 
-  it.scopedLive("a hard link that is taken away while it is opened leads to nothing", () =>
+  it.scopedLive("a hard link removed during the open does no harm", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const { assertUntouched, outside } = makeOutside(parent)
@@ -375,12 +374,12 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
 
   const kindsPut = [...kindsPlanted, "a hard link"] as const
   it.scopedLive.each(kindsPut)(
-    "%s that is put there while the program runs: what fails says so, the rest goes on, and nothing outside changes",
+    "%s, put there while the program runs, fails only its own call, and nothing outside changes",
     (what) =>
       Effect.gen(function* () {
         const parent = yield* q.temporaryDirectory
         const { assertUntouched, outside } = makeOutside(parent)
-        // under the first name of a segment that does not exist yet, and all others
+        // all names, with that of a segment that does not exist yet
         const names = [...FILES, "00000000000000000003.ndjson", "requests"]
         for (const [turn, name] of names.entries()) {
           if (what === "a directory" && name === "requests") continue
@@ -451,7 +450,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     600_000
   )
 
-  it.scopedLive("a second name of a file outside is not written to: opening says how to part them", () =>
+  it.scopedLive("a hard link to a file outside is not written to: the error says how to separate them", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const { assertUntouched, outside } = makeOutside(parent)
@@ -478,7 +477,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("an old file with two names is copied: the other one stays as it is", () =>
+  it.scopedLive("an old file with two names is copied, and the other name stays unchanged", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const directory = path.join(parent, "audit")
@@ -500,7 +499,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     })
   )
 
-  it.scopedLive.each([...kindsPlanted])("%s that comes later is not opened either, in any way", (what) =>
+  it.scopedLive.each([...kindsPlanted])("%s that comes later is never opened", (what) =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const { assertUntouched, outside } = makeOutside(parent)
@@ -529,7 +528,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
   )
 
   it.scopedLive(
-    "is a second name of a file of root's, in another's directory: not written to (needs root)",
+    "a hard link to a file of root, in another user's directory, is not written to (needs root)",
     () =>
       Effect.gen(function* () {
         if (!isRoot) return
@@ -553,7 +552,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
       })
   )
 
-  it.scopedLive("an instance that is a link is refused, and by the command as well", () =>
+  it.scopedLive("an instance directory that is a link is refused, also by the command", () =>
     Effect.gen(function* () {
       const parent = yield* openParent
       const { assertUntouched, outside } = makeOutside(parent)
@@ -570,7 +569,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     })
   )
 
-  it.scopedLive("the directory itself may be named through a link, which is followed once", () =>
+  it.scopedLive("the directory itself may be a link, which is followed once", () =>
     Effect.gen(function* () {
       const parent = yield* openParent
       const real = path.join(parent, "real")
@@ -590,7 +589,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
   )
 
   it.scopedLive(
-    "links that lead in a circle are named, wherever they stand in a path",
+    "a circle of links is named in the error, anywhere in a path",
     () =>
       Effect.gen(function* () {
         const parent = yield* openParent
@@ -637,7 +636,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
     COMMANDS_TAKE
   )
 
-  it.scopedLive("the user may name links: adopt takes what they lead to", () =>
+  it.scopedLive("a link that the user names in adopt is followed", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       for (const [index, target] of ["old.ndjson", path.join(parent, "old.ndjson")].entries()) {
@@ -659,7 +658,7 @@ describe.skipIf(process.platform === "win32")("under a name of ours", () => {
 
 // ------------------------------------------------------------------------------------------------ the command
 
-/** A queue of the service with three letters and an event that waits, as it leaves one. */
+/** A queue of the service, as its program leaves it, with three letters and a waiting event. */
 const serviceQueue = Effect.gen(function* () {
   const parent = yield* openParent
   const directory = path.join(parent, "audit")
@@ -693,7 +692,7 @@ const decisionsIn = (directory: string) =>
     .filter((line) => /"type":"(retried|discarded)"/.test(line))
     .map((line) => (JSON.parse(line) as { by: string }).by.split("@")[0])
 
-/** A server that takes a connection and hangs up half a second later. */
+/** A server that accepts connections, and hangs up half a second later. */
 const silentServer = Effect.gen(function* () {
   const server = yield* Effect.acquireRelease(
     Effect.async<ReturnType<typeof createServer>>((resume) => {
@@ -711,7 +710,7 @@ const silentServer = Effect.gen(function* () {
   return { port: (server.address() as { port: number }).port, called }
 })
 
-/** Commands, and the codes that they end with where the program is down, and beside it. */
+/** Commands, and their exit codes without and beside a running program. */
 const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
   [
     [["status"], 2, 2],
@@ -728,7 +727,7 @@ const commands = (ids: ReadonlyArray<string>, old: string, url: string) =>
 
 describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   it.scopedLive(
-    "becomes the owner: whatever it did, all files are the service's, which starts and appends",
+    "becomes the owner: all files stay the service's, which starts and appends",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -797,7 +796,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "asks a program that runs, which reads its requests; the record says root",
+    "leaves requests that a running program reads, and the record names root",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -819,7 +818,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "refuses where it cannot become the owner, with the line of sudo, and touches nothing",
+    "refuses if it cannot become the owner, prints the sudo command, and touches nothing",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -832,7 +831,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
         const before = snapshot()
         const { port } = yield* Effect.promise(refusingPort)
         const unable = [
-          // root of a container without the capability, and somebody else
+          // root in a container without the capability, and another user
           ["setpriv", "--bounding-set=-setuid"],
           as(OTHER)
         ]
@@ -851,7 +850,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "is refused below a directory that is private, with the line of sudo for whoever has that",
+    "refuses below a private directory, and prints the sudo command",
     () =>
       Effect.gen(function* () {
         const { directory, ids, old } = yield* serviceQueue
@@ -878,7 +877,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
     COMMANDS_TAKE
   )
 
-  /** A directory that nobody has used, and a file of the Python class. */
+  /** An unused directory, and a file of the Python class. */
   const freshQueue = (place: readonly [uid: number, gid: number, mode: number] | undefined, oldUid: number) =>
     Effect.gen(function* () {
       const parent = yield* openParent
@@ -895,7 +894,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
     { what: "a platform's directory, the file of the service", place: [0, GROUP, 0o2775], old: SERVICE },
     { what: "no directory yet, the file of the service", place: undefined, old: SERVICE }
   ] as const)(
-    "adopts nothing where it cannot tell whose the queue will be, and says how: $what",
+    "adopts nothing if it cannot tell the future owner, and says what to do: $what",
     ({ old: oldUid, place }) =>
       Effect.gen(function* () {
         const { directory, old, parent } = yield* freshQueue(place, oldUid)
@@ -905,7 +904,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
         assert.include(stderr, `nobody can tell whose it is`)
         assert.include(stderr, `sudo -u USER${place === undefined ? "" : ` -g '#${GROUP}'`} effect-audit`)
         assert.deepStrictEqual(ownersIn(parent), before)
-        // as it says: the user has the directory, or the program has been there
+        // as the message says: give the user the directory, or run the program first
         const groups = place === undefined ? [] : [GROUP]
         if (place === undefined) makeDirectory(directory, SERVICE, SERVICE, 0o700)
         const program = yield* auditProcess({ under: as(SERVICE, groups) })
@@ -944,7 +943,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "adopts for itself where only root can be the program's user",
+    "adopts for itself if only root can be the program's user",
     () =>
       Effect.gen(function* () {
         for (const place of [undefined, [0, 0, 0o700]] as const) {
@@ -958,7 +957,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "says what to do with a file that the owner may not read, or not move",
+    "says what to do if the owner may not read or move the file",
     () =>
       Effect.gen(function* () {
         const { directory } = yield* serviceQueue
@@ -990,7 +989,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "delivers though only root may read its installation, the module of events and the authority",
+    "delivers although only root may read the installation, the events module and the CA file",
     () =>
       Effect.gen(function* () {
         const { directory } = yield* serviceQueue
@@ -1039,7 +1038,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
   )
 
   it.scopedLive(
-    "is not led out of the directory by the service's user",
+    "follows no link of the service's user out of the directory",
     () =>
       Effect.gen(function* () {
         const { directory, ids } = yield* serviceQueue
@@ -1063,7 +1062,7 @@ describe.skipIf(!canSwitch)("the command as root (needs root)", () => {
 })
 
 describe("a program that starts while the command holds the queue", () => {
-  it.scopedLive("waits for it a moment, also without lockWait; for another program it does not", () =>
+  it.scopedLive("waits briefly for the command, without lockWait too, but not for another program", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -1079,7 +1078,7 @@ describe("a program that starts while the command holds the queue", () => {
     })
   )
 
-  it.scopedLive("finds it out from the lock of a real one, which a server keeps busy", () =>
+  it.scopedLive("recognizes a real command by its lock, while a server keeps it busy", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       yield* fill(directory, [useLine({})])

@@ -1,6 +1,6 @@
 /**
- * What the audit log says of itself while everything goes wrong, with hostile texts in its events and in the words of
- * the database: each change of state once, no content of an event above Debug, and a password nowhere.
+ * Privacy: the log while everything fails, with hostile texts in events and in the database's errors. It has each
+ * change of state once, no content of an event above Debug, and no password.
  */
 import { assert, it, vi } from "@effect/vitest"
 import {
@@ -31,7 +31,7 @@ import { temporaryDirectory } from "../support/queue.js"
 
 const PROMPT = `PROMPT \u001b[31m\n level=FATAL "'\\ ${"狐".repeat(50)}`
 
-/** Everything that is said, by log or span, and everything that is handed to those who ask. */
+/** Collects all logs and spans, and everything that the program can read. */
 const makeWitness = () => {
   const logs: Array<{ readonly level: LogLevel.LogLevel; readonly text: string; readonly message: string }> =
     []
@@ -65,7 +65,7 @@ const makeWitness = () => {
           if (Exit.isFailure(exit)) note(Cause.pretty(exit.cause, { renderErrorCause: true }))
         },
         attribute: note,
-        // each line of a log is an event of its span as well, but for ours at Debug
+        // each log line is also an event of its span, except ours at Debug
         event: (name, _, attributes) => {
           note(name, attributes)
         },
@@ -86,7 +86,7 @@ const makeWitness = () => {
   }
 }
 
-it.scopedLive("each change of state is logged once; events and passwords are kept out of everything", () =>
+it.scopedLive("logs each change of state once, and prints no event and no password anywhere", () =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase()
     yield* MysqlUploader.migrate(connectionOptions(database))
@@ -107,12 +107,12 @@ it.scopedLive("each change of state is logged once; events and passwords are kep
         const url = `mysql://${options.username!}:${secret}@${proxy.host}:${proxy.port}/${options.database!}`
         const uploader = yield* uploaderOf({ url: Redacted.make(url), connectTimeout: "200 millis" })
         const audit = yield* openAudit({ directory }, { uploader })
-        /** Three attempts that fail, and what everybody may see meanwhile. */
+        /** Three failing attempts, and everything visible meanwhile. */
         const fails = Effect.gen(function* () {
           for (let attempt = 0; attempt < 3; attempt++) {
             const exit = yield* Effect.exit(audit.flush)
             if (Exit.isSuccess(exit)) throw new Error("it succeeded")
-            // what a program prints that ends with it
+            // a program that ends with this error prints it so
             witness.tells(Cause.pretty(exit.cause, { renderErrorCause: true }))
           }
           witness.tells(yield* audit.status)
@@ -124,14 +124,14 @@ it.scopedLive("each change of state is logged once; events and passwords are kep
         yield* fails
         yield* setPassword(PASSWORD)
         yield* audit.flush
-        // offline: nobody answers
+        // offline: the server does not answer
         proxy.pause()
         proxy.cut()
         yield* audit.use(PROMPT)
         yield* fails
         proxy.resume()
         yield* audit.flush
-        // needs an operator: 1062 on a key of theirs, whose text repeats the value
+        // needs an operator: 1062 on another unique key, whose text repeats the value
         yield* sql(`TRUNCATE ${UseLog.table}`)
         yield* sql(
           `ALTER TABLE ${UseLog.table} ADD COLUMN start VARCHAR(20) AS (LEFT(prompt, 20)), ADD UNIQUE (start)`
@@ -141,7 +141,7 @@ it.scopedLive("each change of state is logged once; events and passwords are kep
         yield* fails
         yield* sql(`ALTER TABLE ${UseLog.table} DROP COLUMN start`)
         yield* audit.flush
-        // dead letters: 1366 repeats the value too
+        // dead letters: the text of 1366 repeats the value too
         yield* sql(`TRUNCATE ${UseLog.table}`)
         yield* sql(
           `ALTER TABLE ${UseLog.table} ADD COLUMN number INT AS (prompt) VIRTUAL, ADD CHECK (number > 0)`
@@ -180,7 +180,7 @@ it.scopedLive("each change of state is logged once; events and passwords are kep
     for (const text of [...witness.logs.map(({ text }) => text), ...witness.others]) {
       for (const password of [PASSWORD, encodeURIComponent(PASSWORD)]) assert.notInclude(text, password)
     }
-    // it did listen: the words of the database are there, at Debug and in the dead letter, and so are spans
+    // the witness works: it has the database's text, at Debug and in the dead letter, and spans
     assert.isTrue(witness.logs.some(({ text }) => text.includes("Duplicate entry")))
     assert.match(
       fs.readFileSync(`${directory}/dead-letter.ndjson`, "utf8"),
@@ -194,7 +194,7 @@ const SECRETS = [PASSWORD, encodeURIComponent(PASSWORD)]
 const WORDS = ["PROMPT", "FATAL", "狐", "Duplicate entry", "Incorrect", "Access denied"]
 
 for (const level of LogLevel.allLevels) {
-  it.scopedLive(`at the level ${level.label} no more is said than there may be`, () =>
+  it.scopedLive(`logs only what the level ${level.label} allows`, () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase()
       yield* MysqlUploader.migrate(connectionOptions(database))
@@ -234,14 +234,14 @@ for (const level of LogLevel.allLevels) {
       for (const text of [...others, ...witness.logs.map(({ text }) => text)]) {
         for (const secret of SECRETS) assert.notInclude(text, secret)
       }
-      // it did listen
+      // the witness works
       assert.isTrue(witness.others.some((text) => text.includes("effect-audit.upload")))
       assert.isTrue(witness.others.some((text) => text.includes("effect_audit")))
     })
   )
 }
 
-it.scopedLive("the log on promises prints neither, and its errors show neither", () =>
+it.scopedLive("AuditLogger prints neither in its log nor in its errors", () =>
   Effect.gen(function* () {
     const database = yield* mysqlDatabase()
     yield* MysqlUploader.migrate(connectionOptions(database))
@@ -268,7 +268,7 @@ it.scopedLive("the log on promises prints neither, and its errors show neither",
       await audit.flush().catch(note)
       await audit.logUse({ prompt: PROMPT, status: "success" })
       await audit.flush().catch(note)
-      // no event at all
+      // an input that is no event
       await audit.logUse({ prompt: { PROMPT }, status: PROMPT, more: PASSWORD } as never).catch(note)
       await audit.recordUse({ prompt: { PROMPT }, status: "success" } as never).catch(note)
       note(await audit.status())

@@ -1,4 +1,4 @@
-/** How a program starts, ends and is ended, whatever its database does: real processes, real signals. */
+/** Processes: real programs start, end, and end by real signals, whatever their database does. */
 import { Effect } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
@@ -13,13 +13,13 @@ import { onEachServer } from "../support/servers.js"
 import { openSqlite } from "../support/sqlite.js"
 
 const EVENTS = 50
-/** The time-out of the worker, and what a loaded machine takes besides; who waits for a server waits 10 seconds. */
+/** The worker's timeout, plus time for a loaded machine, in ms; a wait for a server would take 10 seconds. */
 const END_WITHIN = 2000 + 7000
 const MARKER = "红狐狸"
 
 const worker = "test/support/worker.ts"
 
-/** Runs workers in a directory of their own. */
+/** Runs workers in a new directory. */
 const workplace = () => {
   const { path: cwd, remove } = temporaryDirectory()
   onTestFinished(remove)
@@ -29,7 +29,7 @@ const workplace = () => {
     cwd,
     directory,
     acknowledged,
-    /** Starts one and waits until its events are acknowledged. */
+    /** Starts a worker, and waits for the acknowledgement of its events. */
     startAndLog: async (database: string, then: "flush" | "end" | "stay") => {
       const program = start(worker, {
         cwd,
@@ -63,14 +63,14 @@ const readSqlite = (file: string) =>
     )
   )
 
-/** A server that says this to whoever connects, and keeps the connection. */
+/** A server that sends these bytes to each client, and keeps the connection. */
 const saying = async (url: string, first: Buffer) => {
   const server = await scriptedServer({ steps: [first], atOnce: true, then: "stay" })
   onTestFinished(server.close)
   return Object.assign(new URL(url), { port: String(server.port) }).href
 }
 
-/** What keeps events from being delivered. */
+/** Troubles that prevent delivery. */
 const troubles: Record<string, (url: string) => Promise<string>> = {
   "nobody listening": async (url) => {
     const { port } = await refusingPort()
@@ -89,7 +89,7 @@ const troubles: Record<string, (url: string) => Promise<string>> = {
     const { hostname: host, port } = new URL(url)
     const proxy = await mutatingProxy({
       target: { host, port: Number(port) },
-      // of an error packet, one byte: less than the driver reads of it
+      // one byte of an error packet, less than the driver reads
       mutation: { packet: 1, change: "insert", at: 1, bytes: packetOf(Buffer.from([0xff]), 0) }
     })
     onTestFinished(proxy.close)
@@ -98,7 +98,7 @@ const troubles: Record<string, (url: string) => Promise<string>> = {
 }
 
 test.for(Object.entries(troubles))(
-  "with %s it starts, logs and ends, by itself and by SIGTERM, and the next start delivers",
+  "with %s a program starts, logs and ends, by itself and by SIGTERM, and the next start delivers",
   async ([_, trouble]) => {
     const database = await migratedDatabase()
     onTestFinished(database.drop)
@@ -128,12 +128,12 @@ test.for(Object.entries(troubles))(
   }
 )
 
-test.for(["SIGINT", "SIGTERM"] as const)("%s drains, and the program exits with 0", async (signal) => {
+test.for(["SIGINT", "SIGTERM"] as const)("%s makes the program drain, and exit with 0", async (signal) => {
   const { acknowledged, cwd, directory, startAndLog } = workplace()
   const server = path.join(cwd, "server")
   const program = await startAndLog(path.join(server, "audit.db"), "stay")
   expect(readBooks(directory)).toMatchObject({ accepted: EVENTS, delivered: 0 })
-  // the next try is seconds away: only the drain can deliver
+  // the next retry is seconds away, so only the drain can deliver
   fs.mkdirSync(server)
   program.kill(signal)
   expect(await program.ended).toMatchObject({ code: 0, signal: null })
@@ -143,7 +143,7 @@ test.for(["SIGINT", "SIGTERM"] as const)("%s drains, and the program exits with 
   expect(books).toMatchObject({ accepted: EVENTS, delivered: EVENTS, waiting: 0 })
 })
 
-/** A database that the worker can name, and that is read when the worker has ended. */
+/** Databases that the worker can name, and that the test reads afterwards. */
 const databases: Record<
   string,
   (cwd: string) => Promise<{ address: string; rows: () => ReturnType<typeof readRows> }>
@@ -153,7 +153,7 @@ const databases: Record<
     onTestFinished(database.drop)
     return { address: database.url, rows: () => readRows(database.query) }
   },
-  // its first delivery makes the tables, and its driver cannot be interrupted
+  // its first delivery creates the tables, and nothing can interrupt its driver
   SQLite: (cwd) => {
     const address = path.join(cwd, "audit.db")
     return Promise.resolve({ address, rows: () => readSqlite(address) })
@@ -161,7 +161,7 @@ const databases: Record<
 }
 
 test.for(Object.keys(databases))(
-  "a signal at any moment of a delivery to %s ends it in order",
+  "a signal at any moment of a delivery to %s ends the program in order",
   async (name) => {
     const { acknowledged, cwd, directory, startAndLog } = workplace()
     const database = await databases[name]!(cwd)
@@ -177,7 +177,7 @@ test.for(Object.keys(databases))(
   }
 )
 
-/** A program whose logger or uploader has a defect, run to its end; what it printed, and what was stored. */
+/** Runs a program with a defect in its logger or uploader: its output, and the stored events. */
 const runWithDefect = async (defect: string) => {
   const { cwd, directory } = workplace()
   const program = start("test/support/defects.ts", { cwd, env: { DIRECTORY: directory, DEFECT: defect } })
@@ -207,7 +207,7 @@ test.for([
   }
 )
 
-test("a program that ends before its first delivery could fail leaves the reason", async () => {
+test("a program that ends before its first delivery fails leaves the reason", async () => {
   const { status, stored } = await runWithDefect("operator")
   expect(stored).toBe("")
   expect(status).toMatchObject({ state: "closed", failure: { class: "operator", code: "1142" } })
@@ -227,8 +227,8 @@ test("after a complete delivery and an idle second, no event is left in the dire
   expect(await program.ended).toMatchObject({ code: 0 })
 })
 
-onEachServer("where making code from strings is forbidden", ({ rootUrl }) => {
-  test("events are delivered", async () => {
+onEachServer("with code generation from strings disallowed", ({ rootUrl }) => {
+  test("delivers events", async () => {
     const database = await migratedDatabase(rootUrl)
     onTestFinished(database.drop)
     const { cwd, directory } = workplace()

@@ -1,6 +1,6 @@
 /**
- * A seal that only permits something, and whose commit breaks or is never answered: the request is neither lost nor said
- * twice, and `prove` finds nothing.
+ * A seal without rows, which only permits something. If its commit fails or its answer is lost, one seal still records
+ * the request. `prove` finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Redacted, Schedule } from "effect"
@@ -18,7 +18,7 @@ import { nodeDisk, temporaryDirectory } from "../support/queue.js"
 
 const EVENT = v7()
 
-/** Asks for a seal that permits to erase the event; the file of the request. */
+/** Requests a seal that permits the erasure of the event, and returns the request's file. */
 const ask = (directory: string) =>
   Effect.flatMap(nodeDisk, (disk) =>
     requests.submit(disk, directory, { action: "erase", kind: "use_log", events: [EVENT], by: "a test" })
@@ -27,7 +27,7 @@ const ask = (directory: string) =>
 const record = (log: AuditLog["Type"], eventId = v7()) =>
   Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }, { eventId }), log.flush)
 
-/** Tries for as long as the file is there: a flush waits for no backoff. */
+/** Flushes until the request's file is gone: a flush waits for no backoff. */
 const untilCarriedOut = (log: AuditLog["Type"], file: string) =>
   Effect.retry(
     Effect.zipRight(
@@ -37,7 +37,7 @@ const untilCarriedOut = (log: AuditLog["Type"], file: string) =>
     Schedule.intersect(Schedule.spaced("50 millis"), Schedule.recurs(400))
   )
 
-/** How often seals say it, and that nothing is found. */
+/** Checks that one seal records the request, and that `prove` finds nothing. */
 const assertSaidOnce = (database: ProvenDatabase) =>
   Effect.gen(function* () {
     const rows = yield* database.query("SELECT CAST(notices AS CHAR) AS notices FROM effect_audit_seal")
@@ -49,7 +49,7 @@ const assertSaidOnce = (database: ProvenDatabase) =>
 
 type Sealing = NonNullable<Uploader["Type"]["sealing"]>
 
-/** The first seals without rows are sent in another way. */
+/** Replaces the upload of the first seals without rows. */
 const sealingAlone =
   (times: number, send: (sealing: Sealing) => Sealing["upload"]) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
@@ -60,7 +60,7 @@ const sealingAlone =
     return { ...uploader, sealing: { ...sealing, upload } }
   }
 
-/** It is committed, and its answer never comes. */
+/** The seal is committed, but its answer is lost. */
 const losing = (times: number) =>
   sealingAlone(
     times,
@@ -71,7 +71,7 @@ const losing = (times: number) =>
       )
   )
 
-/** The transaction fails before there is a seal in it. */
+/** The transaction fails before its seal. */
 const failing = (times: number) =>
   sealingAlone(
     times,
@@ -81,7 +81,7 @@ const failing = (times: number) =>
       })
   )
 
-/** The database is away from the first seal without rows on, which it has or has not. */
+/** The database is away from the first seal without rows on. `commits`: it has stored that seal. */
 const cutting =
   (link: { isCut: boolean }, commits: boolean) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
@@ -115,7 +115,7 @@ const cutting =
     }
   }
 
-/** What happens to the connection when the server is about to hear the seal, or its COMMIT. */
+/** What happens to the connection before the seal, or its COMMIT, reaches the server. */
 const BREAKS: ReadonlyArray<readonly [name: string, act: (proxy: TcpProxy) => void]> = [
   ["breaks at the seal", (proxy) => proxy.whenAsked("5:erase,", proxy.cut)],
   [
@@ -144,10 +144,10 @@ for (const [name, make] of PROVEN) {
     })
 
     for (const [what, wrap] of [
-      ["the answer to it is lost, twice", losing(2)],
-      ["it fails before it is committed, twice", failing(2)]
+      ["its answer is lost twice", losing(2)],
+      ["it fails twice before its commit", failing(2)]
     ] as const)
-      it.scopedLive(`${what}: it is said once, and the request is gone`, () =>
+      it.scopedLive(`${what}: one seal records the request, and the request is removed`, () =>
         Effect.gen(function* () {
           const { database, directory } = yield* given
           yield* lifeOf(
@@ -167,10 +167,10 @@ for (const [name, make] of PROVEN) {
       )
 
     for (const [what, commits] of [
-      ["before it is answered", true],
-      ["before it was committed", false]
+      ["before the answer", true],
+      ["before the commit", false]
     ] as const)
-      it.scopedLive(`the program ends ${what}: the next life has it said once`, () =>
+      it.scopedLive(`the program ends ${what}: the next start has one seal record the request`, () =>
         Effect.gen(function* () {
           const { database, directory } = yield* given
           const link = { isCut: false }
@@ -196,7 +196,7 @@ for (const [name, make] of PROVEN) {
         })
       )
 
-    it.scopedLive("the same words about later seals are said again", () =>
+    it.scopedLive("records an equal request about later seals again", () =>
       Effect.gen(function* () {
         const { database, directory } = yield* given
         yield* lifeOf(
@@ -223,7 +223,7 @@ for (const [name, make] of PROVEN) {
 
     if (name === "SQLite") return
     for (const [what, act] of BREAKS)
-      it.scopedLive(`its connection ${what}: it is said once, and the request is gone`, () =>
+      it.scopedLive(`its connection ${what}: one seal records the request, and the request is removed`, () =>
         Effect.gen(function* () {
           const { database, directory } = yield* given
           const url = new URL(database.address)

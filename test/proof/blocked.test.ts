@@ -1,6 +1,6 @@
 /**
- * What the database never takes, with a proof: it becomes a dead letter that a seal tells of, and everything else is
- * delivered, as without a proof.
+ * Rejected events, with a proof: each becomes a dead letter that a seal records. Everything else is delivered, as
+ * without a proof.
  */
 import { assert, it } from "@effect/vitest"
 import { Effect, Redacted, Schema } from "effect"
@@ -23,11 +23,11 @@ class Note extends AuditEvent.Class<Note>()("note", {
   columns: { text: { type: "LONGTEXT NOT NULL" } }
 }) {}
 
-/** Until nothing waits, as often as the worker would try by itself within minutes. */
+/** Flushes until nothing waits, as often as the worker would try within minutes. */
 const untilDelivered = (log: AuditLog["Type"]) =>
   Effect.retry(log.flush, { times: 12 }).pipe(Effect.ignore, Effect.zipRight(log.status))
 
-onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
+onEachServer("a queue with a proof", ({ rootUrl }) => {
   const prepare = (rights: string) =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
@@ -68,7 +68,7 @@ onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
     )
 
   it.scopedLive(
-    "events under whose size a proxy hangs up",
+    "delivers past events at whose size a proxy hangs up",
     () =>
       Effect.gen(function* () {
         const { directory, proven, target } = yield* prepare("INSERT")
@@ -77,7 +77,7 @@ onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
           (proxy) => Effect.promise(proxy.close)
         )
         const database = proven(proxy.port)
-        // many that are too large together, and some that are by themselves
+        // many texts that are too large together, and some that are too large alone
         const texts = Array.from({ length: 30 }, (_, index) =>
           index % 10 === 7 ? "y".repeat(1_100_000 + index) : index % 3 === 0 ? "'".repeat(200_000) : "1"
         )
@@ -94,7 +94,7 @@ onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
   )
 
   for (const rights of ["INSERT", "INSERT, SELECT"]) {
-    it.scopedLive(`a unique key of the table's own, for an account with ${rights}`, () =>
+    it.scopedLive(`delivers past duplicates of another unique key, with ${rights}`, () =>
       Effect.gen(function* () {
         const { directory, proven, query } = yield* prepare(rights)
         // the server names a primary key before the one over event_id
@@ -108,7 +108,7 @@ onEachServer("with a proof, no queue is blocked by", ({ rootUrl }) => {
         const status = yield* life(database, directory, (log) =>
           Effect.gen(function* () {
             yield* record(log, texts)
-            // it is there already, which the other key hides
+            // this event is stored already, which the other key hides
             yield* log.record("note", { text: "theirs" }, { eventId: theirs })
             return yield* untilDelivered(log)
           })

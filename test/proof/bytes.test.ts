@@ -1,4 +1,4 @@
-/** The bytes of a proof: no two contents are the same bytes, what was written is read back, and no flipped bit stays unseen. */
+/** The bytes of a proof: different contents have different bytes, everything reads back, and any flipped bit shows. */
 import { assert, describe, it } from "@effect/vitest"
 import { Either, Redacted } from "effect"
 import fc from "fast-check"
@@ -82,7 +82,7 @@ const flip = (given: Uint8Array, bit: number): Uint8Array => {
 }
 
 describe("framing", () => {
-  it("different parts are never the same bytes", () => {
+  it("gives different parts different bytes", () => {
     fc.assert(
       fc.property(word, fc.array(part), word, fc.array(part), (domain, parts, other, others) => {
         const isSame =
@@ -92,7 +92,7 @@ describe("framing", () => {
         assert.strictEqual(frame(domain, parts).equals(frame(other, others)), isSame)
       })
     )
-    // what plain concatenation would confuse
+    // parts that plain concatenation would confuse
     fc.assert(
       fc.property(fc.string({ unit: "binary", minLength: 1 }), fc.nat(), (text, at) => {
         const cut = at % text.length
@@ -101,7 +101,7 @@ describe("framing", () => {
     )
   })
 
-  it("a hash is the SHA-256 of lengths and parts", () => {
+  it("hashes lengths and parts with SHA-256", () => {
     const length = (size: number) => Buffer.from(size.toString(16).padStart(16, "0"), "hex")
     const expected = createHash("sha256")
       .update(
@@ -111,7 +111,7 @@ describe("framing", () => {
     assert.deepStrictEqual(digest("d", ["é", Uint8Array.of(255)]), expected)
   })
 
-  it("the same of any parts: long ones, texts that are no ASCII, surrogates that stand alone, none at all", () => {
+  it("hashes any parts so: long, not ASCII, with lone surrogates, none", () => {
     const length = (size: number) => Buffer.from(size.toString(16).padStart(16, "0"), "hex")
     const framed = (parts: ReadonlyArray<string | Uint8Array>) =>
       Buffer.concat(
@@ -138,7 +138,7 @@ describe("framing", () => {
     )
   })
 
-  it("netstrings are read back, and nothing else is", () => {
+  it("reads netstrings back, and rejects anything else", () => {
     fc.assert(
       fc.property(fc.array(part), (parts) => {
         const written = Buffer.concat(parts.map(netstring))
@@ -163,7 +163,7 @@ describe("framing", () => {
     ]) {
       assert.isUndefined(netstrings(Buffer.from(text)), text)
     }
-    // whatever the bytes are, reading them writes the same
+    // any bytes that can be read are written the same
     fc.assert(
       fc.property(bytes(0, 20), (given) => {
         const read = netstrings(given)
@@ -174,7 +174,7 @@ describe("framing", () => {
 })
 
 describe("seals", () => {
-  it("entries and notices are read back", () => {
+  it("read back entries and notices", () => {
     fc.assert(
       fc.property(fc.array(entry), fc.array(notice), (entries, notices) => {
         const read = decodeEntries(encodeEntries(entries))
@@ -192,7 +192,7 @@ describe("seals", () => {
     assert.isUndefined(decodeEntries(Buffer.alloc(ENTRY_BYTES - 1)))
   })
 
-  it("notices that are none, or of a later version, are not read", () => {
+  it("reject invalid notices, and those of a later version", () => {
     const of = (...texts: ReadonlyArray<string>) => netstring(Buffer.concat(texts.map(netstring)))
     for (const wrong of [
       of(),
@@ -212,7 +212,7 @@ describe("seals", () => {
     }
   })
 
-  it("bytes moved from the entries to the notices, or between any two parts, change the head", () => {
+  it("change their head if bytes move between any two parts", () => {
     fc.assert(
       fc.property(unsealed, fc.nat(), (given, at) => {
         const all = Buffer.concat([given.entries, given.notices])
@@ -223,7 +223,7 @@ describe("seals", () => {
     )
   })
 
-  it("any bit that is flipped is noticed", () => {
+  it("reveal any flipped bit", () => {
     const { sealing, verifying } = pair()
     fc.assert(
       fc.property(unsealed, fc.nat(), (given, at) => {
@@ -246,7 +246,7 @@ describe("seals", () => {
     )
   })
 
-  it("whoever lacks the key makes no seal", () => {
+  it("need the key", () => {
     const [ours, theirs] = [pair(), pair()]
     const given: Unsealed = {
       chain: Buffer.alloc(16, 1),
@@ -285,7 +285,7 @@ describe("leaves", () => {
   const leaf = (given: Manifest, row: RowContent, salt: Uint8Array) =>
     leafOf(given, row, erasableHash(given, row, salt)).toString("hex")
 
-  it("another value anywhere is another leaf: NULL, the empty text, a blank, a value in the next column", () => {
+  it("differ for any other value: NULL, the empty text, a blank, a value in the next column", () => {
     fc.assert(
       fc.property(sealedRow, fc.nat(), value, bytes(16), ({ manifest, row, salt }, at, other, otherBytes) => {
         const found = leaf(manifest, row, salt)
@@ -307,7 +307,7 @@ describe("leaves", () => {
     )
   })
 
-  it("an erased row keeps its leaf, and nothing of its content stays", () => {
+  it("stay the same for an erased row, which keeps no content", () => {
     fc.assert(
       fc.property(sealedRow, ({ manifest, row, salt }) => {
         const hash = erasableHash(manifest, row, salt)
@@ -324,7 +324,7 @@ describe("leaves", () => {
 })
 
 describe("keys", () => {
-  it("what is no Ed25519 key is refused, with the line that makes one, and nothing of it is shown", () => {
+  it("must be Ed25519: the error shows how to make one, and nothing of the refused key", () => {
     const rsa = generateKeyPairSync("rsa", { modulusLength: 2048 })
     const good = generateKeyPairSync("ed25519")
     const privatePem = (key: typeof good.privateKey) =>

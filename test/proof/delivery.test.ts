@@ -1,6 +1,6 @@
 /**
- * Delivery with a proof: whatever happened to the program or its directory, `prove` finds nothing where nothing was done
- * to the database, and each row that the program stored has its seal.
+ * Delivery with a proof: each stored row has its seal, whatever happened to the program or its directory. If nobody
+ * changed the database, `prove` finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Redacted, Schema } from "effect"
@@ -39,7 +39,7 @@ const TABLES = ["nano_banana_user_use_log", "nano_banana_user_log", "notes"]
 const life: typeof lifeOf = (database, directory, use, options) =>
   lifeOf(database, directory, use, { events: [Note], ...options })
 
-/** Some events of all kinds, every tenth of which the database refuses where it can. */
+/** Records events of all kinds. The database refuses every tenth, if it can. */
 const record = (log: AuditLog["Type"], count: number) =>
   Effect.forEach(
     Array.from({ length: count }, (_, index) => index),
@@ -62,7 +62,7 @@ const countRows = (database: ProvenDatabase) =>
     (counts) => counts.reduce((sum, [row]) => sum + Number(row!.n), 0)
   )
 
-/** Nothing is found, and every row has a seal. */
+/** Checks that `prove` finds nothing, and that every row has a seal. */
 const assertProven = (database: ProvenDatabase, chains: number | "any" = 1) =>
   Effect.gen(function* () {
     const proved = yield* database.prove({ isExclusive: true })
@@ -72,7 +72,7 @@ const assertProven = (database: ProvenDatabase, chains: number | "any" = 1) =>
     return proved
   })
 
-/** The answer to the first seals never comes, although they were committed. */
+/** The first seals are committed, but their answers are lost. */
 const losing =
   (answers: number) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
@@ -92,7 +92,7 @@ const losing =
     }
   }
 
-/** The first transactions fail when everything is stored but the seal. */
+/** The first transactions fail after the rows, before the seal. */
 const failingAtTheSeal =
   (times: number) =>
   (uploader: Uploader["Type"]): Uploader["Type"] => {
@@ -116,7 +116,7 @@ const untilDelivered = (log: AuditLog["Type"]) =>
 
 for (const [name, make] of PROVEN) {
   describe(`delivery with a proof (${name})`, () => {
-    it.scopedLive("every row has its seal, over several lives, and dead letters are told of", () =>
+    it.scopedLive("seals every row over several starts, and records dead letters", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -126,7 +126,7 @@ for (const [name, make] of PROVEN) {
             Effect.zipRight(record(log, 60), untilDelivered(log))
           )).dead
         }
-        // SQLite's columns have no lengths
+        // SQLite's columns have no lengths, so it refuses nothing
         assert.strictEqual(dead, name === "SQLite" ? 0 : 6)
         const { rows, seals } = yield* assertProven(database)
         assert.strictEqual(rows, 180 - dead)
@@ -140,26 +140,24 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive(
-      "an answer that was lost is looked up: no row twice, none without its seal, and one chain",
-      () =>
-        Effect.gen(function* () {
-          const database = yield* make(KINDS)
-          const directory = path.join(yield* temporaryDirectory, "audit")
-          const status = yield* life(
-            database,
-            directory,
-            (log) => Effect.zipRight(record(log, 100), untilDelivered(log)),
-            { wrap: losing(3) }
-          )
-          assert.strictEqual(status.delivered + status.dead, 100)
-          const { rows } = yield* assertProven(database)
-          assert.strictEqual(rows, status.delivered)
-          assert.strictEqual(status.dead, name === "SQLite" ? 0 : 4)
-        })
+    it.scopedLive("looks up a lost answer: no row twice, none without its seal, and one chain", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const status = yield* life(
+          database,
+          directory,
+          (log) => Effect.zipRight(record(log, 100), untilDelivered(log)),
+          { wrap: losing(3) }
+        )
+        assert.strictEqual(status.delivered + status.dead, 100)
+        const { rows } = yield* assertProven(database)
+        assert.strictEqual(rows, status.delivered)
+        assert.strictEqual(status.dead, name === "SQLite" ? 0 : 4)
+      })
     )
 
-    it.scopedLive("a batch that fails at its end leaves nothing behind", () =>
+    it.scopedLive("stores nothing of a batch that fails at its end", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -179,7 +177,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("a program that ends before the answer comes goes on where the seals are", () =>
+    it.scopedLive("continues after the stored seals if the program ended before the answer", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -205,45 +203,42 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive(
-      "an older copy of the directory is none to forge by: its events are delivered once, and sealed",
-      () =>
-        Effect.gen(function* () {
-          const database = yield* make(KINDS)
-          const home = yield* temporaryDirectory
-          const directory = path.join(home, "audit")
-          const record20 = (log: AuditLog["Type"]) =>
-            Effect.zipRight(record(log, 20), Effect.ignore(log.flush))
-          yield* life(database, directory, record20)
-          // a copy with events that are not delivered yet
-          yield* life(database, directory, record20, {
-            wrap: (uploader) => ({
-              ...uploader,
-              sealing: {
-                ...uploader.sealing!,
-                upload: () =>
-                  new UploadError({
-                    class: "transient",
-                    code: "AWAY",
-                    reason: "the database is away for a while"
-                  })
-              }
-            })
+    it.scopedLive("delivers and seals the events of an older copy of the directory once", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const home = yield* temporaryDirectory
+        const directory = path.join(home, "audit")
+        const record20 = (log: AuditLog["Type"]) => Effect.zipRight(record(log, 20), Effect.ignore(log.flush))
+        yield* life(database, directory, record20)
+        // a copy with undelivered events
+        yield* life(database, directory, record20, {
+          wrap: (uploader) => ({
+            ...uploader,
+            sealing: {
+              ...uploader.sealing!,
+              upload: () =>
+                new UploadError({
+                  class: "transient",
+                  code: "AWAY",
+                  reason: "the database is away for a while"
+                })
+            }
           })
-          fs.cpSync(directory, path.join(home, "copy"), { recursive: true })
-          yield* life(database, directory, record20)
-          const rows = yield* countRows(database)
-          const status = yield* life(database, path.join(home, "copy"), (log) =>
-            Effect.zipRight(record(log, 20), untilDelivered(log))
-          )
-          assert.strictEqual(status.waiting, 0)
-          const added = yield* countRows(database)
-          assert.strictEqual(added - rows, name === "SQLite" ? 20 : 19)
-          yield* assertProven(database)
         })
+        fs.cpSync(directory, path.join(home, "copy"), { recursive: true })
+        yield* life(database, directory, record20)
+        const rows = yield* countRows(database)
+        const status = yield* life(database, path.join(home, "copy"), (log) =>
+          Effect.zipRight(record(log, 20), untilDelivered(log))
+        )
+        assert.strictEqual(status.waiting, 0)
+        const added = yield* countRows(database)
+        assert.strictEqual(added - rows, name === "SQLite" ? 20 : 19)
+        yield* assertProven(database)
+      })
     )
 
-    it.scopedLive("a cursor that was lost: its chain is found again, or a new one tells of it", () =>
+    it.scopedLive("finds the chain of a lost cursor again, or records it in a new chain", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -260,7 +255,7 @@ for (const [name, make] of PROVEN) {
     )
 
     it.scopedLive(
-      "an event of another's is told of and not sealed, and one that is recorded twice is stored once",
+      "records a row of another writer without a seal, and stores an event recorded twice once",
       () =>
         Effect.gen(function* () {
           const database = yield* make(KINDS)
@@ -293,7 +288,7 @@ for (const [name, make] of PROVEN) {
         })
     )
 
-    it.scopedLive("without the option rows are as they ever were; with it again the chain goes on", () =>
+    it.scopedLive("seals no row without the option, and continues the chain with it", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -306,7 +301,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("heads go to the log, from where prove takes them", () =>
+    it.scopedLive("logs heads, which prove reads as anchors", () =>
       Effect.gen(function* () {
         const database = yield* make(KINDS)
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -335,8 +330,8 @@ for (const [name, make] of PROVEN) {
   })
 }
 
-onEachServer("an account that may insert, and read the seals alone", ({ rootUrl }) => {
-  it.scopedLive("leaves no row without its seal, whatever is there already", () =>
+onEachServer("an account that may insert, and read only the seals", ({ rootUrl }) => {
+  it.scopedLive("leaves no row without its seal, whatever rows exist already", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       yield* MysqlUploader.migrate(connectionOptions(database), KINDS, { proof: true })
@@ -361,10 +356,10 @@ onEachServer("an account that may insert, and read the seals alone", ({ rootUrl 
         directory,
         (log) =>
           Effect.gen(function* () {
-            // the transaction fails after a look at what is there already, which must not have committed anything
+            // the transaction fails after a query for existing rows, which must commit nothing
             const note = (text: string, eventId?: string) =>
               log.record("note", { text }, eventId === undefined ? {} : { eventId })
-            // a twin of another's row
+            // the row of another writer has the same id
             yield* Effect.all([note("w"), note("x", theirs), record(log, 10), note("y"), note("z")], {
               concurrency: "unbounded"
             })
@@ -384,7 +379,7 @@ onEachServer("an account that may insert, and read the seals alone", ({ rootUrl 
   )
 })
 
-/** A queue whose first three events were delivered and sealed, while three more wait. */
+/** A queue with three delivered and sealed events, and three that wait. */
 const halfDelivered = Effect.gen(function* () {
   const [, make] = PROVEN.at(-1)!
   const database = yield* make(KINDS)
@@ -398,8 +393,8 @@ const halfDelivered = Effect.gen(function* () {
   return { database, directory }
 })
 
-describe("flush by the command", () => {
-  it.scopedLive("seals with the program's key, and delivers nothing without it", () =>
+describe("effect-audit flush", () => {
+  it.scopedLive("seals with the program's key, and delivers nothing without the key", () =>
     Effect.gen(function* () {
       const { database, directory } = yield* halfDelivered
       const flush = (env: Readonly<Record<string, string>>) =>
@@ -418,8 +413,8 @@ describe("flush by the command", () => {
   )
 })
 
-describe("flush by the command, of a database that was set back", () => {
-  it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")("waits for the missing seals, and goes on", () =>
+describe("effect-audit flush, to a database that was set back", () => {
+  it.scopedLive.skipIf(process.env.AUDIT_LONG !== "1")("waits for the missing seals, and continues", () =>
     Effect.gen(function* () {
       const { database, directory } = yield* halfDelivered
       yield* database.query("DELETE FROM effect_audit_seal")
@@ -435,8 +430,8 @@ describe("flush by the command, of a database that was set back", () => {
   )
 })
 
-describe("the option", () => {
-  it.scopedLive("a key that is none, and an uploader that seals nothing, are refused at the start", () =>
+describe("the option proof", () => {
+  it.scopedLive("refuses at the start an invalid key, and an uploader that cannot seal", () =>
     Effect.gen(function* () {
       const [, make] = PROVEN.at(-1)!
       const { key, uploader } = yield* make()

@@ -1,6 +1,6 @@
 /**
- * Going on after what happens to a database or a directory from outside: where the database was set back, `prove` finds the
- * gap and nothing else; where directories are moved, copied and taken over, it finds nothing.
+ * A proof over outside changes. If a database is set back, `prove` finds the gap and nothing else. If a directory is
+ * moved, copied or taken over, it finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schedule } from "effect"
@@ -37,7 +37,7 @@ const countRows = ({ query }: ProvenDatabase) =>
     (counts) => counts.reduce((sum, [row]) => sum + Number(row!.n), 0)
   )
 
-/** A backup of the database, which puts it back as it is now. */
+/** Backs up the database; the result restores it. */
 const backUp = ({ query }: ProvenDatabase) =>
   Effect.gen(function* () {
     const last = yield* eachTable((table) => query(`SELECT COALESCE(MAX(id), 0) AS n FROM ${table}`))
@@ -49,7 +49,7 @@ const backUp = ({ query }: ProvenDatabase) =>
     })
   })
 
-/** Runs with a clock that can be put forward: the sealer waits a minute for a chain that is not as it was left. */
+/** Runs with a clock that `later` puts forward: the sealer waits a minute for a chain that has changed. */
 const withClock = <A, E, R>(use: (later: Effect.Effect<void>) => Effect.Effect<A, E, R>) =>
   Effect.flatMap(Effect.clock, (clock) => {
     let offset = 0
@@ -60,7 +60,7 @@ const withClock = <A, E, R>(use: (later: Effect.Effect<void>) => Effect.Effect<A
     )
   })
 
-/** Delivers although seals are missing: a new chain begins after a minute. */
+/** Delivers although seals are missing, in the new chain that begins after a minute. */
 const deliverAnew = (log: AuditLog["Type"], later: Effect.Effect<void>) =>
   Effect.gen(function* () {
     yield* record(log, 5)
@@ -75,7 +75,7 @@ const deliverAnew = (log: AuditLog["Type"], later: Effect.Effect<void>) =>
     assert.deepStrictEqual([waiting, seal?.forked], [0, 1])
   })
 
-/** One seal is missing, of which the new chain tells; of the rows that are there each has its seal. */
+/** Checks that one seal is missing, which the new chain records, and that each row has its seal. */
 const assertGap = (database: ProvenDatabase) =>
   Effect.gen(function* () {
     const { chains, findings, rows } = yield* database.prove({ isExclusive: true })
@@ -97,8 +97,8 @@ const assertProven = (database: ProvenDatabase, expected: number) =>
 const away: UploadError = new UploadError({ class: "transient", code: "AWAY", reason: "the test" })
 
 /**
- * A database that answers nothing for a while. Seals are not read either: an answer that was on its way when the database
- * was set back would say that all is as it was left.
+ * A database that is away for a while. It reads no seals either: an answer from before the restore would show the chain
+ * unchanged.
  */
 const awayWhile =
   (isAway: () => boolean) =>
@@ -118,27 +118,29 @@ const awayWhile =
 const nothingArrives = awayWhile(() => true)
 
 for (const [name, make] of PROVEN) {
-  describe(`going on (${name})`, () => {
-    it.scopedLive("a database set back while the program is stopped: a gap is found, and nothing else", () =>
-      withClock((later) =>
-        Effect.gen(function* () {
-          const database = yield* make()
-          const directory = path.join(yield* temporaryDirectory, "audit")
-          yield* lifeOf(database, directory, deliver(30))
-          const setBack = yield* backUp(database)
-          yield* lifeOf(database, directory, deliver(30))
-          yield* setBack
-          yield* lifeOf(database, directory, (log) => deliverAnew(log, later))
-          assert.strictEqual(yield* countRows(database), 35)
-          yield* assertGap(database)
-          // for ever
-          yield* lifeOf(database, directory, deliver(10))
-          yield* assertGap(database)
-        })
-      )
+  describe(`a proof over outside changes (${name})`, () => {
+    it.scopedLive(
+      "finds a gap, and nothing else, if the database is set back while the program is stopped",
+      () =>
+        withClock((later) =>
+          Effect.gen(function* () {
+            const database = yield* make()
+            const directory = path.join(yield* temporaryDirectory, "audit")
+            yield* lifeOf(database, directory, deliver(30))
+            const setBack = yield* backUp(database)
+            yield* lifeOf(database, directory, deliver(30))
+            yield* setBack
+            yield* lifeOf(database, directory, (log) => deliverAnew(log, later))
+            assert.strictEqual(yield* countRows(database), 35)
+            yield* assertGap(database)
+            // a later start changes nothing
+            yield* lifeOf(database, directory, deliver(10))
+            yield* assertGap(database)
+          })
+        )
     )
 
-    it.scopedLive("a database set back under a program that runs: its next seal finds it out", () =>
+    it.scopedLive("finds it by the next seal, if the database is set back while the program runs", () =>
       withClock((later) =>
         Effect.gen(function* () {
           const database = yield* make()
@@ -159,7 +161,7 @@ for (const [name, make] of PROVEN) {
       )
     )
 
-    it.scopedLive("the same where it lost its connection: it begins a new chain", () =>
+    it.scopedLive("begins a new chain if the database is set back, and its connection was lost", () =>
       withClock((later) =>
         Effect.gen(function* () {
           const database = yield* make()
@@ -187,33 +189,31 @@ for (const [name, make] of PROVEN) {
       )
     )
 
-    it.scopedLive(
-      "a database and its directory set back together: an anchor tells, and nothing else does",
-      () =>
-        Effect.gen(function* () {
-          const database = yield* make()
-          const home = yield* temporaryDirectory
-          const [directory, copy] = [path.join(home, "audit"), path.join(home, "copy")]
-          yield* lifeOf(database, directory, deliver(30))
-          fs.cpSync(directory, copy, { recursive: true })
-          const setBack = yield* backUp(database)
-          const last = yield* lifeOf(database, directory, (log) =>
-            Effect.zipRight(deliver(30)(log), log.status)
-          )
-          yield* setBack
-          fs.rmSync(directory, { recursive: true })
-          fs.renameSync(copy, directory)
-          yield* lifeOf(database, directory, deliver(5))
-          yield* assertProven(database, 35)
-          const { findings } = yield* database.prove({ anchors: [last.seal!] })
-          assert.deepStrictEqual(
-            findings.map(({ kind }) => kind),
-            ["anchor"]
-          )
-        })
+    it.scopedLive("needs an anchor to find a database and a directory that were set back together", () =>
+      Effect.gen(function* () {
+        const database = yield* make()
+        const home = yield* temporaryDirectory
+        const [directory, copy] = [path.join(home, "audit"), path.join(home, "copy")]
+        yield* lifeOf(database, directory, deliver(30))
+        fs.cpSync(directory, copy, { recursive: true })
+        const setBack = yield* backUp(database)
+        const last = yield* lifeOf(database, directory, (log) =>
+          Effect.zipRight(deliver(30)(log), log.status)
+        )
+        yield* setBack
+        fs.rmSync(directory, { recursive: true })
+        fs.renameSync(copy, directory)
+        yield* lifeOf(database, directory, deliver(5))
+        yield* assertProven(database, 35)
+        const { findings } = yield* database.prove({ anchors: [last.seal!] })
+        assert.deepStrictEqual(
+          findings.map(({ kind }) => kind),
+          ["anchor"]
+        )
+      })
     )
 
-    it.scopedLive("a directory that is moved goes on with its chain", () =>
+    it.scopedLive("continues the chain of a moved directory", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const home = yield* temporaryDirectory
@@ -225,20 +225,20 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("a directory and its copy deliver at once: each event is stored once, and sealed", () =>
+    it.scopedLive("stores and seals each event once while a directory and its copy deliver", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const home = yield* temporaryDirectory
         const directories = ["audit", "copy"].map((name) => path.join(home, name))
         yield* lifeOf(database, directories[0]!, deliver(20))
-        // both have these
+        // both directories have these events
         yield* lifeOf(database, directories[0]!, (log) => record(log, 20), { wrap: nothingArrives })
         fs.cpSync(directories[0]!, directories[1]!, { recursive: true })
         const some = (log: AuditLog["Type"]) =>
           Effect.repeatN(
             Effect.zipRight(
               record(log, 10),
-              // the other one may have taken the number of the next seal
+              // the other program may have taken the number of the next seal
               Effect.retry(log.flush, { times: 1000, schedule: Schedule.spaced("20 millis") })
             ),
             5
@@ -250,42 +250,40 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive(
-      "what a process left is taken over with its chain, also where the database was set back",
-      () =>
-        withClock((later) =>
-          Effect.gen(function* () {
-            const database = yield* make()
-            const parent = yield* temporaryDirectory
-            const left = path.join(parent, "instance-1")
-            const setBack = yield* backUp(database)
-            yield* lifeOf(database, left, deliver(20))
-            yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
-            const settings = { instances: 2, pollInterval: "100 millis" } as const
-            const arrive = (rows: number) =>
-              Effect.retry(
-                Effect.filterOrFail(countRows(database), (count) => count === rows),
-                { times: 300, schedule: Schedule.spaced("100 millis") }
-              )
-            yield* lifeOf(database, parent, () => arrive(30), { settings })
-            assert.lengthOf(yield* assertProven(database, 30), 1)
+    it.scopedLive("takes over a directory with its chain, also if the database was set back", () =>
+      withClock((later) =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const parent = yield* temporaryDirectory
+          const left = path.join(parent, "instance-1")
+          const setBack = yield* backUp(database)
+          yield* lifeOf(database, left, deliver(20))
+          yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
+          const settings = { instances: 2, pollInterval: "100 millis" } as const
+          const arrive = (rows: number) =>
+            Effect.retry(
+              Effect.filterOrFail(countRows(database), (count) => count === rows),
+              { times: 300, schedule: Schedule.spaced("100 millis") }
+            )
+          yield* lifeOf(database, parent, () => arrive(30), { settings })
+          assert.lengthOf(yield* assertProven(database, 30), 1)
 
-            yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
-            yield* setBack
-            // it looks for a second or two at a time
-            yield* lifeOf(
-              database,
-              parent,
-              () => Effect.zipRight(Effect.delay(later, "2 seconds"), arrive(10)),
-              { settings }
-            )
-            const { findings } = yield* database.prove({ isExclusive: true })
-            assert.deepStrictEqual(
-              findings.map(({ kind }) => kind),
-              ["gap"]
-            )
-          })
-        )
+          yield* lifeOf(database, left, (log) => record(log, 10), { wrap: nothingArrives })
+          yield* setBack
+          // each search for the chain takes a second or two
+          yield* lifeOf(
+            database,
+            parent,
+            () => Effect.zipRight(Effect.delay(later, "2 seconds"), arrive(10)),
+            { settings }
+          )
+          const { findings } = yield* database.prove({ isExclusive: true })
+          assert.deepStrictEqual(
+            findings.map(({ kind }) => kind),
+            ["gap"]
+          )
+        })
+      )
     )
   })
 }

@@ -1,4 +1,4 @@
-/** `migrate --proof`: tables get what seals need, and those whose rows could not be proved are refused by name. */
+/** `migrate --proof`: it adds the columns of seals, and refuses by name a table whose rows nobody could prove. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, Schema } from "effect"
 import * as fs from "node:fs"
@@ -38,7 +38,7 @@ const warnings = () => {
 }
 
 onEachServer("migrate with a proof", ({ rootUrl }) => {
-  it.scopedLive("makes the tables, or fits those that were there, twice, and leaves no row behind", () =>
+  it.scopedLive("creates the tables, or adapts existing ones, twice, and leaves no row behind", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -60,7 +60,7 @@ onEachServer("migrate with a proof", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("prints SQL that runs by itself, after which there is nothing to migrate", () =>
+  it.scopedLive("prints SQL that does the whole migration", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const sql = MysqlUploader.migrationSql({}, [UseLog, LoginLog, Note], PROOF)
@@ -85,7 +85,7 @@ onEachServer("migrate with a proof", ({ rootUrl }) => {
     })
   )
 
-  it.scopedLive("refuses by name and type what would come back in another form", () =>
+  it.scopedLive("refuses by name and type a column that would change values", () =>
     Effect.gen(function* () {
       const database = yield* mysqlDatabase(rootUrl)
       const options = connectionOptions(database)
@@ -134,7 +134,7 @@ onEachServer("migrate with a proof", ({ rootUrl }) => {
   )
 
   it.scopedLive(
-    "finds a trigger that changes rows, and tries on where a constraint refuses the row made up",
+    "finds a trigger that changes rows, and tries again if a constraint refuses the trial row",
     () =>
       Effect.gen(function* () {
         const database = yield* mysqlDatabase(rootUrl)
@@ -193,7 +193,7 @@ onEachServer("migrate with a proof", ({ rootUrl }) => {
 
 describe("migrate with a proof (SQLite)", () => {
   it.scopedLive(
-    "by the command: makes the tables, or fits those that were there, twice, and leaves no row behind",
+    "by the command creates the tables, or adapts existing ones, twice, and leaves no row behind",
     () =>
       Effect.gen(function* () {
         const directory = yield* home

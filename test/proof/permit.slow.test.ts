@@ -1,4 +1,4 @@
-/** Erasing and removing: with a seal that permits it nothing is found, without one it is. */
+/** `erase` and `purge`: `prove` finds an erasure or a removal unless a seal permits it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Redacted, Stream } from "effect"
 import * as path from "node:path"
@@ -38,7 +38,7 @@ for (const [name, make] of PROVEN) {
     )
 
   describe(`erase and purge (${name})`, () => {
-    it.scopedLive("erase: a seal permits it first; what is erased without one is found", () =>
+    it.scopedLive("erase: a seal permits it first; prove finds an erasure without one", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const directory = path.join(yield* temporaryDirectory, "audit")
@@ -64,13 +64,13 @@ for (const [name, make] of PROVEN) {
               [empty, empty]
             )
             assert.deepStrictEqual((yield* database.prove({ isExclusive: true })).findings, [])
-            // more is sealed behind it
+            // later seals follow
             yield* recordUses(log, [v7()])
             yield* log.flush
           })
         )
         assert.deepStrictEqual((yield* database.prove()).findings, [])
-        // nobody owns the queue
+        // no program owns the queue
         const alone = yield* erase(third)
         assert.strictEqual(alone.code, 2, alone.stderr)
         assert.include(alone.stderr, "start the program")
@@ -85,7 +85,7 @@ for (const [name, make] of PROVEN) {
         }).pipe(Effect.scoped, Effect.provide(NodeDisk.layer), Effect.orDie)
         for (const line of lines) yield* database.query(line)
         assert.deepStrictEqual(kindsOf((yield* database.prove()).findings), ["erased"])
-        // what was erased lawfully may not be written to afterwards
+        // nobody may write to a permitted erasure afterwards
         yield* database.query(
           `UPDATE ${TABLE} SET prompt = 'forged' WHERE event_id = x'${first.replaceAll("-", "")}'`
         )
@@ -93,7 +93,7 @@ for (const [name, make] of PROVEN) {
       })
     )
 
-    it.scopedLive("purge: rows of seals before one, and no others", () =>
+    it.scopedLive("purge: removes the rows of earlier seals, and no others", () =>
       Effect.gen(function* () {
         const database = yield* make()
         const directory = path.join(yield* temporaryDirectory, "audit")

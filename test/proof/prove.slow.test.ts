@@ -1,6 +1,6 @@
 /**
- * What `prove` finds, and what it has to leave alone: rows and seals by another hand (test/support/seals.ts), then one
- * attack at a time (test/support/attacks.ts), on each database.
+ * `prove`: what it finds, and what it must accept. Another implementation writes rows and seals
+ * (test/support/seals.ts). Then comes one attack at a time (test/support/attacks.ts), on each database.
  */
 import { createClient } from "@libsql/client"
 import { Effect } from "effect"
@@ -60,7 +60,7 @@ const tests = (get: () => Place, isMysql: boolean) => {
     expect(kinds, lines.join("\n")).toEqual([...finds].sort())
     expect(summary).toMatchObject(says?.(scene) ?? {})
     for (const text of tells?.(scene) ?? []) expect(lines.join("\n")).toContain(text)
-    // of a larger table not all ids are held at once
+    // prove holds the ids of a larger table in parts
     if (finds.includes("foreign"))
       expect((await prove(scene, { ...options?.(scene), partIds: 2 })).kinds).toEqual(kinds)
   }
@@ -70,7 +70,7 @@ const tests = (get: () => Place, isMysql: boolean) => {
   describe("finds", () => {
     for (const attack of ATTACKS.filter(applies)) test(attack.name, () => check(attack))
   })
-  test("the command says what it proved, and ends with 3 where something is wrong", async () => {
+  test("the command reports what it proved, and exits with 3 if something is wrong", async () => {
     const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-prove-"))
     const [keyFile, log] = [path.join(home, "audit-key.pub"), path.join(home, "program.log")]
     fs.writeFileSync(keyFile, scene.key.publicPem)

@@ -1,4 +1,4 @@
-/** The sealer: how it goes on after anything that may have happened to its chain, in a database in memory. */
+/** The sealer: how it continues after any change to its chain, with a table in memory. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Either, Redacted, TestClock } from "effect"
 import { randomBytes, randomUUID } from "node:crypto"
@@ -14,7 +14,6 @@ import { newKey } from "../support/seals.js"
 const key = Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem)))
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString("hex")
 
-/** A table of seals. */
 class Table {
   seals: Array<Seal> = []
   readonly sealing: Sealing = {
@@ -40,7 +39,7 @@ class Table {
     queueId: string = randomUUID(),
     keys: Pick<Settings, "key" | "previousKey"> = { key }
   ) {
-    // a life of the program has an uploader of its own
+    // each start of the program has its own uploader
     const sealing = { ...this.sealing }
     return new Sealer({ ...keys, sealing, last, queueId, position: { segment: 3, offset: 70 } })
   }
@@ -57,7 +56,7 @@ const stored = (ids: ReadonlyArray<Uint8Array> = [randomBytes(16)]): ReadonlyArr
   }
 ]
 
-/** Makes a seal and stores it; whether its answer comes. */
+/** Makes a seal and stores it. Without `answers`, its answer is lost. */
 const next = (
   table: Table,
   sealer: Sealer,
@@ -76,7 +75,7 @@ const next = (
 
 const words = (seal: Seal) => (decodeNotices(seal.notices) ?? []).map(({ word }) => word)
 
-/** All seals of a chain follow each other. */
+/** Checks that the seals of a chain follow each other. */
 const assertChain = (table: Table, chain: Uint8Array) => {
   const seals = table.seals.filter((seal) => hex(seal.chain) === hex(chain))
   let prev: Uint8Array = Buffer.alloc(32)
@@ -99,7 +98,7 @@ const waiting = <A>(effect: Effect.Effect<A, UploadError>) =>
   })
 
 describe("the sealer", () => {
-  it.effect("goes on with its chain, in one life and the next, and says a manifest once in each", () =>
+  it.effect("continues its chain over starts, and records a manifest once in each", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -112,7 +111,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("takes up seals whose answers never came, and knows their events by place and id", () =>
+  it.effect("finds the seals of lost answers, and knows their events by position and id", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -137,7 +136,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("the same of the very first seal; and a seal that never arrived is made anew", () =>
+  it.effect("finds a first seal of a lost answer, and makes again a seal that never arrived", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -152,7 +151,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("the next life finds a first seal that no cursor knows of, and its events", () =>
+  it.effect("finds at the next start a first seal that no cursor knows, and its events", () =>
     Effect.gen(function* () {
       const table = new Table()
       const queueId = randomUUID()
@@ -164,50 +163,48 @@ describe("the sealer", () => {
       const second = yield* next(table, again)
       assert.deepStrictEqual(words(second), ["manifest"])
       assertChain(table, first.chain)
-      // a chain of another queue is another one
+      // another queue has another chain
       const other = yield* next(table, table.sealer())
       assert.deepStrictEqual(words(other), ["witness", "manifest"])
     })
   )
 
-  it.effect(
-    "a chain that begins anew tells of the old one, also where its first seal fails or its answer is lost",
-    () =>
-      Effect.gen(function* () {
-        const table = new Table()
-        const queueId = randomUUID()
-        const sealer = table.sealer(undefined, queueId)
-        for (let i = 0; i < 3; i++) yield* next(table, sealer)
-        const left = sealer.head!
-        table.seals = table.seals.slice(0, 1)
-        const again = table.sealer(left, queueId)
-        yield* waiting(again.resume)
-        // it never arrives
-        const lost = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
-        again.doubt()
-        assert.deepStrictEqual(again.head, left)
-        yield* again.resume
-        const made = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
-        assert.deepStrictEqual(decodeNotices(made.notices), decodeNotices(lost.notices))
-        assert.deepInclude(decodeNotices(made.notices)![0], { word: "previous", ...left })
-        // it arrives, and the program ends: the next one finds it
-        table.seals.push(made)
-        const third = table.sealer(left, queueId)
-        yield* waiting(third.resume)
-        assert.deepStrictEqual(third.head, {
-          chain: hex(made.chain),
-          number: 0,
-          head: hex(made.head),
-          forked: 1
-        })
-        yield* next(table, third)
-        assertChain(table, made.chain)
-        assert.strictEqual(third.head!.forked, 1)
-        assert.strictEqual(table.sealer(third.head).head!.forked, 1)
+  it.effect("records the old chain in a new one, also if its first seal fails or its answer is lost", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const queueId = randomUUID()
+      const sealer = table.sealer(undefined, queueId)
+      for (let i = 0; i < 3; i++) yield* next(table, sealer)
+      const left = sealer.head!
+      table.seals = table.seals.slice(0, 1)
+      const again = table.sealer(left, queueId)
+      yield* waiting(again.resume)
+      // this seal never arrives
+      const lost = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
+      again.doubt()
+      assert.deepStrictEqual(again.head, left)
+      yield* again.resume
+      const made = again.seal({ until: "0:1", stored: stored(), dead: [] }, 0)
+      assert.deepStrictEqual(decodeNotices(made.notices), decodeNotices(lost.notices))
+      assert.deepInclude(decodeNotices(made.notices)![0], { word: "previous", ...left })
+      // the seal arrives, and the program ends: the next start finds the seal
+      table.seals.push(made)
+      const third = table.sealer(left, queueId)
+      yield* waiting(third.resume)
+      assert.deepStrictEqual(third.head, {
+        chain: hex(made.chain),
+        number: 0,
+        head: hex(made.head),
+        forked: 1
       })
+      yield* next(table, third)
+      assertChain(table, made.chain)
+      assert.strictEqual(third.head!.forked, 1)
+      assert.strictEqual(table.sealer(third.head).head!.forked, 1)
+    })
   )
 
-  it.effect("says once between which places events were delivered without a seal", () =>
+  it.effect("records once between which positions events were delivered without a seal", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -225,7 +222,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("a new key is named by a seal that the one before signs, once, and by none without it", () =>
+  it.effect("names a new key once, in a seal that the previous key signs", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -246,7 +243,7 @@ describe("the sealer", () => {
       assert.isUndefined(wrongIn(later, newKeys.key))
       assert.notInclude(words(later), "key")
       assert.lengthOf(new Set(table.seals.map(({ chain }) => hex(chain))), 1)
-      // a key that was lost
+      // a program whose previous key is lost
       const { key: other } = { key: Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem))) }
       const stranger = table.sealer(again.head, undefined, { key: other })
       yield* waiting(stranger.resume)
@@ -254,7 +251,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("a late answer to a seal that was given up changes nothing", () =>
+  it.effect("ignores a late answer to an abandoned seal", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -272,7 +269,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("no time goes back, whatever the clock does", () =>
+  it.effect("never lets a seal's time go back", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -286,20 +283,20 @@ describe("the sealer", () => {
     ["set back", (table) => void table.seals.splice(2)],
     ["emptied", (table) => void table.seals.splice(0)],
     [
-      "changed at the last seal that was known",
+      "changed at the last known seal",
       (table) => {
         table.seals[3] = { ...table.seals[3]!, head: randomBytes(32) }
       }
     ],
     [
-      "gone on by somebody without the key",
+      "continued by somebody without the key",
       (table) => {
         const last = table.seals.at(-1)!
         table.seals.push({ ...last, number: last.number + 1, prev: last.head, head: randomBytes(32) })
       }
     ],
     [
-      "gone on with a gap",
+      "continued with a gap",
       (table) => {
         const last = table.seals.at(-1)!
         table.seals.push({ ...last, number: last.number + 2 })
@@ -308,7 +305,7 @@ describe("the sealer", () => {
   ]
   for (const [what, change] of others) {
     it.effect(
-      `begins a new chain after a minute where the database was ${what}, and says so in its first seal`,
+      `begins a new chain after a minute if the database was ${what}, and records it in its first seal`,
       () =>
         Effect.gen(function* () {
           const table = new Table()
@@ -342,7 +339,7 @@ describe("the sealer", () => {
     )
   }
 
-  it.effect("a database that shows the seals late is believed when it does", () =>
+  it.effect("continues its chain when a database shows the seals late", () =>
     Effect.gen(function* () {
       const table = new Table()
       const sealer = table.sealer()
@@ -358,7 +355,7 @@ describe("the sealer", () => {
     })
   )
 
-  it.effect("the entries of a seal name their manifests, whatever kinds were stored", () =>
+  it.effect("names the manifest of each entry, whatever kinds were stored", () =>
     Effect.gen(function* () {
       const sealer = new Table().sealer()
       yield* sealer.resume

@@ -1,6 +1,6 @@
 /**
- * One leaf for one event: from its line, from the row that the driver is given, and from the text that the database
- * shows, for every type that `migrate` makes and every column that is let through, on each database.
+ * Sealed values: the line, the driver's row and the database's text of an event give one leaf. This holds for every
+ * type that `migrate` makes, and every column that it accepts, on each database.
  */
 import { Effect, Either, Schema, Scope, Exit } from "effect"
 import fc from "fast-check"
@@ -197,7 +197,7 @@ const whole = fc.oneof(
   fc.maxSafeInteger(),
   fc.constantFrom(0, -1, Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER)
 )
-/** what fits, and now and then what may not */
+/** fitting values, and now and then one that may not fit */
 const mostly = (fitting: fc.Arbitrary<string>) =>
   fc.oneof({ weight: 20, arbitrary: fitting }, { weight: 1, arbitrary: text })
 const optional = <A>(values: fc.Arbitrary<A>) => fc.option(values, { freq: 6 })
@@ -224,7 +224,7 @@ const input = fc.record({
   moment6: optional(date)
 })
 
-/** The events as they come from lines. */
+/** The events as read from lines. */
 const eventsOf = (inputs: ReadonlyArray<unknown>): ReadonlyArray<StoredEvent> =>
   inputs.map((input, index) => {
     const codec = compile(Everything)
@@ -235,7 +235,7 @@ const eventsOf = (inputs: ReadonlyArray<unknown>): ReadonlyArray<StoredEvent> =>
     return { definition: Everything, eventId, time: 1_790_000_000_000 + index, row, line: parsed }
   })
 
-/** Sends events with their salts; each row that is there has the leaf that was sealed. How many rows were compared. */
+/** Uploads events with their salts, checks that each stored row has its sealed leaf, and returns their number. */
 const compare = (
   upload: Uploader["Type"]["upload"],
   keepers: Keepers,
@@ -247,11 +247,11 @@ const compare = (
     const { entries, events, places, refused, salts } = prove(Everything, MANIFEST, keepers, given)
     const sealed = decodeEntries(entries)!
     const rejected = new Set<number>()
-    // one by one: a table of which most events are refused is said to have drifted
+    // one by one: a table that refuses most events counts as drifted
     for (const [index, event] of events.entries()) {
       const result = yield* upload({
         definition: withProof(Everything),
-        // bytes are no value of an event's; drivers take them all the same
+        // no event has bytes as a value, but drivers take them
         events: [
           { ...event, row: [...event.row, saltAt(salts, index) as unknown as SqlValue], retried: true }
         ]
@@ -279,7 +279,7 @@ const compare = (
       assert.deepStrictEqual(leaf, sealed[index]!.leaf)
       rows++
     }
-    // only a time may be one that nobody can foretell
+    // only the form of a time can be unpredictable
     for (const { reason } of refused) assert.match(reason, /in which form clock6?(?:, clock6?)* of /)
     return rows
   })
@@ -294,14 +294,14 @@ const check = (run: (inputs: ReadonlyArray<unknown>) => Promise<number>) => asyn
   )
   console.log(`proof values: ${rows} rows compared`)
   expect(rows).toBeGreaterThan(10 * RUNS)
-  // one hostile value at a time, which no other value of the row keeps from being stored
+  // one hostile value at a time: no other value makes the database refuse the row
   for (const field of Object.keys(FIELDS) as ReadonlyArray<keyof typeof FIELDS>) {
     const isText = ["text", "mixed", "short", "tiny", "latin", "sorted", "clock", "clock6"].includes(field)
     if (isText) await run(HOSTILE.map((value) => ({ [field]: value })))
   }
 }
 
-onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
+onEachServer("a sealed value", ({ rootUrl }) => {
   let database: TestDatabase
   let scope: Scope.CloseableScope
   beforeAll(async () => {
@@ -313,7 +313,7 @@ onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
     await database.drop()
   })
 
-  test("one leaf from line, row and text", async () => {
+  test("gives a line, its row and its text one leaf", async () => {
     const options = connectionOptions(database)
     await Effect.runPromise(MysqlUploader.migrate(options, [Everything], { proof: true }))
     const { keepers, present, session, uploader } = await Effect.runPromise(
@@ -337,26 +337,26 @@ onEachServer("what is sealed is what is stored", ({ rootUrl }) => {
     )()
   })
 
-  test("numbers are shown as we foretell", async () => {
+  test("predicts how the server prints numbers", async () => {
     await database.query("CREATE TABLE numbers (id INT PRIMARY KEY, n DOUBLE)")
     const numbers = fc.sample(number, { seed: SEED, numRuns: 2000 }).map((n) => n + 0)
     await database.query("INSERT INTO numbers VALUES ?", [numbers.map((n, index) => [index, String(n)])])
     const rows = await database.query<{ text: string }>(
       "SELECT CAST(n AS CHAR) AS text FROM numbers ORDER BY id"
     )
-    // servers begin the exponent at different sizes
+    // servers switch to an exponent at different sizes
     expect(rows.map(({ text }) => numberText(Number(text)))).toEqual(numbers.map(numberText))
     const plain = rows.filter((_, index) => Math.abs(numbers[index]!) > 0.001)
     expect(plain.map(({ text }) => text)).toEqual(numbers.filter((n) => Math.abs(n) > 0.001).map(numberText))
   })
 })
 
-describe("what is sealed is what is stored (SQLite)", () => {
+describe("a sealed value (SQLite)", () => {
   const home = fs.mkdtempSync(path.join(os.tmpdir(), "audit-proof-"))
   const filename = path.join(home, "audit.db")
   afterAll(() => fs.rmSync(home, { recursive: true }))
 
-  test("one leaf from line, row and text", async () => {
+  test("gives a line, its row and its text one leaf", async () => {
     const client = createClient({ url: pathToFileURL(filename).href })
     await Effect.runPromise(
       Effect.gen(function* () {
@@ -384,7 +384,7 @@ describe("what is sealed is what is stored (SQLite)", () => {
   })
 })
 
-describe("columns that change what is written to them", () => {
+describe("a column that changes its values", () => {
   const column = (declared: string, charset: string | null = null): Column => ({
     charset,
     type: /^[a-z0-9]+/.exec(declared)![0],
@@ -422,7 +422,7 @@ describe("columns that change what is written to them", () => {
       "double(10,2)"
     ],
     ...["int(5) unsigned zerofill", "vector(3)", "datetime(2)"]
-  ])("%s is refused", (declared) => {
+  ])("is refused: %s", (declared) => {
     for (const storage of ["text", "integer", "number", "boolean", "dateTime"] as const) {
       if (declared === "datetime(2)" && storage === "text") continue
       const found = mysqlKeeperOf(
@@ -435,10 +435,10 @@ describe("columns that change what is written to them", () => {
   test.each([
     ["varchar(8)", "sjis"],
     ["longtext", "gbk"]
-  ])("%s in %s is refused", (declared, charset) => {
+  ])("is refused: %s in %s", (declared, charset) => {
     expect(Either.isLeft(mysqlKeeperOf(column(declared, charset), "text"))).toBe(true)
   })
-  test("a text in a column of numbers is refused", () => {
+  test("is refused: a text in a numeric column", () => {
     for (const declared of ["int", "bigint", "double"])
       expect(Either.isLeft(mysqlKeeperOf(column(declared), "text")), declared).toBe(true)
   })

@@ -1,4 +1,4 @@
-/** How far a queue is sealed, and the alarm that stays: status, doctor, the page and the metrics. */
+/** The last seal and the lasting alarm, in status, doctor, the page and the metrics. */
 import { assert, it } from "@effect/vitest"
 import { Effect, Metric } from "effect"
 import * as fs from "node:fs"
@@ -23,7 +23,7 @@ const gaugesOf = (directory: string) =>
       ])
   )
 
-/** An embedded database with tables for a proof, and a place for a queue. */
+/** An SQLite database with tables for a proof, and a directory for a queue. */
 const given = Effect.gen(function* () {
   const [, make] = PROVEN.at(-1)!
   return { database: yield* make(), directory: path.join(yield* temporaryDirectory, "audit") }
@@ -32,60 +32,62 @@ const given = Effect.gen(function* () {
 const record = (log: AuditLog["Type"]) =>
   Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }), log.flush)
 
-it.scopedLive("chain, number and head are shown, and a chain that was not as it was left for ever", () =>
-  Effect.gen(function* () {
-    const { database, directory } = yield* given
-    const plain = yield* lifeOf(database, directory, (log) => log.status)
-    assert.notProperty(plain, "seal")
-    const { seal } = yield* lifeOf(database, directory, (log) => Effect.zipRight(record(log), log.status))
-    const { chain, head, number } = seal!
-    assert.deepStrictEqual({ ...seal }, { chain, number: 0, head })
-    const status = yield* effectAudit(directory, ["status"])
-    assert.strictEqual(status.code, 0, status.stdout)
-    assert.match(
-      status.stdout.replaceAll(/\s+/g, " "),
-      new RegExp(`sealed up to seal ${chain}:${number}, head ${head}`)
-    )
-    const json = yield* effectAudit(directory, ["status", "--json"])
-    assert.include(JSON.stringify(json.json()), JSON.stringify({ chain, number, head }))
-    const doctor = yield* effectAudit(directory, ["doctor", "--json"])
-    assert.strictEqual(doctor.code, 0, doctor.stdout)
-    assert.include(doctor.stdout, `up to seal ${chain}:${number}, head ${head}`)
-
-    // as a start leaves it that has found another chain than the one that it left
-    const file = path.join(directory, "cursor")
-    const { cursor, generation } = decode(fs.readFileSync(file))!
-    const slot = encodeSlot(generation + 1, { ...cursor, seal: { ...cursor.seal!, forked: 1 } })
-    fs.writeFileSync(file, Buffer.concat([slot, Buffer.alloc(SLOT_BYTES, " ")]))
-    for (let time = 0; time < 2; time++) {
-      const alarmed = yield* effectAudit(directory, ["status"])
-      assert.strictEqual(alarmed.code, 3)
+it.scopedLive(
+  "status shows chain, number and head, and permanently a chain that was set back or changed",
+  () =>
+    Effect.gen(function* () {
+      const { database, directory } = yield* given
+      const plain = yield* lifeOf(database, directory, (log) => log.status)
+      assert.notProperty(plain, "seal")
+      const { seal } = yield* lifeOf(database, directory, (log) => Effect.zipRight(record(log), log.status))
+      const { chain, head, number } = seal!
+      assert.deepStrictEqual({ ...seal }, { chain, number: 0, head })
+      const status = yield* effectAudit(directory, ["status"])
+      assert.strictEqual(status.code, 0, status.stdout)
       assert.match(
-        alarmed.stdout.replaceAll(/\s+/g, " "),
-        /was set back or changed; run "effect-audit prove"/
+        status.stdout.replaceAll(/\s+/g, " "),
+        new RegExp(`sealed up to seal ${chain}:${number}, head ${head}`)
       )
-      const ill = yield* effectAudit(directory, ["doctor"])
-      assert.strictEqual(ill.code, 2)
-      assert.include(ill.stdout, "effect-audit prove")
-      yield* lifeOf(database, directory, (log) =>
-        Effect.gen(function* () {
-          yield* record(log)
-          const isSeen = Effect.suspend(() =>
-            gaugesOf(directory).effect_audit_seal_number === time + 1 ? Effect.void : Effect.fail("not yet")
-          )
-          yield* Effect.retry(Effect.delay(isSeen, "100 millis"), { times: 100 })
-          assert.deepStrictEqual(gaugesOf(directory), {
-            effect_audit_seal_number: time + 1,
-            effect_audit_forked_chain: 1
+      const json = yield* effectAudit(directory, ["status", "--json"])
+      assert.include(JSON.stringify(json.json()), JSON.stringify({ chain, number, head }))
+      const doctor = yield* effectAudit(directory, ["doctor", "--json"])
+      assert.strictEqual(doctor.code, 0, doctor.stdout)
+      assert.include(doctor.stdout, `up to seal ${chain}:${number}, head ${head}`)
+
+      // as a start leaves the cursor if its chain was set back or changed
+      const file = path.join(directory, "cursor")
+      const { cursor, generation } = decode(fs.readFileSync(file))!
+      const slot = encodeSlot(generation + 1, { ...cursor, seal: { ...cursor.seal!, forked: 1 } })
+      fs.writeFileSync(file, Buffer.concat([slot, Buffer.alloc(SLOT_BYTES, " ")]))
+      for (let time = 0; time < 2; time++) {
+        const alarmed = yield* effectAudit(directory, ["status"])
+        assert.strictEqual(alarmed.code, 3)
+        assert.match(
+          alarmed.stdout.replaceAll(/\s+/g, " "),
+          /was set back or changed; run "effect-audit prove"/
+        )
+        const ill = yield* effectAudit(directory, ["doctor"])
+        assert.strictEqual(ill.code, 2)
+        assert.include(ill.stdout, "effect-audit prove")
+        yield* lifeOf(database, directory, (log) =>
+          Effect.gen(function* () {
+            yield* record(log)
+            const isSeen = Effect.suspend(() =>
+              gaugesOf(directory).effect_audit_seal_number === time + 1 ? Effect.void : Effect.fail("not yet")
+            )
+            yield* Effect.retry(Effect.delay(isSeen, "100 millis"), { times: 100 })
+            assert.deepStrictEqual(gaugesOf(directory), {
+              effect_audit_seal_number: time + 1,
+              effect_audit_forked_chain: 1
+            })
           })
-        })
-      )
-    }
-    assert.deepStrictEqual((yield* database.prove()).findings, [])
-  })
+        )
+      }
+      assert.deepStrictEqual((yield* database.prove()).findings, [])
+    })
 )
 
-it.scopedLive("events that were delivered without a seal are told of by the next one", () =>
+it.scopedLive("the next seal records events that were delivered without one", () =>
   Effect.gen(function* () {
     const { database, directory } = yield* given
     const textsOf = Effect.map(

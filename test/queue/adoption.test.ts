@@ -1,4 +1,4 @@
-/** The queue file of the Python class becomes a part of ours: every event of it once, whatever happens meanwhile. */
+/** Adoption: each event of the Python class's queue file is delivered once, whatever happens meanwhile. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Logger, LogLevel } from "effect"
 import { execFileSync } from "node:child_process"
@@ -17,15 +17,15 @@ const NOISE = {
   torn: '{"kind":"login_l'
 }
 
-/** What the class leaves when it was killed at its worst moments, on the system that ends lines this way. */
+/** A file as the class leaves it when it is killed at the worst moments, with these line ends. */
 const untidy = (lineEnd: string) =>
   [LINES[0], NOISE.malformed[0], "", ...LINES.slice(1), "  ", NOISE.malformed[1], NOISE.torn].join(lineEnd)
 
 const withoutId = (database: ReturnType<typeof slowDatabase>) =>
   [...database.events.values()].map(({ line }) => JSON.stringify(line))
 
-describe("the reference", () => {
-  it.skipIf(!isLive)("writes what the fixture holds", () => {
+describe("the Python class", () => {
+  it.skipIf(!isLive)("writes the lines of the fixture", () => {
     const shape = (text: string) => text.replaceAll(/\d{4}-\d\d-\d\d(.)\d\d:\d\d:\d\d/g, "<time$1>")
     assert.strictEqual(
       shape(queueFile),
@@ -38,7 +38,7 @@ describe("adoption", () => {
   it.scopedLive.each([
     { system: "Linux", lineEnd: "\n" },
     { system: "Windows", lineEnd: "\r\n" }
-  ])("delivers what the class has left on $system", ({ lineEnd }) =>
+  ])("delivers the file of the Python class from $system", ({ lineEnd }) =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const old = path.join(directory, "audit_queue.ndjson")
@@ -97,7 +97,7 @@ describe("adoption", () => {
     })
   )
 
-  it.scopedLive("raises no alarm for a file that ends as it should", () =>
+  it.scopedLive("reports no damage for a complete file", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const old = path.join(directory, "audit_queue.ndjson")
@@ -111,7 +111,7 @@ describe("adoption", () => {
   )
 
   it.scopedLive.each(["\n\n\n", "\r\n\r\n\r\n", "\n \n\t", "\n\n  \r"].map((text) => ({ text })))(
-    "counts the lines of a blank file as discarded, and none as torn: $text",
+    "counts blank lines as discarded, not as torn: $text",
     ({ text }) =>
       Effect.gen(function* () {
         const directory = yield* temporaryDirectory
@@ -120,7 +120,7 @@ describe("adoption", () => {
         const settings = { directory: `${directory}/audit`, adopt: { path: old } }
         const books = { accepted: 3, delivered: 0, waiting: 0, dead: 0, discarded: 3, torn: 0, missing: 0 }
         assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
-        // a later start, and one that has lost its cursor, count them the same
+        // a later start, and one without its cursor, count the same
         assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
         fs.rmSync(`${settings.directory}/cursor`)
         assert.deepInclude(yield* deliver(settings, slowDatabase()), books)
@@ -131,7 +131,7 @@ describe("adoption", () => {
     { what: "relative", link: (name: string) => `../elsewhere/${name}`, isFar: false },
     { what: "absolute", link: (name: string, root: string) => `${root}/elsewhere/${name}`, isFar: false },
     { what: "relative", link: (name: string) => `../elsewhere/${name}`, isFar: true }
-  ])("adopts through a $what link once, over many starts; another file system: $isFar", ({ isFar, link }) =>
+  ])("adopts through a $what link once over many starts (another file system: $isFar)", ({ isFar, link }) =>
     Effect.gen(function* () {
       const root = fs.realpathSync(yield* temporaryDirectory)
       const real = yield* nodeDisk
@@ -147,7 +147,7 @@ describe("adoption", () => {
         assert.deepStrictEqual({ accepted, missing }, { accepted: 5, missing: 0 }, `start ${start}`)
       }
       assert.sameMembers(withoutId(database), LINES.map(normal))
-      // the link stays; the file that it led to became the segment, or is put aside
+      // the link stays; its file became the segment, or is set aside
       assert.isTrue(fs.lstatSync(old).isSymbolicLink())
       assert.deepStrictEqual(fs.readdirSync(`${root}/program`), ["old.ndjson"])
       assert.deepStrictEqual(fs.readdirSync(`${root}/elsewhere`), isFar ? ["old.ndjson.0.adopted"] : [])
@@ -157,26 +157,24 @@ describe("adoption", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive(
-    "finds where a link leads that leads to nothing any more, by links of directories as well",
-    () =>
-      Effect.gen(function* () {
-        const root = fs.realpathSync(yield* temporaryDirectory)
-        const disk = yield* nodeDisk
-        fs.mkdirSync(`${root}/a/b`, { recursive: true })
-        fs.symlinkSync(`${root}/a/b`, `${root}/to-b`)
-        fs.symlinkSync("../gone", `${root}/a/b/link`)
-        fs.symlinkSync("link", `${root}/a/b/link2`)
-        assert.strictEqual(yield* disk.realPath(`${root}/to-b/link2`), `${root}/a/gone`)
-        assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/a/gone`))).code, "ENOENT")
-        fs.symlinkSync("loop", `${root}/loop`)
-        assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/loop`))).code, "ELOOP")
-      })
+  it.scopedLive("resolves a dangling link, also through linked directories", () =>
+    Effect.gen(function* () {
+      const root = fs.realpathSync(yield* temporaryDirectory)
+      const disk = yield* nodeDisk
+      fs.mkdirSync(`${root}/a/b`, { recursive: true })
+      fs.symlinkSync(`${root}/a/b`, `${root}/to-b`)
+      fs.symlinkSync("../gone", `${root}/a/b/link`)
+      fs.symlinkSync("link", `${root}/a/b/link2`)
+      assert.strictEqual(yield* disk.realPath(`${root}/to-b/link2`), `${root}/a/gone`)
+      assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/a/gone`))).code, "ENOENT")
+      fs.symlinkSync("loop", `${root}/loop`)
+      assert.strictEqual((yield* Effect.flip(disk.realPath(`${root}/loop`))).code, "ELOOP")
+    })
   )
 
   const canMount = process.platform === "linux" && process.getuid?.() === 0
   it.scopedLive.skipIf(!canMount)(
-    "starts without adopting onto a disk without room, says so, and leaves the file (skipped unless root)",
+    "starts without adopting if the disk is full, reports it, and keeps the file (skipped unless root)",
     () =>
       Effect.gen(function* () {
         const root = yield* temporaryDirectory
@@ -209,14 +207,14 @@ describe("adoption", () => {
           )
         }
         assert.strictEqual(fs.readFileSync(old, "utf8"), text)
-        // with room it is
+        // with room, a start adopts it
         execFileSync("mount", ["-o", "remount,size=16m", small])
         const { accepted } = yield* Effect.scoped(Effect.flatMap(openAudit(settings), (_) => _.status))
         assert.strictEqual(accepted, 2 + text.trimEnd().split("\n").length)
       })
   )
 
-  it.scopedLive("takes a whole copy although its record was damaged, if the old file is named again", () =>
+  it.scopedLive("uses a complete copy with a damaged record, if the old file is named again", () =>
     Effect.gen(function* () {
       for (const isAside of [true, false]) {
         const root = fs.realpathSync(yield* temporaryDirectory)
@@ -231,7 +229,7 @@ describe("adoption", () => {
         fs.writeFileSync(`${root}/audit/adoption.json`, `{"source":"${old}","aside":"${old}.0.bdopted"}`)
         const database = slowDatabase()
         if (isAside) {
-          // without the name nobody knows whose copy it is: it stays
+          // without the option, nobody knows the source of the copy: it stays
           assert.deepInclude(yield* deliver({ directory: settings.directory }, database), { accepted: 0 })
           assert.isTrue(fs.existsSync(`${root}/audit/adoption.copy`))
         }
@@ -242,33 +240,31 @@ describe("adoption", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive(
-    "a copy is delivered though the file that was set aside is gone, and a new one stands there",
-    () =>
-      Effect.gen(function* () {
-        const root = fs.realpathSync(yield* temporaryDirectory)
-        const real = yield* nodeDisk
-        const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
-        const old = `${root}/old.ndjson`
-        fs.writeFileSync(old, queueFile)
-        const settings = { directory: `${root}/audit`, adopt: { path: old } }
-        const database = slowDatabase()
-        const broken: Disk["Type"] = {
-          ...disk,
-          rename: (from, to) =>
-            from.endsWith("adoption.copy")
-              ? new DiskError({ operation: "rename", path: from, code: "EIO", cause: undefined })
-              : disk.rename(from, to)
-        }
-        yield* Effect.flip(deliver(settings, { ...database, disk: broken }))
-        fs.rmSync(`${old}.0.adopted`)
-        fs.writeFileSync(old, LATER)
-        for (let start = 0; start < 2; start++) yield* deliver(settings, { ...database, disk })
-        assert.strictEqual(database.events.size, LINES.length + 1)
-      }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  it.scopedLive("delivers a copy after somebody replaced the old file", () =>
+    Effect.gen(function* () {
+      const root = fs.realpathSync(yield* temporaryDirectory)
+      const real = yield* nodeDisk
+      const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
+      const old = `${root}/old.ndjson`
+      fs.writeFileSync(old, queueFile)
+      const settings = { directory: `${root}/audit`, adopt: { path: old } }
+      const database = slowDatabase()
+      const broken: Disk["Type"] = {
+        ...disk,
+        rename: (from, to) =>
+          from.endsWith("adoption.copy")
+            ? new DiskError({ operation: "rename", path: from, code: "EIO", cause: undefined })
+            : disk.rename(from, to)
+      }
+      yield* Effect.flip(deliver(settings, { ...database, disk: broken }))
+      fs.rmSync(`${old}.0.adopted`)
+      fs.writeFileSync(old, LATER)
+      for (let start = 0; start < 2; start++) yield* deliver(settings, { ...database, disk })
+      assert.strictEqual(database.events.size, LINES.length + 1)
+    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("a damaged record costs no copy, whatever file is named then", () =>
+  it.scopedLive("keeps the copy if the record is damaged, whatever file is named next", () =>
     Effect.gen(function* () {
       const real = yield* nodeDisk
       const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
@@ -309,7 +305,7 @@ describe("adoption", () => {
           const what = `${named}, ${moment}`
           for (let start = 0; start < 2; start++)
             yield* deliver({ directory, ...adopt }, { ...database, disk })
-          // then somebody looks, and names the old file
+          // then the operator names the old file
           yield* deliver({ directory, adopt: { path: old } }, { ...database, disk })
           yield* deliver({ directory, ...adopt }, { ...database, disk })
           const more = { old: 0, "": 0, other: 4, alike: 6 }[file]
@@ -319,7 +315,7 @@ describe("adoption", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("takes a file once, and a new one of the same path as well", () =>
+  it.scopedLive("adopts a file once, and then a new file at the same path", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const old = path.join(directory, "audit_queue.ndjson")
@@ -330,7 +326,7 @@ describe("adoption", () => {
       yield* deliver(settings, database)
       assert.lengthOf(withoutId(database), 5)
 
-      // the old program was started again
+      // the old program ran again
       fs.writeFileSync(old, queueFile)
       yield* deliver(settings, database)
       yield* deliver(settings, database)
@@ -338,7 +334,7 @@ describe("adoption", () => {
     })
   )
 
-  it.scopedLive("adopts no part of a queue, whatever it is called by, and says so", () =>
+  it.scopedLive("refuses to adopt a file of a queue, under any path, and reports it", () =>
     Effect.gen(function* () {
       const parent = yield* temporaryDirectory
       const made = `${parent}/audit`
@@ -386,7 +382,7 @@ describe("adoption", () => {
     })
   )
 
-  it.scopedLive("adopts a file of another name from the queue's own directory", () =>
+  it.scopedLive("adopts a file of another name from the queue's directory", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       fs.writeFileSync(`${directory}/audit_queue.ndjson`, queueFile)
@@ -398,13 +394,13 @@ describe("adoption", () => {
     })
   )
 
-  it.scopedLive("puts the file beside what waits already, an empty segment included", () =>
+  it.scopedLive("adds the file to the events that wait, beside an empty segment", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const old = path.join(directory, "audit_queue.ndjson")
       const queue = `${directory}/audit`
       yield* Effect.scoped(Effect.flatMap(openAudit({ directory: queue }), ({ use }) => use("before")))
-      // of a process that was killed before its first line
+      // as a process leaves it that is killed before its first line
       fs.writeFileSync(`${queue}/${"1".padStart(20, "0")}.ndjson`, "")
       fs.writeFileSync(old, queueFile)
       const database = slowDatabase()
@@ -417,7 +413,7 @@ describe("adoption", () => {
     })
   )
 
-  it.scopedLive("mistakes no event of one machine for that of another", () =>
+  it.scopedLive("keeps equal events of two machines apart", () =>
     Effect.gen(function* () {
       const database = slowDatabase()
       for (let machine = 0; machine < 2; machine++) {

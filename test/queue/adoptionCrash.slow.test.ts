@@ -1,4 +1,4 @@
-/** A crash at every step of adopting: every event of the old file is delivered once, whatever the next start does. */
+/** A crash at each step of adoption: any next start delivers each event of the old file once. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel } from "effect"
 import * as fs from "node:fs"
@@ -12,7 +12,7 @@ import { queueFile } from "../support/reference.js"
 
 const OLD = "/old/audit_queue.ndjson"
 
-/** Writes to the old file, as the class does: opened to append, fsynced. Its directory is synced too. */
+/** Writes to the old file as the class does: appends, then fsyncs. Also syncs its directory. */
 const writeOld = (disk: Disk["Type"], text: string, end: "synced" | "unsynced" = "synced") =>
   Effect.gen(function* () {
     yield* disk.makeDirectory("/old")
@@ -24,18 +24,18 @@ const writeOld = (disk: Disk["Type"], text: string, end: "synced" | "unsynced" =
 
 interface Variant {
   readonly end: "kill" | "power"
-  /** what of the unsynced arrives: 0 nothing, 1 everything, else at random */
+  /** how much unsynced data survives: 0 nothing, 1 everything, else a random part */
   readonly dice: number
   readonly isFar: boolean
   /** the start after the crash: with the option, without it, or after the old program has written again */
   readonly next: "same" | "withoutOption" | "oldProgram"
-  /** where the link leads that the option names, if it names one */
+  /** the target of the link, if the option names a link */
   readonly link?: string | undefined
 }
 
 const LINK = "/program/link.ndjson"
 
-/** The disk with a link to the old file, which nobody may take for the file itself. */
+/** The disk with a link to the old file. Nobody may take the link for the file. */
 const withLink = (disk: Disk["Type"], to: string): Disk["Type"] => {
   const target = path.posix.resolve(path.posix.dirname(LINK), to)
   const isLink = (file: string) => file === LINK
@@ -55,7 +55,7 @@ const withLink = (disk: Disk["Type"], to: string): Disk["Type"] => {
   }
 }
 
-/** Crashes at the given call of adopting and delivering, starts again, crashes at the end, starts again. */
+/** Crashes at the given call of adoption and delivery, starts again, crashes at the end, starts again. */
 const crashAt = (
   step: number,
   { dice, end, isFar, link, next }: Variant,
@@ -66,7 +66,7 @@ const crashAt = (
     let seed = step * 7919 + dice
     const choose = (bound: number) =>
       dice < 2 ? Math.min(dice, bound - 1) : (seed = (seed * 48271) % 0x7fffffff) % bound
-    /** a rename of the old file goes across file systems first, and then beside it */
+    /** the first rename of the old file crosses file systems; the next stays beside it */
     let isCrossing = true
     const far = (call: MemoryDisk.Call): MemoryDisk.Fault | undefined => {
       if (isLeftOut(call)) return { type: "skip" }
@@ -136,7 +136,7 @@ const crashAt = (
     return isReached
   })
 
-describe("a crash in the middle of adopting", () => {
+describe("a crash during adoption", () => {
   const variants: Array<Variant> = []
   for (const isFar of [false, true]) {
     for (const next of ["same", "withoutOption", "oldProgram"] as const) {
@@ -147,7 +147,7 @@ describe("a crash in the middle of adopting", () => {
       }
     }
   }
-  // in ordinary runs each takes every twelfth step, all together every one
+  // in ordinary runs each variant takes every twelfth step; together they take all
   const stride = process.env.AUDIT_LONG === "1" ? 1 : 12
   it.live.each(variants.map((variant, index) => ({ ...variant, first: index % stride })))(
     `$end at every step (each ${stride}th from $first): other file system $isFar, dice $dice, next start $next, link $link`,
@@ -159,7 +159,7 @@ describe("a crash in the middle of adopting", () => {
       }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  /** How many lines are missing, when the old program was killed before its fsync, and the power fails after ours began. */
+  /** How many lines are missing if the old program is killed before its fsync, and the power fails after adoption. */
   const missingAfter = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -168,14 +168,14 @@ describe("a crash in the middle of adopting", () => {
       memory.kill()
       memory.inject((call) => (isLeftOut(call) ? { type: "skip" } : undefined))
       const { use } = yield* openAudit(settings, { disk: memory.startProcess() })
-      // its number rests on those of the lines that were adopted
+      // its number follows those of the adopted lines
       yield* use("later")
       memory.cutPower(() => 0)
       const { missing } = yield* deliver(settings, { ...slowDatabase(), disk: memory.startProcess() })
       return missing
     }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
 
-  /** How often the lines are stored, when a first start is killed after the rename, and the power fails after a second. */
+  /** How often each line is stored. A kill follows the first start's rename, and a power cut the second start. */
   const storedAfterRename = (isLeftOut: (call: MemoryDisk.Call) => boolean) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -216,31 +216,31 @@ describe("a crash in the middle of adopting", () => {
       isIt: ({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)
     }
   ]
-  it.live("takes what the old program had not synced yet", () =>
+  it.live("adopts lines that the old program had not synced", () =>
     Effect.map(
       missingAfter(() => false),
       (missing) => assert.strictEqual(missing, 0)
     )
   )
-  it.live("shows that the sync of the old file is needed", () =>
+  it.live("proves that the sync of the old file is needed", () =>
     Effect.map(
       missingAfter(({ operation, path }) => operation === "sync" && path === OLD),
       (missing) => assert.strictEqual(missing, LINES.length)
     )
   )
-  it.live("makes a rename durable that a killed process has left", () =>
+  it.live("syncs a rename that a killed process made", () =>
     Effect.map(
       storedAfterRename(() => false),
       (times) => assert.strictEqual(times, 1)
     )
   )
-  it.live("shows that the sync of the entries, before looking for the file, is needed", () =>
+  it.live("proves that the sync of the entries before the search for the file is needed", () =>
     Effect.map(
       storedAfterRename(({ operation, unsynced }) => operation === "syncDirectory" && moves(unsynced)),
       (times) => assert.strictEqual(times, 2)
     )
   )
-  it.live("a record whose content the power took costs nothing, where the old file is named again", () =>
+  it.live("loses no line if a power cut takes the record's content and the old file is named again", () =>
     Effect.gen(function* () {
       const variant = { end: "power", dice: 0, isFar: true, next: "same" } as const
       const isIt = ({ path, step }: MemoryDisk.Call) => isSync(step, path, "/audit/adoption.json")
@@ -249,7 +249,7 @@ describe("a crash in the middle of adopting", () => {
       assert.isAbove(step, 60)
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
-  it.live.each(syncs)("shows that the sync $sync is needed", ({ isFar, isIt }) =>
+  it.live.each(syncs)("proves that the sync $sync is needed", ({ isFar, isIt }) =>
     Effect.gen(function* () {
       const variant = { end: "power", dice: 0, isFar, next: "same" } as const
       for (let step = 30; ; step++) {
@@ -260,7 +260,7 @@ describe("a crash in the middle of adopting", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("instances that start together adopt one old file of another file system once", () =>
+  it.scopedLive("adopts a file of another file system once, if two instances start together", () =>
     Effect.gen(function* () {
       const real = yield* nodeDisk
       const disk: Disk["Type"] = { ...real, rename: acrossFileSystems(real) }
@@ -277,7 +277,7 @@ describe("a crash in the middle of adopting", () => {
             yield* Effect.sleep("50 millis")
           })
         )
-        // the supervisor starts anew what did not start
+        // the supervisor restarts an instance that failed to start
         yield* Effect.all([Effect.exit(start), Effect.exit(start)], { concurrency: 2 })
         yield* Effect.all([start, start], { concurrency: 2 })
         assert.strictEqual(events.size, 5, "each line once")

@@ -1,6 +1,6 @@
 /**
- * Bits that the disk hands back otherwise: whatever file of a queue they stand in, the queue opens, each event that is
- * acknowledged afterwards and each line that was not touched is delivered or a dead letter, and the books add up.
+ * Damaged bits, in any file of a queue: the queue opens, and its books add up. Each event acknowledged afterwards, and
+ * each untouched line, is delivered or a dead letter.
  */
 import { assert, beforeAll, describe, it } from "@effect/vitest"
 import { Cause, Effect, Either, Exit, Logger, LogLevel } from "effect"
@@ -16,10 +16,10 @@ import * as q from "../support/queue.js"
 
 const long = process.env.AUDIT_LONG === "1"
 const runs = long ? 10_000 : 100
-// other damage each time in the long form, whose failures somebody reads
+// the long form takes a new seed each time: somebody reads its failures
 const seed = Number(process.env.AUDIT_SEED ?? (long ? Date.now() % 1_000_000_000 : 992_847_134))
 
-/** The files of a directory, by their names in it. */
+/** The files of a directory, by name. */
 type Files = ReadonlyMap<string, Buffer>
 
 const readAll = (directory: string): Files =>
@@ -35,7 +35,7 @@ const writeAll = (directory: string, files: Files) => {
   for (const [name, content] of files) fs.writeFileSync(path.join(directory, name), content, { mode: 0o600 })
 }
 
-/** Queues as programs leave them: of format 1; with all kinds of files; and with everything delivered. */
+/** Three queues: of format 1, with all kinds of files, and with everything delivered. */
 const queues: Array<Files> = []
 
 const made = (end: "waiting" | "delivered") =>
@@ -134,7 +134,7 @@ const SEGMENT = /^\d{20}\.ndjson$/
 const segmentsOf = (files: Files) => [...files].filter(([name]) => SEGMENT.test(name))
 const linesOf = (content: Buffer) => content.toString("latin1").split("\n").slice(0, -1)
 
-/** Lines that stand in segments before and after, with their ids. */
+/** The lines that are in segments both before and after, with their ids. */
 const untouched = (before: Files, after: Files) =>
   segmentsOf(before).flatMap(([name, content]) => {
     const now = new Set(linesOf(after.get(name)!))
@@ -144,7 +144,7 @@ const untouched = (before: Files, after: Files) =>
     })
   })
 
-/** How many lines, and ends of segments, do not stand any more as they did. */
+/** How many lines, and ends of segments, have changed. */
 const touched = (before: Files, after: Files) =>
   segmentsOf(before).reduce((count, [name, content]) => {
     const parts = (bytes: Buffer) => bytes.toString("latin1").split(/(?<=\n)/)
@@ -152,7 +152,7 @@ const touched = (before: Files, after: Files) =>
     return count + parts(content).filter((line) => !now.has(line)).length
   }, 0)
 
-/** How many fewer lines a segment holds than the next one's name says, from the first that waits on. */
+/** How many lines segments lack by the next one's name, from the first waiting line on. */
 const promised = (before: Files, after: Files, waiting: ReadonlySet<string>) =>
   segmentsOf(before)
     .slice(0, -1)
@@ -163,7 +163,7 @@ const promised = (before: Files, after: Files, waiting: ReadonlySet<string>) =>
         return id !== undefined && waiting.has(id)
       })
       if (first === -1) return lost
-      // no damage moves a byte; what was delivered before it is counted already
+      // no damage moves a byte; the books count the lines before this one already
       const start = lines.slice(0, first).reduce((offset, line) => offset + line.length + 1, 0)
       const count = (bytes: Buffer) =>
         bytes.subarray(start).toString("latin1").split("\n").filter(Boolean).length
@@ -207,7 +207,7 @@ const survives = (files: Files, damages: ReadonlyArray<Damage>) =>
       assert.isTrue(isChanged(files, harmed, "queue.json"), String(error))
       assert.strictEqual((error as { readonly _tag?: string })._tag, "QueueOpenError")
       assert.include(String(error), "queue.json is damaged")
-      // nothing was changed
+      // inspect changed nothing
       for (const [name, content] of harmed) {
         if (name !== "lock") assert.isTrue(fs.readFileSync(path.join(directory, name)).equals(content), name)
       }
@@ -220,7 +220,7 @@ const survives = (files: Files, damages: ReadonlyArray<Damage>) =>
     }
     assert.isTrue(books.balanced, JSON.stringify(books))
     assert.isTrue(found.balanced, JSON.stringify(found))
-    // what is seen from outside is what the owner found
+    // inspect and the owner agree
     for (const name of ["accepted", "delivered", "waiting", "dead", "missing", "torn"] as const) {
       assert.strictEqual(outside[name], found[name], name)
     }
@@ -235,7 +235,7 @@ const survives = (files: Files, damages: ReadonlyArray<Damage>) =>
       open.some(({ line }) => line?.includes('"new2"') === true),
       "the new letter waits"
     )
-    // an entry that was cut off, and is ended by the next one, may be a decision
+    // an entry that was cut off, and that the next one ends, may be a decision
     if (!isChanged(files, harmed, "dead-letter.ndjson")) {
       assert.includeMembers(
         open.map(({ id }) => id),
@@ -250,7 +250,6 @@ const survives = (files: Files, damages: ReadonlyArray<Damage>) =>
     assert.isAtMost(books.missing, touched(files, harmed))
     if (damages.length === 1) assert.isAtLeast(books.missing, promised(files, harmed, behind) > 0 ? 1 : 0)
 
-    // a second start finds nothing new
     yield* q.withQueue(disk, { directory }, (queue) =>
       Effect.gen(function* () {
         assert.lengthOf(yield* q.readAll(queue), 0)
@@ -263,13 +262,13 @@ const openLetters = (directory: string) =>
   Effect.gen(function* () {
     const disk = yield* q.nodeDisk
     const letters = yield* deadLetterFile.make(disk, directory)
-    // one whose content is damaged is still listed
+    // a letter with damaged content is still listed
     return yield* Effect.forEach(yield* letters.open(() => true), (entry) =>
       Effect.orElseSucceed(letters.read(entry), () => entry.letter)
     )
   })
 
-/** The ids that wait in a queue that nothing has happened to. */
+/** The ids that wait in an undamaged queue. */
 const waiting = (files: Files) =>
   Effect.gen(function* () {
     const directory = `${yield* q.temporaryDirectory}/audit`
@@ -277,10 +276,10 @@ const waiting = (files: Files) =>
     return yield* q.withQueue(yield* q.nodeDisk, { directory }, q.waitingIds)
   }).pipe(Effect.scoped)
 
-describe("bits", () => {
+describe("a damaged directory", () => {
   const queue = fc.nat(2)
   it(
-    `${runs} harmed directories open, and lose nothing that was not touched (AUDIT_SEED=${seed})`,
+    `opens ${runs} harmed directories, and loses no untouched line (AUDIT_SEED=${seed})`,
     {
       timeout: 3_600_000
     },
@@ -313,10 +312,10 @@ describe("bits", () => {
     3_600_000
   )
 
-  it("two delivered lines that became one hide nothing that waits behind them", () =>
+  it("delivers the lines after two delivered lines that damage joined", () =>
     Effect.runPromise(survives(queues[1]!, [{ type: "copy", file: 0, at: 0.25, from: 0, length: 4 }])))
 
-  it("a letter that lacks but its line's end counts before the next entry ends it, and after", () =>
+  it("counts a letter without its line end, before and after the next entry completes it", () =>
     Effect.runPromise(
       survives(queues[2]!, [
         { type: "cut", file: 0, at: 0 },
@@ -324,7 +323,7 @@ describe("bits", () => {
       ])
     ))
 
-  it.scopedLive("a letter whose number is none names no segment, and costs no event", () =>
+  it.scopedLive("ignores the invalid number of a letter, and loses no event", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       for (const sequence of ["null", "-1", "1e99", "9007199254740991", '"4"', "0.5", "7"]) {
@@ -340,7 +339,7 @@ describe("bits", () => {
     }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.scopedLive("refuses appends before they are acknowledged once the numbers are used up", () =>
+  it.scopedLive("refuses appends when the numbers are used up", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       const directory = `${yield* q.temporaryDirectory}/audit`

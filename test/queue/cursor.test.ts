@@ -1,4 +1,4 @@
-/** What the cursor says of lines that are delivered once more after a repair. */
+/** The cursor: which lines it counts again after a repair, and what a slot holds. */
 import { assert, describe, it } from "@effect/vitest"
 import { crc32 } from "node:zlib"
 import {
@@ -17,7 +17,7 @@ const lineAt = (segment: number, offset: number, sequence: number, surplus: bool
   return { segment, offset, sequence, surplus, bytes, length: 2, text: "{}", problem: undefined }
 }
 
-/** Delivered: 0, a line without a number, 1; then repaired, and about to begin anew. */
+/** Lines 0, one without a number, and 1 were delivered; then a repair set the position back to the start. */
 const repaired: Cursor = {
   ...empty,
   settled: 2,
@@ -28,7 +28,7 @@ const repaired: Cursor = {
 }
 
 describe("a repaired cursor", () => {
-  it("has counted what stands before it, with a number or without", () => {
+  it("counts the lines before its position, with a number or without", () => {
     const counted = (...line: Parameters<typeof lineAt>) => isCounted(repaired, lineAt(...line))
     assert.isTrue(counted(0, 0, 0, false))
     assert.isTrue(counted(0, 20, 1, true))
@@ -38,7 +38,7 @@ describe("a repaired cursor", () => {
     assert.isFalse(counted(1, 40, 2, false))
   })
 
-  it("of a version that did not say where it began counts by the numbers", () => {
+  it("counts by line numbers if an earlier version wrote no start position", () => {
     const { repeatedOffset: _, repeatedSegment: __, ...old } = repaired
     const body = JSON.stringify({ generation: 7, ...old }).padEnd(SLOT_BYTES - 9)
     const slot = decodeSlot(Buffer.from(`${body}${crc32(body).toString(16).padStart(8, "0")}\n`))
@@ -46,7 +46,7 @@ describe("a repaired cursor", () => {
     assert.isTrue(isCounted(slot!, lineAt(0, 20, 1, true)))
   })
 
-  it("keeps its place when it is repaired again before it is back there", () => {
+  it("keeps its position if a second repair comes before delivery is back there", () => {
     const again = (cursor: Cursor) =>
       recover({
         segments: [
@@ -67,8 +67,8 @@ describe("a repaired cursor", () => {
   })
 })
 
-describe("a slot", () => {
-  it("whose number has no next one is damaged: it would be the newest for ever", () => {
+describe("a cursor slot", () => {
+  it("is damaged if its generation has no successor", () => {
     for (const generation of [2 ** 53 - 1, 2 ** 53 - 2]) {
       assert.isUndefined(decodeSlot(encodeSlot(generation, empty)))
     }
@@ -76,10 +76,10 @@ describe("a slot", () => {
   })
 })
 
-describe("a cursor of what is sealed", () => {
+describe("a cursor with a seal", () => {
   const seal = { chain: "0f".repeat(16), number: 7, head: "a0".repeat(32) }
 
-  it("keeps the last seal, however large its numbers are", () => {
+  it("keeps the last seal, with the largest numbers", () => {
     const most = Number.MAX_SAFE_INTEGER
     const counts = Object.fromEntries(Object.keys(empty).map((field) => [field, most])) as typeof empty
     const cursor = {
@@ -89,19 +89,19 @@ describe("a cursor of what is sealed", () => {
       missing: most,
       seal: { ...seal, number: most, forked: 1, bare: 1 }
     } satisfies Cursor
-    // of as many digits
+    // with the most digits
     const generation = 2 ** 52
     const slot = encodeSlot(generation, cursor)
     assert.lengthOf(slot, SLOT_BYTES)
     assert.deepStrictEqual(decodeSlot(slot), { generation, ...cursor })
   })
 
-  it("says nothing of seals where there are none", () => {
+  it("omits the field without a seal", () => {
     assert.notInclude(Buffer.from(encodeSlot(1, empty)).toString(), "seal")
     assert.notProperty(decodeSlot(encodeSlot(1, empty)), "seal")
   })
 
-  it("goes on without a seal that is none", () => {
+  it("ignores an invalid seal", () => {
     for (const wrong of [
       null,
       7,

@@ -1,4 +1,4 @@
-/** Whatever happened to the files: the queue opens, delivers all that is whole, and keeps the rest byte for byte. */
+/** Damaged files: the queue opens, delivers each whole line, and keeps the rest byte for byte. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
@@ -11,7 +11,7 @@ const long = process.env.AUDIT_LONG === "1"
 const runs = long ? 10_000 : 100
 const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
-/** A directory with ten events in segments of about three, and what is done to it before it is opened again. */
+/** A directory with ten events in segments of about three, after the given damage. */
 const damaged = (
   damage: (at: { readonly directory: string; readonly segments: ReadonlyArray<string> }) => void,
   options: { readonly delivered?: number; readonly rejected?: ReadonlyArray<string> } = {}
@@ -35,7 +35,7 @@ const damaged = (
 
 const IDS = q.idsOf("e", 10)
 
-/** Opens it, delivers everything twice over, and tells what became of it. */
+/** Opens the queue, delivers everything, and opens it again: the books, the delivered ids and the letters. */
 const outcome = (place: {
   readonly disk: Effect.Effect.Success<typeof q.nodeDisk>
   readonly directory: string
@@ -52,7 +52,6 @@ const outcome = (place: {
         return yield* q.books(queue)
       })
     )
-    // a second start finds nothing new
     yield* q.withQueue(disk, { directory }, (queue) =>
       Effect.gen(function* () {
         assert.lengthOf(yield* q.readAll(queue), 0)
@@ -66,8 +65,8 @@ const outcome = (place: {
 
 const without = (...ids: ReadonlyArray<string>) => [...IDS.filter((id) => !ids.includes(id)), "later"]
 
-describe("damage", () => {
-  it.scoped("a torn tail is counted as torn, and kept", () =>
+describe("a damaged queue", () => {
+  it.scoped("counts and keeps a torn tail", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ segments }) => fs.appendFileSync(segments.at(-1)!, '{"event_id":"to'))
       const { books, delivered, letters } = yield* outcome(place)
@@ -80,7 +79,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("a torn tail that lacks nothing but its end is delivered", () =>
+  it.scoped("delivers a last line that lacks only its line end", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ segments }) =>
         fs.appendFileSync(segments.at(-1)!, q.lineOf("tail").trimEnd())
@@ -91,7 +90,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("a tail of NULs, as a power cut leaves it, is torn", () =>
+  it.scoped("counts a tail of NULs, as a power cut leaves it, as torn", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ segments }) => fs.appendFileSync(segments.at(-1)!, Buffer.alloc(300)))
       const { books, delivered, letters } = yield* outcome(place)
@@ -110,12 +109,12 @@ describe("damage", () => {
     ["a string with U+2028", Buffer.from('"\u2028"')]
   ]
   for (const [what, bytes] of lines) {
-    it.scoped(`a line between others: ${what}`, () =>
+    it.scoped(`keeps a damaged line as a dead letter: ${what}`, () =>
       Effect.gen(function* () {
         const place = yield* damaged(({ segments }) => {
           const [first] = segments
           fs.writeFileSync(first!, Buffer.concat([bytes, Buffer.from("\n"), fs.readFileSync(first!)]))
-          // numbers stay as they were: a line for a line
+          // replaces a line, so that the numbers stay
           fs.writeFileSync(first!, dropLine(fs.readFileSync(first!), 1))
         })
         const { books, delivered, letters } = yield* outcome(place)
@@ -129,9 +128,9 @@ describe("damage", () => {
     )
   }
 
-  it.scoped("a line of 200 MB goes to the dead letters, with flat memory", () =>
+  it.scoped("moves a line of 200 MB to the dead letters, with flat memory", () =>
     Effect.gen(function* () {
-      /** The most memory of the process, in MB, while a line of this many MB goes to the dead letters. */
+      /** The peak memory of the process, in MB, while a line of this many MB goes to the dead letters. */
       const peakOf = Effect.fnUntraced(function* (megabytes: number) {
         const place = yield* damaged(({ segments }) => {
           const handle = fs.openSync(segments.at(-1)!, "a")
@@ -152,13 +151,13 @@ describe("damage", () => {
         assert.isBelow(letters, megabytes * 1024 * 1024)
         return peak / 1024 / 1024
       })
-      // what any oversize line takes: some tens of MB of buffers wait for a collection
+      // the baseline of any oversize line: some tens of MB of buffers wait for a collection
       const before = yield* peakOf(20)
       assert.isBelow((yield* peakOf(200)) - before, 80)
     })
   )
 
-  it.scoped("what is no text is kept in no more bytes than it has, byte for byte", () =>
+  it.scoped("keeps a line of invalid UTF-8 byte for byte, in no more bytes", () =>
     Effect.gen(function* () {
       const zeros = Buffer.alloc(3_000_001)
       const half = Buffer.concat([Buffer.from('{"event_id":"ha'), zeros, Buffer.from('lf"}')])
@@ -175,7 +174,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("a missing segment is counted as missing", () =>
+  it.scoped("counts the lines of a missing segment as missing", () =>
     Effect.gen(function* () {
       let lost = 0
       const place = yield* damaged(({ segments }) => {
@@ -189,7 +188,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("empty segments are passed over, and gone at last", () =>
+  it.scoped("skips empty segments, and removes them in the end", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ directory, segments }) => {
         fs.writeFileSync(path.join(directory, "99".padStart(20, "0") + ".ndjson"), "")
@@ -211,7 +210,7 @@ describe("damage", () => {
     ["second slot damaged", (file) => overwrite(file, 522, "damage")]
   ]
   for (const [what, damage] of cursors) {
-    it.scoped(`the cursor: ${what}`, () =>
+    it.scoped(`delivers again after damage to the cursor: ${what}`, () =>
       Effect.gen(function* () {
         const place = yield* damaged(({ directory }) => damage(`${directory}/cursor`), { delivered: 4 })
         const { books, delivered } = yield* outcome(place)
@@ -221,20 +220,20 @@ describe("damage", () => {
     )
   }
 
-  it.scoped("the cursor: gone, with letters of a segment that is gone, too, and of one that is not", () =>
+  it.scoped("repairs a removed cursor with letters of a removed segment and of a present one", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ directory }) => fs.rmSync(`${directory}/cursor`), {
         delivered: 6,
         rejected: ["e1", "e4"]
       })
-      // e4 is delivered again, and this time it is taken
+      // e4 is delivered again, and now the database takes it
       const { books, delivered } = yield* outcome(place)
       assert.sameMembers(delivered, without("e1"))
       assert.include(books, { accepted: 11, delivered: 10, dead: 1, missing: 0 })
     })
   )
 
-  it.scoped("the cursor: from the future, and in the middle of a line", () =>
+  it.scoped("repairs a cursor that is ahead of the segments, or inside a line", () =>
     Effect.gen(function* () {
       for (const change of [
         { offset: 5 },
@@ -252,7 +251,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("stray files are left alone", () =>
+  it.scoped("leaves stray files alone", () =>
     Effect.gen(function* () {
       const strays = [
         "x.ndjson",
@@ -275,7 +274,7 @@ describe("damage", () => {
     })
   )
 
-  it.scoped("the tail of the dead-letter file is torn", () =>
+  it.scoped("copes with a torn tail of the dead-letter file", () =>
     Effect.gen(function* () {
       const place = yield* damaged(({ directory, segments }) => {
         fs.writeFileSync(`${directory}/dead-letter.ndjson`, '{"type":"letter","id":"0:0","seq')
@@ -291,7 +290,7 @@ describe("damage", () => {
   )
 
   it(
-    `${runs} random mutations: no defect, no hang, untouched lines arrive (AUDIT_SEED=${seed})`,
+    `delivers untouched lines after each of ${runs} random mutations (AUDIT_SEED=${seed})`,
     {
       timeout: 3_600_000
     },
@@ -352,14 +351,14 @@ const mutate = (content: Buffer, { at, bytes, type }: Mutation): Buffer | undefi
   }
 }
 
-/** Mutates files of a valid directory, and asks for every line that still stands in a segment as it was. */
+/** Mutates files of a valid directory, and expects each line that is unchanged in a segment. */
 const survives = (mutations: ReadonlyArray<Mutation>) =>
   Effect.gen(function* () {
     let whole: ReadonlyArray<string> = []
     const place = yield* damaged(
       ({ directory, segments }) => {
         for (const each of mutations) {
-          // what the queue keeps about itself is protected by its own checks: a damaged identity refuses to open
+          // a queue with a damaged identity refuses to open
           const names = fs.readdirSync(directory).filter((name) => name !== "queue.json" && name !== "lock")
           const file = path.join(directory, names.sort()[each.file % names.length]!)
           if (!fs.statSync(file).isFile()) continue
@@ -408,7 +407,7 @@ const overwrite = (file: string, offset: number, text: string) => {
   fs.closeSync(handle)
 }
 
-/** Changes the newest slot, with a right checksum. */
+/** Changes the newest slot, with a valid checksum. */
 const rewriteCursor = (file: string, change: Partial<Cursor>) => {
   const { cursor, generation } = decode(fs.readFileSync(file))!
   const slot = Buffer.from(encodeSlot(generation, { ...cursor, ...change }))

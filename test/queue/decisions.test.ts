@@ -1,4 +1,4 @@
-/** Decisions about many letters: appended again at once, beside events, and as many of them as there is room for. */
+/** Decisions about many letters: a retry appends as many as there is room for, beside events. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, FastCheck, Fiber } from "effect"
 import { turnEventLoop } from "../../src/internal/turnEventLoop.js"
@@ -14,16 +14,16 @@ const ask = (
   letters: "all" | Iterable<string>
 ) => Effect.zipRight(requests.submit(disk, "/audit", { action, letters, by: "li" }), queue.carryOutRequests)
 
-/** So many letters wait for a decision. */
+/** Makes this many letters, which wait for a decision. */
 const refuseAll = (queue: q.Queue, count: number, padding: number) =>
   Effect.zipRight(
     q.appendAll(queue, q.idsOf("L", count), padding),
     q.deliverAll(queue, new Set(), { isRejected: () => true })
   )
 
-describe("letters that are retried", () => {
+describe("a retry", () => {
   it.effect.prop(
-    "and events beside them have the numbers that their callers were told, and each stands there once",
+    "appends each letter once, and leaves the numbers of concurrent events as acknowledged",
     [
       FastCheck.integer({ min: 1, max: 30 }),
       FastCheck.integer({ min: 0, max: 5 }),
@@ -44,7 +44,7 @@ describe("letters that are retried", () => {
                 : undefined
             )
             const told = new Map<string, number>()
-            /** Waits for the disk, or joins the group of whoever waits already. */
+            /** Waits for the disk, or joins the group that already waits. */
             const append = (prefix: string, count: number) =>
               Effect.forkAll(
                 q
@@ -74,13 +74,13 @@ describe("letters that are retried", () => {
   )
 
   it.effect.prop(
-    "are as many as the queue has room for, and the others stay",
+    "appends as many letters as the queue has room for, and keeps the others",
     [FastCheck.integer({ min: 1, max: 40 }), FastCheck.integer({ min: 0, max: 40 })],
     ([letters, room]) =>
       Effect.gen(function* () {
         const disk = MemoryDisk.make().startProcess()
         yield* q.withQueue(disk, {}, (queue) => refuseAll(queue, letters, 1000))
-        // a line that is retried has a mark, and two figures at most
+        // a retried line has a mark, and an id of at most two digits
         const lineBytes = Buffer.byteLength(q.lineOf("L10", 1000)) + 20
         yield* q.withQueue(disk, { maxQueueBytes: room * lineBytes }, (queue) =>
           Effect.gen(function* () {

@@ -1,4 +1,4 @@
-/** What is decided is erased: no file of the directory holds it, and the books stay as they were. */
+/** Erasure: no file of the directory holds a decided letter, and the books stay the same. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber } from "effect"
 import * as fs from "node:fs"
@@ -32,7 +32,7 @@ const withLetters = Effect.gen(function* () {
 })
 
 describe("a decision", () => {
-  it.scopedLive("erases the letter, its reason and its line, and no other; format 1 stays", () =>
+  it.scopedLive("erases the letter, its reason and its line, and nothing else, and keeps format 1", () =>
     Effect.gen(function* () {
       const { decide, directory, ids, queue } = yield* withLetters
       const size = lettersFile(directory).length
@@ -46,7 +46,7 @@ describe("a decision", () => {
     })
   )
 
-  it.scopedLive("about the last open letter leaves heads alone, in format 2, and the same books", () =>
+  it.scopedLive("about the last open letter keeps only heads, in format 2, and the same counts", () =>
     Effect.gen(function* () {
       const { decide, directory, disk, ids, queue } = yield* withLetters
       yield* decide("retry", ids[0]!)
@@ -66,14 +66,14 @@ describe("a decision", () => {
     })
   )
 
-  it.scopedLive("that an earlier version made is erased by the next start", () =>
+  it.scopedLive("of an earlier version erases its letter at the next start", () =>
     Effect.gen(function* () {
       const { directory, disk, ids } = yield* withLetters
       const other = `${path.dirname(directory)}/other`
       fs.cpSync(directory, other, { recursive: true })
       const old = { type: "discarded", id: ids[1], at: "2026-01-01T00:00:00.000Z", by: "li" }
       fs.appendFileSync(`${other}/dead-letter.ndjson`, `\n${JSON.stringify(old)}\n`)
-      // a copy that a crash has cut off in the middle
+      // a copy that a crash cut off
       fs.appendFileSync(
         `${other}/dead-letter.ndjson`,
         `\n${lettersFile(directory)
@@ -108,7 +108,7 @@ describe("a decision", () => {
     })
   )
 
-  it.scopedLive("lets delivery in between its batches", () =>
+  it.scopedLive("lets delivery run between its batches", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk

@@ -1,4 +1,4 @@
-/** A disk that fails: typed errors, nothing acknowledged is missing, and it goes on as soon as the disk does. */
+/** A failing disk: errors are typed, no acknowledged event is lost, and the queue recovers with the disk. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Either, Exit, Fiber, Scope, TestClock } from "effect"
 import { spawnSync } from "node:child_process"
@@ -14,7 +14,7 @@ import * as q from "../support/queue.js"
 
 const isSegment = ({ path }: Pick<Call, "path">) => /\d{20}\.ndjson$/.test(path)
 
-/** Until nothing goes on by itself: the disk in memory answers in microtasks. */
+/** Waits until all fibers wait: the disk in memory answers in microtasks. */
 const settle = Effect.promise(() => setImmediate())
 
 /** A queue with one acknowledged event. */
@@ -25,7 +25,7 @@ const start = (options: Parameters<typeof q.openQueue>[1] = {}) =>
     const scope = yield* Scope.make()
     const queue = yield* Scope.extend(q.openQueue(disk, options), scope)
     yield* q.append(queue, "before")
-    /** the next call that fits has this fault, all others none */
+    /** gives the next matching call this fault, and no other call */
     const once = (fits: (call: Call) => boolean, fault: Fault) => {
       let done = false
       memory.inject((call) => {
@@ -40,7 +40,7 @@ const start = (options: Parameters<typeof q.openQueue>[1] = {}) =>
 const failing = (queue: q.Queue, id: string) =>
   Effect.map(Effect.flip(q.append(queue, id)), (error) => error as QueueWriteError)
 
-/** What every fault ends in: acknowledged events are there, also for the next process; no heap of segments. */
+/** What holds after each fault: this process and the next find the acknowledged events, in few segments. */
 const mended = (
   { close, disk, memory, queue }: Effect.Effect.Success<ReturnType<typeof start>>,
   expected: ReadonlyArray<string>
@@ -108,7 +108,7 @@ describe("a failing disk", () => {
     ["EIO", "syncDirectory"],
     ["EIO", "info"]
   ] as const) {
-    it.effect(`${code} on ${operation} of the next segment, a hundred times`, () =>
+    it.effect(`recovers from ${code} on ${operation} of the next segment, a hundred times`, () =>
       Effect.gen(function* () {
         const place = yield* start({ segmentBytes: 30 })
         place.memory.inject((call) => {
@@ -125,7 +125,7 @@ describe("a failing disk", () => {
     )
   }
 
-  it.effect("random faults at a tenth of all calls, and a restart now and then", () =>
+  it.effect("loses no event with a fault in a tenth of all calls, and restarts", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -162,7 +162,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a write that is never answered: a typed error after appendTimeout, and the next one works", () =>
+  it.effect("fails an append after appendTimeout if the write hangs, and accepts the next one", () =>
     Effect.gen(function* () {
       const place = yield* start({ appendTimeout: "10 seconds" })
       const answer = yield* Deferred.make<void>()
@@ -178,13 +178,13 @@ describe("a failing disk", () => {
       const error = yield* Fiber.join(stuck)
       assert.include(error, { code: "ETIMEDOUT", outcome: "unknown", eventId: "stuck" })
       yield* Fiber.join(behind)
-      // the disk answers after all: the event turns up, and nobody is harmed
+      // the disk answers after all: the event appears, and nothing else changes
       yield* Deferred.succeed(answer, undefined)
       yield* mended(place, ["before", "behind"])
     })
   )
 
-  /** An append whose call to the disk hangs for longer than its caller waits; `answer` is the disk's, too late. */
+  /** An append whose call to the disk hangs longer than its caller waits; `answer` ends the call, too late. */
   const givenUp = (
     place: Effect.Effect.Success<ReturnType<typeof start>>,
     fits: (call: Call) => boolean,
@@ -200,12 +200,12 @@ describe("a failing disk", () => {
       return Effect.zipRight(Deferred.succeed(answer, undefined), settle)
     })
 
-  it.effect("a look at the free space that hangs: its group is not written beside the ones after it", () =>
+  it.effect("writes no group late if its check of free space hung", () =>
     Effect.gen(function* () {
       const place = yield* start()
       yield* TestClock.adjust("2 seconds")
       const answer = yield* givenUp(place, ({ operation }) => operation === "volume")
-      // it is with the disk when the late answer comes, and what is written beside it would fail
+      // the disk still has this write when the late answer comes; a second write beside it would fail
       const written = yield* Deferred.make<void>()
       let syncs = 0
       place.memory.inject((call) => {
@@ -224,7 +224,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a look at the free space that hangs over the closing: the next owner's segment stays", () =>
+  it.effect("keeps the next owner's segment if a check of free space hangs over the close", () =>
     Effect.gen(function* () {
       const place = yield* start()
       yield* q.deliverAll(place.queue, new Set())
@@ -244,7 +244,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a file that does not close: nobody waits for it", () =>
+  it.effect("waits for no file that hangs in close", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const plain = memory.startProcess()
@@ -270,12 +270,12 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a write that fails when its caller has given up: its line is neither read nor left behind", () =>
+  it.effect("removes the line of a write that fails after its caller gave up", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const isSync = (call: Call) => call.operation === "append" && call.step === "sync" && isSegment(call)
       const answer = yield* givenUp(place, isSync, "EIO")
-      // it may be in the page cache, but not on the disk
+      // the line may be in the page cache, but not on the disk
       assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
       yield* answer
       assert.deepStrictEqual(yield* q.waitingIds(place.queue), ["before"])
@@ -286,7 +286,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a write that works when its caller has given up: its line turns up, once", () =>
+  it.effect("delivers the line of a write once if it succeeds after its caller gave up", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const isData = (call: Call) => call.operation === "append" && call.step === "data" && isSegment(call)
@@ -299,7 +299,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a cursor that cannot be written: delivered again, counted once", () =>
+  it.effect("delivers again and counts once if the cursor cannot be written", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const database = new Set<string>()
@@ -314,7 +314,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a letter that is written when the cursor cannot be, and its line delivered the next time", () =>
+  it.effect("takes back a letter if the cursor failed and the next delivery succeeds", () =>
     Effect.gen(function* () {
       const place = yield* start()
       const database = new Set<string>()
@@ -342,7 +342,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a letter for which there is no room, and its line delivered the next time", () =>
+  it.effect("delivers a line whose letter had no room", () =>
     Effect.gen(function* () {
       const { disk, memory, queue } = yield* start()
       const database = new Set<string>()
@@ -352,7 +352,7 @@ describe("a failing disk", () => {
           : undefined
       )
       yield* Effect.flip(q.deliver(queue, database, { isRejected: () => true }))
-      // there is no letter to take back, which would need room as well
+      // no letter was written, so taking one back needs no room
       yield* q.deliver(queue, database)
       assert.include(yield* q.books(queue), { delivered: 1, dead: 0, waiting: 0 })
       memory.inject(() => undefined)
@@ -360,7 +360,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a full disk with the database up frees itself by delivery", () =>
+  it.effect("frees a full disk by delivery", () =>
     Effect.gen(function* () {
       const { disk, memory, queue } = yield* start({ segmentBytes: 500 })
       memory.capacity = 6000
@@ -368,7 +368,7 @@ describe("a failing disk", () => {
       while (Either.isRight(yield* Effect.either(q.append(queue, `e${count}`)))) count++
       assert.isAbove(count, 50)
       const database = new Set<string>()
-      // no dead letter can be written, and no file made: the cursor is overwritten in place
+      // nobody can write a letter or create a file, but the cursor is overwritten in place
       yield* q.deliverAll(queue, database, { maxRecords: 10 })
       assert.isAtLeast(database.size, count + 1)
       yield* q.append(queue, "after")
@@ -377,7 +377,7 @@ describe("a failing disk", () => {
     })
   )
 
-  it.effect("a disk that fails and recovers under the whole audit log", () =>
+  it.effect("records again after the disk has recovered", () =>
     Effect.gen(function* () {
       yield* Audit.recordUse({ status: "a" })
       yield* AuditTest.diskFails("EIO")
@@ -393,8 +393,8 @@ describe("a failing disk", () => {
   )
 })
 
-describe("a failing disk, for real", () => {
-  it.scoped("a file that is cut off, and goes on where it ends", () =>
+describe("a failing real disk", () => {
+  it.scoped("appends at the end of a file that was cut off", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       const path = `${yield* q.temporaryDirectory}/file`
@@ -410,7 +410,7 @@ describe("a failing disk, for real", () => {
   )
 
   const tmpfs = process.platform === "linux" && process.getuid?.() === 0
-  it.scoped.skipIf(!tmpfs)("a tmpfs that is full (needs root: mount)", () =>
+  it.scoped.skipIf(!tmpfs)("refuses appends on a full tmpfs, and recovers (needs root: mount)", () =>
     Effect.gen(function* () {
       const mount = yield* q.temporaryDirectory
       const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", "size=256k", "tmpfs", mount])
@@ -435,10 +435,10 @@ describe("a failing disk, for real", () => {
             for (const id of q.idsOf(`full-${round}-`, 20)) yield* Effect.ignore(q.append(queue, id, 5000))
             yield* q.deliverAll(queue, database)
             yield* queue.compact
-            // what the last failed append left is replaced by the next one
+            // the next append replaces the rest of the last failed one
             assert.isAtMost((yield* q.segmentNames(disk, directory)).length, 1)
           }
-          // what there was room for of a line counts as nothing
+          // a line that was written in part counts as nothing
           assert.include(yield* q.books(queue), { missing: 0, waiting: 0, torn: 0, balanced: true })
         })
       )

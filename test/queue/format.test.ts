@@ -10,18 +10,18 @@ import { root } from "../support/program.js"
 import { letters, nodeDisk, temporaryDirectory } from "../support/queue.js"
 
 /**
- * Fifteen lines were accepted: three delivered, one letter of each class (the first retried, the second discarded), a
- * torn end, and five that wait. A request about a letter that never was lies beside them.
+ * Fifteen lines were accepted. Three are delivered, five wait, and one is a torn end. Six became letters: the
+ * first was retried, the second discarded. One request names a letter that does not exist.
  */
 const kept = path.join(root, "test/fixtures/queue-v1")
 
 /**
- * As version 0.1.0 left it: of twenty lines eighteen were delivered with a proof, and two refused, whose letters are
- * decided and no more than their decisions. Six wait.
+ * As version 0.1.0 left it: eighteen lines were delivered with a proof, and two refused. The letters of these two are
+ * decided, and only the decisions remain. Six lines wait.
  */
 const keptOfFormat2 = path.join(root, "test/fixtures/queue-v2")
 
-/** A copy with the modes that a queue has and a repository does not. */
+/** A copy with the modes of a queue, which a repository does not keep. */
 const copyOf = (from: string) =>
   Effect.map(temporaryDirectory, (parent) => {
     const directory = path.join(parent, "audit")
@@ -46,7 +46,7 @@ const BOOKS = {
 const idOf = (number: number) => `019c0000-0000-7000-8000-${String(number).padStart(12, "0")}`
 
 describe("a directory of format 1", () => {
-  it.scopedLive("is read from outside", () =>
+  it.scopedLive("can be inspected", () =>
     Effect.gen(function* () {
       const disk = yield* nodeDisk
       const directory = yield* copyOf(kept)
@@ -65,7 +65,7 @@ describe("a directory of format 1", () => {
     })
   )
 
-  it.scopedLive("opens, goes on with its numbers and delivers what waits under its ids", () =>
+  it.scopedLive("opens, continues its numbers and delivers waiting events under their ids", () =>
     Effect.gen(function* () {
       const directory = yield* copyOf(kept)
       const database = slowDatabase()
@@ -85,7 +85,7 @@ describe("a directory of format 1", () => {
       const receipt = yield* log.use("of this version")
       yield* log.flush
       assert.deepInclude(yield* log.status, { ...BOOKS, accepted: 16, delivered: 9, waiting: 0 })
-      // 0 was retried: its line stands behind the others
+      // 0 was retried: its line is after the others
       assert.deepStrictEqual(
         [...database.events.keys()],
         [9, 10, 11, 0, 12].map(idOf).concat(receipt.eventId)
@@ -103,7 +103,7 @@ describe("a directory of format 2, with seals", () => {
     head: "bf408abc58bd6ce6e5ca9b8f9db910958f034237376e5f88891f257ce7b5516a"
   }
 
-  it.scopedLive("opens, delivers what waits, and keeps its last seal", () =>
+  it.scopedLive("opens, delivers waiting events, and keeps its last seal", () =>
     Effect.gen(function* () {
       const directory = yield* copyOf(keptOfFormat2)
       assert.deepInclude(yield* inspect(yield* nodeDisk, directory), { ...books, seal })
@@ -119,7 +119,7 @@ describe("a directory of format 2, with seals", () => {
           .split("\n")
           .map((line) => (JSON.parse(line) as { readonly event_id: string }).event_id)
       )
-      // without a proof: the next seal tells of it
+      // delivered without a proof: the next seal records it
       assert.deepInclude(yield* log.status, {
         ...books,
         delivered: 24,

@@ -1,4 +1,4 @@
-/** What is left of decided letters is tidied away beside appends and delivery, whatever ends the process meanwhile. */
+/** Housekeeping: the queue erases decided letters beside appends and delivery, whatever ends the process. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Logger, LogLevel } from "effect"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -10,7 +10,7 @@ import * as q from "../support/queue.js"
 const LETTERS = "/audit/dead-letter.ndjson"
 const COUNT = 1500
 
-/** A directory of an earlier version: many letters, more than a megabyte, all discarded and none erased. */
+/** A directory of an earlier version: over a megabyte of letters, all discarded and none erased. */
 const withLetters = (count: number) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
@@ -51,7 +51,7 @@ const untilClean = (disk: Disk["Type"]) =>
 const BOOKS = { dead: 0, discarded: COUNT, missing: 0, balanced: true }
 
 describe("a start with many decided letters", () => {
-  it.live("records and delivers while their content is erased, and has the same books before and after", () =>
+  it.live("records and delivers while it erases their content, with the same counts before and after", () =>
     Effect.gen(function* () {
       const { disk, memory } = yield* withDecidedLetters
       const goOn = yield* Deferred.make<void>()
@@ -65,7 +65,7 @@ describe("a start with many decided letters", () => {
           const database = new Set<string>()
           assert.include(yield* q.books(queue), BOOKS)
           yield* q.append(queue, "new")
-          // the step that waits holds what a commit needs: it has at most a part of the file
+          // a commit waits for the pending step, which covers only a part of the file
           yield* Deferred.succeed(goOn, undefined)
           yield* q.deliverAll(queue, database)
           assert.deepStrictEqual([...database], ["new"])
@@ -76,7 +76,7 @@ describe("a start with many decided letters", () => {
     })
   )
 
-  it.live("delivers while the file of heads waits for the disk", () =>
+  it.live("delivers while the disk delays the file of heads", () =>
     Effect.gen(function* () {
       const { disk, memory } = yield* withDecidedLetters
       const isWaiting = yield* Deferred.make<void>()
@@ -102,7 +102,7 @@ describe("a start with many decided letters", () => {
   )
 
   for (const torn of [0, 1])
-    it.live(`no step of it reads much more than a megabyte, with ${torn} torn ends`, () =>
+    it.live(`reads about a megabyte in each step, with ${torn} torn ends`, () =>
       Effect.gen(function* () {
         const { disk, memory } = yield* withLetters(5000)
         const head = { id: "9000:0", segment: 9000, offset: 0, sequence: 9000, length: 3, class: "torn" }
@@ -131,7 +131,7 @@ describe("a start with many decided letters", () => {
       })
     )
 
-  it.live("is closed meanwhile, and the next one goes on", () =>
+  it.live("leaves the rest to the next owner if it closes", () =>
     Effect.gen(function* () {
       const { disk } = yield* withDecidedLetters
       yield* q.withQueue(disk, {}, (queue) => q.append(queue, "new"))
@@ -145,7 +145,7 @@ describe("a start with many decided letters", () => {
     })
   )
 
-  it.live("keeps the books, and erases in the end, if the power fails at any call to the letters", () =>
+  it.live("keeps the counts, and erases in the end, if the power fails at any call to the letters", () =>
     Effect.gen(function* () {
       for (let call = 0; call < 40; call += 2) {
         const { memory } = yield* withDecidedLetters

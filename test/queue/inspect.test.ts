@@ -1,4 +1,4 @@
-/** What another process reads from the files of a queue is what its owner says of itself. */
+/** Inspect: another process reads from the files what the owner reports. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Stream } from "effect"
 import { inspect, ownerOf, queuesIn, snapshot, waitingLines } from "../../src/internal/queue/inspect.js"
@@ -15,7 +15,7 @@ import {
 } from "../support/queue.js"
 import type { Queue } from "../support/queue.js"
 
-/** What both of them say. */
+/** The fields that both report. */
 const common = <A extends Effect.Effect.Success<Queue["status"]>>({
   accepted,
   dead,
@@ -50,7 +50,7 @@ const agree = (disk: Disk["Type"], queue: Queue, directory: string) =>
     return outside
   })
 
-/** Through everything that changes the books, in segments of a few lines each. */
+/** Does everything that changes the books, in segments of a few lines. */
 const life = (disk: Disk["Type"], directory: string) =>
   Effect.gen(function* () {
     const { close, queue } = yield* openClosable(disk, { directory, segmentBytes: 400 })
@@ -108,7 +108,7 @@ describe("inspect", () => {
     })
   )
 
-  it.scoped("does not count a line that is being written, unless nobody writes it", () =>
+  it.scoped("counts an incomplete last line only if no owner writes it", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -127,7 +127,7 @@ describe("inspect", () => {
     })
   )
 
-  it.scoped("counts what is left when the owner cuts off a failed append while it looks", () =>
+  it.scoped("counts the remaining lines if the owner cuts off a failed append meanwhile", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       const { queue } = yield* openClosable(disk)
@@ -147,7 +147,7 @@ describe("inspect", () => {
     })
   )
 
-  it.scoped("lists the queues of several instances in their order", () =>
+  it.scoped("lists the queues of several instances in order", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       for (const path of ["/audit", "/audit/instance-10", "/audit/instance-2", "/audit/requests"]) {

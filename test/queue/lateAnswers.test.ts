@@ -1,4 +1,4 @@
-/** A disk that answers when the queue is closed already: nothing of the old owner meets the next one. */
+/** Late answers of the disk, after the queue has closed: no call of the old owner harms the next one. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, TestClock } from "effect"
 import { setImmediate } from "node:timers/promises"
@@ -9,7 +9,7 @@ import type { Disk } from "../../src/services/Disk.js"
 import { openAudit, slowDatabase } from "../support/auditHere.js"
 import * as q from "../support/queue.js"
 
-/** So many turns: each step of a decision lets others have theirs. */
+/** Many turns of the event loop, since each step of a decision yields. */
 const settle = Effect.repeatN(
   Effect.promise(() => setImmediate()),
   20
@@ -25,7 +25,7 @@ const owned = Effect.gen(function* () {
   return { disk, first, memory }
 })
 
-/** Closes while calls to the disk hang, which takes as long as a shutdown may. */
+/** Closes while calls to the disk hang, which takes the whole shutdown time. */
 const closeOver = (place: { readonly close: Effect.Effect<void> }) =>
   Effect.gen(function* () {
     const closing = yield* Effect.fork(place.close)
@@ -34,7 +34,7 @@ const closeOver = (place: { readonly close: Effect.Effect<void> }) =>
     yield* Fiber.join(closing)
   })
 
-/** Six lines in two segments, delivered so that the cursor's slot that an old owner would write to is a newer one. */
+/** Delivers six lines in two segments, so that an old owner's write would hit a newer cursor slot. */
 const lateCursor = (next: q.Queue) =>
   Effect.gen(function* () {
     yield* q.appendAll(next, q.idsOf("n", 6))
@@ -44,7 +44,7 @@ const lateCursor = (next: q.Queue) =>
     yield* next.commit({ records: [...a.records, ...b.records], start: a.start, end: b.end }, [])
   })
 
-/** Whether the books of the seven lines are right when the owner is killed. */
+/** Kills the owner, and checks that the next one's books count seven lines. */
 const judgeNextProcess = (memory: MemoryDisk.MemoryDisk) =>
   Effect.gen(function* () {
     memory.kill()
@@ -53,8 +53,8 @@ const judgeNextProcess = (memory: MemoryDisk.MemoryDisk) =>
     assert.include(yield* q.books(last.queue), { delivered: 7, missing: 0 })
   })
 
-describe("an owner that goes on after its lock is gone", () => {
-  it.effect("a compaction at the close whose fsync hangs: its cursor overwrites a newer one", () =>
+describe("an owner with calls to the disk under way at its close", () => {
+  it.effect("overwrites no newer cursor if the fsync of its last compaction hangs", () =>
     Effect.gen(function* () {
       const { disk, first, memory } = yield* owned
       yield* q.deliverAll(first.queue, new Set())
@@ -74,7 +74,7 @@ describe("an owner that goes on after its lock is gone", () => {
     })
   )
 
-  it.effect("a letter that hangs: it comes back for an event that the next owner has delivered", () =>
+  it.effect("writes no late letter for an event that the next owner delivers", () =>
     Effect.gen(function* () {
       const { disk, first, memory } = yield* owned
       const answer = yield* Deferred.make<void>()
@@ -102,7 +102,7 @@ describe("an owner that goes on after its lock is gone", () => {
     })
   )
 
-  it.effect("an oversize letter: two owners write into each other's, and the only copy is spoiled", () =>
+  it.effect("keeps a whole copy of an oversize letter if its write hangs", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -139,40 +139,42 @@ describe("an owner that goes on after its lock is gone", () => {
     })
   )
 
-  it.scopedLive("for real, nothing hangs: 100 letters of 15 ms each, shutdownTimeout 500 ms", () =>
-    Effect.gen(function* () {
-      const directory = yield* q.temporaryDirectory
-      const real = yield* q.nodeDisk
-      const slow: Disk["Type"] = {
-        ...real,
-        open: (path, mode) =>
-          Effect.map(real.open(path, mode), (file) =>
-            mode === "append" && path.endsWith("dead-letter.ndjson")
-              ? { ...file, write: (bytes) => Effect.zipRight(Effect.sleep("15 millis"), file.write(bytes)) }
-              : file
-          )
-      }
-      yield* q.withQueue(real, { directory }, (queue) =>
-        Effect.forEach(q.idsOf("e", 100), (id) => queue.append(`{"kind":"other","id":"${id}"}\n`, id))
-      )
-      const settings = { directory, shutdownTimeout: "500 millis" } as const
-      const { uploader } = slowDatabase()
-      const first = yield* openAudit(settings, { uploader, disk: slow })
-      yield* Effect.sleep("100 millis")
-      yield* first.close
-      const next = yield* Effect.either(openAudit(settings, { uploader }))
-      if (next._tag === "Left") return assert.strictEqual(next.left._tag, "QueueLocked")
-      yield* Effect.sleep("2 seconds")
-      const ids = (yield* q.letters(real, directory)).map(({ id }) => id)
-      assert.strictEqual(ids.length, new Set(ids).size, "both owners have written letters")
-    }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
+  it.scopedLive(
+    "writes no letter twice: 100 letters of 15 ms each, shutdownTimeout 500 ms, a real disk",
+    () =>
+      Effect.gen(function* () {
+        const directory = yield* q.temporaryDirectory
+        const real = yield* q.nodeDisk
+        const slow: Disk["Type"] = {
+          ...real,
+          open: (path, mode) =>
+            Effect.map(real.open(path, mode), (file) =>
+              mode === "append" && path.endsWith("dead-letter.ndjson")
+                ? { ...file, write: (bytes) => Effect.zipRight(Effect.sleep("15 millis"), file.write(bytes)) }
+                : file
+            )
+        }
+        yield* q.withQueue(real, { directory }, (queue) =>
+          Effect.forEach(q.idsOf("e", 100), (id) => queue.append(`{"kind":"other","id":"${id}"}\n`, id))
+        )
+        const settings = { directory, shutdownTimeout: "500 millis" } as const
+        const { uploader } = slowDatabase()
+        const first = yield* openAudit(settings, { uploader, disk: slow })
+        yield* Effect.sleep("100 millis")
+        yield* first.close
+        const next = yield* Effect.either(openAudit(settings, { uploader }))
+        if (next._tag === "Left") return assert.strictEqual(next.left._tag, "QueueLocked")
+        yield* Effect.sleep("2 seconds")
+        const ids = (yield* q.letters(real, directory)).map(({ id }) => id)
+        assert.strictEqual(ids.length, new Set(ids).size, "both owners have written letters")
+      }).pipe(Logger.withMinimumLogLevel(LogLevel.None))
   )
 
-  it.effect("an opening that is interrupted while its cursor is with the kernel", () =>
+  it.effect("keeps the lock if opening is interrupted during the write of its cursor", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const plain = memory.startProcess()
-      // like NodeDisk: an interrupted caller leaves the call to the kernel
+      // as in NodeDisk, interrupting the caller does not stop the call
       const leave = <A, E>(call: Effect.Effect<A, E>) => Effect.flatMap(Effect.forkDaemon(call), Fiber.join)
       const disk: Disk["Type"] = {
         ...plain,
@@ -211,7 +213,7 @@ describe("an owner that goes on after its lock is gone", () => {
       (call: Call) => call.operation === "remove" && call.path.includes("requests/")
     ]
   ] as const) {
-    it.effect(`${what} that hangs over the close keeps the lock`, () =>
+    it.effect(`keeps the lock while ${what} hangs over the close`, () =>
       Effect.gen(function* () {
         const { disk, first, memory } = yield* owned
         yield* q.deliver(first.queue, new Set(), { isRejected: () => true })
@@ -226,7 +228,7 @@ describe("an owner that goes on after its lock is gone", () => {
     )
   }
 
-  it.effect("the lock of a close over a slow cursor is free when the disk has answered", () =>
+  it.effect("releases the lock when the disk has answered a slow write of the cursor", () =>
     Effect.gen(function* () {
       const { disk, first, memory } = yield* owned
       const answer = yield* Deferred.make<void>()
@@ -243,7 +245,7 @@ describe("an owner that goes on after its lock is gone", () => {
     })
   )
 
-  it.effect("a request that was carried out does not come back with a power cut", () =>
+  it.effect("carries out no request again after a power cut", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()

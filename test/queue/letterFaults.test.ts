@@ -1,4 +1,4 @@
-/** Dead letters that are damaged, lost or decided while the disk fails: none is erased that waits, and none forgotten. */
+/** Dead letters that are damaged, lost, or decided on a failing disk: no open letter is erased or forgotten. */
 import { assert, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger } from "effect"
 import * as MemoryDisk from "../../src/layers/MemoryDisk.js"
@@ -17,7 +17,7 @@ const patch = (disk: Disk["Type"], file: string, at: number, bytes: Buffer) =>
     })
   )
 
-/** One bit of the first letter's number is another one: the line is no entry any more. */
+/** Flips one bit of the first letter's number, so that the line is no entry any more. */
 const damageFirst = (disk: Disk["Type"]) =>
   Effect.gen(function* () {
     const text = yield* q.textOf(disk, LETTERS)
@@ -44,7 +44,7 @@ const discardAll = (disk: Disk["Type"], queue: q.Queue) =>
 const failWritingCursor = ({ operation }: MemoryDisk.Call): MemoryDisk.Fault | undefined =>
   operation === "writeAt" ? { type: "fail", code: "EIO" } : undefined
 
-/** Two letters that wait for a decision, A and B, and whatever follows. */
+/** Two letters, A and B, that wait for a decision; then `then`. */
 const twoLetters = (disk: Disk["Type"], then: Effect.Effect<void> = Effect.void) =>
   q.withQueue(disk, {}, (queue) =>
     Effect.gen(function* () {
@@ -66,7 +66,7 @@ const erasedTheLine = (disk: Disk["Type"]) =>
     }
   })
 
-it.effect("keeps a damaged letter, beside one that the cursor has not counted", () =>
+it.effect("keeps a damaged letter beside one that the cursor has not counted", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
@@ -88,7 +88,7 @@ it.effect("keeps a damaged letter, beside one that the cursor has not counted", 
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("keeps a damaged letter where both slots of the cursor are damaged and its line is gone", () =>
+it.effect("keeps a damaged letter if both cursor slots are damaged and its line is gone", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -100,7 +100,7 @@ it.effect("keeps a damaged letter where both slots of the cursor are damaged and
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("keeps a damaged letter where the newest slot of the cursor is damaged", () =>
+it.effect("keeps a damaged letter if the newest cursor slot is damaged", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
@@ -116,7 +116,7 @@ it.effect("keeps a damaged letter where the newest slot of the cursor is damaged
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("keeps a damaged letter while others are retried", () =>
+it.effect("keeps a damaged letter while it retries others", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -131,7 +131,7 @@ it.effect("keeps a damaged letter while others are retried", () =>
     yield* keepsTheLetter(disk)
   })
 )
-it.effect("erases the line of a discarded letter later, if the disk has failed", () =>
+it.effect("erases the line of a discarded letter later if the disk failed", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     let disk = memory.startProcess()
@@ -156,7 +156,7 @@ it.effect("erases the line of a discarded letter later, if the disk has failed",
     yield* erasedTheLine(disk)
   })
 )
-it.effect("erases the line of a discarded letter, if the request is interrupted", () =>
+it.effect("erases the line of a discarded letter if the request is interrupted", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -179,7 +179,7 @@ it.effect("erases the line of a discarded letter, if the request is interrupted"
     yield* erasedTheLine(disk)
   })
 )
-it.effect("counts letters that were removed as missing, if the first try to restore the file fails", () =>
+it.effect("counts removed letters as missing if the first attempt to restore the file fails", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -204,7 +204,7 @@ it.effect("counts letters that were removed as missing, if the first try to rest
     assert.deepInclude(books, { dead: 0, missing: 1, retried: 1, balanced: true })
   })
 )
-it.effect("does not count a removed letter as missing that the cursor had not counted", () =>
+it.effect("does not count a removed letter as missing if the cursor had not counted it", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -224,7 +224,7 @@ it.effect("does not count a removed letter as missing that the cursor had not co
     assert.deepInclude(books, { dead: 0, missing: 0, retried: 1, balanced: true })
   })
 )
-it.effect("says format 2 again, if queue.json alone is removed", () =>
+it.effect("writes format 2 again if somebody removes only queue.json", () =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
     const disk = memory.startProcess()
@@ -242,7 +242,7 @@ it.effect("says format 2 again, if queue.json alone is removed", () =>
   })
 )
 
-it.effect("warns once of what cannot be erased, not after each commit", () =>
+it.effect("warns once about content it cannot erase, not after each commit", () =>
   Effect.gen(function* () {
     const warnings: Array<string> = []
     const collect = Logger.make(({ logLevel, message }) => {
@@ -276,7 +276,7 @@ it.effect("warns once of what cannot be erased, not after each commit", () =>
   })
 )
 
-/** Some letters were discarded; those of three more lines were written, then the cursor could not be: these come again. */
+/** Some letters are discarded. Three more are written, but the cursor fails, so their lines come again. */
 const takenBackBesideARetry = (letters: number, lead: number) =>
   Effect.gen(function* () {
     const memory = MemoryDisk.make()
@@ -312,7 +312,7 @@ const takenBackBesideARetry = (letters: number, lead: number) =>
     assert.strictEqual(before.discarded, letters)
   })
 
-it.effect("replaces the file once, if a delivery takes letters back beside a retry", () =>
+it.effect("replaces the file once if a delivery takes letters back during a retry", () =>
   Effect.forEach([5, 600], (letters) =>
     Effect.forEach(
       Array.from({ length: 10 }, (_, index) => 10 * index),

@@ -1,4 +1,4 @@
-/** What stands before a letter's content: bounded when it is written, and read however long it is. */
+/** The head of a letter, before its content: bounded when written, read at any length. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fc from "fast-check"
@@ -18,7 +18,7 @@ const text = fc.oneof(
 )
 
 describe("a head", () => {
-  it("of any kind, code and reason takes less than 4 KiB, and says how each begins", () => {
+  it("takes less than 4 KiB, and keeps the beginning of kind, code and reason", () => {
     fc.assert(
       fc.property(text, text, text, (kind, code, reason) => {
         const record = { ...place, bytes: Buffer.alloc(0) } as never
@@ -39,7 +39,7 @@ describe("a head", () => {
     )
   })
 
-  it("that stays of a letter takes at most 200 bytes, whoever decided, and is read as it was", () => {
+  it("of a decided letter takes at most 200 bytes, and reads back unchanged", () => {
     fc.assert(
       fc.property(
         fc.string({ unit: "binary", maxLength: 400 }),
@@ -59,7 +59,7 @@ describe("a head", () => {
     )
   })
 
-  it.scopedLive("of an earlier version that is longer is listed, counted, shown and decided", () =>
+  it.scopedLive("from an earlier version may be longer: it is listed, counted, shown and decided", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -71,7 +71,7 @@ describe("a head", () => {
           { class: "rejected", reason: "REASON" }
         ]
       )
-      // as it was written before heads were bounded; one is longer than what is read at once
+      // as earlier versions wrote it, without a bound; one head is longer than one read
       const file = `${directory}/dead-letter.ndjson`
       const reasons = ["x".repeat(10_000), "y".repeat(600_000)]
       const old = fs
@@ -95,7 +95,7 @@ describe("a head", () => {
 })
 
 describe("a retry", () => {
-  it.scopedLive("of a line that is exactly as long as may be is appended, delivered, and refused again", () =>
+  it.scopedLive("of a line of exactly the maximum length is appended, delivered, and refused again", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -103,7 +103,7 @@ describe("a retry", () => {
       const options = { directory, maxLineBytes }
       const empty = q.lineOf("e").length + ',"pad":""'.length
       const line = q.lineOf("e", maxLineBytes + 1 - empty)
-      // without the line's end
+      // without the line end
       assert.strictEqual(line.length - 1, maxLineBytes)
       yield* q.withQueue(disk, options, (queue) =>
         Effect.gen(function* () {
@@ -134,7 +134,7 @@ describe("a retry", () => {
 })
 
 describe("a file of heads", () => {
-  it.scopedLive("keeps numbers and decisions when both slots of the cursor are damaged", () =>
+  it.scopedLive("keeps numbers and decisions if both cursor slots are damaged", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -164,7 +164,7 @@ describe("a file of heads", () => {
               balanced: true
             }
           )
-          // what stands on disk is delivered again, the retried line where it stood first as well
+          // every line on disk is delivered again, the retried line at its first position too
           yield* q.deliverAll(queue, new Set())
           assert.include(yield* q.books(queue), {
             delivered: 8,
@@ -182,7 +182,7 @@ describe("a file of heads", () => {
     })
   )
 
-  it.scopedLive("of a newer format is refused by name, from inside and outside", () =>
+  it.scopedLive("of a newer format is refused with its name, by the owner and by inspect", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -200,13 +200,13 @@ describe("a file of heads", () => {
       const { code, stderr } = yield* effectAudit(directory, ["dead", "retry", "--all"])
       assert.notStrictEqual(code, 0)
       assert.match(stderr, /format 3/)
-      // nobody carries it out some day, unseen
+      // no later start carries it out unseen
       assert.deepStrictEqual(fs.readdirSync(requests.directoryOf(directory)), [])
     })
   )
 })
 
-describe("an entry that is longer than what is read at once", () => {
+describe("an entry longer than one read", () => {
   const long = "x".repeat(400_000)
   const withLong = Effect.gen(function* () {
     const directory = yield* q.temporaryDirectory
@@ -218,7 +218,7 @@ describe("an entry that is longer than what is read at once", () => {
     return { directory, disk: yield* q.nodeDisk, file: `${directory}/dead-letter.ndjson` }
   })
 
-  it.scopedLive("is a letter with the line's end that an editor has left, and erased like any other", () =>
+  it.scopedLive("is a letter and is erased, with the line end of an editor", () =>
     Effect.gen(function* () {
       const { directory, disk, file } = yield* withLong
       fs.writeFileSync(file, fs.readFileSync(file, "latin1").replaceAll("\n", "\r\n"), "latin1")
@@ -231,11 +231,11 @@ describe("an entry that is longer than what is read at once", () => {
     })
   )
 
-  it.scopedLive("is none if it is cut off behind a quote of its content", () =>
+  it.scopedLive("is no letter if it is cut off after a quote in its content", () =>
     Effect.gen(function* () {
       const { directory, disk, file } = yield* withLong
       const [, entry] = fs.readFileSync(file, "latin1").split("\n")
-      // in the content, which is JSON in JSON: the quote is escaped
+      // inside the content, which is JSON in JSON: the quote is escaped
       const end = entry!.indexOf('"}') + 2
       assert.isAbove(end, 400_000)
       const { damaged } = yield* Effect.zipRight(
@@ -249,7 +249,7 @@ describe("an entry that is longer than what is read at once", () => {
 })
 
 describe("dead list --after", () => {
-  it.scopedLive("goes on behind a letter that was decided meanwhile, and behind a file of heads", () =>
+  it.scopedLive("continues after a letter decided meanwhile, and after a file of heads", () =>
     Effect.gen(function* () {
       const directory = yield* q.temporaryDirectory
       const refusals = Array.from({ length: 6 }, () => ({ class: "rejected", reason: "REASON" }) as const)

@@ -5,7 +5,7 @@ import { LetterSet } from "../../src/internal/queue/letterSet.js"
 
 const id = fc.tuple(fc.nat(3), fc.nat(5)).map(([segment, offset]) => `${segment}:${offset}`)
 
-it.prop("a set of letters is a set of their ids", [fc.array(fc.tuple(fc.boolean(), id))], ([steps]) => {
+it.prop("a set of letters equals a set of their ids", [fc.array(fc.tuple(fc.boolean(), id))], ([steps]) => {
   const [letters, ids] = [new LetterSet(), new Set<string>()]
   for (const [adds, each] of steps) {
     if (adds) {

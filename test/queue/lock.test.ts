@@ -1,4 +1,4 @@
-/** One directory, one owner: processes, layers, namespaces and instances beside each other. */
+/** The lock: one owner for each directory, among processes, layers, namespaces and instances. */
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Fiber, Option } from "effect"
 import { spawnSync } from "node:child_process"
@@ -29,7 +29,7 @@ describe("the lock", () => {
       const [duration, refused] = yield* Effect.timed(lockedOut({ directory }))
       assert.include(refused, { directory, pid: owner.pid, sameProcess: false })
       assert.include(refused.message, `in use by process ${owner.pid}`)
-      // without lockWait nothing is waited for; the least wait there is, for the command, is 10 seconds
+      // without lockWait a start does not wait; the shortest wait, for the command, is 10 seconds
       assert.isBelow(Duration.toMillis(duration), 9000)
 
       const again = yield* owner.open({ directory })
@@ -38,7 +38,7 @@ describe("the lock", () => {
     })
   )
 
-  it.scopedLive("is free as soon as its owner is killed", () =>
+  it.scopedLive("is free once its owner is killed", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const owner = yield* auditProcess()
@@ -90,7 +90,7 @@ describe("the lock", () => {
       })
   )
 
-  it.scopedLive.skipIf(process.platform !== "linux")("leaves nothing open where it was refused", () =>
+  it.scopedLive.skipIf(process.platform !== "linux")("leaves no descriptor open if it is refused", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       yield* openAudit({ directory })
@@ -103,13 +103,13 @@ describe("the lock", () => {
   )
 
   it.scopedLive(
-    "is not taken for owned while somebody looks who owns it, but by one who never ends looking",
+    "is refused while another process looks at its owner without end, and free after the look",
     () =>
       Effect.gen(function* () {
         const directory = yield* temporaryDirectory
         const owner = yield* openAudit({ directory })
         yield* owner.close
-        // as NodeDisk.lockHolder does, for longer
+        // as NodeDisk.lockHolder does, but for longer
         const fd = fs.openSync(`${directory}/lock`, "r")
         assert.isTrue(tryLock(fd, { shared: true }))
         const [duration] = yield* Effect.timed(lockedOut({ directory }))
@@ -121,7 +121,7 @@ describe("the lock", () => {
       })
   )
 
-  it.scopedLive("lockWait waits for the owner to leave, and no longer than that", () =>
+  it.scopedLive("is taken with lockWait once the owner leaves", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const owner = yield* openAudit({ directory })
@@ -138,7 +138,7 @@ describe("the lock", () => {
 })
 
 describe("instances", () => {
-  it.scopedLive("take the first free sub-directory; one too many is told what to do", () =>
+  it.scopedLive("take the first free sub-directory; the error for one too many names the remedy", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const settings = { directory, instances: 2 }
@@ -158,7 +158,7 @@ describe("instances", () => {
     })
   )
 
-  it.scopedLive("take over and deliver what a killed process has left", () =>
+  it.scopedLive("take over and deliver the events of a killed process", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const settings = { directory, instances: 3, pollInterval: "200 millis" } as const
@@ -175,12 +175,12 @@ describe("instances", () => {
       yield* eventually(() =>
         assert.isFalse(fs.readdirSync(`${directory}/instance-1`).some((name) => /^\d+\.ndjson$/.test(name)))
       )
-      // and the place is free again
+      // the sub-directory is free again
       yield* openAudit(settings)
     })
   )
 
-  it.scopedLive("are not kept from starting by a take-over that takes long", () =>
+  it.scopedLive("start while a slow take-over runs", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const settings = { directory, instances: 2, pollInterval: "100 millis", batchRecords: 1 } as const

@@ -1,4 +1,4 @@
-/** Who may read the queue, where it may lie, how large it may grow, and what an interrupted caller leaves. */
+/** Permissions: who may read the queue, where it may be, how large it grows, and what an interrupted caller leaves. */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Logger } from "effect"
 import { spawnSync } from "node:child_process"
@@ -37,7 +37,7 @@ const ACL = Buffer.from(
   ].join(""),
   "hex"
 )
-/** Whether it was set: setfacl is seldom installed. */
+/** Sets an ACL, and says whether that worked. Not by setfacl, which is seldom installed. */
 const setAcl = (type: "access" | "default", file: string): boolean =>
   spawnSync("python3", [
     "-c",
@@ -60,7 +60,7 @@ const canSetAcls = (() => {
 })()
 
 describe.skipIf(!isPosix)("permissions", () => {
-  it.scopedLive("are 0700 and 0600, whatever the umask: 0, 022, 0777", () =>
+  it.scopedLive("are 0700 and 0600 under the umasks 0, 022 and 0777", () =>
     Effect.gen(function* () {
       const parent = yield* temporaryDirectory
       const disk = yield* nodeDisk
@@ -80,7 +80,7 @@ describe.skipIf(!isPosix)("permissions", () => {
           assert.deepStrictEqual(modesUnder(made)[0], ["", "700"], "a parent that was made")
         }
 
-        // the database is away: what was adopted and recorded stays
+        // the database is away, so adopted and recorded events stay
         assert.isUndefined(yield* program.open({ directory, adopt: { path: old } }))
         yield* program.use("a", "b")
         const segment = (first: number) => `${String(first).padStart(20, "0")}.ndjson`
@@ -97,27 +97,29 @@ describe.skipIf(!isPosix)("permissions", () => {
     })
   )
 
-  it.scopedLive.skipIf(!canSetAcls)("no access control list lets another user in, also by inheritance", () =>
-    Effect.gen(function* () {
-      const parent = yield* temporaryDirectory
-      fs.chmodSync(parent, 0o755)
-      const directory = path.join(parent, "audit")
-      fs.mkdirSync(directory, { mode: 0o700 })
-      setAcl("access", directory)
-      setAcl("default", directory)
-      assert.isTrue(mayNobody("-w", directory), "the list works here")
-      const audit = yield* openAudit({ directory })
-      yield* audit.use("a")
-      yield* requests.submit(yield* nodeDisk, directory, { action: "discard", letters: [], by: "test" })
-      for (const [name, mode] of modesUnder(directory)) {
-        const file = path.join(directory, name)
-        assert.strictEqual(mode, fs.statSync(file).isDirectory() ? "700" : "600", name)
-        for (const right of ["-r", "-w"]) assert.isFalse(mayNobody(right, file), name)
-      }
-    })
+  it.scopedLive.skipIf(!canSetAcls)(
+    "admit no other user by an access control list, even an inherited one",
+    () =>
+      Effect.gen(function* () {
+        const parent = yield* temporaryDirectory
+        fs.chmodSync(parent, 0o755)
+        const directory = path.join(parent, "audit")
+        fs.mkdirSync(directory, { mode: 0o700 })
+        setAcl("access", directory)
+        setAcl("default", directory)
+        assert.isTrue(mayNobody("-w", directory), "the list works here")
+        const audit = yield* openAudit({ directory })
+        yield* audit.use("a")
+        yield* requests.submit(yield* nodeDisk, directory, { action: "discard", letters: [], by: "test" })
+        for (const [name, mode] of modesUnder(directory)) {
+          const file = path.join(directory, name)
+          assert.strictEqual(mode, fs.statSync(file).isDirectory() ? "700" : "600", name)
+          for (const right of ["-r", "-w"]) assert.isFalse(mayNobody(right, file), name)
+        }
+      })
   )
 
-  it.scopedLive("a directory that everybody may write to is refused", () =>
+  it.scopedLive("refuse a directory that everybody may write to", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       fs.chmodSync(directory, 0o777)
@@ -134,14 +136,14 @@ describe.skipIf(!isPosix)("permissions", () => {
 
 // -------------------------------------------------------------------------------------------------------- the place
 
-/** A disk that says so of the file system. */
+/** A disk that reports this file system. */
 const diskOn = (volume: Partial<Volume>) =>
   Effect.map(nodeDisk, (disk): Disk["Type"] => ({
     ...disk,
     volume: (name) => Effect.map(disk.volume(name), (found) => ({ ...found, ...volume }))
   }))
 
-/** What is logged meanwhile, and how the effect ends. */
+/** The log lines of the effect, and its exit. */
 const logsOf = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function* () {
     const logs: Array<string> = []
@@ -152,8 +154,8 @@ const logsOf = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
     return { logs, exit }
   })
 
-describe("the place of the queue", () => {
-  it.scopedLive("is said once, by its absolute path", () =>
+describe("the directory of the queue", () => {
+  it.scopedLive("is logged once, as an absolute path", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const disk = yield* diskOn({ type: "ext4", network: false })
@@ -169,14 +171,14 @@ describe("the place of the queue", () => {
         logs.filter((line) => line.startsWith("INFO")),
         [`INFO audit queue: ${directory}`]
       )
-      // one that is refused says nothing of a queue of its own
+      // a refused start logs no directory
       const refused = yield* logsOf(openAudit({ directory }, { disk }))
       assert.isTrue(Exit.isFailure(refused.exit))
       assert.deepStrictEqual(refused.logs, [])
     })
   )
 
-  it.scopedLive.each(["tmpfs", "overlay"])("is warned of on %s", (type) =>
+  it.scopedLive.each(["tmpfs", "overlay"])("brings a warning on %s", (type) =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const { logs } = yield* logsOf(openAudit({ directory }, { disk: yield* diskOn({ type }) }))
@@ -186,23 +188,21 @@ describe("the place of the queue", () => {
     })
   )
 
-  it.scopedLive(
-    "is refused if its identity is damaged, by an error that can be printed however deep that is",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* temporaryDirectory
-        fs.writeFileSync(
-          `${directory}/queue.json`,
-          `{"format":1,"queueId":${"[".repeat(20_000)}${"]".repeat(20_000)}}`
-        )
-        const disk = yield* nodeDisk
-        const exit = yield* Effect.exit(Effect.scoped(openQueue(disk, { directory })))
-        assert.isTrue(Exit.isFailure(exit))
-        assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", "queue.json is damaged")
-      })
+  it.scopedLive("is refused if its identity is damaged, with an error that prints at any nesting depth", () =>
+    Effect.gen(function* () {
+      const directory = yield* temporaryDirectory
+      fs.writeFileSync(
+        `${directory}/queue.json`,
+        `{"format":1,"queueId":${"[".repeat(20_000)}${"]".repeat(20_000)}}`
+      )
+      const disk = yield* nodeDisk
+      const exit = yield* Effect.exit(Effect.scoped(openQueue(disk, { directory })))
+      assert.isTrue(Exit.isFailure(exit))
+      assert.include(Exit.isFailure(exit) ? Cause.pretty(exit.cause) : "", "queue.json is damaged")
+    })
   )
 
-  it.scopedLive("is refused on a network file system, unless that is wanted: then it is warned of", () =>
+  it.scopedLive("is refused on a network file system, or brings a warning if the option allows it", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const disk = yield* diskOn({ type: "nfs", network: true })
@@ -220,7 +220,7 @@ describe("the place of the queue", () => {
   )
 
   const isTmpfs = process.platform === "linux" && fs.existsSync("/dev/shm")
-  it.scopedLive.skipIf(!isTmpfs)("is recognised as a tmpfs (skipped without /dev/shm)", () =>
+  it.scopedLive.skipIf(!isTmpfs)("is recognized as a tmpfs (skipped without /dev/shm)", () =>
     Effect.gen(function* () {
       const { network, type } = yield* (yield* nodeDisk).volume("/dev/shm")
       assert.deepStrictEqual({ network, type }, { network: false, type: "tmpfs" })
@@ -236,7 +236,7 @@ describe("limits", () => {
     { limit: "maxQueueBytes", settings: { maxQueueBytes: 1000 } },
     { limit: "minFreeBytes", settings: { minFreeBytes: 2 ** 50 } }
   ] as const)(
-    "at $limit record fails with QueueFull, logUse goes to onAppendFailure",
+    "$limit: record fails with QueueFull, and logUse calls onAppendFailure",
     ({ limit, settings }) =>
       Effect.gen(function* () {
         const directory = yield* temporaryDirectory
@@ -262,7 +262,7 @@ describe("limits", () => {
       })
   )
 
-  it.scopedLive("maxQueueBytes counts what waits only: delivery makes room", () =>
+  it.scopedLive("maxQueueBytes counts only waiting lines: delivery makes room", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
       const log = yield* openAudit({ directory, maxQueueBytes: 1500 }, slowDatabase())
@@ -277,7 +277,7 @@ describe("limits", () => {
 
 // ----------------------------------------------------------------------------------------------------- interruption
 
-describe("interruption in the middle of record", () => {
+describe("interruption during record", () => {
   it.scopedLive("leaves each event whole or absent, and blocks nobody: 40 rounds of 64", () =>
     Effect.gen(function* () {
       const directory = yield* temporaryDirectory
@@ -309,7 +309,7 @@ describe("interruption in the middle of record", () => {
     })
   )
 
-  it.scopedLive("while the disk does not answer lets the caller go; the event is whole", () =>
+  it.scopedLive("ends the caller's wait for a hanging disk, and leaves the event whole", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const database = slowDatabase()

@@ -1,6 +1,6 @@
 /**
- * No acknowledged event is lost by a power cut, whatever was not synced; each sync is needed for that; and with a proof
- * nothing is found.
+ * Power loss: no power cut loses an acknowledged event, whatever was not synced, and each sync is needed for that. With
+ * a proof, `prove` finds nothing.
  */
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, TestClock } from "effect"
@@ -25,7 +25,7 @@ const seed = Number(process.env.AUDIT_SEED ?? Date.now() % 1_000_000_000)
 
 const property = (skip?: Parameters<typeof live>[1], decides = true, target?: Parameters<typeof live>[2]) =>
   fc.asyncProperty(histories(12, decides), async (history) => {
-    // nothing of it waits for the outside world, which would never get a turn
+    // no fiber waits for the outside world, which would get no other turn
     await setImmediate()
     await Effect.runPromise(live(history, skip, target))
   })
@@ -48,7 +48,7 @@ const decide = (type: "retry" | "discard", count: number, mishap?: Step["mishap"
 const fail = (call: number, { short, times = 1 }: { short?: number; times?: number } = {}) =>
   ({ type: "fail", call, short, times }) as const
 
-/** What arrives of what was not synced, and what not: by turns. */
+/** Which unsynced changes survive, and which do not, by turns. */
 const DICE = [
   [],
   ...Array.from({ length: 12 }, (_, seed) =>
@@ -60,7 +60,7 @@ const BESIDE = "a letter taken back by a killed process, in the page cache, besi
 
 const REMOVED = "a letter discarded whose segment was just removed"
 
-/** Found by the property above, or by thought; `dice: []` drops everything that was not synced. */
+/** Histories that the property above found, or that somebody thought of; `dice: []` drops all unsynced changes. */
 const named: Readonly<Record<string, History>> = {
   "a tail that was delivered and then lost, before new appends with the database down": {
     steps: [append(2), append(1, kill(1)), deliver(3), append(1, power(0)), append(2), reopen(), append(1)],
@@ -229,13 +229,13 @@ const named: Readonly<Record<string, History>> = {
   }
 }
 
-/** They are needed after a decision: the named histories have those. */
+/** These syncs matter only after a decision, which the named histories contain. */
 const OF_DECISIONS = new Set(["erasedLetter", "erasedLine", "heads", "headsEntry"])
 
 describe("power loss", () => {
   it(
-    `no acknowledged event is lost in ${runs} random histories (AUDIT_SEED=${seed})`,
-    // alone 10,000 took four minutes, beside the other long tests on two slow cores more than ten
+    `loses no acknowledged event in ${runs} random histories (AUDIT_SEED=${seed})`,
+    // 10,000 runs took four minutes alone, and over ten beside the other long tests on two slow cores
     { timeout: long ? 3_600_000 : 600_000 },
     () => fc.assert(property(), { numRuns: runs, seed })
   )
@@ -250,7 +250,7 @@ describe("power loss", () => {
     afterAll(() => fs.rmSync(home, { recursive: true, force: true }))
 
     it(
-      `nothing is lost, and nothing found, in ${provenRuns} random histories (AUDIT_SEED=${seed})`,
+      `loses nothing, and prove finds nothing, in ${provenRuns} random histories (AUDIT_SEED=${seed})`,
       { timeout: long ? 3_600_000 : 600_000 },
       () => fc.assert(property(undefined, true, target), { numRuns: provenRuns, seed })
     )
@@ -263,7 +263,7 @@ describe("power loss", () => {
   for (const [name, history] of Object.entries(named)) {
     it.effect(name, () => live(history))
     it.effect(`${name}, with a power cut at every call of the last step`, () =>
-      // until one is never reached
+      // until the history ends before the call
       Effect.iterate(0, {
         while: (call) => call >= 0,
         body: (call) =>
@@ -278,20 +278,20 @@ describe("power loss", () => {
     )
   }
 
-  // the sync at opening keeps that tail; what the power drops nevertheless, after a sync that lied, is survived as well
-  it.effect("a tail that was delivered and is lost although it was synced", () =>
+  // The sync at opening keeps that tail. The queue also survives if that sync lied and the power cut drops the tail.
+  it.effect("counts once a delivered tail that the disk lost after its sync", () =>
     live(
       named["a tail that was delivered and then lost, before new appends with the database down"]!,
       mutations.tail
     )
   )
 
-  // two lines fill a segment; the disk answers for "b" when its caller has given up, so that its line has no number
+  // Two lines fill a segment. The disk answers for "b" after its caller gave up, so its line has no number.
   for (const [what, before, after, back] of [
     ["the last one", ["a"], [], [0]],
     ["one before others", ["a"], ["c", "d", "e"], [0, 1]]
   ] as const) {
-    it.effect(`segments that were delivered and removed come back, no line is counted twice: ${what}`, () =>
+    it.effect(`counts no line twice if removed segments come back: ${what}`, () =>
       Effect.gen(function* () {
         const memory = MemoryDisk.make()
         const database = new Set<string>()
@@ -315,7 +315,7 @@ describe("power loss", () => {
         yield* first.queue.compact
         const books = counts(yield* queues.books(first.queue))
         assert.sameMembers([...database], [...before, "b", ...after])
-        // the removals come last
+        // the removals are the last changes
         let change = 0
         memory.cutPower((bound) =>
           bound > 2 ? 1 : (back as ReadonlyArray<number>).includes(change++) ? 0 : 1
@@ -329,7 +329,7 @@ describe("power loss", () => {
     )
   }
 
-  /** Which events are lost of a directory whose segments are older than its cursor: a backup of them was put back. */
+  /** Which events are lost if a restored backup of the segments is older than the cursor. */
   const restored = (skip: (call: MemoryDisk.Call) => boolean) =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -342,7 +342,7 @@ describe("power loss", () => {
 
       memory.inject((call) => (skip(call) ? { type: "skip" } : undefined))
       const { close, queue } = yield* queues.openClosable(disk)
-      // its segment gets the number at which the cursor stood
+      // its segment gets the cursor's number
       yield* queues.append(queue, "later")
       memory.cutPower(() => 0)
       yield* close
@@ -351,7 +351,7 @@ describe("power loss", () => {
       return [...ids, "later"].filter((id) => !database.has(id))
     }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
 
-  it.effect("a cursor ahead of every segment is repaired for good before the first append", () =>
+  it.effect("syncs the repair of a cursor ahead of every segment before the first append", () =>
     Effect.map(
       restored(() => false),
       (lost) => assert.deepStrictEqual(lost, [])
@@ -364,8 +364,8 @@ describe("power loss", () => {
   const isLetters = (path: string) => path.endsWith("/dead-letter.ndjson")
 
   /**
-   * Open letters without content, after a power cut between the blanks of a decision and their sync, of which one write
-   * arrives that was not synced. `isFound`: a process dies before the decision is synced, and the next one finds it.
+   * The open letters without content, after a power cut between the blanks of a decision and their sync. One unsynced
+   * write survives. `isFound`: a process dies before it syncs the decision, and the next one finds it.
    */
   const blankLetters = (isFound: boolean, skip: (call: MemoryDisk.Call) => boolean) =>
     Effect.forEach([0, 1, 2, 3], (arriving) =>
@@ -404,13 +404,13 @@ describe("power loss", () => {
       }).pipe(Effect.scoped, Logger.withMinimumLogLevel(LogLevel.None))
     ).pipe(Effect.map((found) => found.flat()))
 
-  it.effect("a decision is durable before its letter is erased", () =>
+  it.effect("syncs a decision before it erases the letter", () =>
     Effect.map(
       blankLetters(false, () => false),
       (blank) => assert.lengthOf(blank, 0)
     )
   )
-  it.effect("what a killed process has decided is durable before it is erased", () =>
+  it.effect("syncs the decision of a killed process before it erases the letter", () =>
     Effect.map(
       blankLetters(true, () => false),
       (blank) => assert.lengthOf(blank, 0)
@@ -441,7 +441,7 @@ describe("power loss", () => {
   const withDecisions = Object.values(named).filter(({ steps }) =>
     steps.some(({ action: { type } }) => type === "discard")
   )
-  /** As they are first; then with a power cut at any call of the last step, after which some of what was not synced is there. */
+  /** Each history as it is, then with a power cut at any call of its last step. Some unsynced changes survive. */
   const variants = [
     ...withDecisions,
     ...withDecisions.flatMap((history) =>
@@ -455,7 +455,7 @@ describe("power loss", () => {
   ]
 
   for (const [name, skip] of Object.entries(mutations)) {
-    // it has a test of its own
+    // "decision" has its own test above
     if (name === "decision") continue
     it(`the sync "${name}" is needed`, { timeout: 600_000 }, async () => {
       if (OF_DECISIONS.has(name)) {
@@ -465,7 +465,7 @@ describe("power loss", () => {
         }
         assert.fail(`nothing notices that "${name}" is left out`)
       }
-      // the seed is fixed, one that finds each soon: this shows that the test notices, not how the queue behaves
+      // a fixed seed that soon finds each: this checks the test, not the queue
       const result = await fc.check(property(skip, false), { numRuns: 3000, seed: 7, endOnFailure: true })
       assert.isTrue(result.failed, `nothing notices that "${name}" is left out`)
     })

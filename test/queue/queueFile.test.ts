@@ -1,4 +1,4 @@
-/** The queue: append, take, commit, compact, on the disk of this machine and on that in memory. */
+/** The queue: append, take, commit and compact, on a real disk and in memory. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, Stream, TestClock } from "effect"
 import { setImmediate } from "node:timers/promises"
@@ -17,7 +17,7 @@ describe.each([
   ["memory", memory],
   ["files", files]
 ] as const)("a queue in %s", (_, place) => {
-  it.scoped("delivers in order, and its books add up", () =>
+  it.scoped("delivers in order, with balanced counts", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
       const queue = yield* q.openQueue(disk, { directory, segmentBytes: 200 })
@@ -37,7 +37,7 @@ describe.each([
         ids.filter((id) => id !== "e3")
       )
       assert.lengthOf(yield* q.segmentNames(disk, directory), 1)
-      // in the turn of an append its guard is still held
+      // the writer keeps its guard during the turn of an append
       yield* Effect.promise(() => setImmediate())
       yield* queue.compact
       assert.lengthOf(yield* q.segmentNames(disk, directory), 0)
@@ -46,7 +46,7 @@ describe.each([
     })
   )
 
-  it.scoped("goes on where it was after each of ten restarts, whatever was delivered meanwhile", () =>
+  it.scoped("continues at its position after each of ten restarts", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
       const database = new Set<string>()
@@ -67,7 +67,7 @@ describe.each([
     })
   )
 
-  it.scoped("commits together what is appended at the same time", () =>
+  it.scoped("commits concurrent appends together", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
       const queue = yield* q.openQueue(disk, { directory })
@@ -128,7 +128,7 @@ describe.each([
     })
   )
 
-  it.scoped("continues an empty newest segment instead of heaping up more", () =>
+  it.scoped("continues an empty newest segment instead of adding another", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
       yield* q.withQueue(disk, { directory }, (queue) => q.append(queue, "a"))
@@ -164,7 +164,7 @@ describe.each([
     })
   )
 
-  it.scoped("tells of a request as soon as it is there", () =>
+  it.scoped("announces a request as soon as it arrives", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
       const queue = yield* q.openQueue(disk, { directory })
@@ -182,7 +182,7 @@ describe.each([
     })
   )
 
-  it.scoped("refuses appends after its end, and gives the directory free", () =>
+  it.scoped("refuses appends after its close, and releases the directory", () =>
     Effect.gen(function* () {
       const { disk, directory } = yield* place
       const { close, queue } = yield* q.openClosable(disk, { directory })
@@ -202,7 +202,7 @@ describe.each([
   )
 })
 
-it.effect("a letter is not decided before the cursor has counted it", () =>
+it.effect("decides no letter before the cursor has counted it", () =>
   Effect.scoped(
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
@@ -226,8 +226,8 @@ it.effect("a letter is not decided before the cursor has counted it", () =>
   )
 )
 
-describe("a letter that is retried", () => {
-  /** The line as it is appended again, after it was refused for this reason. */
+describe("a retried letter", () => {
+  /** The line as a retry appends it, after a refusal of this class. */
   const again = (queue: q.Queue, line: string, cls: Refusal["class"]) =>
     Effect.gen(function* () {
       yield* queue.append(`${line}\n`, "a")
@@ -239,14 +239,14 @@ describe("a letter that is retried", () => {
       return next.records.at(0)!.text!
     })
 
-  it.scoped("keeps its text, and is marked once if the database had refused it", () =>
+  it.scoped("keeps its text, and gets one mark if the database had refused it", () =>
     Effect.gen(function* () {
       const queue = yield* q.openQueue(MemoryDisk.make().startProcess())
       const line = '{"event_id":"a","big":12345678901234567890,"big":1.10}'
       const marked = `${line.slice(0, -1)},"$retried":true}`
       assert.strictEqual(yield* again(queue, ` ${line} `, "rejected"), marked)
       assert.strictEqual(yield* again(queue, marked, "rejected"), marked)
-      // it was never offered to a table: whether that fits is not known
+      // no table was tried, so nobody knows whether the line fits one
       assert.strictEqual(yield* again(queue, line, "unknownKind"), line)
       const old = yield* again(queue, '{"kind":"use_log","big":12345678901234567890}', "rejected")
       assert.match(
@@ -270,7 +270,7 @@ describe("a letter that is retried", () => {
     })
   )
 
-  it.scoped("is appended although its mark makes it longer than a line may be, and delivered", () =>
+  it.scoped("is appended and delivered although its mark makes the line too long", () =>
     Effect.gen(function* () {
       const queue = yield* q.openQueue(MemoryDisk.make().startProcess(), { maxLineBytes: 100 })
       const database = new Set<string>()
@@ -290,7 +290,7 @@ describe("a letter that is retried", () => {
     })
   )
 
-  it.scoped("stays a letter if its line is longer than one may be", () =>
+  it.scoped("stays a letter if its line is too long", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       const queue = yield* q.openQueue(disk, { maxLineBytes: 100 })
@@ -307,7 +307,7 @@ describe("a letter that is retried", () => {
 })
 
 describe("compaction", () => {
-  it.scoped("at a close in the turn of an append leaves nothing that is delivered", () =>
+  it.scoped("leaves no delivered line if the queue closes right after an append", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       const { close, queue } = yield* q.openClosable(disk)
@@ -318,7 +318,7 @@ describe("compaction", () => {
     })
   )
 
-  it.scoped("does not wait for a write that is under way", () =>
+  it.scoped("does not wait for a pending write", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const queue = yield* q.openQueue(memory.startProcess())
@@ -344,7 +344,7 @@ describe("compaction", () => {
 })
 
 describe("a delivered segment that cannot be removed", () => {
-  it.scoped("holds up neither delivery nor the removal of others, is said once, and goes later", () =>
+  it.scoped("delays neither delivery nor other removals, is logged once, and goes later", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -353,7 +353,7 @@ describe("a delivered segment that cannot be removed", () => {
       yield* Effect.gen(function* () {
         const queue = yield* q.openQueue(disk, { segmentBytes: 1 })
         const database = new Set<string>()
-        // a segment each
+        // one segment for each event
         yield* q.appendAll(queue, q.idsOf("early", 5))
         const [first] = yield* q.segmentNames(disk)
         memory.inject(({ operation, path }) =>
@@ -382,15 +382,15 @@ describe("a delivered segment that cannot be removed", () => {
 })
 
 describe("a take beside a commit", () => {
-  it.scoped("skips no segment when those before are removed meanwhile", () =>
+  it.scoped("skips no segment while earlier ones are removed", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const queue = yield* q.openQueue(memory.startProcess(), { segmentBytes: 1 })
-      // a segment each
+      // one segment for each event
       yield* q.appendAll(queue, ["a", "b", "c", "d"])
       const a = yield* queue.take({ maxRecords: 1, maxBytes: 1000 })
       const b = yield* queue.take({ from: a.end, maxRecords: 1, maxBytes: 1000 })
-      // whoever asks for the oldest line takes the reader away, so that the next take must open the file
+      // the status replaces the reader, so the next take must open the file
       yield* queue.status
       const opened = yield* Deferred.make<void>()
       memory.inject(({ operation }) =>
@@ -405,7 +405,7 @@ describe("a take beside a commit", () => {
     })
   )
 
-  it.scoped("reads nothing of a segment whose first append fails meanwhile", () =>
+  it.scoped("reads nothing of a segment whose first append fails", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const queue = yield* q.openQueue(memory.startProcess())
@@ -418,7 +418,7 @@ describe("a take beside a commit", () => {
       let opens = 0
       memory.inject(({ operation, path, step }) => {
         if (!path.endsWith(".ndjson")) return undefined
-        // the second one is to read
+        // the second open is for reading
         if (operation === "open" && ++opens === 2) {
           const until = Effect.zipRight(Deferred.succeed(opening, undefined), Deferred.await(opened))
           return { type: "wait", until }
@@ -445,7 +445,7 @@ describe("a take beside a commit", () => {
     })
   )
 
-  it.scoped("a look at the oldest line, while its segment is removed, looks again", () =>
+  it.scoped("looks again for the oldest line if its segment is removed", () =>
     Effect.gen(function* () {
       const disk = MemoryDisk.make().startProcess()
       let beforeSize: Effect.Effect<void> = Effect.void
@@ -475,7 +475,7 @@ describe("a take beside a commit", () => {
     })
   )
 
-  it.scoped("closes what it opened when it is interrupted", () =>
+  it.scoped("closes its files if it is interrupted", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()

@@ -1,4 +1,4 @@
-/** Reading on: the same bytes as without it, by fewer reads. */
+/** Reading ahead: the same bytes in fewer reads. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as fc from "fast-check"
@@ -8,7 +8,7 @@ import type { DiskError, File } from "../../src/services/Disk.js"
 const KiB = 1024
 const MiB = KiB * KiB
 
-/** A file of so many bytes, each telling where it stands, and how often it was read. */
+/** A file of this size whose bytes follow from their position, and its reads. */
 const fileOf = (size: number, salt = 0) => {
   const bytes = Buffer.from(Uint8Array.from({ length: size }, (_, i) => (i * 31 + (i >>> 8) + salt) & 0xff))
   const reads: Array<readonly [offset: number, length: number]> = []
@@ -21,7 +21,7 @@ const fileOf = (size: number, salt = 0) => {
 }
 
 describe("reading ahead", () => {
-  it("gives what the file holds, whatever is asked for, and never reads beyond the end", () => {
+  it("returns the file's bytes for any range, and never reads past the end", () => {
     const files = [fileOf(3 * MiB), fileOf(3 * MiB, 7)]
     const ask = fc.record({
       which: fc.constantFrom(0, 1),
@@ -46,7 +46,7 @@ describe("reading ahead", () => {
     )
   })
 
-  it.effect("one read serves several batches of a file, and no other file", () =>
+  it.effect("serves several batches of one file with one read", () =>
     Effect.gen(function* () {
       const one = fileOf(2 * MiB)
       const other = fileOf(2 * MiB, 1)
@@ -65,7 +65,7 @@ describe("reading ahead", () => {
     })
   )
 
-  it.effect("a look is only a look", () =>
+  it.effect("does not advance by a look", () =>
     Effect.gen(function* () {
       const { file, reads } = fileOf(2 * MiB)
       const ahead = readAhead.make().over(file, 2 * MiB)

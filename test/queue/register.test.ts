@@ -1,11 +1,11 @@
-/** The register of dead letters: its columns answer as a map of objects would, wherever the letters stood. */
+/** The register of dead letters: its columns equal a map of objects, at all positions. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck } from "effect"
 import { Register } from "../../src/internal/queue/register.js"
 import { idOf } from "../../src/schema/Position.js"
 import type { RefusalClass } from "../../src/services/QueueFile.js"
 
-/** Few and many, neighbours and far ones, and those that differ above 32 bits alone. */
+/** Near and distant numbers, and some that differ only above 32 bits. */
 const number = FastCheck.oneof(
   FastCheck.nat(20),
   FastCheck.nat(20).map((n) => n * 2 ** 32),
@@ -20,7 +20,7 @@ const step = FastCheck.record({
   sequence: FastCheck.maxSafeNat()
 })
 
-it("answers as a map would, in the order of what came first", () =>
+it("equals a map, in the order of insertion", () =>
   FastCheck.assert(
     FastCheck.property(FastCheck.array(step, { maxLength: 400, size: "max" }), (steps) => {
       const register = new Register()

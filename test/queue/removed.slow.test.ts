@@ -1,4 +1,4 @@
-/** What becomes of a queue whose directory is removed under its program: `rm -rf`, a cleaner of /tmp, a lost volume. */
+/** A directory removed under its program, by `rm -rf` or a cleaner of /tmp: no loss goes uncounted. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Logger, LogLevel, Schedule, Stream } from "effect"
 import * as fc from "fast-check"
@@ -17,7 +17,7 @@ const remove = (directory: string) => fs.rmSync(directory, { recursive: true })
 const queueIdIn = (directory: string) =>
   (JSON.parse(fs.readFileSync(`${directory}/queue.json`, "utf8")) as { queueId: string }).queueId
 
-/** What waits, by the numbers of who looks from outside, are the lines that stand there; the rest is missing. */
+/** Checks that `inspect` counts exactly the lines on disk as waiting. */
 const waitingIsThere = (disk: Disk["Type"], directory: string) =>
   Effect.gen(function* () {
     const owner = yield* inspection.ownerOf(disk, directory)
@@ -28,8 +28,8 @@ const waitingIsThere = (disk: Disk["Type"], directory: string) =>
     assert.strictEqual(accepted, delivered + waiting + dead + retried + discarded + torn + missing)
   })
 
-describe("a directory that is removed under the program", () => {
-  it.scopedLive("is made anew: the identity stays, numbers go on, what was lost is missing", () =>
+describe("a directory removed under the program", () => {
+  it.scopedLive("is made again with its identity and numbers, and lost lines count as missing", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -43,7 +43,7 @@ describe("a directory that is removed under the program", () => {
       yield* q.deliverAll(queue, database)
       assert.isTrue(database.has("after"))
       const { delivered, missing } = yield* q.books(queue)
-      // what was open to be read is not even lost
+      // an open reader may still deliver lines of the removed file
       assert.strictEqual(delivered + missing, 4)
       assert.deepInclude(yield* q.books(queue), { accepted: 4, waiting: 0, balanced: true })
       assert.strictEqual(delivered, database.size)
@@ -64,7 +64,7 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("says at once what was lost, while the database is away", () =>
+  it.scopedLive("brings the lost lines into the status at once, while the database is away", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const disk = yield* q.nodeDisk
@@ -78,13 +78,12 @@ describe("a directory that is removed under the program", () => {
       yield* close
       const next = yield* q.openQueue(disk, { directory })
       assert.deepInclude(yield* q.books(next), books)
-      // counted once
       yield* q.deliverAll(next, new Set())
       assert.deepInclude(yield* q.books(next), { ...books, delivered: 1, waiting: 0 })
     })
   )
 
-  it.scopedLive("is missed without an append: a commit or a compaction makes it anew as well", () =>
+  it.scopedLive("is made again by a commit or a compaction, without an append", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const queue = yield* q.openQueue(yield* q.nodeDisk, { directory })
@@ -100,39 +99,37 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive(
-    "takes dead letters with it: those that waited for a decision are missing, decisions stay",
-    () =>
-      Effect.gen(function* () {
-        const directory = `${yield* q.temporaryDirectory}/audit`
-        const disk = yield* q.nodeDisk
-        const { close, queue } = yield* q.openClosable(disk, { directory })
-        yield* q.appendAll(queue, q.idsOf("a", 4))
-        const database = new Set<string>()
-        yield* q.deliverAll(queue, database, { isRejected: (id) => id !== "a3" })
-        yield* queue.retry(({ sequence }) => sequence === 0, "test")
-        yield* q.deliverAll(queue, database)
-        assert.deepInclude(yield* q.books(queue), { dead: 2, retried: 1, delivered: 2, missing: 0 })
-        remove(directory)
-        yield* q.append(queue, "after")
-        yield* q.deliverAll(queue, database)
-        const books = {
-          dead: 0,
-          retried: 1,
-          missing: 2,
-          delivered: 3,
-          waiting: 0,
-          accepted: 6,
-          balanced: true
-        }
-        assert.deepInclude(yield* q.books(queue), books)
-        yield* close
-        assert.deepInclude(yield* q.books(yield* q.openQueue(disk, { directory })), books)
-      })
+  it.scopedLive("costs the letters that waited for a decision, which count as missing, but no decision", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const disk = yield* q.nodeDisk
+      const { close, queue } = yield* q.openClosable(disk, { directory })
+      yield* q.appendAll(queue, q.idsOf("a", 4))
+      const database = new Set<string>()
+      yield* q.deliverAll(queue, database, { isRejected: (id) => id !== "a3" })
+      yield* queue.retry(({ sequence }) => sequence === 0, "test")
+      yield* q.deliverAll(queue, database)
+      assert.deepInclude(yield* q.books(queue), { dead: 2, retried: 1, delivered: 2, missing: 0 })
+      remove(directory)
+      yield* q.append(queue, "after")
+      yield* q.deliverAll(queue, database)
+      const books = {
+        dead: 0,
+        retried: 1,
+        missing: 2,
+        delivered: 3,
+        waiting: 0,
+        accepted: 6,
+        balanced: true
+      }
+      assert.deepInclude(yield* q.books(queue), books)
+      yield* close
+      assert.deepInclude(yield* q.books(yield* q.openQueue(disk, { directory })), books)
+    })
   )
 
   it.scopedLive.each(["nothing", "an append", "a look at the state"] as const)(
-    "takes dead letters with it from an idle program, which ends after %s: the next one finds them missing",
+    "costs the letters of an idle program, which the next start counts as missing, after %s",
     (before) =>
       Effect.gen(function* () {
         const directory = `${yield* q.temporaryDirectory}/audit`
@@ -161,7 +158,7 @@ describe("a directory that is removed under the program", () => {
       })
   )
 
-  it.scopedLive("in part: identity, cursor and decisions that somebody removed are written anew", () =>
+  it.scopedLive("in part gets its identity, cursor and decisions back", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       for (const name of ["queue.json", "cursor", "dead-letter.ndjson"]) {
@@ -173,7 +170,7 @@ describe("a directory that is removed under the program", () => {
           yield* queue.retry(({ sequence }) => sequence === 0, "test")
           yield* queue.compact
           const queueId = queueIdIn(directory)
-          // the space is looked at once a second, and the directory with it
+          // an append checks the space and the directory once a second
           if (then === "append") yield* Effect.sleep("1100 millis")
           fs.rmSync(`${directory}/${name}`)
           if (then === "append") yield* q.append(queue, "after")
@@ -200,7 +197,7 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("and put back from a copy: nothing is appended to the old files, which nobody reads", () =>
+  it.scopedLive("and restored from a copy gets no append to the restored files", () =>
     Effect.gen(function* () {
       const disk = yield* q.nodeDisk
       for (const [index, reads] of [false, true].entries()) {
@@ -224,7 +221,7 @@ describe("a directory that is removed under the program", () => {
   )
 
   it.scopedLive(
-    "by a real rm -rf, at any moment of a program that appends and delivers",
+    "by a real rm -rf, at any moment, loses no event uncounted",
     () =>
       Effect.gen(function* () {
         const disk = yield* q.nodeDisk
@@ -234,7 +231,7 @@ describe("a directory that is removed under the program", () => {
           const queueId = queueIdIn(directory)
           const database = new Set<string>()
           yield* q.appendAll(queue, q.idsOf("early", 1 + Math.floor(Math.random() * 400)))
-          // more names to remove, so that it takes a while
+          // more names, so that the removal takes a while
           for (let index = 0; index < 300; index++) fs.writeFileSync(`${directory}/x${index}`, "")
           let acknowledged = (yield* q.books(queue)).accepted
           const removing = execFile("rm", ["-rf", directory])
@@ -251,7 +248,7 @@ describe("a directory that is removed under the program", () => {
             )
           }
           yield* Effect.promise(() => ended)
-          // whatever it has taken last is seen once a second
+          // the queue notices the last removal within a second
           yield* Effect.sleep("1050 millis")
           yield* q.append(queue, "the last")
           acknowledged++
@@ -266,7 +263,7 @@ describe("a directory that is removed under the program", () => {
           assert.strictEqual(next.queueId, queueId)
           const { accepted, dead, delivered, missing } = yield* q.books(next)
           assert.deepInclude(books, { accepted, dead, delivered, missing })
-          // one may have been written although its commit failed, and its line was lost then
+          // a letter may exist although its commit failed and its line was lost later
           const kept = new Set((yield* q.letters(disk, directory)).map(({ id }) => id))
           assert.isAtLeast(kept.size, dead)
         }
@@ -274,7 +271,7 @@ describe("a directory that is removed under the program", () => {
     600_000
   )
 
-  it.scopedLive("while somebody reads, over the close: the lock is not taken again after it", () =>
+  it.scopedLive("during a read: the program does not take the lock again after its close", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const real = yield* q.nodeDisk
@@ -317,7 +314,7 @@ describe("a directory that is removed under the program", () => {
   )
 
   it.scopedLive(
-    "still hears of requests, once it is made anew",
+    "receives requests once it is made again",
     () =>
       Effect.gen(function* () {
         const directory = `${yield* q.temporaryDirectory}/audit`
@@ -359,7 +356,7 @@ describe("a directory that is removed under the program", () => {
     120_000
   )
 
-  it.scopedLive("and made anew by another process: appends fail and say so, its files are left alone", () =>
+  it.scopedLive("and made again by another process fails appends, and keeps that process's files", () =>
     Effect.gen(function* () {
       const directory = `${yield* q.temporaryDirectory}/audit`
       const other = yield* auditProcess()
@@ -369,7 +366,7 @@ describe("a directory that is removed under the program", () => {
       remove(directory)
       assert.isUndefined(yield* other.open({ directory }))
       yield* other.use("of the other", "and one more")
-      // its own reserve is still being made, and its state is said each second
+      // the other process still makes its reserve, and writes its state each second
       const contents = () =>
         fs
           .readdirSync(directory)
@@ -388,7 +385,7 @@ describe("a directory that is removed under the program", () => {
         assert.include(error.message, "another process has made it anew")
         assert.include(error.message, "start this program again")
       }
-      // nor do its delivery and its end touch them
+      // neither its delivery nor its close touches them
       for (const attempt of [queue.commit(batch, []), queue.compact, q.deliver(queue, new Set())]) {
         const error = yield* Effect.flip(Effect.asVoid(attempt))
         assert.include(error, { _tag: "QueueAccessError", code: "LOCK_LOST" })
@@ -404,125 +401,123 @@ describe("a directory that is removed under the program", () => {
     })
   )
 
-  it.scopedLive("and left again by another process: it is another queue now, and is not taken over", () =>
-    Effect.gen(function* () {
-      const directory = `${yield* q.temporaryDirectory}/audit`
-      const log = yield* openAudit({ directory })
-      yield* log.use("before")
-      const other = yield* openAudit({ directory: `${directory}.other` })
-      yield* other.use("of the other")
-      yield* other.close
-      // at once, since this program would make it anew
-      remove(directory)
-      fs.renameSync(`${directory}.other`, directory)
-      const status = fs.readFileSync(`${directory}/status.json`, "utf8")
-      const error = yield* Effect.flip(log.use("during"))
-      assert.include(error, { code: "LOCK_LOST" })
-      yield* Effect.ignore(Effect.timeout(log.flush, "1 second"))
-      yield* log.close
-      assert.strictEqual(fs.readFileSync(`${directory}/status.json`, "utf8"), status)
-      // and nobody is locked out by that
-      const third = yield* openAudit({ directory }, slowDatabase())
-      yield* third.flush
-      assert.deepInclude(yield* third.status, { accepted: 1, delivered: 1, missing: 0 })
-    })
-  )
-
   it.scopedLive(
-    "and replaced by an older copy of it: appends fail and say that, and a start goes on with it",
+    "and then left by another process is another queue, which the program does not take over",
     () =>
       Effect.gen(function* () {
         const directory = `${yield* q.temporaryDirectory}/audit`
-        const log = yield* openAudit({ directory }, slowDatabase())
+        const log = yield* openAudit({ directory })
         yield* log.use("before")
-        yield* log.flush
-        fs.cpSync(directory, `${directory}.copy`, { recursive: true })
-        yield* log.use("after the copy")
-        yield* log.flush
-        // at once, since this program would make it anew
+        const other = yield* openAudit({ directory: `${directory}.other` })
+        yield* other.use("of the other")
+        yield* other.close
+        // at once, before this program makes it again
         remove(directory)
-        fs.renameSync(`${directory}.copy`, directory)
-        const { message } = yield* Effect.flip(log.use("during"))
-        assert.include(message, "n older copy was put back", message)
-        assert.include(message, "start this program again")
-        assert.notInclude(message, "made it anew")
+        fs.renameSync(`${directory}.other`, directory)
+        const status = fs.readFileSync(`${directory}/status.json`, "utf8")
+        const error = yield* Effect.flip(log.use("during"))
+        assert.include(error, { code: "LOCK_LOST" })
+        yield* Effect.ignore(Effect.timeout(log.flush, "1 second"))
         yield* log.close
-        const next = yield* openAudit({ directory })
-        yield* next.use("next")
-        assert.deepInclude(yield* next.status, { missing: 0, waiting: 1 })
+        assert.strictEqual(fs.readFileSync(`${directory}/status.json`, "utf8"), status)
+        // a third program can open that queue
+        const third = yield* openAudit({ directory }, slowDatabase())
+        yield* third.flush
+        assert.deepInclude(yield* third.status, { accepted: 1, delivered: 1, missing: 0 })
       })
   )
 
-  it.scopedLive(
-    "in parts, at any moment: every acknowledged event is delivered or missing, numbers go on",
-    () =>
-      Effect.gen(function* () {
-        const parent = yield* q.temporaryDirectory
-        const disk = yield* q.nodeDisk
-        const step = fc.constantFrom(
-          "append",
-          "append",
-          "deliver",
-          "compact",
-          "rm -rf",
-          "rm lock",
-          "rm segments",
-          "reopen"
-        )
-        let rounds = 0
-        yield* Effect.promise(() =>
-          fc.assert(
-            fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 14 }), (steps) =>
-              Effect.runPromise(
-                Effect.scoped(
-                  Effect.gen(function* () {
-                    const directory = `${parent}/${rounds++}`
-                    const database = new Set<string>()
-                    let acknowledged = 0
-                    let { close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 })
-                    let expected = 0
-                    for (const [index, step] of steps.entries()) {
-                      if (step === "append") {
-                        for (const id of q.idsOf(`${index}-`, 3)) {
-                          assert.strictEqual(yield* q.append(queue, id, 60), expected++)
-                          acknowledged++
-                        }
-                      } else if (step === "deliver") {
-                        yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 2 }))
-                      } else if (step === "compact") yield* Effect.ignore(queue.compact)
-                      else if (step === "rm -rf")
-                        fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 })
-                      else if (step === "rm lock") fs.rmSync(`${directory}/lock`, { force: true })
-                      else if (step === "rm segments" && fs.existsSync(directory)) {
-                        for (const name of fs.readdirSync(directory)) {
-                          if (/^\d{20}\.ndjson$/.test(name)) fs.rmSync(`${directory}/${name}`)
-                        }
-                      } else if (step === "reopen") {
-                        // before it leaves, it makes what is gone anew
-                        yield* q.append(queue, `last ${index}`, 60)
-                        expected++
+  it.scopedLive("and replaced by an older copy fails appends until the next start", () =>
+    Effect.gen(function* () {
+      const directory = `${yield* q.temporaryDirectory}/audit`
+      const log = yield* openAudit({ directory }, slowDatabase())
+      yield* log.use("before")
+      yield* log.flush
+      fs.cpSync(directory, `${directory}.copy`, { recursive: true })
+      yield* log.use("after the copy")
+      yield* log.flush
+      // at once, before this program makes it again
+      remove(directory)
+      fs.renameSync(`${directory}.copy`, directory)
+      const { message } = yield* Effect.flip(log.use("during"))
+      assert.include(message, "n older copy was put back", message)
+      assert.include(message, "start this program again")
+      assert.notInclude(message, "made it anew")
+      yield* log.close
+      const next = yield* openAudit({ directory })
+      yield* next.use("next")
+      assert.deepInclude(yield* next.status, { missing: 0, waiting: 1 })
+    })
+  )
+
+  it.scopedLive("in parts, at any moment, leaves each acknowledged event delivered or missing", () =>
+    Effect.gen(function* () {
+      const parent = yield* q.temporaryDirectory
+      const disk = yield* q.nodeDisk
+      const step = fc.constantFrom(
+        "append",
+        "append",
+        "deliver",
+        "compact",
+        "rm -rf",
+        "rm lock",
+        "rm segments",
+        "reopen"
+      )
+      let rounds = 0
+      yield* Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(fc.array(step, { minLength: 3, maxLength: 14 }), (steps) =>
+            Effect.runPromise(
+              Effect.scoped(
+                Effect.gen(function* () {
+                  const directory = `${parent}/${rounds++}`
+                  const database = new Set<string>()
+                  let acknowledged = 0
+                  let { close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 })
+                  let expected = 0
+                  for (const [index, step] of steps.entries()) {
+                    if (step === "append") {
+                      for (const id of q.idsOf(`${index}-`, 3)) {
+                        assert.strictEqual(yield* q.append(queue, id, 60), expected++)
                         acknowledged++
-                        yield* close
-                        ;({ close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 }))
                       }
-                      if (fs.existsSync(directory)) yield* waitingIsThere(disk, directory)
+                    } else if (step === "deliver") {
+                      yield* Effect.ignore(q.deliver(queue, database, { maxRecords: 2 }))
+                    } else if (step === "compact") yield* Effect.ignore(queue.compact)
+                    else if (step === "rm -rf")
+                      fs.rmSync(directory, { recursive: true, force: true, maxRetries: 10 })
+                    else if (step === "rm lock") fs.rmSync(`${directory}/lock`, { force: true })
+                    else if (step === "rm segments" && fs.existsSync(directory)) {
+                      for (const name of fs.readdirSync(directory)) {
+                        if (/^\d{20}\.ndjson$/.test(name)) fs.rmSync(`${directory}/${name}`)
+                      }
+                    } else if (step === "reopen") {
+                      // an append makes removed files again before the close
+                      yield* q.append(queue, `last ${index}`, 60)
+                      expected++
+                      acknowledged++
+                      yield* close
+                      ;({ close, queue } = yield* q.openClosable(disk, { directory, segmentBytes: 200 }))
                     }
-                    yield* q.append(queue, "the last")
-                    acknowledged++
-                    yield* Effect.retry(q.deliverAll(queue, database), { times: 20 })
-                    const { accepted, balanced, delivered, missing, waiting } = yield* q.books(queue)
-                    assert.isTrue(balanced)
-                    assert.deepStrictEqual({ accepted, waiting }, { accepted: acknowledged, waiting: 0 })
-                    assert.strictEqual(delivered + missing, acknowledged)
-                    assert.isTrue(database.has("the last"))
-                    yield* close
-                  })
-                )
+                    if (fs.existsSync(directory)) yield* waitingIsThere(disk, directory)
+                  }
+                  yield* q.append(queue, "the last")
+                  acknowledged++
+                  yield* Effect.retry(q.deliverAll(queue, database), { times: 20 })
+                  const { accepted, balanced, delivered, missing, waiting } = yield* q.books(queue)
+                  assert.isTrue(balanced)
+                  assert.deepStrictEqual({ accepted, waiting }, { accepted: acknowledged, waiting: 0 })
+                  assert.strictEqual(delivered + missing, acknowledged)
+                  assert.isTrue(database.has("the last"))
+                  yield* close
+                })
               )
-            ),
-            { numRuns: 60 }
-          )
+            )
+          ),
+          { numRuns: 60 }
         )
-      })
+      )
+    })
   )
 })

@@ -1,4 +1,4 @@
-/** What lies in `requests/`: carried out if it is a request, set aside and said if it is none, and in nobody's way. */
+/** Files in `requests/`: the queue carries out requests, sets other files aside, logs them, and waits for none. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Logger, LogLevel, Schedule, Scope } from "effect"
 import * as fc from "fast-check"
@@ -14,7 +14,7 @@ import * as q from "../support/queue.js"
 const HOUR = 3_600_000
 const DISCARD = { action: "discard", letters: "all", by: "li", at: "2026-01-01T00:00:00.000Z" }
 
-/** Everything that is no request, by its name. */
+/** Files and other things that are no requests, by name. */
 const FOREIGN: Readonly<Record<string, (file: string) => Promise<void> | void>> = {
   "no JSON": (file) => fs.writeFileSync(file, "{"),
   "an action of nobody": (file) => fs.writeFileSync(file, JSON.stringify({ ...DISCARD, action: "delete" })),
@@ -37,7 +37,7 @@ const FOREIGN: Readonly<Record<string, (file: string) => Promise<void> | void>> 
   "a socket": (file) =>
     new Promise((resolve) => {
       const server = net.createServer().listen(file, () => {
-        // the name stays if the server does not close
+        // the name stays, since the server does not close
         server.unref()
         resolve()
       })
@@ -52,7 +52,7 @@ const withLetter = Effect.gen(function* () {
 })
 
 describe("requests", () => {
-  it.scopedLive("what is none is set aside and said once, and holds nothing up", () =>
+  it.scopedLive("that are invalid are set aside, logged once, and delay nothing", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const logs: Array<string> = []
@@ -95,7 +95,7 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive("10,000 that are none make one line, and those of the next minute another", () =>
+  it.scopedLive("that are invalid make one log line a minute, for 10,000 of them", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const logs: Array<string> = []
@@ -120,13 +120,13 @@ describe("requests", () => {
           lines()[0],
           `10000 files cannot be carried out as requests, first ${directory}/requests/0.json`
         )
-        // one after the other, as the watch sees them
+        // one at a time, as the watch sees them
         for (let index = 10_000; index < 10_050; index++) {
           put(index, 1)
           yield* queue.carryOutRequests
         }
         assert.lengthOf(lines(), 1)
-        // none is left unsaid: the next pass has them, whether there is a new one or not
+        // the next pass logs the rest, with or without a new one
         offset = 60_000_000_000n
         yield* queue.carryOutRequests
         assert.lengthOf(lines(), 2)
@@ -137,7 +137,7 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive("come in the order in which they were left, whatever the clock says meanwhile", () =>
+  it.scopedLive("run in the order of their submission, whatever the clock says", () =>
     Effect.gen(function* () {
       const parent = yield* q.temporaryDirectory
       const disk = yield* q.nodeDisk
@@ -182,31 +182,29 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive(
-    "a retry comes before the discard that was asked for later, although the clock was set back",
-    () =>
-      Effect.gen(function* () {
-        const directory = yield* withLetter
-        const disk = yield* q.nodeDisk
-        const queue = yield* q.openQueue(disk, { directory })
-        yield* q.append(queue, "a")
-        yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
-        let offset = 0
-        const clock = shifted(yield* Effect.clock, () => offset)
-        const ask = (action: "retry" | "discard") =>
-          Effect.withClock(requests.submit(disk, directory, { action, letters: "all", by: "li" }), clock)
-        yield* ask("retry")
-        offset = -6 * HOUR
-        yield* ask("discard")
-        yield* queue.carryOutRequests
-        const database = new Set<string>()
-        yield* q.deliverAll(queue, database)
-        assert.deepStrictEqual([...database], ["a"])
-      })
+  it.scopedLive("run a retry before a later discard, although the clock was set back", () =>
+    Effect.gen(function* () {
+      const directory = yield* withLetter
+      const disk = yield* q.nodeDisk
+      const queue = yield* q.openQueue(disk, { directory })
+      yield* q.append(queue, "a")
+      yield* q.deliverAll(queue, new Set(), { isRejected: () => true })
+      let offset = 0
+      const clock = shifted(yield* Effect.clock, () => offset)
+      const ask = (action: "retry" | "discard") =>
+        Effect.withClock(requests.submit(disk, directory, { action, letters: "all", by: "li" }), clock)
+      yield* ask("retry")
+      offset = -6 * HOUR
+      yield* ask("discard")
+      yield* queue.carryOutRequests
+      const database = new Set<string>()
+      yield* q.deliverAll(queue, database)
+      assert.deepStrictEqual([...database], ["a"])
+    })
   )
 
   it.scopedLive(
-    "more than fit into the memory are read a few at a time",
+    "are read a few at a time if they exceed the memory",
     () =>
       Effect.gen(function* () {
         const directory = yield* withLetter
@@ -232,7 +230,7 @@ describe("requests", () => {
     120_000
   )
 
-  it.scopedLive("a shutdown leaves the rest to the next owner, and calls none of them stuck", () =>
+  it.scopedLive("stay for the next owner after a shutdown, and none is reported as stuck", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const logs: Array<string> = []
@@ -264,7 +262,7 @@ describe("requests", () => {
     })
   )
 
-  it.scopedLive("one that the disk does not read holds up neither appends nor commits", () =>
+  it.scopedLive("delay neither appends nor commits if the disk hangs on one", () =>
     Effect.gen(function* () {
       const directory = yield* withLetter
       const real = yield* q.nodeDisk
@@ -285,7 +283,7 @@ describe("requests", () => {
   )
 
   it.scopedLive(
-    "one that the disk does not read holds up no pass, nor a later look",
+    "delay neither a pass nor a later look if the disk hangs on one",
     () =>
       Effect.gen(function* () {
         const directory = yield* withLetter
@@ -306,7 +304,7 @@ describe("requests", () => {
           yield* Effect.timeout(log.flush, "30 seconds")
         }
         assert.sameMembers(database.prompts(), ["a", "b", "c"])
-        // comes while the other one is read: whoever reads looks again
+        // arrives during the read of the other request: the reader looks again
         fs.writeFileSync(`${directory}/requests/2.json`, JSON.stringify(DISCARD))
         yield* Effect.sleep("100 millis")
         yield* Deferred.succeed(answer, undefined)

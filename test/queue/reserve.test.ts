@@ -1,4 +1,4 @@
-/** A full disk frees itself: what the database refuses finds room in the reserve, and delivery goes on. */
+/** The reserve: on a full disk, refused events find room in it, and delivery continues. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Logger, LogLevel } from "effect"
 import * as fc from "fast-check"
@@ -18,25 +18,25 @@ const OPTIONS: Partial<Options> = { reserveBytes: BYTES, segmentBytes: 1000 }
 
 const sizeOf = (disk: Disk["Type"], file = RESERVE) => Effect.map(disk.info(file), (info) => info?.size ?? 0)
 
-/** The owner makes it beside whatever else it does. */
+/** The owner makes the reserve in the background. */
 const awaitReserve = (disk: Disk["Type"], file = RESERVE, bytes = BYTES) =>
   Effect.promise(() => sleep(1)).pipe(
     Effect.zipRight(sizeOf(disk, file)),
     Effect.repeat({ until: (size) => size === bytes })
   )
 
-/** From now on not a byte more fits. */
+/** Fills the disk to the last byte. */
 const fill = (memory: MemoryDisk.MemoryDisk, disk: Disk["Type"]) =>
   Effect.gen(function* () {
     memory.capacity = Number.MAX_SAFE_INTEGER
     memory.capacity -= (yield* disk.volume("/")).freeBytes
   })
 
-/** Every fourth one is refused. */
+/** The database refuses every fourth event. */
 const isRejected = (id: string) => Number(/\d+$/.exec(id)![0]) % 4 === 0
 
-describe("on a full disk", () => {
-  it.live("refused events among the others do not stop delivery, and the reserve is made again", () =>
+describe("a full disk", () => {
+  it.live("delivers past refused events, and makes the reserve again", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -46,7 +46,7 @@ describe("on a full disk", () => {
           yield* q.appendAll(queue, q.idsOf("e", 40), 300)
           yield* fill(memory, disk)
           const database = new Set<string>()
-          // several of them in a batch
+          // several refused events in a batch
           yield* q.deliverAll(queue, database, { isRejected })
           assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
           yield* awaitReserve(disk)
@@ -64,40 +64,38 @@ describe("on a full disk", () => {
     })
   )
 
-  it.live(
-    "a reserve that a killed process has emptied is owed by the next one, which records nothing into it",
-    () =>
-      Effect.gen(function* () {
-        const memory = MemoryDisk.make()
-        let disk = memory.startProcess()
-        const database = new Set<string>()
-        yield* q.withQueue(disk, OPTIONS, (queue) =>
-          Effect.gen(function* () {
-            yield* awaitReserve(disk)
-            yield* q.appendAll(queue, q.idsOf("e", 40), 300)
-            yield* fill(memory, disk)
-            // the segment of this letter stays, and so nothing is free but what is left of the reserve
-            yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
-            assert.strictEqual(yield* sizeOf(disk), 0)
-            memory.kill()
-          })
-        )
-        disk = memory.startProcess()
-        yield* q.withQueue(disk, OPTIONS, (queue) =>
-          Effect.gen(function* () {
-            for (let more = 0; more < 20; more++) {
-              const refused = yield* Effect.flip(q.append(queue, "more1", 300))
-              assert.strictEqual(refused._tag, "QueueFull")
-            }
-            yield* q.deliverAll(queue, database, { isRejected })
-            assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
-            yield* awaitReserve(disk)
-          })
-        )
-      })
+  it.live("records nothing before it restores a reserve that a killed process emptied", () =>
+    Effect.gen(function* () {
+      const memory = MemoryDisk.make()
+      let disk = memory.startProcess()
+      const database = new Set<string>()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          yield* awaitReserve(disk)
+          yield* q.appendAll(queue, q.idsOf("e", 40), 300)
+          yield* fill(memory, disk)
+          // the segment of this letter stays, so only the rest of the reserve is free
+          yield* q.deliver(queue, database, { maxRecords: 1, isRejected })
+          assert.strictEqual(yield* sizeOf(disk), 0)
+          memory.kill()
+        })
+      )
+      disk = memory.startProcess()
+      yield* q.withQueue(disk, OPTIONS, (queue) =>
+        Effect.gen(function* () {
+          for (let more = 0; more < 20; more++) {
+            const refused = yield* Effect.flip(q.append(queue, "more1", 300))
+            assert.strictEqual(refused._tag, "QueueFull")
+          }
+          yield* q.deliverAll(queue, database, { isRejected })
+          assert.include(yield* q.books(queue), { waiting: 0, delivered: 30, dead: 10, balanced: true })
+          yield* awaitReserve(disk)
+        })
+      )
+    })
   )
 
-  it.live("the room is asked for once the disk has given it back: with the sync of the emptied file", () =>
+  it.live("uses the reserve's room after the sync of the emptied file", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -119,7 +117,7 @@ describe("on a full disk", () => {
     })
   )
 
-  it.live("that a reserve was begun is known after a power cut: its entry is synced", () =>
+  it.live("knows after a power cut that a reserve was begun", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -132,7 +130,7 @@ describe("on a full disk", () => {
     })
   )
 
-  it.live("a decision needs no other room", () =>
+  it.live("carries out a decision without more room", () =>
     Effect.gen(function* () {
       const memory = MemoryDisk.make()
       const disk = memory.startProcess()
@@ -150,32 +148,29 @@ describe("on a full disk", () => {
     })
   )
 
-  it(
-    "no history of a disk that is full by turns stops delivery, or loses an event",
-    { timeout: 600_000 },
-    () =>
-      fc.assert(
-        fc.asyncProperty(
-          fc.array(
-            fc.record({
-              events: fc.nat(6),
-              padding: fc.integer({ min: 250, max: 400 }),
-              isFull: fc.boolean(),
-              maxRecords: fc.integer({ min: 1, max: 4 }),
-              batches: fc.nat(4),
-              end: fc.constantFrom("goes on", "kill", "power"),
-              call: fc.nat(25)
-            }),
-            { minLength: 1, maxLength: 8 }
-          ),
-          fc.array(fc.nat(1_000_000), { maxLength: 40 }),
-          async (steps, dice) => {
-            await setImmediate()
-            await Effect.runPromise(fullByTurns(steps, dice))
-          }
+  it("delivers every event on a disk that is full at times", { timeout: 600_000 }, () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.array(
+          fc.record({
+            events: fc.nat(6),
+            padding: fc.integer({ min: 250, max: 400 }),
+            isFull: fc.boolean(),
+            maxRecords: fc.integer({ min: 1, max: 4 }),
+            batches: fc.nat(4),
+            end: fc.constantFrom("goes on", "kill", "power"),
+            call: fc.nat(25)
+          }),
+          { minLength: 1, maxLength: 8 }
         ),
-        { numRuns: process.env.AUDIT_LONG === "1" ? 2000 : 60 }
-      )
+        fc.array(fc.nat(1_000_000), { maxLength: 40 }),
+        async (steps, dice) => {
+          await setImmediate()
+          await Effect.runPromise(fullByTurns(steps, dice))
+        }
+      ),
+      { numRuns: process.env.AUDIT_LONG === "1" ? 2000 : 60 }
+    )
   )
 })
 
@@ -186,7 +181,7 @@ interface Step {
   readonly maxRecords: number
   readonly batches: number
   readonly end: "goes on" | "kill" | "power"
-  /** at which call to the disk the process dies */
+  /** the call to the disk at which the process dies */
   readonly call: number
 }
 
@@ -216,7 +211,8 @@ const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
         if (Exit.isSuccess(result) && isAlive()) acknowledged.add(id)
       }
       count += events
-      // somebody else who takes room that is owed stops delivery; what had no room is made again by the next commit only
+      // Another file that takes owed room stops delivery, so wait for the whole reserve.
+      // Only the next commit tries a piece again that had no room.
       if (isFull && isAlive() && memory.capacity === Number.POSITIVE_INFINITY) {
         const whole = Effect.timeout(awaitReserve(disk), "200 millis")
         yield* Effect.ignore(Effect.zipRight(whole, fill(memory, disk)))
@@ -245,11 +241,11 @@ const fullByTurns = (steps: ReadonlyArray<Step>, dice: ReadonlyArray<number>) =>
 
 const tmpfs = process.platform === "linux" && process.getuid?.() === 0
 
-describe("on a tmpfs that is full (needs root: mount)", () => {
-  // the reserve of a program, as large as the longest letter
+describe("a full tmpfs (needs root: mount)", () => {
+  // the default reserve, as large as the longest letter
   const options = { maxLineBytes: 50_000, segmentBytes: 100_000, reserveBytes: undefined }
 
-  /** A small file system with a queue, whose reserve is there. */
+  /** A small file system for a queue; `isThere` waits for the reserve. */
   const mounted = Effect.gen(function* () {
     const mount = yield* q.temporaryDirectory
     const { status } = spawnSync("mount", ["-t", "tmpfs", "-o", "size=2m", "tmpfs", mount])
@@ -269,14 +265,14 @@ describe("on a tmpfs that is full (needs root: mount)", () => {
     return { directory, disk, foreign: `${mount}/foreign`, isThere, open, reserve }
   })
 
-  it.scopedLive.skipIf(!tmpfs)("by a file of somebody else", () =>
+  it.scopedLive.skipIf(!tmpfs)("filled by another file stops no delivery", () =>
     Effect.gen(function* () {
       const found = yield* mounted
       if (found === undefined) return yield* Effect.log("no tmpfs could be mounted: not tested")
       const { directory, foreign, isThere, open, reserve } = found
       const queue = yield* open(options)
       yield* isThere
-      // as many blocks as it says: it is no sparse file
+      // not a sparse file
       assert.isAtLeast(fs.statSync(reserve).blocks * 512, fs.statSync(reserve).size)
       yield* q.appendAll(queue, q.idsOf("e", 200), 5000)
       assert.throws(() => fs.writeFileSync(foreign, Buffer.alloc(4_000_000)), /ENOSPC/)
@@ -293,7 +289,7 @@ describe("on a tmpfs that is full (needs root: mount)", () => {
     })
   )
 
-  it.scopedLive.skipIf(!tmpfs)("by the queue itself", () =>
+  it.scopedLive.skipIf(!tmpfs)("filled by the queue stops no delivery", () =>
     Effect.gen(function* () {
       const found = yield* mounted
       if (found === undefined) return yield* Effect.log("no tmpfs could be mounted: not tested")
@@ -310,7 +306,7 @@ describe("on a tmpfs that is full (needs root: mount)", () => {
         }
         yield* q.deliverAll(queue, database, { isRejected })
         yield* queue.compact
-        // nobody needs them any more, and they take the room
+        // open letters would keep the room
         yield* queue.retry(() => true, "li")
         yield* q.deliverAll(queue, database)
         yield* isThere

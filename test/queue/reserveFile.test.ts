@@ -18,7 +18,7 @@ const FULL = new DiskError({
 interface Given {
   readonly bytes?: number
   readonly minFreeBytes?: number
-  /** what stands there before, bytes */
+  /** the size of an existing reserve, in bytes */
   readonly before?: number
   readonly makes?: boolean
 }
@@ -46,7 +46,7 @@ const start = ({ before, bytes = MiB, makes = true, minFreeBytes = 0 }: Given = 
         )
     })
     const size = Effect.map(disk.info(PATH), (info) => info?.size)
-    /** From now on so much is free. */
+    /** Leaves this much free space, in bytes. */
     const leave = (free: number) =>
       Effect.gen(function* () {
         memory.capacity = Number.MAX_SAFE_INTEGER
@@ -64,7 +64,7 @@ const put = (disk: ReturnType<MemoryDisk.MemoryDisk["startProcess"]>, path: stri
     })
   )
 
-/** A write that finds no room so often, and then some; how often it was tried. */
+/** A write that fails this many times, and then succeeds; and its attempts. */
 const failing = (times: number, error = FULL) => {
   const tried = { times: 0 }
   const write = Effect.suspend(() => (++tried.times <= times ? error : Effect.succeed("written")))
@@ -72,7 +72,7 @@ const failing = (times: number, error = FULL) => {
 }
 
 describe("a write without room", () => {
-  it.effect("runs again with the room of the reserve, which is owed from then on", () =>
+  it.effect("runs again in the room of the reserve, which is then owed", () =>
     Effect.gen(function* () {
       const { reserve, size } = yield* start({ before: MiB })
       assert.strictEqual(reserve.owed(), 0)
@@ -85,7 +85,7 @@ describe("a write without room", () => {
     })
   )
 
-  it.effect("fails where nothing is left of it, and touches nothing", () =>
+  it.effect("fails if the reserve is empty, and changes nothing", () =>
     Effect.gen(function* () {
       const { calls, reserve } = yield* start({ before: 0 })
       const { tried, write } = failing(1)
@@ -96,7 +96,7 @@ describe("a write without room", () => {
     })
   )
 
-  it.effect("fails once more if the reserve did not help", () =>
+  it.effect("fails again if the reserve is too small", () =>
     Effect.gen(function* () {
       const { reserve } = yield* start({ before: MiB })
       const { tried, write } = failing(2)
@@ -105,7 +105,7 @@ describe("a write without room", () => {
     })
   )
 
-  it.effect("that failed for another reason leaves the reserve as it is", () =>
+  it.effect("keeps the reserve if it failed for another reason", () =>
     Effect.gen(function* () {
       const { reserve, size } = yield* start({ before: MiB })
       const ill = new DiskError({
@@ -119,7 +119,7 @@ describe("a write without room", () => {
     })
   )
 
-  it.effect("runs again where somebody has removed the reserve, of which nothing is owed then", () =>
+  it.effect("runs again if somebody removed the reserve, which then owes nothing", () =>
     Effect.gen(function* () {
       const { disk, reserve } = yield* start({ before: MiB })
       yield* disk.remove(PATH)
@@ -128,7 +128,7 @@ describe("a write without room", () => {
     })
   )
 
-  it.effect("takes nothing that stands under the name and is no file", () =>
+  it.effect("leaves anything but a file under the reserve's name alone", () =>
     Effect.gen(function* () {
       const { disk, reserve } = yield* start()
       yield* disk.makeDirectory(PATH)
@@ -138,7 +138,7 @@ describe("a write without room", () => {
     })
   )
 
-  it.effect("waits for the piece that is being written", () =>
+  it.effect("waits for a pending piece of the reserve", () =>
     Effect.gen(function* () {
       const { memory, reserve, size } = yield* start({ before: 1000 })
       const answered = yield* Deferred.make<void>()
@@ -165,19 +165,17 @@ describe("a write without room", () => {
 })
 
 describe("the reserve", () => {
-  it.effect(
-    "is written while no other owner may come, and is no business of a command that leaves soon",
-    () =>
-      Effect.gen(function* () {
-        const { reserve, written } = yield* start()
-        assert.isFalse(reserve.isWhole())
-        yield* reserve.refill
-        assert.isAtLeast(written.times, 1)
-        assert.isTrue((yield* start({ makes: false })).reserve.isWhole())
-      })
+  it.effect("is written under the lock, and not by a short command", () =>
+    Effect.gen(function* () {
+      const { reserve, written } = yield* start()
+      assert.isFalse(reserve.isWhole())
+      yield* reserve.refill
+      assert.isAtLeast(written.times, 1)
+      assert.isTrue((yield* start({ makes: false })).reserve.isWhole())
+    })
   )
 
-  it.effect("is made in pieces, each of which is on disk before the next one", () =>
+  it.effect("is made in pieces, each synced before the next", () =>
     Effect.gen(function* () {
       const { calls, reserve, size } = yield* start({ bytes: 3 * MiB })
       assert.strictEqual(reserve.owed(), 0)
@@ -190,7 +188,7 @@ describe("the reserve", () => {
     })
   )
 
-  it.effect("is not made where less would stay free than is asked for, to the byte", () =>
+  it.effect("is not made if it would leave too little free space, to the byte", () =>
     Effect.gen(function* () {
       const { leave, reserve, size } = yield* start({ before: 0, minFreeBytes: 5000 })
       yield* leave(MiB + 4999)
@@ -202,7 +200,7 @@ describe("the reserve", () => {
     })
   )
 
-  it.effect("that is larger than it need be owes nothing", () =>
+  it.effect("owes nothing if it is too large", () =>
     Effect.gen(function* () {
       const { reserve, size } = yield* start({ before: 2 * MiB })
       assert.strictEqual(reserve.owed(), 0)
@@ -212,7 +210,7 @@ describe("the reserve", () => {
     })
   )
 
-  it.effect("owes what is lacking after a piece of which only a part was written", () =>
+  it.effect("owes the rest of a piece that was written in part", () =>
     Effect.gen(function* () {
       const { memory, reserve } = yield* start({ before: 0 })
       memory.inject(({ operation }) =>
@@ -223,7 +221,7 @@ describe("the reserve", () => {
     })
   )
 
-  it.effect("holds nothing that a file system could press together", () =>
+  it.effect("holds bytes that no file system can compress", () =>
     Effect.gen(function* () {
       const { disk, reserve } = yield* start()
       yield* reserve.refill

@@ -26,7 +26,7 @@ const answer = ({ entries }: Group) =>
     for (const entry of entries) entry.done(Effect.succeed(entry.eventId))
   })
 
-/** Like a disk: when whoever is ready has run. */
+/** Answers like a disk, after all ready fibers have run. */
 const answerLater = (group: Group) =>
   Effect.zipRight(
     Effect.promise(() => new Promise<void>((resolve) => setImmediate(resolve))),
@@ -36,7 +36,7 @@ const answerLater = (group: Group) =>
 const textOf = ({ bytes }: Group) => Buffer.from(bytes).toString()
 
 describe("group commit", () => {
-  it.scoped("all who wait during a write share the next one, in order, up to the size of a group", () =>
+  it.scoped("joins the waiting appends to the next write, in order, up to the group size", () =>
     Effect.gen(function* () {
       const groups: Array<string> = []
       const first = yield* Deferred.make<void>()
@@ -56,7 +56,7 @@ describe("group commit", () => {
     })
   )
 
-  it.scoped("so many bytes are written at once, and who comes meanwhile shares the next write", () =>
+  it.scoped("bounds the bytes of a write, and joins later appends to the next one", () =>
     Effect.gen(function* () {
       const lines = Array.from({ length: 100 }, (_, i) => `${i}`.padStart(1023, "é") + "\n")
       const groups: Array<string> = []
@@ -77,7 +77,7 @@ describe("group commit", () => {
     })
   )
 
-  it.scoped("lines longer than any before, and groups that take turns", () =>
+  it.scoped("writes lines longer than any before, in alternating groups", () =>
     Effect.gen(function* () {
       let written = ""
       const commit = yield* make((group) => {
@@ -96,7 +96,7 @@ describe("group commit", () => {
     })
   )
 
-  it.scoped("the bytes of a write that was given up are nobody else's", () =>
+  it.scoped("reuses no buffer of an abandoned write", () =>
     Effect.gen(function* () {
       const hung: Array<Uint8Array> = []
       const commit = yield* make((group) => {
@@ -112,7 +112,7 @@ describe("group commit", () => {
     })
   )
 
-  it.scoped("a write that does not end is given up, and the next one does not wait for it", () =>
+  it.scoped("abandons a write that hangs, and does not wait for it", () =>
     Effect.gen(function* () {
       const commit = yield* make((group) => (textOf(group) === "hangs" ? Effect.never : answer(group)))
       const hung = yield* Effect.fork(Effect.flip(commit.add("hangs")))
@@ -126,7 +126,7 @@ describe("group commit", () => {
     })
   )
 
-  it.scoped("those who ask wait for the entries before, and for no later one", () =>
+  it.scoped("waits for the entries before a barrier, and for no later one", () =>
     Effect.gen(function* () {
       const first = yield* Deferred.make<void>()
       const commit = yield* make((group) =>
@@ -134,7 +134,7 @@ describe("group commit", () => {
       )
       yield* commit.awaitAnswers
       yield* Effect.fork(commit.add("first"))
-      // taken by the writer or not: it waits
+      // waits, whether the writer has taken the entry or not
       const soon = yield* Effect.fork(commit.awaitAnswers)
       yield* Effect.repeatN(Effect.yieldNow(), 10)
       const later = yield* Effect.fork(commit.awaitAnswers)
@@ -147,7 +147,7 @@ describe("group commit", () => {
     })
   )
 
-  it.effect("no caller is left without an answer when the scope closes", () =>
+  it.effect("answers every caller when the scope closes", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const commit = yield* Scope.extend(
