@@ -6,7 +6,7 @@
  */
 import type { Effect } from "effect"
 import type { UploadError } from "../schema/Errors.js"
-import type { Rejection, UploadBatch, UploadResult } from "./Uploader.js"
+import type { Rejection, UploadBatch, UploadResult } from "./UploadBatch.js"
 
 /**
  * A seal in its table: it covers the rows of one transaction, and continues a chain.

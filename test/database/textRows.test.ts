@@ -1,7 +1,8 @@
 /** Rows of texts in packets: the server's values or a failure, and never bytes beyond the row. */
 import { assert, it } from "@effect/vitest"
 import { FastCheck as fc } from "effect"
-import { type Querying, queryTexts, TextRow } from "../../src/internal/database/mysql/textRows.js"
+import type { Querying } from "../../src/internal/database/mysql/driver.js"
+import { queryTexts, TextRow } from "../../src/internal/database/mysql/textRows.js"
 
 const textsOf = (packet: Parameters<TextRow["read"]>[0], columns: number) => {
   const row = new TextRow(columns)

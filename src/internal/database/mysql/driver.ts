@@ -7,7 +7,6 @@
 import type { EventEmitter } from "node:events"
 import type * as net from "node:net"
 import * as tls from "node:tls"
-import type { Querying } from "./textRows.js"
 
 /** What the driver's stream factory is given. */
 export interface StreamOptions {
@@ -17,6 +16,27 @@ export interface StreamOptions {
 /** A private part of mysql2's pool: the stream factory is called before any event names a connection. */
 interface Pool {
   readonly _allConnections?: { readonly length: number; readonly get: (index: number) => Connection }
+}
+
+/** A packet of the driver. A row lies between offset and end. */
+export interface Packet {
+  readonly buffer: Buffer
+  readonly offset: number
+  readonly end: number
+  readonly isEOF: () => boolean
+}
+
+/** A statement of the driver. It calls `row` for each packet, and goes on with what that returns. */
+export interface Statement {
+  row: (this: Statement, packet: Packet, connection: unknown) => unknown
+}
+
+/** The part of the driver's connection that runs a statement. */
+export interface Querying {
+  readonly query: (
+    options: { readonly sql: string; readonly values: ReadonlyArray<never>; readonly rowsAsArray: true },
+    done: (error: Error | null, rows: unknown) => void
+  ) => Statement
 }
 
 /** The parts of mysql2's connection that are used and changed here. */

@@ -5,15 +5,21 @@ import * as crypto from "node:crypto"
 import { Either } from "../../../schema/Effect3.js"
 import type { UploadError } from "../../../schema/Errors.js"
 import { PROOF_COLUMN, SEAL_TABLE } from "../../proof/seal.js"
+import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { SALT_BYTES } from "../../proof/row.js"
 import { EVENT_ID, EVENT_TIME } from "../rows.js"
 import { changedIn, sampleRow } from "../sample.js"
 import type { Session } from "./connection.js"
 import { classify } from "./errors.js"
-import type { MigrationTarget } from "./migrate.js"
 import { provable, type Provable } from "./provable.js"
 import { CREATE_SEAL_TABLE, SEAL_COLUMNS, selectRows } from "./seals.js"
 import { columnsOf, type Columns, engineOf, quote, unusable } from "./table.js"
+
+/** A table whose rows are to be proved. */
+interface Target {
+  readonly definition: AuditEvent.Any
+  readonly table: string
+}
 
 type Checked = Effect.Effect<void, SqlError | UploadError>
 
@@ -38,7 +44,7 @@ export const migrateSeals = (
   })
 
 /** Checks a table that has its columns, and tries it with a row that is rolled back. */
-export const checkTable = (session: Session, { definition, table }: MigrationTarget): Checked =>
+export const checkTable = (session: Session, { definition, table }: Target): Checked =>
   Effect.gen(function* () {
     yield* checkEngine(session, table)
     const present = yield* columnsOf(session, table)
@@ -69,7 +75,7 @@ const checkEngine = (session: Session, table: string): Checked =>
 /** Returns why the table refuses the row, if it does. Fails if the row comes back changed. */
 const trySample = (
   session: Session,
-  { definition, table }: Pick<MigrationTarget, "definition" | "table">,
+  { definition, table }: Target,
   present: Columns,
   { columns: keepers, eventTime }: Provable,
   which: "rich" | "plain"

@@ -3,31 +3,10 @@
  * time of a search (bench/README.md#reading).
  */
 import type { Cells } from "../walk.js"
-import { protocolError } from "./driver.js"
+import { type Packet, protocolError, type Querying, type Statement } from "./driver.js"
 
 /** The values of a row; NULL is null. */
 type Texts = ReadonlyArray<string | null>
-
-/** A packet of the driver. A row lies between offset and end. */
-interface Packet {
-  readonly buffer: Buffer
-  readonly offset: number
-  readonly end: number
-  readonly isEOF: () => boolean
-}
-
-/** A statement of the driver. It calls `row` for each packet, and goes on with what that returns. */
-interface Statement {
-  row: (this: Statement, packet: Packet, connection: unknown) => unknown
-}
-
-/** The part of the driver's connection that runs a statement. */
-export interface Querying {
-  readonly query: (
-    options: { readonly sql: string; readonly values: ReadonlyArray<never>; readonly rowsAsArray: true },
-    done: (error: Error | null, rows: unknown) => void
-  ) => Statement
-}
 
 /**
  * Runs a SELECT of so many columns, all texts in UTF-8. Hands on each row as it arrives, always in the same object. If
