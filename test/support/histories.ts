@@ -188,9 +188,12 @@ export const live = (
     /** Ids that somebody wanted to discard; of those in `gone` the queue has said that they are discarded. */
     const discarding = new Set<string>()
     const gone = new Set<string>()
-    /** Ids that were retried. */
+    /** Ids that were retried; of those in `interrupted` something went wrong meanwhile. */
     const repeated = new Set<string>()
+    const interrupted = new Set<string>()
+    let isDisturbed = false
     let isCut = false
+    let isOver = false
     /** The number of lines that retries may have appended. */
     let retried = 0
     let queueId: string | undefined
@@ -255,7 +258,9 @@ export const live = (
             const chosen = new Set(letters.map(({ id }) => id))
             if (action.type === "retry") {
               retried += chosen.size
-              for (const { event } of letters) if (event !== undefined) repeated.add(event)
+              for (const { event } of letters) {
+                if (event !== undefined) (isDisturbed ? interrupted : repeated).add(event)
+              }
               return yield* queue.retry(({ id }) => chosen.has(id), "operator")
             }
             const events = letters.flatMap(({ event }) => event ?? [])
@@ -287,11 +292,15 @@ export const live = (
     })
 
     /**
-     * No file holds an event that the queue reported as discarded, whatever was lost. Known gap: an event that was
-     * retried before has an older line, which a power cut brings back with its segment until the next start.
+     * No file holds an event that the queue reported as discarded, whatever was lost. Two gaps are known. An event that
+     * was retried before has an older line, which a power cut brings back with its segment until the next start. If a
+     * retry ends between its line and its decision, then the letter is open and the line waits: a discard ends the
+     * letter, and the line is delivered.
      */
     const nothingOfTheGone = Effect.gen(function* () {
-      const absent = [...gone].filter((id) => !(isCut && repeated.has(id)))
+      const absent = [...gone].filter(
+        (id) => !(isCut && repeated.has(id)) && !(interrupted.has(id) && !isOver)
+      )
       if (absent.length === 0) return
       const reader = memory.startProcess()
       for (const name of yield* reader.list(DIRECTORY)) {
@@ -309,6 +318,7 @@ export const live = (
 
     for (const { action, mishap } of history.steps) {
       let alive = true
+      isDisturbed = mishap !== undefined
       const answerEarlier = answerLate
       answerLate = Effect.void
       const frozen = yield* Deferred.make<void>()
@@ -397,6 +407,7 @@ export const live = (
       "each letter is counted as refused, and only they are"
     )
     yield* open!.close
+    isOver = true
     yield* nothingOfTheGone
     return lastCalls
 
