@@ -47,7 +47,7 @@ import { Uploader } from "../services/Uploader.js"
 export interface Options {
   /** the kinds of events that the queue may hold */
   readonly events: ReadonlyArray<AuditEvent.Any>
-  /** the most rows of a batch; 500 by default, with `proof` 1000 */
+  /** the most rows of a batch; 500 by default */
   readonly batchRecords?: number | undefined
   /** about the most bytes of a batch; 4 MiB by default */
   readonly batchBytes?: number | undefined
@@ -99,8 +99,6 @@ export const backoff: Schedule.Schedule<Duration.Duration> = Schedule.exponentia
 const COMPACT_AFTER = Duration.seconds(1)
 
 const BATCH_RECORDS = 500
-/** larger, since a seal costs two more statements whatever its size */
-const SEALED_RECORDS = 1000
 
 const CLOSED = new Error("the audit log is closed")
 
@@ -282,7 +280,7 @@ const makeDelivery = (
       uploader,
       proof,
       read: makeReader(makeDecoder(codecs, { timeZone }), queue.queueId),
-      maxRecords: options.batchRecords ?? (proof === undefined ? BATCH_RECORDS : SEALED_RECORDS),
+      maxRecords: options.batchRecords ?? BATCH_RECORDS,
       maxBytes: options.batchBytes ?? 4 * 1024 * 1024,
       uploadTimeout: Duration.decode(options.uploadTimeout ?? "10 minutes"),
       isAwaited: flushes.isAwaited,

@@ -163,9 +163,10 @@ export const make = ({ filename, tables }: Options): Effect.Effect<Uploader["Typ
             ])
           ),
         heads: asked(selectHeads),
-        upload: (batches, seal) =>
+        prepare: (batches) => ({ batches }),
+        upload: (...parts) =>
           withOpened(({ connection, sealed }) =>
-            Sealing.upload({ connection, found: sealed, nameOf, guard, file }, batches, seal)
+            Sealing.upload({ connection, found: sealed, nameOf, guard, file }, ...parts)
           )
       },
       upload: (batch) => permit.withPermits(1)(Effect.onError(upload(batch), () => giveUp))

@@ -6,7 +6,7 @@
  */
 import type { Effect } from "effect"
 import type { UploadError } from "../schema/Errors.js"
-import type { Rejection, UploadBatch, UploadResult } from "./UploadBatch.js"
+import type { Rejection, UploadBatch } from "./UploadBatch.js"
 
 /**
  * A seal in its table: it covers the rows of one transaction, and continues a chain.
@@ -89,6 +89,16 @@ export interface Stored {
 }
 
 /**
+ * Events of several kinds that were made ready for a transaction. An uploader keeps more in it than this.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Part {
+  readonly batches: ReadonlyArray<UploadBatch>
+}
+
+/**
  * The seals of an uploader's database.
  *
  * @category models
@@ -99,12 +109,16 @@ export interface Sealing {
   readonly read: (chain: string, from: number) => Effect.Effect<ReadonlyArray<Seal>, UploadError>
   /** The newest seals of at most 100 chains. */
   readonly heads: Effect.Effect<ReadonlyArray<Head>, UploadError>
+  /** Makes ready what can be before it is its turn: it is called while the database works on the part before. */
+  readonly prepare: (batches: ReadonlyArray<UploadBatch>) => Part
   /**
-   * Stores events of several kinds, and the seal that is made from the results: all of it, or nothing. Like `upload` of
-   * an uploader, it is called while the database still works on the previous batch.
+   * Stores parts, and the seal that is made from all results, in one transaction: all of it, or nothing. `next` receives
+   * the results of each part, one for each kind, and returns the part to follow it. Without one the transaction ends. The
+   * uploader may begin again with the first part until another one has followed.
    */
   readonly upload: (
-    batches: ReadonlyArray<UploadBatch>,
+    first: Part,
+    next: (stored: ReadonlyArray<Stored>) => Part | undefined,
     seal: (stored: ReadonlyArray<Stored>) => Seal
-  ) => Effect.Effect<ReadonlyArray<UploadResult>, UploadError>
+  ) => Effect.Effect<void, UploadError>
 }

@@ -54,7 +54,7 @@ export const startLoad = (options: MysqlUploader.Options, perSecond: number, key
       upload: (batch) => observing(uploader.upload(batch)),
       sealing: sealing && {
         ...sealing,
-        upload: (batches, seal) => observing(sealing.upload(batches, seal))
+        upload: (...parts) => observing(sealing.upload(...parts))
       }
     }
     const audit = yield* openAudit(

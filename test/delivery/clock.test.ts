@@ -278,6 +278,7 @@ describe("the wall clock", () => {
     "internal/contained.ts",
     "internal/delivery/pass.ts",
     "internal/delivery/report.ts",
+    "internal/delivery/sealed.ts",
     "internal/queue/letterFile.ts",
     "internal/queue/requests.ts",
     "layers/AuditLayer.ts",
@@ -310,6 +311,7 @@ describe("the wall clock", () => {
           sealing: {
             read: () => Effect.succeed([]),
             heads: Effect.succeed([]),
+            prepare: (batches) => ({ batches }),
             upload: () => Effect.dieMessage("the test stores nothing")
           },
           last: { chain: "0".repeat(32), number: 1, head: "0".repeat(64) },

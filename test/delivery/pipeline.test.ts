@@ -107,6 +107,60 @@ describe("a pipeline", () => {
     })
   )
 
+  it("finishes each thing once, in order, whatever a work takes with its own", () =>
+    fc.assert(
+      fc.asyncProperty(
+        fc.array(times, { maxLength: 12 }),
+        fc.integer({ min: 1, max: 3 }),
+        fc.array(fc.nat(3), { minLength: 1, maxLength: 5 }),
+        fc.option(fc.nat(11), { nil: undefined }),
+        (things, concurrency, takes, refused) =>
+          Effect.runPromise(
+            Effect.gen(function* () {
+              let [made, worked] = [0, 0]
+              const finished: Array<ReadonlyArray<number>> = []
+              const fiber = yield* Effect.fork(
+                pipeline.run({
+                  make: Effect.suspend(() =>
+                    made === things.length
+                      ? Effect.succeed(undefined)
+                      : Effect.delay(Effect.succeed(made), things[made++]!.make)
+                  ),
+                  work: (number, takeNext) =>
+                    Effect.gen(function* () {
+                      const mine = [number]
+                      for (let left = takes[worked++ % takes.length]!; left > 0; left--) {
+                        yield* Effect.sleep(things[mine.at(-1)!]!.work)
+                        const next = takeNext((following) => following !== refused)
+                        if (next === undefined) break
+                        mine.push(next)
+                      }
+                      yield* Effect.sleep(things[number]!.work)
+                      return mine
+                    }),
+                  finish: (numbers) =>
+                    Effect.delay(
+                      Effect.sync(() => finished.push(numbers)),
+                      things[numbers[0]!]!.finish
+                    ),
+                  concurrency
+                })
+              )
+              yield* TestClock.adjust(10_000)
+              assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.succeed(finished.length))
+              assert.deepStrictEqual(
+                finished.flat().sort((a, b) => a - b),
+                things.map((_, number) => number)
+              )
+              // with several workers another one may take what stands between
+              if (concurrency === 1) assert.deepStrictEqual(finished.flat(), [...things.keys()])
+              for (const numbers of finished) assert.notInclude(numbers.slice(1), refused)
+            }).pipe(Effect.provide(TestContext.TestContext))
+          )
+      ),
+      { numRuns: 60 }
+    ))
+
   it.live("makes progress wherever a fiber yields", () =>
     Effect.gen(function* () {
       const answer = Effect.async<void>((resume) => {

@@ -55,8 +55,8 @@ const sealingAlone =
   (uploader: Uploader["Type"]): Uploader["Type"] => {
     const sealing = uploader.sealing!
     let left = times
-    const upload: Sealing["upload"] = (batches, seal) =>
-      batches.length === 0 && left-- > 0 ? send(sealing)(batches, seal) : sealing.upload(batches, seal)
+    const upload: Sealing["upload"] = (...parts) =>
+      parts[0].batches.length === 0 && left-- > 0 ? send(sealing)(...parts) : sealing.upload(...parts)
     return { ...uploader, sealing: { ...sealing, upload } }
   }
 
@@ -64,19 +64,20 @@ const sealingAlone =
 const losing = (times: number) =>
   sealingAlone(
     times,
-    (sealing) => (batches, seal) =>
-      Effect.zipRight(
-        sealing.upload(batches, seal),
-        new UploadError({ class: "transient", code: "ECONNRESET", reason: "the answer was lost" })
-      )
+    (sealing) =>
+      (...parts) =>
+        Effect.zipRight(
+          sealing.upload(...parts),
+          new UploadError({ class: "transient", code: "ECONNRESET", reason: "the answer was lost" })
+        )
   )
 
 /** The transaction fails before its seal. */
 const failing = (times: number) =>
   sealingAlone(
     times,
-    (sealing) => (batches) =>
-      sealing.upload(batches, () => {
+    (sealing) => (first, next) =>
+      sealing.upload(first, next, () => {
         throw new Error("the test")
       })
   )
@@ -102,12 +103,13 @@ const cutting =
       sealing: {
         read: (chain, from) => unlessCut(sealing.read(chain, from)),
         heads: unlessCut(sealing.heads),
-        upload: (batches, seal) =>
-          batches.length > 0
-            ? unlessCut(sealing.upload(batches, seal))
+        prepare: sealing.prepare,
+        upload: (...parts) =>
+          parts[0].batches.length > 0
+            ? unlessCut(sealing.upload(...parts))
             : unlessCut(
                 Effect.zipRight(
-                  Effect.when(sealing.upload(batches, seal), () => commits),
+                  Effect.when(sealing.upload(...parts), () => commits),
                   cut
                 )
               )

@@ -82,8 +82,8 @@ const losing =
       ...uploader,
       sealing: {
         ...sealing!,
-        upload: (batches, seal) =>
-          Effect.flatMap(sealing!.upload(batches, seal), (answer) =>
+        upload: (...parts) =>
+          Effect.flatMap(sealing!.upload(...parts), (answer) =>
             left-- > 0
               ? new UploadError({ class: "transient", code: "ECONNRESET", reason: "the answer was lost" })
               : Effect.succeed(answer)
@@ -102,8 +102,8 @@ const failingAtTheSeal =
       ...uploader,
       sealing: {
         ...sealing!,
-        upload: (batches, seal) =>
-          sealing!.upload(batches, (stored) => {
+        upload: (first, next, seal) =>
+          sealing!.upload(first, next, (stored) => {
             if (left-- > 0) throw new Error("the test")
             return seal(stored)
           })

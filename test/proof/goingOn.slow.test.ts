@@ -111,7 +111,7 @@ const awayWhile =
       sealing: {
         ...sealing!,
         read: (chain, from) => unlessAway(sealing!.read(chain, from)),
-        upload: (batches, seal) => unlessAway(sealing!.upload(batches, seal))
+        upload: (...parts) => unlessAway(sealing!.upload(...parts))
       }
     }
   }

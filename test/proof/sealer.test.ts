@@ -31,6 +31,7 @@ class Table {
         heads.set(hex(chain), { chain: hex(chain), number, head: hex(head) })
       return [...heads.values()]
     }),
+    prepare: (batches) => ({ batches }),
     upload: () => Effect.dieMessage("the test stores")
   }
 

@@ -150,8 +150,7 @@ const failing = (uploader: Uploader["Type"], faultOf: () => Fault | undefined): 
     ...uploader,
     sealing: {
       ...sealing!,
-      upload: (batches, seal) =>
-        Effect.zipRight(passing, Effect.zipLeft(sealing!.upload(batches, seal), passing))
+      upload: (...parts) => Effect.zipRight(passing, Effect.zipLeft(sealing!.upload(...parts), passing))
     }
   }
 }

@@ -5,6 +5,7 @@
  */
 import { Effect } from "effect"
 import type { StoredEvent } from "../../src/schema/Line.js"
+import type { Part, Stored } from "../../src/services/Sealing.js"
 import type { Uploader, UploadBatch } from "../../src/services/Uploader.js"
 
 /** An uploader whose database refuses some events. `onRefused` gets them before a seal names them. */
@@ -37,19 +38,24 @@ export const refusing = (
       }),
     sealing: sealing && {
       ...sealing,
-      upload: (batches, seal) =>
+      upload: (first, next, seal) =>
         Effect.suspend(() => {
-          const parts = batches.map(split)
-          const sent = sealing.upload(
-            parts.map(({ accepted }) => accepted),
+          const all: Array<Stored> = []
+          let parts: ReadonlyArray<ReturnType<typeof split>> = []
+          const without = ({ batches }: Part): Part => {
+            parts = batches.map(split)
+            return sealing.prepare(parts.map(({ accepted }) => accepted))
+          }
+          return sealing.upload(
+            without(first),
             (stored) => {
               for (const { tell } of parts) tell()
-              return seal(stored.map((each, at) => ({ ...each, rejected: parts[at]!.rejected })))
-            }
-          )
-          return Effect.as(
-            sent,
-            parts.map(({ rejected }) => ({ rejected }))
+              const answered = stored.map((each, at) => ({ ...each, rejected: parts[at]!.rejected }))
+              all.push(...answered)
+              const following = next(answered)
+              return following && without(following)
+            },
+            () => seal(all)
           )
         })
     }

@@ -8,12 +8,15 @@ import { Effect, Exit, Fiber } from "effect"
 
 interface Stages<A, B, E> {
   readonly make: Effect.Effect<A | undefined, E>
-  readonly work: (thing: A) => Effect.Effect<B, E>
+  /** `takeNext` takes the thing that follows, if it was made and the condition holds: then the work is that of both. */
+  readonly work: (thing: A, takeNext: TakeNext<A>) => Effect.Effect<B, E>
   readonly finish: (result: B) => Effect.Effect<void, E>
   readonly concurrency: number
   /** receives a function that ends the pipeline at once with an error, even if the work never ends */
   readonly onStart?: (giveUp: (error: E) => void) => void
 }
+
+export type TakeNext<A> = (condition: (thing: A) => boolean) => A | undefined
 
 interface Waiter {
   readonly condition: () => boolean
@@ -75,6 +78,14 @@ class Pipeline<A, B, E> {
     return this.results[this.finished % this.results.length]
   }
 
+  readonly takeNext: TakeNext<A> = (condition) => {
+    const { next } = this
+    if (next === undefined || Exit.isFailure(next) || !condition(next.value)) return undefined
+    this.next = undefined
+    this.change()
+    return next.value
+  }
+
   setResult(number: number, result: Exit.Exit<B, E> | undefined): void {
     this.results[number % this.results.length] = result
   }
@@ -102,7 +113,7 @@ const workOn = Effect.fnUntraced(function* <A, B, E>(pipeline: Pipeline<A, B, E>
     pipeline.next = undefined
     pipeline.change()
     const result = Exit.isSuccess(thing)
-      ? yield* Effect.exit(pipeline.stages.work(thing.value))
+      ? yield* Effect.exit(pipeline.stages.work(thing.value, pipeline.takeNext))
       : Exit.failCause(thing.cause)
     pipeline.failed ||= Exit.isFailure(result)
     pipeline.setResult(number, result)

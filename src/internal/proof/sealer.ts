@@ -19,7 +19,7 @@ import { monotonicMillis } from "../monotonic.js"
 import { digest, hex, NO_HEAD, u64 } from "./bytes.js"
 import type { KeyPair } from "./keys.js"
 import { decodeNotices, encodeNotices, type Notice } from "./notices.js"
-import { decodeEntries, numbered, seal, wrongIn } from "./seal.js"
+import { decodeEntries, ENTRY_BYTES, numbered, seal, wrongIn } from "./seal.js"
 
 export interface Settings {
   readonly key: KeyPair
@@ -170,6 +170,7 @@ export class Sealer {
       const { sealing } = this.settings
       let before: Seal | undefined
       const read: Array<Seal> = []
+      let events = 0
       for (let from = last.number; ; from = before!.number + 1) {
         const seals = yield* sealing.read(last.chain, from)
         if (seals.length === 0) break
@@ -182,9 +183,11 @@ export class Sealer {
             return `seal ${each.number} is another one`
           if (wrongIn(each, this.keyOf(each)) !== undefined) return `seal ${each.number} is not ours`
           read.push(each)
+          events += each.entries.length / ENTRY_BYTES
           before = each
         }
-        if (isNew && read.length > MOST_LATER) return `more than ${MOST_LATER} seals have come since`
+        if (isNew && (read.length > MOST_LATER.seals || events > MOST_LATER.events))
+          return `more than ${MOST_LATER.seals} seals or ${MOST_LATER.events} events have come since`
       }
       if (before === undefined) return `seal ${last.number} is missing`
       for (const each of read) this.hear(each)
@@ -353,8 +356,8 @@ const missedSince = (sealing: Sealing, chain: string, now: number): number => {
 
 const CHAIN_BYTES = 16
 
-/** If the cursor was lost, at most this many seals are read again: all their events are held in memory. */
-const MOST_LATER = 1000
+/** If the cursor was lost, at most so much is read again: the ids of all events are held in memory. */
+const MOST_LATER = { seals: 1000, events: 1_000_000 }
 
 const previous = ({ chain, head, number }: LastSeal, found: string): Notice => ({
   word: "previous",

@@ -1,14 +1,13 @@
 /**
- * Rows and their seal in one transaction: what the server refuses is narrowed down inside it, then the seal is written,
- * then all of it is committed.
+ * Rows and their seal in one transaction: parts are stored one after the other, what the server refuses is narrowed down
+ * inside it, then the seal is written, then all of it is committed.
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import { Effect } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
-import type { StoredEvent } from "../../../schema/Line.js"
-import type { Manifest, Seal, Sealing, Stored } from "../../../services/Sealing.js"
+import type { Manifest, Part, Seal, Sealing, Stored } from "../../../services/Sealing.js"
 import type { UploadBatch, UploadResult } from "../../../services/Uploader.js"
 import { SEAL_TABLE } from "../../proof/seal.js"
 import { missed, NOT_LAST } from "../../proof/sealer.js"
@@ -96,17 +95,13 @@ class Tables {
   }
 }
 
-/** Batches on their way, which nothing refers to any more once they are stored (bench/README.md#functions-on-properties). */
-class Sending {
-  /** whether a seal was made, which may have been committed however this ends */
-  isSealed = false
+/** Events that were made ready. Nothing refers to them once they are stored (bench/README.md#functions-on-properties). */
+class Ready implements Part {
   private aheads: ReadonlyArray<Ahead | undefined>
-  private expected: { readonly stored: ReadonlyArray<Stored>; readonly seal: Seal } | undefined
 
   constructor(
     tables: Tables,
-    public batches: ReadonlyArray<UploadBatch>,
-    private readonly makeSeal: (stored: ReadonlyArray<Stored>) => Seal
+    public batches: ReadonlyArray<UploadBatch>
   ) {
     this.aheads = batches.map((batch) => tables.ahead(batch))
   }
@@ -118,32 +113,39 @@ class Sending {
     return aheads
   }
 
-  /** Makes the seal of all that was made ahead, while the server stores it: mostly it refuses nothing. */
-  expect(aheads: ReadonlyArray<Ahead | undefined>): void {
-    // a batch without rows has its seal at once
-    if (this.isSealed) return
-    const stored = aheads.flatMap((ahead) =>
-      ahead === undefined ? [] : [storedOf(ahead.found.manifest, ahead.proven, [], NO_TWINS)]
-    )
-    if (stored.length === aheads.length) this.expected = { stored, seal: this.makeSeal(stored) }
-  }
-
-  seal(stored: ReadonlyArray<Stored>): Seal {
-    const { expected } = this
-    this.isSealed = true
-    return expected !== undefined && isSame(stored, expected.stored) ? expected.seal : this.makeSeal(stored)
-  }
-
   release(): void {
     this.batches = []
   }
 }
 
-const NO_TWINS: ReadonlySet<StoredEvent> = new Set()
+/** A transaction on its way. */
+class Sending {
+  /** whether a seal was made, which may have been committed however this ends */
+  isSealed = false
+  /** whether a part has followed the first one, which is gone: the transaction cannot begin again */
+  hasFollowed = false
 
-/** Whether the same rows were stored: what makes them anew, or leaves some out, has other bytes. */
-const isSame = (some: ReadonlyArray<Stored>, others: ReadonlyArray<Stored>): boolean =>
-  some.every(({ rows }, index) => rows === others[index]?.rows)
+  constructor(
+    public part: Ready,
+    private readonly follow: (stored: ReadonlyArray<Stored>) => Ready | undefined,
+    private readonly makeSeal: (stored: ReadonlyArray<Stored>) => Seal
+  ) {}
+
+  /** Goes on to the next part; returns whether there is one. */
+  next(stored: ReadonlyArray<Stored>): boolean {
+    const following = this.follow(stored)
+    if (following === undefined) return false
+    this.hasFollowed = true
+    this.part.release()
+    this.part = following
+    return true
+  }
+
+  seal(stored: ReadonlyArray<Stored>): Seal {
+    this.isSealed = true
+    return this.makeSeal(stored)
+  }
+}
 
 // the generators that run for each batch stand outside of what an uploader makes for itself: see internal/delivery/pipeline.ts
 
@@ -160,39 +162,44 @@ const storeKind = Effect.fnUntraced(function* (
   return storedOf(found.manifest, proven, rejected, prepared.twins)
 })
 
+const storePart = Effect.fnUntraced(function* (tables: Tables, session: Session, part: Ready) {
+  const { batches } = part
+  const aheads = part.takeAhead()
+  const stored: Array<Stored> = []
+  for (let index = 0; index < batches.length; index++)
+    stored.push(yield* storeKind(tables, session, batches[index]!, aheads[index]))
+  return stored
+})
+
 const transact = Effect.fnUntraced(function* (tables: Tables, session: Session, sending: Sending) {
-  const { batches } = sending
+  const { batches } = sending.part
   yield* tables.begin(session)
   // what was looked at is no part of the transaction, which would not see what others have stored since
   if (batches.some(({ definition }) => tables.known(session, definition) === undefined)) {
     for (const { definition } of batches) yield* tables.look(session, definition)
     yield* session.query("COMMIT")
   }
-  const aheads = sending.takeAhead()
-  yield* Effect.fork(Effect.sync(() => sending.expect(aheads)))
-  const stored: Array<Stored> = []
-  for (let index = 0; index < batches.length; index++)
-    stored.push(yield* storeKind(tables, session, batches[index]!, aheads[index]))
-  yield* insertSeal(session, sending.seal(stored))
+  const all: Array<Stored> = []
+  for (let goesOn = true; goesOn;) {
+    const stored = yield* storePart(tables, session, sending.part)
+    all.push(...stored)
+    goesOn = sending.next(stored)
+  }
+  yield* insertSeal(session, sending.seal(all))
   yield* session.query("COMMIT")
-  return stored.map(({ rejected }): UploadResult => ({ rejected }))
 })
 
 /** A connection that broke before there was a seal has left nothing behind. */
-const send = (
-  tables: Tables,
-  sending: Sending,
-  times: number
-): Effect.Effect<ReadonlyArray<UploadResult>, UploadError> => {
+const send = (tables: Tables, sending: Sending, times: number): Effect.Effect<void, UploadError> => {
   const { store, target } = tables
   const rows = store.rows()
   const sent = target.withSession((session) => explaining(transact(tables, session, sending), session), {
     // a server that takes no writes has committed nothing
-    mayRepeat: true
+    mayRepeat: () => !sending.hasFollowed
   })
   return Effect.catchAll(sent, (error) => {
-    if (!isBroken(error) || sending.isSealed || times === 0) return error
-    return Effect.flatMap(store.explainBreak(sending.batches, rows), (isExplained) =>
+    if (!isBroken(error) || sending.isSealed || sending.hasFollowed || times === 0) return error
+    return Effect.flatMap(store.explainBreak(sending.part.batches, rows), (isExplained) =>
       isExplained ? send(tables, sending, times - 1) : error
     )
   })
@@ -210,6 +217,7 @@ export const makeSealing = (target: Target): Sealing => {
         session
       )
     )
+  const readyOf = (part: Part): Ready => (part instanceof Ready ? part : new Ready(tables, part.batches))
   return {
     read: (chain, from) =>
       reading((session) =>
@@ -219,17 +227,19 @@ export const makeSealing = (target: Target): Sealing => {
         ])
       ),
     heads: reading(selectHeads),
-    upload: (batches, seal) => {
-      const sending = new Sending(tables, batches, seal)
-      return Effect.map(
-        Effect.suspend(() => send(tables, sending, MOST_BREAKS)),
-        (results) => {
-          tables.store.settle()
-          sending.release()
-          return results
+    prepare: (batches) => new Ready(tables, batches),
+    upload: (first, next, seal) =>
+      Effect.suspend(() => {
+        const follow = (stored: ReadonlyArray<Stored>) => {
+          const part = next(stored)
+          return part === undefined ? undefined : readyOf(part)
         }
-      )
-    }
+        const sending = new Sending(readyOf(first), follow, seal)
+        return Effect.map(send(tables, sending, MOST_BREAKS), () => {
+          tables.store.settle()
+          sending.part.release()
+        })
+      })
   }
 }
 

@@ -1,5 +1,16 @@
 /** Sessions: opened when they are needed, kept while they are good, and given up when they are not. */
-import { Array as Arr, Cause, type Clock, Duration, Effect, Exit, Option, Random, Scope } from "effect"
+import {
+  Array as Arr,
+  Cause,
+  type Clock,
+  Duration,
+  Effect,
+  Exit,
+  Function,
+  Option,
+  Random,
+  Scope
+} from "effect"
 import { ExecutionStrategy } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { Session } from "./connection.js"
@@ -25,7 +36,7 @@ export interface Use {
    * Whether to begin again with another session if the server has stopped taking writes. So a planned switch-over costs
    * no backoff. The use must be safe to repeat.
    */
-  readonly mayRepeat?: boolean
+  readonly mayRepeat?: () => boolean
 }
 
 /** milliseconds for which a server that hung is tried after all others */
@@ -202,7 +213,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
     const run = <A, E>(
       use: (session: Session) => Effect.Effect<A, E | UploadError>,
       restore: Restore,
-      mayRepeat: boolean
+      mayRepeat: () => boolean
     ): Effect.Effect<A, E | UploadError> =>
       Effect.flatMap(idleOrNew(restore), (kept) =>
         Effect.matchCauseEffect(restore(Effect.suspend(() => use(kept.session))), {
@@ -214,8 +225,8 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
           onFailure: (cause) =>
             Effect.zipRight(
               giveBack(kept, cause),
-              mayRepeat && hasSwitched(kept, cause)
-                ? Effect.zipRight(closeIdle, run(use, restore, false))
+              mayRepeat() && hasSwitched(kept, cause)
+                ? Effect.zipRight(closeIdle, run(use, restore, Function.constFalse))
                 : Effect.failCause(cause)
             )
         })
@@ -228,7 +239,7 @@ export const makeSessions = (settings: ConnectionSettings, most: number, isForRe
 
     return <A, E>(
       use: (session: Session) => Effect.Effect<A, E | UploadError>,
-      { mayRepeat = false }: Use = {}
+      { mayRepeat = Function.constFalse }: Use = {}
     ): Effect.Effect<A, E | UploadError> =>
       Effect.uninterruptibleMask((restore) =>
         Effect.zipRight(

@@ -5,7 +5,7 @@
  * The generator that runs for each batch stands outside of what an uploader makes for itself: see internal/delivery/pipeline.ts.
  */
 import type { SqlError } from "@effect/sql/SqlError"
-import { Effect, Schema } from "effect"
+import { Effect, Function, Schema } from "effect"
 import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
@@ -350,7 +350,7 @@ const storeRange = (
   const { definition, rows, store } = sending
   const stored = Effect.map(
     store.withTable(definition, (table, session) => storePart(sending, table, session, from, to), {
-      mayRepeat: true
+      mayRepeat: Function.constTrue
     }),
     () => {
       sending.done = to

@@ -6,8 +6,8 @@ import type * as AuditEvent from "../../../schema/AuditEvent.js"
 import { Either } from "../../../schema/Effect3.js"
 import { UploadError } from "../../../schema/Errors.js"
 import type { StoredEvent } from "../../../schema/Line.js"
-import type { Manifest, Seal, Stored } from "../../../services/Sealing.js"
-import type { Rejection, UploadBatch, UploadResult } from "../../../services/Uploader.js"
+import type { Manifest, Part, Sealing, Stored } from "../../../services/Sealing.js"
+import type { Rejection, UploadBatch } from "../../../services/Uploader.js"
 import { SALT_BYTES, saltAt } from "../../proof/row.js"
 import { idsIn, PROOF_COLUMN, SEAL_TABLE } from "../../proof/seal.js"
 import { missed, NOT_LAST } from "../../proof/sealer.js"
@@ -127,26 +127,29 @@ const stillInTransaction = (connection: Connection): Effect.Effect<void, UploadE
       )
   })
 
-/** Stores events of several kinds, and the seal of what became of them. */
+/** Stores parts, and the seal of what became of them. */
 export const upload = (
   target: Target,
-  batches: ReadonlyArray<UploadBatch>,
-  seal: (stored: ReadonlyArray<Stored>) => Seal
-): Effect.Effect<ReadonlyArray<UploadResult>, UploadError> =>
+  ...[first, next, seal]: Parameters<Sealing["upload"]>
+): Effect.Effect<void, UploadError> =>
   Effect.gen(function* () {
     const { connection } = target
     yield* connection.executeRaw("BEGIN IMMEDIATE", [])
-    return yield* Effect.gen(function* () {
-      const stored: Array<Stored> = []
-      for (const batch of batches) stored.push(yield* storeKind(target, batch))
+    yield* Effect.gen(function* () {
+      const all: Array<Stored> = []
+      for (let part: Part | undefined = first; part !== undefined;) {
+        const stored: Array<Stored> = []
+        for (const batch of part.batches) stored.push(yield* storeKind(target, batch))
+        all.push(...stored)
+        part = next(stored)
+      }
       yield* Effect.catchIf(
-        insertSeal(connection, seal(stored)),
+        insertSeal(connection, seal(all)),
         // the head of the seal before
         ({ cause }) => isNull(cause),
         () => missed(NOT_LAST)
       )
       yield* connection.executeRaw("COMMIT", [])
-      return stored.map(({ rejected }) => ({ rejected }))
     }).pipe(
       // a connection that is closed within a transaction keeps the file locked
       Effect.onError(() => Effect.ignore(connection.executeRaw("ROLLBACK", [])))
