@@ -161,6 +161,28 @@ for (const [name, make] of PROVEN) {
       )
     )
 
+    it.scopedLive("finds it by the next seal, if the last one is changed while the program runs", () =>
+      withClock((later) =>
+        Effect.gen(function* () {
+          const database = yield* make()
+          const directory = path.join(yield* temporaryDirectory, "audit")
+          // nothing breaks the connection
+          yield* lifeOf(database, directory, (log) =>
+            Effect.gen(function* () {
+              yield* deliver(30)(log)
+              const { seal } = yield* log.status
+              yield* database.query(`UPDATE effect_audit_seal SET head = prev WHERE number = ${seal!.number}`)
+              yield* deliverAnew(log, later)
+            })
+          )
+          assert.strictEqual(yield* countRows(database), 35)
+          const { chains, findings } = yield* database.prove({ isExclusive: true })
+          assert.lengthOf(chains, 2)
+          assert.isNotEmpty(findings)
+        })
+      )
+    )
+
     it.scopedLive("begins a new chain if the database is set back, and its connection was lost", () =>
       withClock((later) =>
         Effect.gen(function* () {
