@@ -4,7 +4,8 @@
  *
  * CRASH_DIRECTORY, CRASH_DATABASE (a MySQL URL, or the name of an SQLite file), CRASH_EVENTS (0 for "until killed"),
  * CRASH_CALL and CRASH_OCCURRENCE (see points.ts), CRASH_OLD (the file to adopt), CRASH_FAR, CRASH_REQUESTS,
- * CRASH_PROOF_KEY (the key that seals deliveries, PEM).
+ * CRASH_PROOF_KEY (the key that seals deliveries, PEM), CRASH_BACKLOG (nothing is refused, and nobody pauses: more
+ * waits than is delivered).
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import { Config, Effect, Layer, Logger, Option, Redacted, Schedule } from "effect"
@@ -28,6 +29,7 @@ const settings = Config.all({
   occurrence: Config.withDefault(Config.integer("OCCURRENCE"), 1),
   old: Config.option(Config.string("OLD")),
   proofKey: Config.option(Config.redacted("PROOF_KEY")),
+  backlog: Config.withDefault(Config.boolean("BACKLOG"), false),
   far: Config.withDefault(Config.boolean("FAR"), false),
   requests: Config.withDefault(Config.boolean("REQUESTS"), false)
 }).pipe(Config.nested("CRASH"))
@@ -48,9 +50,9 @@ const refusingOnce = (uploader: Uploader["Type"], memory: string): Uploader["Typ
   )
 }
 
-const recordOne = (index: number, pause: number) =>
+const recordOne = (index: number, pause: number, isRefused: boolean) =>
   Effect.gen(function* () {
-    const prompt = index % 9 === 0 ? "refuse me" : "一只红狐狸 ".repeat(index % 20)
+    const prompt = isRefused && index % 9 === 0 ? "refuse me" : "一只红狐狸 ".repeat(index % 20)
     const { eventId } =
       index % 5 === 1
         ? yield* Audit.recordLogin({ userName: "li", localIp: "10.0.0.5" })
@@ -72,13 +74,13 @@ const recorded = <A, E, R>(one: Effect.Effect<A, E, R>) =>
     )
   })
 
-const load = (count: number, pauseOf: (index: number) => number) =>
+const load = (count: number, pauseOf: (index: number) => number, fibers = FIBERS, isRefused = true) =>
   Effect.forEach(
-    Array.from({ length: FIBERS }, (_, fiber) => fiber),
+    Array.from({ length: fibers }, (_, fiber) => fiber),
     (fiber) =>
       Effect.iterate(fiber, {
         while: (index) => count === 0 || index < count,
-        body: (index) => Effect.as(recorded(recordOne(index, pauseOf(index))), index + FIBERS)
+        body: (index) => Effect.as(recorded(recordOne(index, pauseOf(index), isRefused)), index + fibers)
       }),
     { concurrency: "unbounded", discard: true }
   )
@@ -146,7 +148,9 @@ const program = Effect.gen(function* () {
         load(options.events, () => 20),
         operator(options.directory)
       )
-    : load(options.events, (index) => index % 4)
+    : options.backlog
+      ? load(options.events, () => 0, 32 * FIBERS, false)
+      : load(options.events, (index) => index % 4)
   yield* Effect.zipRight(work, Effect.retry(Audit.flush, Schedule.recurs(3))).pipe(
     Effect.provide(Layer.provideMerge(audit, disk))
   )

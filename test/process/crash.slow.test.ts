@@ -9,6 +9,7 @@ import * as path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { TestContext } from "vitest"
 import { afterAll, describe, expect, test } from "vitest"
+import { ENTRY_BYTES } from "../../src/internal/proof/seal.js"
 import { databasePoints, type Point, points } from "../crash/points.js"
 import { migratedDatabase } from "../support/mysql.js"
 import { judge, readBooks, readRows } from "../support/oracle.js"
@@ -64,6 +65,8 @@ interface Ordeal {
   readonly points: ReadonlyArray<Point>
   /** an operator retries and discards dead letters meanwhile */
   readonly requests?: boolean
+  /** more waits than is delivered, and nothing is refused */
+  readonly backlog?: boolean
   readonly adopting?: "near" | "far"
   /** a database with a proof, or a name without one */
   readonly database: "sqlite" | "mysql" | MakeProven
@@ -71,7 +74,7 @@ interface Ordeal {
 
 /** Kills programs on one directory at each point in turn, judges each kill, and ends a last program in order. */
 const ordeal = async (
-  { adopting, database: kind, points, requests = false }: Ordeal,
+  { adopting, backlog = false, database: kind, points, requests = false }: Ordeal,
   context: TestContext
 ) => {
   const { path: cwd, remove } = temporaryDirectory()
@@ -87,6 +90,7 @@ const ordeal = async (
       CRASH_EVENTS: String(events),
       // the last program must leave nothing, so nobody retries letters while it ends
       CRASH_REQUESTS: String(requests && point !== undefined),
+      CRASH_BACKLOG: String(backlog),
       CRASH_FAR: String(adopting === "far"),
       ...(adopting === undefined ? {} : { CRASH_OLD: old }),
       ...(key === undefined ? {} : { CRASH_PROOF_KEY: key }),
@@ -159,6 +163,12 @@ const ordeal = async (
   expect(await judgeAll(kills)).toEqual([])
   expect(await findings()).toEqual([])
   expect(readBooks(directory)).toMatchObject({ waiting: 0, missing: 0 })
+  if (backlog) {
+    const [largest] = (await query("SELECT MAX(LENGTH(entries)) AS n FROM effect_audit_seal")) as [
+      { n: number }
+    ]
+    expect(largest.n / ENTRY_BYTES, "a seal of several batches").toBeGreaterThan(20)
+  }
   if (adopting !== undefined) {
     const stored = await query("SELECT prompt FROM nano_banana_user_use_log WHERE prompt LIKE 'old %'")
     const prompts = (stored as ReadonlyArray<{ readonly prompt: string }>).map(({ prompt }) => prompt)
@@ -226,6 +236,11 @@ describe.concurrent("killed with SIGKILL, with a proof", { timeout: isLong ? 3_6
   for (const [name, make] of PROVEN)
     test(`while it stores rows and their seal (${name})`, (context) =>
       ordeal({ points: repeated(databasePoints), database: make }, context))
+
+  // SQLite's driver blocks the program: another batch is rarely ready
+  for (const [name, make] of PROVEN.filter(([name]) => name !== "SQLite"))
+    test(`while batches share a seal (${name})`, (context) =>
+      ordeal({ points: repeated(databasePoints), backlog: true, database: make }, context))
 
   if (!isLong) return
   const some = (...starts: ReadonlyArray<string>) => repeated(startingWith(...starts), ROUNDS_PROVEN)
