@@ -21,6 +21,15 @@ export const ahead = (clock: Clock.Clock, offset: () => number): Clock.Clock => 
   })
 }
 
+/** A clock by which nothing takes time, however busy the machine is. It sleeps, and tells the date, as the other one. */
+export const standing = (clock: Clock.Clock): Clock.Clock => {
+  const nanos = clock.unsafeCurrentTimeNanos()
+  return Object.assign(
+    shifted(clock, () => 0),
+    { unsafeCurrentTimeNanos: () => nanos, currentTimeNanos: Effect.succeed(nanos) }
+  )
+}
+
 /** Retries a check for two minutes, since a loaded machine is slow. */
 export const eventually = (check: () => void): Effect.Effect<void, unknown> =>
   Effect.retry(Effect.try(check), { times: 2400, schedule: Schedule.spaced("50 millis") })
