@@ -8,6 +8,7 @@ import { Sealer, type Settings } from "../../src/internal/proof/sealer.js"
 import { decodeEntries, wrongIn } from "../../src/internal/proof/seal.js"
 import type { UploadError } from "../../src/schema/Errors.js"
 import { textOf } from "../../src/schema/EventId.js"
+import type { Place } from "../../src/schema/Position.js"
 import type { Head, LastSeal, Seal, Sealing, Stored } from "../../src/services/Sealing.js"
 import { newKey } from "../support/seals.js"
 
@@ -38,11 +39,12 @@ class Table {
   sealer(
     last?: LastSeal,
     queueId: string = randomUUID(),
-    keys: Pick<Settings, "key" | "previousKey"> = { key }
+    keys: Pick<Settings, "key" | "previousKey"> = { key },
+    position: Place = { segment: 3, offset: 70 }
   ) {
     // each start of the program has its own uploader
     const sealing = { ...this.sealing }
-    return new Sealer({ ...keys, sealing, last, queueId, position: { segment: 3, offset: 70 } })
+    return new Sealer({ ...keys, sealing, last, queueId, position })
   }
 }
 
@@ -73,6 +75,8 @@ const next = (
     else sealer.doubt()
     return seal
   })
+
+const sealOf = ({ head, number }: Seal) => ({ number, head: hex(head) })
 
 const words = (seal: Seal) => (decodeNotices(seal.notices) ?? []).map(({ word }) => word)
 
@@ -134,6 +138,30 @@ describe("the sealer", () => {
       yield* next(table, sealer)
       assertChain(table, table.seals[0]!.chain)
       assert.lengthOf(table.seals, 7)
+    })
+  )
+
+  it.effect("knows them again if the program ends before the cursor is behind all of them", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const sealer = table.sealer()
+      yield* next(table, sealer)
+      const start = place
+      const lost = [[randomBytes(16), randomBytes(16)], [randomBytes(16)]]
+      for (const ids of lost) yield* next(table, sealer, false, ids)
+      yield* sealer.resume
+      const [behind, before] = [place, start + 1].map((offset) => ({ segment: 0, offset }))
+      assert.deepStrictEqual(sealer.headAt(behind!), sealer.head)
+      // the last one: as an older version wrote it, whatever the cursor was behind
+      for (const last of [sealer.headAt(before!), { ...sealer.head!, ...sealOf(table.seals[1]!) }]) {
+        const again = table.sealer(last, undefined, undefined, before)
+        yield* again.resume
+        for (const id of lost.flat()) assert.isDefined(again.fateOf(textOf(id), before!), hex(id))
+        yield* next(table, again)
+        assert.isFalse(again.hasFates)
+        assert.deepStrictEqual(again.headAt(behind!), again.head)
+        table.seals.pop()
+      }
     })
   )
 

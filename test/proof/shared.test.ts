@@ -5,12 +5,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
 import * as path from "node:path"
+import { Delivery, type Instruments, type Settings } from "../../src/internal/delivery/delivery.js"
 import * as AuditEvent from "../../src/schema/AuditEvent.js"
 import { UploadError } from "../../src/schema/Errors.js"
 import { LoginLog } from "../../src/schema/LoginLog.js"
 import { UseLog } from "../../src/schema/UseLog.js"
 import type { AuditLog } from "../../src/services/AuditLog.js"
-import type { Part, Sealing } from "../../src/services/Sealing.js"
+import type { Part, Sealing, Stored } from "../../src/services/Sealing.js"
 import type { Uploader } from "../../src/services/Uploader.js"
 import { standing } from "../support/clock.js"
 import { lifeOf, PROVEN, type ProvenDatabase } from "../support/proven.js"
@@ -113,6 +114,18 @@ const seals = (database: ProvenDatabase) =>
 const partsOf = (transactions: ReadonlyArray<ReadonlyArray<unknown>>) =>
   transactions.map((parts) => parts.length)
 
+it("batches that share a seal end the slow start as others do: by ten of a size", () => {
+  const delivery = new Delivery({ maxRecords: 500 } as Settings, {} as Instruments)
+  const slow = 10
+  for (let transactions = 0; transactions < 2; transactions++) {
+    assert.strictEqual(delivery.maxRecords, 100)
+    delivery.adapt(500, 500, slow, 5)
+  }
+  assert.strictEqual(delivery.maxRecords, 200)
+  for (let batches = 0; batches < 10; batches++) delivery.adapt(200, 200, slow)
+  assert.strictEqual(delivery.maxRecords, 400)
+})
+
 for (const [name, make] of PROVEN) {
   describe(`batches that share a seal (${name})`, () => {
     it.scopedLive("are those that wait", () =>
@@ -175,6 +188,29 @@ for (const [name, make] of PROVEN) {
         assert.isNotEmpty(later)
         for (const count of later) assert.strictEqual(count, 1)
         yield* assertProven(database, 300)
+      })
+    )
+
+    it.scopedLive("have one each for ever longer if they always fail together", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        yield* backlog(database, directory, uses(600))
+        let failures = 0
+        const { wrap } = watched((upload) => (first, next, seal) => {
+          const none = (stored: ReadonlyArray<Stored>) => {
+            if (next(stored) === undefined) return undefined
+            failures++
+            throw new Error("the test")
+          }
+          return upload(first, none, seal)
+        })
+        const status = yield* deliver(database, directory, wrap)
+        assert.deepStrictEqual([status.waiting, status.dead], [0, 0])
+        // two batches alone after the first failure, 4, 8 ...; always two would make 15 failures or more
+        assert.isAtMost(failures, 6)
+        assert.isAbove(failures, 1)
+        yield* assertProven(database, 600)
       })
     )
 

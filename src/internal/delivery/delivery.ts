@@ -58,6 +58,13 @@ const COLD_BATCHES = 10
 /** compiled code, with a database that is near, takes a third to two thirds of it */
 const WARM_SECONDS_PER_ROW = 30e-6
 
+/** Batches that always fail together may stay alone for so many times as long. */
+const MOST_DOUBLINGS = 10
+
+/** The bytes of its lines, about: none of those in a segment before the last one. */
+export const bytesIn = ({ end, start }: Pick<Batch, "end" | "start">): number =>
+  end.offset - (end.segment === start.segment ? start.offset : 0)
+
 export interface Instruments {
   readonly clock: Clock.Clock
   readonly tracer: Tracer.Tracer
@@ -96,6 +103,8 @@ export class Delivery {
   factor = 1
   /** so many seals are for one batch each, since a transaction of as many has failed */
   private aloneFor = 0
+  /** so many transactions of several batches have failed since one was stored */
+  private sharesFailed = 0
   /** after so many batches of this size they grow, if none was stored fast */
   private slowLeft = COLD_BATCHES
 
@@ -107,11 +116,12 @@ export class Delivery {
   }
 
   /** Lets the batches grow; `duration` in seconds. */
-  adapt(records: number, rows: number, duration: number): void {
+  adapt(records: number, rows: number, duration: number, batches = 1): void {
     // fewer prove nothing
     if (records < this.maxRecords) return
     const isFast = duration < rows * WARM_SECONDS_PER_ROW
-    if (!isFast && --this.slowLeft > 0) return
+    this.slowLeft -= batches
+    if (!isFast && this.slowLeft > 0) return
     this.maxRecords = Math.min(2 * this.maxRecords, this.settings.maxRecords)
     this.slowLeft = COLD_BATCHES
   }
@@ -138,14 +148,18 @@ export class Delivery {
     return this.aloneFor === 0
   }
 
-  /** A seal was committed. */
-  sealed(): void {
+  /** A seal of so many batches was committed. */
+  sealed(batches: number): void {
     if (this.aloneFor > 0) this.aloneFor--
+    if (batches > 1) this.sharesFailed = 0
   }
 
-  /** A transaction of several batches has failed. By itself each can begin again, and be narrowed down. */
+  /**
+   * A transaction of several batches has failed. By itself each can begin again, and be narrowed down. Twice as many
+   * stay alone after each further failure: each one costs a backoff, which grows until a pass delivers everything.
+   */
   sharingFailed(batches: number): void {
-    this.aloneFor = batches
+    this.aloneFor = batches * 2 ** Math.min(this.sharesFailed++, MOST_DOUBLINGS)
   }
 
   /** An upload has taken too long. A smaller one may have enough time. */

@@ -17,6 +17,7 @@ import { turnEventLoop } from "../turnEventLoop.js"
 import * as watchdog from "../watchdog.js"
 import { answerOf, failureOf, uploadOf } from "./answer.js"
 import {
+  bytesIn,
   Delivery,
   type Events,
   type Group,
@@ -195,10 +196,10 @@ const settle = (
     return Effect.zipRight(settleAll(delivery), commit(delivery, batches, refused, seal))
   delivery.unsettled.push(...batches)
   delivery.unsettledSeal = seal
-  for (const { end, release, start } of batches) {
+  for (const batch of batches) {
     // what waits for a while is moved to where only a full collection finds it, a megabyte for each read
-    release()
-    delivery.unsettledBytes += end.offset - (end.segment === start.segment ? start.offset : 0)
+    batch.release()
+    delivery.unsettledBytes += bytesIn(batch)
   }
   return delivery.isCommitDue(batches.at(-1)!.end.sequence) ? settleAll(delivery) : Effect.void
 }

@@ -16,6 +16,7 @@ interface Stages<A, B, E> {
   readonly onStart?: (giveUp: (error: E) => void) => void
 }
 
+/** With more than one worker, others may take what stands between. */
 export type TakeNext<A> = (condition: (thing: A) => boolean) => A | undefined
 
 interface Waiter {
@@ -148,8 +149,8 @@ const stop = <A, B, E>(pipeline: Pipeline<A, B, E>, fiber: Fiber.RuntimeFiber<vo
   })
 
 /**
- * Makes things until there are none, works on them, and finishes them in the order of making; returns how many there
- * were. If a stage fails, then the things that were made before are still worked on and finished.
+ * Makes things until there are none, works on them, and finishes them in the order of making; returns how many works
+ * there were. If a stage fails, then the things that were made before are still worked on and finished.
  */
 export const run = <A, B, E>(stages: Stages<A, B, E>): Effect.Effect<number, E> =>
   Effect.suspend(() => {

@@ -14,6 +14,7 @@ import { monotonicMillis } from "../monotonic.js"
 import type { Sealer } from "../proof/sealer.js"
 import { failureOf } from "./answer.js"
 import {
+  bytesIn,
   type Delivery,
   type Events,
   learn,
@@ -120,9 +121,12 @@ class Transaction {
 
   /** Tables are looked at before a transaction begins. So it takes no kinds but those of its first batch. */
   private fits({ batch, groups }: Prepared): boolean {
-    const [{ open }] = this.members
+    const { delivery, members, records } = this
+    const [{ open }] = members
+    const bytes = members.reduce((sum, { prepared }) => sum + bytesIn(prepared.batch), bytesIn(batch))
     return (
-      this.records + batch.records.length <= MOST_RECORDS &&
+      records + batch.records.length <= MOST_RECORDS &&
+      bytes <= delivery.settings.maxBytes &&
       groups.every(({ definition }) => open.some((first) => first.definition === definition))
     )
   }
@@ -153,7 +157,7 @@ class Transaction {
   /** All of it is committed. */
   committed(): void {
     this.end()
-    this.delivery.sealed()
+    this.delivery.sealed(this.members.length)
     if (this.made !== undefined) this.proof.sealer.committed(this.made)
     for (const { open, prepared, refused, stored } of this.members)
       stored.forEach(({ rejected }, at) =>
@@ -168,7 +172,7 @@ class Transaction {
       batches: Arr.map(members, ({ prepared }) => prepared.batch),
       refused: members.flatMap(({ refused }) => refused),
       seconds,
-      seal: proof.sealer.head
+      seal: proof.sealer.headAt(this.last.prepared.batch.end)
     }
   }
 }
@@ -214,7 +218,7 @@ export const uploadSealed = Effect.fnUntraced(function* (
   ).pipe(Effect.onInterrupt(() => Effect.sync(() => transaction.failed())))
   const seconds = Number(clock.unsafeCurrentTimeNanos() - startedAt) / 1e9
   const settled = transaction.settled([seconds])
-  delivery.adapt(transaction.records, transaction.rows, seconds)
+  delivery.adapt(transaction.records, transaction.rows, seconds, transaction.members.length)
   return settled
 })
 

@@ -56,6 +56,8 @@ export class Sealer {
   /** by event id: what seals tell that the cursor does not know of */
   private readonly fates = new Map<string, Fate>()
   private fatesUntil: Place | undefined
+  /** the seal from which the fates were read on */
+  private known: LastSeal | undefined
   private chain: Uint8Array = NO_HEAD
   /** of the next seal */
   private number = 0
@@ -97,6 +99,14 @@ export class Sealer {
   /** The last seal that was committed. */
   get head(): LastSeal | undefined {
     return this.last
+  }
+
+  /**
+   * The seal for a cursor that stands here: the last one, unless seals tell of events that the cursor does not know of
+   * yet. Then the one behind which they are read again after a new start.
+   */
+  headAt(place: Place): LastSeal | undefined {
+    return this.fatesUntil !== undefined && isBefore(place, this.fatesUntil) ? this.known : this.last
   }
 
   /** Whether seals tell of events that the cursor does not know of. */
@@ -191,7 +201,12 @@ export class Sealer {
       }
       if (before === undefined) return `seal ${last.number} is missing`
       for (const each of read) this.hear(each)
-      for (const each of isNew ? read : read.slice(1)) this.remember(each)
+      // where a start found fates, the cursor may stand before the end of its own seal
+      const isAhead =
+        last === this.settings.last && isBefore(this.settings.position, placeOf(read[0]!.until))
+      const later = isNew || isAhead ? read : read.slice(1)
+      if (later.length > 0 && !this.hasFates) this.known = this.lastOf(read[0]!)
+      for (const each of later) this.remember(each)
       this.goOnFrom(before)
       return undefined
     })
@@ -217,7 +232,11 @@ export class Sealer {
     this.until = until
     missing.get(this.settings.sealing)?.delete(hex(chain))
     this.hasWarned = false
-    this.last = {
+    this.last = this.lastOf(seal)
+  }
+
+  private lastOf({ chain, head, number }: Seal): LastSeal {
+    return {
       chain: hex(chain),
       number,
       head: hex(head),
