@@ -147,7 +147,8 @@ const start = (
       ),
       wakes,
       isIdle: false,
-      isCompacted: false
+      isCompacted: false,
+      isStopped: false
     }
     if (proof !== undefined) {
       const { sealer } = proof
@@ -167,6 +168,7 @@ const start = (
       Effect.gen(function* () {
         // the last status and the close of the queue, which follow, need time, too
         const inTime = <E>(part: Effect.Effect<unknown, E>) => shutdown.within(part, { sparesTime: true })
+        worker.isStopped = true
         yield* step("the stop of the worker", inTime(Effect.zipRight(Fiber.interrupt(fiber), requests.stop)))
         const drained = yield* step("the last delivery", inTime(annotated(drain(worker))))
         closed = true
@@ -361,6 +363,8 @@ interface Worker {
   isIdle: boolean
   /** whether delivered lines have left the disk */
   isCompacted: boolean
+  /** no pass begins any more, however late the interruption comes */
+  isStopped: boolean
 }
 
 const wake = (worker: Worker): void => {
@@ -469,7 +473,7 @@ const run = (worker: Worker) =>
         waitFor(worker, pause)
       )
     )
-    for (;;) yield* supervise
+    while (!worker.isStopped) yield* supervise
   })
 
 /** Appends letters of an unknown kind again, if this program carries the kind. */
