@@ -202,8 +202,7 @@ export class Sealer {
       if (before === undefined) return `seal ${last.number} is missing`
       for (const each of read) this.hear(each)
       // where a start found fates, the cursor may stand before the end of its own seal
-      const isAhead =
-        last === this.settings.last && isBefore(this.settings.position, placeOf(read[0]!.until))
+      const isAhead = last === this.settings.last && isBefore(this.settings.position, placeOf(read[0]!.until))
       const later = isNew || isAhead ? read : read.slice(1)
       if (later.length > 0 && !this.hasFates) this.known = this.lastOf(read[0]!)
       for (const each of later) this.remember(each)
