@@ -2,7 +2,7 @@
  * The sealer of a queue: continues its chain, and begins a new one if it cannot.
  *
  * Responsibilities
- * - makes the seal of each batch, behind the last one that was committed
+ * - makes the seal of each transaction, behind the last one that was committed
  * - if the answer to a seal never came, finds out what became of it before it makes another one
  * - if the chain is not as it was left, begins a new one, whose first seal says so for ever
  *
@@ -37,10 +37,10 @@ export interface Settings {
 }
 
 export interface Contents {
-  /** the place behind the batch, `segment:offset` */
+  /** the place behind the last batch, `segment:offset` */
   readonly until: string
   readonly stored: ReadonlyArray<Stored>
-  /** the lines of the batch that are no events, or that the database refused */
+  /** the lines of the batches that the database refused */
   readonly dead: ReadonlyArray<{ readonly place: Place; readonly eventId: string; readonly code: string }>
 }
 
@@ -310,7 +310,7 @@ export class Sealer {
     return digest("effect-audit/chain/1", parts).subarray(0, CHAIN_BYTES)
   }
 
-  /** The seal of a batch, behind the last one. */
+  /** The seal of a transaction, behind the last one. */
   seal({ dead = [], stored = [], until = this.until }: Partial<Contents>, now: number): Seal {
     const told = new Map(this.told)
     const notices: Array<Notice> = [...this.opening]
