@@ -116,6 +116,7 @@ const numbers = fc.oneof(
       2147483648,
       0.5,
       1.5,
+      2 ** 60,
       2 ** 63,
       1e19,
       2 ** 64,
@@ -490,6 +491,71 @@ onEachFlavour("values", (flavour) => {
       for (const name of names.filter(isHere)) test(name, check(name, `t_${columnName}`, column))
     })
   }
+
+  /** A kind with one field, in a column of this type. */
+  const single = async (schema: Schema.Struct.Field, type: string) => {
+    const table = type.replaceAll(/\W/g, "_")
+    const kind = `of_${table}`
+    const definition = AuditEvent.Class()(kind, {
+      table: kind,
+      fields: { value: schema },
+      columns: { value: { type } }
+    }) as unknown as AuditEvent.Any
+    await run(MysqlUploader.migrate(connectionOptions(database), [definition]))
+    return definition
+  }
+  /** as a parameter, as literals, and as many parameters */
+  const COUNTS = [1, 2, 100]
+
+  test("stores a whole number with the same digits alone and together", async () => {
+    const cases: ReadonlyArray<[schema: Schema.Struct.Field, type: string, value: unknown, stored: string]> =
+      [
+        [Schema.Number, "BIGINT NULL", 2 ** 60, "1152921504606846976"],
+        [Schema.Number, "BIGINT NULL", -(2 ** 63), "-9223372036854775808"],
+        [Schema.Number, "BIGINT UNSIGNED NULL", 2 ** 63, "9223372036854775808"],
+        [Schema.BigInt, "YEAR NULL", 0n, "0000"],
+        [Schema.BigInt, "YEAR NULL", 2026n, "2026"]
+      ]
+    for (const [schema, type, value, text] of cases) {
+      const definition = await single(schema, type)
+      for (const count of COUNTS) {
+        const events = Array.from({ length: count }, () => ({
+          ...stored(definition, { value }),
+          retried: true
+        }))
+        expect(await outcomes(definition, CHAR, events)).toEqual(events.map(() => ({ stored: text })))
+      }
+      await database.query(`DROP TABLE \`${definition.table}\``)
+    }
+  })
+
+  test("rejects numbers that are not finite, unless the column holds texts", async () => {
+    const NUMBERS = ["DOUBLE", "FLOAT", "DECIMAL(20,2)", "INT", "BIGINT", "BIT(1)", "BIT(64)", "YEAR", "JSON"]
+    const TYPES = [
+      ...NUMBERS,
+      "TIME",
+      "DATE",
+      "DATETIME",
+      "TIMESTAMP(3)",
+      "ENUM('a')",
+      "VARCHAR(20)",
+      "ENUM('NaN')"
+    ]
+    for (const type of TYPES) {
+      const definition = await single(Schema.NumberFromString, `${type} NULL`)
+      for (const value of [Infinity, -Infinity, NaN]) {
+        const isHeld = type === "VARCHAR(20)" || (type === "ENUM('NaN')" && Number.isNaN(value))
+        for (const count of COUNTS) {
+          const events = Array.from({ length: count }, () => ({
+            ...stored(definition, { value }),
+            retried: true
+          }))
+          const { rejected } = await run(uploader.upload({ definition, events }))
+          expect([type, value, count, rejected.length]).toEqual([type, value, count, isHeld ? 0 : count])
+        }
+      }
+    }
+  })
 
   test("rejects text that is not a member of an ENUM or a SET, and more bits than fit", async () => {
     const definition = AuditEvent.Class()("silent", {

@@ -5,6 +5,7 @@ import { sqlDateTime } from "../../schema/Line.js"
 import { ofKind } from "../../schema/Rules.js"
 import { ID_BYTES, writeId } from "../../schema/EventId.js"
 import { saltAt } from "../proof/row.js"
+import { wholeOf } from "./provable.js"
 
 /** Our own columns: the event's id, 16 bytes, and its time in UTC. */
 export const EVENT_ID = "event_id"
@@ -86,13 +87,15 @@ export const parameters = (
  * How the values of a column are sent, if a plain parameter would be stored as another value than a literal.
  *
  * - `digits`: numbers as texts, since a floating-point number would show as `1.23e15`
- * - `whole`: fractions are rounded away from zero, as literals are; the server rounds parameters to the even neighbour
+ * - `whole`: fractions are rounded away from zero, as literals are; the server rounds parameters to the even neighbour.
+ *   Beyond 2^53 with every digit, of which a literal would have the first 17
+ * - `finite`: as it is, except `NaN` and what is infinite, which become a text that the column refuses
  * - `bits`: for a BIT column, which takes digits for bytes, and cuts numbers to 64 bits
  * - a type of times, which guesses at anything else: in a YEAR 1 is 2001, in a TIME 130 is 00:01:30, in a DATE 101 is
  *   2000-01-01, and 10:11:12 is 2010-11-12
  * - the members of an ENUM or SET, which takes digits that are no member for the place of one
  */
-export type Form = "digits" | "whole" | "bits" | TimeForm | ReadonlySet<string> | undefined
+export type Form = "digits" | "whole" | "finite" | "bits" | TimeForm | ReadonlySet<string> | undefined
 
 type TimeForm = "year" | "time" | "date" | "datetime" | "timestamp"
 
@@ -109,23 +112,40 @@ const isSame = (form: Form, other: Form): boolean =>
 
 const parameterOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
   if (form === undefined || value === null) return value
+  if (isEndless(value)) return endlessOf(value, form)
   if (form === "bits") {
     if (typeof value === "string") return Buffer.from(value)
     const bits = bitsOf(value)
     return typeof bits === "bigint" ? bytesOf(bits) : bits
   }
   if (typeof form === "object" || form === "digits") return textOf(value, form)
-  if (form !== "whole") return timeOf(value, form)
-  return typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
+  if (form === "whole") return wholeNumberOf(value)
+  return form === "finite" ? value : timeOf(value, form)
 }
 
 export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
-  if (form === undefined || form === "whole" || value === null) return value
+  if (form === undefined || value === null) return value
+  if (isEndless(value)) return endlessOf(value, form)
+  if (form === "finite") return value
+  if (form === "whole") return wholeNumberOf(value)
   if (form === "bits") return typeof value === "string" ? value : bitsOf(value)
   return typeof form === "object" || form === "digits" ? textOf(value, form) : timeOf(value, form)
 }
 
-const roundAway = (value: number): number => Math.sign(value) * Math.round(Math.abs(value))
+const wholeNumberOf = (value: string | number | bigint): string | number | bigint =>
+  typeof value === "number" ? wholeOf(value) : value
+
+/**
+ * Whether it is `NaN` or infinite. Columns of numbers hold neither, and as a literal it would be the name of a column,
+ * for which the server blames the table, not the event.
+ */
+const isEndless = (value: SqlValue): value is number => typeof value === "number" && !Number.isFinite(value)
+
+/** What a column of texts holds, and any other one refuses. */
+const endlessOf = (value: number, form: Form): string | Buffer => {
+  if (form === "bits") return TOO_MANY_BITS
+  return form === "digits" || typeof form === "object" ? textOf(value, form) : refused(String(value))
+}
 
 /** A number as its digits. Digits that an ENUM or SET would misunderstand become a text that it refuses. */
 const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<string>): string => {
@@ -137,9 +157,9 @@ const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<st
 const timeOf = (value: string | number | bigint, form: TimeForm): string | number | bigint => {
   const text = String(value)
   if (form === "year") {
-    const whole = typeof value === "number" && !Number.isInteger(value) ? roundAway(value) : value
-    const years = Number(whole)
-    if (typeof whole !== "string") return years === 0 || Math.abs(years) > 99 ? whole : refused(text)
+    const years = Number(typeof value === "number" ? wholeOf(value) : value)
+    // never a bigint, which a driver sends as text
+    if (typeof value !== "string") return years === 0 || Math.abs(years) > 99 ? years : refused(text)
     // of the texts that are zero, only that of four digits is the year 0000
     return Math.abs(years) < 100 && text !== "0000" ? refused(text) : value
   }
@@ -156,7 +176,7 @@ const PLACE = /^\s*[+-]?\d+\s*$/
 
 /** The whole number in 64 bits, signed or not. If it needs more: nine bytes, which every BIT column refuses. */
 const bitsOf = (value: number | bigint): bigint | Buffer => {
-  const whole = typeof value === "bigint" ? value : BigInt(roundAway(value))
+  const whole = BigInt(typeof value === "number" ? wholeOf(value) : value)
   return whole === BigInt.asIntN(64, whole) || whole === BigInt.asUintN(64, whole) ? whole : TOO_MANY_BITS
 }
 

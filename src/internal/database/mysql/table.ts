@@ -254,7 +254,7 @@ const formOf = (column: Column | undefined): Form => {
   if (WHOLE.test(column.type)) return "whole"
   if (TIMES.has(column.type)) return column.type as "year" | "time" | "date" | "datetime" | "timestamp"
   if (column.type === "enum" || column.type === "set") return membersOf(column.declared)
-  return column.charset !== null || DIGITS.test(column.type) ? "digits" : undefined
+  return column.charset !== null || DIGITS.test(column.type) ? "digits" : "finite"
 }
 
 /** Anchored, since POINT ends in `int` as well. */
