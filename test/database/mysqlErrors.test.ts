@@ -234,6 +234,12 @@ describe("classes of failure", () => {
       reasonOf(1142, "INSERT command denied to user 'audit'@'h' for table 'use_log'"),
       "GRANT INSERT"
     )
+    for (const command of ["SELECT", "INSERT"]) {
+      const denied = `${command} command denied to user 'audit'@'h' for table \`app\`.\`effect_audit_seal\``
+      const reason = reasonOf(1142, denied)
+      assert.include(reason, `${command} on effect_audit_seal: GRANT SELECT, INSERT`)
+      assert.notInclude(reason, "definer")
+    }
     // Something behind the table is at fault: the reason names it, not our account or migrate.
     for (const [errno, message, named] of [
       [1146, "Table 'app.copies' doesn't exist", "app.copies"],

@@ -280,6 +280,32 @@ describe("the sealer", () => {
     })
   )
 
+  it.effect("needs the previous key no longer after the seal that names the new one", () =>
+    Effect.gen(function* () {
+      const table = new Table()
+      const sealer = table.sealer()
+      yield* next(table, sealer)
+      const renewed = Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem)))
+      const handing = table.sealer(sealer.head, undefined, { key: renewed, previousKey: key })
+      const handOver = yield* next(table, handing)
+      assert.isUndefined(wrongIn(handOver, key))
+      const after = table.sealer(handing.head, undefined, { key: renewed })
+      const seals = [
+        yield* next(table, after),
+        yield* next(table, table.sealer(after.head, undefined, { key: renewed }))
+      ]
+      for (const seal of seals) assert.isUndefined(wrongIn(seal, renewed))
+      assert.deepStrictEqual(
+        seals.map(({ number }) => number),
+        [2, 3]
+      )
+      assert.lengthOf(new Set(table.seals.map(({ chain }) => hex(chain))), 1)
+      // a third key was never named
+      const third = Either.getOrThrow(sealingKey(Redacted.make(newKey().privatePem)))
+      yield* waiting(table.sealer(handing.head, undefined, { key: third }).resume)
+    })
+  )
+
   it.effect("ignores a late answer to an abandoned seal", () =>
     Effect.gen(function* () {
       const table = new Table()

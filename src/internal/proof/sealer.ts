@@ -191,7 +191,10 @@ export class Sealer {
             before === undefined ? hex(each.head) !== last.head : !Buffer.from(each.prev).equals(before.head)
           )
             return `seal ${each.number} is another one`
-          if (wrongIn(each, this.keyOf(each)) !== undefined) return `seal ${each.number} is not ours`
+          const wrong = wrongIn(each, this.keyOf(each))
+          // the key before ours has signed it, and may be gone; the cursor knows its head
+          const isHandOver = wrong === "key" && before === undefined && this.namesOurKey(each)
+          if (wrong !== undefined && !isHandOver) return `seal ${each.number} is not ours`
           read.push(each)
           events += each.entries.length / ENTRY_BYTES
           before = each
@@ -217,13 +220,18 @@ export class Sealer {
     return previousKey?.id.equals(keyId) === true ? previousKey : key
   }
 
+  private namesOurKey({ notices }: Seal): boolean {
+    const { publicKey } = this.settings.key
+    return (decodeNotices(notices) ?? []).some(
+      (notice) => notice.word === "key" && notice.publicKey === publicKey
+    )
+  }
+
   /** Makes the next seal follow this one. */
   private goOnFrom(seal: Seal): void {
     const { at, chain, head, number, until } = seal
     const { key, previousKey } = this.settings
-    const names = (notice: Notice) => notice.word === "key" && notice.publicKey === key.publicKey
-    this.signer =
-      previousKey === undefined || (decodeNotices(seal.notices) ?? []).some(names) ? key : this.keyOf(seal)
+    this.signer = previousKey === undefined || this.namesOurKey(seal) ? key : this.keyOf(seal)
     this.chain = chain
     this.prev = head
     this.number = number + 1

@@ -7,6 +7,7 @@
  */
 import { Redacted } from "effect"
 import { UploadError } from "../../../schema/Errors.js"
+import { SEAL_TABLE } from "../../proof/seal.js"
 import { PROTOCOL_ERROR } from "./driver.js"
 import { migrateCommand } from "../rows.js"
 
@@ -281,6 +282,9 @@ const locked: Reason = ({ host, username }) =>
 const insertRight: Reason = (subject, text) => {
   const [, command, named] =
     /^(\w+) command denied to user .* for table '?(?:`?[^`]*`?\.)?`?([^`']*)`?'?$/.exec(text) ?? []
+  if (command !== undefined && named === SEAL_TABLE) {
+    return `The account ${subject.username} lacks the right ${command} on ${SEAL_TABLE}: GRANT SELECT, INSERT to it`
+  }
   if (
     command === "TRIGGER" ||
     (command !== undefined && named !== undefined && !isSame(named, subject.table))
