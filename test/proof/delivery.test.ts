@@ -33,6 +33,12 @@ class Note extends AuditEvent.Class<Note>()("note", {
   columns: { text: { type: "VARCHAR(20) NOT NULL CHECK (text <> 'bad')" } }
 }) {}
 
+class Measure extends AuditEvent.Class<Measure>()("measure", {
+  table: "measures",
+  fields: { whole: Schema.NumberFromString, number: Schema.NumberFromString },
+  columns: { whole: { type: "BIGINT NOT NULL" } }
+}) {}
+
 const KINDS = [UseLog, LoginLog, Note]
 const TABLES = ["nano_banana_user_use_log", "nano_banana_user_log", "notes"]
 
@@ -298,6 +304,44 @@ for (const [name, make] of PROVEN) {
         yield* life(database, directory, some)
         const { bare, chains, findings, rows } = yield* database.prove()
         assert.deepStrictEqual([findings, bare, rows, chains.length], [[], 6, 12, 1])
+      })
+    )
+
+    it.scopedLive("needs the previous key no longer after the seal that names the new one", () =>
+      Effect.gen(function* () {
+        const database = yield* make(KINDS)
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const one = (log: AuditLog["Type"]) => record(log, 1)
+        yield* life(database, directory, one)
+        const renewed = Redacted.make(newKey().privatePem)
+        yield* life(database, directory, one, { keys: { key: renewed, previousKey: database.key } })
+        for (let start = 0; start < 2; start++)
+          yield* life(database, directory, one, { keys: { key: renewed } })
+        const { seals } = yield* assertProven(database)
+        assert.deepStrictEqual([seals, yield* countRows(database)], [4, 4])
+      })
+    )
+
+    it.scopedLive("makes a dead letter of a number that is not finite, and seals the rows around it", () =>
+      Effect.gen(function* () {
+        const database = yield* make([Measure])
+        const directory = path.join(yield* temporaryDirectory, "audit")
+        const status = yield* lifeOf(
+          database,
+          directory,
+          (log) =>
+            Effect.gen(function* () {
+              for (const value of [1, Infinity, -Infinity, Number.NaN, 2 ** 60])
+                for (const field of ["whole", "number"])
+                  yield* log.record("measure", { whole: 0, number: 0, [field]: value })
+              yield* log.flush
+              return yield* log.status
+            }),
+          { events: [Measure] }
+        )
+        assert.deepStrictEqual([status.waiting, status.dead], [0, 6])
+        const proved = yield* database.prove({ isExclusive: true })
+        assert.deepStrictEqual([proved.findings, proved.rows], [[], 4])
       })
     )
 

@@ -30,8 +30,12 @@ export const numberText = (value: number): string => {
   return digits.length > point ? `${sign}${whole}.${digits.slice(point)}` : `${sign}${whole}`
 }
 
-/** A number as whole columns keep it: halves are rounded away from zero, -0 becomes 0, and every digit counts. */
-export const wholeOf = (value: number): number | bigint => {
+/**
+ * A value as whole columns keep it: halves are rounded away from zero, -0 becomes 0, and every digit counts. `NaN`, what
+ * is infinite, and all that is no number stay as they are.
+ */
+export const wholeOf = <A extends SqlValue>(value: A): A | number | bigint => {
+  if (typeof value !== "number" || !Number.isFinite(value)) return value
   const whole = Math.sign(value) * Math.round(Math.abs(value))
   return Number.isSafeInteger(whole) ? whole + 0 : BigInt(whole)
 }

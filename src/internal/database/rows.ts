@@ -112,37 +112,34 @@ const isSame = (form: Form, other: Form): boolean =>
 
 const parameterOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
   if (form === undefined || value === null) return value
-  if (isEndless(value)) return endlessOf(value, form)
+  if (isNotFinite(value)) return notFiniteOf(value, form)
   if (form === "bits") {
     if (typeof value === "string") return Buffer.from(value)
     const bits = bitsOf(value)
     return typeof bits === "bigint" ? bytesOf(bits) : bits
   }
   if (typeof form === "object" || form === "digits") return textOf(value, form)
-  if (form === "whole") return wholeNumberOf(value)
+  if (form === "whole") return wholeOf(value)
   return form === "finite" ? value : timeOf(value, form)
 }
 
 export const literalOf = (value: SqlValue, form: Form): SqlValue | Buffer => {
   if (form === undefined || value === null) return value
-  if (isEndless(value)) return endlessOf(value, form)
+  if (isNotFinite(value)) return notFiniteOf(value, form)
   if (form === "finite") return value
-  if (form === "whole") return wholeNumberOf(value)
+  if (form === "whole") return wholeOf(value)
   if (form === "bits") return typeof value === "string" ? value : bitsOf(value)
   return typeof form === "object" || form === "digits" ? textOf(value, form) : timeOf(value, form)
 }
 
-const wholeNumberOf = (value: string | number | bigint): string | number | bigint =>
-  typeof value === "number" ? wholeOf(value) : value
-
 /**
- * Whether it is `NaN` or infinite. Columns of numbers hold neither, and as a literal it would be the name of a column,
- * for which the server blames the table, not the event.
+ * Whether it is `NaN` or infinite. Columns of numbers hold neither. If it went as a literal, then the server would take
+ * it for the name of a column, and blame the table.
  */
-const isEndless = (value: SqlValue): value is number => typeof value === "number" && !Number.isFinite(value)
+const isNotFinite = (value: SqlValue): value is number => typeof value === "number" && !Number.isFinite(value)
 
-/** What a column of texts holds, and any other one refuses. */
-const endlessOf = (value: number, form: Form): string | Buffer => {
+/** A form that columns of texts hold and all others refuse. */
+const notFiniteOf = (value: number, form: Form): string | Buffer => {
   if (form === "bits") return TOO_MANY_BITS
   return form === "digits" || typeof form === "object" ? textOf(value, form) : refused(String(value))
 }
@@ -157,7 +154,7 @@ const textOf = (value: string | number | bigint, form: "digits" | ReadonlySet<st
 const timeOf = (value: string | number | bigint, form: TimeForm): string | number | bigint => {
   const text = String(value)
   if (form === "year") {
-    const years = Number(typeof value === "number" ? wholeOf(value) : value)
+    const years = Number(wholeOf(value))
     // never a bigint, which a driver sends as text
     if (typeof value !== "string") return years === 0 || Math.abs(years) > 99 ? years : refused(text)
     // of the texts that are zero, only that of four digits is the year 0000
@@ -176,7 +173,7 @@ const PLACE = /^\s*[+-]?\d+\s*$/
 
 /** The whole number in 64 bits, signed or not. If it needs more: nine bytes, which every BIT column refuses. */
 const bitsOf = (value: number | bigint): bigint | Buffer => {
-  const whole = BigInt(typeof value === "number" ? wholeOf(value) : value)
+  const whole = BigInt(wholeOf(value))
   return whole === BigInt.asIntN(64, whole) || whole === BigInt.asUintN(64, whole) ? whole : TOO_MANY_BITS
 }
 

@@ -282,7 +282,7 @@ const locked: Reason = ({ host, username }) =>
 const insertRight: Reason = (subject, text) => {
   const [, command, named] =
     /^(\w+) command denied to user .* for table '?(?:`?[^`]*`?\.)?`?([^`']*)`?'?$/.exec(text) ?? []
-  if (command !== undefined && named === SEAL_TABLE) {
+  if (command !== undefined && isSame(SEAL_TABLE, named)) {
     return `The account ${subject.username} lacks the right ${command} on ${SEAL_TABLE}: GRANT SELECT, INSERT to it`
   }
   if (

@@ -127,14 +127,14 @@ const asText = (value: SqlValue): string | null => (value === null ? null : Stri
 
 const WHOLE: Keeper = {
   plain: -1,
-  fit: (value) => (typeof value !== "number" ? value : Number.isFinite(value) ? wholeOf(value) : undefined),
+  fit: wholeOf,
   textOf: asText
 }
 
 const NUMBER: Keeper = {
   plain: -1,
   // -0 becomes 0, as its text is
-  fit: (value) => (value === null ? null : Number.isFinite(Number(value)) ? Number(value) + 0 : undefined),
+  fit: (value) => (value === null ? null : Number(value) + 0),
   textOf: (value) => (value === null ? null : numberText(Number(value)))
 }
 
