@@ -502,7 +502,8 @@ onEachPair("a failure that passes by itself", (flavour) => {
       const uploader = yield* uploaderOf({
         ...options,
         hosts: [nobody, silent, proxy, server].map(address),
-        connectTimeout: "200 millis"
+        // a busy machine takes longer than 200 ms for a login
+        connectTimeout: "3 seconds"
       })
       // the first two do not answer, so the batch goes to the third
       assert.deepStrictEqual(yield* upload(uploader, uses(5)), { rejected: [] })
