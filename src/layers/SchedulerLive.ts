@@ -11,6 +11,7 @@ import {
   Effect,
   Exit,
   Fiber,
+  identity,
   Layer,
   Option,
   Queue,
@@ -141,9 +142,10 @@ const start = (
       flushes,
       requests,
       sealer: proof?.sealer,
-      pass: Effect.zipRight(
-        requests.begin,
-        yield* makeDelivery(options, { report, flushes, requests, anchor, proof })
+      pass: requests.begin.pipe(
+        Effect.zipRight(yield* makeDelivery(options, { report, flushes, requests, anchor, proof })),
+        // what came last within the hour, or has no batch, although nothing follows
+        anchor === undefined ? identity : Effect.zipLeft(anchor.hourly)
       ),
       wakes,
       isIdle: false,

@@ -194,7 +194,8 @@ export class QueueFile extends Context.Tag("effect-audit/QueueFile")<
     }) => Effect.Effect<Batch, QueueAccessError>
     /**
      * Settles a batch: writes its refusals to the dead letters, then moves the cursor to its end, then removes
-     * delivered segments. All other records of the batch count as delivered. Batches must be committed in order.
+     * delivered segments. All other records of the batch count as delivered. Batches must be committed in order. One
+     * without records only stores its seal.
      */
     readonly commit: (
       batch: Omit<Batch, "release">,

@@ -3,10 +3,11 @@
  * the request. `prove` finds nothing.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Redacted, Schedule } from "effect"
+import { Effect, Logger, Redacted, Schedule } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { v7 } from "uuid"
+import { anchorsIn } from "../../src/internal/proof/verify.js"
 import * as requests from "../../src/internal/queue/requests.js"
 import * as MysqlUploader from "../../src/layers/MysqlUploader.js"
 import { UploadError } from "../../src/schema/Errors.js"
@@ -197,6 +198,37 @@ for (const [name, make] of PROVEN) {
           yield* assertSaidOnce(database)
         })
       )
+
+    it.scopedLive(
+      "is the queue's last one: the log names it, and the next start notices that it is gone",
+      () =>
+        Effect.gen(function* () {
+          const { database, directory } = yield* given
+          const lines: Array<string> = []
+          const log = Logger.replace(
+            Logger.defaultLogger,
+            Logger.make(({ message }) => void lines.push(String(message)))
+          )
+          yield* lifeOf(
+            database,
+            directory,
+            (log) =>
+              Effect.gen(function* () {
+                yield* record(log, EVENT)
+                yield* untilCarriedOut(log, yield* ask(directory))
+              }),
+            { log }
+          )
+          const [row] = yield* database.query("SELECT MAX(number) AS last FROM effect_audit_seal")
+          const last = Number(row!.last)
+          assert.strictEqual(lines.flatMap(anchorsIn).at(-1)!.number, last)
+          yield* database.query(`DELETE FROM effect_audit_seal WHERE number = ${last}`)
+          const failure = yield* lifeOf(database, directory, (log) => Effect.flip(record(log)), {
+            settings: { shutdownTimeout: "1 second" }
+          })
+          assert.include(String(failure), "The chain of seals is not as it was left")
+        })
+    )
 
     it.scopedLive("records an equal request about later seals again", () =>
       Effect.gen(function* () {

@@ -6,9 +6,8 @@
  * a transaction can begin again on another connection, and find out which of its events breaks one.
  */
 import { Array as Arr, Effect } from "effect"
-import type { UploadError } from "../../schema/Errors.js"
 import { idOf } from "../../schema/Position.js"
-import type { Refusal } from "../../services/QueueFile.js"
+import type { QueueFile, Refusal } from "../../services/QueueFile.js"
 import type { Part, Seal, Stored } from "../../services/Sealing.js"
 import { monotonicMillis } from "../monotonic.js"
 import type { Sealer } from "../proof/sealer.js"
@@ -18,6 +17,7 @@ import {
   type Delivery,
   type Events,
   learn,
+  type PassError,
   type Prepared,
   type Proof,
   type Settled,
@@ -253,13 +253,15 @@ const withoutFates = (
 
 const isOpen = ({ places }: Events): boolean => places.length > 0
 
-/** Makes a seal without rows, if one is to say something that no batch came for. */
+/**
+ * Makes a seal without rows, if one is to say something that no batch came for. The cursor keeps it like any other: the
+ * next start asks for it, and the log names its head.
+ */
 export const sealAsked = (
-  { instruments }: Delivery,
+  { instruments, settings: { queue } }: Delivery,
   { sealer, sealing }: Proof
-): Effect.Effect<void, UploadError> =>
+): Effect.Effect<void, PassError> =>
   Effect.suspend(() => {
-    if (!sealer.isAsked) return Effect.void
     let made: Seal | undefined
     // not if a seal has said it whose answer never came
     const send = Effect.when(
@@ -272,7 +274,7 @@ export const sealAsked = (
       ),
       () => sealer.isAsked
     )
-    return Effect.zipRight(sealer.resume, send).pipe(
+    const sent = Effect.zipRight(sealer.resume, send).pipe(
       Effect.matchCauseEffect({
         onSuccess: () =>
           Effect.sync(() => {
@@ -285,4 +287,14 @@ export const sealAsked = (
       }),
       Effect.onInterrupt(() => Effect.sync(() => sealer.doubt()))
     )
+    return Effect.zipRight(sealer.isAsked ? sent : Effect.void, keepHead(queue, sealer))
+  })
+
+/** Has the cursor keep the last seal, if it has an older one: also one that a failing disk kept out of it. */
+const keepHead = (queue: QueueFile["Type"], sealer: Sealer) =>
+  Effect.gen(function* () {
+    const head = sealer.headAt(yield* queue.position)
+    if (head === undefined || head.head === (yield* queue.seal)?.head) return
+    const { start } = yield* queue.take({ maxRecords: 1, maxBytes: 1 })
+    yield* queue.commit({ records: [], start, end: start }, [], head)
   })

@@ -68,7 +68,10 @@ export interface Ledger {
   readonly waitingBytes: () => number
   /** Reads lines from a position, by default from the cursor. */
   readonly take: (from: Position | undefined, limits: Limits) => Effect.Effect<Batch, DiskError>
-  /** Writes the refusals to the dead letters, then the cursor after the batch, then removes delivered segments. */
+  /**
+   * Writes the refusals to the dead letters, then the cursor after the batch, then removes delivered segments. A batch
+   * without records moves nothing: the cursor only keeps its seal.
+   */
   readonly settle: (
     batch: Omit<Batch, "release">,
     refusals: ReadonlyArray<Refusal>,
@@ -128,10 +131,11 @@ export const make = (parts: Parts, found: { readonly cursor: Cursor; readonly ne
     refusals: ReadonlyArray<Refusal>,
     sealed: LastSeal | undefined
   ) {
-    if (batch.records.length === 0) return
-    const isNew = (record: QueueRecord) => !isCounted(cursor, record)
+    if (batch.records.length === 0 && sealed === undefined) return
     // a try that failed at the cursor may have left its counts on disk, and this try may have other letters
     yield* slots.restore(cursor)
+    if (batch.records.length === 0) return yield* moveTo({ ...cursor, seal: sealed })
+    const isNew = (record: QueueRecord) => !isCounted(cursor, record)
     // dead letters first: cursor first, then a crash, would lose them. The torn rest of a settled line is no letter.
     const toKeep = refusals.filter(
       // earlier versions counted blank lines as torn
