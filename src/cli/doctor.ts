@@ -44,6 +44,7 @@ export const doctor = Command.make(
         yield* examine(
           { filename: options.sqlite.value, tables: yield* tablesOf(options.tables) },
           kinds,
+          settings,
           report
         )
       } else if (Option.isNone(options.url) && Option.isNone(options.database)) {

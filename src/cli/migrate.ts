@@ -36,6 +36,10 @@ export const migrate = Command.make(
       const names = kinds.map((kind) => tableName(kind, tables))
       const deduplication = Option.getOrUndefined(options.deduplication)
       if (options.printOnly) {
+        if (Option.isSome(options.sqlite))
+          return yield* usageError(
+            "--print is for MySQL and MariaDB. An SQLite file has no administrator: migrate it without --print."
+          )
         const wrongName = [...names.map(misnamed), ...kinds.map(misnamedColumn)].find(
           (reason) => reason !== undefined
         )

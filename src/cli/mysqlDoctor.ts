@@ -23,7 +23,10 @@ import {
   unfit,
   uniqueKeysOf
 } from "../internal/database/mysql/table.js"
+import { provable } from "../internal/database/mysql/provable.js"
+import { misfitSeals, SEAL_COLUMNS } from "../internal/database/mysql/seals.js"
 import { EVENT_ID, EVENT_TIME, tableName } from "../internal/database/rows.js"
+import { PROOF_COLUMN, SEAL_TABLE } from "../internal/proof/seal.js"
 import type * as MysqlUploader from "../layers/MysqlUploader.js"
 import { Activity } from "../schema/Activity.js"
 import type * as AuditEvent from "../schema/AuditEvent.js"
@@ -33,8 +36,10 @@ import type { Finding } from "./findings.js"
 import { failure, ok, warning } from "./findings.js"
 import { formatBytes } from "./format.js"
 
-interface Limits {
+interface Settings {
   readonly maxLineBytes: number
+  /** the keys, if what is delivered is to be sealed */
+  readonly proof?: unknown
 }
 
 type Report = (finding: Finding) => Effect.Effect<void>
@@ -43,7 +48,7 @@ type Report = (finding: Finding) => Effect.Effect<void>
 export const examine = (
   options: MysqlUploader.Options,
   kinds: ReadonlyArray<AuditEvent.Any>,
-  limits: Limits,
+  settings: Settings,
   report: Report
 ): Effect.Effect<void> =>
   Effect.gen(function* () {
@@ -56,7 +61,7 @@ export const examine = (
     for (const endpoint of endpoints.right) {
       if (!(yield* reach(endpoint, report))) continue
       const result = yield* Effect.either(
-        Effect.scoped(examineServer(endpoint, options, kinds, limits, report))
+        Effect.scoped(examineServer(endpoint, options, kinds, settings, report))
       )
       if (Either.isRight(result)) continue
       const { code, reason } = classify(result.left.cause, endpoint)
@@ -112,7 +117,7 @@ const examineServer = (
   endpoint: Endpoint,
   options: MysqlUploader.Options,
   kinds: ReadonlyArray<AuditEvent.Any>,
-  limits: Limits,
+  settings: Settings,
   report: Report
 ) =>
   Effect.gen(function* () {
@@ -127,13 +132,16 @@ const examineServer = (
       )
     }
     yield* report(ok("login", `${username} to ${database}`))
-    for (const finding of yield* examineSettings(session, limits)) yield* report(finding)
+    for (const finding of yield* examineSettings(session, settings)) yield* report(finding)
+    const isDeduplicated = options.deduplication !== "none"
+    const isSealed = settings.proof !== undefined
     for (const kind of kinds) {
       const name = tableName(kind, options.tables)
-      for (const finding of yield* examineTable(session, kind, name, options.deduplication !== "none")) {
+      for (const finding of yield* examineTable(session, { kind, name, isDeduplicated, isSealed })) {
         yield* report(finding)
       }
     }
+    if (isSealed) for (const finding of yield* examineSeals(session)) yield* report(finding)
   })
 
 const ServerSettings = Schema.Struct({
@@ -146,7 +154,7 @@ const ServerSettings = Schema.Struct({
 
 const examineSettings = (
   session: Session,
-  { maxLineBytes }: Limits
+  { maxLineBytes }: Settings
 ): Effect.Effect<ReadonlyArray<Finding>, SqlError> =>
   Effect.gen(function* () {
     const [tls] = yield* session.select(
@@ -209,13 +217,26 @@ const tlsOf = ({ endpoint, remoteAddress }: Session, cipher: string): Finding =>
 const SKEW = 2000
 
 /** The command that makes the table of a kind, or gives it what it lacks. */
-const migrateOf = ({ kind }: AuditEvent.Any): string =>
-  kind === UseLog.kind || kind === LoginLog.kind
-    ? "effect-audit migrate"
-    : `effect-audit migrate ${kind === Activity.kind ? "--activity" : "--events MODULE"}`
+const migrateOf = ({ isSealed, kind: { kind } }: Target): string =>
+  [
+    "effect-audit migrate",
+    ...(isSealed ? ["--proof"] : []),
+    ...(kind === UseLog.kind || kind === LoginLog.kind
+      ? []
+      : [kind === Activity.kind ? "--activity" : "--events MODULE"])
+  ].join(" ")
 
-const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDeduplicated: boolean) =>
+/** A table that events are delivered to. */
+interface Target {
+  readonly kind: AuditEvent.Any
+  readonly name: string
+  readonly isDeduplicated: boolean
+  readonly isSealed: boolean
+}
+
+const examineTable = (session: Session, target: Target) =>
   Effect.gen(function* () {
+    const { isDeduplicated, isSealed, kind, name } = target
     const { database, username } = session.endpoint
     const wrongName = misnamed(name) ?? misnamedColumn(kind)
     if (wrongName !== undefined) return [failure(kind.kind, wrongName)]
@@ -224,18 +245,23 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
       return [
         failure(
           name,
-          `${username} sees no such table in ${database}: run "${migrateOf(kind)}", or GRANT INSERT on it`
+          `${username} sees no such table in ${database}: run "${migrateOf(target)}", or GRANT INSERT on it`
         )
       ]
     }
     const ours = isDeduplicated ? [EVENT_ID, EVENT_TIME] : []
-    const wanted = [...ours, ...kind.columns.map((column) => column.name)]
+    const wanted = [
+      ...ours,
+      ...(isSealed ? [PROOF_COLUMN] : []),
+      ...kind.columns.map((column) => column.name)
+    ]
     const missing = wanted.filter((column) => !columns.has(column.toLowerCase()))
     const narrow = kind.columns.filter((column) => {
       const charset = columns.get(column.name.toLowerCase())?.charset
       return typeof charset === "string" && !/^utf8mb4$|^utf(16|32)/.test(charset)
     })
-    const refused = yield* columnsWithoutInsert(session, name, wanted)
+    const refused = yield* columnsWithout(session, "insert", name, wanted)
+    const sealed = isSealed && missing.length === 0 ? provable(kind, name, columns) : undefined
     const uniqueKeys = isDeduplicated ? yield* uniqueKeysOf(session, name) : []
     const keys = uniqueKeys.filter(isOverEventId).map((key) => key.name)
     const { engine, transactional } = yield* engineOf(session, name)
@@ -246,13 +272,22 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
     return [
       ...(wrongEngine === undefined ? [] : [failure(name, wrongEngine)]),
       ...(note === undefined ? [] : [warning(name, note)]),
+      ...(isSealed && !transactional
+        ? [
+            failure(
+              name,
+              `has an engine without transactions, which a seal needs: run "${migrateOf(target)}"`
+            )
+          ]
+        : []),
+      ...(sealed !== undefined && Either.isLeft(sealed) ? [failure(name, sealed.left)] : []),
       ...(wrongColumns === undefined ? [] : [failure(name, wrongColumns)]),
       ...(isDeduplicated && columns.get(EVENT_TIME)?.nullable === "NO"
         ? [warning(name, `${EVENT_TIME} is NOT NULL: adopted lines without a time become dead letters`)]
         : []),
       missing.length === 0
         ? ok(name, "all columns are there")
-        : failure(name, `has no column ${missing.join(", ")}: run "${migrateOf(kind)}"`),
+        : failure(name, `has no column ${missing.join(", ")}: run "${migrateOf(target)}"`),
       refused.length === 0
         ? ok(name, `${username} may insert`)
         : failure(
@@ -270,7 +305,7 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
         : keys.length === 0
           ? failure(
               name,
-              `has no unique key over ${EVENT_ID}: run "${migrateOf(kind)}", or set deduplication to "none"`
+              `has no unique key over ${EVENT_ID}: run "${migrateOf(target)}", or set deduplication to "none"`
             )
           : ok(name, `unique key ${keys.join(", ")}`),
       ...(isHidden
@@ -284,8 +319,43 @@ const examineTable = (session: Session, kind: AuditEvent.Any, name: string, isDe
     ]
   })
 
-/** The columns that the account may not insert into, by all its roles and grants. */
-const columnsWithoutInsert = (session: Session, table: string, columns: ReadonlyArray<string>) =>
+/** The table of seals, which the account has to read, too. */
+const examineSeals = (session: Session) =>
+  Effect.gen(function* () {
+    const { database, username } = session.endpoint
+    const present = yield* columnsOf(session, SEAL_TABLE)
+    if (present.size === 0)
+      return [
+        failure(
+          SEAL_TABLE,
+          `${username} sees no such table in ${database}: run "effect-audit migrate --proof", or GRANT SELECT, INSERT on it`
+        )
+      ]
+    const wrong = misfitSeals(present)
+    if (wrong.length > 0)
+      return [failure(SEAL_TABLE, `is a table of another kind (${wrong.join(", ")}): rename it, and migrate`)]
+    const names = SEAL_COLUMNS.map(([name]) => name)
+    const refused = [
+      ...(yield* columnsWithout(session, "select", SEAL_TABLE, names)),
+      ...(yield* columnsWithout(session, "insert", SEAL_TABLE, names))
+    ]
+    return [
+      refused.length === 0
+        ? ok(SEAL_TABLE, `${username} may read and insert`)
+        : failure(
+            SEAL_TABLE,
+            `${username} may not both read and insert: GRANT SELECT, INSERT ON ${database}.${SEAL_TABLE}`
+          )
+    ]
+  })
+
+/** The columns for which the account lacks a right, by all its roles and grants. */
+const columnsWithout = (
+  session: Session,
+  right: "insert" | "select",
+  table: string,
+  columns: ReadonlyArray<string>
+) =>
   Effect.map(
     session.select(
       Schema.Struct({ name: Schema.String, rights: Schema.String }),
@@ -295,6 +365,6 @@ const columnsWithoutInsert = (session: Session, table: string, columns: Readonly
     ),
     (rows) => {
       const rights = new Map(rows.map(({ name, rights }) => [name.toLowerCase(), rights.split(",")]))
-      return columns.filter((column) => rights.get(column.toLowerCase())?.includes("insert") === false)
+      return columns.filter((column) => rights.get(column.toLowerCase())?.includes(right) === false)
     }
   )

@@ -30,7 +30,7 @@ export const overview = (version: string, columns = columnsOf(process.stdout)): 
   }),
   "",
   ...[
-    "The queue is that of --directory (-d), AUDIT_DIRECTORY or ./audit. All print JSON by --json, errors included.",
+    "The queue is that of --directory (-d), AUDIT_DIRECTORY or ./audit. Most print JSON by --json, errors included.",
     "Flags and variables of a command: effect-audit COMMAND --help. Completions: --completions bash|zsh|fish. " +
       "Log: --log-level info.",
     "Exit code: 0 fine, 1 lagging, 2 needs an operator, 3 integrity, 64 wrong usage, 70 a defect."

@@ -5,6 +5,7 @@
 import * as FileSystem from "@effect/platform/FileSystem"
 import { Effect, Option, Stream } from "effect"
 import { erasing, purging, sealedRows, sealsBefore } from "../internal/proof/permitted.js"
+import { sealNamed, type SealName, type Source } from "../internal/proof/verify.js"
 import { lastSealOf, ownerOf } from "../internal/queue/inspect.js"
 import * as requests from "../internal/queue/requests.js"
 import { textOf } from "../schema/EventId.js"
@@ -57,10 +58,17 @@ export const erase = Command.make(
           )
         const events = found.flatMap(({ eventIds }) => eventIds.map(textOf))
         yield* permit(options, [{ action: "erase", kind: options.kind, events }])
-        for (const sealed of found) yield* Stream.runForEach(erasing(source, sealed), (line) => print([line]))
-        yield* say(
-          `A seal permits to erase ${counted(events.length, "event")}. Run the statements; prove finds nothing.`
-        )
+        let statements = 0
+        for (const sealed of found)
+          yield* Stream.runForEach(erasing(source, sealed), (line) => {
+            statements++
+            return print([line])
+          })
+        const next =
+          statements === 0
+            ? "They are erased already: there is nothing to run."
+            : "Run the statements; prove finds nothing."
+        yield* say(`A seal permits to erase ${counted(events.length, "event")}. ${next}`)
       })
     )
 ).pipe(
@@ -79,12 +87,11 @@ export const purge = Command.make("purge", { directory, before, wait, sqlite, ..
   Effect.scoped(
     Effect.gen(function* () {
       const source = yield* sourceOf(options)
-      const named = /^([0-9a-f]{32}):(\d{1,15})$/.exec(options.before)
-      const time = named === null ? yield* momentOf("before", Option.some(options.before)) : undefined
+      const named = sealNamed(options.before)
       const meant =
-        named === null
-          ? yield* sealsBefore(source, sqlDateTime(time!))
-          : [{ chain: named[1]!, before: Number(named[2]) }]
+        named === undefined
+          ? yield* sealsBefore(source, sqlDateTime((yield* momentOf("before", Option.some(options.before)))!))
+          : yield* beforeSeal(source, named)
       if (meant.length === 0) return yield* say("Nothing was sealed before that.")
       yield* permit(
         options,
@@ -100,6 +107,16 @@ export const purge = Command.make("purge", { directory, before, wait, sqlite, ..
     "Have a seal permit that rows are removed that were sealed before a date, and print the SQL that removes them"
   )
 )
+
+/** A seal that is to come is refused: its rows would be permitted to go before anybody has seen them. */
+const beforeSeal = <E>(source: Source<E>, { chain, number }: SealName) =>
+  Effect.gen(function* () {
+    if ((yield* source.seal(chain, number)) === undefined)
+      return yield* usageError(
+        `There is no seal ${chain}:${number}; prove prints the last one of each chain. Nothing was changed.`
+      )
+    return number === 0 ? [] : [{ chain, before: number }]
+  })
 
 /** of one request, since one seal must hold them all */
 const MOST_EVENTS = 10_000

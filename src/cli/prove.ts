@@ -10,6 +10,7 @@ import {
   type Finding,
   type Progress,
   type Proved,
+  sealNamed,
   type Summary,
   verify
 } from "../internal/proof/verify.js"
@@ -22,7 +23,11 @@ import { sourceOf } from "./source.js"
 import { isTerminal, makeCanvas, print, printJson } from "./terminal.js"
 
 const key = Options.file("key").pipe(
-  Options.withDescription("The public key of the seals, PEM; the private one is not needed, and refused")
+  Options.withDescription(
+    "The public key of the seals, PEM; the private one is not needed, and refused. Again for each key that was not " +
+      "named by the one before"
+  ),
+  Options.atLeast(1)
 )
 
 const anchors = Options.file("anchors").pipe(
@@ -53,15 +58,13 @@ export const prove = Command.make(
     Effect.scoped(
       Effect.gen(function* () {
         yield* collectEarly
-        const fileSystem = yield* FileSystem.FileSystem
-        const verifying = verifyingKey(yield* fileSystem.readFileString(options.key))
-        if (Either.isLeft(verifying)) return yield* usageError(`${options.key}: ${verifying.left}`)
+        const keys = yield* Effect.forEach(options.key, keyIn)
         const heads = Option.isSome(options.anchors) ? yield* anchorsOf(options.anchors.value) : undefined
         const from = Option.isSome(options.since) ? yield* sealOf(options.since.value) : undefined
         const tables = yield* tablesOf(options.tables)
         const source = yield* sourceOf(options)
         const summary = yield* verify(source, {
-          key: verifying.right,
+          keys,
           anchors: heads ?? [],
           since: from,
           isExclusive: options.exclusive,
@@ -86,6 +89,12 @@ export const prove = Command.make(
   )
 )
 
+const keyIn = (file: string) =>
+  Effect.gen(function* () {
+    const found = verifyingKey(yield* (yield* FileSystem.FileSystem).readFileString(file))
+    return Either.isLeft(found) ? yield* usageError(`${file}: ${found.left}`) : found.right
+  })
+
 /** The heads in a file. A file without any cannot be the one that was meant. */
 const anchorsOf = (file: string) =>
   Effect.gen(function* () {
@@ -97,10 +106,10 @@ const anchorsOf = (file: string) =>
   })
 
 const sealOf = (text: string) => {
-  const found = /^([0-9a-f]{32}):(\d{1,15})$/.exec(text)
-  return found === null
+  const named = sealNamed(text)
+  return named === undefined
     ? usageError(`${text} names no seal: write CHAIN:NUMBER, as an earlier proof printed it.`)
-    : Effect.succeed({ chain: found[1]!, number: Number(found[2]) })
+    : Effect.succeed(named)
 }
 
 const asFailure = ({ eventId, kind, subject, text }: Finding) =>
@@ -127,7 +136,7 @@ const describe = (
     ...chains.flatMap((chain) => [
       // a finding may be anywhere in the chain
       (findings === 0 ? ok : warning)("chain", upTo(chain, findings === 0 ? "proved" : "looked at")),
-      ...(anchors === undefined ? [] : [anchored(chain)])
+      ...(anchors === undefined ? [] : anchored(chain, anchors))
     ])
   ].flatMap(describeFinding)
 }
@@ -135,13 +144,20 @@ const describe = (
 const upTo = ({ at, chain, head, number }: Proved, verb: string): string =>
   `${verb} up to seal ${chain}:${number} of ${at}, head ${head}`
 
-const anchored = ({ anchored, chain, number }: Proved) =>
-  anchored === undefined
-    ? warning("anchor", `no head of chain ${chain} was written down elsewhere, so its end could be missing`)
-    : ok(
+const anchored = ({ anchored, chain, number }: Proved, anchors: ReadonlyArray<Head>) => {
+  if (anchored !== undefined)
+    return [
+      ok(
         "anchor",
         `anchored up to seal ${chain}:${anchored}, ${counted(number - anchored, "seal")} before its last`
       )
+    ]
+  // a finding has told of it
+  if (anchors.some((head) => head.chain === chain)) return []
+  return [
+    warning("anchor", `no head of chain ${chain} was written down elsewhere, so its end could be missing`)
+  ]
+}
 
 /** milliseconds */
 const REDRAW = 200

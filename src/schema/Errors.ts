@@ -184,20 +184,20 @@ export class QueueLocked extends Schema.TaggedError<QueueLocked>("effect-audit/Q
     if (this.instances !== undefined) {
       return (
         `All ${this.instances} instances of the audit queue in ${visible(this.directory)} are in use. Raise instances to the ` +
-        `number of processes that may run at once, one that is just being replaced included, or set lockWait.`
+        `number of processes that may run at once, one that is just being replaced included, or set a longer lockWait.`
       )
     }
     if (this.command === true && !this.sameProcess) {
       return (
         `The audit queue in ${visible(this.directory)} is in use by the command effect-audit (process ` +
-        `${this.pid ?? "unknown"}). It leaves when it is done: start again then, or set lockWait.`
+        `${this.pid ?? "unknown"}). It leaves when it is done: start again then, or set a longer lockWait.`
       )
     }
     return this.sameProcess
       ? `The audit queue in ${visible(this.directory)} is already open in this process (pid ${this.pid ?? "unknown"}). Build the layer ` +
           `once, at the edge of the program, and share it: Layer memoisation is by reference.`
       : `The audit queue in ${visible(this.directory)} is in use by process ${this.pid ?? "unknown"}. Stop it, give this ` +
-          `process a directory of its own, or set lockWait or instances.`
+          `process a directory of its own, or set instances, or a longer lockWait.`
   }
 }
 

@@ -330,12 +330,24 @@ describe("keys", () => {
     const privatePem = (key: typeof good.privateKey) =>
       key.export({ type: "pkcs8", format: "pem" }).toString()
     const publicPem = (key: typeof good.publicKey) => key.export({ type: "spki", format: "pem" }).toString()
-    for (const wrong of ["", "s3cret", privatePem(rsa.privateKey), publicPem(good.publicKey)]) {
+    const escaped = privatePem(good.privateKey).replaceAll("\n", "\\n")
+    assert.isTrue(Either.isRight(sealingKey(Redacted.make(escaped))))
+    const encrypted = good.privateKey
+      .export({ type: "pkcs8", format: "pem", cipher: "aes-256-cbc", passphrase: "s3cret" })
+      .toString()
+    for (const wrong of [
+      "",
+      "s3cret",
+      "./audit-key.pem",
+      encrypted,
+      privatePem(rsa.privateKey),
+      publicPem(good.publicKey)
+    ]) {
       const refused = sealingKey(Redacted.make(wrong))
       assert.isTrue(Either.isLeft(refused))
       assert.match(
         Either.getOrElse(Either.flip(refused), () => ""),
-        /openssl genpkey -algorithm ed25519/
+        /without a passphrase.*not its path.*Only if there is no key yet.*openssl genpkey -algorithm ed25519/
       )
       assert.notInclude(JSON.stringify(refused), "s3cret")
     }

@@ -12,6 +12,7 @@ import { UseLog } from "../../src/schema/UseLog.js"
 import { effectAudit } from "../support/cli.js"
 import { createReferenceTables } from "../support/database.js"
 import { connectionOptions, failureOf, mysqlDatabase } from "../support/mysql.js"
+import { lifeOf, PROVEN } from "../support/proven.js"
 import { onEachServer } from "../support/servers.js"
 import { openSqlite } from "../support/sqlite.js"
 
@@ -36,6 +37,18 @@ const warnings = () => {
   )
   return { lines, layer }
 }
+
+for (const [name, make] of PROVEN)
+  it.scopedLive(`a delivery without it says which command is missing (${name})`, () =>
+    Effect.gen(function* () {
+      const database = yield* make()
+      yield* database.query("DROP TABLE effect_audit_seal")
+      const failure = yield* lifeOf(database, path.join(yield* home, "audit"), (log) =>
+        Effect.zipRight(log.record("use_log", { prompt: "a fox", status: "success" }), Effect.flip(log.flush))
+      )
+      assert.include(failure.message, "effect-audit migrate --proof")
+    })
+  )
 
 onEachServer("migrate with a proof", ({ rootUrl }) => {
   it.scopedLive("creates the tables, or adapts existing ones, twice, and leaves no row behind", () =>
@@ -218,6 +231,10 @@ describe("migrate with a proof (SQLite)", () => {
         const bare = yield* effectAudit(directory, ["migrate", "--sqlite", filename])
         assert.strictEqual(bare.code, 64)
         assert.include(bare.stderr, "there is nothing to migrate without --proof")
+        const print = ["migrate", "--proof", "--print", "--sqlite", filename]
+        const printed = yield* effectAudit(directory, print)
+        assert.deepStrictEqual([printed.code, printed.stdout], [64, ""])
+        assert.include(printed.stderr, "--print is for MySQL and MariaDB")
       })
   )
 

@@ -64,6 +64,9 @@ for (const [name, make] of PROVEN) {
               [empty, empty]
             )
             assert.deepStrictEqual((yield* database.prove({ isExclusive: true })).findings, [])
+            const again = yield* erase(first, second)
+            assert.deepStrictEqual([again.code, again.stdout], [0, ""])
+            assert.include(again.stderr, "erased already")
             // later seals follow
             yield* recordUses(log, [v7()])
             yield* log.flush
@@ -103,13 +106,18 @@ for (const [name, make] of PROVEN) {
               yield* recordUses(log, [v7(), v7()])
               yield* log.flush
             }
-            const { chains } = yield* database.prove()
-            const { code, stderr, stdout } = yield* effectAudit(directory, [
-              "purge",
-              "--before",
-              `${chains[0]!}:2`,
-              ...addressed(database)
-            ])
+            const { chains, seals } = yield* database.prove()
+            const purge = (before: string) =>
+              effectAudit(directory, ["purge", "--before", before, ...addressed(database)])
+            for (const unknown of [`${chains[0]!}:${seals}`, `${"0f".repeat(16)}:0`]) {
+              const refused = yield* purge(unknown)
+              assert.deepStrictEqual([refused.code, refused.stdout], [64, ""])
+              assert.include(refused.stderr, `There is no seal ${unknown}`)
+            }
+            const first = yield* purge(`${chains[0]!}:0`)
+            assert.deepStrictEqual([first.code, first.stdout], [0, ""])
+            assert.strictEqual((yield* database.prove()).seals, seals)
+            const { code, stderr, stdout } = yield* purge(`${chains[0]!}:2`)
             assert.strictEqual(code, 0, stderr)
             yield* run(database, stdout)
             const [count] = yield* database.query(`SELECT COUNT(*) AS n FROM ${TABLE}`)
@@ -117,19 +125,9 @@ for (const [name, make] of PROVEN) {
             assert.isAtLeast(removed, 2)
             assert.strictEqual(Number(count!.n), 8 - removed)
             assert.deepStrictEqual((yield* database.prove({ isExclusive: true })).findings, [])
-            const nothing = yield* effectAudit(directory, [
-              "purge",
-              "--before",
-              "2020-01-31",
-              ...addressed(database)
-            ])
+            const nothing = yield* purge("2020-01-31")
             assert.deepStrictEqual([nothing.code, nothing.stdout], [0, ""])
-            const all = yield* effectAudit(directory, [
-              "purge",
-              "--before",
-              "0 seconds",
-              ...addressed(database)
-            ])
+            const all = yield* purge("0 seconds")
             assert.strictEqual(all.code, 0, all.stderr)
             assert.strictEqual(idsIn(all.stdout), 8)
           })

@@ -87,6 +87,14 @@ const tests = (get: () => Place, isMysql: boolean) => {
     expect(good.stdout).toContain("12 rows and 3 seals looked at, all as they were sealed")
     expect(good.stdout).toContain(`proved up to seal ${chain}:2 of 2026-02-01 00:00:00.000002`)
     expect(good.stdout).toContain(`anchored up to seal ${chain}:2`)
+    // its own output is an anchor, too
+    for (const args of [[], ["--json"]]) {
+      fs.writeFileSync(log, (await run(...args)).stdout)
+      expect((await run("--anchors", log)).stdout).toContain(`anchored up to seal ${chain}:2`)
+    }
+    const otherKey = path.join(home, "other.pub")
+    fs.writeFileSync(otherKey, newKey().publicPem)
+    expect((await run("--key", otherKey)).code).toBe(0)
 
     await scene.run(`UPDATE ${TABLE} SET model = 'x' WHERE ${scene.where(2)}`)
     const bad = await run()
@@ -119,6 +127,11 @@ const tests = (get: () => Place, isMysql: boolean) => {
     expect(other.stdout.replaceAll(/\s+/g, " ")).toContain(
       `no head of chain ${chain} was written down elsewhere`
     )
+
+    fs.writeFileSync(log, `chain=${chain} number=7 head=${"00".repeat(32)}\n`)
+    const cut = await run("--anchors", log)
+    expect(cut.stdout).toContain(`seal ${chain}:7: anchor: it is missing`)
+    expect(cut.stdout).not.toContain("was written down elsewhere")
 
     fs.writeFileSync(keyFile, scene.key.privatePem)
     const secret = await run()

@@ -1,8 +1,9 @@
 /** The last seal and the lasting alarm, in status, doctor, the page and the metrics. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Metric } from "effect"
+import { Clock, Effect, Layer, Logger, Metric } from "effect"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { anchorsIn } from "../../src/internal/proof/verify.js"
 import { decode, encodeSlot, SLOT_BYTES } from "../../src/internal/queue/cursor.js"
 import type { AuditLog } from "../../src/services/AuditLog.js"
 import { effectAudit } from "../support/cli.js"
@@ -86,6 +87,83 @@ it.scopedLive(
       assert.deepStrictEqual((yield* database.prove()).findings, [])
     })
 )
+
+it.scopedLive("the log names the last head within the hour, although nothing follows", () =>
+  Effect.gen(function* () {
+    const { database, directory } = yield* given
+    const heads: Array<number> = []
+    const logger = Logger.make(
+      ({ message }) => void heads.push(...anchorsIn(String(message)).map(({ number }) => number))
+    )
+    const real = yield* Effect.clock
+    let ahead = 0n
+    const clock: Clock.Clock = {
+      [Clock.ClockTypeId]: Clock.ClockTypeId,
+      unsafeCurrentTimeMillis: () => real.unsafeCurrentTimeMillis(),
+      unsafeCurrentTimeNanos: () => real.unsafeCurrentTimeNanos() + ahead,
+      currentTimeMillis: real.currentTimeMillis,
+      currentTimeNanos: Effect.map(real.currentTimeNanos, (now) => now + ahead),
+      sleep: (duration) => real.sleep(duration)
+    }
+    yield* lifeOf(
+      database,
+      directory,
+      (log) =>
+        Effect.gen(function* () {
+          yield* record(log)
+          yield* record(log)
+          assert.deepStrictEqual(heads, [0])
+          ahead = 3_600_000_000_000n
+          yield* log.flush
+          // the flush is answered while the pass ends
+          yield* Effect.retry(
+            Effect.delay(
+              Effect.suspend(() => (heads.length === 2 ? Effect.void : Effect.fail("not yet"))),
+              "50 millis"
+            ),
+            { times: 100 }
+          )
+          assert.deepStrictEqual(heads, [0, 1])
+        }),
+      { log: Layer.merge(Logger.replace(Logger.defaultLogger, logger), Layer.setClock(clock)) }
+    )
+  })
+)
+
+for (const [name, make] of PROVEN)
+  it.scopedLive(`doctor examines what seals need, if it is given the key (${name})`, () =>
+    Effect.gen(function* () {
+      const database = yield* make()
+      const directory = yield* temporaryDirectory
+      const flag = name === "SQLite" ? "--sqlite" : "--url"
+      const doctor = (address = database.address) =>
+        effectAudit(directory, ["doctor", flag, address], { AUDIT_PROOF_KEY: database.privatePem })
+      const good = yield* doctor()
+      assert.strictEqual(good.code, 0, good.stdout)
+      assert.include(good.stdout, "effect_audit_seal")
+      if (name !== "SQLite") {
+        const url = new URL(database.address)
+        const user = `blind_${process.pid}`
+        yield* Effect.acquireRelease(database.query(`CREATE USER ${user} IDENTIFIED BY 'secret'`), () =>
+          database.query(`DROP USER ${user}`)
+        )
+        yield* database.query(`GRANT INSERT ON \`${url.pathname.slice(1)}\`.* TO ${user}`)
+        url.username = user
+        url.password = "secret"
+        const blind = yield* doctor(url.href)
+        assert.strictEqual(blind.code, 2, blind.stdout)
+        assert.match(blind.stdout.replaceAll(/\s+/g, " "), /GRANT SELECT, INSERT ON \S+\.effect_audit_seal/)
+      }
+      yield* database.query("ALTER TABLE nano_banana_user_use_log DROP COLUMN audit_proof")
+      yield* database.query("DROP TABLE effect_audit_seal")
+      const bad = yield* doctor()
+      assert.strictEqual(bad.code, 2, bad.stdout)
+      const failures = bad.stdout.replaceAll(/\n +/g, " ").match(/^failure .*migrate --proof.*$/gm) ?? []
+      assert.lengthOf(failures, 2, bad.stdout)
+      const without = yield* effectAudit(directory, ["doctor", flag, database.address])
+      assert.strictEqual(without.code, 0, without.stdout)
+    })
+  )
 
 it.scopedLive("the next seal records events that were delivered without one", () =>
   Effect.gen(function* () {

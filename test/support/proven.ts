@@ -57,7 +57,7 @@ export const verified = (
   Effect.gen(function* () {
     const findings: Array<Finding> = []
     const summary = yield* verify(yield* open, {
-      key: Either.getOrThrow(verifyingKey(publicPem)),
+      keys: [Either.getOrThrow(verifyingKey(publicPem))],
       anchors: [],
       isExclusive: false,
       tables: {},

@@ -25,8 +25,13 @@ export interface KeyPair extends SealingKey, VerifyingKey {}
 
 /** The private key in a PEM. If there is none: why, and how to make one, without a word of the PEM. */
 export const sealingKey = (pem: Redacted.Redacted): Either.Either<KeyPair, string> => {
-  const key = read(() => crypto.createPrivateKey(Redacted.value(pem)))
-  if (key === undefined) return Either.left(`the key is no private Ed25519 key in PEM. Make one: ${MAKE_KEY}`)
+  // a PEM holds no backslash; files of environments keep its lines by them
+  const key = read(() => crypto.createPrivateKey(Redacted.value(pem).replaceAll("\\n", "\n")))
+  if (key === undefined)
+    return Either.left(
+      "the key is no private Ed25519 key in PEM, without a passphrase. Give the text of the file, which begins with " +
+        `-----BEGIN PRIVATE KEY-----, not its path. Only if there is no key yet, make one: ${MAKE_KEY}`
+    )
   return Either.right({
     ...verifying(crypto.createPublicKey(key)),
     sign: (head) => crypto.sign(null, signed(head), key)

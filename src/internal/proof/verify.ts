@@ -99,12 +99,12 @@ export interface Finding {
 }
 
 export interface Options {
-  /** the first key; a seal that one key signed names the next */
-  readonly key: VerifyingKey
+  /** the keys that chains begin with; a seal that one key signed names the next */
+  readonly keys: readonly [VerifyingKey, ...ReadonlyArray<VerifyingKey>]
   /** heads that were written down elsewhere */
   readonly anchors: ReadonlyArray<Head>
   /** rows that were sealed in this chain up to this number are not read again */
-  readonly since?: { readonly chain: string; readonly number: number } | undefined
+  readonly since?: SealName | undefined
   /** whether every row must have a proof */
   readonly isExclusive: boolean
   /** ids held at once while looking for rows that no seal is about */
@@ -192,7 +192,7 @@ class Proof<E> {
     readonly source: Source<E>,
     readonly options: Options
   ) {
-    this.keys.set(hex(options.key.id), options.key)
+    for (const key of options.keys) this.keys.set(hex(key.id), key)
     this.claims = options.anchors.map((head) => ({ ...head, by: "an anchor", isAnchor: true }))
   }
 
@@ -261,7 +261,7 @@ const lookAtChain = <E>(proof: Proof<E>, { chain, seals }: Chain): Effect.Effect
   const look = forEachSeal(proof, chain, (seal) =>
     Effect.gen(function* () {
       const subject = nameOf(chain, seal.number)
-      key ??= proof.keys.get(hex(seal.keyId)) ?? proof.options.key
+      key ??= proof.keys.get(hex(seal.keyId)) ?? proof.options.keys[0]
       const faults = faultsOf(seal, before, key)
       for (const { kind, text } of faults) yield* proof.report({ kind, subject, text })
       const notices = decodeNotices(seal.notices)
@@ -538,8 +538,27 @@ const NOTHING = new Uint8Array(0)
 const lastOf = (id: Uint8Array): number =>
   id.length < 4 ? 0 : Buffer.from(id.buffer, id.byteOffset, id.byteLength).readUInt32BE(id.length - 4)
 
-/** The heads in a log: `chain=… number=… head=…`, with anything around them. */
-export const anchorsIn = (line: string): ReadonlyArray<Head> =>
-  [...line.matchAll(/\bchain=([0-9a-f]{32})\s+number=(\d{1,15})\s+head=([0-9a-f]{64})\b/g)].map(
-    ([, chain = "", number = "", head = ""]) => ({ chain, number: Number(number), head })
+/** The heads in a text, with anything around them: as the program logs them, and as the commands print them. */
+export const anchorsIn = (text: string): ReadonlyArray<Head> =>
+  HEADS.flatMap((form) =>
+    [...text.matchAll(form)].map(([, chain = "", number = "", head = ""]) => ({
+      chain,
+      number: Number(number),
+      head
+    }))
   )
+
+const HEADS = [
+  /\bchain=([0-9a-f]{32})\s+number=(\d{1,15})\s+head=([0-9a-f]{64})\b/g,
+  /\bseal\s+([0-9a-f]{32}):(\d{1,15})(?:\s+of\s+[-\d]+\s+[:.\d]+)?,\s+head\s+([0-9a-f]{64})\b/g,
+  /"chain": ?"([0-9a-f]{32})", ?"number": ?(\d{1,15}), ?"head": ?"([0-9a-f]{64})"/g
+]
+
+/** A seal by its chain and number. */
+export type SealName = Omit<Head, "head">
+
+/** The seal that `CHAIN:NUMBER` names; undefined if the text names none. */
+export const sealNamed = (text: string): SealName | undefined => {
+  const [, chain, number] = /^([0-9a-f]{32}):(\d{1,15})$/.exec(text) ?? []
+  return chain === undefined ? undefined : { chain, number: Number(number) }
+}

@@ -12,7 +12,7 @@ import { changedIn, sampleRow } from "../sample.js"
 import type { Session } from "./connection.js"
 import { classify } from "./errors.js"
 import { provable, type Provable } from "./provable.js"
-import { CREATE_SEAL_TABLE, SEAL_COLUMNS, selectRows } from "./seals.js"
+import { CREATE_SEAL_TABLE, misfitSeals, selectRows } from "./seals.js"
 import { columnsOf, type Columns, engineOf, quote, unusable } from "./table.js"
 
 /** A table whose rows are to be proved. */
@@ -31,13 +31,11 @@ export const migrateSeals = (
   Effect.gen(function* () {
     yield* run(session, CREATE_SEAL_TABLE)
     const present = yield* columnsOf(session, SEAL_TABLE)
-    const wrong = SEAL_COLUMNS.filter(
-      ([name, type]) => !type.test(present.get(name)?.declared.toLowerCase() ?? "")
-    )
+    const wrong = misfitSeals(present)
     if (wrong.length > 0) {
       return yield* unusable(
         "COLUMN_TYPE",
-        `${SEAL_TABLE} is a table of another kind (${wrong.map(([name]) => name).join(", ")}): rename it, and migrate again`
+        `${SEAL_TABLE} is a table of another kind (${wrong.join(", ")}): rename it, and migrate again`
       )
     }
     yield* checkEngine(session, SEAL_TABLE)

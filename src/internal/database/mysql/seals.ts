@@ -50,6 +50,12 @@ export const SEAL_COLUMNS: ReadonlyArray<readonly [name: string, type: RegExp]> 
   ["sig", /^binary\(64\)/]
 ]
 
+/** The columns that a table of another kind lacks, or has with another type. */
+export const misfitSeals = (present: Columns): ReadonlyArray<string> =>
+  SEAL_COLUMNS.filter(([name, type]) => !type.test(present.get(name)?.declared.toLowerCase() ?? "")).map(
+    ([name]) => name
+  )
+
 const INTO = `INSERT INTO ${quote(SEAL_TABLE)} (${SEAL_COLUMNS.map(([name]) => quote(name)).join(", ")})`
 
 /** Writes a seal. As text it would have twice the bytes, all of them searched for placeholders. */

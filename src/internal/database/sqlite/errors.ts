@@ -4,6 +4,7 @@
  */
 import { Redacted } from "effect"
 import { UploadError } from "../../../schema/Errors.js"
+import { SEAL_TABLE } from "../../proof/seal.js"
 import { Refused } from "../narrow.js"
 
 /** The database will never take one of the statement's events. */
@@ -53,17 +54,25 @@ export const explain = (cause: unknown, file: string): Refused | UploadError => 
 
 /** Classifies the failure of a statement without events. */
 export const toUploadError = (cause: unknown, file: string): UploadError => {
+  if (String((cause as { readonly message?: unknown }).message).includes(`no such table: ${SEAL_TABLE}`))
+    return operator(
+      "SQLITE_ERROR",
+      file,
+      cause,
+      `has no table ${SEAL_TABLE}: run \`effect-audit migrate --proof --sqlite FILE\``
+    )
   const error = explain(cause, file)
   return error instanceof Refused ? operator(error.code, file, cause) : error
 }
 
 /** The failure if somebody has to mend the file. */
-export const operator = (code: string, file: string, cause: unknown) =>
+export const operator = (code: string, file: string, cause: unknown, wrong: string = UNUSABLE) =>
   new UploadError({
     class: "operator",
     code,
-    reason:
-      `The database file ${file} cannot be used: its directory must exist, the file be writable and SQLite's, and its ` +
-      `tables those that this package made`,
+    reason: `The database file ${file} ${wrong}`,
     cause: Redacted.make(cause)
   })
+
+const UNUSABLE =
+  "cannot be used: its directory must exist, the file be writable and SQLite's, and its tables those that this package made"
