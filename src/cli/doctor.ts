@@ -20,7 +20,8 @@ import {
   kindsOf,
   settingsOf,
   sqlite,
-  tablesOf
+  tablesOf,
+  wrongKeyOf
 } from "./settings.js"
 import { loadSqliteDoctor } from "./sqlite.js"
 import { describeSeal, FORKED } from "./verdict.js"
@@ -38,6 +39,14 @@ export const doctor = Command.make(
         return options.json ? printJson(finding) : print(describeFinding(finding))
       }
       for (const finding of yield* checkDirectory(settings)) yield* report(finding)
+      if (settings.proof !== undefined) {
+        const wrong = wrongKeyOf(settings.proof)
+        yield* report(
+          wrong === undefined
+            ? ok("key", "a private Ed25519 key seals what is delivered")
+            : failure("key", wrong)
+        )
+      }
       if (Option.isSome(options.sqlite)) {
         const { examine } = yield* loadSqliteDoctor
         const kinds = yield* kindsOf(options.events, options.activity)

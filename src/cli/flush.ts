@@ -1,7 +1,6 @@
 /** `effect-audit flush`: delivers what waits when no program does. */
-import { Duration, Effect, Either, Exit, Fiber, Layer, Option, Schedule } from "effect"
+import { Duration, Effect, Exit, Fiber, Layer, Option, Schedule } from "effect"
 import { stopwatch } from "../internal/monotonic.js"
-import { sealingKey } from "../internal/proof/keys.js"
 import { SEAL_MISSING } from "../internal/proof/sealer.js"
 import { objectOf } from "../internal/queue/lines.js"
 import { make as makeShutdown } from "../internal/shutdown.js"
@@ -31,7 +30,8 @@ import {
   queuesOf,
   settingsOf,
   sqlite,
-  tablesOf
+  tablesOf,
+  wrongKeyOf
 } from "./settings.js"
 import { bar, isTerminal, makeCanvas, print, printJson, say } from "./terminal.js"
 
@@ -49,11 +49,8 @@ export const flush = Command.make("flush", { directory, json, events, sqlite, ..
         )
     })
     if (settings.proof !== undefined) {
-      const { key, previousKey = key } = settings.proof
-      for (const [name, given] of Object.entries({ KEY: key, PREVIOUS_KEY: previousKey })) {
-        const parsed = sealingKey(given)
-        if (Either.isLeft(parsed)) return yield* usageError(`AUDIT_PROOF_${name}: ${parsed.left}`)
-      }
+      const wrong = wrongKeyOf(settings.proof)
+      if (wrong !== undefined) return yield* usageError(wrong)
       if (Option.contains(options.deduplication, "none"))
         return yield* usageError("AUDIT_PROOF_KEY: nothing can be sealed with --deduplication none.")
     }

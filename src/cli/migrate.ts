@@ -2,6 +2,7 @@
 import { Effect, Logger, LogLevel, Option } from "effect"
 import { misnamed, misnamedColumn } from "../internal/database/mysql/table.js"
 import { tableName } from "../internal/database/rows.js"
+import { SEAL_TABLE } from "../internal/proof/seal.js"
 import { Command, Options } from "./effectCli.js"
 import { usageError } from "./exit.js"
 import { visible } from "./format.js"
@@ -81,7 +82,8 @@ export const migrate = Command.make(
         Logger.withMinimumLogLevel(LogLevel.Warning),
         Effect.provide(logger)
       )
-      yield* options.json ? printJson({ tables: names }) : print([`Ready: ${names.join(", ")}`])
+      const ready = options.proof ? [...names, SEAL_TABLE] : names
+      yield* options.json ? printJson({ tables: ready }) : print([`Ready: ${ready.join(", ")}`])
     })
 ).pipe(
   Command.withDescription(

@@ -1,10 +1,11 @@
 /** The settings of a call, from flags and environment: the queue, the database, the kinds of events. */
 import * as FileSystem from "@effect/platform/FileSystem"
-import { Config, Effect, HashMap, Option, Redacted } from "effect"
+import { Config, Effect, Either, HashMap, Option, Redacted } from "effect"
 import * as path from "node:path"
 import { pathToFileURL } from "node:url"
 import { mentionsTls, TRUST } from "../internal/database/mysql/endpoints.js"
 import { nearest } from "../internal/spelling.js"
+import { sealingKey } from "../internal/proof/keys.js"
 import { MIN_FREE_BYTES } from "../internal/queue/directory.js"
 import { isAbsent } from "../internal/queue/files.js"
 import { queuesIn } from "../internal/queue/inspect.js"
@@ -59,6 +60,18 @@ export const settingsOf = (given: Option.Option<string>) =>
       maxLineBytes: settings.maxLineBytes ?? MAX_LINE_BYTES
     }
   })
+
+/** What is wrong with the keys of the environment; undefined if nothing is. */
+export const wrongKeyOf = ({
+  key,
+  previousKey = key
+}: NonNullable<AuditLayer.Settings["proof"]>): string | undefined => {
+  for (const [name, given] of Object.entries({ KEY: key, PREVIOUS_KEY: previousKey })) {
+    const parsed = sealingKey(given)
+    if (Either.isLeft(parsed)) return `AUDIT_PROOF_${name}: ${parsed.left}`
+  }
+  return undefined
+}
 
 /** The queues of the given directory, as their owner: see {@link becomeOwner}. */
 export const queuesOf = (given: Option.Option<string>) =>

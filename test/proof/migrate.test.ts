@@ -217,8 +217,10 @@ describe("migrate with a proof (SQLite)", () => {
             "device_name TEXT, login_time TEXT, event_id BLOB UNIQUE, event_time TEXT)"
         )
         for (let time = 0; time < 2; time++) {
-          const { code, stderr } = yield* effectAudit(directory, ["migrate", "--proof", "--sqlite", filename])
+          const migrate = ["migrate", "--proof", "--sqlite", filename]
+          const { code, stderr, stdout } = yield* effectAudit(directory, migrate)
           assert.strictEqual(code, 0, stderr)
+          assert.match(stdout, /^Ready: .*effect_audit_seal$/m)
           for (const table of [USE, "nano_banana_user_log"]) {
             assert.lengthOf(
               yield* query(`SELECT * FROM pragma_table_info('${table}') WHERE name = 'audit_proof'`),
